@@ -1,0 +1,125 @@
+//! Blocks: untrusted bytes under opaque keys, the seam below [`Dag`](crate::dag::Dag).
+//!
+//! Whoever reads verifies; a store may lose, rot or lie. Layers are stores over stores and obey the same laws
+//! (`testing::block_store`). Spec: spec/block-stores.md.
+
+use std::{fmt::Debug, ops::Range, sync::Arc};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+
+use crate::{Cid, Error, ErrorKind, Result};
+
+/// The longest block a store takes: 8 MiB less 1 KiB, 0-db's limit. A layer adds to what it is given, so what enters at
+/// the top stays well below: see [`DAG_BLOCK_LEN_MAX`](crate::dag::DAG_BLOCK_LEN_MAX).
+pub const BLOCK_LEN_MAX: usize = 8 * 1024 * 1024 - 1024;
+/// The longest key: 0-db's limit.
+pub const BLOCK_KEY_LEN_MAX: usize = 255;
+
+/// The key of a block: opaque bytes, 1 to [`BLOCK_KEY_LEN_MAX`]. A multihash, or a layer's disguise of one.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BlockKey(Box<[u8]>);
+impl BlockKey {
+    /// Checks a key.
+    ///
+    /// ```
+    /// use muxfs::BlockKey;
+    /// assert_eq!(BlockKey::new(b"k")?.as_bytes(), b"k");
+    /// assert!(BlockKey::new(b"").is_err());
+    /// # Ok::<(), muxfs::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// `InvalidArgument`.
+    pub fn new(bytes: &[u8]) -> Result<Self> {
+        if bytes.is_empty() || bytes.len() > BLOCK_KEY_LEN_MAX {
+            return Err(Error::new(ErrorKind::InvalidArgument, "block.key").because("a key is 1 to 255 bytes"));
+        }
+        Ok(Self(bytes.into()))
+    }
+
+    /// The key's bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// Untrusted bytes under opaque keys. Whoever reads verifies: a store may lose, rot or lie, and is not asked to know.
+///
+/// Layers (Compress, Encrypt, Erasure, Pack, Cache) are stores over stores and obey the same laws.
+#[async_trait]
+pub trait BlockStore: Debug + Send + Sync + 'static {
+    /// The block, or `None` where it is known to be absent. A store that cannot tell says `Unavailable`, never `None`.
+    async fn get(&self, key: &BlockKey) -> Result<Option<Bytes>>;
+
+    /// The bytes of the block in `range`, cut off at its end; empty past it. Equal to slicing what `get` gives.
+    ///
+    /// A part cannot be verified against a key: for layers that check what they own, never for `Dag`.
+    async fn get_range(&self, key: &BlockKey, range: Range<usize>) -> Result<Option<Bytes>> {
+        Ok(self.get(key).await?.map(|block| {
+            let end = range.end.min(block.len());
+            block.slice(range.start.min(end)..end)
+        }))
+    }
+
+    /// Stores a block under its key: all of it or, on any error, perhaps none, never a part. Visible when it returns.
+    ///
+    /// Idempotent. Where the key exists already the store may keep the bytes it has, if they are whole; to replace
+    /// bad bytes, `delete` first.
+    ///
+    /// # Errors
+    /// `TooLarge` past [`BLOCK_LEN_MAX`]; `NoSpace`, `Quota`, `ReadOnly`, `Unavailable`.
+    async fn put(&self, key: &BlockKey, block: Bytes) -> Result<()>;
+
+    /// Removes the block. Idempotent: an absent key is no error.
+    async fn delete(&self, key: &BlockKey) -> Result<()>;
+
+    /// Whether `get` would give a block; what it would give is not looked at.
+    async fn has(&self, key: &BlockKey) -> Result<bool> {
+        Ok(self.get(key).await?.is_some())
+    }
+
+    /// Makes every `put` and `delete` that returned before this call durable. At once true in a store without buffers.
+    async fn flush(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Every key that is present from the first item to the last: each at least once, perhaps more often, in any order.
+    /// A key put or deleted meanwhile may be among them or not. Keys are those of `put`, whatever layers lie below.
+    /// An `Err` item ends the stream: the listing is then incomplete.
+    fn keys(&self) -> BoxStream<'_, Result<BlockKey>>;
+}
+
+// Forwards every method: one left to its default would silently lose the inner store's better one.
+#[async_trait]
+impl<B: BlockStore + ?Sized> BlockStore for Arc<B> {
+    async fn get(&self, key: &BlockKey) -> Result<Option<Bytes>> {
+        (**self).get(key).await
+    }
+    async fn get_range(&self, key: &BlockKey, range: Range<usize>) -> Result<Option<Bytes>> {
+        (**self).get_range(key, range).await
+    }
+    async fn put(&self, key: &BlockKey, block: Bytes) -> Result<()> {
+        (**self).put(key, block).await
+    }
+    async fn delete(&self, key: &BlockKey) -> Result<()> {
+        (**self).delete(key).await
+    }
+    async fn has(&self, key: &BlockKey) -> Result<bool> {
+        (**self).has(key).await
+    }
+    async fn flush(&self) -> Result<()> {
+        (**self).flush().await
+    }
+    fn keys(&self) -> BoxStream<'_, Result<BlockKey>> {
+        (**self).keys()
+    }
+}
+
+/// Blocks go by multihash: a `CIDv0` and a `CIDv1` of the same bytes are one block.
+impl From<&Cid> for BlockKey {
+    fn from(cid: &Cid) -> Self {
+        Self(cid.multihash_bytes().into())
+    }
+}

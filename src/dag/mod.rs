@@ -1,0 +1,186 @@
+//! Files, directories and linked data in a [`BlockStore`]: the only code that knows a CID.
+
+pub mod ipld;
+
+pub use ipld::Ipld;
+
+use std::{ops::Range, sync::Arc, time::SystemTime};
+
+use bytes::Bytes;
+
+use crate::{BlockKey, BlockStore, Cid, Codec, Error, ErrorKind, FileKind, Name, Result, block::BLOCK_LEN_MAX};
+
+/// The longest block of a DAG, read or written.
+pub const DAG_BLOCK_LEN_MAX: usize = 2 * 1024 * 1024;
+const _: () = assert!(DAG_BLOCK_LEN_MAX < BLOCK_LEN_MAX);
+
+/// Everything a CID depends on besides the content. One per MuxFS instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Profile {
+    /// CIDv1, sha2-256, raw leaves, chunks of 1 MiB, balanced, width 1024, HAMT above 256 KiB.
+    #[default]
+    UnixfsV1_2025,
+    UnixfsV0_2015,
+    KuboCidV1Legacy,
+}
+impl Profile {
+    /// The numbers of the profile.
+    pub fn params(self) -> Params {
+        let v1 = Params {
+            cid_version: 1,
+            raw_leaves: true,
+            chunk_len: 1 << 20,
+            layout: Layout::Balanced,
+            width: 1024,
+            hamt_fanout: 256,
+            hamt_threshold: 256 << 10,
+            dir_size: DirSize::BlockBytes,
+        };
+        let kubo = Params { chunk_len: 256 << 10, width: 174, dir_size: DirSize::LinksBytes, ..v1 };
+        match self {
+            Self::UnixfsV1_2025 => v1,
+            Self::UnixfsV0_2015 => Params { cid_version: 0, raw_leaves: false, ..kubo },
+            Self::KuboCidV1Legacy => kubo,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Layout {
+    Balanced,
+    Trickle,
+}
+/// How the size of a directory is estimated against the threshold of sharding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DirSize {
+    BlockBytes,
+    LinksBytes,
+}
+
+/// A profile's numbers, for those who need others. Lengths in bytes, width and fanout in links.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Params {
+    pub cid_version: u8,
+    pub raw_leaves: bool,
+    pub chunk_len: u32,
+    pub layout: Layout,
+    pub width: u32,
+    pub hamt_fanout: u32,
+    /// A directory is sharded when its size is above this.
+    pub hamt_threshold: u32,
+    pub dir_size: DirSize,
+}
+
+/// UnixFS 1.5 metadata in the node itself: changes the CID, so only on request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct UnixfsMeta {
+    pub mode: Option<u32>,
+    pub mtime: Option<SystemTime>,
+}
+
+#[derive(Debug, Clone)]
+pub struct DagOptions {
+    pub params: Params,
+    /// How much of verified blocks to keep; a hit is not hashed again. 0 keeps none.
+    pub verified_len_max: usize,
+}
+impl Default for DagOptions {
+    fn default() -> Self {
+        Self { params: Profile::default().params(), verified_len_max: 64 << 20 }
+    }
+}
+
+/// A link as dag-pb holds it: `tsize` is the length of all blocks below, as IPFS counts them (not the file's size).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Link {
+    pub cid: Cid,
+    pub tsize: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    pub name: Name,
+    pub link: Link,
+}
+
+/// What the block of a node says of it.
+#[derive(Debug, Clone)]
+pub struct Node {
+    pub kind: FileKind,
+    pub size: u64,
+    pub mode: Option<u32>,
+    pub mtime: Option<SystemTime>,
+}
+
+/// Where a path ends: a block, and the rest of the path within it (dag-cbor, dag-json), mostly empty.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resolved {
+    pub cid: Cid,
+    pub within: Vec<Name>,
+}
+
+/// A change to a file, at its offset. A `Chunk` is a whole aligned chunk that is in the store already.
+#[derive(Debug, Clone)]
+pub enum Patch {
+    Bytes(u64, Bytes),
+    Chunk(u64, Cid),
+    Hole(Range<u64>),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct GcReport {
+    pub blocks_kept: u64,
+    pub blocks_removed: u64,
+    pub bytes_removed: u64,
+}
+
+/// Files, directories and linked data in a [`BlockStore`]: the only code that knows a CID. Cheap to clone.
+///
+/// Verifies every block once, as it enters memory: wrong bytes from below are `Corrupt`, absent ones `NotFound`. Puts
+/// are visible when they return and durable after `flush`; all are idempotent, children go before parents.
+#[derive(Debug, Clone)]
+pub struct Dag {
+    blocks: Arc<dyn BlockStore>,
+    options: Arc<DagOptions>,
+}
+
+impl Dag {
+    /// Puts a DAG over a store of blocks.
+    pub fn new(blocks: Arc<dyn BlockStore>, options: DagOptions) -> Self {
+        Self { blocks, options: Arc::new(options) }
+    }
+
+    /// The block of a CID, verified.
+    ///
+    /// # Errors
+    /// `NotFound` if it is absent; `Corrupt` if the store gave other bytes; `Unavailable`.
+    pub async fn get_block(&self, cid: &Cid) -> Result<Bytes> {
+        let block = self.blocks.get(&BlockKey::from(cid)).await?;
+        let block = block.ok_or_else(|| Error::new(ErrorKind::NotFound, "dag.get_block").at(cid))?;
+        cid.verify(&block).map_err(|error| error.at(cid))?;
+        Ok(block)
+    }
+
+    /// Puts a block, by sha2-256 and as the parameters' CID version says.
+    ///
+    /// # Errors
+    /// `TooLarge` past [`DAG_BLOCK_LEN_MAX`].
+    pub async fn put_block(&self, codec: Codec, block: Bytes) -> Result<Cid> {
+        if block.len() > DAG_BLOCK_LEN_MAX {
+            return Err(Error::new(ErrorKind::TooLarge, "dag.put_block").because("a block has at most 2 MiB"));
+        }
+        let cid = crate::cid_of(codec, &block);
+        self.blocks.put(&BlockKey::from(&cid), block).await?;
+        Ok(cid)
+    }
+
+    /// Makes every put that returned before this call durable.
+    pub async fn flush(&self) -> Result<()> {
+        self.blocks.flush().await
+    }
+
+    /// How this DAG makes CIDs.
+    pub fn params(&self) -> &Params {
+        &self.options.params
+    }
+}

@@ -1,0 +1,65 @@
+//! MuxFS: a multiplexing content-addressed filesystem.
+//!
+//! Paths with a prefix (`/mem`, `/local`, `/ipfs`, …) are routed to stores; directories are linked data; content is
+//! named by CID and every block is verified as it enters memory, so the same content has the same CID in every store
+//! and in IPFS.
+//!
+//! Calls only go down:
+//!
+//! ```text
+//!    library                       NFS   FTP            frontends/*   who asks us for bytes
+//!       |                           |_____|
+//!     MuxFs (QFS paths, CIDs)    MuxFs::vfs() : Vfs     mux, vfs/union
+//!       |                           |
+//!    Mount::cas | Mount::location                       cas, cas_view, vfs/as_store
+//!       |               |
+//!      Dag           LocalVfs                           dag: the only code that knows a CID
+//!       |
+//!    Mem | Segments                                     block: untrusted bytes under opaque keys
+//!       |
+//!     Media                                             media: the disk under a log
+//! ```
+//!
+//! This crate touches no network, no host files, no wall clock and no randomness except through [`Env`] and the traits
+//! it defines; it runs in a simulator. Stores (`stores/*`) and frontends (`frontends/*`) are crates of their own.
+
+pub mod block;
+pub mod cid;
+pub mod dag;
+pub mod error;
+pub mod file;
+pub mod heads;
+pub mod media;
+pub mod path;
+pub mod seal;
+pub mod store;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+pub mod vfs;
+
+use std::{fmt, sync::Arc, time::SystemTime};
+
+pub use crate::{
+    block::{BlockKey, BlockStore},
+    cid::{Cid, Codec, cid_of},
+    error::{BoxError, Error, ErrorKind, Result},
+    file::{File, FileInfo, FileKind, Source},
+    path::{Name, Prefix, QfsPath},
+    seal::SecretKey,
+    store::{Addressing, Store},
+};
+
+/// The clock and the randomness that a caller lends; this crate has no others, so a simulator owns both.
+#[derive(Clone)]
+pub struct Env {
+    /// Tells the time.
+    pub now: Arc<dyn Fn() -> SystemTime + Send + Sync>,
+    /// Fills a buffer with bytes nobody can predict.
+    pub fill: Arc<dyn Fn(&mut [u8]) + Send + Sync>,
+}
+
+impl fmt::Debug for Env {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Env(..)")
+    }
+}
