@@ -212,7 +212,7 @@ impl QfsPath {
 
     /// The CID this path begins with, if its first part is one, strictly.
     pub fn cid(&self) -> Option<Cid> {
-        self.parts.first()?.as_str()?.parse().ok()
+        Cid::parse_in_path(self.parts.first()?.as_str()?).ok()
     }
 
     /// The path as the bytes that [`QfsPath::parse`] takes.
