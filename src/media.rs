@@ -1,18 +1,37 @@
 //! The disk under a log: segments that only grow.
+//!
+//! The lowest seam: [`Log`](crate::log::Log) and [`Segments`](crate::block::Segments) keep everything they have in
+//! segments of a `Media`, and never see a file. Six small calls, so that a test can stop the world between any two of
+//! them and a wrapper can keep nothing in clear. [`MemMedia`] keeps segments in memory; files are
+//! `muxfs_local::FileMedia`. The laws are in `testing::media`. Spec: spec/media.md.
 
-use std::fmt::Debug;
+use std::{
+    collections::BTreeMap,
+    fmt::{self, Debug},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use async_trait::async_trait;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
-use crate::Result;
+use crate::{Error, ErrorKind, Result};
 
+/// The number of a segment: the owner of the media gives them out, ascending, and never gives one twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SegmentId(pub u64);
 
+impl fmt::Display for SegmentId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "segment {:016x}", self.0)
+    }
+}
+
+/// A segment as [`Media::segments`] lists it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Segment {
+    /// Its number.
     pub id: SegmentId,
+    /// How many bytes it holds.
     pub len: u64,
 }
 
@@ -22,16 +41,145 @@ pub struct Segment {
 /// removed one may be back, whole. Nothing is truncated: whoever reopens begins a new segment.
 #[async_trait]
 pub trait Media: Debug + Send + Sync + 'static {
-    /// Adds `bytes` at the end and returns the offset they begin at. The first append makes the segment. One appender
-    /// at a time per segment; readable when it returns, durable after `sync`.
+    /// Adds `bytes` at the end and returns the offset they begin at. The first append makes the segment.
+    ///
+    /// One appender at a time per segment; readable when it returns, durable after `sync`. After an error nothing was
+    /// added, and whoever tries again appends at the same offset. A dropped call either adds all or nothing.
+    ///
+    /// # Errors
+    /// `NoSpace`, `Quota`, `ReadOnly`, `Io`.
     async fn append(&self, segment: SegmentId, bytes: Bytes) -> Result<u64>;
-    /// Makes the segment, and every append to it that returned before, durable. A failure is final: what was not
-    /// durable then never counts as durable.
+
+    /// Adds `parts` one after the other: the same as `append` of them joined, but a disk need not copy them together.
+    ///
+    /// # Errors
+    /// As `append`.
+    async fn append_vectored(&self, segment: SegmentId, parts: Vec<Bytes>) -> Result<u64> {
+        self.append(segment, join(parts)).await
+    }
+
+    /// Makes the segment, and every append to it that returned before, durable.
+    ///
+    /// # Errors
+    /// `NotFound` if it does not exist; else `Io`. A failure is final: what was not durable then never counts as
+    /// durable.
     async fn sync(&self, segment: SegmentId) -> Result<()>;
-    /// The bytes from `offset`; short only at the end of the segment. `NotFound` if it does not exist.
+
+    /// The bytes from `offset`; short only at the end of the segment, empty past it.
+    ///
+    /// # Errors
+    /// `NotFound` if it does not exist; else `Io`.
     async fn read_at(&self, segment: SegmentId, offset: u64, len: u32) -> Result<Bytes>;
+
     /// All segments, ascending.
     async fn segments(&self) -> Result<Vec<Segment>>;
-    /// Removes a segment. Idempotent.
+
+    /// Removes a segment. Idempotent. After a crash it may be back, whole.
     async fn remove(&self, segment: SegmentId) -> Result<()>;
+}
+
+// Forwards every method: one left to its default would silently lose the inner media's better one.
+#[async_trait]
+impl<M: Media + ?Sized> Media for Arc<M> {
+    async fn append(&self, segment: SegmentId, bytes: Bytes) -> Result<u64> {
+        (**self).append(segment, bytes).await
+    }
+    async fn append_vectored(&self, segment: SegmentId, parts: Vec<Bytes>) -> Result<u64> {
+        (**self).append_vectored(segment, parts).await
+    }
+    async fn sync(&self, segment: SegmentId) -> Result<()> {
+        (**self).sync(segment).await
+    }
+    async fn read_at(&self, segment: SegmentId, offset: u64, len: u32) -> Result<Bytes> {
+        (**self).read_at(segment, offset, len).await
+    }
+    async fn segments(&self) -> Result<Vec<Segment>> {
+        (**self).segments().await
+    }
+    async fn remove(&self, segment: SegmentId) -> Result<()> {
+        (**self).remove(segment).await
+    }
+}
+
+/// Joins parts into one buffer; a single part is passed on as it is.
+pub(crate) fn join(mut parts: Vec<Bytes>) -> Bytes {
+    if parts.len() == 1 {
+        return parts.pop().unwrap_or_default();
+    }
+    let mut joined = BytesMut::with_capacity(parts.iter().map(Bytes::len).sum());
+    for part in &parts {
+        joined.extend_from_slice(part);
+    }
+    joined.freeze()
+}
+
+/// A [`Media`] in memory: what is appended is at once as durable as it will ever be.
+///
+/// ```
+/// use muxfs::media::{Media, MemMedia, SegmentId};
+/// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+/// let media = MemMedia::default();
+/// assert_eq!(media.append(SegmentId(0), "hello".into()).await?, 0);
+/// assert_eq!(media.append(SegmentId(0), " world".into()).await?, 5);
+/// assert_eq!(media.read_at(SegmentId(0), 6, 100).await?, "world");
+/// # Ok::<(), muxfs::Error>(()) }).unwrap();
+/// ```
+#[derive(Default)]
+pub struct MemMedia {
+    segments: Mutex<BTreeMap<SegmentId, Vec<u8>>>,
+}
+
+impl MemMedia {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<SegmentId, Vec<u8>>> {
+        // Nothing is left half done where the lock is held, so a panic elsewhere spoils nothing.
+        self.segments.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Debug for MemMedia {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "MemMedia({} segments)", self.lock().len())
+    }
+}
+
+#[async_trait]
+impl Media for MemMedia {
+    async fn append(&self, segment: SegmentId, bytes: Bytes) -> Result<u64> {
+        self.append_vectored(segment, vec![bytes]).await
+    }
+
+    async fn append_vectored(&self, segment: SegmentId, parts: Vec<Bytes>) -> Result<u64> {
+        let mut segments = self.lock();
+        let content = segments.entry(segment).or_default();
+        let offset = content.len() as u64;
+        for part in parts {
+            content.extend_from_slice(&part);
+        }
+        Ok(offset)
+    }
+
+    async fn sync(&self, segment: SegmentId) -> Result<()> {
+        self.lock().get(&segment).map(|_| ()).ok_or_else(|| missing("media.sync", segment))
+    }
+
+    async fn read_at(&self, segment: SegmentId, offset: u64, len: u32) -> Result<Bytes> {
+        let segments = self.lock();
+        let content = segments.get(&segment).ok_or_else(|| missing("media.read_at", segment))?;
+        let start = usize::try_from(offset).map_or(content.len(), |offset| offset.min(content.len()));
+        let end = start.saturating_add(len as usize).min(content.len());
+        Ok(Bytes::copy_from_slice(&content[start..end]))
+    }
+
+    async fn segments(&self) -> Result<Vec<Segment>> {
+        Ok(self.lock().iter().map(|(id, content)| Segment { id: *id, len: content.len() as u64 }).collect())
+    }
+
+    async fn remove(&self, segment: SegmentId) -> Result<()> {
+        self.lock().remove(&segment);
+        Ok(())
+    }
+}
+
+fn missing(op: &'static str, segment: SegmentId) -> Error {
+    Error::new(ErrorKind::NotFound, op).at(segment)
 }

@@ -3,12 +3,15 @@
 //! Whoever reads verifies; a store may lose, rot or lie. Layers are stores over stores and obey the same laws
 //! (`testing::block_store`). Spec: spec/block-stores.md.
 
+mod mem;
+
 use std::{fmt::Debug, ops::Range, sync::Arc};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
 
+pub use self::mem::{Mem, MemOptions};
 use crate::{Cid, Error, ErrorKind, Result};
 
 /// The longest block a store takes: 8 MiB less 1 KiB, 0-db's limit. A layer adds to what it is given, so what enters at

@@ -1,0 +1,431 @@
+//! `Media` on files: a directory with one file per segment.
+//!
+//! The place on disk of every log we keep. A file is only written at its known end, with positioned writes; a sync is
+//! `fdatasync` and, for a file that is new, `fsync` of the directory as well, so that its name survives too. Reads of
+//! what the page cache holds are done where they are asked for, since they cost less than a change of thread; all else
+//! goes to the blocking pool. Spec: spec/media.md.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fmt,
+    fs::{self, File, OpenOptions},
+    io::{self, IoSlice},
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use muxfs::{
+    Error, ErrorKind, Result,
+    media::{Media, Segment, SegmentId},
+};
+
+/// How many files stay open between calls: a store of any size must not use up the process's descriptors.
+const FILES_OPEN_MAX: usize = 64;
+
+/// Longer reads go to the blocking pool even if the page cache holds them: copying takes longer than the way there.
+#[cfg(target_os = "linux")]
+const INLINE_READ_LEN_MAX: u32 = 128 * 1024;
+
+/// How many parts one `pwritev` takes; the least that systems allow (`IOV_MAX`).
+const PARTS_PER_WRITE: usize = 1024;
+
+/// A [`Media`] in a directory: segment `n` is the file `n` as 16 hexadecimal digits and `.seg`.
+///
+/// Other files in the directory are left alone. One process at a time: the caller sees to it.
+pub struct FileMedia {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    dir: PathBuf,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    segments: BTreeMap<SegmentId, Arc<Slot>>,
+    /// The open files, most recently used last.
+    open: VecDeque<(SegmentId, Arc<File>)>,
+}
+
+/// What is known about a segment.
+#[derive(Default)]
+struct Slot {
+    /// Where it ends: moved when an append is complete, so that readers wait for no appender.
+    len: AtomicU64,
+    tail: Mutex<Tail>,
+}
+
+/// Locked by whoever appends.
+#[derive(Default)]
+struct Tail {
+    /// Whether the directory entry is known to be durable.
+    named: bool,
+    /// Why nothing more is appended or synced.
+    failed: Option<String>,
+}
+
+impl FileMedia {
+    /// Opens the directory, and makes it if there is none.
+    ///
+    /// ```
+    /// use muxfs::media::{Media, SegmentId};
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+    /// let media = muxfs_local::FileMedia::open(dir.path())?;
+    /// media.append(SegmentId(0), "hello".into()).await?;
+    /// media.sync(SegmentId(0)).await?;
+    /// assert_eq!(media.read_at(SegmentId(0), 1, 3).await?, "ell");
+    /// # Ok::<(), muxfs::Error>(()) }).unwrap();
+    /// ```
+    ///
+    /// # Errors
+    /// `Denied`, `NoSpace`, `ReadOnly`, `Io`, with the path.
+    pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
+        const OP: &str = "file_media.open";
+        let dir = dir.as_ref().to_path_buf();
+        make_dir(&dir).map_err(|error| io_error(OP, &dir, error))?;
+        let mut segments = BTreeMap::new();
+        for entry in fs::read_dir(&dir).map_err(|error| io_error(OP, &dir, error))? {
+            let entry = entry.map_err(|error| io_error(OP, &dir, error))?;
+            let Some(id) = entry.file_name().to_str().and_then(segment_of) else { continue };
+            let len = entry.metadata().map_err(|error| io_error(OP, &entry.path(), error))?.len();
+            segments.insert(id, Arc::new(Slot { len: len.into(), tail: Mutex::default() }));
+        }
+        let state = Mutex::new(State { segments, open: VecDeque::new() });
+        Ok(Self { inner: Arc::new(Inner { dir, state }) })
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        op: &'static str,
+        work: impl FnOnce(&Inner) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let inner = Arc::clone(&self.inner);
+        match tokio::task::spawn_blocking(move || work(&inner)).await {
+            Ok(result) => result,
+            Err(stopped) => Err(Error::new(ErrorKind::Unavailable, op).at(self.inner.dir.display()).because(stopped)),
+        }
+    }
+}
+
+impl fmt::Debug for FileMedia {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "FileMedia({})", self.inner.dir.display())
+    }
+}
+
+#[async_trait]
+impl Media for FileMedia {
+    async fn append(&self, segment: SegmentId, bytes: Bytes) -> Result<u64> {
+        self.append_vectored(segment, vec![bytes]).await
+    }
+
+    async fn append_vectored(&self, segment: SegmentId, parts: Vec<Bytes>) -> Result<u64> {
+        self.blocking("file_media.append", move |inner| inner.append(segment, &parts)).await
+    }
+
+    async fn sync(&self, segment: SegmentId) -> Result<()> {
+        self.blocking("file_media.sync", move |inner| inner.sync(segment)).await
+    }
+
+    async fn read_at(&self, segment: SegmentId, offset: u64, len: u32) -> Result<Bytes> {
+        #[cfg(target_os = "linux")]
+        if len <= INLINE_READ_LEN_MAX
+            && let Some(bytes) = self.inner.read_cached(segment, offset, len)
+        {
+            return Ok(bytes);
+        }
+        self.blocking("file_media.read_at", move |inner| inner.read_at(segment, offset, len)).await
+    }
+
+    async fn segments(&self) -> Result<Vec<Segment>> {
+        let state = self.inner.lock();
+        Ok(state.segments.iter().map(|(id, slot)| Segment { id: *id, len: slot.len.load(Ordering::Acquire) }).collect())
+    }
+
+    async fn remove(&self, segment: SegmentId) -> Result<()> {
+        self.blocking("file_media.remove", move |inner| inner.remove(segment)).await
+    }
+}
+
+impl Inner {
+    fn append(&self, segment: SegmentId, parts: &[Bytes]) -> Result<u64> {
+        const OP: &str = "file_media.append";
+        let path = self.path(segment);
+        let file = self.file(segment, true).map_err(|error| io_error(OP, &path, error))?;
+        let slot = Arc::clone(self.lock().segments.entry(segment).or_default());
+        let mut tail = lock(&slot.tail);
+        tail.usable(OP, &path)?;
+        let offset = slot.len.load(Ordering::Acquire);
+        match write_all_at(&file, parts, offset) {
+            Ok(()) => {
+                let len: u64 = parts.iter().map(|part| part.len() as u64).sum();
+                slot.len.store(offset + len, Ordering::Release);
+                Ok(offset)
+            }
+            Err(error) => {
+                // A later, shorter append must not leave the rest of this one behind it as if it had been appended.
+                if let Err(second) = file.set_len(offset) {
+                    tail.failed = Some(format!("a part of a failed append could not be cut off: {second}"));
+                }
+                Err(io_error(OP, &path, error))
+            }
+        }
+    }
+
+    fn sync(&self, segment: SegmentId) -> Result<()> {
+        const OP: &str = "file_media.sync";
+        let path = self.path(segment);
+        let slot = self.slot(OP, segment)?;
+        let named = {
+            let tail = lock(&slot.tail);
+            tail.usable(OP, &path)?;
+            tail.named
+        };
+        let synced = self
+            .file(segment, false)
+            .and_then(|file| file.sync_data())
+            .and_then(|()| if named { Ok(()) } else { sync_dir(&self.dir) });
+        let mut tail = lock(&slot.tail);
+        match synced {
+            Ok(()) => {
+                tail.named = true;
+                Ok(())
+            }
+            Err(error) => {
+                // The kernel may have dropped what it could not write: asking again would lie.
+                tail.failed = Some(format!("a sync failed: {error}"));
+                Err(io_error(OP, &path, error))
+            }
+        }
+    }
+
+    /// The bytes if the page cache holds them all; anything else is left to `read_at`, which also finds the error.
+    #[cfg(target_os = "linux")]
+    fn read_cached(&self, segment: SegmentId, offset: u64, len: u32) -> Option<Bytes> {
+        use rustix::io::{ReadWriteFlags, preadv2};
+
+        let end = self.lock().segments.get(&segment)?.len.load(Ordering::Acquire);
+        let mut bytes = vec![0; usize::try_from(end.saturating_sub(offset).min(u64::from(len))).ok()?];
+        let file = self.cached(segment)?;
+        let read = preadv2(&file, &mut [io::IoSliceMut::new(&mut bytes)], offset, ReadWriteFlags::NOWAIT).ok()?;
+        (read == bytes.len()).then(|| bytes.into())
+    }
+
+    fn read_at(&self, segment: SegmentId, offset: u64, len: u32) -> Result<Bytes> {
+        const OP: &str = "file_media.read_at";
+        let end = self.slot(OP, segment)?.len.load(Ordering::Acquire);
+        let Ok(len) = usize::try_from(end.saturating_sub(offset).min(u64::from(len))) else {
+            return Err(Error::new(ErrorKind::TooLarge, OP));
+        };
+        let mut bytes = vec![0; len];
+        self.file(segment, false)
+            .and_then(|file| file.read_exact_at(&mut bytes, offset))
+            .map_err(|error| io_error(OP, &self.path(segment), error))?;
+        Ok(bytes.into())
+    }
+
+    fn remove(&self, segment: SegmentId) -> Result<()> {
+        const OP: &str = "file_media.remove";
+        let path = self.path(segment);
+        {
+            let mut state = self.lock();
+            state.open.retain(|(id, _)| *id != segment);
+            state.segments.remove(&segment);
+        }
+        match fs::remove_file(&path) {
+            Ok(()) => sync_dir(&self.dir).map_err(|error| io_error(OP, &self.dir, error)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(io_error(OP, &path, error)),
+        }
+    }
+
+    fn slot(&self, op: &'static str, segment: SegmentId) -> Result<Arc<Slot>> {
+        let slot = self.lock().segments.get(&segment).cloned();
+        slot.ok_or_else(|| Error::new(ErrorKind::NotFound, op).at(self.path(segment).display()))
+    }
+
+    fn cached(&self, segment: SegmentId) -> Option<Arc<File>> {
+        let mut state = self.lock();
+        let index = state.open.iter().rposition(|(id, _)| *id == segment)?;
+        if index + 1 == state.open.len() {
+            return state.open.back().map(|(_, file)| Arc::clone(file));
+        }
+        let entry = state.open.remove(index)?;
+        let file = Arc::clone(&entry.1);
+        state.open.push_back(entry);
+        Some(file)
+    }
+
+    fn file(&self, segment: SegmentId, create: bool) -> io::Result<Arc<File>> {
+        if let Some(file) = self.cached(segment) {
+            return Ok(file);
+        }
+        let path = self.path(segment);
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(create);
+        let file = Arc::new(match options.open(&path) {
+            // A store on a read-only disk can still be read.
+            Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => File::open(&path)?,
+            opened => opened?,
+        });
+        let mut state = self.lock();
+        if state.open.len() >= FILES_OPEN_MAX {
+            state.open.pop_front();
+        }
+        state.open.push_back((segment, Arc::clone(&file)));
+        Ok(file)
+    }
+
+    fn path(&self, segment: SegmentId) -> PathBuf {
+        self.dir.join(format!("{:016x}.seg", segment.0))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+}
+
+impl Tail {
+    fn usable(&self, op: &'static str, path: &Path) -> Result<()> {
+        match &self.failed {
+            None => Ok(()),
+            Some(why) => Err(Error::new(ErrorKind::Io, op).at(path.display()).because(why.clone())),
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What the locks guard changes in single steps, so a panic elsewhere spoils nothing.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn segment_of(name: &str) -> Option<SegmentId> {
+    let digits = name.strip_suffix(".seg")?;
+    let well_formed = digits.len() == 16 && digits.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+    well_formed.then(|| u64::from_str_radix(digits, 16).ok())?.map(SegmentId)
+}
+
+fn make_dir(dir: &Path) -> io::Result<()> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    fs::create_dir_all(dir)?;
+    match dir.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => sync_dir(parent),
+        _ => Ok(()),
+    }
+}
+
+fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+fn write_all_at(file: &File, parts: &[Bytes], mut offset: u64) -> io::Result<()> {
+    for group in parts.chunks(PARTS_PER_WRITE) {
+        let slices: Vec<_> = group.iter().map(|part| IoSlice::new(part)).collect();
+        let mut written = match rustix::io::pwritev(file, &slices, offset) {
+            Ok(written) => written,
+            Err(rustix::io::Errno::INTR) => 0,
+            Err(error) => return Err(error.into()),
+        };
+        // What the system left over, part by part.
+        for part in group {
+            let done = written.min(part.len());
+            written -= done;
+            file.write_all_at(&part[done..], offset + done as u64)?;
+            offset += part.len() as u64;
+        }
+    }
+    Ok(())
+}
+
+fn io_error(op: &'static str, path: &Path, error: io::Error) -> Error {
+    let kind = match error.kind() {
+        io::ErrorKind::NotFound => ErrorKind::NotFound,
+        io::ErrorKind::PermissionDenied => ErrorKind::Denied,
+        io::ErrorKind::StorageFull => ErrorKind::NoSpace,
+        io::ErrorKind::QuotaExceeded => ErrorKind::Quota,
+        io::ErrorKind::ReadOnlyFilesystem => ErrorKind::ReadOnly,
+        io::ErrorKind::FileTooLarge => ErrorKind::TooLarge,
+        _ => ErrorKind::Io,
+    };
+    Error::new(kind, op).at(path.display()).because(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(dir: &Path) -> FileMedia {
+        FileMedia::open(dir).expect("a temporary directory opens")
+    }
+
+    #[tokio::test]
+    async fn what_was_appended_is_there_after_opening_again() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let id = SegmentId(0xab);
+        let media = open(dir.path());
+        media.append_vectored(id, vec!["he".into(), "".into(), "llo".into()]).await.expect("append");
+        media.sync(id).await.expect("sync");
+        drop(media);
+        let media = open(dir.path());
+        assert_eq!(media.segments().await.expect("segments"), [Segment { id, len: 5 }]);
+        assert_eq!(media.append(id, "!".into()).await.expect("append"), 5);
+        assert_eq!(media.read_at(id, 0, 100).await.expect("read"), "hello!");
+        assert!(dir.path().join("00000000000000ab.seg").exists());
+    }
+
+    #[tokio::test]
+    async fn other_files_are_left_alone() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        for name in ["1.seg", "000000000000000A.seg", "+00000000000000a.seg", "readme", "0000000000000001.seg.bak"] {
+            fs::write(dir.path().join(name), "mine").expect("write");
+        }
+        assert_eq!(open(dir.path()).segments().await.expect("segments"), []);
+    }
+
+    #[tokio::test]
+    async fn more_parts_than_one_write_takes() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let media = open(dir.path());
+        let parts: Vec<_> = (0..2 * PARTS_PER_WRITE + 3).map(|n| Bytes::from(n.to_string())).collect();
+        let joined = parts.concat();
+        media.append_vectored(SegmentId(0), parts).await.expect("append");
+        let len = u32::try_from(joined.len()).expect("small");
+        assert_eq!(media.read_at(SegmentId(0), 0, len).await.expect("read"), joined);
+    }
+
+    #[tokio::test]
+    async fn more_segments_than_open_files() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let media = open(dir.path());
+        for n in 0..2 * FILES_OPEN_MAX as u64 {
+            media.append(SegmentId(n), n.to_string().into()).await.expect("append");
+        }
+        for n in 0..2 * FILES_OPEN_MAX as u64 {
+            assert_eq!(media.read_at(SegmentId(n), 0, 9).await.expect("read"), n.to_string());
+        }
+        assert!(media.inner.lock().open.len() <= FILES_OPEN_MAX);
+    }
+
+    /// A file gone behind our back is an error with its path, and reading does not make it again.
+    #[tokio::test]
+    async fn an_error_names_the_file() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        open(dir.path()).append(SegmentId(3), "x".into()).await.expect("append");
+        let media = open(dir.path());
+        let path = dir.path().join("0000000000000003.seg");
+        fs::remove_file(&path).expect("remove");
+        let error = media.read_at(SegmentId(3), 0, 1).await.expect_err("it is gone");
+        assert_eq!((error.kind(), error.path()), (ErrorKind::NotFound, path.to_str()));
+        assert!(!path.exists());
+    }
+}
