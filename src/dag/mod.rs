@@ -1,8 +1,13 @@
 //! Files, directories and linked data in a [`BlockStore`]: the only code that knows a CID.
 
 pub mod ipld;
+mod murmur3;
+pub mod pb;
+pub mod unixfs;
+mod wire;
 
 pub use ipld::Ipld;
+pub use murmur3::murmur3_x64_64;
 
 use std::{ops::Range, sync::Arc, time::SystemTime};
 
@@ -14,13 +19,15 @@ use crate::{BlockKey, BlockStore, Cid, Codec, Error, ErrorKind, FileKind, Name, 
 pub const DAG_BLOCK_LEN_MAX: usize = 2 * 1024 * 1024;
 const _: () = assert!(DAG_BLOCK_LEN_MAX < BLOCK_LEN_MAX);
 
-/// Everything a CID depends on besides the content. One per MuxFS instance.
+/// Everything a CID depends on besides the content. One per `MuxFS` instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Profile {
-    /// CIDv1, sha2-256, raw leaves, chunks of 1 MiB, balanced, width 1024, HAMT above 256 KiB.
+    /// `CIDv1`, sha2-256, raw leaves, chunks of 1 MiB, balanced, width 1024, HAMT above 256 KiB.
     #[default]
     UnixfsV1_2025,
+    /// What Kubo does when it is not told otherwise: `CIDv0`, dag-pb leaves, chunks of 256 KiB, width 174.
     UnixfsV0_2015,
+    /// What Kubo does when it is told only `--cid-version=1`: as `UnixfsV0_2015` with `CIDv1` and raw leaves.
     KuboCidV1Legacy,
 }
 impl Profile {
@@ -45,41 +52,58 @@ impl Profile {
     }
 }
 
+/// How the leaves of a file hang together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Layout {
+    /// Every leaf at the same depth, every node but the last of its level full.
     Balanced,
+    /// Leaves near the root come first: each node has leaves, then four subtrees of depth 1, four of depth 2, …
     Trickle,
 }
+
 /// How the size of a directory is estimated against the threshold of sharding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DirSize {
+    /// The exact length of the directory's block, were it not sharded.
     BlockBytes,
+    /// The lengths of names and CIDs, summed up.
     LinksBytes,
 }
 
 /// A profile's numbers, for those who need others. Lengths in bytes, width and fanout in links.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Params {
+    /// The version of the CIDs of dag-pb nodes: 0 or 1. Raw leaves have version 1 in any case.
     pub cid_version: u8,
+    /// Whether leaves are plain bytes, not dag-pb nodes.
     pub raw_leaves: bool,
+    /// The length of every leaf but the last, in bytes of content: 1 to 2 MiB.
     pub chunk_len: u32,
+    /// How the leaves hang together.
     pub layout: Layout,
+    /// The most links of a file node: 2 and up.
     pub width: u32,
+    /// The most links of a shard: a power of two from 8 to 1024.
     pub hamt_fanout: u32,
-    /// A directory is sharded when its size is above this.
+    /// A directory is sharded when its size is above this, in bytes. An empty one never is.
     pub hamt_threshold: u32,
+    /// What its size is.
     pub dir_size: DirSize,
 }
 
 /// UnixFS 1.5 metadata in the node itself: changes the CID, so only on request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct UnixfsMeta {
+    /// The permission bits; written as given, also where they are the usual ones.
     pub mode: Option<u32>,
+    /// When the content last changed.
     pub mtime: Option<SystemTime>,
 }
 
+/// How a [`Dag`] makes CIDs and what it keeps in memory.
 #[derive(Debug, Clone)]
 pub struct DagOptions {
+    /// How content becomes blocks.
     pub params: Params,
     /// How much of verified blocks to keep; a hit is not hashed again. 0 keeps none.
     pub verified_len_max: usize,
@@ -93,44 +117,62 @@ impl Default for DagOptions {
 /// A link as dag-pb holds it: `tsize` is the length of all blocks below, as IPFS counts them (not the file's size).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Link {
+    /// What it points to.
     pub cid: Cid,
+    /// The length of all blocks below, one that occurs twice counted twice, in bytes. In foreign data only a hint.
     pub tsize: u64,
 }
 
+/// An entry of a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
+    /// Its name.
     pub name: Name,
+    /// What it points to.
     pub link: Link,
 }
 
 /// What the block of a node says of it.
 #[derive(Debug, Clone)]
 pub struct Node {
+    /// What it is: a file, a directory or a symlink.
     pub kind: FileKind,
+    /// The length of a file or of a symlink's target in bytes; 0 for a directory.
     pub size: u64,
+    /// The mode, where the node has one, all 32 bits as they are written.
     pub mode: Option<u32>,
+    /// The modification time, where the node has one that the system can count.
     pub mtime: Option<SystemTime>,
 }
 
 /// Where a path ends: a block, and the rest of the path within it (dag-cbor, dag-json), mostly empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Resolved {
+    /// The block.
     pub cid: Cid,
+    /// The parts that lead on within it.
     pub within: Vec<Name>,
 }
 
 /// A change to a file, at its offset. A `Chunk` is a whole aligned chunk that is in the store already.
 #[derive(Debug, Clone)]
 pub enum Patch {
+    /// These bytes, from this offset on.
     Bytes(u64, Bytes),
+    /// The leaf of this CID, at this offset: a multiple of the chunk length, which is also the length of its content.
     Chunk(u64, Cid),
+    /// Zeros.
     Hole(Range<u64>),
 }
 
+/// What a garbage collection did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct GcReport {
+    /// How many blocks stay.
     pub blocks_kept: u64,
+    /// How many blocks are gone.
     pub blocks_removed: u64,
+    /// How long those were together.
     pub bytes_removed: u64,
 }
 
