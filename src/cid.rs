@@ -299,4 +299,4 @@ pub fn cid_of(codec: Codec, block: &[u8]) -> Cid {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -1,6 +1,8 @@
 //! Files, directories and linked data in a [`BlockStore`]: the only code that knows a CID.
 
+pub mod cbor;
 pub mod ipld;
+pub mod json;
 mod murmur3;
 pub mod pb;
 pub mod unixfs;
