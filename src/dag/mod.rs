@@ -6,6 +6,7 @@ pub mod json;
 mod murmur3;
 pub mod pb;
 pub mod unixfs;
+mod verified;
 mod wire;
 
 pub use ipld::Ipld;
@@ -15,7 +16,7 @@ use std::{ops::Range, sync::Arc, time::SystemTime};
 
 use bytes::Bytes;
 
-use crate::{BlockKey, BlockStore, Cid, Codec, Error, ErrorKind, FileKind, Name, Result, block::BLOCK_LEN_MAX};
+use crate::{BlockStore, Cid, FileKind, Name, Result, block::BLOCK_LEN_MAX};
 
 /// The longest block of a DAG, read or written.
 pub const DAG_BLOCK_LEN_MAX: usize = 2 * 1024 * 1024;
@@ -186,36 +187,26 @@ pub struct GcReport {
 pub struct Dag {
     blocks: Arc<dyn BlockStore>,
     options: Arc<DagOptions>,
+    verified: Arc<verified::Verified>,
 }
 
 impl Dag {
     /// Puts a DAG over a store of blocks.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    ///
+    /// use muxfs::{Codec, block::Mem, dag::{Dag, DagOptions}};
+    /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+    /// let dag = Dag::new(Arc::new(Mem::default()), DagOptions::default());
+    /// let cid = dag.put_block(Codec::Raw, "hello".into()).await?;
+    /// assert_eq!(dag.get_block(&cid).await?, "hello");
+    /// # Ok::<(), muxfs::Error>(())
+    /// # }).unwrap();
+    /// ```
     pub fn new(blocks: Arc<dyn BlockStore>, options: DagOptions) -> Self {
-        Self { blocks, options: Arc::new(options) }
-    }
-
-    /// The block of a CID, verified.
-    ///
-    /// # Errors
-    /// `NotFound` if it is absent; `Corrupt` if the store gave other bytes; `Unavailable`.
-    pub async fn get_block(&self, cid: &Cid) -> Result<Bytes> {
-        let block = self.blocks.get(&BlockKey::from(cid)).await?;
-        let block = block.ok_or_else(|| Error::new(ErrorKind::NotFound, "dag.get_block").at(cid))?;
-        cid.verify(&block).map_err(|error| error.at(cid))?;
-        Ok(block)
-    }
-
-    /// Puts a block, by sha2-256 and as the parameters' CID version says.
-    ///
-    /// # Errors
-    /// `TooLarge` past [`DAG_BLOCK_LEN_MAX`].
-    pub async fn put_block(&self, codec: Codec, block: Bytes) -> Result<Cid> {
-        if block.len() > DAG_BLOCK_LEN_MAX {
-            return Err(Error::new(ErrorKind::TooLarge, "dag.put_block").because("a block has at most 2 MiB"));
-        }
-        let cid = crate::cid_of(codec, &block);
-        self.blocks.put(&BlockKey::from(&cid), block).await?;
-        Ok(cid)
+        let verified = Arc::new(verified::Verified::new(options.verified_len_max));
+        Self { blocks, options: Arc::new(options), verified }
     }
 
     /// Makes every put that returned before this call durable.

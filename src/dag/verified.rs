@@ -1,0 +1,437 @@
+//! Blocks in and out of a [`Dag`]: verified once, as they enter memory, and kept for a while.
+//!
+//! Sits between everything in this module and the [`BlockStore`](crate::BlockStore). A store may lose, rot or lie;
+//! above this file nothing has to ask. Verified blocks are kept by multihash in shards, each under a lock of its own and
+//! held for the time of a look-up only. Callers that want one block at the same time share one reading of it: eight NFS
+//! reads of one chunk would else load and hash that chunk eight times. Spec: spec/linked-data.md #verification.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use bytes::Bytes;
+use lru::LruCache;
+use tokio::sync::OnceCell;
+
+use super::{DAG_BLOCK_LEN_MAX, Dag};
+use crate::{BlockKey, Cid, Codec, Error, ErrorKind, Result, cid_of};
+
+/// Blocks of this length and more, in bytes, are hashed off the threads that serve others: that takes 0.1 ms and more,
+/// while handing work over and back takes some 0.02 ms.
+const HASH_OFF_LEN_MIN: usize = 256 << 10;
+/// How many locks to spread the blocks over.
+const SHARD_COUNT_MAX: usize = 16;
+/// A shard must have room for a few blocks of the longest kind, or the large ones would push each other out.
+const SHARD_LEN_MIN: usize = 2 * DAG_BLOCK_LEN_MAX;
+/// What a kept block takes in memory beside its bytes: key, list and table.
+const ENTRY_LEN: usize = 256;
+
+impl Dag {
+    /// The block of a CID, verified. The digest of an identity CID is its block: no store is asked for it.
+    ///
+    /// Callers at the same time share one reading; what was verified before is not hashed again while it is kept
+    /// ([`DagOptions::verified_len_max`](super::DagOptions::verified_len_max)).
+    ///
+    /// # Errors
+    /// `NotFound` if it is absent; `Corrupt` if the store gave other bytes; `TooLarge` past [`DAG_BLOCK_LEN_MAX`];
+    /// `Unavailable`.
+    pub async fn get_block(&self, cid: &Cid) -> Result<Bytes> {
+        if let Some(content) = cid.identity() {
+            return Ok(Bytes::copy_from_slice(content));
+        }
+        let key = BlockKey::from(cid);
+        if let Some(block) = self.verified.get(&key) {
+            return Ok(block);
+        }
+        let reading = self.verified.reading(&key);
+        let block = reading.cell.get_or_try_init(|| async {
+            // A reading that ended between the look and the wait has left its block.
+            if let Some(block) = self.verified.get(&key) {
+                return Ok(block);
+            }
+            let block = self.read_block(cid, &key).await?;
+            self.verified.keep(key.clone(), block.clone());
+            Ok(block)
+        });
+        block.await.cloned().map_err(|error: Error| error.at(cid))
+    }
+
+    async fn read_block(&self, cid: &Cid, key: &BlockKey) -> Result<Bytes> {
+        let block = self.blocks.get(key).await?;
+        let block = block.ok_or_else(|| {
+            Error::new(ErrorKind::NotFound, "dag.get_block").because("the store does not hold this block")
+        })?;
+        check_len(&block, "dag.get_block")?;
+        let (cid, hashed) = (*cid, block.clone());
+        hashing(block.len(), move || cid.verify(&hashed)).await??;
+        Ok(block)
+    }
+
+    /// Puts a block, by sha2-256, and gives its CID: of the version the parameters say for dag-pb, 1 for all else.
+    ///
+    /// Idempotent. Visible when it returns, durable after [`Dag::flush`].
+    ///
+    /// # Errors
+    /// `TooLarge` past [`DAG_BLOCK_LEN_MAX`]; `NoSpace`, `ReadOnly`, `Unavailable`.
+    pub async fn put_block(&self, codec: Codec, block: Bytes) -> Result<Cid> {
+        check_len(&block, "dag.put_block")?;
+        let (dag, hashed) = (self.clone(), block.clone());
+        let cid = hashing(block.len(), move || dag.cid_of(codec, &hashed)).await?;
+        self.put_hashed(&cid, block).await?;
+        Ok(cid)
+    }
+
+    /// The CID that [`Dag::put_block`] gives a block.
+    pub(crate) fn cid_of(&self, codec: Codec, block: &[u8]) -> Cid {
+        let cid = cid_of(codec, block);
+        match (codec, self.params().cid_version, cid.digest().try_into()) {
+            (Codec::DagPb, 0, Ok(digest)) => Cid::v0_sha256(digest),
+            _ => cid,
+        }
+    }
+
+    /// Puts a block whose CID the caller has computed from these very bytes: it is not hashed again.
+    pub(crate) async fn put_hashed(&self, cid: &Cid, block: Bytes) -> Result<()> {
+        debug_assert!(cid.verify(&block).is_ok(), "the caller hashed other bytes");
+        check_len(&block, "dag.put_block")?;
+        if cid.identity().is_some() {
+            return Ok(());
+        }
+        self.blocks.put(&BlockKey::from(cid), block).await
+    }
+}
+
+fn check_len(block: &[u8], op: &'static str) -> Result<()> {
+    if block.len() > DAG_BLOCK_LEN_MAX {
+        return Err(Error::new(ErrorKind::TooLarge, op).because("a block has at most 2 MiB"));
+    }
+    Ok(())
+}
+
+/// Runs `hash`, which takes as long as `len` bytes do: here if that is short, else on a thread that may block. Here also
+/// where no runtime has such threads.
+async fn hashing<T: Send + 'static>(len: usize, hash: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    if len < HASH_OFF_LEN_MIN {
+        return Ok(hash());
+    }
+    let Ok(runtime) = tokio::runtime::Handle::try_current() else { return Ok(hash()) };
+    runtime.spawn_blocking(hash).await.map_err(|error| Error::new(ErrorKind::Internal, "dag.hash").because(error))
+}
+
+/// The verified blocks that are kept, and those that are being read.
+pub(super) struct Verified {
+    shards: Box<[Mutex<Shard>]>,
+    shard_len_max: usize,
+}
+
+struct Shard {
+    kept: LruCache<BlockKey, Bytes>,
+    kept_len: usize,
+    readings: HashMap<BlockKey, Arc<OnceCell<Bytes>>>,
+}
+
+impl Verified {
+    /// Keeps blocks of at most `len_max` bytes together, what is spent on keeping them included.
+    pub(super) fn new(len_max: usize) -> Self {
+        let count = (len_max / SHARD_LEN_MIN).clamp(1, SHARD_COUNT_MAX);
+        let shard = || Shard { kept: LruCache::unbounded(), kept_len: 0, readings: HashMap::new() };
+        Self { shards: (0..count).map(|_| Mutex::new(shard())).collect(), shard_len_max: len_max / count }
+    }
+
+    /// A lock is held for a few steps that do not panic; were one to, the shard would still be whole.
+    fn shard(&self, key: &BlockKey) -> MutexGuard<'_, Shard> {
+        let mut hasher = DefaultHasher::new();
+        key.hash(&mut hasher);
+        let index = usize::try_from(hasher.finish() % self.shards.len() as u64).unwrap_or(0);
+        self.shards[index].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn get(&self, key: &BlockKey) -> Option<Bytes> {
+        self.shard(key).kept.get(key).cloned()
+    }
+
+    fn keep(&self, key: BlockKey, block: Bytes) {
+        let cost = block.len() + ENTRY_LEN;
+        if cost > self.shard_len_max {
+            return;
+        }
+        let mut shard = self.shard(&key);
+        if let Some(before) = shard.kept.put(key, block) {
+            shard.kept_len -= before.len() + ENTRY_LEN;
+        }
+        shard.kept_len += cost;
+        while shard.kept_len > self.shard_len_max {
+            let Some((_, oldest)) = shard.kept.pop_lru() else { break };
+            shard.kept_len -= oldest.len() + ENTRY_LEN;
+        }
+    }
+
+    /// Joins the reading of a block that is under way, or begins one.
+    fn reading(&self, key: &BlockKey) -> Reading<'_> {
+        let cell = Arc::clone(self.shard(key).readings.entry(key.clone()).or_default());
+        Reading { verified: self, key: key.clone(), cell }
+    }
+}
+
+impl fmt::Debug for Verified {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Verified({} shards of {} bytes)", self.shards.len(), self.shard_len_max)
+    }
+}
+
+/// One caller's part in a reading; the last to leave, also by being cancelled, ends it. What failed is tried again by
+/// the next in line, so an absence or an outage is nobody's answer but his who saw it.
+struct Reading<'a> {
+    verified: &'a Verified,
+    key: BlockKey,
+    cell: Arc<OnceCell<Bytes>>,
+}
+
+impl Drop for Reading<'_> {
+    fn drop(&mut self) {
+        let mut shard = self.verified.shard(&self.key);
+        // Cells are cloned under this lock only: two are the table's and ours.
+        if Arc::strong_count(&self.cell) <= 2 {
+            shard.readings.remove(&self.key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use async_trait::async_trait;
+    use futures_util::{future::join_all, stream::BoxStream};
+    use tokio::sync::Semaphore;
+
+    use super::*;
+    use crate::{
+        BlockStore,
+        block::Mem,
+        dag::{DagOptions, Profile},
+    };
+
+    /// A store that counts its gets and can be told to lie, to be out of order and to wait.
+    #[derive(Debug)]
+    struct Watched {
+        inner: Mem,
+        gets: AtomicUsize,
+        gate: Semaphore,
+        lie: Mutex<Option<Bytes>>,
+        outages: AtomicUsize,
+    }
+
+    #[async_trait]
+    impl BlockStore for Watched {
+        async fn get(&self, key: &BlockKey) -> Result<Option<Bytes>> {
+            self.gets.fetch_add(1, Ordering::SeqCst);
+            drop(self.gate.acquire().await.expect("open"));
+            if self.outages.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok() {
+                return Err(Error::new(ErrorKind::Unavailable, "test.get"));
+            }
+            let lie = self.lie.lock().expect("whole").clone();
+            if lie.is_some() { Ok(lie) } else { self.inner.get(key).await }
+        }
+        async fn put(&self, key: &BlockKey, block: Bytes) -> Result<()> {
+            self.inner.put(key, block).await
+        }
+        async fn delete(&self, key: &BlockKey) -> Result<()> {
+            self.inner.delete(key).await
+        }
+        fn keys(&self) -> BoxStream<'_, Result<BlockKey>> {
+            self.inner.keys()
+        }
+    }
+
+    fn watched(options: DagOptions) -> (Arc<Watched>, Dag) {
+        let store = Arc::new(Watched {
+            inner: Mem::default(),
+            gets: AtomicUsize::new(0),
+            gate: Semaphore::new(1000),
+            lie: Mutex::new(None),
+            outages: AtomicUsize::new(0),
+        });
+        (Arc::clone(&store), Dag::new(store, options))
+    }
+
+    fn block(len: usize, fill: u8) -> Bytes {
+        vec![fill; len].into()
+    }
+
+    #[tokio::test]
+    async fn a_block_is_read_and_hashed_once() {
+        let (store, dag) = watched(DagOptions::default());
+        for len in [0, 1, HASH_OFF_LEN_MIN, DAG_BLOCK_LEN_MAX] {
+            let cid = dag.put_block(Codec::Raw, block(len, 7)).await.expect("put");
+            assert_eq!(dag.put_block(Codec::Raw, block(len, 7)).await.expect("again"), cid);
+            store.gets.store(0, Ordering::SeqCst);
+            for _ in 0..3 {
+                assert_eq!(dag.get_block(&cid).await.expect("kept"), block(len, 7));
+            }
+            assert_eq!(store.gets.load(Ordering::SeqCst), 1, "{len}");
+        }
+    }
+
+    /// The same bytes under another codec or version are the same block.
+    #[tokio::test]
+    async fn blocks_are_kept_by_multihash() {
+        let (store, dag) = watched(DagOptions::default());
+        let pb = dag.put_block(Codec::DagPb, Bytes::new()).await.expect("put");
+        dag.get_block(&pb).await.expect("kept");
+        let digest = pb.digest().try_into().expect("32 bytes");
+        for cid in [Cid::v0_sha256(digest), Cid::v1_sha256(Codec::Raw, digest)] {
+            assert_eq!(dag.get_block(&cid).await.expect("the same block"), Bytes::new());
+        }
+        assert_eq!(store.gets.load(Ordering::SeqCst), 1);
+    }
+
+    #[tokio::test]
+    async fn wrong_bytes_are_never_given() {
+        let (store, dag) = watched(DagOptions::default());
+        let cid = dag.put_block(Codec::Raw, block(1 << 20, 1)).await.expect("put");
+        for lie in [Bytes::new(), block(1 << 20, 2), block((1 << 20) - 1, 1)] {
+            *store.lie.lock().expect("whole") = Some(lie);
+            assert_eq!(dag.get_block(&cid).await.expect_err("a lie").kind(), ErrorKind::Corrupt);
+        }
+        *store.lie.lock().expect("whole") = Some(block(DAG_BLOCK_LEN_MAX + 1, 1));
+        assert_eq!(dag.get_block(&cid).await.expect_err("too long").kind(), ErrorKind::TooLarge);
+        *store.lie.lock().expect("whole") = None;
+        dag.get_block(&cid).await.expect("the truth");
+        *store.lie.lock().expect("whole") = Some(Bytes::new());
+        dag.get_block(&cid).await.expect("kept since then");
+    }
+
+    #[tokio::test]
+    async fn an_identity_cid_asks_no_store() {
+        let (store, dag) = watched(DagOptions::default());
+        let cid: Cid = "bafkqabiaaebagba".parse().expect("a CID");
+        assert_eq!(dag.get_block(&cid).await.expect("itself"), &b"\x00\x01\x02\x03\x04"[..]);
+        dag.put_hashed(&cid, Bytes::from_static(b"\x00\x01\x02\x03\x04")).await.expect("nothing to do");
+        assert_eq!((store.gets.load(Ordering::SeqCst), store.inner.block_count()), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn too_long_and_absent_blocks() {
+        let (_, dag) = watched(DagOptions::default());
+        let error = dag.put_block(Codec::Raw, block(DAG_BLOCK_LEN_MAX + 1, 0)).await.expect_err("too long");
+        assert_eq!(error.kind(), ErrorKind::TooLarge);
+        let cid = cid_of(Codec::Raw, b"absent");
+        let error = dag.get_block(&cid).await.expect_err("absent");
+        assert_eq!((error.kind(), error.path()), (ErrorKind::NotFound, Some(cid.to_string().as_str())));
+        dag.put_block(Codec::Raw, Bytes::from_static(b"absent")).await.expect("put");
+        dag.get_block(&cid).await.expect("an absence is not kept");
+    }
+
+    #[tokio::test]
+    async fn the_version_follows_the_parameters() {
+        let params = Profile::UnixfsV0_2015.params();
+        let (_, dag) = watched(DagOptions { params, ..DagOptions::default() });
+        for (codec, version) in [(Codec::DagPb, 0), (Codec::Raw, 1), (Codec::DagCbor, 1), (Codec::DagJson, 1)] {
+            let cid = dag.put_block(codec, Bytes::from_static(b"\x0a\x00")).await.expect("put");
+            assert_eq!((cid.version(), cid.codec()), (version, Some(codec)));
+            dag.get_block(&cid).await.expect("by either");
+        }
+    }
+
+    #[tokio::test]
+    async fn callers_at_the_same_time_share_one_reading() {
+        let (store, dag) = watched(DagOptions { verified_len_max: 0, ..DagOptions::default() });
+        let cid = dag.put_block(Codec::Raw, block(1000, 9)).await.expect("put");
+        let closed = store.gate.acquire_many(1000).await.expect("open");
+        let readers: Vec<_> = (0..20)
+            .map(|_| {
+                tokio::spawn({
+                    let dag = dag.clone();
+                    async move { dag.get_block(&cid).await }
+                })
+            })
+            .collect();
+        let cell = loop {
+            // All twenty hold the cell, and the table does.
+            let cell = dag.verified.shard(&BlockKey::from(&cid)).readings.values().next().cloned();
+            if let Some(cell) = cell
+                && Arc::strong_count(&cell) == 22
+            {
+                break cell;
+            }
+            tokio::task::yield_now().await;
+        };
+        drop((closed, cell));
+        for reader in join_all(readers).await {
+            assert_eq!(reader.expect("no panic").expect("read"), block(1000, 9));
+        }
+        assert_eq!(store.gets.load(Ordering::SeqCst), 1);
+        assert!(dag.verified.shard(&BlockKey::from(&cid)).readings.is_empty(), "nothing is left behind");
+    }
+
+    /// A reader that fails or goes away leaves the reading to those who wait.
+    #[tokio::test]
+    async fn a_reading_survives_its_reader() {
+        let (store, dag) = watched(DagOptions::default());
+        let cid = dag.put_block(Codec::Raw, block(1000, 9)).await.expect("put");
+        store.outages.store(1, Ordering::SeqCst);
+        let both = join_all([dag.get_block(&cid), dag.get_block(&cid)]).await;
+        let kinds: Vec<_> = both.iter().map(|result| result.as_ref().err().map(Error::kind)).collect();
+        assert_eq!(kinds, [Some(ErrorKind::Unavailable), None]);
+
+        let cid = dag.put_block(Codec::Raw, block(1000, 8)).await.expect("put");
+        let closed = store.gate.acquire_many(1000).await.expect("open");
+        let first = tokio::spawn({
+            let dag = dag.clone();
+            async move { dag.get_block(&cid).await }
+        });
+        while dag.verified.shard(&BlockKey::from(&cid)).readings.is_empty() {
+            tokio::task::yield_now().await;
+        }
+        first.abort();
+        first.await.expect_err("cancelled");
+        drop(closed);
+        assert_eq!(dag.get_block(&cid).await.expect("read by another"), block(1000, 8));
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded() {
+        for len_max in [0, 1000, SHARD_LEN_MIN, 64 << 20] {
+            let verified = Verified::new(len_max);
+            for number in 0..3000_u32 {
+                let key = BlockKey::new(&number.to_be_bytes()).expect("a key");
+                verified.keep(key.clone(), block(number as usize * 20, 0));
+                verified.keep(key, block(number as usize * 20, 0));
+            }
+            let mut kept_len = 0;
+            for shard in &verified.shards {
+                let shard = shard.lock().expect("whole");
+                let len: usize = shard.kept.iter().map(|(_, block)| block.len() + ENTRY_LEN).sum();
+                assert_eq!(len, shard.kept_len);
+                kept_len += len;
+            }
+            assert!(kept_len <= len_max, "{kept_len} of {len_max}");
+            assert!(len_max < SHARD_LEN_MIN || kept_len > len_max / 2, "{kept_len} of {len_max}");
+        }
+    }
+
+    #[test]
+    fn what_is_used_stays() {
+        let verified = Verified::new(3 * (ENTRY_LEN + 10));
+        let key = |byte| BlockKey::new(&[byte]).expect("a key");
+        for byte in 0..10 {
+            verified.keep(key(byte), block(10, byte));
+            assert_eq!(verified.get(&key(0)), Some(block(10, 0)));
+        }
+        assert_eq!((verified.get(&key(5)), verified.get(&key(9))), (None, Some(block(10, 9))));
+    }
+
+    /// The futures can go from thread to thread, as servers want.
+    #[test]
+    fn futures_are_send() {
+        fn is_send<T: Send>(_: &T) {}
+        let (_, dag) = watched(DagOptions::default());
+        let cid = cid_of(Codec::Raw, b"");
+        is_send(&dag.get_block(&cid));
+        is_send(&dag.put_block(Codec::Raw, Bytes::new()));
+    }
+}
