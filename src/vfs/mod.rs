@@ -1,7 +1,7 @@
 //! The inode seam: what NFS, FTP and FUSE serve, and what a location-addressed store is.
 //!
 //! A [`Vfs`] names nodes by number ([`Ino`]), tells what changed before and after ([`Changed`]), and knows no callers:
-//! `posix` wraps one for one caller, `narrow` shows a part of one or one that cannot be changed, `union` joins
+//! [`posix`] wraps one for one caller, [`narrow`] shows a part of one or one that cannot be changed, `union` joins
 //! many under one root. It is by inode, not by path, because that is what survives a rename: an NFS handle, an open
 //! file, a hard link. Spec: spec/vfs.md.
 
@@ -11,6 +11,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 pub mod ext;
+pub mod narrow;
+pub mod posix;
 
 pub use ext::Lease;
 
@@ -274,7 +276,7 @@ pub struct DirEntry {
     pub ino: Ino,
     /// The place after this entry: `readdir` goes on from it.
     pub cookie: Cookie,
-    /// The attributes, with [`Listing::Attrs`]; the inode is then leased.
+    /// The attributes, with [`Listing::Attrs`] and where the caller may see them; the inode is then leased.
     pub attr: Option<Attr>,
 }
 
@@ -361,8 +363,8 @@ pub enum XattrMode {
 /// **Times.** A change of content or of a directory's names moves `mtime`; any change moves `ctime` and `change`. A call
 /// that found nothing to do (no byte to write, two names of one inode) moves nothing.
 ///
-/// **Callers.** No credentials: `vfs::posix` wraps any `Vfs` for one caller and checks;
-/// `subtree` and `read_only_view` of `vfs::narrow` narrow one.
+/// **Callers.** No credentials: [`posix`](posix::posix) wraps any `Vfs` for one caller and checks;
+/// [`subtree`](narrow::subtree) and [`read_only_view`](narrow::read_only_view) narrow one.
 ///
 /// **Errors** of every call: `Stale`; `NotDir` where a directory is wanted; `Io`, `Corrupt`, `Unavailable`. A change
 /// also: `NoSpace`, `Quota`, `ReadOnly`. Of the calls on content: `IsDir` for a directory, `InvalidArgument` for what
@@ -381,10 +383,11 @@ pub trait Vfs: Debug + Send + Sync + 'static {
     /// `NotFound` if there is none.
     async fn lookup(&self, dir: Ino, name: &Name) -> Result<Attr>;
 
-    /// The directory above, leased: "..". The root is its own.
+    /// The directory above, leased: "..". The root is its own. Of another node: a directory that has a name of it.
     ///
     /// # Errors
-    /// `NotFound` for a directory that was removed.
+    /// `NotFound` for a node whose last name went; `NotDir` for another node than a directory, where the file system
+    /// does not know.
     async fn parent(&self, dir: Ino) -> Result<Attr>;
 
     /// The attributes of a node.

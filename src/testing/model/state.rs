@@ -228,11 +228,17 @@ impl State {
         Ok(self.leased(ino))
     }
 
-    pub(super) fn parent(&mut self, dir: Ino) -> Result<Attr> {
-        let above = self.dir(dir, "model.parent")?.parent;
-        if self.node(dir, "model.parent")?.nlink == 0 || !self.nodes.contains_key(&above) {
-            return refuse(ErrorKind::NotFound, "model.parent");
-        }
+    pub(super) fn parent(&mut self, ino: Ino) -> Result<Attr> {
+        let node = self.node(ino, "model.parent")?;
+        let above = match &node.body {
+            _ if node.nlink == 0 => None,
+            Body::Dir(dir) => Some(dir.parent),
+            _ => self.nodes.iter().find_map(|(above, node)| match &node.body {
+                Body::Dir(dir) if dir.names.values().any(|(_, named)| *named == ino) => Some(*above),
+                _ => None,
+            }),
+        };
+        let above = above.ok_or_else(|| Error::new(ErrorKind::NotFound, "model.parent"))?;
         Ok(self.leased(above))
     }
 
