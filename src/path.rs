@@ -16,6 +16,10 @@ pub const PATH_LEN_MAX: usize = 4096;
 /// The most parts a path may have after its prefix: bounds the work that one path can cause.
 pub const PATH_PART_COUNT_MAX: usize = 256;
 
+/// How much of a refused path an error repeats, in bytes: enough to recognise it, too little to flood a log.
+const SHOWN_LEN_MAX: usize = 64;
+const PREFIX_RULE: &str = "a prefix is 1 to 5 of a-z and 0-9 and begins with a letter";
+
 /// Where a mount stands: 1 to 5 of `[a-z0-9]`, the first a letter.
 ///
 /// It is configured, so that two clusters of one kind of store can stand side by side.
@@ -40,9 +44,10 @@ impl Prefix {
             && bytes.len() <= PREFIX_LEN_MAX
             && bytes.iter().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
         if !fits {
+            let shown = bytes.get(..SHOWN_LEN_MAX).unwrap_or(bytes);
             return Err(Error::new(ErrorKind::InvalidArgument, "path.prefix")
-                .at(text.escape_debug())
-                .because("a prefix is 1 to 5 of a-z and 0-9 and begins with a letter"));
+                .at(shown.escape_ascii())
+                .because(PREFIX_RULE));
         }
         let mut padded = [0; PREFIX_LEN_MAX];
         padded.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
@@ -125,7 +130,7 @@ impl Name {
     /// `NameTooLong`, or `InvalidArgument`.
     pub fn new(bytes: &[u8]) -> Result<Self> {
         let refuse = |kind, why: &str| {
-            let shown = bytes.get(..64).unwrap_or(bytes);
+            let shown = bytes.get(..SHOWN_LEN_MAX).unwrap_or(bytes);
             Err(Error::new(kind, "path.name").at(shown.escape_ascii()).because(why))
         };
         match bytes {
@@ -185,32 +190,69 @@ impl QfsPath {
     /// # Errors
     /// `InvalidArgument`, or `NameTooLong`.
     pub fn parse(path: &[u8]) -> Result<Self> {
-        let refuse = |kind, why: &str| {
-            let shown = path.get(..64).unwrap_or(path);
-            Error::new(kind, "path.parse").at(shown.escape_ascii()).because(why)
+        let refuse = |kind, why: String| {
+            let (shown, cut) = path.get(..SHOWN_LEN_MAX).map_or((path, ""), |start| (start, "…"));
+            Error::new(kind, "path.parse").at(format_args!("{}{cut}", shown.escape_ascii())).because(why)
         };
         if path.len() > PATH_LEN_MAX {
-            return Err(refuse(ErrorKind::NameTooLong, "a path has at most 4096 bytes"));
+            return Err(refuse(ErrorKind::NameTooLong, format!("a path has at most {PATH_LEN_MAX} bytes")));
         }
         let rest = path
             .strip_prefix(b"/")
-            .ok_or_else(|| refuse(ErrorKind::InvalidArgument, "a path begins with a slash: /prefix/…"))?;
+            .ok_or_else(|| refuse(ErrorKind::InvalidArgument, "a path begins with a slash: /prefix/…".into()))?;
         let mut parts = rest.split(|byte| *byte == b'/');
-        let prefix = parts.next().unwrap_or_default();
-        let prefix = std::str::from_utf8(prefix)
-            .map_err(|_| refuse(ErrorKind::InvalidArgument, "a prefix is 1 to 5 of a-z and 0-9"))?;
-        let prefix = Prefix::new(prefix)?;
-        let parts: Vec<Name> = parts.map(Name::new).collect::<Result<_>>().map_err(|error| match error.kind() {
-            ErrorKind::NameTooLong => refuse(ErrorKind::NameTooLong, "a part has at most 255 bytes"),
-            kind => refuse(kind, "a part is not empty, not . or .., and holds no NUL"),
-        })?;
+        let prefix = parts.next().and_then(|prefix| std::str::from_utf8(prefix).ok()).unwrap_or_default();
+        let prefix =
+            Prefix::new(prefix).map_err(|error| refuse(error.kind(), format!("{PREFIX_RULE}: /prefix[/part…]")))?;
+        let parts = parts
+            .map(|part| match part {
+                b"" => Err(refuse(ErrorKind::InvalidArgument, "no part is empty: a slash too many".into())),
+                _ => Name::new(part).map_err(|error| {
+                    let why = std::error::Error::source(&error).map(ToString::to_string);
+                    refuse(error.kind(), why.unwrap_or_default())
+                }),
+            })
+            .collect::<Result<Vec<Name>>>()?;
         if parts.len() > PATH_PART_COUNT_MAX {
-            return Err(refuse(ErrorKind::NameTooLong, "a path has at most 256 parts"));
+            return Err(refuse(ErrorKind::NameTooLong, format!("a path has at most {PATH_PART_COUNT_MAX} parts")));
         }
         Ok(Self { prefix, parts })
     }
 
-    /// The CID this path begins with, if its first part is one, strictly.
+    /// The path of the mount itself: `/prefix`.
+    ///
+    /// ```
+    /// use muxfs::{Prefix, QfsPath};
+    /// assert_eq!(QfsPath::mount(Prefix::new("mem")?).to_string(), "/mem");
+    /// # Ok::<(), muxfs::Error>(())
+    /// ```
+    pub fn mount(prefix: Prefix) -> Self {
+        Self { prefix, parts: Vec::new() }
+    }
+
+    /// The path of a CID in a content-addressed store: `/prefix/<cid>`, in the CID's canonical text.
+    ///
+    /// ```
+    /// use muxfs::{Codec, Prefix, QfsPath, cid_of};
+    /// let cid = cid_of(Codec::Raw, b"hello");
+    /// assert_eq!(QfsPath::content(Prefix::new("mem")?, &cid).cid(), Some(cid));
+    /// # Ok::<(), muxfs::Error>(())
+    /// ```
+    pub fn content(prefix: Prefix, cid: &Cid) -> Self {
+        let name = Name(cid.to_string().into_bytes().into());
+        debug_assert!(name.0.len() <= NAME_LEN_MAX, "132 bytes, the longest CID there is, are 213 letters of base32");
+        Self { prefix, parts: vec![name] }
+    }
+
+    /// This path with one more part.
+    #[must_use]
+    pub fn join(&self, name: &Name) -> Self {
+        let mut parts = self.parts.clone();
+        parts.push(name.clone());
+        Self { prefix: self.prefix, parts }
+    }
+
+    /// The CID this path begins with, if its first part is one, strictly: what makes it a cid-path.
     pub fn cid(&self) -> Option<Cid> {
         Cid::parse_in_path(self.parts.first()?.as_str()?).ok()
     }
@@ -262,6 +304,26 @@ impl TryFrom<String> for QfsPath {
     }
 }
 
+impl TryFrom<&String> for QfsPath {
+    type Error = Error;
+    fn try_from(text: &String) -> Result<Self> {
+        text.parse()
+    }
+}
+
+impl TryFrom<&[u8]> for QfsPath {
+    type Error = Error;
+    fn try_from(bytes: &[u8]) -> Result<Self> {
+        Self::parse(bytes)
+    }
+}
+
+impl From<&Self> for QfsPath {
+    fn from(path: &Self) -> Self {
+        path.clone()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -305,6 +367,55 @@ mod tests {
         ];
         for (path, kind) in cases {
             assert_eq!(QfsPath::parse(path).expect_err("refused").kind(), kind, "{}", path.escape_ascii());
+        }
+    }
+
+    /// An error shows where the path went wrong and what to do, and never floods a log.
+    #[test]
+    fn refusals_explain_themselves() {
+        let cases = [
+            ("a/b", "path.parse: invalid argument (a/b): a path begins with a slash: /prefix/…"),
+            ("/mem/a/", "path.parse: invalid argument (/mem/a/): no part is empty: a slash too many"),
+            ("/mem/..", "path.parse: invalid argument (/mem/..): paths have no . and no .."),
+            (
+                "/Etc/passwd",
+                "path.parse: invalid argument (/Etc/passwd): a prefix is 1 to 5 of a-z and 0-9 and begins with a \
+                 letter: /prefix[/part…]",
+            ),
+        ];
+        for (path, message) in cases {
+            let error = path.parse::<QfsPath>().expect_err(path);
+            assert_eq!(format!("{error:#}"), message);
+        }
+        let flood = format!("/{}", "A".repeat(4000));
+        assert!(format!("{:#}", flood.parse::<QfsPath>().expect_err("refused")).len() < 256);
+        assert!(format!("{:#}", Prefix::new(&flood).expect_err("refused")).len() < 256);
+    }
+
+    /// The limits themselves are good; one more is not.
+    #[test]
+    fn limits_are_inclusive() {
+        let name = vec![b'x'; NAME_LEN_MAX];
+        assert!(Name::new(&name).is_ok());
+        let deepest = [b"/local".to_vec(), b"/a".repeat(PATH_PART_COUNT_MAX)].concat();
+        assert!(QfsPath::parse(&deepest).is_ok());
+        let long_part = [b"/".as_slice(), &name].concat();
+        let mut longest = [b"/local".to_vec(), long_part.repeat(15)].concat();
+        longest.push(b'/');
+        longest.resize(PATH_LEN_MAX, b'y');
+        assert!(QfsPath::parse(&longest).is_ok());
+        longest.push(b'y');
+        assert_eq!(QfsPath::parse(&longest).expect_err("too long").kind(), ErrorKind::NameTooLong);
+    }
+
+    /// What makes a cid-path: a first part that is a CID, strictly, whatever follows.
+    #[test]
+    fn cid_paths() {
+        let cid = "bafkreihdwdcefgh4dqkjv67uzcmw7ojee6xedzdetojuzjevtenxquvyku";
+        let path: QfsPath = format!("/ipfs/{cid}/a/b").parse().expect("a path");
+        assert_eq!(path.cid().map(|cid| cid.to_string()).as_deref(), Some(cid));
+        for other in ["/ipfs".to_owned(), format!("/ipfs/a/{cid}"), format!("/ipfs/{cid}x"), "/ipfs/Qmabc".to_owned()] {
+            assert_eq!(other.parse::<QfsPath>().expect("a path").cid(), None, "{other}");
         }
     }
 
