@@ -36,6 +36,7 @@ pub mod store;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod vfs;
+mod walk;
 
 use std::{fmt, sync::Arc, time::SystemTime};
 

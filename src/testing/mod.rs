@@ -14,6 +14,7 @@ use std::{
 use crate::Env;
 
 pub mod model;
+pub mod store;
 
 /// Where the clock of the tests begins, in seconds since 1970: a time of no meaning, long past.
 const CLOCK_START_SECS: u64 = 1_700_000_000;

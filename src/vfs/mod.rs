@@ -10,6 +10,7 @@ use std::{fmt::Debug, num::NonZeroU64, ops::Range, time::SystemTime};
 use async_trait::async_trait;
 use bytes::Bytes;
 
+pub mod as_store;
 pub mod ext;
 pub mod narrow;
 pub mod posix;
