@@ -29,6 +29,7 @@ pub mod dag;
 pub mod error;
 pub mod file;
 pub mod heads;
+pub mod log;
 pub mod media;
 pub mod path;
 pub mod seal;

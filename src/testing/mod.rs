@@ -13,6 +13,7 @@ use std::{
 
 use crate::Env;
 
+pub mod fault;
 pub mod model;
 pub mod store;
 

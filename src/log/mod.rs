@@ -1,0 +1,655 @@
+//! A log of records over a [`Media`]: framed, checksummed, replayed after a crash.
+//!
+//! What everything durable here is built on: journals, pins, heads and the blocks of
+//! [`Segments`](crate::block::Segments) are logs. A record is a head and a body of bytes; it is appended to a buffer,
+//! written in the background together with its neighbours, and durable after [`Log::sync`], which all callers that
+//! wait share. Every open begins a new segment, since nothing is ever truncated; [`Log::checkpoint`] replaces the
+//! whole log by a shorter one.
+//!
+//! A torn tail is cut silently, anything else that is bad is `Corrupt` and says where: `replay` tells the two apart.
+//! Spec: spec/log.md.
+
+mod frame;
+mod replay;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::VecDeque,
+    fmt::{self, Debug},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use bytes::{Bytes, BytesMut};
+use tokio::sync::Mutex as AsyncMutex;
+
+pub(crate) use self::replay::{Replay, Replayed};
+use self::{
+    frame::{FRAME_HEADER_LEN, Frame, FrameHeader, FrameKind, Prepared, SEGMENT_HEADER_LEN, SegmentHeader},
+    replay::Chain,
+};
+use crate::{
+    Error, ErrorKind, Result,
+    media::{Media, SegmentId},
+};
+
+/// The longest head of a record: what replay must read even where it skips bodies stays small.
+pub const HEAD_LEN_MAX: usize = 4096;
+/// The longest body of a record: a block and to spare. It bounds what a replay holds in memory.
+pub const BODY_LEN_MAX: usize = 16 << 20;
+
+/// Segments are no longer than this, so that an offset fits in 32 bits with room for one more record.
+const SEGMENT_LEN_MAX: u32 = 1 << 31;
+/// Appenders wait for the disk when more than this has not been written.
+const PENDING_LEN_MAX: usize = 16 << 20;
+/// A write begins in the background when this much has gathered; smaller ones wait for company.
+const WRITE_LEN: usize = 512 * 1024;
+/// One write is about as long as this at most: readers see its records move from memory to the media in steps.
+const WRITE_LEN_MAX: usize = 4 << 20;
+/// Parts shorter than this are copied together before a write: cheaper than one more piece in a vectored write.
+const COPY_LEN_MAX: usize = 16 * 1024;
+
+/// The place of a record in a log; ascending in the order of appending.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LogPos {
+    /// The segment it is in.
+    pub segment: SegmentId,
+    /// Where its frame begins in the segment, in bytes.
+    pub offset: u32,
+}
+
+impl fmt::Display for LogPos {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} offset {}", self.segment, self.offset)
+    }
+}
+
+/// What is appended: opaque bytes in two pieces, so that a large body need not be copied behind a small head.
+///
+/// Where one piece is enough it is the body: `Record::from(bytes)`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Record {
+    /// At most [`HEAD_LEN_MAX`] bytes.
+    pub head: Bytes,
+    /// At most [`BODY_LEN_MAX`] bytes.
+    pub body: Bytes,
+}
+
+impl<B: Into<Bytes>> From<B> for Record {
+    fn from(body: B) -> Self {
+        Self { head: Bytes::new(), body: body.into() }
+    }
+}
+
+/// What a log is for and how it is cut.
+#[derive(Debug, Clone)]
+pub struct LogOptions {
+    /// What the log holds, 1 to 8 bytes of ASCII ("pins"): opening it as anything else is refused.
+    pub kind: &'static str,
+    /// A segment is closed before it would grow longer, in bytes; at most 2 GiB.
+    pub segment_len_max: u32,
+}
+
+impl LogOptions {
+    /// Segments of 256 MiB.
+    ///
+    /// ```
+    /// use muxfs::log::LogOptions;
+    /// assert_eq!(LogOptions::new("pins").segment_len_max, 256 << 20);
+    /// ```
+    pub fn new(kind: &'static str) -> Self {
+        Self { kind, segment_len_max: 256 << 20 }
+    }
+
+    fn kind_bytes(&self) -> Result<[u8; 8]> {
+        let mut bytes = [0; 8];
+        let kind = self.kind.as_bytes();
+        match bytes.get_mut(..kind.len()) {
+            Some(slot) if !kind.is_empty() && kind.is_ascii() => slot.copy_from_slice(kind),
+            _ => {
+                return Err(Error::new(ErrorKind::InvalidArgument, "log.open")
+                    .because("the kind of a log is 1 to 8 bytes of ASCII"));
+            }
+        }
+        Ok(bytes)
+    }
+}
+
+/// A log of records. Clones share it.
+///
+/// One `Log` at a time over a media: the caller sees to it.
+#[derive(Clone)]
+pub struct Log {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    media: Arc<dyn Media>,
+    kind: [u8; 8],
+    segment_len_max: u32,
+    state: Mutex<State>,
+    /// Whoever holds it appends to the media.
+    writer: AsyncMutex<Writer>,
+    /// Whoever holds it syncs; the others find it done when they get it.
+    syncer: AsyncMutex<()>,
+}
+
+struct State {
+    /// Where the next frame goes.
+    next: LogPos,
+    /// Behind the last record.
+    end: LogPos,
+    /// Behind the last frame that is on the media.
+    written: LogPos,
+    /// What is before it is durable.
+    synced: LogPos,
+    pending: VecDeque<Frame>,
+    pending_len: usize,
+    /// Whether a write in the background is on its way.
+    writing: bool,
+    poisoned: Option<String>,
+}
+
+struct Writer {
+    first: SegmentId,
+    /// The segment that is appended to, once it is made, or the one replay ended in; and where it ends.
+    last: Option<(SegmentId, u32)>,
+    /// Whether `last` was made by this opening and can be appended to.
+    open: bool,
+}
+
+impl Log {
+    /// Opens the log in `media` and calls `each` with every record in order; an error of `each` ends it.
+    ///
+    /// It holds one record in memory at a time. A torn tail, of a write that no sync covered, is cut.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use muxfs::{log::{Log, LogOptions}, media::MemMedia};
+    /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+    /// let media = Arc::new(MemMedia::default());
+    /// let log = Log::open(media.clone(), LogOptions::new("demo"), |_, _| Ok(())).await?;
+    /// log.append("one").await?;
+    /// log.append("two").await?;
+    /// log.sync().await?;
+    ///
+    /// let mut seen = Vec::new();
+    /// Log::open(media, LogOptions::new("demo"), |_, record| Ok(seen.push(record.body))).await?;
+    /// assert_eq!(seen, ["one", "two"]);
+    /// # Ok::<(), muxfs::Error>(()) }).unwrap();
+    /// ```
+    ///
+    /// # Errors
+    /// `Corrupt`, naming segment and offset, where bytes that were durable are missing or bad; `Unsupported` for a
+    /// newer format; `InvalidArgument` for a log of another kind; and the media's own.
+    pub async fn open(
+        media: Arc<dyn Media>,
+        options: LogOptions,
+        mut each: impl FnMut(LogPos, Record) -> Result<()> + Send,
+    ) -> Result<Self> {
+        Self::open_with(media, options, Replay::default(), &mut |replayed| {
+            each(replayed.pos, Record { head: replayed.head, body: replayed.body })
+        })
+        .await
+    }
+
+    pub(crate) async fn open_with(
+        media: Arc<dyn Media>,
+        options: LogOptions,
+        replay: Replay,
+        each: &mut (dyn FnMut(Replayed) -> Result<()> + Send),
+    ) -> Result<Self> {
+        let kind = options.kind_bytes()?;
+        let chain = Chain::find(&media, kind, replay).await?;
+        let mut last = None;
+        for part in &chain.parts {
+            last = Some((part.id, replay::replay_part(&media, *part, replay, each).await?));
+        }
+        for segment in chain.garbage {
+            media.remove(segment).await?;
+        }
+        let next = LogPos { segment: chain.next, offset: SEGMENT_HEADER_LEN };
+        let end = last.map_or(next, |(segment, offset)| LogPos { segment, offset });
+        let state = State {
+            next,
+            end,
+            written: end,
+            // What a crash of the process alone left behind may not have reached the disk.
+            synced: LogPos { segment: SegmentId(0), offset: 0 },
+            pending: VecDeque::new(),
+            pending_len: 0,
+            writing: false,
+            poisoned: None,
+        };
+        let inner = Inner {
+            media,
+            kind,
+            segment_len_max: options.segment_len_max.min(SEGMENT_LEN_MAX),
+            state: Mutex::new(state),
+            writer: AsyncMutex::new(Writer { first: chain.first, last, open: false }),
+            syncer: AsyncMutex::default(),
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Appends a record and returns its place: visible to `read` when it returns, durable after `sync`.
+    ///
+    /// Waits only where too much is waiting for the disk already. Records are on the media in the order of their
+    /// places: after a crash a record is there only if all before it are.
+    ///
+    /// # Errors
+    /// `TooLarge`; `NoSpace` and the media's others, when the record was not appended and may be tried again; `Io`
+    /// after a failed sync, until the log is opened again.
+    pub async fn append(&self, record: impl Into<Record> + Send) -> Result<LogPos> {
+        let prepared = Self::prepare(record.into())?;
+        self.ready().await?;
+        self.push(prepared)
+    }
+
+    /// Makes every record that was appended before this call durable; callers at the same time share the work.
+    ///
+    /// # Errors
+    /// `NoSpace` and the like when a write failed, which may be tried again; when the sync itself failed, `Io`, now
+    /// and for every later call that would change the log: what it covered counts as lost until the log is reopened.
+    pub async fn sync(&self) -> Result<()> {
+        let target = self.end();
+        let inner = Arc::clone(&self.inner);
+        detached("log.sync", async move { inner.sync_to(target).await }).await
+    }
+
+    /// Replaces everything in the log by `records`, durably and all or nothing, and removes what was there.
+    ///
+    /// `records` must say all that the records so far said: the caller appends nothing from the moment it makes
+    /// them until this returns.
+    ///
+    /// # Errors
+    /// As `append` and `sync`. After an error the log is as before.
+    pub async fn checkpoint(&self, records: impl IntoIterator<Item = Record, IntoIter: Send + 'static>) -> Result<()> {
+        let inner = Arc::clone(&self.inner);
+        let records = records.into_iter();
+        detached("log.checkpoint", async move { inner.checkpoint(records).await }).await
+    }
+
+    /// Reads a record at a place that `append` or replay gave.
+    ///
+    /// # Errors
+    /// `Corrupt` if what stands there is not what was appended; `NotFound` if a checkpoint removed it.
+    pub async fn read(&self, pos: LogPos) -> Result<Record> {
+        if let Some(frame) = self.pending(pos) {
+            return Ok(Record { head: frame.head(), body: frame.body });
+        }
+        let (header, front) = self.read_front(pos).await?;
+        let body = self.inner.media.read_at(pos.segment, u64::from(pos.offset) + front.len() as u64, body_len(&header));
+        let body = body.await?;
+        if !header.check_body(&body) {
+            return Err(corrupt(pos));
+        }
+        Ok(Record { head: front.slice(FRAME_HEADER_LEN..), body })
+    }
+
+    /// How long the log is on the media, in bytes.
+    ///
+    /// # Errors
+    /// The media's.
+    pub async fn media_len(&self) -> Result<u64> {
+        Ok(self.inner.media.segments().await?.iter().map(|segment| segment.len).sum())
+    }
+
+    /// The place behind the last record.
+    pub fn end(&self) -> LogPos {
+        self.inner.lock().end
+    }
+
+    pub(crate) fn prepare(record: Record) -> Result<Prepared> {
+        Prepared::new(FrameKind::Record, record).ok_or_else(|| {
+            Error::new(ErrorKind::TooLarge, "log.append")
+                .because(format!("a record has at most {HEAD_LEN_MAX} bytes of head and {BODY_LEN_MAX} of body"))
+        })
+    }
+
+    /// Waits until there is room for one more record.
+    pub(crate) async fn ready(&self) -> Result<()> {
+        loop {
+            {
+                let state = self.inner.lock();
+                state.usable("log.append")?;
+                if state.pending_len < PENDING_LEN_MAX {
+                    return Ok(());
+                }
+            }
+            let inner = Arc::clone(&self.inner);
+            detached("log.append", async move { inner.write_out().await }).await?;
+        }
+    }
+
+    /// Appends at once, to the buffer.
+    pub(crate) fn push(&self, prepared: Prepared) -> Result<LogPos> {
+        let mut state = self.inner.lock();
+        state.usable("log.append")?;
+        let pos = state.push(prepared, self.inner.segment_len_max);
+        state.end = state.next;
+        let write = state.pending_len >= WRITE_LEN && !state.writing;
+        state.writing |= write;
+        drop(state);
+        if write {
+            self.inner.write_in_background();
+        }
+        Ok(pos)
+    }
+
+    fn pending(&self, pos: LogPos) -> Option<Frame> {
+        let state = self.inner.lock();
+        let index = state.pending.binary_search_by_key(&pos, |frame| frame.pos).ok()?;
+        state.pending.get(index).cloned()
+    }
+
+    async fn read_front(&self, pos: LogPos) -> Result<(FrameHeader, Bytes)> {
+        const GUESS_LEN: u32 = 512;
+        let media = &self.inner.media;
+        let mut bytes = media.read_at(pos.segment, pos.offset.into(), GUESS_LEN).await?;
+        let header = FrameHeader::decode(&bytes).ok_or_else(|| corrupt(pos))?;
+        let front_len = FRAME_HEADER_LEN + header.head_len();
+        if bytes.len() < front_len {
+            let len = u32::try_from(front_len).unwrap_or(u32::MAX);
+            bytes = media.read_at(pos.segment, pos.offset.into(), len).await?;
+        }
+        bytes.truncate(front_len);
+        if header.check(pos, &bytes) { Ok((header, bytes)) } else { Err(corrupt(pos)) }
+    }
+}
+
+impl Debug for Log {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = self.inner.lock();
+        f.debug_struct("Log")
+            .field("media", &self.inner.media)
+            .field("end", &state.end)
+            .field("synced", &state.synced)
+            .field("poisoned", &state.poisoned)
+            .finish_non_exhaustive()
+    }
+}
+
+impl State {
+    fn usable(&self, op: &'static str) -> Result<()> {
+        match &self.poisoned {
+            None => Ok(()),
+            Some(why) => Err(Error::new(ErrorKind::Io, op)
+                .because(format!("an earlier sync failed and the log takes no more until it is reopened: {why}"))),
+        }
+    }
+
+    fn push(&mut self, prepared: Prepared, segment_len_max: u32) -> LogPos {
+        let len = prepared.padded_len();
+        if self.next.offset > SEGMENT_HEADER_LEN && self.next.offset.saturating_add(len) > segment_len_max {
+            self.next = LogPos { segment: SegmentId(self.next.segment.0 + 1), offset: SEGMENT_HEADER_LEN };
+        }
+        let pos = self.next;
+        let synced = if self.synced.segment == pos.segment { self.synced.offset } else { 0 };
+        let frame = prepared.place(pos, synced);
+        self.next = frame.end();
+        self.pending_len += len as usize;
+        self.pending.push_back(frame);
+        pos
+    }
+
+    /// The frames that are to be written next, all of one segment.
+    fn batch(&self) -> Vec<Frame> {
+        let Some(first) = self.pending.front() else { return Vec::new() };
+        let mut len = 0;
+        let fits = |frame: &&Frame| {
+            let fits = frame.pos.segment == first.pos.segment && len < WRITE_LEN_MAX;
+            len += frame.len();
+            fits
+        };
+        self.pending.iter().take_while(fits).cloned().collect()
+    }
+}
+
+impl Inner {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // State changes in single steps that cannot panic half way.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write_in_background(self: &Arc<Self>) {
+        let inner = Arc::clone(self);
+        drop(tokio::spawn(async move {
+            // Whoever appends or syncs next meets the same error and reports it.
+            if let Err(error) = inner.write_out().await {
+                tracing::debug!(%error, "a write in the background failed");
+            }
+            inner.lock().writing = false;
+        }));
+    }
+
+    /// Writes everything that is pending and returns where the media's last frame ends.
+    async fn write_out(&self) -> Result<LogPos> {
+        let mut writer = self.writer.lock().await;
+        self.write_pending(&mut writer).await
+    }
+
+    async fn write_pending(&self, writer: &mut Writer) -> Result<LogPos> {
+        loop {
+            let batch = {
+                let state = self.lock();
+                state.usable("log.write")?;
+                state.batch()
+            };
+            let (Some(first), Some(last)) = (batch.first(), batch.last()) else { return Ok(self.lock().written) };
+            let (start, end) = (first.pos, last.end());
+            if !writer.is_open(start.segment) {
+                self.begin(writer, start.segment, false).await?;
+            }
+            let offset = self.media.append_vectored(start.segment, parts(&batch)).await?;
+            if offset != u64::from(start.offset) {
+                return Err(self.poison(format!("{} is appended to by another, at {offset}", start.segment)));
+            }
+            writer.last = Some((end.segment, end.offset));
+            let mut state = self.lock();
+            state.pending.drain(..batch.len());
+            let len: usize = batch.iter().map(|frame| frame.len() + frame.padding().len()).sum();
+            state.pending_len -= len;
+            state.written = end;
+        }
+    }
+
+    /// Makes a segment, durably, after what is before it is durable.
+    async fn begin(&self, writer: &mut Writer, segment: SegmentId, checkpoint: bool) -> Result<()> {
+        if let Some((last, end)) = writer.last {
+            self.sync_segment(last).await?;
+            self.note_synced(LogPos { segment: last, offset: end });
+        }
+        let (first, prev) = if checkpoint { (segment, None) } else { (writer.first, writer.last) };
+        let header = SegmentHeader { id: segment, first, prev, checkpoint, kind: self.kind };
+        let offset = self.media.append(segment, header.encode()).await?;
+        if offset != 0 {
+            return Err(self.poison(format!("{segment} exists already")));
+        }
+        self.sync_segment(segment).await?;
+        if !checkpoint {
+            *writer = Writer { first, last: Some((segment, SEGMENT_HEADER_LEN)), open: true };
+            self.note_synced(LogPos { segment, offset: SEGMENT_HEADER_LEN });
+        }
+        Ok(())
+    }
+
+    async fn sync_to(self: &Arc<Self>, target: LogPos) -> Result<()> {
+        let _turn = self.syncer.lock().await;
+        if self.lock().synced >= target {
+            return Ok(());
+        }
+        let written = self.write_out().await?;
+        self.lock().usable("log.sync")?;
+        // Nothing was ever written: there is nothing to lose.
+        if self.writer.lock().await.last.is_none() {
+            return Ok(());
+        }
+        self.sync_segment(written.segment).await?;
+        self.note_synced(written);
+        self.mark();
+        Ok(())
+    }
+
+    /// Lets the log say that it is durable up to here even if no record follows, so that replay can tell damage there
+    /// from a torn tail. Nothing waits for it.
+    fn mark(self: &Arc<Self>) {
+        let Some(mark) = Prepared::new(FrameKind::Mark, Record::default()) else { return };
+        let mut state = self.lock();
+        let fits = state.next.offset.saturating_add(mark.padded_len()) <= self.segment_len_max;
+        let current = state.synced.segment == state.next.segment;
+        if !state.pending.is_empty() || state.writing || !fits || !current {
+            return;
+        }
+        state.push(mark, self.segment_len_max);
+        state.writing = true;
+        drop(state);
+        self.write_in_background();
+    }
+
+    async fn checkpoint(&self, records: impl Iterator<Item = Record> + Send) -> Result<()> {
+        let _turn = self.syncer.lock().await;
+        let mut writer = self.writer.lock().await;
+        let segment = loop {
+            self.write_pending(&mut writer).await?;
+            let mut state = self.lock();
+            if state.pending.is_empty() {
+                // What is appended from now on comes after the checkpoint.
+                let segment = state.next.segment;
+                let unused = state.next.offset == SEGMENT_HEADER_LEN && !writer.is_open(segment);
+                let segment = if unused { segment } else { SegmentId(segment.0 + 1) };
+                state.next = LogPos { segment: SegmentId(segment.0 + 1), offset: SEGMENT_HEADER_LEN };
+                break segment;
+            }
+        };
+        let segment = if writer.last.is_some() {
+            segment
+        } else {
+            // Replay passes over an unfinished checkpoint only where there is something older.
+            self.begin(&mut writer, segment, false).await?;
+            self.lock().next.segment.0 += 1;
+            SegmentId(segment.0 + 1)
+        };
+        let made = self.write_checkpoint(&mut writer, segment, records).await;
+        match made {
+            Ok(end) => {
+                *writer = Writer { first: segment, last: Some((segment, end)), open: false };
+                let end = LogPos { segment, offset: end };
+                let mut state = self.lock();
+                if state.pending.is_empty() {
+                    state.end = end;
+                }
+                state.written = end;
+                state.synced = end;
+            }
+            Err(error) => {
+                // It is not whole, so replay would pass over it; away with it all the same.
+                self.media.remove(segment).await?;
+                return Err(error);
+            }
+        }
+        for old in self.media.segments().await? {
+            if old.id < segment {
+                self.media.remove(old.id).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn write_checkpoint(
+        &self,
+        writer: &mut Writer,
+        segment: SegmentId,
+        records: impl Iterator<Item = Record> + Send,
+    ) -> Result<u32> {
+        self.begin(writer, segment, true).await?;
+        let mut pos = LogPos { segment, offset: SEGMENT_HEADER_LEN };
+        let mut frames = Vec::new();
+        let mut len = 0;
+        let end = Prepared::new(FrameKind::CheckpointEnd, Record::default()).into_iter().map(Ok);
+        for prepared in records.map(Log::prepare).chain(end) {
+            let frame = prepared?.place(pos, SEGMENT_HEADER_LEN);
+            if frame.end().offset > SEGMENT_LEN_MAX {
+                return Err(Error::new(ErrorKind::TooLarge, "log.checkpoint")
+                    .because(format!("a checkpoint is one segment of at most {SEGMENT_LEN_MAX} bytes")));
+            }
+            pos = frame.end();
+            len += frame.len();
+            frames.push(frame);
+            if len >= WRITE_LEN_MAX {
+                self.media.append_vectored(segment, parts(&frames)).await?;
+                frames.clear();
+                len = 0;
+            }
+        }
+        self.media.append_vectored(segment, parts(&frames)).await?;
+        self.sync_segment(segment).await?;
+        Ok(pos.offset)
+    }
+
+    async fn sync_segment(&self, segment: SegmentId) -> Result<()> {
+        match self.media.sync(segment).await {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.poison(format!("{error:#}"))),
+        }
+    }
+
+    fn note_synced(&self, pos: LogPos) {
+        let mut state = self.lock();
+        state.synced = state.synced.max(pos);
+    }
+
+    fn poison(&self, why: String) -> Error {
+        let error = Error::new(ErrorKind::Io, "log.sync").because(why.clone());
+        self.lock().poisoned.get_or_insert(why);
+        error
+    }
+}
+
+impl Writer {
+    fn is_open(&self, segment: SegmentId) -> bool {
+        self.open && self.last.is_some_and(|(last, _)| last == segment)
+    }
+}
+
+/// The bytes of frames: small ones copied together, large ones as they are.
+fn parts(frames: &[Frame]) -> Vec<Bytes> {
+    let mut parts = Vec::new();
+    let mut small = BytesMut::new();
+    for frame in frames {
+        for part in [frame.front.clone(), frame.body.clone(), frame.padding()] {
+            if part.len() < COPY_LEN_MAX {
+                small.extend_from_slice(&part);
+            } else {
+                if !small.is_empty() {
+                    parts.push(small.split().freeze());
+                }
+                parts.push(part);
+            }
+        }
+    }
+    if !small.is_empty() {
+        parts.push(small.freeze());
+    }
+    parts
+}
+
+fn body_len(header: &FrameHeader) -> u32 {
+    u32::try_from(header.body_len()).unwrap_or(u32::MAX)
+}
+
+fn corrupt(pos: LogPos) -> Error {
+    Error::new(ErrorKind::Corrupt, "log.read").at(pos).because("what stands there is not what was appended")
+}
+
+/// Runs work that must not stop half way when its caller is dropped.
+pub(crate) async fn detached<T: Send + 'static>(
+    op: &'static str,
+    work: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
+    match tokio::spawn(work).await {
+        Ok(result) => result,
+        Err(error) if error.is_panic() => Err(Error::new(ErrorKind::Internal, op).because(error)),
+        Err(error) => Err(Error::new(ErrorKind::Unavailable, op).because(error)),
+    }
+}
