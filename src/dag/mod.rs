@@ -3,14 +3,17 @@
 pub mod cbor;
 pub mod ipld;
 pub mod json;
+pub mod linked;
 mod murmur3;
 pub mod pb;
 pub mod unixfs;
 mod verified;
+pub mod walk;
 mod wire;
 
 pub use ipld::Ipld;
 pub use murmur3::murmur3_x64_64;
+pub use walk::Visit;
 
 use std::{ops::Range, sync::Arc, time::SystemTime};
 

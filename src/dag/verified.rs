@@ -59,7 +59,8 @@ impl Dag {
         block.await.cloned().map_err(|error: Error| error.at(cid))
     }
 
-    async fn read_block(&self, cid: &Cid, key: &BlockKey) -> Result<Bytes> {
+    /// The block as the store has it now, verified.
+    pub(super) async fn read_block(&self, cid: &Cid, key: &BlockKey) -> Result<Bytes> {
         let block = self.blocks.get(key).await?;
         let block = block.ok_or_else(|| {
             Error::new(ErrorKind::NotFound, "dag.get_block").because("the store does not hold this block")

@@ -1,0 +1,251 @@
+//! Every block below a root, each once, read from the store and verified: what `verify` lists and a collector marks.
+//!
+//! Sits above the codecs and beside [`Dag::get_block`], whose kept blocks it passes by: a walk tells what the store holds
+//! now. A bad block does not end it. Nothing here recurses, so depth costs nothing.
+//!
+//! Memory: at most [`WALK_READ_COUNT`] blocks; 16 bytes of hash and some table for every block met, about 40 MB per
+//! million (a million of leaves is a terabyte); and the links met but not yet followed, which is no more than the blocks
+//! that hold them.
+
+use std::{collections::HashSet, fmt};
+
+use bytes::Bytes;
+use futures_util::{
+    FutureExt, StreamExt,
+    future::BoxFuture,
+    stream::{self, BoxStream, FuturesUnordered},
+};
+
+use super::{Dag, Node, linked, pb::PbScan};
+use crate::{BlockKey, Cid, Codec, Error, FileKind, Result};
+
+/// How many blocks a walk reads at the same time: enough to keep a disk and a few cores busy.
+pub const WALK_READ_COUNT: usize = 8;
+
+/// What a walk found at one CID.
+#[derive(Debug)]
+pub struct Visit {
+    /// The block, as the first link that was followed names it.
+    pub cid: Cid,
+    /// Its length in bytes; `None` where it could not be had or does not hash to its CID.
+    pub len: Option<u64>,
+    /// What it is, or is a part of; `None` where it could not be told, and for dag-pb nodes that are not `UnixFS`.
+    pub kind: Option<FileKind>,
+    /// What is wrong with it: absent, not what its CID or its codec says, or out of reach.
+    pub error: Option<Error>,
+}
+
+impl Dag {
+    /// Visits every block that can be reached from `root`, itself included: parents before their children, otherwise in
+    /// no order. Ends by itself; to drop it ends it too.
+    ///
+    /// A block that two codecs lead to is visited once for each, since what it links to depends on the codec. Links are
+    /// followed through dag-pb, dag-cbor and dag-json; of a block that turns out bad, those that were readable are.
+    pub fn walk(&self, root: &Cid) -> BoxStream<'_, Visit> {
+        let mut walk = Walk { dag: self, met: HashSet::new(), to_read: Vec::new(), reading: FuturesUnordered::new() };
+        walk.meet([Met::new(root)]);
+        stream::unfold(walk, |mut walk| async { walk.next().await.map(|visit| (visit, walk)) }).boxed()
+    }
+
+    async fn visit(&self, cid: Cid) -> (Visit, Vec<Met>) {
+        let mut visit = Visit { cid, len: None, kind: None, error: None };
+        let mut links = Vec::new();
+        match self.read_afresh(&cid).await {
+            Ok(block) => {
+                visit.len = Some(block.len() as u64);
+                let read = links_of(&cid, &block, &mut links).and_then(|()| kind_of(&cid, &block));
+                visit.kind = read.as_ref().ok().copied().flatten();
+                visit.error = read.err().map(|error| error.at(cid));
+            }
+            Err(error) => visit.error = Some(error.at(cid)),
+        }
+        (visit, links)
+    }
+
+    async fn read_afresh(&self, cid: &Cid) -> Result<Bytes> {
+        match cid.identity() {
+            Some(content) => Ok(Bytes::copy_from_slice(content)),
+            None => self.read_block(cid, &BlockKey::from(cid)).await,
+        }
+    }
+}
+
+fn links_of(cid: &Cid, block: &Bytes, links: &mut Vec<Met>) -> Result<()> {
+    match cid.codec() {
+        Some(Codec::DagPb) => {
+            for link in PbScan::new(block)? {
+                links.push(Met::new(&link?.cid()?));
+            }
+        }
+        Some(codec @ (Codec::DagCbor | Codec::DagJson)) => {
+            linked::for_each_link(&linked::decode(codec, block)?, &mut |cid| links.push(Met::new(cid)));
+        }
+        Some(Codec::Raw) | None => {}
+    }
+    Ok(())
+}
+
+fn kind_of(cid: &Cid, block: &Bytes) -> Result<Option<FileKind>> {
+    let without_data = cid.codec() == Some(Codec::DagPb) && PbScan::new(block)?.data.is_none();
+    if without_data || cid.codec().is_none() {
+        return Ok(None);
+    }
+    Node::of_block(cid, block).map(|node| Some(node.kind))
+}
+
+/// A link that was met, in less memory than a [`Cid`] takes.
+struct Met {
+    /// 128 bits of a hash of codec and multihash: two links share them when they lead to the same, or when somebody has
+    /// spent what forging a short digest costs, to have a block of his own passed over.
+    print: [u8; 16],
+    cid: Box<[u8]>,
+}
+
+impl Met {
+    fn new(cid: &Cid) -> Self {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&cid.codec_code().to_be_bytes()).update(&cid.multihash_bytes());
+        let mut print = [0; 16];
+        hasher.finalize_xof().fill(&mut print);
+        Self { print, cid: cid.to_bytes().into() }
+    }
+}
+
+struct Walk<'a> {
+    dag: &'a Dag,
+    met: HashSet<[u8; 16]>,
+    to_read: Vec<Box<[u8]>>,
+    reading: FuturesUnordered<BoxFuture<'a, (Visit, Vec<Met>)>>,
+}
+
+impl Walk<'_> {
+    async fn next(&mut self) -> Option<Visit> {
+        while self.reading.len() < WALK_READ_COUNT {
+            let Some(cid) = self.to_read.pop() else { break };
+            let Ok(cid) = Cid::from_bytes(&cid) else { continue }; // It was one when it was met.
+            let dag = self.dag;
+            self.reading.push(async move { dag.visit(cid).await }.boxed());
+        }
+        let (visit, links) = self.reading.next().await?;
+        self.meet(links);
+        Some(visit)
+    }
+
+    fn meet(&mut self, links: impl IntoIterator<Item = Met>) {
+        for link in links {
+            if self.met.insert(link.print) {
+                self.to_read.push(link.cid);
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Walk<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Walk({} met, {} to read)", self.met.len(), self.to_read.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, sync::Arc};
+
+    use super::*;
+    use crate::{
+        BlockStore, ErrorKind,
+        block::Mem,
+        cid_of,
+        dag::{
+            DagOptions, Ipld,
+            pb::{PbLink, PbNode},
+        },
+    };
+
+    fn dag() -> (Arc<Mem>, Dag) {
+        let blocks = Arc::new(Mem::default());
+        (Arc::clone(&blocks), Dag::new(blocks, DagOptions::default()))
+    }
+
+    async fn node(dag: &Dag, data: Option<&'static [u8]>, children: &[Cid]) -> Cid {
+        let link = |cid: &Cid| PbLink { cid: *cid, name: Some(Bytes::new()), tsize: None };
+        let node = PbNode { links: children.iter().map(link).collect(), data: data.map(Bytes::from_static) };
+        dag.put_block(Codec::DagPb, node.encode()).await.expect("put")
+    }
+
+    async fn walk(dag: &Dag, root: &Cid) -> BTreeMap<Cid, (Option<u64>, Option<FileKind>, Option<ErrorKind>)> {
+        let mut found = BTreeMap::new();
+        let mut visits = dag.walk(root);
+        while let Some(visit) = visits.next().await {
+            let kind = visit.error.map(|error| error.kind());
+            assert!(found.insert(visit.cid, (visit.len, visit.kind, kind)).is_none(), "{} came twice", visit.cid);
+        }
+        found
+    }
+
+    /// 2^200 paths and 201 blocks: a walk that did not remember would never end, one that recursed would overflow.
+    #[tokio::test]
+    async fn each_block_is_visited_once() {
+        let (_, dag) = dag();
+        let mut root = dag.put_block(Codec::Raw, "leaf".into()).await.expect("put");
+        for _ in 0..200 {
+            root = node(&dag, None, &[root, root]).await;
+        }
+        let found = walk(&dag, &root).await;
+        assert_eq!(found.len(), 201);
+        assert!(found.values().all(|(len, _, error)| len.is_some() && error.is_none()));
+    }
+
+    #[tokio::test]
+    async fn links_of_every_codec_are_followed() {
+        let (_, dag) = dag();
+        let file = dag.put_block(Codec::Raw, "leaf".into()).await.expect("put");
+        let inline: Cid = "bafkqabiaaebagba".parse().expect("an identity CID");
+        let dir = node(&dag, Some(b"\x08\x01"), &[file]).await;
+        let json = dag.put_block(Codec::DagJson, format!(r#"[{{"/":"{dir}"}}]"#).into()).await.expect("put");
+        let root = Ipld::Map([("a".to_owned(), json.into()), ("b".to_owned(), Ipld::List(vec![inline.into()]))].into());
+        let root = dag.put_linked(&root).await.expect("put");
+        let found = walk(&dag, &root).await;
+        let kinds: Vec<_> = [root, json, dir, file, inline].iter().map(|cid| found[cid].1).collect();
+        assert_eq!(kinds, [FileKind::File, FileKind::File, FileKind::Dir, FileKind::File, FileKind::File].map(Some));
+        assert_eq!((found.len(), found[&inline].0), (5, Some(5)));
+    }
+
+    #[tokio::test]
+    async fn bad_blocks_are_listed_and_passed() {
+        let (blocks, dag) = dag();
+        let absent = cid_of(Codec::Raw, b"absent");
+        let rotten = dag.put_block(Codec::Raw, "rotten".into()).await.expect("put");
+        let whole = dag.put_block(Codec::Raw, "whole".into()).await.expect("put");
+        let lying = node(&dag, Some(b"\x08\x02\x18\x05"), &[whole]).await;
+        let no_node = dag.put_block(Codec::DagPb, "no node".into()).await.expect("put");
+        let half = [&b"\x12\x08\x0a\x06\x01\x55\x00\x02hi"[..], b"\x12\x00"].concat();
+        let half = dag.put_block(Codec::DagPb, half.into()).await.expect("put");
+        let root = node(&dag, Some(b"\x08\x01"), &[absent, rotten, lying, no_node, half]).await;
+        dag.get_block(&rotten).await.expect("kept while it was whole");
+        blocks.delete(&BlockKey::from(&rotten)).await.expect("deleted");
+        blocks.put(&BlockKey::from(&rotten), "rotted".into()).await.expect("put");
+
+        let found = walk(&dag, &root).await;
+        let errors: Vec<_> =
+            [absent, rotten, lying, no_node, half, whole, root].iter().map(|cid| found[cid].2).collect();
+        assert_eq!(errors, {
+            let (absent, bad) = (Some(ErrorKind::NotFound), Some(ErrorKind::Corrupt));
+            [absent, bad, bad, bad, bad, None, None]
+        });
+        assert_eq!((found[&rotten].0, found[&lying].0), (None, Some(48)));
+        assert_eq!(found.len(), 8, "and what the readable half links to");
+    }
+
+    /// The same bytes, first as a leaf and then as a node: what the node links to must not be missed.
+    #[tokio::test]
+    async fn a_codec_is_part_of_the_link() {
+        let (_, dag) = dag();
+        let leaf = dag.put_block(Codec::Raw, "leaf".into()).await.expect("put");
+        let inner = node(&dag, None, &[leaf]).await;
+        let as_raw = Cid::v1_sha256(Codec::Raw, inner.digest().try_into().expect("32 bytes"));
+        for children in [[as_raw, inner], [inner, as_raw]] {
+            let root = node(&dag, None, &children).await;
+            assert_eq!(walk(&dag, &root).await.len(), 4);
+        }
+    }
+}
