@@ -16,6 +16,7 @@ use crate::Env;
 pub mod fault;
 pub mod model;
 pub mod store;
+pub mod wire;
 
 /// Where the clock of the tests begins, in seconds since 1970: a time of no meaning, long past.
 const CLOCK_START_SECS: u64 = 1_700_000_000;
