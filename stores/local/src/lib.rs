@@ -1,5 +1,16 @@
-//! A host directory as a MuxFS store: `/local`, and [`Media`](muxfs::media::Media) on files.
+//! Stores on the host's own file system.
+//!
+//! * [`LocalVfs`] gives a host directory as a [`Vfs`](muxfs::vfs::Vfs): what `/local` is. Confined to its root, with the
+//!   host's inode numbers, and handles that survive restarts without any privilege. Spec: spec/local.md.
+//! * [`FileMedia`] gives a directory of segment files as a [`Media`](muxfs::media::Media): the disk under a log.
+//!
+//! This crate knows `muxfs` and no frontend.
 
 mod file_media;
+mod handles;
+mod local_vfs;
 
-pub use crate::file_media::FileMedia;
+pub use crate::{
+    file_media::FileMedia,
+    local_vfs::{LocalOptions, LocalVfs},
+};

@@ -1,0 +1,394 @@
+//! Names: making, removing, moving and linking them.
+//!
+//! A change of a directory waits for the one before it (the caller holds the directory's lock), so that the
+//! attributes before and after have none of our own changes between them.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use muxfs::{
+    Error, ErrorKind, FileKind, Name, Result,
+    vfs::{Attr, Changed, DirChanged, Ino, NewNode, Place, RemoveKind, RenameMode, Renamed, SetAttr},
+};
+use rustix::{
+    fd::OwnedFd,
+    fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, Statx},
+    io::Errno,
+    path::DecInt,
+    time::ClockId,
+};
+
+use super::{
+    Local,
+    errno::fail,
+    find::stale,
+    host::{Host, Identity, attr, identity, kind_of, mode, pre_attr, stat_fd, stat_name},
+    nodes::{Anchor, Data, Hint},
+};
+
+/// A place by value: the call may move to another thread.
+#[derive(Debug, Clone)]
+pub(super) struct Spot {
+    pub(super) dir: Ino,
+    pub(super) name: Name,
+    pub(super) expect: Option<Ino>,
+}
+
+impl From<Place<'_>> for Spot {
+    fn from(place: Place<'_>) -> Self {
+        Self { dir: place.dir, name: place.name.clone(), expect: place.expect }
+    }
+}
+
+/// An entry that is about to change: what it is, under which number, and a descriptor that outlives its name.
+struct Held {
+    ino: Ino,
+    id: Identity,
+    anchor: Arc<Anchor>,
+}
+
+fn changed(dir: Ino, before: &Statx, after: &Statx) -> Changed {
+    Changed { before: pre_attr(before), after: attr(dir, after) }
+}
+
+/// The number that the host packs a device into.
+fn device(rdev: muxfs::vfs::Rdev) -> u64 {
+    rustix::fs::makedev(rdev.major, rdev.minor)
+}
+
+impl Local {
+    /// Refuses changes where the options do.
+    pub(super) fn writable(&self, op: &'static str) -> Result<()> {
+        if self.options.read_only { Err(Error::new(ErrorKind::ReadOnly, op)) } else { Ok(()) }
+    }
+
+    /// Makes a node, leased.
+    pub(super) fn create(&self, dir: Ino, name: &Name, node: &NewNode, set: &SetAttr) -> Result<DirChanged> {
+        const OP: &str = "local.create";
+        self.writable(OP)?;
+        let above = self.dir(dir, OP)?;
+        let before = stat_fd(&above.fd).map_err(fail(OP))?;
+        let anchor = match node {
+            NewNode::File => self.make_file(&above, name, set)?,
+            other => self.make_other(&above, name, other, set)?,
+        };
+        let stat = stat_fd(&anchor.fd).map_err(fail(OP))?;
+        let id = self.here(&stat, OP)?;
+        // The number may have been another file's, removed by others: its handle must not lead here.
+        self.handles.forget(id.number)?;
+        let hint = Hint { dir, name: name.clone() };
+        let ino = self.with_nodes(|nodes, closing| nodes.meet_new(id, hint, anchor, closing));
+        let after = stat_fd(&above.fd).map_err(fail(OP))?;
+        Ok(DirChanged { dir: changed(dir, &before, &after), node: attr(ino, &stat) })
+    }
+
+    /// Whether `set` asks for more than the host does by itself when it makes a node with these bits.
+    fn is_plain(&self, bits: u32, set: &SetAttr) -> bool {
+        let owner_stays = !self.is_privileged || (set.uid.is_none_or(|uid| uid == self.uid) && set.gid.is_none());
+        owner_stays
+            && bits & (self.umask | 0o7000) == 0
+            && set.size.is_none_or(|size| size == 0)
+            && set.atime.is_none()
+            && set.mtime.is_none()
+    }
+
+    fn make_file(&self, above: &Anchor, name: &Name, set: &SetAttr) -> Result<Arc<Anchor>> {
+        const OP: &str = "local.create";
+        let bits = set.mode.unwrap_or(0o644) & 0o7777;
+        let open = |flags: OFlags, path: &[u8], bits: u32| {
+            let flags = flags | OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            self.with_room(|| rustix::fs::openat(&above.fd, path, flags, Mode::from_raw_mode(bits)))
+        };
+        if self.is_plain(bits, set) {
+            let fd = open(OFlags::CREATE | OFlags::EXCL, name.as_bytes(), bits).map_err(fail(OP))?;
+            // A default ACL of the directory may have taken bits away.
+            if mode(&stat_fd(&fd).map_err(fail(OP))?) != bits {
+                self.set_mode(&fd, bits).map_err(fail(OP))?;
+            }
+            return self.anchor_of_file(fd, None);
+        }
+        // Dressed before it gets its name: nobody sees it half made.
+        let fd = match open(OFlags::TMPFILE, b".", 0o600) {
+            Ok(fd) => fd,
+            Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => {
+                // This file system has no nameless files: it is nobody's to open until it is dressed.
+                let fd = open(OFlags::CREATE | OFlags::EXCL, name.as_bytes(), 0).map_err(fail(OP))?;
+                if let Err(error) = self.dress_file(&fd, bits, set) {
+                    let _gone = rustix::fs::unlinkat(&above.fd, name.as_bytes(), AtFlags::empty());
+                    return Err(error);
+                }
+                return self.anchor_of_file(fd, None);
+            }
+            Err(errno) => return Err(fail(OP)(errno)),
+        };
+        self.dress_file(&fd, bits, set)?;
+        let from = DecInt::from_fd(&fd);
+        rustix::fs::linkat(self.host.descriptors(), from, &above.fd, name.as_bytes(), AtFlags::SYMLINK_FOLLOW)
+            .map_err(fail(OP))?;
+        self.anchor_of_file(fd, Some((above, name)))
+    }
+
+    fn dress_file(&self, fd: &OwnedFd, bits: u32, set: &SetAttr) -> Result<()> {
+        const OP: &str = "local.create";
+        if let Some(size) = set.size {
+            rustix::fs::ftruncate(fd, size).map_err(fail(OP))?;
+        }
+        self.dress(fd, FileKind::File, bits, set).map_err(fail(OP))
+    }
+
+    /// Keeps the descriptor of a new file open for the writes that follow. One that was nameless stands for no name
+    /// and cannot tell where it is: the name is opened for that.
+    fn anchor_of_file(&self, fd: OwnedFd, named: Option<(&Anchor, &Name)>) -> Result<Arc<Anchor>> {
+        const OP: &str = "local.create";
+        let Some((above, name)) = named else { return Ok(Anchor::created(fd)) };
+        let stands = self.with_room(|| Host::open_name(&above.fd, name.as_bytes())).map_err(fail(OP))?;
+        let same = stat_fd(&stands).and_then(|there| Ok(stat_fd(&fd)?.stx_ino == there.stx_ino)).map_err(fail(OP))?;
+        if !same {
+            return Err(stale(OP).because("another process put something else there"));
+        }
+        Ok(Anchor::new(stands, Some(Data { fd: Arc::new(fd), is_writable: true })))
+    }
+
+    fn make_other(&self, above: &Anchor, name: &Name, node: &NewNode, set: &SetAttr) -> Result<Arc<Anchor>> {
+        const OP: &str = "local.create";
+        let (kind, bits, made_as) = match node {
+            NewNode::File | NewNode::Fifo => (FileKind::Fifo, 0o644, FileType::Fifo),
+            NewNode::Dir => (FileKind::Dir, 0o755, FileType::Directory),
+            NewNode::Symlink(_) => (FileKind::Symlink, 0o777, FileType::Symlink),
+            NewNode::Socket => (FileKind::Socket, 0o644, FileType::Socket),
+            NewNode::CharDevice(_) => (FileKind::CharDevice, 0o644, FileType::CharacterDevice),
+            NewNode::BlockDevice(_) => (FileKind::BlockDevice, 0o644, FileType::BlockDevice),
+        };
+        let bits = set.mode.unwrap_or(bits) & 0o7777;
+        if set.size.is_some_and(|size| size != 0) {
+            return Err(Error::new(ErrorKind::InvalidArgument, OP).because("only regular files have a size"));
+        }
+        // Made with fewer rights, not more; until it is dressed, lookups of this directory wait.
+        let plain = self.is_plain(bits, set);
+        let first = Mode::from_raw_mode(if plain { bits } else { bits & 0o700 });
+        let began = rustix::time::clock_gettime(ClockId::RealtimeCoarse);
+        let _making = Making::begin(self);
+        let path = name.as_bytes();
+        match node {
+            NewNode::Dir => rustix::fs::mkdirat(&above.fd, path, first),
+            NewNode::Symlink(target) => {
+                if target.is_empty() || target.contains(&0) {
+                    return Err(Error::new(ErrorKind::InvalidArgument, OP)
+                        .because("the target of a symlink is not empty and holds no NUL"));
+                }
+                rustix::fs::symlinkat(&**target, &above.fd, path)
+            }
+            NewNode::CharDevice(rdev) | NewNode::BlockDevice(rdev) => {
+                rustix::fs::mknodat(&above.fd, path, made_as, first, device(*rdev))
+            }
+            NewNode::File | NewNode::Fifo | NewNode::Socket => rustix::fs::mknodat(&above.fd, path, made_as, first, 0),
+        }
+        .map_err(fail(OP))?;
+        let fd = self.with_room(|| Host::open_name(&above.fd, path)).map_err(fail(OP))?;
+        let stat = stat_fd(&fd).map_err(fail(OP))?;
+        // Others on the host may have put something else there; that is not ours to give away.
+        let began = began.tv_sec.saturating_mul(1_000_000_000).saturating_add(began.tv_nsec);
+        let id = self.here(&stat, OP)?;
+        if id.kind != kind || stat.stx_uid != self.uid || (id.birth != 0 && id.birth < began) {
+            return Err(stale(OP).because("the new node was replaced by another process"));
+        }
+        if !plain || (kind != FileKind::Symlink && mode(&stat) != bits) {
+            self.dress(&fd, kind, bits, set).map_err(fail(OP))?;
+        }
+        Ok(Anchor::new(fd, None))
+    }
+
+    /// Opens an entry that is about to change, checked to be what was just seen.
+    fn hold(&self, dir: &Anchor, name: &Name, stat: &Statx, op: &'static str) -> Result<Held> {
+        let id = self.here(stat, op)?;
+        let open = {
+            let mut nodes = self.nodes();
+            nodes
+                .ino_of(id.number)
+                .filter(|ino| nodes.id(*ino) == Some(id))
+                .and_then(|ino| nodes.anchor(ino).map(|(anchor, _)| (ino, anchor)))
+        };
+        if let Some((ino, anchor)) = open {
+            return Ok(Held { ino, id, anchor });
+        }
+        let fd = self.with_room(|| Host::open_name(&dir.fd, name.as_bytes())).map_err(fail(op))?;
+        if identity(&stat_fd(&fd).map_err(fail(op))?)? != id {
+            return Err(stale(op).because("another process put something else there"));
+        }
+        let anchor = Anchor::new(fd, None);
+        let ino = self.nodes().ino_of(id.number).ok_or_else(|| stale(op))?;
+        Ok(Held { ino, id, anchor })
+    }
+
+    /// Refuses a place that does not hold the inode its caller believes.
+    fn expect(&self, expect: Option<Ino>, stat: Option<&Statx>, op: &'static str) -> Result<()> {
+        let Some(expect) = expect else { return Ok(()) };
+        let known = self.nodes().id(expect);
+        if stat.is_some_and(|stat| known.is_some() && identity(stat).ok() == known) {
+            return Ok(());
+        }
+        Err(stale(op).because("the name has another inode than expected"))
+    }
+
+    /// Takes note that a name went; gives what the node is now.
+    fn lost(&self, held: Held, dir: Ino, name: &Name, op: &'static str) -> Result<Attr> {
+        let Held { ino, id, anchor } = held;
+        let stat = stat_fd(&anchor.fd).map_err(fail(op))?;
+        let mut node = attr(ino, &stat);
+        if stat.stx_nlink == 0 || kind_of(&stat) == FileKind::Dir {
+            node.nlink = 0;
+            self.handles.forget(id.number)?;
+            self.with_nodes(|nodes, closing| {
+                if nodes.id(ino) == Some(id) {
+                    nodes.gone(ino, Some(anchor), closing);
+                } else {
+                    closing.push(anchor);
+                }
+            });
+        } else {
+            self.with_nodes(|nodes, closing| {
+                nodes.lose_name(ino, dir, name);
+                closing.push(anchor);
+            });
+        }
+        Ok(node)
+    }
+
+    pub(super) fn remove(&self, spot: &Spot, kind: RemoveKind) -> Result<DirChanged> {
+        const OP: &str = "local.remove";
+        self.writable(OP)?;
+        let above = self.dir(spot.dir, OP)?;
+        let name = spot.name.as_bytes();
+        let stat = stat_name(&above.fd, name).map_err(fail(OP))?;
+        self.expect(spot.expect, Some(&stat), OP)?;
+        let held = self.hold(&above, &spot.name, &stat, OP)?;
+        let flags = match (kind, held.id.kind) {
+            (RemoveKind::NonDir, FileKind::Dir) => return Err(Error::new(ErrorKind::IsDir, OP)),
+            (RemoveKind::NonDir, _) => AtFlags::empty(),
+            (RemoveKind::Dir, _) => AtFlags::REMOVEDIR,
+        };
+        let before = stat_fd(&above.fd).map_err(fail(OP))?;
+        rustix::fs::unlinkat(&above.fd, name, flags).map_err(|errno| match errno {
+            Errno::EXIST => Error::new(ErrorKind::NotEmpty, OP),
+            errno => fail(OP)(errno),
+        })?;
+        let after = stat_fd(&above.fd).map_err(fail(OP))?;
+        let node = self.lost(held, spot.dir, &spot.name, OP)?;
+        Ok(DirChanged { dir: changed(spot.dir, &before, &after), node })
+    }
+
+    pub(super) fn rename(&self, from: &Spot, to: &Spot, how: RenameMode) -> Result<Renamed> {
+        const OP: &str = "local.rename";
+        self.writable(OP)?;
+        let from_dir = self.dir(from.dir, OP)?;
+        let to_dir = self.dir(to.dir, OP)?;
+        let stat = stat_name(&from_dir.fd, from.name.as_bytes()).map_err(fail(OP))?;
+        let target = match stat_name(&to_dir.fd, to.name.as_bytes()) {
+            Ok(stat) => Some(stat),
+            Err(Errno::NOENT) => None,
+            Err(errno) => return Err(fail(OP)(errno)),
+        };
+        self.expect(from.expect, Some(&stat), OP)?;
+        self.expect(to.expect, target.as_ref(), OP)?;
+        let moving = self.hold(&from_dir, &from.name, &stat, OP)?;
+        let other = target.map(|stat| self.hold(&to_dir, &to.name, &stat, OP)).transpose()?;
+        let is_same = other.as_ref().is_some_and(|other| other.id == moving.id);
+        let flags = match how {
+            RenameMode::Replace => RenameFlags::empty(),
+            RenameMode::NoReplace => RenameFlags::NOREPLACE,
+            RenameMode::Exchange => RenameFlags::EXCHANGE,
+        };
+        let from_before = stat_fd(&from_dir.fd).map_err(fail(OP))?;
+        let to_before = stat_fd(&to_dir.fd).map_err(fail(OP))?;
+        rustix::fs::renameat_with(&from_dir.fd, from.name.as_bytes(), &to_dir.fd, to.name.as_bytes(), flags).map_err(
+            |errno| match (errno, how) {
+                (Errno::EXIST, RenameMode::Replace) => Error::new(ErrorKind::NotEmpty, OP),
+                _ => fail(OP)(errno),
+            },
+        )?;
+        let from_after = stat_fd(&from_dir.fd).map_err(fail(OP))?;
+        let to_after = stat_fd(&to_dir.fd).map_err(fail(OP))?;
+        if !is_same {
+            match (how, other) {
+                (RenameMode::Exchange, Some(other)) => self.arrived(&other, to, from)?,
+                (_, Some(other)) => {
+                    self.lost(other, to.dir, &to.name, OP)?;
+                }
+                (_, None) => {}
+            }
+            self.arrived(&moving, from, to)?;
+        }
+        let node = stat_fd(&moving.anchor.fd).map_err(fail(OP))?;
+        Ok(Renamed {
+            from: changed(from.dir, &from_before, &from_after),
+            to: changed(to.dir, &to_before, &to_after),
+            node: attr(moving.ino, &node),
+        })
+    }
+
+    /// Takes note that an inode moved.
+    fn arrived(&self, held: &Held, from: &Spot, to: &Spot) -> Result<()> {
+        let hint = Hint { dir: to.dir, name: to.name.clone() };
+        let kept = held.anchor.clone();
+        let parent = self.with_nodes(|nodes, closing| {
+            let ino = nodes.meet(held.id, Some(hint), Some(kept), 0, closing);
+            nodes.lose_name(ino, from.dir, &from.name);
+            nodes.id(to.dir).map(|id| id.number)
+        });
+        match parent {
+            Some(parent) if from.dir != to.dir => {
+                self.handles.moved(held.id.number, held.id.birth, held.id.kind, parent)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Gives an inode one more name; leases it.
+    pub(super) fn link(&self, ino: Ino, dir: Ino, name: &Name) -> Result<DirChanged> {
+        const OP: &str = "local.link";
+        self.writable(OP)?;
+        let id = self.nodes().id(ino).ok_or_else(|| stale(OP))?;
+        if id.kind == FileKind::Dir {
+            return Err(Error::new(ErrorKind::NotPermitted, OP).because("a directory has one name"));
+        }
+        let anchor = self.anchor(ino, OP)?;
+        let above = self.dir(dir, OP)?;
+        if stat_fd(&anchor.fd).map_err(fail(OP))?.stx_nlink == 0 {
+            return Err(stale(OP).because("its last name went"));
+        }
+        let before = stat_fd(&above.fd).map_err(fail(OP))?;
+        let from = DecInt::from_fd(&anchor.fd);
+        rustix::fs::linkat(self.host.descriptors(), from, &above.fd, name.as_bytes(), AtFlags::SYMLINK_FOLLOW)
+            .map_err(fail(OP))?;
+        let after = stat_fd(&above.fd).map_err(fail(OP))?;
+        let stat = stat_fd(&anchor.fd).map_err(fail(OP))?;
+        let hint = Hint { dir, name: name.clone() };
+        let ino = self.with_nodes(|nodes, closing| nodes.meet(id, Some(hint), None, 1, closing));
+        Ok(DirChanged { dir: changed(dir, &before, &after), node: attr(ino, &stat) })
+    }
+
+    pub(super) fn readlink(&self, ino: Ino) -> Result<bytes::Bytes> {
+        const OP: &str = "local.readlink";
+        if self.nodes().id(ino).ok_or_else(|| stale(OP))?.kind != FileKind::Symlink {
+            return Err(Error::new(ErrorKind::InvalidArgument, OP).because("only a symlink has a target"));
+        }
+        let anchor = self.anchor(ino, OP)?;
+        let target = rustix::fs::readlinkat(&anchor.fd, c"", Vec::new()).map_err(fail(OP))?;
+        Ok(target.into_bytes().into())
+    }
+}
+
+/// Counts nodes that have a name and not yet their attributes: lookups wait for their directory meanwhile.
+struct Making<'a>(&'a Local);
+
+impl<'a> Making<'a> {
+    fn begin(local: &'a Local) -> Self {
+        local.making.fetch_add(1, Ordering::SeqCst);
+        Self(local)
+    }
+}
+
+impl Drop for Making<'_> {
+    fn drop(&mut self) {
+        self.0.making.fetch_sub(1, Ordering::SeqCst);
+    }
+}

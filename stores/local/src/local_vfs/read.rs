@@ -1,0 +1,160 @@
+//! Reading: from the page cache at once, from the disk on a thread that may wait.
+
+use std::{
+    io::IoSliceMut,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use bytes::Bytes;
+use muxfs::{Result, vfs::Ino};
+use rustix::{
+    fd::OwnedFd,
+    io::{Errno, ReadWriteFlags},
+};
+
+use super::{Local, errno::fail, host::stat_fd};
+
+/// Longer reads take a buffer that was used before: fresh memory costs as much as the copy.
+const POOLED_LEN_MIN: usize = 64 * 1024;
+/// The length of such a buffer: the most that NFS clients ask for.
+const POOLED_LEN: usize = 1024 * 1024;
+/// How many wait for their next use: 16 MiB.
+const POOLED_COUNT_MAX: usize = 16;
+
+/// Buffers that were used before.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Buffers(Arc<Mutex<Vec<Vec<u8>>>>);
+
+/// A buffer that goes back when the last of its readers is done.
+#[derive(Debug)]
+struct Pooled {
+    buffer: Vec<u8>,
+    len: usize,
+    pool: Buffers,
+}
+
+impl AsRef<[u8]> for Pooled {
+    fn as_ref(&self) -> &[u8] {
+        self.buffer.get(..self.len).unwrap_or_default()
+    }
+}
+
+impl Drop for Pooled {
+    fn drop(&mut self) {
+        let mut pool = self.pool.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if pool.len() < POOLED_COUNT_MAX {
+            pool.push(std::mem::take(&mut self.buffer));
+        }
+    }
+}
+
+impl Buffers {
+    /// A buffer of at least `len` bytes; what is in it is of no meaning.
+    fn take(&self, len: usize) -> Vec<u8> {
+        if (POOLED_LEN_MIN..=POOLED_LEN).contains(&len) {
+            let used = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            return used.unwrap_or_else(|| vec![0; POOLED_LEN]);
+        }
+        vec![0; len]
+    }
+
+    /// The first `len` bytes of a buffer.
+    fn give(&self, mut buffer: Vec<u8>, len: usize) -> Bytes {
+        if buffer.len() == POOLED_LEN {
+            return Bytes::from_owner(Pooled { buffer, len, pool: self.clone() });
+        }
+        buffer.truncate(len);
+        Bytes::from(buffer)
+    }
+}
+
+/// A read that is under way.
+#[derive(Debug)]
+pub(super) struct Reading {
+    fd: Arc<OwnedFd>,
+    offset: u64,
+    buffer: Vec<u8>,
+    len: usize,
+    done: usize,
+    pool: Buffers,
+}
+
+impl Reading {
+    fn finish(self) -> Bytes {
+        self.pool.give(self.buffer, self.done)
+    }
+
+    /// Reads on; `None` from the host is the end of the file.
+    fn run(&mut self, read: impl Fn(&OwnedFd, &mut [u8], u64) -> Result<usize, Errno>) -> Result<(), Errno> {
+        while self.done < self.len {
+            let Some(rest) = self.buffer.get_mut(self.done..self.len) else { break };
+            match read(&self.fd, rest, self.offset + self.done as u64) {
+                Ok(0) => {
+                    self.len = self.done;
+                }
+                Ok(count) => self.done += count,
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the rest, waiting for the disk.
+    pub(super) fn wait(mut self) -> Result<Bytes> {
+        self.run(|fd, rest, offset| rustix::io::pread(fd, rest, offset)).map_err(fail("local.read"))?;
+        Ok(self.finish())
+    }
+}
+
+/// A read that is done, or has to wait.
+pub(super) enum Read {
+    Done(Bytes),
+    Waits(Reading),
+}
+
+impl Local {
+    /// Reads what the page cache has.
+    pub(super) fn read(&self, ino: Ino, offset: u64, len: u32) -> Result<Read> {
+        const OP: &str = "local.read";
+        let data = self.file(ino, false, OP)?;
+        let mut len = usize::try_from(len).unwrap_or(usize::MAX);
+        if offset > i64::MAX.unsigned_abs() - u64::from(u32::MAX) {
+            return Ok(Read::Done(Bytes::new()));
+        }
+        if len >= POOLED_LEN_MIN {
+            // No memory for what is only claimed.
+            let size = stat_fd(&data.fd).map_err(fail(OP))?.stx_size;
+            len = len.min(usize::try_from(size.saturating_sub(offset)).unwrap_or(usize::MAX));
+        }
+        let pool = self.buffers.clone();
+        let mut reading = Reading { fd: data.fd, offset, buffer: pool.take(len), len, done: 0, pool };
+        let at_once = |fd: &OwnedFd, rest: &mut [u8], offset| {
+            rustix::io::preadv2(fd, &mut [IoSliceMut::new(rest)], offset, ReadWriteFlags::NOWAIT)
+        };
+        match reading.run(at_once) {
+            Ok(()) => Ok(Read::Done(reading.finish())),
+            Err(Errno::AGAIN | Errno::OPNOTSUPP | Errno::NOSYS) => Ok(Read::Waits(reading)),
+            Err(errno) => Err(fail(OP)(errno)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_buffer_is_used_again_and_never_shows_what_was_in_it() {
+        let pool = Buffers::default();
+        let mut buffer = pool.take(POOLED_LEN_MIN);
+        buffer[..3].copy_from_slice(b"abc");
+        let bytes = pool.give(buffer, 2);
+        assert_eq!(&bytes[..], b"ab");
+        let clone = bytes.clone();
+        drop(bytes);
+        assert!(pool.0.lock().expect("the pool").is_empty(), "still read");
+        drop(clone);
+        assert_eq!(pool.0.lock().expect("the pool").len(), 1);
+    }
+}

@@ -1,0 +1,9 @@
+//! `LocalVfs` as its callers see it, and as the host sees what it does.
+//!
+//! One program, so that it is linked once; each module tells one story.
+
+mod confinement;
+mod handles;
+mod others;
+mod plain;
+mod world;
