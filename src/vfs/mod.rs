@@ -1,7 +1,7 @@
 //! The inode seam: what NFS, FTP and FUSE serve, and what a location-addressed store is.
 //!
 //! A [`Vfs`] names nodes by number ([`Ino`]), tells what changed before and after ([`Changed`]), and knows no callers:
-//! [`posix`] wraps one for one caller, [`narrow`] shows a part of one or one that cannot be changed, `union` joins
+//! [`posix`] wraps one for one caller, [`narrow`] shows a part of one or one that cannot be changed, [`union`] joins
 //! many under one root. It is by inode, not by path, because that is what survives a rename: an NFS handle, an open
 //! file, a hard link. Spec: spec/vfs.md.
 
@@ -14,6 +14,7 @@ pub mod as_store;
 pub mod ext;
 pub mod narrow;
 pub mod posix;
+pub mod union;
 
 pub use ext::Lease;
 
