@@ -167,6 +167,9 @@ impl<'a> Decoder<'a> {
             }
             4 => {
                 let (depth, count) = (deeper(depth)?, self.number(info)?);
+                if count > 0 {
+                    self.budget.list()?;
+                }
                 let mut values = Vec::new(); // Never with a capacity: the count is a claim.
                 for _ in 0..count {
                     values.push(self.value(depth)?);
@@ -365,6 +368,10 @@ mod tests {
         block.extend(count.to_be_bytes());
         block.extend(b"\xa1\x60\x00".repeat(count as usize));
         assert!(why(&block).contains("memory"));
+        let lists = [&block[..5], &b"\x81\x00".repeat(count as usize)].concat();
+        assert!(why(&lists).contains("memory"));
+        let numbers = [&block[..5], &b"\x00".repeat(count as usize)].concat();
+        decode(&numbers).expect("a long list of numbers is not that much");
         assert_eq!(decode(&vec![0; DAG_BLOCK_LEN_MAX + 1]).expect_err("too long").kind(), ErrorKind::TooLarge);
     }
 

@@ -62,7 +62,7 @@ impl From<Bytes> for Ipld {
 /// How many lists and maps may enclose a value: decoding and encoding use the stack.
 pub const IPLD_DEPTH_MAX: usize = 256;
 
-/// What the values of one block may take in memory, in bytes: 1.4 million numbers, or some 60,000 maps of one entry. Of
+/// What the values of one block may take in memory, in bytes: 1.4 million numbers, or some 70,000 maps of one entry. Of
 /// a block of 2 MiB hostile bytes could otherwise make hundreds of times as much.
 pub const IPLD_LEN_MAX: usize = 64 << 20;
 
@@ -87,7 +87,12 @@ impl Budget {
         Ok(())
     }
 
-    /// A value in a list, or the outermost.
+    /// A list that is not empty, beside its values: room is made for four at least.
+    pub(super) fn list(&mut self) -> Result<(), &'static str> {
+        self.take(4 * size_of::<Ipld>() + Self::ALLOCATION_LEN)
+    }
+
+    /// A value in a list or a map, or the outermost.
     pub(super) fn value(&mut self) -> Result<(), &'static str> {
         self.take(size_of::<Ipld>())
     }

@@ -147,8 +147,8 @@ fn reads_otherwise(values: &BTreeMap<String, Ipld>) -> bool {
     }
 }
 
-/// The shortest digits that read as the same float, laid out as in ECMAScript, which Go and JavaScript write, with a
-/// point or an exponent always: `1.0`, `1e+21`, `8.5e-8`.
+/// The shortest digits that read as the same float, laid out as in ECMAScript, as the JavaScript codec does, and always
+/// with a point or an exponent: `1.0`, `1e+21`, `8.5e-8`.
 fn write_float(float: f64, out: &mut String) {
     let shortest = format!("{float:e}"); // A sign, a digit, perhaps a point and digits, e, the exponent.
     let (digits, exponent) = shortest.split_once('e').unwrap_or((&shortest, "0"));
@@ -217,6 +217,7 @@ impl Parser<'_> {
         if self.takes("]") {
             return Ok(Ipld::List(values));
         }
+        self.budget.list()?;
         loop {
             values.push(self.value(depth)?);
             if self.takes("]") {

@@ -8,12 +8,12 @@ mod murmur3;
 pub mod pb;
 pub mod unixfs;
 mod verified;
-pub mod walk;
+mod walk;
 mod wire;
 
 pub use ipld::Ipld;
 pub use murmur3::murmur3_x64_64;
-pub use walk::Visit;
+pub use walk::{Visit, WALK_READ_COUNT};
 
 use std::{ops::Range, sync::Arc, time::SystemTime};
 
