@@ -1,25 +1,36 @@
 //! Files, directories and linked data in a [`BlockStore`]: the only code that knows a CID.
 
 pub mod cbor;
+mod chunk;
+mod dir;
+mod hamt;
+mod import;
 pub mod ipld;
 pub mod json;
+mod layout;
 pub mod linked;
 mod murmur3;
 pub mod pb;
+mod read;
 pub mod unixfs;
 mod verified;
 mod walk;
 mod wire;
 
+pub use chunk::ReadAt;
+pub use dir::SYMLINK_LEN_MAX;
+pub use hamt::{HAMT_FANOUT_MAX, HAMT_FANOUT_MIN};
+pub use import::IMPORT_LEN_MAX;
 pub use ipld::Ipld;
 pub use murmur3::murmur3_x64_64;
+pub use read::{FILE_DEPTH_MAX, FILE_PATH_LEN_MAX, READ_BLOCK_COUNT_MAX};
 pub use walk::{Visit, WALK_READ_COUNT};
 
 use std::{ops::Range, sync::Arc, time::SystemTime};
 
 use bytes::Bytes;
 
-use crate::{BlockStore, Cid, FileKind, Name, Result, block::BLOCK_LEN_MAX};
+use crate::{BlockStore, Cid, Codec, FileKind, Name, Result, block::BLOCK_LEN_MAX};
 
 /// The longest block of a DAG, read or written.
 pub const DAG_BLOCK_LEN_MAX: usize = 2 * 1024 * 1024;
@@ -97,7 +108,25 @@ pub struct Params {
     pub dir_size: DirSize,
 }
 
-/// UnixFS 1.5 metadata in the node itself: changes the CID, so only on request.
+impl Params {
+    /// The CID of a block: sha2-256, and of version 0 only where these numbers say so and the codec is dag-pb.
+    ///
+    /// ```
+    /// use muxfs::{Codec, dag::Profile};
+    /// let cid = Profile::UnixfsV0_2015.params().cid(Codec::DagPb, b"\x0a\x02\x08\x01");
+    /// assert_eq!(cid.to_string(), "QmUNLLsPACCz1vLxQVkXqqLX5R1X345qqfHbsf67hvA3Nn");
+    /// ```
+    pub fn cid(&self, codec: Codec, block: &[u8]) -> Cid {
+        match crate::cid_of(codec, block) {
+            cid if self.cid_version == 0 && codec == Codec::DagPb => {
+                cid.digest().try_into().map_or(cid, Cid::v0_sha256)
+            }
+            cid => cid,
+        }
+    }
+}
+
+/// `UnixFS` 1.5 metadata in the node itself: changes the CID, so only on request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct UnixfsMeta {
     /// The permission bits; written as given, also where they are the usual ones.

@@ -119,10 +119,27 @@ impl PbLink {
     }
 }
 
+/// Appends a link that has a name, in two parts, and a size.
+pub(crate) fn put_link(to: &mut Vec<u8>, cid: &[u8], name: [&[u8]; 2], tsize: u64) {
+    let name_len = name[0].len() + name[1].len();
+    put_len(to, 2, bytes_len(cid.len()) + bytes_len(name_len) + 1 + varint_len(tsize));
+    put_bytes(to, 1, cid);
+    put_len(to, 2, name_len);
+    to.extend_from_slice(name[0]);
+    to.extend_from_slice(name[1]);
+    put_number(to, 3, tsize);
+}
+
+/// The length of what [`put_link`] appends.
+pub(crate) fn link_len(cid_len: usize, name_len: usize, tsize: u64) -> usize {
+    bytes_len(bytes_len(cid_len) + bytes_len(name_len) + 1 + varint_len(tsize))
+}
+
 /// A link as it stands in a block, its CID not parsed yet: what a search through a large directory needs.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct PbRawLink<'a> {
-    hash: &'a [u8],
+    /// The bytes of its CID.
+    pub(crate) hash: &'a [u8],
     pub(crate) name: Option<&'a [u8]>,
     pub(crate) tsize: Option<u64>,
 }
@@ -136,7 +153,8 @@ impl PbRawLink<'_> {
 /// The links of a block one by one, borrowed; the frame around them is checked when it is made.
 #[derive(Debug, Clone)]
 pub(crate) struct PbScan<'a> {
-    links: &'a [u8],
+    /// What is not read yet.
+    pub(crate) links: &'a [u8],
     pub(crate) data: Option<&'a [u8]>,
 }
 

@@ -17,7 +17,7 @@ use lru::LruCache;
 use tokio::sync::OnceCell;
 
 use super::{DAG_BLOCK_LEN_MAX, Dag};
-use crate::{BlockKey, Cid, Codec, Error, ErrorKind, Result, cid_of};
+use crate::{BlockKey, Cid, Codec, Error, ErrorKind, Result};
 
 /// Blocks of this length and more, in bytes, are hashed off the threads that serve others: that takes 0.1 ms and more,
 /// while handing work over and back takes some 0.02 ms.
@@ -87,11 +87,7 @@ impl Dag {
 
     /// The CID that [`Dag::put_block`] gives a block.
     pub(crate) fn cid_of(&self, codec: Codec, block: &[u8]) -> Cid {
-        let cid = cid_of(codec, block);
-        match (codec, self.params().cid_version, cid.digest().try_into()) {
-            (Codec::DagPb, 0, Ok(digest)) => Cid::v0_sha256(digest),
-            _ => cid,
-        }
+        self.params().cid(codec, block)
     }
 
     /// Puts a block whose CID the caller has computed from these very bytes: it is not hashed again.
@@ -210,6 +206,7 @@ mod tests {
     use tokio::sync::Semaphore;
 
     use super::*;
+    use crate::cid_of;
     use crate::{
         BlockStore,
         block::Mem,

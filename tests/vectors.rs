@@ -1,0 +1,501 @@
+//! Goal: the same bytes and names give the CIDs that IPFS gives. Method: every vector of
+//! spec/vectors/unixfs-vectors.json, computed by an independent builder, and every CID that Kubo publishes for IPIP-499,
+//! is put by its parameters; what was put is then read, looked up and listed again.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    io,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use chacha20::{
+    ChaCha20Rng,
+    rand_core::{Rng, SeedableRng},
+};
+use futures_util::{
+    StreamExt, TryStreamExt,
+    future::BoxFuture,
+    stream::{self, BoxStream},
+};
+use muxfs::{
+    BlockKey, BlockStore, Cid, Codec, FileKind, Name, Result,
+    block::Mem,
+    cid_of,
+    dag::{
+        Dag, DagOptions, Entry, Layout, Link, Params, Profile, ReadAt, UnixfsMeta, murmur3_x64_64,
+        pb::PbNode,
+        unixfs::{UnixfsData, UnixfsType},
+    },
+};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+fn vectors() -> Value {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/spec/vectors/unixfs-vectors.json");
+    serde_json::from_slice(&std::fs::read(path).expect("the vectors")).expect("JSON")
+}
+
+fn text<'a>(value: &'a Value, key: &str) -> &'a str {
+    value[key].as_str().unwrap_or_else(|| panic!("{key} is text: {value}"))
+}
+
+fn number(value: &Value, key: &str) -> u64 {
+    value[key].as_u64().unwrap_or_else(|| panic!("{key} is a number: {value}"))
+}
+
+fn small<N: TryFrom<u64>>(number: u64) -> N {
+    number.try_into().ok().expect("a number in range")
+}
+
+fn profile(name: &str) -> Params {
+    match name {
+        "unixfs-v1-2025" => Profile::UnixfsV1_2025.params(),
+        "unixfs-v0-2015" => Profile::UnixfsV0_2015.params(),
+        "kubo-cidv1-legacy" => Profile::KuboCidV1Legacy.params(),
+        other => panic!("an unknown profile {other}"),
+    }
+}
+
+fn params(vector: &Value) -> Params {
+    let mut params = profile(text(vector, "profile"));
+    let Some(changes) = vector.get("params") else { return params };
+    for (key, value) in changes.as_object().expect("parameters") {
+        let number = || small(value.as_u64().expect("a number"));
+        match key.as_str() {
+            "chunk_size" => params.chunk_len = number(),
+            "width" => params.width = number(),
+            "threshold" => params.hamt_threshold = number(),
+            "fanout" => params.hamt_fanout = number(),
+            "layout" if value == "trickle" => params.layout = Layout::Trickle,
+            other => panic!("an unknown parameter {other}"),
+        }
+    }
+    params
+}
+
+fn meta(vector: &Value) -> UnixfsMeta {
+    let mtime = vector.get("mtime").map(|mtime| {
+        let seconds = mtime["secs"].as_i64().expect("seconds");
+        let nanos = Duration::from_nanos(mtime["nsecs"].as_u64().unwrap_or(0));
+        let whole = Duration::from_secs(seconds.unsigned_abs());
+        let time: SystemTime = if seconds < 0 { UNIX_EPOCH - whole } else { UNIX_EPOCH + whole };
+        time + nanos
+    });
+    UnixfsMeta { mode: vector["mode"].as_u64().map(small), mtime }
+}
+
+fn hex(text: &str) -> Bytes {
+    let pairs = text.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).expect("ASCII"));
+    pairs.map(|pair| u8::from_str_radix(pair, 16).expect("hex")).collect()
+}
+
+/// The bytes of a file: large ones are never in memory whole.
+#[derive(Clone)]
+enum Input {
+    Bytes(Bytes),
+    /// Byte i is i mod 251: many cycles of that to copy from, and how many bytes there are.
+    Mod251(Bytes, u64),
+}
+
+impl Input {
+    fn of(input: &Value) -> Self {
+        match text(input, "gen") {
+            "hex" => Self::Bytes(hex(text(input, "hex"))),
+            "utf8" => Self::Bytes(text(input, "text").to_owned().into()),
+            "zero" => Self::Bytes(vec![0; small(number(input, "len"))].into()),
+            "mod251" => {
+                assert!(input.get("offset").is_none(), "no vector uses an offset");
+                let cycle: Vec<u8> = (0..251u8).collect();
+                Self::Mod251(cycle.repeat(8192).into(), number(input, "len"))
+            }
+            other => panic!("an unknown generator {other}"),
+        }
+    }
+
+    fn len(&self) -> u64 {
+        match self {
+            Self::Bytes(bytes) => bytes.len() as u64,
+            Self::Mod251(_, len) => *len,
+        }
+    }
+}
+
+impl ReadAt for Input {
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Bytes(bytes) => bytes.read_at(offset, buf),
+            Self::Mod251(cycles, len) => {
+                let wanted = small::<usize>(len.saturating_sub(offset)).min(buf.len());
+                cycles.read_at(offset % 251, &mut buf[..wanted])
+            }
+        }
+    }
+}
+
+fn dag(params: Params) -> Dag {
+    Dag::new(Arc::new(Mem::default()), DagOptions { params, ..DagOptions::default() })
+}
+
+/// What a node is expected to be: of a directory its entries by name.
+enum Tree {
+    File(Input, UnixfsMeta),
+    Symlink(String, UnixfsMeta),
+    Dir(BTreeMap<String, Tree>, UnixfsMeta),
+}
+
+impl Tree {
+    fn of(vector: &Value) -> Self {
+        let mut root = Self::Dir(BTreeMap::new(), meta(vector));
+        for entry in vector["entries"].as_array().expect("entries") {
+            let node = match text(entry, "type") {
+                "file" => Self::File(Input::of(&entry["input"]), meta(entry)),
+                "symlink" => Self::Symlink(text(entry, "target").to_owned(), meta(entry)),
+                "dir" => Self::Dir(BTreeMap::new(), meta(entry)),
+                other => panic!("an unknown type {other}"),
+            };
+            root.insert(text(entry, "path"), node);
+        }
+        if let Some(generated) = vector.get("generated") {
+            let start = generated["start"].as_u64().unwrap_or(0);
+            for i in start..start + number(generated, "count") {
+                let fill = |pattern: &str| pattern.replace("{i:05}", &format!("{i:05}")).replace("{i}", &i.to_string());
+                let node = match generated["type"].as_str() {
+                    Some("dir") => Self::Dir(BTreeMap::new(), UnixfsMeta::default()),
+                    None | Some("file") => {
+                        Self::File(Input::Bytes(fill(text(generated, "text")).into()), UnixfsMeta::default())
+                    }
+                    Some(other) => panic!("an unknown type {other}"),
+                };
+                root.insert(&fill(text(generated, "name")), node);
+            }
+        }
+        root
+    }
+
+    fn insert(&mut self, path: &str, node: Self) {
+        let Self::Dir(entries, _) = self else { panic!("{path} goes through a file") };
+        match path.split_once('/') {
+            None => assert!(entries.insert(path.to_owned(), node).is_none(), "{path} twice"),
+            Some((first, rest)) => entries
+                .entry(first.to_owned())
+                .or_insert_with(|| Self::Dir(BTreeMap::new(), UnixfsMeta::default()))
+                .insert(rest, node),
+        }
+    }
+
+    fn put<'a>(&'a self, dag: &'a Dag) -> BoxFuture<'a, Result<Link>> {
+        Box::pin(async move {
+            match self {
+                Self::File(input, meta) => dag.import_at(Arc::new(input.clone()), input.len(), *meta).await,
+                Self::Symlink(target, meta) => dag.put_symlink(target.as_bytes(), *meta).await,
+                Self::Dir(children, meta) => {
+                    let mut entries = Vec::new();
+                    for (name, child) in children {
+                        entries.push(Ok(Entry { name: Name::new(name.as_bytes())?, link: child.put(dag).await? }));
+                    }
+                    // The order they come in must not matter.
+                    entries.reverse();
+                    dag.put_dir_with(stream::iter(entries).boxed(), *meta).await
+                }
+            }
+        })
+    }
+
+    /// Checks that what `cid` names is this.
+    fn check<'a>(&'a self, dag: &'a Dag, cid: Cid, what: &'a str) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            let node = dag.stat(&cid).await.expect(what);
+            let expected = match self {
+                Self::File(input, meta) => {
+                    assert_eq!((node.kind, node.size), (FileKind::File, input.len()), "{what}");
+                    check_content(dag, &cid, input, what).await;
+                    meta
+                }
+                Self::Symlink(target, meta) => {
+                    assert_eq!((node.kind, node.size), (FileKind::Symlink, target.len() as u64), "{what}");
+                    assert_eq!(dag.read_symlink(&cid).await.expect(what), target.as_bytes(), "{what}");
+                    meta
+                }
+                Self::Dir(children, meta) => {
+                    assert_eq!(node.kind, FileKind::Dir, "{what}");
+                    let listed: Vec<Entry> = dag.list(&cid, 0).try_collect().await.expect(what);
+                    assert_eq!(listed.len(), children.len(), "{what}");
+                    assert!(listed.is_sorted_by_key(|entry| murmur3_x64_64(entry.name.as_bytes())), "{what} by hash");
+                    for (index, entry) in listed.iter().enumerate() {
+                        // Of the many in a large directory each hundredth will do.
+                        if listed.len() < 400 || index % 100 == 0 {
+                            let found = dag.lookup(&cid, &entry.name).await.expect(what);
+                            assert_eq!(found.as_ref(), Some(entry), "{what}");
+                        }
+                        let name = entry.name.as_str().expect("text");
+                        children[name].check(dag, entry.link.cid, what).await;
+                    }
+                    let absent = Name::new(b"a name that no vector has").expect("a name");
+                    assert_eq!(dag.lookup(&cid, &absent).await.expect(what), None, "{what}");
+                    meta
+                }
+            };
+            assert_eq!((node.mode, node.mtime), (expected.mode, expected.mtime), "{what}");
+        })
+    }
+}
+
+async fn check_content(dag: &Dag, cid: &Cid, input: &Input, what: &str) {
+    let (mut read, mut buf) = (0, Vec::new());
+    let mut reader = dag.reader(cid, 0);
+    while let Some(piece) = reader.try_next().await.expect(what) {
+        buf.resize(piece.len(), 0);
+        assert_eq!(input.read_at(read, &mut buf).expect("memory"), piece.len(), "{what}");
+        assert!(buf == piece, "{what} at {read}");
+        read += piece.len() as u64;
+    }
+    assert_eq!(read, input.len(), "{what}");
+}
+
+/// The blocks below a CID, each once: their number and length, as a vector counts them.
+async fn unique_blocks(dag: &Dag, root: Cid) -> (u64, u64) {
+    let (mut seen, mut count, mut len, mut left) = (HashSet::new(), 0, 0, vec![root]);
+    while let Some(cid) = left.pop() {
+        if !seen.insert(cid) {
+            continue;
+        }
+        let block = dag.get_block(&cid).await.expect("a block that was put");
+        (count, len) = (count + 1, len + block.len() as u64);
+        if cid.codec() == Some(Codec::DagPb) {
+            left.extend(PbNode::decode(&block).expect("a node that was put").links.iter().map(|link| link.cid));
+        }
+    }
+    (count, len)
+}
+
+async fn root_kind(dag: &Dag, cid: &Cid) -> &'static str {
+    let block = dag.get_block(cid).await.expect("the root");
+    let data = PbNode::decode(&block).expect("dag-pb").data.expect("Data");
+    match UnixfsData::decode(&data).expect("UnixFS").kind {
+        UnixfsType::Directory => "basic",
+        UnixfsType::HamtShard => "hamt",
+        other => panic!("a directory that is a {other:?}"),
+    }
+}
+
+async fn check_vector(vector: &Value) {
+    let (what, expect) = (text(vector, "id"), &vector["expect"]);
+    let dag = dag(params(vector));
+    let tree = match text(vector, "kind") {
+        "file" => Tree::File(Input::of(&vector["input"]), meta(vector)),
+        "tree" => Tree::of(vector),
+        other => panic!("an unknown kind {other}"),
+    };
+    let link = tree.put(&dag).await.expect(what);
+    assert_eq!((link.cid.to_string().as_str(), link.tsize), (text(expect, "cid"), number(expect, "tsize")), "{what}");
+    let root = dag.get_block(&link.cid).await.expect(what);
+    assert_eq!(root.len() as u64, number(expect, "root_block_len"), "{what}");
+    if let Some(block) = expect["root_block_hex"].as_str() {
+        assert_eq!(root, hex(block), "{what}");
+    }
+    let unique = (number(expect, "unique_blocks"), number(expect, "unique_block_bytes"));
+    assert_eq!(unique_blocks(&dag, link.cid).await, unique, "{what}");
+    tree.check(&dag, link.cid, what).await;
+    let Tree::File(input, meta) = &tree else {
+        assert_eq!(root_kind(&dag, &link.cid).await, text(expect, "root_kind"), "{what}");
+        return;
+    };
+    if input.len() < 16 << 20 {
+        let mut bytes = vec![0; small(input.len())];
+        for (index, piece) in bytes.chunks_mut(1 << 20).enumerate() {
+            assert_eq!(input.read_at((index as u64) << 20, piece).expect("memory"), piece.len());
+        }
+        assert_eq!(hex(text(vector, "content_sha256")), Sha256::digest(&bytes).as_slice(), "{what}");
+        // The same bytes through a reader, in pieces that fit no chunk.
+        let pieces: Vec<_> = bytes.chunks(777).map(|piece| io::Result::Ok(Bytes::copy_from_slice(piece))).collect();
+        let reader = tokio_util::io::StreamReader::new(stream::iter(pieces));
+        assert_eq!(dag.import(reader, *meta).await.expect(what), link, "{what} through a reader");
+    }
+    // With metadata Kubo's command line makes leaves of dag-pb, whatever the profile says.
+    if let Some(cid) = vector["kubo_cli_cid"].as_str() {
+        let dag = self::dag(Params { raw_leaves: false, ..params(vector) });
+        let link = dag.import_at(Arc::new(input.clone()), input.len(), *meta).await.expect(what);
+        assert_eq!(link.cid.to_string(), cid, "{what} as Kubo's command line does it");
+    }
+}
+
+async fn check_all(kind: &str, profile: &str) {
+    let mut count = 0;
+    for vector in vectors()["vectors"].as_array().expect("vectors") {
+        if text(vector, "kind") == kind && text(vector, "profile") == profile {
+            check_vector(vector).await;
+            count += 1;
+        }
+    }
+    assert!(count >= 28, "the file lost its vectors: {count} of {kind} in {profile}");
+}
+
+#[test]
+fn the_file_has_all_vectors() {
+    let vectors = vectors();
+    assert_eq!(vectors["vectors"].as_array().expect("vectors").len(), 283);
+    assert_eq!(vectors["murmur3_x64_64"].as_array().expect("vectors").len(), 11);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_of_unixfs_v1_2025() {
+    check_all("file", "unixfs-v1-2025").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_of_unixfs_v0_2015() {
+    check_all("file", "unixfs-v0-2015").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_of_kubo_cidv1_legacy() {
+    check_all("file", "kubo-cidv1-legacy").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn trees_of_unixfs_v1_2025() {
+    check_all("tree", "unixfs-v1-2025").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn trees_of_unixfs_v0_2015() {
+    check_all("tree", "unixfs-v0-2015").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn trees_of_kubo_cidv1_legacy() {
+    check_all("tree", "kubo-cidv1-legacy").await;
+}
+
+#[test]
+fn murmur3_of_names() {
+    for vector in vectors()["murmur3_x64_64"].as_array().expect("vectors") {
+        let digest = murmur3_x64_64(text(vector, "name").as_bytes()).to_be_bytes();
+        assert_eq!(hex(text(vector, "digest_be_hex")), &digest[..], "{vector}");
+    }
+}
+
+fn keystream(seed: &str) -> ChaCha20Rng {
+    ChaCha20Rng::from_seed(Sha256::digest(seed).into())
+}
+
+/// A file of ChaCha20 keystream: key = SHA-256 of the seed, nonce and counter 0.
+struct Keystream {
+    seed: &'static str,
+    len: u64,
+}
+
+impl ReadAt for Keystream {
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        let wanted = small::<usize>(self.len.saturating_sub(offset)).min(buf.len());
+        assert_eq!(offset % 4, if wanted == 0 { offset % 4 } else { 0 }, "chunks begin at words");
+        let mut rng = keystream(self.seed);
+        rng.set_word_pos((offset / 4).into());
+        rng.fill_bytes(&mut buf[..wanted]);
+        Ok(wanted)
+    }
+}
+
+/// Takes blocks and forgets them: what is tested is the CID.
+#[derive(Debug)]
+struct OnlyHash;
+
+#[async_trait]
+impl BlockStore for OnlyHash {
+    async fn get(&self, _: &BlockKey) -> Result<Option<Bytes>> {
+        Ok(None)
+    }
+    async fn put(&self, _: &BlockKey, _: Bytes) -> Result<()> {
+        Ok(())
+    }
+    async fn delete(&self, _: &BlockKey) -> Result<()> {
+        Ok(())
+    }
+    fn keys(&self) -> BoxStream<'_, Result<BlockKey>> {
+        stream::empty().boxed()
+    }
+}
+
+/// A file or a directory of IPIP-499.
+enum Published {
+    Hello,
+    File(&'static str, u64),
+    /// Files of content "x" under names of these lengths, drawn from the keystream.
+    Dir(&'static str, Vec<usize>),
+}
+
+async fn check_published(profile_name: &str, cases: &[Published]) {
+    let vectors = vectors();
+    let published = vectors["kubo_published_ipip499"]["cases"][profile_name].as_array().expect("cases");
+    assert_eq!(published.len(), cases.len());
+    let params = profile(profile_name);
+    let only_hash = Dag::new(Arc::new(OnlyHash), DagOptions { params, ..DagOptions::default() });
+    for (expected, case) in published.iter().zip(cases) {
+        let link = match case {
+            Published::Hello => only_hash.import(&b"hello world"[..], UnixfsMeta::default()).await,
+            Published::File(seed, len) => {
+                only_hash.import_at(Arc::new(Keystream { seed, len: *len }), *len, UnixfsMeta::default()).await
+            }
+            Published::Dir(seed, lens) => {
+                let mut bytes = vec![0; lens.iter().sum()];
+                keystream(seed).fill_bytes(&mut bytes);
+                let alphabet = b"abcdefghijklmnopqrstuvwxyz01234567890-_";
+                bytes.iter_mut().for_each(|byte| *byte = alphabet[usize::from(*byte) % alphabet.len()]);
+                let link = only_hash.import(&b"x"[..], UnixfsMeta::default()).await.expect("a byte");
+                let mut rest = bytes.as_slice();
+                let entries: Vec<_> = lens
+                    .iter()
+                    .map(|len| {
+                        let (name, tail) = rest.split_at(*len);
+                        rest = tail;
+                        Ok(Entry { name: Name::new(name)?, link })
+                    })
+                    .collect();
+                only_hash.put_dir(stream::iter(entries).boxed()).await
+            }
+        };
+        let link = link.expect("it is put");
+        assert_eq!(link.cid.to_string(), text(expected, "cid"), "{profile_name}: {}", text(expected, "input"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn published_for_unixfs_v0_2015() {
+    let width = 174 * 262_144;
+    let cases = [
+        Published::Hello,
+        Published::File("chunk-v0-seed", 262_144),
+        Published::File("chunk-v0-seed", 262_145),
+        Published::File("v0-seed", width),
+        Published::File("v0-seed", width + 1),
+        Published::Dir("hamt-unixfs-v0-2015", vec![30; 4096]),
+        Published::Dir("hamt-unixfs-v0-2015", vec![31; 4033]),
+    ];
+    check_published("unixfs-v0-2015", &cases).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn published_for_unixfs_v1_2025() {
+    let lens = |last| [vec![11; 4765], vec![last]].concat();
+    let cases = [
+        Published::Hello,
+        Published::File("chunk-v1-seed", 1 << 20),
+        Published::File("chunk-v1-seed", (1 << 20) + 1),
+        Published::File("v1-2025-seed", 1 << 30),
+        Published::File("v1-2025-seed", (1 << 30) + 1),
+        Published::Dir("hamt-unixfs-v1-2025", lens(21)),
+        Published::Dir("hamt-unixfs-v1-2025", lens(22)),
+    ];
+    check_published("unixfs-v1-2025", &cases).await;
+}
+
+/// The default profile gives raw leaves the CID of their bytes: what every other store of content computes, too.
+#[tokio::test]
+async fn a_small_file_is_its_raw_block() {
+    let link =
+        dag(Profile::default().params()).import(&b"hello world"[..], UnixfsMeta::default()).await.expect("memory");
+    assert_eq!(link, Link { cid: cid_of(Codec::Raw, b"hello world"), tsize: 11 });
+}
