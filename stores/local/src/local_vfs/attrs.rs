@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use muxfs::{
     Error, ErrorKind, FileKind, Result,
-    vfs::{Changed, FsStat, Ino, SetAttr, SetTime},
+    vfs::{Changed, FILE_LEN_MAX, FsStat, Ino, SetAttr, SetTime},
 };
 use rustix::{
     fd::{AsFd, OwnedFd},
@@ -18,9 +18,6 @@ use super::{
     errno::fail,
     host::{attr, identity, mode, pre_attr, stat_fd},
 };
-
-/// The longest file the host's calls can name.
-pub(super) const FILE_LEN_MAX: u64 = i64::MAX.unsigned_abs();
 
 fn timespec(time: Option<SetTime>) -> Timespec {
     match time {

@@ -112,12 +112,13 @@ impl Local {
 
     /// Whether one of the names an inode was seen under still leads to it.
     fn has_name(&self, ino: Ino) -> bool {
-        let Some(known) = self.nodes().known(ino) else { return false };
-        known.hints.iter().any(|hint| {
-            let Some((dir, _)) = self.nodes().anchor(hint.dir) else { return false };
-            self.host.whereabouts(&dir.fd) == Ok(Whereabouts::Inside)
-                && stat_name(&dir.fd, hint.name.as_bytes()).is_ok_and(|stat| identity(&stat).ok() == Some(known.id))
-        })
+        let known = self.nodes().known(ino);
+        known.is_some_and(|known| known.hints.iter().any(|hint| self.leads_to(hint, known.id)))
+    }
+
+    fn leads_to(&self, hint: &Hint, id: Identity) -> bool {
+        let Ok(dir) = self.reopen_dir(hint.dir, "local.find") else { return false };
+        stat_name(&dir.fd, hint.name.as_bytes()).is_ok_and(|stat| identity(&stat).ok() == Some(id))
     }
 
     /// The descriptor of a directory.
@@ -294,12 +295,23 @@ impl Local {
         Ok(attr(ino, &stat))
     }
 
-    /// Leases the directory above.
-    pub(super) fn parent(&self, dir: Ino) -> Result<Attr> {
+    /// Leases the directory above; of what is no directory, one that has a name of it.
+    pub(super) fn parent(&self, ino: Ino) -> Result<Attr> {
         const OP: &str = "local.parent";
-        let here = self.dir(dir, OP)?;
-        if dir == self.root {
-            return self.getattr(dir);
+        let here = self.anchor(ino, OP)?;
+        if ino == self.root {
+            return self.getattr(ino);
+        }
+        if stat_fd(&here.fd).map_err(fail(OP))?.stx_nlink == 0 {
+            return Err(Error::new(ErrorKind::NotFound, OP).because("its last name went"));
+        }
+        let known = self.nodes().known(ino).ok_or_else(|| stale(OP))?;
+        if known.id.kind != FileKind::Dir {
+            let above = known.hints.iter().rev().find(|hint| self.leads_to(hint, known.id));
+            let above = above.ok_or_else(|| Error::new(ErrorKind::NotFound, OP))?.dir;
+            let found = self.getattr(above)?;
+            self.nodes().retain(above);
+            return Ok(found);
         }
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let above = self.with_room(|| rustix::fs::openat(&here.fd, "..", flags, Mode::empty())).map_err(fail(OP))?;
@@ -377,7 +389,8 @@ impl Local {
         }
         let Some(ino) = self.nodes().lease_stamped(parts.number, parts.stamp) else { return Ok(None) };
         match self.getattr(ino) {
-            Ok(found) if found.nlink > 0 => Ok(Some(found)),
+            // One without a name is found for as long as somebody else has it open.
+            Ok(found) if found.nlink > 0 || self.nodes().lease_count(ino) > 1 => Ok(Some(found)),
             result => {
                 self.release(ino, 1);
                 match result {

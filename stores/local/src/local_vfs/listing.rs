@@ -21,7 +21,7 @@ use super::{
     Local,
     errno::fail,
     find::stale,
-    host::{attr, identity, stat_name},
+    host::{attr, identity, stat_fd, stat_name},
     nodes::Hint,
 };
 
@@ -96,9 +96,9 @@ impl<'a> Entries<'a> {
 
 fn offset_of(cookie: Cookie) -> Result<Option<u64>> {
     match cookie.0 {
-        0..COOKIE_SHIFT => Ok(Some(0)),
+        0 => Ok(Some(0)),
         COOKIE_END => Ok(None),
-        other if other < COOKIE_END => Ok(Some(other - COOKIE_SHIFT)),
+        COOKIE_SHIFT..COOKIE_END => Ok(Some(cookie.0 - COOKIE_SHIFT)),
         _ => Err(Error::new(ErrorKind::BadCookie, "local.readdir")),
     }
 }
@@ -136,6 +136,10 @@ impl Local {
         let mut page = DirPage { entries: vec![], eof: true };
         let Some(offset) = offset_of(after)? else { return Ok(page) };
         let data = self.data(&anchor, false, OP)?;
+        if stat_fd(&data.fd).map_err(fail(OP))?.stx_nlink == 0 {
+            // Removed while it was leased: empty, where the host would say that there is no such directory.
+            return Ok(page);
+        }
         let _reading = anchor.reading.lock().unwrap_or_else(PoisonError::into_inner);
         let mut entries = Entries::start(&data.fd, offset, count).map_err(|errno| match errno {
             Errno::INVAL => Error::new(ErrorKind::BadCookie, OP),
@@ -184,6 +188,9 @@ mod tests {
             assert!(back == Some(offset) || (back.is_none() && offset >= i64::MAX.unsigned_abs() - 3), "{offset}");
         }
         assert_eq!(cookie_of(1 << 63).expect_err("too large").kind(), ErrorKind::Unsupported);
+        for reserved in [Cookie::DOT, Cookie::DOT_DOT] {
+            assert_eq!(offset_of(reserved).expect_err("never given").kind(), ErrorKind::BadCookie);
+        }
         assert_eq!(offset_of(Cookie(1 << 63)).expect_err("never given").kind(), ErrorKind::BadCookie);
     }
 }

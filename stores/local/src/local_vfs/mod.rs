@@ -262,11 +262,7 @@ impl Vfs for LocalVfs {
     }
 
     async fn parent(&self, dir: Ino) -> Result<Attr> {
-        let found = self.local.parent(dir)?;
-        if dir == self.local.root {
-            self.retain(dir);
-        }
-        Ok(found)
+        self.local.parent(dir)
     }
 
     async fn getattr(&self, ino: Ino) -> Result<Attr> {

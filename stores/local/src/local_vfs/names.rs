@@ -7,7 +7,10 @@ use std::sync::{Arc, atomic::Ordering};
 
 use muxfs::{
     Error, ErrorKind, FileKind, Name, Result,
-    vfs::{Attr, Changed, DirChanged, Ino, NewNode, Place, RemoveKind, RenameMode, Renamed, SetAttr},
+    vfs::{
+        Attr, Changed, DirChanged, FILE_LEN_MAX, Ino, NewNode, Place, RemoveKind, RenameMode, Renamed, SYMLINK_LEN_MAX,
+        SetAttr,
+    },
 };
 use rustix::{
     fd::OwnedFd,
@@ -50,6 +53,24 @@ fn changed(dir: Ino, before: &Statx, after: &Statx) -> Changed {
     Changed { before: pre_attr(before), after: attr(dir, after) }
 }
 
+/// Refuses what no host could make.
+fn makes_sense(node: &NewNode, set: &SetAttr) -> Result<()> {
+    const OP: &str = "local.create";
+    match (node, set.size) {
+        (NewNode::File, Some(size)) if size > FILE_LEN_MAX => Err(Error::new(ErrorKind::TooLarge, OP)),
+        (NewNode::File, _) | (_, None) => match node {
+            NewNode::Symlink(target) if target.is_empty() || target.contains(&0) => {
+                let why = "the target of a symlink is not empty and holds no NUL";
+                Err(Error::new(ErrorKind::InvalidArgument, OP).because(why))
+            }
+            NewNode::Symlink(target) if target.len() > SYMLINK_LEN_MAX => Err(Error::new(ErrorKind::NameTooLong, OP)),
+            _ => Ok(()),
+        },
+        (NewNode::Dir, Some(_)) => Err(Error::new(ErrorKind::IsDir, OP)),
+        (_, Some(_)) => Err(Error::new(ErrorKind::InvalidArgument, OP).because("only regular files have a size")),
+    }
+}
+
 /// The number that the host packs a device into.
 fn device(rdev: muxfs::vfs::Rdev) -> u64 {
     rustix::fs::makedev(rdev.major, rdev.minor)
@@ -67,6 +88,11 @@ impl Local {
         self.writable(OP)?;
         let above = self.dir(dir, OP)?;
         let before = stat_fd(&above.fd).map_err(fail(OP))?;
+        if let Err(error) = makes_sense(node, set) {
+            // Of two reasons the taken name is told first: it is the one a caller waits for.
+            let is_taken = stat_name(&above.fd, name.as_bytes()).is_ok();
+            return Err(if is_taken { Error::new(ErrorKind::Exists, OP) } else { error });
+        }
         let anchor = match node {
             NewNode::File => self.make_file(&above, name, set)?,
             other => self.make_other(&above, name, other, set)?,
@@ -159,9 +185,6 @@ impl Local {
             NewNode::BlockDevice(_) => (FileKind::BlockDevice, 0o644, FileType::BlockDevice),
         };
         let bits = set.mode.unwrap_or(bits) & 0o7777;
-        if set.size.is_some_and(|size| size != 0) {
-            return Err(Error::new(ErrorKind::InvalidArgument, OP).because("only regular files have a size"));
-        }
         // Made with fewer rights, not more; until it is dressed, lookups of this directory wait.
         let plain = self.is_plain(bits, set);
         let first = Mode::from_raw_mode(if plain { bits } else { bits & 0o700 });
@@ -170,13 +193,7 @@ impl Local {
         let path = name.as_bytes();
         match node {
             NewNode::Dir => rustix::fs::mkdirat(&above.fd, path, first),
-            NewNode::Symlink(target) => {
-                if target.is_empty() || target.contains(&0) {
-                    return Err(Error::new(ErrorKind::InvalidArgument, OP)
-                        .because("the target of a symlink is not empty and holds no NUL"));
-                }
-                rustix::fs::symlinkat(&**target, &above.fd, path)
-            }
+            NewNode::Symlink(target) => rustix::fs::symlinkat(&**target, &above.fd, path),
             NewNode::CharDevice(rdev) | NewNode::BlockDevice(rdev) => {
                 rustix::fs::mknodat(&above.fd, path, made_as, first, device(*rdev))
             }
@@ -192,7 +209,11 @@ impl Local {
             return Err(stale(OP).because("the new node was replaced by another process"));
         }
         if !plain || (kind != FileKind::Symlink && mode(&stat) != bits) {
-            self.dress(&fd, kind, bits, set).map_err(fail(OP))?;
+            self.dress(&fd, kind, bits, set).map_err(|errno| {
+                let flags = if kind == FileKind::Dir { AtFlags::REMOVEDIR } else { AtFlags::empty() };
+                let _gone = rustix::fs::unlinkat(&above.fd, path, flags);
+                fail(OP)(errno)
+            })?;
         }
         Ok(Anchor::new(fd, None))
     }
@@ -221,9 +242,9 @@ impl Local {
 
     /// Refuses a place that does not hold the inode its caller believes.
     fn expect(&self, expect: Option<Ino>, stat: Option<&Statx>, op: &'static str) -> Result<()> {
-        let Some(expect) = expect else { return Ok(()) };
+        let (Some(expect), Some(stat)) = (expect, stat) else { return Ok(()) };
         let known = self.nodes().id(expect);
-        if stat.is_some_and(|stat| known.is_some() && identity(stat).ok() == known) {
+        if known.is_some() && identity(stat).ok() == known {
             return Ok(());
         }
         Err(stale(op).because("the name has another inode than expected"))
@@ -353,7 +374,7 @@ impl Local {
         let anchor = self.anchor(ino, OP)?;
         let above = self.dir(dir, OP)?;
         if stat_fd(&anchor.fd).map_err(fail(OP))?.stx_nlink == 0 {
-            return Err(stale(OP).because("its last name went"));
+            return Err(Error::new(ErrorKind::NotFound, OP).because("its last name went"));
         }
         let before = stat_fd(&above.fd).map_err(fail(OP))?;
         let from = DecInt::from_fd(&anchor.fd);

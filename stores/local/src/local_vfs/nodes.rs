@@ -373,8 +373,12 @@ impl Nodes {
         Some(Known { id: entry.id, hints: entry.hints.clone(), stamp: entry.stamp })
     }
 
+    pub(super) fn lease_count(&self, ino: Ino) -> u64 {
+        self.entries.get(&ino).map_or(0, |entry| entry.leases)
+    }
+
     pub(super) fn is_leased(&self, ino: Ino) -> bool {
-        self.entries.get(&ino).is_some_and(|entry| entry.leases > 0)
+        self.lease_count(ino) > 0
     }
 
     pub(super) fn id(&self, ino: Ino) -> Option<Identity> {

@@ -4,13 +4,12 @@ use std::ops::Range;
 
 use muxfs::{
     Error, ErrorKind, Result,
-    vfs::{Changed, Ino},
+    vfs::{Changed, FILE_LEN_MAX, Ino},
 };
 use rustix::{fd::OwnedFd, fs::FallocateFlags, io::Errno};
 
 use super::{
     Local,
-    attrs::FILE_LEN_MAX,
     errno::fail,
     host::{attr, mode, pre_attr, stat_fd},
 };
@@ -98,10 +97,10 @@ impl Local {
     pub(super) fn copy_range(&self, from: (Ino, u64), to: (Ino, u64), len: u64) -> Result<(u64, Changed)> {
         const OP: &str = "local.copy_range";
         let source = self.file(from.0, false, OP)?;
-        end_of(to.1, len, OP)?;
         let size = stat_fd(&source.fd).map_err(fail(OP))?.stx_size;
         let len = len.min(size.saturating_sub(from.1));
-        if from.0 == to.0 && from.1 < to.1 + len && to.1 < from.1 + len {
+        end_of(to.1, len, OP)?;
+        if from.0 == to.0 && from.1.abs_diff(to.1) < len {
             return Err(Error::new(ErrorKind::InvalidArgument, OP).because("the ranges overlap"));
         }
         self.change_bytes(to.0, OP, |fd, _| copy(&source.fd, from.1, fd, to.1, len))

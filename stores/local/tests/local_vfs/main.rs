@@ -4,6 +4,9 @@
 
 mod confinement;
 mod handles;
+mod limits;
+mod listing;
 mod others;
 mod plain;
+mod processes;
 mod world;
