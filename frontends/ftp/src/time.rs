@@ -1,0 +1,152 @@
+//! Times as FTP writes them: `YYYYMMDDHHMMSS` in UTC (RFC 3659 2.3) and the two forms of `ls -l`.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+const DAY_SECS: i64 = 86_400;
+/// Half a year, as `ls` counts it: an older time shows its year instead of the hour.
+const RECENT_SECS: i64 = 365 * DAY_SECS / 2;
+const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+
+/// A moment in UTC, to the second.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Utc {
+    year: i64,
+    month: i64,
+    day: i64,
+    hour: i64,
+    minute: i64,
+    second: i64,
+}
+
+fn unix_secs(time: SystemTime) -> i64 {
+    match time.duration_since(UNIX_EPOCH) {
+        Ok(after) => i64::try_from(after.as_secs()).unwrap_or(i64::MAX / 2),
+        Err(before) => {
+            let before = before.duration();
+            -i64::try_from(before.as_secs()).unwrap_or(i64::MAX / 2) - i64::from(before.subsec_nanos() > 0)
+        }
+    }
+}
+
+/// Days since 1970 of a date of the Gregorian calendar, whose year begins in March so that the leap day is its last.
+fn days_of(year: i64, month: i64, day: i64) -> i64 {
+    let year = year - i64::from(month <= 2);
+    let era = year.div_euclid(400);
+    let of_era = year.rem_euclid(400);
+    let of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
+    era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468
+}
+
+impl From<SystemTime> for Utc {
+    fn from(time: SystemTime) -> Self {
+        let secs = unix_secs(time);
+        let (days, rest) = (secs.div_euclid(DAY_SECS) + 719_468, secs.rem_euclid(DAY_SECS));
+        let (era, of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
+        let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
+        let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+        let month = (5 * of_year + 2) / 153;
+        let day = of_year - (153 * month + 2) / 5 + 1;
+        let month = if month < 10 { month + 3 } else { month - 9 };
+        Self {
+            year: era * 400 + year_of_era + i64::from(month <= 2),
+            month,
+            day,
+            hour: rest / 3600,
+            minute: rest / 60 % 60,
+            second: rest % 60,
+        }
+    }
+}
+
+/// `YYYYMMDDHHMMSS`.
+pub(crate) fn stamp(time: SystemTime) -> String {
+    let Utc { year, month, day, hour, minute, second } = time.into();
+    format!("{year:04}{month:02}{day:02}{hour:02}{minute:02}{second:02}")
+}
+
+/// The time of a `YYYYMMDDHHMMSS`, with a fraction or not; `None` if it is none.
+pub(crate) fn parse_stamp(text: &str) -> Option<SystemTime> {
+    let (digits, fraction) = text.split_once('.').unwrap_or((text, ""));
+    if digits.len() != 14 || !digits.bytes().chain(fraction.bytes()).all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let part = |from: usize, to: usize| digits.get(from..to)?.parse::<i64>().ok();
+    let (year, month, day) = (part(0, 4)?, part(4, 6)?, part(6, 8)?);
+    let (hour, minute, second) = (part(8, 10)?, part(10, 12)?, part(12, 14)?);
+    if !(1..=12).contains(&month) || !(1..=31).contains(&day) || hour > 23 || minute > 59 || second > 60 {
+        return None;
+    }
+    // A leap second is the last one of its minute: no clock here counts it.
+    let secs = days_of(year, month, day) * DAY_SECS + hour * 3600 + minute * 60 + second.min(59);
+    let whole = Duration::from_secs(secs.unsigned_abs());
+    let time = if secs < 0 { UNIX_EPOCH.checked_sub(whole)? } else { UNIX_EPOCH.checked_add(whole)? };
+    // A day that the month does not have comes out as another date.
+    let back = Utc::from(time);
+    (back.month == month && back.day == day).then_some(time)
+}
+
+/// What `ls -l` shows: month, day and the hour, or the year of what is old or to come.
+pub(crate) fn listed(time: SystemTime, now: SystemTime) -> String {
+    let Utc { year, month, day, hour, minute, .. } = time.into();
+    let name = usize::try_from(month - 1).ok().and_then(|index| MONTHS.get(index)).copied().unwrap_or("Jan");
+    let age = unix_secs(now).saturating_sub(unix_secs(time));
+    if (-DAY_SECS..RECENT_SECS).contains(&age) {
+        format!("{name} {day:>2} {hour:02}:{minute:02}")
+    } else {
+        format!("{name} {day:>2}  {year}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(secs: i64) -> SystemTime {
+        let whole = Duration::from_secs(secs.unsigned_abs());
+        if secs < 0 { UNIX_EPOCH - whole } else { UNIX_EPOCH + whole }
+    }
+
+    /// The seconds are what `date -u -d … +%s` says.
+    const KNOWN: [(i64, &str); 7] = [
+        (0, "19700101000000"),
+        (951_782_399, "20000228235959"),
+        (951_782_400, "20000229000000"),
+        (1_577_934_245, "20200102030405"),
+        (4_107_542_399, "21000228235959"),
+        (4_107_542_400, "21000301000000"),
+        (-1, "19691231235959"),
+    ];
+
+    #[test]
+    fn stamps_are_those_of_date() {
+        for (secs, text) in KNOWN {
+            assert_eq!(stamp(at(secs)), text);
+            assert_eq!(parse_stamp(text), Some(at(secs)));
+        }
+        assert_eq!(parse_stamp("20200102030405.123"), Some(at(1_577_934_245)));
+    }
+
+    #[test]
+    fn what_is_no_time_is_refused() {
+        for text in
+            ["", "2020", "20201302030405", "20200230000000", "20200102250000", "2020010203040x", "+2020010203040"]
+        {
+            assert_eq!(parse_stamp(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_listing_shows_the_hour_or_the_year() {
+        let now = at(1_577_934_245);
+        assert_eq!(listed(at(1_577_934_245 - 86_400), now), "Jan  1 03:04");
+        assert_eq!(listed(at(1_577_934_245 - 200 * 86_400), now), "Jun 16  2019");
+        assert_eq!(listed(at(1_577_934_245 + 3 * 86_400), now), "Jan  5  2020");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn a_stamp_reads_back(secs in -2_000_000_000i64..200_000_000_000) {
+            proptest::prop_assert_eq!(parse_stamp(&stamp(at(secs))), Some(at(secs)));
+        }
+    }
+}
