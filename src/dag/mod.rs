@@ -12,6 +12,7 @@ pub mod linked;
 mod murmur3;
 pub mod pb;
 mod read;
+mod resolve;
 pub mod unixfs;
 mod verified;
 mod walk;
@@ -24,6 +25,7 @@ pub use import::IMPORT_LEN_MAX;
 pub use ipld::Ipld;
 pub use murmur3::murmur3_x64_64;
 pub use read::{FILE_DEPTH_MAX, FILE_PATH_LEN_MAX, READ_BLOCK_COUNT_MAX};
+pub use resolve::RESOLVE_BLOCK_COUNT_MAX;
 pub use walk::{Visit, WALK_READ_COUNT};
 
 use std::{ops::Range, sync::Arc, time::SystemTime};
