@@ -47,14 +47,15 @@ fn squash(options: &Options, peer: IpAddr, claimed: Claimed) -> Caller {
 mod tests {
     use super::*;
 
+    type Ids = (u32, u32, &'static [u32]);
+    type Row = (Option<Squash>, IpAddr, Option<(u32, u32)>, Ids);
+
     /// The whole matrix: who is squashed to whom, by rule and by where the call comes from.
     #[test]
     fn squash_matrix() {
-        type Ids = (u32, u32, &'static [u32]);
         const ANON: Ids = (65534, 65534, &[]);
         let near: IpAddr = [127, 0, 0, 1].into();
         let far: IpAddr = [192, 0, 2, 1].into();
-        type Row = (Option<Squash>, IpAddr, Option<(u32, u32)>, Ids);
         let table: [Row; 14] = [
             (None, near, None, ANON),
             (None, near, Some((0, 0)), (0, 0, &[0, 5])),

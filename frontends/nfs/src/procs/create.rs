@@ -86,8 +86,9 @@ pub(super) async fn mknod(cx: &Context, mut args: Decoder) -> Result<CREATE3res,
     Ok(make(cx, &dir, &name, node, SetAttr { size: None, ..set }).await)
 }
 
-fn with_mode(set: SetAttr, mode: u32) -> SetAttr {
-    SetAttr { mode: set.mode.or(Some(mode)), ..set }
+fn with_mode(mut set: SetAttr, mode: u32) -> SetAttr {
+    set.mode.get_or_insert(mode);
+    set
 }
 
 /// What may be found in place of a new file.
