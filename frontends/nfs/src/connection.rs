@@ -45,6 +45,8 @@ pub const IN_FLIGHT_LEN_MAX: usize = 512 << 20;
 /// The same in units.
 pub(crate) const BUDGET: usize = IN_FLIGHT_LEN_MAX / BUDGET_UNIT;
 
+/// The first port that needs no privilege to be bound.
+const PRIVILEGED_PORT_END: u16 = 1024;
 /// How far ahead a deadline is set: timeouts may be as long as they like, the arithmetic may not overflow.
 const DEADLINE_MAX: Duration = Duration::from_hours(24);
 
@@ -214,15 +216,15 @@ impl Connection {
     }
 
     fn identity(&mut self, call: &Call) -> Result<Arc<Identity>, auth_stat> {
+        let options = &self.server.options;
+        // NULL is answered for everybody: it is how a client finds out that the server is there.
+        if options.privileged_port && self.origin.peer.port() >= PRIVILEGED_PORT_END && call.procedure != 0 {
+            return Err(auth_stat::AUTH_TOOWEAK);
+        }
         if let Some((flavor, credentials, identity)) = &self.last
             && (*flavor, credentials) == (call.flavor, &call.credentials)
         {
             return Ok(identity.clone());
-        }
-        let options = &self.server.options;
-        // NULL is answered for everybody: it is how a client finds out that the server is there.
-        if options.privileged_port && self.origin.peer.port() >= 1024 && call.procedure != 0 {
-            return Err(auth_stat::AUTH_TOOWEAK);
         }
         let claimed = claimed(call.flavor, call.credentials.clone())?;
         let identity = Arc::new(Identity::new(&self.server.vfs, options, self.origin.peer.ip(), claimed));

@@ -126,7 +126,7 @@ async fn fill(cx: &Context, dir: &Node, wanted: &Wanted, page: &mut Page) -> Res
         if next.eof {
             return Ok(true);
         }
-        if page.room() < page.guess || next.entries.is_empty() {
+        if page.room() == 0 || next.entries.is_empty() {
             return Ok(false);
         }
         next = ask(cx, dir, after, wanted, page).await?;
@@ -141,7 +141,7 @@ struct Batch {
 }
 
 async fn ask(cx: &Context, dir: &Node, after: Cookie, wanted: &Wanted, page: &Page) -> Result<Batch, nfsstat3> {
-    let count = (page.room() / page.guess).clamp(1, ENTRY_COUNT_MAX);
+    let count = page.room().clamp(1, ENTRY_COUNT_MAX);
     let got =
         cx.identity.view.readdir(dir.ino(), after, count, wanted.listing).await.map_err(|error| status(&error))?;
     // A caller who may not search the directory gets names without attributes, and no leases.
@@ -175,9 +175,10 @@ impl Page {
         }
     }
 
+    /// About how many more entries fit.
     fn room(&self) -> usize {
-        let dir_room = self.dir_len_max.saturating_sub(self.dir_len).saturating_mul(if self.plus { 4 } else { 1 });
-        (self.len_max - self.bytes.len()).min(dir_room)
+        let dir_room = self.dir_len_max.saturating_sub(self.dir_len) / (ENTRY_LEN + 4);
+        ((self.len_max - self.bytes.len()) / self.guess).min(dir_room)
     }
 
     /// Appends an entry, or says that it does not fit. One that would fit alone without its attributes and handle goes

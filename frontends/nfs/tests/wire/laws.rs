@@ -281,9 +281,9 @@ impl Client for Wire {
 #[test]
 fn statuses_name_kinds() {
     assert_eq!(status_of(ErrorKind::NotFound), nfsstat3::NFS3ERR_NOENT);
-    let shared = ErrorKind::ALL.into_iter().filter(|kind| {
-        ErrorKind::ALL.into_iter().any(|other| other != *kind && status_of(other) == status_of(*kind))
-    });
+    let shared = ErrorKind::ALL
+        .into_iter()
+        .filter(|kind| ErrorKind::ALL.into_iter().any(|other| other != *kind && status_of(other) == status_of(*kind)));
     let shared: Vec<_> = shared.collect();
     assert_eq!(shared.len(), 8, "NotFound and NoAttr, Denied and BadKey, InvalidArgument and Loop, Corrupt and Io");
 }

@@ -1,6 +1,11 @@
 //! The server as its clients see it, over real sockets on loopback.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails where it panics")]
 
+mod callers;
+mod calls;
+mod gate;
 mod laws;
+mod limits;
+mod listings;
 mod procedures;
 mod raw;

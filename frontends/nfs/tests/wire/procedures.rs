@@ -3,8 +3,8 @@
 //! Method: a client that builds and reads XDR itself, against the model file system. After each test no lease is out.
 
 use crate::raw::{
-    ACCES, Args, BADHANDLE, BADTYPE, Client, EXIST, FBIG, INVAL, ISDIR, NAMETOOLONG, NOENT, NOT_SYNC, NOTDIR, OK,
-    STALE, model, options,
+    ACCES, Args, BADHANDLE, BADTYPE, Client, EXIST, FBIG, INVAL, ISDIR, NAMETOOLONG, NOENT, NOT_SYNC, NOTDIR, NOTEMPTY,
+    OK, STALE, model, options,
 };
 
 #[tokio::test]
@@ -84,6 +84,8 @@ async fn errors_carry_the_attributes_that_are_known() {
     let mut client = Client::connect(server.local_addr()).await;
     let root = client.root().await;
     let file = client.create(&root, b"file", 0o644).await;
+    let full = client.mkdir(&root, b"full", 0o755).await;
+    client.create(&full, b"entry", 0o644).await;
     let one = |handle: &[u8]| Args::new().opaque(handle);
     let two = |handle: &[u8], name: &[u8]| Args::new().opaque(handle).opaque(name);
     let (status, mut reply) = client.nfs(3, two(&root, b"none")).await;
@@ -106,6 +108,8 @@ async fn errors_carry_the_attributes_that_are_known() {
         (12, two(&root, b"none"), NOENT),
         (13, two(&root, b"none"), NOENT),
         (13, two(&root, b"file"), NOTDIR),
+        (12, two(&root, b"full"), ISDIR),
+        (13, two(&root, b"full"), NOTEMPTY),
     ] {
         let (status, mut reply) = client.nfs(procedure, args).await;
         assert_eq!((status, reply.wcc(), reply.at_end()), (want, (false, true), true), "procedure {procedure}");
