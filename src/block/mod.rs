@@ -4,6 +4,7 @@
 //! (`testing::block_store`). Spec: spec/block-stores.md.
 
 mod mem;
+mod segments;
 
 use std::{fmt::Debug, ops::Range, sync::Arc};
 
@@ -11,7 +12,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
 
-pub use self::mem::{Mem, MemOptions};
+pub use self::{
+    mem::{Mem, MemOptions},
+    segments::{BuildIndex, OnBuildIndex, Segments, SegmentsOptions, SegmentsStats},
+};
 use crate::{Cid, Error, ErrorKind, Result};
 
 /// The longest block a store takes: 8 MiB less 1 KiB, 0-db's limit. A layer adds to what it is given, so what enters at

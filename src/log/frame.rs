@@ -2,7 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 
-use super::{BODY_LEN_MAX, HEAD_LEN_MAX, LogPos, Record};
+use super::{LogPos, RECORD_BODY_LEN_MAX, RECORD_HEAD_LEN_MAX, Record};
 use crate::media::SegmentId;
 
 /// Where the first frame of a segment begins.
@@ -134,8 +134,8 @@ impl FrameHeader {
         };
         let sound = bytes[..4] == FRAME_MAGIC
             && bytes[7] == 0
-            && usize::from(header.head_len) <= HEAD_LEN_MAX
-            && header.body_len as usize <= BODY_LEN_MAX;
+            && usize::from(header.head_len) <= RECORD_HEAD_LEN_MAX
+            && header.body_len as usize <= RECORD_BODY_LEN_MAX;
         sound.then_some(header)
     }
 
@@ -184,6 +184,8 @@ pub(crate) struct Prepared {
 #[derive(Debug, Clone)]
 pub(crate) struct Frame {
     pub(crate) pos: LogPos,
+    kind: FrameKind,
+    crc: u32,
     /// Header and head.
     pub(crate) front: Bytes,
     pub(crate) body: Bytes,
@@ -192,7 +194,7 @@ pub(crate) struct Frame {
 impl Prepared {
     /// `None` if a part is too long.
     pub(crate) fn new(kind: FrameKind, record: Record) -> Option<Self> {
-        if record.head.len() > HEAD_LEN_MAX || record.body.len() > BODY_LEN_MAX {
+        if record.head.len() > RECORD_HEAD_LEN_MAX || record.body.len() > RECORD_BODY_LEN_MAX {
             return None;
         }
         let head_len = u16::try_from(record.head.len()).ok()?;
@@ -217,7 +219,7 @@ impl Prepared {
         let crc = header_crc(pos, &front, &self.record.head);
         front.extend_from_slice(&crc.to_le_bytes());
         front.extend_from_slice(&self.record.head);
-        Frame { pos, front: front.freeze(), body: self.record.body }
+        Frame { pos, kind: self.kind, crc, front: front.freeze(), body: self.record.body }
     }
 }
 
@@ -235,6 +237,14 @@ impl Frame {
 
     pub(crate) fn head(&self) -> Bytes {
         self.front.slice(FRAME_HEADER_LEN..)
+    }
+
+    pub(crate) fn is_record(&self) -> bool {
+        self.kind == FrameKind::Record
+    }
+
+    pub(crate) fn crc(&self) -> u32 {
+        self.crc
     }
 
     /// The position behind it.

@@ -23,10 +23,13 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use tokio::sync::Mutex as AsyncMutex;
 
-pub(crate) use self::replay::{Replay, Replayed};
+pub(crate) use self::{
+    frame::padded,
+    replay::{HeadScan, Replay, Replayed, Visitor},
+};
 use self::{
     frame::{FRAME_HEADER_LEN, Frame, FrameHeader, FrameKind, Prepared, SEGMENT_HEADER_LEN, SegmentHeader},
-    replay::Chain,
+    replay::Each,
 };
 use crate::{
     Error, ErrorKind, Result,
@@ -34,9 +37,9 @@ use crate::{
 };
 
 /// The longest head of a record: what replay must read even where it skips bodies stays small.
-pub const HEAD_LEN_MAX: usize = 4096;
+pub const RECORD_HEAD_LEN_MAX: usize = 4096;
 /// The longest body of a record: a block and to spare. It bounds what a replay holds in memory.
-pub const BODY_LEN_MAX: usize = 16 << 20;
+pub const RECORD_BODY_LEN_MAX: usize = 16 << 20;
 
 /// Segments are no longer than this, so that an offset fits in 32 bits with room for one more record.
 const SEGMENT_LEN_MAX: u32 = 1 << 31;
@@ -69,9 +72,9 @@ impl fmt::Display for LogPos {
 /// Where one piece is enough it is the body: `Record::from(bytes)`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Record {
-    /// At most [`HEAD_LEN_MAX`] bytes.
+    /// At most [`RECORD_HEAD_LEN_MAX`] bytes.
     pub head: Bytes,
-    /// At most [`BODY_LEN_MAX`] bytes.
+    /// At most [`RECORD_BODY_LEN_MAX`] bytes.
     pub body: Bytes,
 }
 
@@ -121,6 +124,16 @@ impl LogOptions {
 #[derive(Clone)]
 pub struct Log {
     inner: Arc<Inner>,
+}
+
+/// Where a record was put.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Placed {
+    pub(crate) pos: LogPos,
+    /// The length of its frame without padding.
+    pub(crate) len: u32,
+    /// The checksum of its frame's header.
+    pub(crate) crc: u32,
 }
 
 struct Inner {
@@ -187,24 +200,19 @@ impl Log {
         options: LogOptions,
         mut each: impl FnMut(LogPos, Record) -> Result<()> + Send,
     ) -> Result<Self> {
-        Self::open_with(media, options, Replay::default(), &mut |replayed| {
-            each(replayed.pos, Record { head: replayed.head, body: replayed.body })
-        })
-        .await
+        let mut visitor =
+            Each(|replayed: Replayed| each(replayed.pos, Record { head: replayed.head, body: replayed.body }));
+        Self::open_with(media, options, Replay::default(), &mut visitor).await
     }
 
     pub(crate) async fn open_with(
         media: Arc<dyn Media>,
         options: LogOptions,
         replay: Replay,
-        each: &mut (dyn FnMut(Replayed) -> Result<()> + Send),
+        visitor: &mut dyn Visitor,
     ) -> Result<Self> {
         let kind = options.kind_bytes()?;
-        let chain = Chain::find(&media, kind, replay).await?;
-        let mut last = None;
-        for part in &chain.parts {
-            last = Some((part.id, replay::replay_part(&media, *part, replay, each).await?));
-        }
+        let (chain, last) = replay::replay(&media, kind, replay, visitor).await?;
         for segment in chain.garbage {
             media.remove(segment).await?;
         }
@@ -243,7 +251,7 @@ impl Log {
     pub async fn append(&self, record: impl Into<Record> + Send) -> Result<LogPos> {
         let prepared = Self::prepare(record.into())?;
         self.ready().await?;
-        self.push(prepared)
+        Ok(self.push(prepared)?.pos)
     }
 
     /// Makes every record that was appended before this call durable; callers at the same time share the work.
@@ -278,7 +286,7 @@ impl Log {
         if let Some(frame) = self.pending(pos) {
             return Ok(Record { head: frame.head(), body: frame.body });
         }
-        let (header, front) = self.read_front(pos).await?;
+        let (header, front) = read_front(&*self.inner.media, pos).await?;
         let body = self.inner.media.read_at(pos.segment, u64::from(pos.offset) + front.len() as u64, body_len(&header));
         let body = body.await?;
         if !header.check_body(&body) {
@@ -302,8 +310,9 @@ impl Log {
 
     pub(crate) fn prepare(record: Record) -> Result<Prepared> {
         Prepared::new(FrameKind::Record, record).ok_or_else(|| {
-            Error::new(ErrorKind::TooLarge, "log.append")
-                .because(format!("a record has at most {HEAD_LEN_MAX} bytes of head and {BODY_LEN_MAX} of body"))
+            Error::new(ErrorKind::TooLarge, "log.append").because(format!(
+                "a record has at most {RECORD_HEAD_LEN_MAX} bytes of head and {RECORD_BODY_LEN_MAX} of body"
+            ))
         })
     }
 
@@ -323,10 +332,10 @@ impl Log {
     }
 
     /// Appends at once, to the buffer.
-    pub(crate) fn push(&self, prepared: Prepared) -> Result<LogPos> {
+    pub(crate) fn push(&self, prepared: Prepared) -> Result<Placed> {
         let mut state = self.inner.lock();
         state.usable("log.append")?;
-        let pos = state.push(prepared, self.inner.segment_len_max);
+        let placed = state.push(prepared, self.inner.segment_len_max);
         state.end = state.next;
         let write = state.pending_len >= WRITE_LEN && !state.writing;
         state.writing |= write;
@@ -334,27 +343,57 @@ impl Log {
         if write {
             self.inner.write_in_background();
         }
-        Ok(pos)
+        Ok(placed)
+    }
+
+    /// Replays the log from its start while nothing is appended, after a sync.
+    pub(crate) async fn replay(&self, lenient: bool, visitor: &mut dyn Visitor) -> Result<()> {
+        let replay = Replay { from: None, lenient };
+        replay::replay(&self.inner.media, self.inner.kind, replay, visitor).await.map(|_| ())
+    }
+
+    /// The heads of the records that are not on the media yet.
+    pub(crate) fn pending_heads(&self) -> Vec<(LogPos, Bytes)> {
+        let state = self.inner.lock();
+        let records = state.pending.iter().filter(|frame| frame.is_record());
+        records.map(|frame| (frame.pos, frame.head())).collect()
+    }
+
+    /// Reads the head of a record.
+    pub(crate) async fn read_head(&self, pos: LogPos) -> Result<Bytes> {
+        match self.pending(pos) {
+            Some(frame) => Ok(frame.head()),
+            None => read_head(&*self.inner.media, pos).await,
+        }
+    }
+
+    /// Reads a record whose frame is `len` bytes long, in one read; the body only if `wanted` says so of the head.
+    pub(crate) async fn read_frame(
+        &self,
+        pos: LogPos,
+        len: u32,
+        wanted: impl FnOnce(&[u8]) -> bool + Send,
+    ) -> Result<Option<Bytes>> {
+        if let Some(frame) = self.pending(pos) {
+            return Ok(wanted(&frame.head()).then_some(frame.body));
+        }
+        let bytes = self.inner.media.read_at(pos.segment, pos.offset.into(), len).await?;
+        let header = FrameHeader::decode(&bytes).ok_or_else(|| corrupt(pos))?;
+        let front_len = FRAME_HEADER_LEN + header.head_len();
+        if header.len() != bytes.len() || !header.check(pos, &bytes[..front_len]) {
+            return Err(corrupt(pos));
+        }
+        if !wanted(&bytes[FRAME_HEADER_LEN..front_len]) {
+            return Ok(None);
+        }
+        let body = bytes.slice(front_len..);
+        if header.check_body(&body) { Ok(Some(body)) } else { Err(corrupt(pos)) }
     }
 
     fn pending(&self, pos: LogPos) -> Option<Frame> {
         let state = self.inner.lock();
         let index = state.pending.binary_search_by_key(&pos, |frame| frame.pos).ok()?;
         state.pending.get(index).cloned()
-    }
-
-    async fn read_front(&self, pos: LogPos) -> Result<(FrameHeader, Bytes)> {
-        const GUESS_LEN: u32 = 512;
-        let media = &self.inner.media;
-        let mut bytes = media.read_at(pos.segment, pos.offset.into(), GUESS_LEN).await?;
-        let header = FrameHeader::decode(&bytes).ok_or_else(|| corrupt(pos))?;
-        let front_len = FRAME_HEADER_LEN + header.head_len();
-        if bytes.len() < front_len {
-            let len = u32::try_from(front_len).unwrap_or(u32::MAX);
-            bytes = media.read_at(pos.segment, pos.offset.into(), len).await?;
-        }
-        bytes.truncate(front_len);
-        if header.check(pos, &bytes) { Ok((header, bytes)) } else { Err(corrupt(pos)) }
     }
 }
 
@@ -379,7 +418,7 @@ impl State {
         }
     }
 
-    fn push(&mut self, prepared: Prepared, segment_len_max: u32) -> LogPos {
+    fn push(&mut self, prepared: Prepared, segment_len_max: u32) -> Placed {
         let len = prepared.padded_len();
         if self.next.offset > SEGMENT_HEADER_LEN && self.next.offset.saturating_add(len) > segment_len_max {
             self.next = LogPos { segment: SegmentId(self.next.segment.0 + 1), offset: SEGMENT_HEADER_LEN };
@@ -387,10 +426,11 @@ impl State {
         let pos = self.next;
         let synced = if self.synced.segment == pos.segment { self.synced.offset } else { 0 };
         let frame = prepared.place(pos, synced);
+        let placed = Placed { pos, len: u32::try_from(frame.len()).unwrap_or(u32::MAX), crc: frame.crc() };
         self.next = frame.end();
         self.pending_len += len as usize;
         self.pending.push_back(frame);
-        pos
+        placed
     }
 
     /// The frames that are to be written next, all of one segment.
@@ -632,6 +672,29 @@ fn parts(frames: &[Frame]) -> Vec<Bytes> {
         parts.push(small.freeze());
     }
     parts
+}
+
+async fn read_front(media: &dyn Media, pos: LogPos) -> Result<(FrameHeader, Bytes)> {
+    const GUESS_LEN: u32 = 512;
+    let mut bytes = media.read_at(pos.segment, pos.offset.into(), GUESS_LEN).await?;
+    let header = FrameHeader::decode(&bytes).ok_or_else(|| corrupt(pos))?;
+    let front_len = FRAME_HEADER_LEN + header.head_len();
+    if bytes.len() < front_len {
+        let len = u32::try_from(front_len).unwrap_or(u32::MAX);
+        bytes = media.read_at(pos.segment, pos.offset.into(), len).await?;
+    }
+    bytes.truncate(front_len);
+    if header.check(pos, &bytes) { Ok((header, bytes)) } else { Err(corrupt(pos)) }
+}
+
+/// Reads the head of a record that is on the media.
+pub(crate) async fn read_head(media: &dyn Media, pos: LogPos) -> Result<Bytes> {
+    Ok(read_front(media, pos).await?.1.slice(FRAME_HEADER_LEN..))
+}
+
+/// The checksum of the header of the frame at `pos`, which tells whether it is the frame that was there once.
+pub(crate) async fn read_crc(media: &dyn Media, pos: LogPos) -> Result<u32> {
+    Ok(read_front(media, pos).await?.0.crc())
 }
 
 fn body_len(header: &FrameHeader) -> u32 {

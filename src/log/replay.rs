@@ -8,6 +8,7 @@
 
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::{
@@ -54,6 +55,43 @@ pub(crate) struct Replayed {
     pub(crate) crc: u32,
 }
 
+/// What is done with the records of a replay.
+#[async_trait]
+pub(crate) trait Visitor: Send {
+    /// Takes a record; whether to `pause` before the next.
+    fn record(&mut self, record: Replayed) -> Result<bool>;
+    /// Does what takes time, such as writing down what was gathered.
+    async fn pause(&mut self) -> Result<()>;
+}
+
+/// A visitor that keeps up.
+pub(crate) struct Each<F>(pub(crate) F);
+
+#[async_trait]
+impl<F: FnMut(Replayed) -> Result<()> + Send> Visitor for Each<F> {
+    fn record(&mut self, record: Replayed) -> Result<bool> {
+        (self.0)(record).map(|()| false)
+    }
+    async fn pause(&mut self) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// Shows `visitor` every record of a log and returns the segments with the place where the last one ends.
+pub(crate) async fn replay(
+    media: &Arc<dyn Media>,
+    kind: [u8; 8],
+    replay: Replay,
+    visitor: &mut dyn Visitor,
+) -> Result<(Chain, Option<(SegmentId, u32)>)> {
+    let chain = Chain::find(media, kind, replay).await?;
+    let mut last = None;
+    for part in &chain.parts {
+        last = Some((part.id, replay_part(media, *part, replay, visitor).await?));
+    }
+    Ok((chain, last))
+}
+
 /// The segments that make up a log.
 #[derive(Debug)]
 pub(crate) struct Chain {
@@ -75,7 +113,7 @@ pub(crate) struct Part {
 }
 
 impl Chain {
-    pub(crate) async fn find(media: &Arc<dyn Media>, kind: [u8; 8], replay: Replay) -> Result<Self> {
+    async fn find(media: &Arc<dyn Media>, kind: [u8; 8], replay: Replay) -> Result<Self> {
         let segments = media.segments().await?;
         let next = SegmentId(segments.last().map_or(0, |last| last.id.0.saturating_add(1)));
         let finder = Finder { media, kind, replay, segments };
@@ -269,12 +307,6 @@ impl Scanner {
         }
     }
 
-    /// One that reads the heads of a segment up to a known end.
-    pub(crate) fn heads(media: Arc<dyn Media>, from: LogPos, end: u32) -> Self {
-        let part = Part { id: from.segment, end: Some(end), media_len: end.into() };
-        Self::new(media, part, from.offset, false)
-    }
-
     /// The frame at the scanner's place, which moves behind it.
     pub(crate) async fn next(&mut self) -> Result<Step> {
         let at = u64::from(self.offset);
@@ -355,13 +387,12 @@ impl Scanner {
     }
 }
 
+async fn visit(visitor: &mut dyn Visitor, record: Replayed) -> Result<()> {
+    if visitor.record(record)? { visitor.pause().await } else { Ok(()) }
+}
+
 /// Replays one segment and returns where it ends.
-pub(crate) async fn replay_part(
-    media: &Arc<dyn Media>,
-    part: Part,
-    replay: Replay,
-    each: &mut (dyn FnMut(Replayed) -> Result<()> + Send),
-) -> Result<u32> {
+async fn replay_part(media: &Arc<dyn Media>, part: Part, replay: Replay, visitor: &mut dyn Visitor) -> Result<u32> {
     let start = replay.from.filter(|from| from.segment == part.id).map_or(SEGMENT_HEADER_LEN, |from| from.offset);
     // Where the end is known, all of it was durable.
     let bodies = !replay.lenient || part.end.is_none();
@@ -371,7 +402,7 @@ pub(crate) async fn replay_part(
         let bad = match scanner.next().await? {
             Step::Frame(frame) => {
                 if frame.kind == FrameKind::Record {
-                    each(frame.record)?;
+                    visit(visitor, frame.record).await?;
                 }
                 continue;
             }
@@ -393,13 +424,48 @@ pub(crate) async fn replay_part(
         if let Step::Frame(frame) = heads.next().await? {
             scanner.offset = heads.offset;
             if frame.kind == FrameKind::Record {
-                each(Replayed { body: Bytes::new(), ..frame.record })?;
+                visit(visitor, frame.record).await?;
             }
             continue;
         }
         warn_damage(bad);
         if scanner.search().await?.is_none() {
             return Ok(part.end.unwrap_or(bad.offset));
+        }
+    }
+}
+
+/// Reads the heads of all records there are in a media, torn tails included: whoever asks knows which of them count.
+#[derive(Debug)]
+pub(crate) struct HeadScan {
+    media: Arc<dyn Media>,
+    segments: std::vec::IntoIter<Segment>,
+    scanner: Option<Scanner>,
+}
+
+impl HeadScan {
+    pub(crate) async fn new(media: Arc<dyn Media>) -> Result<Self> {
+        let segments = media.segments().await?.into_iter();
+        Ok(Self { media, segments, scanner: None })
+    }
+
+    pub(crate) async fn next(&mut self) -> Result<Option<Replayed>> {
+        loop {
+            let Some(scanner) = &mut self.scanner else {
+                let Some(segment) = self.segments.next() else { return Ok(None) };
+                let part = Part { id: segment.id, end: None, media_len: segment.len };
+                self.scanner = Some(Scanner::new(Arc::clone(&self.media), part, SEGMENT_HEADER_LEN, false));
+                continue;
+            };
+            let more = match scanner.next().await? {
+                Step::Frame(frame) if frame.kind == FrameKind::Record => return Ok(Some(frame.record)),
+                Step::Frame(_) => true,
+                Step::Bad => scanner.search().await?.is_some(),
+                Step::End => false,
+            };
+            if !more {
+                self.scanner = None;
+            }
         }
     }
 }

@@ -359,9 +359,9 @@ async fn another_kind_and_a_newer_format_are_refused_with_a_reason() {
 #[tokio::test]
 async fn lengths_have_limits() {
     let log = open(Arc::new(MemMedia::default())).await.expect("open").0;
-    let too_long = Record { head: vec![0; HEAD_LEN_MAX + 1].into(), body: Bytes::new() };
+    let too_long = Record { head: vec![0; RECORD_HEAD_LEN_MAX + 1].into(), body: Bytes::new() };
     assert_eq!(log.append(too_long).await.expect_err("a long head").kind(), ErrorKind::TooLarge);
-    let longest = Record { head: vec![1; HEAD_LEN_MAX].into(), body: vec![2; 1 << 20].into() };
+    let longest = Record { head: vec![1; RECORD_HEAD_LEN_MAX].into(), body: vec![2; 1 << 20].into() };
     let pos = log.append(longest.clone()).await.expect("longer than a segment is meant to be");
     log.sync().await.expect("sync");
     assert_eq!(log.read(pos).await.expect("read"), longest);
@@ -396,7 +396,8 @@ proptest! {
             last.extend_from_slice(&noise);
             let mut count = 0;
             let replay = Replay { from: None, lenient };
-            let opened = Log::open_with(load(&image).await, options(), replay, &mut |_| { count += 1; Ok(()) }).await;
+            let mut visitor = Each(|_| { count += 1; Ok(()) });
+            let opened = Log::open_with(load(&image).await, options(), replay, &mut visitor).await;
             if let Ok(log) = opened {
                 log.append("more").await.expect("append");
                 log.sync().await.expect("sync");

@@ -13,7 +13,11 @@ use std::{
 
 use crate::Env;
 
+pub mod block_store;
 pub mod fault;
+pub mod heads;
+mod laws;
+pub mod media;
 pub mod model;
 pub mod store;
 pub mod wire;

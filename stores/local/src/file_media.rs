@@ -364,6 +364,17 @@ fn io_error(op: &'static str, path: &Path, error: io::Error) -> Error {
 mod tests {
     use super::*;
 
+    async fn subject() -> muxfs::testing::media::Subject {
+        let dir = Arc::new(tempfile::tempdir().expect("tempdir"));
+        muxfs::testing::media::Subject::reopening(move || {
+            let dir = Arc::clone(&dir);
+            Box::pin(async move { Arc::new(open(dir.path())) as Arc<dyn Media> })
+        })
+        .await
+    }
+
+    muxfs::media_laws!(in_files, subject());
+
     fn open(dir: &Path) -> FileMedia {
         FileMedia::open(dir).expect("a temporary directory opens")
     }

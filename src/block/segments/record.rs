@@ -1,0 +1,87 @@
+//! The heads of the records in a log of blocks. Spec: spec/segments.md #records.
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+
+use crate::{BlockKey, log::LogPos, media::SegmentId};
+
+const PUT: u8 = 1;
+const DELETE: u8 = 2;
+
+/// What a record says happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Change {
+    /// The body is the block of this key, which was not there.
+    Put { key: BlockKey },
+    /// The block of this key is gone.
+    Delete {
+        key: BlockKey,
+        /// The place and the frame's length of the record that is dead now, for the counts.
+        removed: Option<(LogPos, u32)>,
+    },
+}
+
+impl Change {
+    pub(super) fn encode(&self) -> Bytes {
+        let mut out = BytesMut::new();
+        match self {
+            Self::Put { key } => {
+                out.put_u8(PUT);
+                out.extend_from_slice(key.as_bytes());
+            }
+            Self::Delete { key, removed } => {
+                let (pos, len) = removed.unwrap_or((LogPos { segment: SegmentId(0), offset: 0 }, 0));
+                out.put_u8(DELETE);
+                out.put_u64_le(pos.segment.0);
+                out.put_u32_le(pos.offset);
+                out.put_u32_le(len);
+                out.extend_from_slice(key.as_bytes());
+            }
+        }
+        out.freeze()
+    }
+
+    /// `None` if the head is of no kind that is known.
+    pub(super) fn decode(mut head: &[u8]) -> Option<Self> {
+        match head.try_get_u8().ok()? {
+            PUT => Some(Self::Put { key: BlockKey::new(head).ok()? }),
+            DELETE => {
+                let segment = SegmentId(head.try_get_u64_le().ok()?);
+                let offset = head.try_get_u32_le().ok()?;
+                let len = head.try_get_u32_le().ok()?;
+                let removed = (len > 0).then_some((LogPos { segment, offset }, len));
+                Some(Self::Delete { key: BlockKey::new(head).ok()?, removed })
+            }
+            _ => None,
+        }
+    }
+
+    pub(super) fn key(&self) -> &BlockKey {
+        match self {
+            Self::Put { key } | Self::Delete { key, .. } => key,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn heads_come_back_and_others_are_refused() {
+        let pos = LogPos { segment: SegmentId(7), offset: 72 };
+        for key in [&b"k"[..], &[0xff; 255]] {
+            let key = BlockKey::new(key).expect("a key");
+            for change in [
+                Change::Put { key: key.clone() },
+                Change::Delete { key: key.clone(), removed: None },
+                Change::Delete { key: key.clone(), removed: Some((pos, 99)) },
+            ] {
+                assert_eq!(Change::decode(&change.encode()), Some(change.clone()));
+                assert_eq!(change.key(), &key);
+            }
+        }
+        for bad in [&b""[..], b"\x01", b"\x02too short", b"\x03key", &[1; 257]] {
+            assert_eq!(Change::decode(bad), None);
+        }
+    }
+}
