@@ -20,6 +20,7 @@ mod laws;
 pub mod media;
 pub mod model;
 pub mod store;
+pub mod vfs;
 pub mod wire;
 
 /// Where the clock of the tests begins, in seconds since 1970: a time of no meaning, long past.
