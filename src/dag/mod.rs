@@ -248,6 +248,23 @@ impl Dag {
         self.blocks.flush().await
     }
 
+    /// This DAG, over the same blocks and with the same cache, making CIDs by other numbers.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use muxfs::{block::Mem, dag::{Dag, DagOptions, Profile, UnixfsMeta}};
+    /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+    /// let dag = Dag::new(Arc::new(Mem::default()), DagOptions::default());
+    /// let old = dag.with_params(Profile::UnixfsV0_2015.params()).import(&b""[..], UnixfsMeta::default()).await?;
+    /// assert_eq!(old.cid.to_string(), "QmbFMke1KXqnYyBBWxB74N4c5SBnJMVAiMNRcGu6x1AwQH");
+    /// assert_eq!(dag.read_at(&old.cid, 0, 1).await?, "");
+    /// # Ok::<(), muxfs::Error>(()) }).unwrap();
+    /// ```
+    #[must_use]
+    pub fn with_params(&self, params: Params) -> Self {
+        Self { options: Arc::new(DagOptions { params, ..*self.options }), ..self.clone() }
+    }
+
     /// How this DAG makes CIDs.
     pub fn params(&self) -> &Params {
         &self.options.params
