@@ -24,6 +24,8 @@
 //! it defines; it runs in a simulator. Stores (`stores/*`) and frontends (`frontends/*`) are crates of their own.
 
 pub mod block;
+pub mod cas;
+pub mod cas_view;
 pub mod cid;
 pub mod dag;
 pub mod error;
@@ -32,6 +34,8 @@ pub mod heads;
 pub mod log;
 pub mod media;
 pub mod path;
+pub mod pins;
+mod rank;
 pub mod seal;
 pub mod store;
 #[cfg(any(test, feature = "testing"))]

@@ -212,7 +212,10 @@ pub async fn a_source_that_fails_puts_nothing(store: &dyn Store) {
     for len in [0, 10, (2 << 20) + 1] {
         let broken = || Source::Reader(Box::new(Trickle { bytes: content(len), step: 4096, fails: true }));
         for to in [target(store, "kept"), target(store, "broken"), path.clone()] {
-            assert_eq!(kind_of(store.put(&to, broken()).await), ErrorKind::Io, "{to}");
+            let error = kind_of(store.put(&to, broken()).await);
+            // What is longer than a CID allows is known to be wrong before the source ends.
+            let too_long = error == ErrorKind::InvalidArgument && to.cid().is_some() && len > 0;
+            assert!(error == ErrorKind::Io || too_long, "{to}: {error:?}");
         }
     }
     assert_eq!(links(store, &QfsPath::mount(store.kind())).await, before);
