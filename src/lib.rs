@@ -20,6 +20,26 @@
 //!     Media                                             media: the disk under a log
 //! ```
 //!
+//! Content is put, gets a path by its CID, and is opened by that path, in every store of content the same:
+//!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use muxfs::{Mount, MuxFs, Prefix, block::Mem, dag::{Dag, DagOptions}, media::MemMedia, pins::Pins};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> muxfs::Result<()> {
+//! let dag = Dag::new(Arc::new(Mem::default()), DagOptions::default());
+//! let pins = Arc::new(Pins::open(Arc::new(MemMedia::default())).await?);
+//! let mut mux = MuxFs::new();
+//! mux.mount(Mount::cas(Prefix::new("mem")?, dag, pins))?;
+//!
+//! let path = mux.put("/mem", &b"hello"[..]).await?;
+//! assert_eq!(path.to_string(), "/mem/bafkreibm6jg3ux5qumhcn2b3flc3tyu6dmlb4xa7u5bf44yegnrjhc4yeq");
+//! assert_eq!(mux.open(path).await?.read_at(0, 100).await?, "hello");
+//! # Ok(()) }
+//! ```
+//!
 //! This crate touches no network, no host files, no wall clock and no randomness except through [`Env`] and the traits
 //! it defines; it runs in a simulator. Stores (`stores/*`) and frontends (`frontends/*`) are crates of their own.
 
@@ -33,6 +53,7 @@ pub mod file;
 pub mod heads;
 pub mod log;
 pub mod media;
+pub mod mux;
 pub mod path;
 pub mod pins;
 mod rank;
@@ -50,6 +71,7 @@ pub use crate::{
     cid::{Cid, Codec, cid_of},
     error::{BoxError, Error, ErrorKind, Result},
     file::{File, FileInfo, FileKind, Source},
+    mux::{IntoPath, Mount, MuxFs},
     path::{Name, Prefix, QfsPath},
     seal::SecretKey,
     store::{Addressing, Store},
