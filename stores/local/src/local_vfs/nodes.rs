@@ -415,3 +415,91 @@ impl Nodes {
         Some(entry.change.get_or_insert_default().clone())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use muxfs::FileKind;
+
+    use super::*;
+
+    const ROOT: u64 = 2;
+
+    fn anchor() -> Arc<Anchor> {
+        Anchor::new(std::fs::File::open("/dev/null").expect("it is there").into(), None)
+    }
+
+    fn identity(number: u64, birth: i64, kind: FileKind) -> Identity {
+        Identity { number, birth, kind }
+    }
+
+    fn nodes() -> (Nodes, Ino) {
+        Nodes::new(identity(ROOT, 0, FileKind::Dir), anchor(), 4)
+    }
+
+    fn hint(dir: Ino, text: &str) -> Option<Hint> {
+        Some(Hint { dir, name: Name::new(text.as_bytes()).expect("a name") })
+    }
+
+    #[test]
+    fn a_number_leased_for_a_file_that_is_gone_is_not_given_to_another() {
+        let (mut nodes, root) = nodes();
+        let mut closing = vec![];
+        let old = identity(7, 1, FileKind::File);
+        let new = identity(7, 2, FileKind::File);
+        let first = nodes.meet(old, hint(root, "a"), None, 1, &mut closing);
+        let second = nodes.meet(new, hint(root, "a"), None, 1, &mut closing);
+        assert_ne!(first, second);
+        assert_eq!((nodes.id(first), nodes.id(second)), (Some(old), Some(new)));
+        assert_eq!(nodes.meet(new, hint(root, "a"), None, 1, &mut closing), second, "the same while it is leased");
+        nodes.release(first, 1);
+        nodes.release(second, 2);
+
+        // With nobody to tell them apart the number is the host's again.
+        let third = identity(7, 3, FileKind::File);
+        let ino = nodes.meet_new(third, hint(root, "a").expect("a hint"), anchor(), &mut closing);
+        assert_eq!(nodes.id(ino), Some(third));
+        assert!(nodes.id(first).is_none_or(|id| id != new), "nobody's lease leads to another file");
+    }
+
+    #[test]
+    fn leased_entries_and_the_way_to_them_stay_while_idle_ones_go() {
+        let (mut nodes, root) = nodes();
+        let mut closing = vec![];
+        let dir = nodes.meet(identity(10, 0, FileKind::Dir), hint(root, "d"), None, 0, &mut closing);
+        let file = nodes.meet(identity(11, 0, FileKind::File), hint(dir, "f"), None, 1, &mut closing);
+        for number in 0..IDLE_COUNT_MAX as u64 + 100 {
+            let id = identity(1000 + number, 0, FileKind::File);
+            nodes.meet(id, hint(root, "x"), Some(anchor()), 0, &mut closing);
+            closing.clear();
+        }
+        assert!(nodes.entries.len() <= IDLE_COUNT_MAX + 3 && nodes.anchors.len() <= 4);
+        assert!(nodes.known(file).is_some() && nodes.known(dir).is_some());
+        closing.extend(nodes.release(file, 1));
+        assert_eq!(nodes.idle.len(), IDLE_COUNT_MAX, "now it may go too");
+    }
+
+    #[test]
+    fn directories_that_others_turned_inside_out_leave_no_ring() {
+        let (mut nodes, root) = nodes();
+        let mut closing = vec![];
+        let one = identity(10, 0, FileKind::Dir);
+        let two = identity(11, 0, FileKind::Dir);
+        let a = nodes.meet(one, hint(root, "a"), None, 1, &mut closing);
+        let b = nodes.meet(two, hint(a, "b"), None, 1, &mut closing);
+        // Others move b up and a into it; only a's new place is seen.
+        nodes.meet(one, hint(b, "a"), None, 0, &mut closing);
+        let (a, b) = (nodes.known(a).expect("leased"), nodes.known(b).expect("leased"));
+        assert_eq!((a.hints.len(), b.hints.len()), (1, 0), "the outdated hint went");
+    }
+
+    #[test]
+    fn more_leases_given_back_than_taken_do_no_harm() {
+        let (mut nodes, root) = nodes();
+        let mut closing = vec![];
+        let file = nodes.meet(identity(10, 0, FileKind::File), hint(root, "a"), None, 1, &mut closing);
+        nodes.release(file, u64::MAX);
+        nodes.release(root, u64::MAX);
+        assert_eq!(nodes.lease_count(file), 0);
+        assert!(nodes.anchor(root).is_some());
+    }
+}

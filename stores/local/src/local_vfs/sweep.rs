@@ -15,7 +15,9 @@ const SWEEP_EVERY: Duration = Duration::from_secs(2);
 
 impl Local {
     pub(super) fn sweep(&self) {
-        for (ino, anchor) in self.nodes().anchors() {
+        // Bound first: a guard made in the head of the loop would be held throughout.
+        let anchors = self.nodes().anchors();
+        for (ino, anchor) in anchors {
             let is_gone = stat_fd(&anchor.fd).is_ok_and(|stat| stat.stx_nlink == 0);
             let closes = anchor.close_idle();
             if !is_gone && !closes {
@@ -45,4 +47,56 @@ pub(super) async fn sweep_while_used(local: Weak<Local>) {
 async fn sweep_once(local: Arc<Local>) {
     // A panic inside is a bug that the next call will meet with better words.
     let _swept = tokio::task::spawn_blocking(move || local.sweep()).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use muxfs::{
+        Name,
+        vfs::{NewNode, SetAttr, Vfs},
+    };
+
+    use super::super::{LocalOptions, LocalVfs};
+
+    /// How many descriptors of this process lead to `path`, removed or not.
+    fn descriptors_of(path: &Path) -> usize {
+        let links = std::fs::read_dir("/proc/self/fd").expect("/proc").flatten();
+        let text = path.display().to_string();
+        links
+            .filter_map(|link| std::fs::read_link(link.path()).ok())
+            .filter(|to| to.display().to_string().starts_with(&text))
+            .count()
+    }
+
+    #[tokio::test]
+    async fn a_program_just_uploaded_can_be_run_and_a_removed_file_takes_no_space() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let root = dir.path().join("root");
+        std::fs::create_dir(&root).expect("the root");
+        let vfs = LocalVfs::open(&root, &dir.path().join("handles"), LocalOptions::default()).expect("it opens");
+        let make = async |text: &str| {
+            let set = SetAttr { mode: Some(0o755), ..SetAttr::default() };
+            let name = Name::new(text.as_bytes()).expect("a name");
+            let ino = vfs.create(vfs.root(), &name, NewNode::File, set).await.expect("made").node.ino;
+            vfs.write(ino, 0, "#!/bin/true\n".into(), false).await.expect("a write");
+            ino
+        };
+        let (program, removed, leased) = (make("program").await, make("removed").await, make("leased").await);
+        vfs.release(program, 1);
+        vfs.release(removed, 1);
+        std::fs::remove_file(root.join("removed")).expect("removed by others");
+        std::fs::remove_file(root.join("leased")).expect("removed by others");
+        assert!(descriptors_of(&root.join("program")) > 0 && descriptors_of(&root.join("removed")) > 0);
+
+        // The first look finds them used, the second does not.
+        vfs.local.sweep();
+        vfs.local.sweep();
+        assert_eq!(descriptors_of(&root.join("removed")), 0);
+        let ran = std::process::Command::new(root.join("program")).status();
+        assert!(ran.expect("not held open for writing").success());
+        assert_eq!(vfs.read(leased, 0, 100).await.expect("leased"), "#!/bin/true\n");
+        vfs.lookup(vfs.root(), &Name::new(b"program").expect("a name")).await.expect("opened again");
+    }
 }
