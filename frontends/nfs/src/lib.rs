@@ -7,7 +7,8 @@
 //! ```
 //! It is a dispatcher of its own on the wire types of `nfs3_types`, because correctness here needs what no server crate
 //! gives: credentials in every call, COMMIT with a verifier, cookies that survive changes, a cache of replies, and a
-//! bound on everything a peer can claim. Spec: spec/nfs.md.
+//! bound on everything a peer can claim. For those who embed the crate `nfsserve`, the feature of that name has an
+//! adapter. Spec: spec/nfs.md.
 
 mod attr;
 mod connection;
@@ -16,6 +17,8 @@ mod handle;
 mod identity;
 mod measure;
 mod mount;
+#[cfg(feature = "nfsserve")]
+pub mod nfsserve_adapter;
 mod options;
 mod outage;
 mod portmap;

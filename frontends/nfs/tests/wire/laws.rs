@@ -8,6 +8,7 @@ use muxfs::{
     testing::wire::{Ability, Answer, Client, Refusal, Stat},
     vfs::Vfs,
 };
+use muxfs_local::{LocalOptions, LocalVfs};
 use muxfs_nfs::{Server, serve, status_of};
 use nfs3_client::{
     MountClient, Nfs3Client,
@@ -289,3 +290,15 @@ fn statuses_name_kinds() {
 }
 
 muxfs::wire_laws!(nfs, connect);
+
+/// An empty host directory, and what must outlive it.
+#[expect(clippy::unused_async, reason = "another file system may take time to open")]
+async fn local() -> (Arc<dyn Vfs>, tempfile::TempDir) {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let files = dir.path().join("files");
+    std::fs::create_dir(&files).expect("is new");
+    let handles = dir.path().join("handles");
+    (LocalVfs::open(&files, &handles, LocalOptions::default()).expect("a host directory"), dir)
+}
+
+muxfs::wire_laws!(nfs_on_local, connect, on: local());

@@ -1,6 +1,8 @@
 //! The server as its clients see it, over real sockets on loopback.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails where it panics")]
 
+#[cfg(feature = "nfsserve")]
+mod adapter;
 mod callers;
 mod calls;
 mod gate;
