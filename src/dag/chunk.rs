@@ -93,13 +93,6 @@ impl LeafForm {
         bytes.extend_from_slice(&head);
         Ok(ChunkBuffer { form: *self, head_len: head.len(), len_max: len, bytes })
     }
-
-    /// The leaf of a chunk that lies in memory.
-    pub(super) fn leaf(&self, content: &[u8]) -> Result<Leaf> {
-        let mut buffer = self.buffer(content.len())?;
-        buffer.bytes.extend_from_slice(content);
-        buffer.into_leaf()
-    }
 }
 
 /// The buffer of a chunk begins with so much and grows: most files are small.
@@ -120,6 +113,13 @@ impl ChunkBuffer {
         self.bytes.len() - self.head_len
     }
 
+    /// Makes it full of zeros and gives them, to be overwritten.
+    pub(super) fn content(&mut self) -> &mut [u8] {
+        self.bytes.reserve(self.len_max + TAIL_LEN_MAX);
+        self.bytes.resize(self.head_len + self.len_max, 0);
+        self.bytes.get_mut(self.head_len..).unwrap_or_default()
+    }
+
     /// Reads until the chunk is full or the source ends.
     pub(super) async fn fill(&mut self, source: &mut (impl AsyncRead + Unpin)) -> io::Result<()> {
         while self.len() < self.len_max {
@@ -137,11 +137,10 @@ impl ChunkBuffer {
 
     /// Reads the whole chunk from `offset`, or fails.
     pub(super) fn fill_at(&mut self, source: &dyn ReadAt, offset: u64) -> Result<()> {
-        self.bytes.reserve(self.len_max + TAIL_LEN_MAX);
-        self.bytes.resize(self.head_len + self.len_max, 0);
-        let mut rest = self.bytes.get_mut(self.head_len..).unwrap_or_default();
+        let len_max = self.len_max;
+        let mut rest = self.content();
         while !rest.is_empty() {
-            let from = offset + (self.len_max - rest.len()) as u64;
+            let from = offset + (len_max - rest.len()) as u64;
             let len = read_some(source, from, rest)?;
             if len == 0 {
                 return Err(changed("the source ended before its length"));
@@ -253,7 +252,9 @@ mod tests {
             let form = LeafForm::new(&profile.params());
             for len in [0, 1, 127, 128, 65536, 65537, 200_000] {
                 let content = &content[..len];
-                let from_memory = form.leaf(content).expect("short");
+                let mut from_memory = form.buffer(len).expect("room");
+                from_memory.content().copy_from_slice(content);
+                let from_memory = from_memory.into_leaf().expect("short");
                 let mut streamed = form.buffer(262_144).expect("room");
                 streamed.fill(&mut &*content).await.expect("memory");
                 let mut positioned = form.buffer(len).expect("room");

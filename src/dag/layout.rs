@@ -30,7 +30,7 @@ impl From<FileLink> for Link {
 
 impl Dag {
     /// Puts a node of a file over its parts.
-    async fn put_file_node(&self, parts: Vec<FileLink>, meta: UnixfsMeta) -> Result<FileLink> {
+    pub(super) async fn put_file_node(&self, parts: Vec<FileLink>, meta: UnixfsMeta) -> Result<FileLink> {
         let too_large = || Error::new(ErrorKind::TooLarge, "dag.import").because("a file is below 2^64 bytes");
         let mut message = UnixfsData::new(UnixfsType::File).with_meta(meta)?;
         message.blocksizes = parts.iter().map(|part| part.size).collect();
@@ -81,6 +81,15 @@ impl FileBuilder {
         }
     }
 
+    /// Appends a subtree of height `level`. What was appended before must end where such a subtree begins, and it must
+    /// be full or the last of the file. A trickle takes leaves only.
+    pub(super) async fn push_tree(&mut self, dag: &Dag, level: usize, tree: FileLink) -> Result<()> {
+        match self {
+            Self::Balanced(balanced) => balanced.push(dag, level, tree).await,
+            Self::Trickle(trickle) => trickle.push(dag, tree).await,
+        }
+    }
+
     /// Puts what is open and returns the root. A lone leaf of a balanced file is its root: `meta` is in it already.
     pub(super) async fn finish(self, dag: &Dag, meta: UnixfsMeta) -> Result<FileLink> {
         match self {
@@ -98,8 +107,7 @@ pub(super) struct Balanced {
 }
 
 impl Balanced {
-    /// Appends a subtree of height `level`. Whatever is open below must be full, or this is the last of the file.
-    pub(super) async fn push(&mut self, dag: &Dag, level: usize, link: FileLink) -> Result<()> {
+    async fn push(&mut self, dag: &Dag, level: usize, link: FileLink) -> Result<()> {
         for below in 0..level {
             self.wrap(dag, below).await?;
         }
