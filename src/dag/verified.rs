@@ -79,15 +79,10 @@ impl Dag {
     /// `TooLarge` past [`DAG_BLOCK_LEN_MAX`]; `NoSpace`, `ReadOnly`, `Unavailable`.
     pub async fn put_block(&self, codec: Codec, block: Bytes) -> Result<Cid> {
         check_len(&block, "dag.put_block")?;
-        let (dag, hashed) = (self.clone(), block.clone());
-        let cid = hashing(block.len(), move || dag.cid_of(codec, &hashed)).await?;
+        let (params, hashed) = (*self.params(), block.clone());
+        let cid = hashing(block.len(), move || params.cid(codec, &hashed)).await?;
         self.put_hashed(&cid, block).await?;
         Ok(cid)
-    }
-
-    /// The CID that [`Dag::put_block`] gives a block.
-    pub(crate) fn cid_of(&self, codec: Codec, block: &[u8]) -> Cid {
-        self.params().cid(codec, block)
     }
 
     /// Puts a block whose CID the caller has computed from these very bytes: it is not hashed again.

@@ -27,7 +27,8 @@ pub const WALK_READ_COUNT: usize = 8;
 pub struct Visit {
     /// The block, as the first link that was followed names it.
     pub cid: Cid,
-    /// Its length in bytes; `None` where it could not be had or does not hash to its CID.
+    /// Its length in bytes; `None` where it could not be had or does not hash to its CID. With both a length and an
+    /// error the bytes are those of the CID, but not what its codec says.
     pub len: Option<u64>,
     /// What it is, or is a part of; `None` where it could not be told, and for dag-pb nodes that are not `UnixFS`.
     pub kind: Option<FileKind>,
@@ -38,6 +39,8 @@ pub struct Visit {
 impl Dag {
     /// Visits every block that can be reached from `root`, itself included: parents before their children, otherwise in
     /// no order. Ends by itself; to drop it ends it too.
+    ///
+    /// What it reports may hide what lies below: a collector must not remove anything after a walk that met an error.
     ///
     /// A block that two codecs lead to is visited once for each, since what it links to depends on the codec. Links are
     /// followed through dag-pb, dag-cbor and dag-json; of a block that turns out bad, those that were readable are.
