@@ -54,7 +54,14 @@ pub(crate) struct Lines {
 
 impl Lines {
     /// The next line; `None` at the end of the stream. Dropping the future loses nothing.
-    pub(crate) async fn next<R: AsyncRead + Unpin + Send>(&mut self, from: &mut R) -> io::Result<Option<Line>> {
+    ///
+    /// `late` takes what is there although nobody was told: a read ends before an urgent byte, which the runtime takes
+    /// for the end of what came, and an ABOR ends in one.
+    pub(crate) async fn next<R: AsyncRead + Unpin + Send>(
+        &mut self,
+        from: &mut R,
+        late: fn(&R, &mut [u8]) -> usize,
+    ) -> io::Result<Option<Line>> {
         loop {
             if let Some(line) = self.take() {
                 return Ok(Some(line));
@@ -62,6 +69,9 @@ impl Lines {
             if from.read_buf(&mut self.buffer).await? == 0 {
                 return Ok(None);
             }
+            let mut more = [0; 16];
+            let count = late(from, &mut more);
+            self.buffer.extend_from_slice(more.get(..count).unwrap_or_default());
         }
     }
 
@@ -122,7 +132,7 @@ mod tests {
     async fn lines_of(mut bytes: &[u8]) -> Vec<Line> {
         let mut lines = Lines::default();
         let mut all = Vec::new();
-        while let Some(line) = lines.next(&mut bytes).await.expect("a slice does not fail") {
+        while let Some(line) = lines.next(&mut bytes, |_, _| 0).await.expect("a slice does not fail") {
             all.push(line);
         }
         all
@@ -156,8 +166,8 @@ mod tests {
                 .chain([b"\r\nNOOP\r\n".to_vec()])
                 .map(|chunk| Ok::<_, io::Error>(bytes::Bytes::from(chunk))),
         ));
-        assert_eq!(lines.next(&mut stream).await.expect("reads"), Some(Line::TooLong));
+        assert_eq!(lines.next(&mut stream, |_, _| 0).await.expect("reads"), Some(Line::TooLong));
         assert!(lines.buffer.capacity() <= 8 * LINE_LEN_MAX, "{}", lines.buffer.capacity());
-        assert_eq!(lines.next(&mut stream).await.expect("reads"), Some(command("NOOP", b"")));
+        assert_eq!(lines.next(&mut stream, |_, _| 0).await.expect("reads"), Some(command("NOOP", b"")));
     }
 }

@@ -202,7 +202,7 @@ impl Session {
         let why = tokio::select! {
             biased;
             () = closing.cancelled() => "The server shuts down.",
-            line = timeout_at(until, self.lines.next(&mut self.wire)) => match line {
+            line = timeout_at(until, self.lines.next(&mut self.wire, Wire::late)) => match line {
                 Ok(line) => return line,
                 Err(_) => "Nothing was said for too long.",
             },
@@ -417,7 +417,7 @@ impl Session {
         let reply = loop {
             tokio::select! {
                 biased;
-                line = self.lines.next(&mut self.wire), if self.queue.len() < QUEUE_MAX => match line {
+                line = self.lines.next(&mut self.wire, Wire::late), if self.queue.len() < QUEUE_MAX => match line {
                     Ok(Some(Line::Command(command))) if command.verb == "ABOR" => {
                         aborted = true;
                         stop.cancel();

@@ -166,7 +166,13 @@ pub(crate) async fn receive_file(upload: &mut Upload, data: &mut Data) -> Result
         held = piece;
         let result = match end {
             End::More => continue,
-            End::Eof => Ok(count),
+            End::Eof => {
+                // Some clients wait for our close_notify after theirs; others are gone by now.
+                if let Err(failure) = data.close().await {
+                    tracing::debug!(?failure, "the client did not wait for the end of its upload");
+                }
+                Ok(count)
+            }
             End::Failed(failure) => Err(failure),
         };
         if !held.is_empty() {

@@ -13,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use rustix::net::RecvFlags;
 use rustls::ServerConfig;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -41,6 +42,16 @@ impl Wire {
         let Self::Plain(stream) = self else { return Err(closed()) };
         let handshake = timeout(OPEN_TIMEOUT, TlsAcceptor::from(config).accept(stream));
         Ok(Self::Tls(Box::new(handshake.await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??)))
+    }
+}
+
+impl Wire {
+    /// Reads what the system has, whatever the runtime knows; nothing under TLS, which has no urgent bytes.
+    pub(crate) fn late(&self, buffer: &mut [u8]) -> usize {
+        match self {
+            Self::Plain(stream) => rustix::net::recv(stream, buffer, RecvFlags::DONTWAIT).map_or(0, |(count, _)| count),
+            Self::Tls(_) | Self::Closed => 0,
+        }
     }
 }
 

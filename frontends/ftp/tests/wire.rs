@@ -56,6 +56,7 @@ impl Ftp {
         stream.set_mode(suppaftp::Mode::ExtendedPassive);
         stream.set_encoding(Bytes).await;
         stream.login("ann", "x").await.expect("logs in");
+        stream.transfer_type(suppaftp::types::FileType::Binary).await.expect("bytes are bytes");
         Arc::new(Self { server, stream: Mutex::new(stream) })
     }
 
