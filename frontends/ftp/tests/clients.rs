@@ -60,7 +60,7 @@ async fn has(program: &str) -> bool {
 }
 
 /// Runs a program to a good end and returns what it printed.
-async fn run<S: AsRef<OsStr>>(program: &str, args: &[S]) -> String {
+async fn run<S: AsRef<OsStr> + Sync>(program: &str, args: &[S]) -> String {
     let output = Command::new(program).args(args).env("HOME", "/nonexistent").output().await.expect("runs");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let error = String::from_utf8_lossy(&output.stderr);

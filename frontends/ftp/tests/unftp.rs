@@ -64,13 +64,13 @@ async fn libunftp_serves_a_file_system_with_it() {
     raw.want("SIZE ../../secret", 550).await;
     raw.send(b"MKD \xff\r\n").await;
     assert_eq!(raw.reply().await.0, 553);
-    let left_over = raw.begin("RETR none").await;
-    assert_eq!(raw.reply().await.0, 550);
-    drop(left_over);
+    // The offset of a transfer that failed is still there for the next one, which never asked for it.
     raw.want("REST 5", 350).await;
-    let data = raw.begin("STOR file").await;
-    assert_eq!(raw.reply().await.0, 550);
-    drop(data);
+    for command in ["RETR none", "STOR file"] {
+        let data = raw.begin(command).await;
+        assert_eq!(raw.reply().await.0, 550, "{command}");
+        drop(data);
+    }
     raw.want("REST 0", 350).await;
     assert_eq!(raw.get("RETR file").await, b"0123456789");
     assert_eq!(names(&fs).await.len(), 2);
