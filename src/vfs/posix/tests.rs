@@ -316,3 +316,101 @@ async fn attributes_of_other_name_spaces() {
         assert_eq!(listed, if who.is_root() { 4 } else { 3 });
     }
 }
+
+/// A file system in which somebody else is quick: between the look at `tmp/n` and the change that follows, `n` becomes
+/// another node, as often as it is told to.
+#[derive(Debug)]
+struct Racing {
+    model: Arc<ModelFs>,
+    races_left: std::sync::atomic::AtomicUsize,
+}
+
+impl Racing {
+    async fn swap(&self, dir: Ino) {
+        let left = std::sync::atomic::Ordering::Relaxed;
+        if self.races_left.fetch_update(left, left, |races| races.checked_sub(1)).is_err() {
+            return;
+        }
+        let place = Place { dir, name: &name("n"), expect: None };
+        if let Err(error) = self.model.remove(place, RemoveKind::NonDir).await {
+            assert_eq!(error.kind(), ErrorKind::NotFound, "there was none yet");
+        }
+        let other = make(&self.model, dir, "n", NewNode::File, owned(0o666, 11, 11)).await;
+        self.model.release(other, 1);
+    }
+}
+
+#[async_trait]
+impl Vfs for Racing {
+    fn root(&self) -> Ino {
+        self.model.root()
+    }
+    async fn lookup(&self, dir: Ino, name: &Name) -> Result<Attr> {
+        let found = self.model.lookup(dir, name).await;
+        if name.as_bytes() == b"n" {
+            self.swap(dir).await;
+        }
+        found
+    }
+    async fn parent(&self, dir: Ino) -> Result<Attr> {
+        self.model.parent(dir).await
+    }
+    async fn getattr(&self, ino: Ino) -> Result<Attr> {
+        self.model.getattr(ino).await
+    }
+    async fn readdir(&self, dir: Ino, after: Cookie, count: usize, listing: Listing) -> Result<DirPage> {
+        self.model.readdir(dir, after, count, listing).await
+    }
+    async fn read(&self, ino: Ino, offset: u64, len: u32) -> Result<Bytes> {
+        self.model.read(ino, offset, len).await
+    }
+    async fn readlink(&self, ino: Ino) -> Result<Bytes> {
+        self.model.readlink(ino).await
+    }
+    async fn statfs(&self, ino: Ino) -> Result<FsStat> {
+        self.model.statfs(ino).await
+    }
+    fn handle(&self, ino: Ino) -> Result<Handle> {
+        self.model.handle(ino)
+    }
+    async fn resolve(&self, handle: &Handle) -> Result<Attr> {
+        self.model.resolve(handle).await
+    }
+    fn retain(&self, ino: Ino) {
+        self.model.retain(ino);
+    }
+    fn release(&self, ino: Ino, count: u64) {
+        self.model.release(ino, count);
+    }
+    async fn remove(&self, place: Place<'_>, kind: RemoveKind) -> Result<DirChanged> {
+        self.model.remove(place, kind).await
+    }
+    async fn rename(&self, from: Place<'_>, to: Place<'_>, mode: RenameMode) -> Result<Renamed> {
+        self.model.rename(from, to, mode).await
+    }
+}
+
+/// In a sticky directory user 10 removes their own `n`, while user 11 puts theirs in its place just after the look; and
+/// renames over a free `n`, which is free no more. Either way the node of user 11 stays.
+#[tokio::test]
+async fn the_sticky_bit_cannot_be_raced() {
+    for (races, there) in [(1, true), (1, false), (100, true)] {
+        let model = ModelFs::new(testing::env());
+        let dir = make(&model, model.root(), "tmp", NewNode::Dir, owned(0o1777, 1, 1)).await;
+        make(&model, dir, "mine", NewNode::File, owned(0o666, 10, 10)).await;
+        if there {
+            make(&model, dir, "n", NewNode::File, owned(0o666, 10, 10)).await;
+        }
+        let racing = Racing { model: model.clone(), races_left: races.into() };
+        let view = posix(Arc::new(racing), caller(10, 10, &[]));
+        let n = Place { dir, name: &name("n"), expect: None };
+        let result = if there {
+            view.remove(n, RemoveKind::NonDir).await.map(drop)
+        } else {
+            view.rename(Place { name: &name("mine"), ..n }, n, RenameMode::Replace).await.map(drop)
+        };
+        assert_eq!(kind_of(result), NOT_PERMITTED, "{races} races, there: {there}");
+        let stays = model.lookup(dir, &name("n")).await.expect("it stays");
+        assert_eq!(stays.uid, 11);
+    }
+}
