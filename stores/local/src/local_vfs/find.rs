@@ -123,10 +123,9 @@ impl Local {
 
     /// The descriptor of a directory.
     pub(super) fn dir(&self, ino: Ino, op: &'static str) -> Result<Arc<Anchor>> {
-        match self.nodes().id(ino) {
-            None => return Err(stale(op)),
-            Some(id) if id.kind != FileKind::Dir => return Err(Error::new(ErrorKind::NotDir, op)),
-            Some(_) => {}
+        let id = self.nodes().id(ino).ok_or_else(|| stale(op))?;
+        if id.kind != FileKind::Dir {
+            return Err(Error::new(ErrorKind::NotDir, op));
         }
         self.anchor(ino, op)
     }
@@ -253,13 +252,19 @@ impl Local {
         Ok(data)
     }
 
-    /// The open file behind a number: `IsDir` for a directory, `InvalidArgument` for what holds no bytes.
-    pub(super) fn file(&self, ino: Ino, is_written: bool, op: &'static str) -> Result<Data> {
-        match self.nodes().id(ino).ok_or_else(|| stale(op))?.kind {
-            FileKind::File => {}
-            FileKind::Dir => return Err(Error::new(ErrorKind::IsDir, op)),
-            _ => return Err(Error::new(ErrorKind::InvalidArgument, op).because("only regular files hold bytes")),
+    /// Refuses what is no file: `IsDir` for a directory, `InvalidArgument` for what else holds no bytes.
+    pub(super) fn must_be_file(&self, ino: Ino, op: &'static str) -> Result<()> {
+        let id = self.nodes().id(ino).ok_or_else(|| stale(op))?;
+        match id.kind {
+            FileKind::File => Ok(()),
+            FileKind::Dir => Err(Error::new(ErrorKind::IsDir, op)),
+            _ => Err(Error::new(ErrorKind::InvalidArgument, op).because("only regular files hold bytes")),
         }
+    }
+
+    /// The open file behind a number.
+    pub(super) fn file(&self, ino: Ino, is_written: bool, op: &'static str) -> Result<Data> {
+        self.must_be_file(ino, op)?;
         let anchor = self.anchor(ino, op)?;
         self.data(&anchor, is_written, op)
     }

@@ -71,6 +71,15 @@ fn makes_sense(node: &NewNode, set: &SetAttr) -> Result<()> {
     }
 }
 
+/// What stands under a name, if anything does.
+fn entry(dir: &Anchor, name: &Name, op: &'static str) -> Result<Option<Statx>> {
+    match stat_name(&dir.fd, name.as_bytes()) {
+        Ok(stat) => Ok(Some(stat)),
+        Err(Errno::NOENT) => Ok(None),
+        Err(errno) => Err(fail(op)(errno)),
+    }
+}
+
 /// The number that the host packs a device into.
 fn device(rdev: muxfs::vfs::Rdev) -> u64 {
     rustix::fs::makedev(rdev.major, rdev.minor)
@@ -300,16 +309,14 @@ impl Local {
     pub(super) fn rename(&self, from: &Spot, to: &Spot, how: RenameMode) -> Result<Renamed> {
         const OP: &str = "local.rename";
         self.writable(OP)?;
+        // Of several reasons to refuse, the first in this order is told: what is at the one place, then at the other.
         let from_dir = self.dir(from.dir, OP)?;
+        let stat = entry(&from_dir, &from.name, OP)?;
+        self.expect(from.expect, stat.as_ref(), OP)?;
         let to_dir = self.dir(to.dir, OP)?;
-        let stat = stat_name(&from_dir.fd, from.name.as_bytes()).map_err(fail(OP))?;
-        let target = match stat_name(&to_dir.fd, to.name.as_bytes()) {
-            Ok(stat) => Some(stat),
-            Err(Errno::NOENT) => None,
-            Err(errno) => return Err(fail(OP)(errno)),
-        };
-        self.expect(from.expect, Some(&stat), OP)?;
+        let target = entry(&to_dir, &to.name, OP)?;
         self.expect(to.expect, target.as_ref(), OP)?;
+        let stat = stat.ok_or_else(|| Error::new(ErrorKind::NotFound, OP))?;
         let moving = self.hold(&from_dir, &from.name, &stat, OP)?;
         let other = target.map(|stat| self.hold(&to_dir, &to.name, &stat, OP)).transpose()?;
         let is_same = other.as_ref().is_some_and(|other| other.id == moving.id);

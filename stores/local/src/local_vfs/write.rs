@@ -56,6 +56,7 @@ impl Local {
     /// Writes all, or takes back how far the file grew.
     pub(super) fn write(&self, ino: Ino, offset: u64, bytes: &[u8], clear_suid: bool) -> Result<Changed> {
         const OP: &str = "local.write";
+        self.must_be_file(ino, OP)?;
         end_of(offset, bytes.len() as u64, OP)?;
         let ((), changed) = self.change_bytes(ino, OP, |fd, size| {
             if clear_suid && !bytes.is_empty() {
@@ -83,20 +84,20 @@ impl Local {
     }
 
     fn fallocate(&self, ino: Ino, range: &Range<u64>, flags: FallocateFlags, op: &'static str) -> Result<Changed> {
-        if range.end > FILE_LEN_MAX {
-            return Err(Error::new(ErrorKind::TooLarge, op));
-        }
+        self.must_be_file(ino, op)?;
         let len = range
             .end
             .checked_sub(range.start)
             .filter(|len| *len > 0)
             .ok_or_else(|| Error::new(ErrorKind::InvalidArgument, op).because("the range holds no bytes"))?;
+        end_of(range.end, 0, op)?;
         Ok(self.change_bytes(ino, op, |fd, _| rustix::fs::fallocate(fd, flags, range.start, len))?.1)
     }
 
     pub(super) fn copy_range(&self, from: (Ino, u64), to: (Ino, u64), len: u64) -> Result<(u64, Changed)> {
         const OP: &str = "local.copy_range";
         let source = self.file(from.0, false, OP)?;
+        self.must_be_file(to.0, OP)?;
         let size = stat_fd(&source.fd).map_err(fail(OP))?.stx_size;
         let len = len.min(size.saturating_sub(from.1));
         end_of(to.1, len, OP)?;

@@ -6,6 +6,7 @@ mod confinement;
 mod handles;
 mod limits;
 mod listing;
+mod model;
 mod others;
 mod plain;
 mod processes;
