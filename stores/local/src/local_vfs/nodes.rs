@@ -436,8 +436,8 @@ mod tests {
         Nodes::new(identity(ROOT, 0, FileKind::Dir), anchor(), 4)
     }
 
-    fn hint(dir: Ino, text: &str) -> Option<Hint> {
-        Some(Hint { dir, name: Name::new(text.as_bytes()).expect("a name") })
+    fn hint(dir: Ino, text: &str) -> Hint {
+        Hint { dir, name: Name::new(text.as_bytes()).expect("a name") }
     }
 
     #[test]
@@ -446,17 +446,21 @@ mod tests {
         let mut closing = vec![];
         let old = identity(7, 1, FileKind::File);
         let new = identity(7, 2, FileKind::File);
-        let first = nodes.meet(old, hint(root, "a"), None, 1, &mut closing);
-        let second = nodes.meet(new, hint(root, "a"), None, 1, &mut closing);
+        let first = nodes.meet(old, Some(hint(root, "a")), None, 1, &mut closing);
+        let second = nodes.meet(new, Some(hint(root, "a")), None, 1, &mut closing);
         assert_ne!(first, second);
         assert_eq!((nodes.id(first), nodes.id(second)), (Some(old), Some(new)));
-        assert_eq!(nodes.meet(new, hint(root, "a"), None, 1, &mut closing), second, "the same while it is leased");
+        assert_eq!(
+            nodes.meet(new, Some(hint(root, "a")), None, 1, &mut closing),
+            second,
+            "the same while it is leased"
+        );
         nodes.release(first, 1);
         nodes.release(second, 2);
 
         // With nobody to tell them apart the number is the host's again.
         let third = identity(7, 3, FileKind::File);
-        let ino = nodes.meet_new(third, hint(root, "a").expect("a hint"), anchor(), &mut closing);
+        let ino = nodes.meet_new(third, hint(root, "a"), anchor(), &mut closing);
         assert_eq!(nodes.id(ino), Some(third));
         assert!(nodes.id(first).is_none_or(|id| id != new), "nobody's lease leads to another file");
     }
@@ -465,11 +469,11 @@ mod tests {
     fn leased_entries_and_the_way_to_them_stay_while_idle_ones_go() {
         let (mut nodes, root) = nodes();
         let mut closing = vec![];
-        let dir = nodes.meet(identity(10, 0, FileKind::Dir), hint(root, "d"), None, 0, &mut closing);
-        let file = nodes.meet(identity(11, 0, FileKind::File), hint(dir, "f"), None, 1, &mut closing);
+        let dir = nodes.meet(identity(10, 0, FileKind::Dir), Some(hint(root, "d")), None, 0, &mut closing);
+        let file = nodes.meet(identity(11, 0, FileKind::File), Some(hint(dir, "f")), None, 1, &mut closing);
         for number in 0..IDLE_COUNT_MAX as u64 + 100 {
             let id = identity(1000 + number, 0, FileKind::File);
-            nodes.meet(id, hint(root, "x"), Some(anchor()), 0, &mut closing);
+            nodes.meet(id, Some(hint(root, "x")), Some(anchor()), 0, &mut closing);
             closing.clear();
         }
         assert!(nodes.entries.len() <= IDLE_COUNT_MAX + 3 && nodes.anchors.len() <= 4);
@@ -484,10 +488,10 @@ mod tests {
         let mut closing = vec![];
         let one = identity(10, 0, FileKind::Dir);
         let two = identity(11, 0, FileKind::Dir);
-        let a = nodes.meet(one, hint(root, "a"), None, 1, &mut closing);
-        let b = nodes.meet(two, hint(a, "b"), None, 1, &mut closing);
+        let a = nodes.meet(one, Some(hint(root, "a")), None, 1, &mut closing);
+        let b = nodes.meet(two, Some(hint(a, "b")), None, 1, &mut closing);
         // Others move b up and a into it; only a's new place is seen.
-        nodes.meet(one, hint(b, "a"), None, 0, &mut closing);
+        nodes.meet(one, Some(hint(b, "a")), None, 0, &mut closing);
         let (a, b) = (nodes.known(a).expect("leased"), nodes.known(b).expect("leased"));
         assert_eq!((a.hints.len(), b.hints.len()), (1, 0), "the outdated hint went");
     }
@@ -496,7 +500,7 @@ mod tests {
     fn more_leases_given_back_than_taken_do_no_harm() {
         let (mut nodes, root) = nodes();
         let mut closing = vec![];
-        let file = nodes.meet(identity(10, 0, FileKind::File), hint(root, "a"), None, 1, &mut closing);
+        let file = nodes.meet(identity(10, 0, FileKind::File), Some(hint(root, "a")), None, 1, &mut closing);
         nodes.release(file, u64::MAX);
         nodes.release(root, u64::MAX);
         assert_eq!(nodes.lease_count(file), 0);
