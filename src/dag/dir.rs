@@ -480,3 +480,6 @@ impl Children<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

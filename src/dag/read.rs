@@ -295,3 +295,6 @@ impl Inner {
         Ok(found)
     }
 }
+
+#[cfg(test)]
+mod tests;
