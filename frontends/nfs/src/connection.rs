@@ -109,7 +109,8 @@ impl Connection {
     pub(crate) async fn run(mut self) -> Result<(), Cause> {
         let stop = self.server.stop.clone();
         let alarm = sleep_until(Alarm::from_std(self.deadline()));
-        tokio::pin!(alarm);
+        let stopped = stop.cancelled();
+        tokio::pin!(alarm, stopped);
         let mut stopping = false;
         loop {
             if !stopping {
@@ -133,7 +134,7 @@ impl Connection {
             tokio::select! {
                 // In this order, so that no peer is taken for stalled whose bytes were only not read yet.
                 biased;
-                () = stop.cancelled(), if !stopping => stopping = true,
+                () = &mut stopped, if !stopping => stopping = true,
                 Some(reply) = self.replies.recv(), if self.in_flight > 0 => {
                     self.finish(reply);
                     while let Ok(reply) = self.replies.try_recv() {

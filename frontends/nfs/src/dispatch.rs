@@ -72,12 +72,15 @@ async fn mount_run(
 /// One call of NFS, past the reply cache.
 async fn nfs(cx: &Context, origin: Origin, call: Call, begun: Instant) -> Option<Reply> {
     if procs::is_idempotent(call.procedure) {
-        return Some(nfs_once(cx, call, begun).await);
+        return Some(nfs_once(cx, call, begun).await.0);
     }
     match cx.server.replies.begin(origin.peer.ip().to_canonical(), origin.connection, &call) {
         Begun::First(ticket) => {
-            let reply = nfs_once(cx, call, begun).await;
-            ticket.done(reply.to_bytes());
+            let (reply, status) = nfs_once(cx, call, begun).await;
+            // "Try again" is no answer to keep: a client may try again with the same xid.
+            if status != nfsstat3::NFS3ERR_JUKEBOX as u32 {
+                ticket.done(reply.to_bytes());
+            }
             Some(reply)
         }
         Begun::Again(bytes) => Some(Reply::again(&bytes)),
@@ -86,7 +89,7 @@ async fn nfs(cx: &Context, origin: Origin, call: Call, begun: Instant) -> Option
     }
 }
 
-async fn nfs_once(cx: &Context, call: Call, begun: Instant) -> Reply {
+async fn nfs_once(cx: &Context, call: Call, begun: Instant) -> (Reply, u32) {
     let server = &cx.server;
     let (xid, procedure, args) = (call.xid, call.procedure, call.args.rest().clone());
     let mut reply = Reply::accepted(xid);
@@ -113,5 +116,5 @@ async fn nfs_once(cx: &Context, call: Call, begun: Instant) -> Reply {
         }
     };
     server.metrics.request(Some(procedure), status, begun.elapsed());
-    reply
+    (reply, status)
 }

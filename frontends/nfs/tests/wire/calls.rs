@@ -280,6 +280,24 @@ async fn unavailable_is_jukebox_for_a_while() {
     server.shutdown().await;
 }
 
+/// The story: a client that is told to try again does so with the same xid, and must not be told the same for two
+/// minutes out of the reply cache.
+#[tokio::test]
+async fn try_again_is_not_kept() {
+    let gate = Gate::open();
+    let server = serve(gate.clone(), options()).unwrap();
+    let mut client = Client::connect(server.local_addr()).await;
+    let root = client.root().await;
+    let record = client.encode(70, NFS, 9, &Args::new().opaque(&root).opaque(b"d").sattr(None, None).0);
+    gate.fs.fail(Some(muxfs::ErrorKind::Unavailable));
+    client.send_record(&record).await;
+    assert_eq!(client.results(70).await.u32(), JUKEBOX);
+    gate.fs.fail(None);
+    client.send_record(&record).await;
+    assert_eq!(client.results(70).await.u32(), OK);
+    server.shutdown().await;
+}
+
 #[tokio::test]
 async fn a_panic_is_one_callers_system_error() {
     let gate = Gate::open();
