@@ -1,2 +1,227 @@
-//! X.
-fn main() {}
+//! `muxfs`: the program. It names every store and frontend; the work is in the library.
+//!
+//! `serve` owns the data directory and serves it. Every other command asks the server that does, over the control
+//! socket, or owns the data directory itself for as long as it takes. Spec: spec/cli.md.
+
+mod args;
+mod commands;
+mod config;
+mod control;
+mod data_dir;
+mod instance;
+mod metrics;
+mod namespace;
+mod output;
+mod owner;
+
+use std::{ffi::OsStr, io, process::ExitCode};
+
+use clap::{CommandFactory as _, Parser as _};
+use muxfs::{Error, ErrorKind, Prefix, Result, dag::Profile, path::QfsPath};
+use tracing_subscriber::EnvFilter;
+
+use crate::{
+    args::{Cli, Command, Global, Pin, Put},
+    config::{Config, Mount},
+    control::Client,
+    data_dir::{Access, DataDir},
+    instance::Instance,
+    namespace::{Namespace, Place},
+    output::Output,
+};
+
+/// Cheap file operations run on the threads that poll; one that waits for a disk must not hold up all others.
+const WORKER_COUNT_MIN: usize = 4;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let filter = EnvFilter::try_from_env("MUXFS_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
+    let workers = std::thread::available_parallelism().map_or(1, usize::from).max(WORKER_COUNT_MIN);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build();
+    let done = match runtime {
+        Ok(runtime) => {
+            let done = runtime.block_on(run(cli));
+            // Standard input may still be waited for.
+            runtime.shutdown_background();
+            done
+        }
+        Err(error) => Err(Error::new(ErrorKind::Io, "runtime").because(error)),
+    };
+    match done {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("muxfs: {error:#}");
+            ExitCode::from(exit_code(error.kind()))
+        }
+    }
+}
+
+/// The exit code of an error: `--help` and spec/cli.md list them.
+fn exit_code(kind: ErrorKind) -> u8 {
+    match kind {
+        ErrorKind::InvalidArgument | ErrorKind::NameTooLong | ErrorKind::BadCookie => 2,
+        ErrorKind::NotFound | ErrorKind::NoAttr | ErrorKind::Stale => 3,
+        ErrorKind::Corrupt => 4,
+        ErrorKind::Unavailable => 5,
+        ErrorKind::Denied | ErrorKind::NotPermitted | ErrorKind::ReadOnly | ErrorKind::BadKey => 6,
+        ErrorKind::Exists
+        | ErrorKind::NotEmpty
+        | ErrorKind::NotDir
+        | ErrorKind::IsDir
+        | ErrorKind::TooLarge
+        | ErrorKind::Loop
+        | ErrorKind::NoSpace
+        | ErrorKind::Quota
+        | ErrorKind::TooManyLinks
+        | ErrorKind::CrossDevice
+        | ErrorKind::Unsupported
+        | ErrorKind::Io
+        | ErrorKind::Internal => 1,
+    }
+}
+
+async fn run(cli: Cli) -> Result<ExitCode> {
+    let output = Output { json: cli.global.json, quiet: cli.global.quiet };
+    let config = effective(&cli.global)?;
+    match cli.command {
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "muxfs", &mut io::stdout());
+        }
+        Command::FtpUser { name, home, read_only } => commands::serve::ftp_user(&name, &home, read_only)?,
+        Command::Serve(args) => commands::serve::serve(config, &args, output).await?,
+        Command::Put(put) => self::put(config, &put, output).await?,
+        other => {
+            let namespace = open(config).await?;
+            let done = command(other, &*namespace, output).await;
+            return done;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn command(command: Command, namespace: &dyn Namespace, output: Output) -> Result<ExitCode> {
+    match command {
+        Command::Get(args) => {
+            commands::get::get(namespace, &commands::path(&args.path)?, &args.dest, args.force, output).await?;
+        }
+        Command::Cat { paths } => commands::read::cat(namespace, &all(&paths)?).await?,
+        Command::Ls { path, long } => {
+            commands::list::ls(namespace, &commands::place(&path)?, long, output).await?;
+        }
+        Command::Stat { path } => commands::list::stat(namespace, &commands::place(&path)?, output).await?,
+        Command::Has { path } => {
+            let has = commands::read::has(namespace, &commands::path(&path)?, output).await?;
+            return Ok(if has { ExitCode::SUCCESS } else { ExitCode::from(exit_code(ErrorKind::NotFound)) });
+        }
+        Command::Rm { paths } => commands::remove::rm(namespace, &all(&paths)?, output).await?,
+        Command::Pin(Pin::Ls { mount }) => {
+            let mount = mount.as_deref().map(mount_of).transpose()?;
+            commands::pin::ls(namespace, mount, output).await?;
+        }
+        Command::Pin(Pin::Add { path }) => {
+            commands::pin::add(namespace, &commands::path(&path)?, output).await?;
+        }
+        Command::Pin(Pin::Rm { path }) => commands::pin::rm(namespace, &commands::path(&path)?, output).await?,
+        Command::Verify { path } => commands::verify::verify(namespace, &commands::path(&path)?, output).await?,
+        Command::Config => output::raw(namespace.config().await?.as_bytes())?,
+        Command::Serve(_) | Command::Put(_) | Command::FtpUser { .. } | Command::Completions { .. } => {
+            return Err(Error::new(ErrorKind::Internal, "main.command").because("this command needs no namespace"));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn put(config: Config, args: &Put, output: Output) -> Result<()> {
+    let job = commands::put::Job { source: &args.source, recursive: args.recursive, output };
+    let target = args.target.as_deref().map(commands::path).transpose()?;
+    if args.only_hash {
+        let profile = Profile::from(args.profile.unwrap_or(config.profile));
+        let prefix = target.map_or_else(|| Prefix::new("ipfs"), |target| Ok(target.prefix))?;
+        return commands::put::only_hash(&job, profile, prefix).await;
+    }
+    if args.profile.is_some_and(|profile| profile != config.profile) {
+        return Err(Error::new(ErrorKind::InvalidArgument, "put.profile").because(
+            "the profile belongs to the whole data directory, so that the same content has the same CID everywhere: set it in the configuration, or use --profile with --only-hash",
+        ));
+    }
+    let mounts = config.mount.clone();
+    let served = open(config).await?;
+    let target = match target {
+        Some(target) => target,
+        None => QfsPath { prefix: served.default_write().await?, parts: Vec::new() },
+    };
+    let mount = mounts.iter().find(|mount| mount.prefix() == target.prefix);
+    if matches!((&served, mount), (Opened::Own(_), Some(Mount::Mem { .. }))) {
+        return Err(Error::new(ErrorKind::Unavailable, "put").at(&target).because(
+            "this mount is the RAM of a server, and none is running: start one with muxfs serve, or put into /ipfs",
+        ));
+    }
+    let by_content = !matches!(mount, Some(Mount::Local { .. }));
+    commands::put::put(&*served, &job, &target, by_content).await
+}
+
+/// The configuration, with the flags that every command takes.
+fn effective(global: &Global) -> Result<Config> {
+    let mut config = Config::load(global.config.as_deref())?;
+    if let Some(data) = &global.data {
+        config.data.clone_from(data);
+    }
+    if let Some(local) = &global.local {
+        let mut locals = config.mount.iter_mut().filter_map(|mount| match mount {
+            Mount::Local { dir, .. } => Some(dir),
+            _ => None,
+        });
+        let dir = locals.next().ok_or_else(|| {
+            Error::new(ErrorKind::InvalidArgument, "args.local").because("the configuration has no mount of kind local")
+        })?;
+        *dir = Some(local.clone());
+    }
+    config.check()?;
+    // The working directory may be another where the path is used.
+    config.data = std::path::absolute(&config.data).map_err(|error| {
+        Error::new(ErrorKind::InvalidArgument, "args.data").at(config.data.display()).because(error)
+    })?;
+    Ok(config)
+}
+
+/// Who does the work.
+enum Opened {
+    Own(Box<(Instance, DataDir)>),
+    Server(Client),
+}
+
+impl std::ops::Deref for Opened {
+    type Target = dyn Namespace;
+    fn deref(&self) -> &Self::Target {
+        match self {
+            Self::Own(own) => &own.0,
+            Self::Server(client) => client,
+        }
+    }
+}
+
+async fn open(config: Config) -> Result<Opened> {
+    match DataDir::own_or_ask(&config.data).await? {
+        Access::Owner(data) => Ok(Opened::Own(Box::new((Instance::open(config, &data).await?, data)))),
+        Access::Server(holder) => {
+            let socket = holder.socket.ok_or_else(|| Error::new(ErrorKind::Internal, "main.open"))?;
+            Client::connect(socket).await.map(Opened::Server)
+        }
+    }
+}
+
+fn all(paths: &[std::ffi::OsString]) -> Result<Vec<QfsPath>> {
+    paths.iter().map(|path| commands::path(path)).collect()
+}
+
+/// A mount, named as `ipfs` or `/ipfs`.
+fn mount_of(text: &OsStr) -> Result<Prefix> {
+    match text.to_str() {
+        Some(text) if !text.starts_with('/') => Prefix::new(text),
+        _ => match commands::place(text)? {
+            Place::Path(path) if path.parts.is_empty() => Ok(path.prefix),
+            _ => Err(Error::new(ErrorKind::InvalidArgument, "args.mount").because("name a mount, as /ipfs")),
+        },
+    }
+}

@@ -1,0 +1,193 @@
+//! The command line. Spec: spec/cli.md.
+
+use std::{ffi::OsString, path::PathBuf};
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{Listen, ProfileName};
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  failed for another reason than those below
+  2  wrong usage, configuration or path
+  3  not found
+  4  corrupt: bytes failed verification
+  5  unavailable: another program owns the data directory, or a store is out of reach
+  6  permission denied, or read-only";
+
+const EXAMPLES: &str = "\
+Examples:
+  muxfs serve                             serve /mem, /local and /ipfs over NFS and FTP on this machine
+  muxfs put -r photos                     put a directory; prints /ipfs/<cid>
+  muxfs ls -l /ipfs/<cid>                 list it
+  muxfs cat /ipfs/<cid>/a.jpg > a.jpg     read a file, every byte verified
+  muxfs get /ipfs/<cid> photos-again      copy it back
+  muxfs verify /ipfs/<cid>                re-hash everything below it";
+
+/// A multiplexing content-addressed filesystem.
+///
+/// One namespace: /mem (RAM), /local (a host directory) and /ipfs (content by CID, on local disk), served over NFSv3
+/// and FTP. Commands given while a server runs are carried out by it.
+#[derive(Debug, Parser)]
+#[command(name = "muxfs", version, after_help = EXAMPLES, after_long_help = format!("{EXAMPLES}\n\n{EXIT_CODES}"))]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Global {
+    /// The configuration, in TOML; the defaults where absent
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// The directory that holds blocks, pins and the lock [default: $XDG_DATA_HOME/muxfs]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+    /// The host directory at /local [default: DATA/local]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub(crate) local: Option<PathBuf>,
+    /// Print results as JSON, one value a line
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// No progress, no notices; errors are still told
+    #[arg(short, long, global = true)]
+    pub(crate) quiet: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Serve the namespace over NFS and FTP until Ctrl-C or SIGTERM
+    Serve(Serve),
+    /// Put a file or a directory; the last line printed is its path
+    #[command(
+        after_help = "Examples:\n  muxfs put a.txt\n  muxfs put -r photos /ipfs\n  tar c . | muxfs put - /mem\n  muxfs put --only-hash -r photos"
+    )]
+    Put(Put),
+    /// Copy a file or a directory out
+    #[command(after_help = "Examples:\n  muxfs get /ipfs/<cid> photos\n  muxfs get -f /local/a.txt a.txt")]
+    Get(Get),
+    /// Print the bytes of files
+    Cat {
+        /// Paths as /ipfs/<cid>/a.txt
+        #[arg(required = true, value_name = "PATH")]
+        paths: Vec<OsString>,
+    },
+    /// List a directory; / lists the mounts, a content-addressed mount its pins
+    Ls {
+        /// The directory, or a file
+        #[arg(default_value = "/", value_name = "PATH")]
+        path: OsString,
+        /// Mode, size, time and CID too
+        #[arg(short)]
+        long: bool,
+    },
+    /// Print what is known of a path
+    Stat {
+        #[arg(value_name = "PATH")]
+        path: OsString,
+    },
+    /// Say whether a path is there: exit code 0 or 3
+    Has {
+        #[arg(value_name = "PATH")]
+        path: OsString,
+    },
+    /// Remove a file or an empty directory; of a content-addressed path, its pin
+    Rm {
+        #[arg(required = true, value_name = "PATH")]
+        paths: Vec<OsString>,
+    },
+    /// List, add and remove pins: the roots to keep
+    #[command(subcommand)]
+    Pin(Pin),
+    /// Re-hash everything reachable from a path and name what is missing or corrupt
+    Verify {
+        /// A content-addressed path, or a mount for all its pins
+        #[arg(value_name = "PATH")]
+        path: OsString,
+    },
+    /// Print the effective configuration, as a file that --config takes
+    Config,
+    /// Make the line of a user for the FTP users file; reads the password from standard input
+    FtpUser {
+        /// The user's name
+        name: String,
+        /// The directory below which the user stays, as /local/alice
+        #[arg(long, default_value = "/", value_name = "PATH")]
+        home: String,
+        /// The user may not change anything
+        #[arg(long)]
+        read_only: bool,
+    },
+    /// Print completions for a shell
+    Completions {
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Serve {
+    /// Where NFS listens [default: 127.0.0.1:11111]
+    #[arg(long, value_name = "ADDR|off")]
+    pub(crate) nfs: Option<Listen>,
+    /// Where FTP listens [default: 127.0.0.1:2121]
+    #[arg(long, value_name = "ADDR|off")]
+    pub(crate) ftp: Option<Listen>,
+    /// Where metrics are served for Prometheus, at /metrics [default: off]
+    #[arg(long, value_name = "ADDR|off")]
+    pub(crate) metrics: Option<Listen>,
+    /// Written when all frontends accept, with their addresses in JSON; removed at the end
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ready_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Put {
+    /// A file, a directory with -r, or - for standard input
+    pub(crate) source: PathBuf,
+    /// /ipfs, /mem, /ipfs/<cid> (must hash to it) or /local/path [default: the default mount]
+    pub(crate) target: Option<OsString>,
+    /// Put a directory with all that is in it, hidden files included; symlinks are kept
+    #[arg(short)]
+    pub(crate) recursive: bool,
+    /// Print the path without storing anything
+    #[arg(long)]
+    pub(crate) only_hash: bool,
+    /// How content becomes a CID, with --only-hash [default: the configured profile]
+    #[arg(long, value_enum, value_name = "P")]
+    pub(crate) profile: Option<ProfileName>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Get {
+    /// What to copy
+    #[arg(value_name = "PATH")]
+    pub(crate) path: OsString,
+    /// Where to; must not be there
+    pub(crate) dest: PathBuf,
+    /// Overwrite what is there
+    #[arg(short, long)]
+    pub(crate) force: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Pin {
+    /// List the pins of a mount, or of all
+    Ls {
+        #[arg(value_name = "PREFIX")]
+        mount: Option<OsString>,
+    },
+    /// Keep what is below a path, after checking that all of it is here
+    Add {
+        #[arg(value_name = "PATH")]
+        path: OsString,
+    },
+    /// Keep it no longer
+    Rm {
+        #[arg(value_name = "PATH")]
+        path: OsString,
+    },
+}

@@ -1,0 +1,276 @@
+//! `put`: a file, standard input, or a directory with all that is in it.
+
+use std::{
+    fs::{self, File},
+    io,
+    os::unix::{ffi::OsStrExt as _, fs::FileTypeExt as _},
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::{StreamExt as _, TryStreamExt as _, future::BoxFuture, stream, stream::BoxStream};
+use muxfs::{
+    BlockKey, BlockStore, Error, ErrorKind, Name, Prefix, QfsPath, Result,
+    dag::{Dag, DagOptions, Entry, Link, Profile, UnixfsMeta},
+};
+use serde_json::json;
+use tokio_util::io::{ReaderStream, StreamReader};
+
+use crate::{
+    namespace::{Input, Namespace},
+    output::{Output, Progress, bytes, count},
+    owner::HostFile,
+};
+
+/// How many files of a directory are read at once: enough to keep the hashing cores busy, few enough to bound memory.
+const FILES_AT_ONCE: usize = 8;
+/// How much of standard input is read at once.
+const STDIN_LEN: usize = 256 << 10;
+
+/// What to put, and where.
+#[derive(Debug)]
+pub(crate) struct Job<'a> {
+    pub(crate) source: &'a Path,
+    pub(crate) recursive: bool,
+    pub(crate) output: Output,
+}
+
+/// Where the blocks go.
+#[async_trait]
+pub(crate) trait Importer: Send + Sync {
+    async fn file(&self, input: Input) -> Result<Link>;
+    async fn symlink(&self, target: Bytes) -> Result<Link>;
+    async fn dir(&self, entries: Vec<Entry>) -> Result<Link>;
+}
+
+/// Into a mount.
+struct Mounted<'a> {
+    namespace: &'a dyn Namespace,
+    mount: Prefix,
+}
+
+#[async_trait]
+impl Importer for Mounted<'_> {
+    async fn file(&self, input: Input) -> Result<Link> {
+        self.namespace.import(self.mount, input).await
+    }
+    async fn symlink(&self, target: Bytes) -> Result<Link> {
+        self.namespace.import_symlink(self.mount, target).await
+    }
+    async fn dir(&self, entries: Vec<Entry>) -> Result<Link> {
+        self.namespace.import_dir(self.mount, entries).await
+    }
+}
+
+/// Nowhere: only the hash is wanted.
+struct Hashed(Dag);
+
+#[async_trait]
+impl Importer for Hashed {
+    async fn file(&self, input: Input) -> Result<Link> {
+        match input {
+            Input::File(file, len) => {
+                self.0.import_at(std::sync::Arc::new(HostFile(file)), len, UnixfsMeta::default()).await
+            }
+            Input::Stream(stream) => self.0.import(StreamReader::new(stream), UnixfsMeta::default()).await,
+        }
+    }
+    async fn symlink(&self, target: Bytes) -> Result<Link> {
+        self.0.put_symlink(&target, UnixfsMeta::default()).await
+    }
+    async fn dir(&self, entries: Vec<Entry>) -> Result<Link> {
+        self.0.put_dir(stream::iter(entries.into_iter().map(Ok)).boxed()).await
+    }
+}
+
+/// A block store that forgets what it is given.
+#[derive(Debug)]
+struct Forgetful;
+
+#[async_trait]
+impl BlockStore for Forgetful {
+    async fn get(&self, _key: &BlockKey) -> Result<Option<Bytes>> {
+        Ok(None)
+    }
+    async fn put(&self, _key: &BlockKey, _block: Bytes) -> Result<()> {
+        Ok(())
+    }
+    async fn delete(&self, _key: &BlockKey) -> Result<()> {
+        Ok(())
+    }
+    fn keys(&self) -> BoxStream<'_, Result<BlockKey>> {
+        stream::empty().boxed()
+    }
+}
+
+/// Prints the path that the source would get, and stores nothing.
+pub(crate) async fn only_hash(job: &Job<'_>, profile: Profile, prefix: Prefix) -> Result<()> {
+    let options = DagOptions { params: profile.params(), verified_len_max: 0 };
+    let importer = Hashed(Dag::new(std::sync::Arc::new(Forgetful), options));
+    let walk = Walk::begin(job, &importer)?;
+    let link = walk.source().await?;
+    walk.print(&QfsPath { prefix, parts: vec![Name::new(link.cid.to_string().as_bytes())?] })
+}
+
+/// Puts the source and prints its path.
+pub(crate) async fn put(namespace: &dyn Namespace, job: &Job<'_>, target: &QfsPath, by_content: bool) -> Result<()> {
+    let importer = Mounted { namespace, mount: target.prefix };
+    let walk = Walk::begin(job, &importer)?;
+    if !by_content {
+        if job.recursive {
+            return Err(Error::new(ErrorKind::Unsupported, "put").at(target).because(
+                "-r is for content-addressed mounts; copy a directory through a mount of the server, as with cp -r",
+            ));
+        }
+        let input = walk.open(job.source)?;
+        return walk.print(&namespace.put(target, input).await?);
+    }
+    let link = walk.source().await?;
+    match (target.cid(), target.parts.len()) {
+        (None, 0) => {}
+        (Some(cid), 1) if cid.multihash_bytes() == link.cid.multihash_bytes() && cid.codec() == link.cid.codec() => {}
+        (Some(cid), 1) => {
+            return Err(Error::new(ErrorKind::InvalidArgument, "put")
+                .at(target)
+                .because(format!("the content hashes to {}, not to {cid}; nothing was pinned", link.cid)));
+        }
+        _ => {
+            return Err(Error::new(ErrorKind::InvalidArgument, "put")
+                .at(target)
+                .because(format!("content goes to /{0} or to /{0}/<cid>, by no other name", target.prefix)));
+        }
+    }
+    namespace.pin(target.prefix, &link.cid).await?;
+    walk.print(&QfsPath { prefix: target.prefix, parts: vec![Name::new(link.cid.to_string().as_bytes())?] })
+}
+
+/// A walk over the source.
+struct Walk<'a> {
+    job: &'a Job<'a>,
+    importer: &'a dyn Importer,
+    progress: Progress,
+    files: AtomicU64,
+    bytes: AtomicU64,
+    skipped: AtomicU64,
+}
+
+impl<'a> Walk<'a> {
+    fn begin(job: &'a Job<'a>, importer: &'a dyn Importer) -> Result<Self> {
+        let total = if job.source == Path::new("-") {
+            None
+        } else {
+            let metadata = fs::metadata(job.source).map_err(|error| host(job.source, error))?;
+            if metadata.is_dir() && !job.recursive {
+                return Err(Error::new(ErrorKind::IsDir, "put")
+                    .at(job.source.display())
+                    .because("put a directory with -r"));
+            }
+            metadata.is_file().then_some(metadata.len())
+        };
+        let progress = job.output.progress(total);
+        let (files, bytes, skipped) = Default::default();
+        Ok(Self { job, importer, progress, files, bytes, skipped })
+    }
+
+    /// Puts the whole source. A symlink named on the command line is followed; those below it are kept.
+    async fn source(&self) -> Result<Link> {
+        let metadata = if self.job.source == Path::new("-") { None } else { fs::metadata(self.job.source).ok() };
+        match metadata {
+            Some(metadata) if metadata.is_dir() => self.dir(self.job.source.into()).await,
+            _ => self.importer.file(self.open(self.job.source)?).await,
+        }
+    }
+
+    fn open(&self, path: &Path) -> Result<Input> {
+        if path == Path::new("-") {
+            let stream = ReaderStream::with_capacity(tokio::io::stdin(), STDIN_LEN);
+            let progress = self.progress.clone();
+            let told = stream.inspect_ok(move |piece| progress.add_bytes(piece.len() as u64));
+            return Ok(Input::Stream(told.boxed()));
+        }
+        let file = File::open(path).map_err(|error| host(path, error))?;
+        let metadata = file.metadata().map_err(|error| host(path, error))?;
+        if metadata.is_file() {
+            return Ok(Input::File(file, metadata.len()));
+        }
+        // A pipe or a device that was named: read to its end.
+        Ok(Input::Stream(ReaderStream::with_capacity(tokio::fs::File::from_std(file), STDIN_LEN).boxed()))
+    }
+
+    fn dir(&self, path: PathBuf) -> BoxFuture<'_, Result<Link>> {
+        Box::pin(async move {
+            let mut found = Vec::new();
+            for entry in fs::read_dir(&path).map_err(|error| host(&path, error))? {
+                let entry = entry.map_err(|error| host(&path, error))?;
+                let name = Name::new(entry.file_name().as_bytes()).map_err(|error| error.at(entry.path().display()))?;
+                let kind = entry.file_type().map_err(|error| host(&entry.path(), error))?;
+                if kind.is_fifo() || kind.is_socket() || kind.is_block_device() || kind.is_char_device() {
+                    self.skipped.fetch_add(1, Ordering::Relaxed);
+                    self.job
+                        .output
+                        .notice(&format!("skipped {}: not a file, directory or symlink", entry.path().display()));
+                } else {
+                    found.push((name, kind));
+                }
+            }
+            let (dirs, leaves): (Vec<_>, Vec<_>) = found.into_iter().partition(|(_, kind)| kind.is_dir());
+            let leaves = stream::iter(leaves).map(|(name, kind)| {
+                let path = path.join(std::ffi::OsStr::from_bytes(name.as_bytes()));
+                async move {
+                    let link = self.leaf(&path, kind.is_symlink()).await.map_err(|error| error.at(path.display()))?;
+                    Ok::<_, Error>(Entry { name, link })
+                }
+            });
+            let mut entries: Vec<Entry> = leaves.buffer_unordered(FILES_AT_ONCE).try_collect().await?;
+            for (name, _) in dirs {
+                let link = self.dir(path.join(std::ffi::OsStr::from_bytes(name.as_bytes()))).await?;
+                entries.push(Entry { name, link });
+            }
+            self.importer.dir(entries).await.map_err(|error| error.at(path.display()))
+        })
+    }
+
+    async fn leaf(&self, path: &Path, symlink: bool) -> Result<Link> {
+        if symlink {
+            let target = fs::read_link(path).map_err(|error| host(path, error))?;
+            return self.importer.symlink(Bytes::copy_from_slice(target.as_os_str().as_bytes())).await;
+        }
+        let input = self.open(path)?;
+        let len = if let Input::File(_, len) = &input { *len } else { 0 };
+        let link = self.importer.file(input).await?;
+        let files = self.files.fetch_add(1, Ordering::Relaxed) + 1;
+        self.bytes.fetch_add(len, Ordering::Relaxed);
+        self.progress.add_bytes(len);
+        self.progress.say(format!("{} files", count(files)));
+        Ok(link)
+    }
+
+    fn print(&self, path: &QfsPath) -> Result<()> {
+        let (files, len) = (self.files.load(Ordering::Relaxed), self.bytes.load(Ordering::Relaxed));
+        let skipped = self.skipped.load(Ordering::Relaxed);
+        if self.job.recursive && !self.job.output.json {
+            let note = if skipped == 0 { String::new() } else { format!(", {} skipped", count(skipped)) };
+            self.job.output.notice(&format!("{} files, {}{note}", count(files), bytes(len)));
+        }
+        let text = path.to_string();
+        let value = json!({ "path": text, "cid": path.cid().map(|cid| cid.to_string()), "files": files, "bytes": len, "skipped": skipped });
+        self.job.output.result(text.as_bytes(), &value)
+    }
+}
+
+/// An error of the host's file system.
+pub(crate) fn host(path: &Path, error: io::Error) -> Error {
+    let kind = match error.kind() {
+        io::ErrorKind::NotFound => ErrorKind::NotFound,
+        io::ErrorKind::PermissionDenied => ErrorKind::Denied,
+        io::ErrorKind::AlreadyExists => ErrorKind::Exists,
+        io::ErrorKind::NotADirectory => ErrorKind::NotDir,
+        io::ErrorKind::IsADirectory => ErrorKind::IsDir,
+        io::ErrorKind::DirectoryNotEmpty => ErrorKind::NotEmpty,
+        io::ErrorKind::StorageFull => ErrorKind::NoSpace,
+        _ => ErrorKind::Io,
+    };
+    Error::new(kind, "host").at(path.display()).because(error)
+}

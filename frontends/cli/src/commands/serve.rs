@@ -1,0 +1,283 @@
+//! `serve`: owns the data directory, opens every mount and serves them until it is told to stop.
+
+use std::{
+    fs,
+    io::{BufRead as _, IsTerminal as _, Write as _},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    os::unix::ffi::OsStrExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use muxfs::{Error, ErrorKind, Result};
+use serde::Serialize;
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    task::JoinHandle,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::put::host;
+use crate::{
+    args,
+    config::{self, Config, Mount, Squash},
+    control,
+    data_dir::{DataDir, private_dir},
+    instance::{self, Instance, local_dir},
+    metrics,
+    output::{self, Output},
+};
+
+/// The longest path a Unix socket can have on every system, less the NUL at its end.
+const SOCKET_PATH_LEN_MAX: usize = 103;
+
+/// Where each frontend accepts: what `--ready-file` tells.
+#[derive(Debug, Default, Serialize)]
+struct Ready {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    nfs: Option<SocketAddr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ftp: Option<SocketAddr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    metrics: Option<SocketAddr>,
+    control: PathBuf,
+    data: PathBuf,
+    pid: u32,
+}
+
+/// Serves until SIGINT or SIGTERM; a second one ends it at once.
+pub(crate) async fn serve(mut config: Config, args: &args::Serve, output: Output) -> Result<()> {
+    config.nfs.listen = args.nfs.unwrap_or(config.nfs.listen);
+    config.ftp.listen = args.ftp.unwrap_or(config.ftp.listen);
+    config.metrics.listen = args.metrics.unwrap_or(config.metrics.listen);
+    // From here on: a signal that comes while the stores open is not lost.
+    let mut signals = Signals::new()?;
+    let data = DataDir::own(&config.data)?;
+    let recorder = metrics::install()?;
+    let instance = Arc::new(Instance::open(config.clone(), &data).await?);
+
+    let nfs = start_nfs(&instance, &config.nfs)?;
+    let ftp = start_ftp(&instance, &config.ftp, &data).await?;
+    let stop = CancellationToken::new();
+    let metrics = metrics::serve(recorder, config.metrics.listen.0, stop.clone()).await?;
+    let socket = socket_path(data.path())?;
+    let control = control::serve(instance.clone(), &socket, stop.clone())?;
+    data.announce(&socket)?;
+
+    let ready = Ready {
+        nfs: nfs.as_ref().map(muxfs_nfs::Server::local_addr),
+        ftp: ftp.as_ref().map(muxfs_ftp::Server::local_addr),
+        metrics: metrics.as_ref().map(|(addr, _)| *addr),
+        control: socket.clone(),
+        data: data.path().into(),
+        pid: std::process::id(),
+    };
+    if output.json {
+        output.result(b"", &ready)?;
+    } else if !output.quiet {
+        output::raw(greeting(&config, &ready).as_bytes())?;
+    }
+    if let Some(file) = &args.ready_file {
+        write_ready(file, &ready)?;
+    }
+
+    let by = signals.next().await;
+    output.notice(&format!("muxfs: {by}: finishing what is under way; once more ends at once"));
+    tokio::spawn(async move {
+        signals.next().await;
+        std::process::exit(1);
+    });
+    if let Some(file) = &args.ready_file {
+        fs::remove_file(file).ok();
+    }
+    if let Some(nfs) = nfs {
+        nfs.shutdown().await;
+    }
+    if let Some(ftp) = ftp {
+        ftp.shutdown().await;
+    }
+    stop.cancel();
+    for task in [Some(control), metrics.map(|(_, task)| task)].into_iter().flatten() {
+        finished(task).await;
+    }
+    fs::remove_file(&socket).ok();
+    instance.flush().await
+}
+
+async fn finished(task: JoinHandle<()>) {
+    if let Err(error) = task.await {
+        tracing::error!(%error, "a task failed");
+    }
+}
+
+/// SIGINT and SIGTERM.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self> {
+        let listen = |kind| signal(kind).map_err(|error| Error::new(ErrorKind::Io, "serve.signals").because(error));
+        Ok(Self { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.interrupt.recv() => "interrupted",
+            _ = self.terminate.recv() => "terminated",
+        }
+    }
+}
+
+fn start_nfs(instance: &Instance, config: &config::Nfs) -> Result<Option<muxfs_nfs::Server>> {
+    let Some(addr) = config.listen.0 else { return Ok(None) };
+    if !addr.ip().is_loopback() && config.allow.is_empty() {
+        return Err(Error::new(ErrorKind::InvalidArgument, "serve.nfs")
+            .at(addr)
+            .because("to listen elsewhere than on loopback say who may connect: nfs.allow = [\"192.168.1.0/24\"]"));
+    }
+    let mut options = muxfs_nfs::Options {
+        addr,
+        anon_uid: config.anon_uid,
+        anon_gid: config.anon_gid,
+        read_only: config.read_only,
+        squash: match config.squash {
+            Squash::Auto => None,
+            Squash::None => Some(muxfs_nfs::Squash::None),
+            Squash::Root => Some(muxfs_nfs::Squash::Root),
+            Squash::All => Some(muxfs_nfs::Squash::All),
+        },
+        // The only writable mounts are host directories: their names are as durable as the host makes them.
+        sync_names: false,
+        env: instance::env(),
+        ..muxfs_nfs::Options::default()
+    };
+    if !config.allow.is_empty() {
+        options.allow = config.allow.iter().map(|network| network.parse()).collect::<Result<_>>()?;
+    }
+    // A server that is not root can only act as itself, whoever asks.
+    let own = rustix::process::geteuid();
+    if !own.is_root() {
+        options.squash = Some(muxfs_nfs::Squash::All);
+        options.anon_uid = own.as_raw();
+        options.anon_gid = rustix::process::getegid().as_raw();
+    }
+    muxfs_nfs::serve(instance.vfs.clone(), options).map(Some)
+}
+
+async fn start_ftp(instance: &Instance, config: &config::Ftp, data: &DataDir) -> Result<Option<muxfs_ftp::Server>> {
+    let Some(addr) = config.listen.0 else { return Ok(None) };
+    let tls = match (&config.tls_cert, &config.tls_key) {
+        (Some(cert), Some(key)) => Some(muxfs_ftp::Tls::Files { cert: cert.clone(), key: key.clone() }),
+        _ if config.tls_self_signed => {
+            let dir = data.path().join("ftp");
+            private_dir(&dir)?;
+            Some(muxfs_ftp::Tls::SelfSigned { dir })
+        }
+        _ => None,
+    };
+    let options = muxfs_ftp::Options {
+        addr,
+        users: config.users.clone(),
+        tls,
+        tls_required: config.tls_required,
+        passive_ports: config.passive_ports[0]..=config.passive_ports[1],
+        passive_host: config.passive_host,
+        env: instance::env(),
+        ..muxfs_ftp::Options::default()
+    };
+    muxfs_ftp::serve(instance.vfs.clone(), options).await.map(Some)
+}
+
+/// In the data directory where its path is short enough for a socket, else in a directory of its own.
+fn socket_path(data: &Path) -> Result<PathBuf> {
+    let socket = data.join("control");
+    if socket.as_os_str().as_bytes().len() <= SOCKET_PATH_LEN_MAX {
+        return Ok(socket);
+    }
+    let dir = std::env::temp_dir().join(format!("muxfs-{}", std::process::id()));
+    // Made anew, so that it is nobody else's.
+    fs::remove_dir_all(&dir).ok();
+    private_dir(&dir)?;
+    Ok(dir.join("control"))
+}
+
+/// Written beside its place and moved, so that whoever waits for it reads all of it.
+fn write_ready(file: &Path, ready: &Ready) -> Result<()> {
+    let part = file.with_extension(format!("part-{}", std::process::id()));
+    let text =
+        serde_json::to_vec(ready).map_err(|error| Error::new(ErrorKind::Internal, "serve.ready").because(error))?;
+    fs::write(&part, text).and_then(|()| fs::rename(&part, file)).map_err(|error| host(file, error))
+}
+
+/// What the server tells when it is ready.
+fn greeting(config: &Config, ready: &Ready) -> String {
+    let mut lines = vec![format!("muxfs {}", env!("CARGO_PKG_VERSION"))];
+    for mount in &config.mount {
+        let what = match mount {
+            Mount::Mem { .. } => "content in RAM, gone when the server stops".into(),
+            Mount::Local { dir, read_only, .. } => {
+                let dir = local_dir(&config.data, dir.as_deref());
+                format!("{}, read{}", dir.display(), if *read_only { " only" } else { " and written in place" })
+            }
+            Mount::Ipfs { prefix } => {
+                format!("content by CID in {}", config.data.join("mounts").join(prefix.0.as_str()).display())
+            }
+        };
+        lines.push(format!("  {:7}{what}", format!("/{}", mount.prefix())));
+    }
+    if let Some(addr) = ready.nfs {
+        let (host, port) = (connect_host(addr.ip()), addr.port());
+        lines.push(format!("NFSv3 on {addr}"));
+        lines.push(format!(
+            "  Linux  sudo mount -t nfs -o vers=3,nolock,proto=tcp,mountproto=tcp,port={port},mountport={port} {host}:/ /mnt"
+        ));
+        lines.push(format!(
+            "  macOS  sudo mount -t nfs -o vers=3,nolocks,tcp,port={port},mountport={port} {host}:/ /private/tmp/mnt"
+        ));
+    }
+    if let Some(addr) = ready.ftp {
+        let (host, port) = (connect_host(addr.ip()), addr.port());
+        let who = if config.ftp.users.is_some() { "-u USER " } else { "" };
+        lines.push(format!("FTP on {addr}"));
+        lines.push(format!("  lftp   lftp {who}ftp://{host}:{port}/local"));
+        lines.push(format!("  curl   curl {who}-T FILE ftp://{host}:{port}/local/"));
+    }
+    if let Some(addr) = ready.metrics {
+        lines.push(format!("Metrics on http://{}:{}/metrics", connect_host(addr.ip()), addr.port()));
+    }
+    lines.push(format!("Data in {}", ready.data.display()));
+    lines.push("Put content with: muxfs put -r DIR".into());
+    lines.push("ready\n".into());
+    lines.join("\n")
+}
+
+/// Where a client on this machine finds an address.
+fn connect_host(ip: IpAddr) -> String {
+    match ip {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.to_string(),
+        IpAddr::V4(ip) => ip.to_string(),
+        IpAddr::V6(ip) if ip.is_unspecified() => format!("[{}]", Ipv6Addr::LOCALHOST),
+        IpAddr::V6(ip) => format!("[{ip}]"),
+    }
+}
+
+/// Prints the lines of a user for the FTP users file; the password comes from standard input.
+pub(crate) fn ftp_user(name: &str, home: &str, read_only: bool) -> Result<()> {
+    if std::io::stdin().is_terminal() {
+        eprint!("password for {name} (it is shown): ");
+        std::io::stderr().flush().ok();
+    }
+    let mut password = String::new();
+    std::io::stdin()
+        .lock()
+        .read_line(&mut password)
+        .map_err(|error| Error::new(ErrorKind::Io, "ftp-user.password").because(error))?;
+    let password = password.trim_end_matches(['\r', '\n']);
+    if password.is_empty() {
+        return Err(Error::new(ErrorKind::InvalidArgument, "ftp-user.password").because("an empty password"));
+    }
+    print!("{}", muxfs_ftp::user_line(name, password, home, read_only, &instance::env())?);
+    Ok(())
+}

@@ -1,0 +1,404 @@
+//! The configuration: a TOML file, overridden by flags. Unknown keys are errors that name the key.
+//!
+//! Without a file there is a configuration all the same: `/mem`, `/local` and `/ipfs`, served on loopback.
+//! Spec: spec/config.md.
+
+use std::{
+    collections::BTreeSet,
+    fmt, fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+use muxfs::{Error, ErrorKind, Prefix, Result, dag::Profile};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+/// Where NFS listens if nothing else is said.
+pub(crate) const NFS_ADDR: &str = "127.0.0.1:11111";
+/// Where FTP listens if nothing else is said.
+pub(crate) const FTP_ADDR: &str = "127.0.0.1:2121";
+
+/// Everything that can be set. `muxfs config` prints the effective one, as a file that can be read again.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Config {
+    /// The directory that this process owns: blocks, pins, keys, the lock.
+    pub(crate) data: PathBuf,
+    /// The prefix that `put` writes to where none is named; `None` picks by [`muxfs::MuxFs::default_write`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) default: Option<PrefixText>,
+    /// How content becomes CIDs, in every content-addressed mount.
+    pub(crate) profile: ProfileName,
+    pub(crate) nfs: Nfs,
+    pub(crate) ftp: Ftp,
+    pub(crate) metrics: Metrics,
+    /// In the order in which they are listed at the root.
+    pub(crate) mount: Vec<Mount>,
+}
+
+/// One mount: a prefix and the kind of store behind it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
+pub(crate) enum Mount {
+    /// Blocks in RAM, gone when the server stops.
+    Mem {
+        prefix: PrefixText,
+        /// The most bytes of blocks it holds; a quarter of the RAM where absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        limit: Option<ByteCount>,
+    },
+    /// A host directory, read and written in place.
+    Local {
+        prefix: PrefixText,
+        /// `DATA/local` where absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        dir: Option<PathBuf>,
+        #[serde(default)]
+        read_only: bool,
+    },
+    /// Blocks on local disk below the data directory, with the CIDs that IPFS gives.
+    Ipfs { prefix: PrefixText },
+}
+
+impl Mount {
+    pub(crate) fn prefix(&self) -> Prefix {
+        match self {
+            Self::Mem { prefix, .. } | Self::Local { prefix, .. } | Self::Ipfs { prefix } => prefix.0,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Nfs {
+    pub(crate) listen: Listen,
+    /// Networks that may connect, as `10.0.0.0/8`; only this machine where empty.
+    pub(crate) allow: Vec<String>,
+    pub(crate) read_only: bool,
+    pub(crate) squash: Squash,
+    /// Whom squashed callers become.
+    pub(crate) anon_uid: u32,
+    pub(crate) anon_gid: u32,
+}
+
+impl Default for Nfs {
+    fn default() -> Self {
+        Self {
+            listen: Listen::at(NFS_ADDR),
+            allow: Vec::new(),
+            read_only: false,
+            squash: Squash::Auto,
+            anon_uid: 65534,
+            anon_gid: 65534,
+        }
+    }
+}
+
+/// Which NFS callers become the anonymous one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Squash {
+    /// None on loopback, root elsewhere.
+    Auto,
+    None,
+    Root,
+    All,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Ftp {
+    pub(crate) listen: Listen,
+    /// A file of users; needed to listen anywhere but on loopback.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) users: Option<PathBuf>,
+    /// A certificate chain in PEM; with `tls_key` it turns explicit TLS on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// The certificate's private key in PEM.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) tls_key: Option<PathBuf>,
+    /// Makes a certificate of its own at first start and keeps it in the data directory.
+    pub(crate) tls_self_signed: bool,
+    /// Refuses logins without TLS.
+    pub(crate) tls_required: bool,
+    /// The ports of passive transfers, first and last.
+    pub(crate) passive_ports: [u16; 2],
+    /// The address that passive replies name, where it is not the one the client came to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) passive_host: Option<std::net::Ipv4Addr>,
+}
+
+impl Default for Ftp {
+    fn default() -> Self {
+        Self {
+            listen: Listen::at(FTP_ADDR),
+            users: None,
+            tls_cert: None,
+            tls_key: None,
+            tls_self_signed: false,
+            tls_required: false,
+            passive_ports: [49152, 65535],
+            passive_host: None,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[derive(Default)]
+pub(crate) struct Metrics {
+    pub(crate) listen: Listen,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let prefix = |text| PrefixText(Prefix::new(text).expect("a good prefix"));
+        Self {
+            data: default_data_dir(),
+            default: None,
+            profile: ProfileName::default(),
+            nfs: Nfs::default(),
+            ftp: Ftp::default(),
+            metrics: Metrics::default(),
+            mount: vec![
+                Mount::Mem { prefix: prefix("mem"), limit: None },
+                Mount::Local { prefix: prefix("local"), dir: None, read_only: false },
+                Mount::Ipfs { prefix: prefix("ipfs") },
+            ],
+        }
+    }
+}
+
+impl Config {
+    /// Reads a file, or takes the defaults where there is none.
+    ///
+    /// # Errors
+    /// `Io` if the file cannot be read; `InvalidArgument` naming the key, line and column.
+    pub(crate) fn load(file: Option<&Path>) -> Result<Self> {
+        let Some(file) = file else { return Ok(Self::default()) };
+        let text = fs::read_to_string(file).map_err(|error| {
+            let kind = if error.kind() == std::io::ErrorKind::NotFound { ErrorKind::NotFound } else { ErrorKind::Io };
+            Error::new(kind, "config.read").at(file.display()).because(error)
+        })?;
+        toml::from_str(&text)
+            .map_err(|error| Error::new(ErrorKind::InvalidArgument, "config.parse").at(file.display()).because(error))
+    }
+
+    /// Checks what types cannot say.
+    ///
+    /// # Errors
+    /// `InvalidArgument`, naming the key.
+    pub(crate) fn check(&self) -> Result<()> {
+        let refuse = |why: String| Err(Error::new(ErrorKind::InvalidArgument, "config.check").because(why));
+        let mut seen = BTreeSet::new();
+        for mount in &self.mount {
+            if !seen.insert(mount.prefix()) {
+                return refuse(format!("mount: the prefix {:?} is there twice", mount.prefix().as_str()));
+            }
+        }
+        if let Some(PrefixText(default)) = self.default
+            && !seen.contains(&default)
+        {
+            return refuse(format!("default: there is no mount {:?}", default.as_str()));
+        }
+        if self.ftp.tls_cert.is_some() != self.ftp.tls_key.is_some() {
+            return refuse("ftp: tls_cert and tls_key go together".into());
+        }
+        if self.ftp.tls_cert.is_some() && self.ftp.tls_self_signed {
+            return refuse("ftp: tls_self_signed is for those who have no tls_cert".into());
+        }
+        if self.ftp.passive_ports[0] > self.ftp.passive_ports[1] || self.ftp.passive_ports[0] == 0 {
+            return refuse("ftp: passive_ports are the first and the last port, as [49152, 65535]".into());
+        }
+        Ok(())
+    }
+}
+
+/// `$XDG_DATA_HOME/muxfs`, else `~/.local/share/muxfs`, else `./muxfs-data`.
+fn default_data_dir() -> PathBuf {
+    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    absolute("XDG_DATA_HOME")
+        .or_else(|| absolute("HOME").map(|home| home.join(".local/share")))
+        .map_or_else(|| PathBuf::from("muxfs-data"), |dir| dir.join("muxfs"))
+}
+
+/// A prefix as text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PrefixText(pub(crate) Prefix);
+
+impl Serialize for PrefixText {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.0.as_str())
+    }
+}
+
+impl<'de> Deserialize<'de> for PrefixText {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Prefix::new(text.trim_start_matches('/')).map(Self).map_err(|error| de::Error::custom(format!("{error:#}")))
+    }
+}
+
+/// Where a frontend listens, or `off`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Listen(pub(crate) Option<SocketAddr>);
+
+impl Listen {
+    fn at(addr: &str) -> Self {
+        Self(Some(addr.parse().expect("a good address")))
+    }
+}
+
+impl FromStr for Listen {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "off" {
+            return Ok(Self(None));
+        }
+        text.parse()
+            .map(|addr| Self(Some(addr)))
+            .map_err(|_| format!("{text:?} is not an address and port as 127.0.0.1:11111 or [::1]:0, nor off"))
+    }
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(addr) => write!(f, "{addr}"),
+            None => f.write_str("off"),
+        }
+    }
+}
+
+impl Serialize for Listen {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Listen {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+}
+
+/// A number of bytes: `1048576`, or text as `512MiB`, `4GiB`, `1GB`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub(crate) struct ByteCount(pub(crate) u64);
+
+impl FromStr for ByteCount {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+        let (number, unit) = text.split_at(digits);
+        let unit = match unit.trim() {
+            "" | "B" => 1,
+            "kB" => 1000,
+            "MB" => 1_000_000,
+            "GB" => 1_000_000_000,
+            "TB" => 1_000_000_000_000,
+            "KiB" => 1 << 10,
+            "MiB" => 1 << 20,
+            "GiB" => 1 << 30,
+            "TiB" => 1 << 40,
+            _ => return Err(format!("{text:?}: the units are B kB MB GB TB KiB MiB GiB TiB")),
+        };
+        let number: u64 = number.parse().map_err(|_| format!("{text:?} is not a number of bytes as 512MiB"))?;
+        number.checked_mul(unit).map(Self).ok_or_else(|| format!("{text:?} is more than 2^64 bytes"))
+    }
+}
+
+impl<'de> Deserialize<'de> for ByteCount {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Form {
+            Number(u64),
+            Text(String),
+        }
+        match Form::deserialize(deserializer)? {
+            Form::Number(number) => Ok(Self(number)),
+            Form::Text(text) => text.parse().map_err(de::Error::custom),
+        }
+    }
+}
+
+/// The name of a profile of CIDs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
+pub(crate) enum ProfileName {
+    #[default]
+    #[serde(rename = "unixfs-v1-2025")]
+    #[value(name = "unixfs-v1-2025")]
+    UnixfsV1_2025,
+    #[serde(rename = "unixfs-v0-2015")]
+    #[value(name = "unixfs-v0-2015")]
+    UnixfsV0_2015,
+    #[serde(rename = "kubo-cidv1-legacy")]
+    #[value(name = "kubo-cidv1-legacy")]
+    KuboCidV1Legacy,
+}
+
+impl From<ProfileName> for Profile {
+    fn from(name: ProfileName) -> Self {
+        match name {
+            ProfileName::UnixfsV1_2025 => Self::UnixfsV1_2025,
+            ProfileName::UnixfsV0_2015 => Self::UnixfsV0_2015,
+            ProfileName::KuboCidV1Legacy => Self::KuboCidV1Legacy,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_printed_reads_back() {
+        let config = Config::default();
+        let text = toml::to_string(&config).expect("serialises");
+        let back: Config = toml::from_str(&text).expect("parses");
+        assert_eq!(toml::to_string(&back).expect("serialises"), text);
+        back.check().expect("the default is good");
+    }
+
+    #[test]
+    fn unknown_keys_are_named() {
+        for (text, key) in [
+            ("dat = \"x\"", "dat"),
+            ("[nfs]\nlisen = \"off\"", "lisen"),
+            ("[[mount]]\nkind = \"local\"\nprefix = \"local\"\ndri = \"/x\"", "dri"),
+        ] {
+            let error = toml::from_str::<Config>(text).expect_err(text).to_string();
+            assert!(error.contains(key), "{error}");
+        }
+    }
+
+    #[test]
+    fn bad_values_are_refused() {
+        for text in [
+            "[nfs]\nlisten = \"localhost\"",
+            "[[mount]]\nkind = \"mem\"\nprefix = \"toolong\"",
+            "[[mount]]\nkind = \"tape\"\nprefix = \"tape\"",
+            "[[mount]]\nkind = \"mem\"\nprefix = \"mem\"\nlimit = \"4 bananas\"",
+            "profile = \"unixfs-v9\"",
+        ] {
+            toml::from_str::<Config>(text).expect_err(text);
+        }
+        let twice = "[[mount]]\nkind = \"mem\"\nprefix = \"a\"\n[[mount]]\nkind = \"ipfs\"\nprefix = \"a\"";
+        toml::from_str::<Config>(twice).expect("parses").check().expect_err("the prefix is there twice");
+        toml::from_str::<Config>("default = \"nope\"").expect("parses").check().expect_err("no such mount");
+    }
+
+    #[test]
+    fn byte_counts() {
+        for (text, bytes) in [("0", 0), ("12", 12), ("1KiB", 1024), ("2 MiB", 2 << 20), ("1GB", 1_000_000_000)] {
+            assert_eq!(text.parse::<ByteCount>(), Ok(ByteCount(bytes)), "{text}");
+        }
+        for text in ["", "GiB", "-1", "1.5GiB", "1gib", "99999999999TiB"] {
+            text.parse::<ByteCount>().expect_err(text);
+        }
+    }
+}

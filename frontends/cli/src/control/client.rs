@@ -1,0 +1,296 @@
+//! The command's side: [`Namespace`] by asking the server.
+
+use std::{fmt::Write as _, path::PathBuf, sync::Mutex};
+
+use async_trait::async_trait;
+use bytes::{Buf as _, Bytes, BytesMut};
+use futures_util::{
+    Stream, StreamExt as _, TryStreamExt as _,
+    stream::{self, BoxStream},
+};
+use http_body_util::{BodyExt as _, Full, StreamBody, combinators::UnsyncBoxBody};
+use hyper::{
+    Method, Request, Response, StatusCode,
+    body::{Frame, Incoming},
+    client::conn::http1::{SendRequest, handshake},
+};
+use hyper_util::rt::TokioIo;
+use muxfs::{
+    Cid, Error, ErrorKind, Prefix, QfsPath, Result,
+    dag::{Entry, Link},
+};
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::net::UnixStream;
+use tokio_util::io::ReaderStream;
+
+use super::{FRAME_END, FRAME_FAILURE, FRAME_LEN_MAX, Failure, Hello, PROTOCOL, PROTOCOL_HEADER};
+use crate::namespace::{EntryText, Finding, Input, LinkText, Namespace, Place, Stat, from_text, to_text};
+
+type Body = UnsyncBoxBody<Bytes, std::io::Error>;
+
+/// The longest answer that is not a stream.
+const ANSWER_LEN_MAX: usize = 256 << 20;
+/// How much of a file is sent at once.
+const SEND_LEN: usize = 256 << 10;
+
+/// Connections to the server, one for each request under way.
+#[derive(Debug)]
+pub(crate) struct Client {
+    socket: PathBuf,
+    idle: Mutex<Vec<SendRequest<Body>>>,
+}
+
+impl Client {
+    /// Connects, and checks that both speak the same protocol.
+    ///
+    /// # Errors
+    /// `Unavailable` if nobody answers; `Unsupported` for another protocol; `Denied`.
+    pub(crate) async fn connect(socket: PathBuf) -> Result<Self> {
+        let client = Self { socket, idle: Mutex::default() };
+        let hello: Hello = client.ask(Method::GET, "hello", &[], empty()).await?;
+        if hello.protocol != PROTOCOL {
+            return Err(Error::new(ErrorKind::Unsupported, "control.hello")
+                .because(format!("the server is muxfs {} and speaks protocol {}", hello.version, hello.protocol)));
+        }
+        Ok(client)
+    }
+
+    async fn connection(&self) -> Result<SendRequest<Body>> {
+        {
+            // One whose last answer is still being read is not ready, and not waited for.
+            let mut idle = self.idle.lock().expect("no panic holds it");
+            idle.retain(|send| !send.is_closed());
+            if let Some(ready) = idle.iter().position(SendRequest::is_ready) {
+                return Ok(idle.swap_remove(ready));
+            }
+        }
+        let stream = UnixStream::connect(&self.socket).await.map_err(|error| self.broken(error))?;
+        let (send, connection) = handshake(TokioIo::new(stream)).await.map_err(|error| self.broken(error))?;
+        tokio::spawn(connection);
+        Ok(send)
+    }
+
+    async fn request(
+        &self,
+        method: Method,
+        call: &str,
+        args: &[(&str, &str)],
+        body: Body,
+    ) -> Result<Response<Incoming>> {
+        let mut send = self.connection().await?;
+        let request = Request::builder()
+            .method(method)
+            .uri(uri(call, args))
+            .header("host", "muxfs")
+            .header(PROTOCOL_HEADER, PROTOCOL)
+            .body(body)
+            .map_err(|error| Error::new(ErrorKind::Internal, "control.request").because(error))?;
+        let response = send.send_request(request).await.map_err(|error| self.broken(error))?;
+        self.idle.lock().expect("no panic holds it").push(send);
+        if response.status() == StatusCode::OK {
+            return Ok(response);
+        }
+        let status = response.status();
+        let body = response.into_body().collect().await.map_err(|error| self.broken(error))?.to_bytes();
+        match serde_json::from_slice::<Failure>(&body) {
+            Ok(failure) => Err(failure.into()),
+            Err(_) => Err(Error::new(ErrorKind::Internal, "control.request")
+                .because(format!("the server says {status}: {}", String::from_utf8_lossy(&body)))),
+        }
+    }
+
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        call: &str,
+        args: &[(&str, &str)],
+        body: Body,
+    ) -> Result<T> {
+        let response = self.request(method, call, args, body).await?;
+        let body = http_body_util::Limited::new(response.into_body(), ANSWER_LEN_MAX);
+        let body = body.collect().await.map_err(|error| self.broken(error))?.to_bytes();
+        serde_json::from_slice(&body).map_err(|error| Error::new(ErrorKind::Internal, "control.answer").because(error))
+    }
+
+    fn frames<'a>(&'a self, call: &'a str, path: String) -> impl Stream<Item = Result<Bytes>> + Send + 'a {
+        let begun = async move {
+            let response = self.request(Method::GET, call, &[("path", &path)], empty()).await?;
+            let body = response.into_body().into_data_stream();
+            Ok::<_, Error>(stream::try_unfold(
+                (body, BytesMut::new(), false),
+                move |(mut body, mut held, over)| async move {
+                    if over {
+                        return Ok(None);
+                    }
+                    let len = take(self, &mut body, &mut held, 4).await?.get_u32();
+                    match len {
+                        FRAME_END => Ok(None),
+                        FRAME_FAILURE => {
+                            let len = take(self, &mut body, &mut held, 4).await?.get_u32().min(FRAME_LEN_MAX);
+                            let failure = take(self, &mut body, &mut held, len as usize).await?;
+                            Err(serde_json::from_slice::<Failure>(&failure).map_or_else(
+                                |error| Error::new(ErrorKind::Internal, "control.frame").because(error),
+                                Error::from,
+                            ))
+                        }
+                        len if len > FRAME_LEN_MAX => Err(Error::new(ErrorKind::Internal, "control.frame")
+                            .because("the server sent a frame too long")),
+                        len => {
+                            let payload = take(self, &mut body, &mut held, len as usize).await?;
+                            Ok(Some((payload, (body, held, over))))
+                        }
+                    }
+                },
+            ))
+        };
+        stream::once(begun).try_flatten()
+    }
+
+    fn broken(&self, error: impl Into<muxfs::BoxError>) -> Error {
+        Error::new(ErrorKind::Unavailable, "control").at(self.socket.display()).because(error)
+    }
+}
+
+/// The next `len` bytes of a body.
+async fn take(
+    client: &Client,
+    body: &mut (impl Stream<Item = hyper::Result<Bytes>> + Unpin),
+    held: &mut BytesMut,
+    len: usize,
+) -> Result<Bytes> {
+    while held.len() < len {
+        let more = body.next().await.ok_or_else(|| client.broken("the server broke off"))?;
+        held.extend_from_slice(&more.map_err(|error| client.broken(error))?);
+    }
+    Ok(held.split_to(len).freeze())
+}
+
+fn uri(call: &str, args: &[(&str, &str)]) -> String {
+    let mut uri = format!("/v1/{call}");
+    for (index, (name, value)) in args.iter().enumerate() {
+        uri.push(if index == 0 { '?' } else { '&' });
+        uri.push_str(name);
+        uri.push('=');
+        for byte in value.bytes() {
+            match byte {
+                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'/' => uri.push(char::from(byte)),
+                _ => _ = write!(uri, "%{byte:02X}"),
+            }
+        }
+    }
+    uri
+}
+
+fn empty() -> Body {
+    Full::default().map_err(|never| match never {}).boxed_unsync()
+}
+
+fn whole(bytes: Bytes) -> Body {
+    Full::new(bytes).map_err(|never| match never {}).boxed_unsync()
+}
+
+fn streamed(input: Input) -> Body {
+    let bytes = match input {
+        Input::File(file, _) => ReaderStream::with_capacity(tokio::fs::File::from_std(file), SEND_LEN).boxed(),
+        Input::Stream(stream) => stream,
+    };
+    StreamBody::new(bytes.map_ok(Frame::data)).boxed_unsync()
+}
+
+fn json<T: DeserializeOwned>(line: &[u8]) -> Result<T> {
+    serde_json::from_slice(line).map_err(|error| Error::new(ErrorKind::Internal, "control.line").because(error))
+}
+
+/// A path, as the protocol carries it.
+pub(super) fn path_text(path: &[u8]) -> String {
+    to_text(path)
+}
+
+/// Reads what [`path_text`] wrote.
+pub(super) fn path_bytes(text: &str) -> Result<Vec<u8>> {
+    from_text(text).ok_or_else(|| Error::new(ErrorKind::InvalidArgument, "control.path").because("bad hex digits"))
+}
+
+fn link(text: LinkText) -> Result<Link> {
+    text.try_into()
+}
+
+#[async_trait]
+impl Namespace for Client {
+    async fn stat(&self, place: &Place) -> Result<Stat> {
+        self.ask(Method::GET, "stat", &[("path", &path_text(&place.to_bytes()))], empty()).await
+    }
+
+    fn list<'a>(&'a self, place: &'a Place) -> BoxStream<'a, Result<Stat>> {
+        let lines = self.frames("list", path_text(&place.to_bytes()));
+        lines.and_then(|line| async move { json(&line) }).boxed()
+    }
+
+    fn read<'a>(&'a self, path: &'a QfsPath) -> BoxStream<'a, Result<Bytes>> {
+        self.frames("read", path_text(&path.to_bytes())).boxed()
+    }
+
+    async fn has(&self, path: &QfsPath) -> Result<bool> {
+        self.ask(Method::GET, "has", &[("path", &path_text(&path.to_bytes()))], empty()).await
+    }
+
+    async fn put(&self, path: &QfsPath, input: Input) -> Result<QfsPath> {
+        let path = path_text(&path.to_bytes());
+        let put: String = self.ask(Method::POST, "file", &[("path", &path)], streamed(input)).await?;
+        QfsPath::parse(&path_bytes(&put)?)
+    }
+
+    async fn delete(&self, path: &QfsPath) -> Result<bool> {
+        self.ask(Method::DELETE, "file", &[("path", &path_text(&path.to_bytes()))], empty()).await
+    }
+
+    async fn default_write(&self) -> Result<Prefix> {
+        let prefix: String = self.ask(Method::GET, "default", &[], empty()).await?;
+        Prefix::new(&prefix)
+    }
+
+    async fn import(&self, mount: Prefix, input: Input) -> Result<Link> {
+        link(self.ask(Method::POST, "import/file", &[("mount", mount.as_str())], streamed(input)).await?)
+    }
+
+    async fn import_symlink(&self, mount: Prefix, target: Bytes) -> Result<Link> {
+        link(self.ask(Method::POST, "import/symlink", &[("mount", mount.as_str())], whole(target)).await?)
+    }
+
+    async fn import_dir(&self, mount: Prefix, entries: Vec<Entry>) -> Result<Link> {
+        let entries: Vec<EntryText> = entries.into_iter().map(Into::into).collect();
+        let body = encode(&entries)?;
+        link(self.ask(Method::POST, "import/dir", &[("mount", mount.as_str())], whole(body)).await?)
+    }
+
+    async fn pin(&self, mount: Prefix, cid: &Cid) -> Result<bool> {
+        let args = [("mount", mount.as_str()), ("cid", &cid.to_string())];
+        self.ask(Method::POST, "pin", &args, empty()).await
+    }
+
+    async fn unpin(&self, mount: Prefix, cid: &Cid) -> Result<bool> {
+        let args = [("mount", mount.as_str()), ("cid", &cid.to_string())];
+        self.ask(Method::DELETE, "pin", &args, empty()).await
+    }
+
+    async fn pins(&self, mount: Option<Prefix>) -> Result<Vec<(Prefix, Cid)>> {
+        let named = mount.map(|mount| mount.to_string());
+        let args: Vec<(&str, &str)> = named.iter().map(|mount| ("mount", mount.as_str())).collect();
+        let pins: Vec<(String, String)> = self.ask(Method::GET, "pins", &args, empty()).await?;
+        pins.into_iter().map(|(mount, cid)| Ok((Prefix::new(&mount)?, cid.parse()?))).collect()
+    }
+
+    fn verify<'a>(&'a self, path: &'a QfsPath) -> BoxStream<'a, Result<Finding>> {
+        let lines = self.frames("verify", path_text(&path.to_bytes()));
+        lines.and_then(|line| async move { json(&line) }).boxed()
+    }
+
+    async fn config(&self) -> Result<String> {
+        self.ask(Method::GET, "config", &[], empty()).await
+    }
+}
+
+fn encode<T: Serialize>(value: &T) -> Result<Bytes> {
+    let text = serde_json::to_vec(value);
+    text.map(Bytes::from).map_err(|error| Error::new(ErrorKind::Internal, "control.encode").because(error))
+}

@@ -1,0 +1,322 @@
+//! The server's side: each call of [`Namespace`] as one route.
+
+use std::{path::Path, sync::Arc};
+
+use axum::{
+    Json, Router,
+    body::Body,
+    extract::{ConnectInfo, Query, Request, State, connect_info::Connected},
+    http::StatusCode,
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::{delete, get, post},
+    serve::IncomingStream,
+};
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
+use muxfs::{Cid, Error, ErrorKind, Prefix, QfsPath, dag::Entry};
+use serde::{Deserialize, Serialize};
+use tokio::{net::UnixListener, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+use super::{Failure, Hello, PROTOCOL, PROTOCOL_HEADER, frame, last_frame};
+use crate::{
+    instance::Instance,
+    namespace::{EntryText, Input, LinkText, Namespace as _, Place},
+};
+
+/// The longest directory that a client may put in one request, in bytes of JSON: some ten million entries.
+const DIR_LEN_MAX: usize = 2 << 30;
+
+/// Takes commands on `socket` until `stop`.
+///
+/// # Errors
+/// `Io` if the socket cannot be made.
+pub(crate) fn serve(instance: Arc<Instance>, socket: &Path, stop: CancellationToken) -> Result<JoinHandle<()>, Error> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let fail = |error: std::io::Error| Error::new(ErrorKind::Io, "control.listen").at(socket.display()).because(error);
+    // A socket that a killed server left: the lock says that nobody listens there.
+    match std::fs::remove_file(socket) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(fail(error)),
+        _ => {}
+    }
+    let listener = UnixListener::bind(socket).map_err(fail)?;
+    std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600)).map_err(fail)?;
+    let app = router(instance).into_make_service_with_connect_info::<Peer>();
+    Ok(tokio::spawn(async move {
+        let served = axum::serve(listener, app).with_graceful_shutdown(stop.cancelled_owned()).await;
+        if let Err(error) = served {
+            tracing::error!(%error, "the control socket failed");
+        }
+    }))
+}
+
+/// Who asks.
+#[derive(Debug, Clone, Copy)]
+struct Peer {
+    uid: Option<u32>,
+}
+
+impl Connected<IncomingStream<'_, UnixListener>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
+        Self { uid: stream.io().peer_cred().ok().map(|peer| peer.uid()) }
+    }
+}
+
+fn router(instance: Arc<Instance>) -> Router {
+    Router::new()
+        .route("/v1/hello", get(hello))
+        .route("/v1/config", get(config))
+        .route("/v1/default", get(default_write))
+        .route("/v1/stat", get(stat))
+        .route("/v1/list", get(list))
+        .route("/v1/read", get(read))
+        .route("/v1/has", get(has))
+        .route("/v1/file", post(put).delete(remove))
+        .route("/v1/import/file", post(import))
+        .route("/v1/import/symlink", post(import_symlink))
+        .route("/v1/import/dir", post(import_dir))
+        .route("/v1/pin", post(pin))
+        .route("/v1/pin", delete(unpin))
+        .route("/v1/pins", get(pins))
+        .route("/v1/verify", get(verify))
+        .layer(middleware::from_fn(admit))
+        .with_state(instance)
+}
+
+/// Lets in the same user, or root, speaking this protocol.
+async fn admit(ConnectInfo(peer): ConnectInfo<Peer>, request: Request, next: Next) -> Result<Response, Refusal> {
+    let own = rustix::process::geteuid().as_raw();
+    if peer.uid != Some(own) && peer.uid != Some(0) {
+        let why = format!("the server runs as uid {own}: run the command as the same user");
+        return Err(Error::new(ErrorKind::Denied, "control.admit").because(why).into());
+    }
+    let spoken = request.headers().get(PROTOCOL_HEADER).and_then(|value| value.to_str().ok()).unwrap_or("none");
+    if spoken != PROTOCOL {
+        let version = env!("CARGO_PKG_VERSION");
+        let why = format!(
+            "the server is muxfs {version} and speaks protocol {PROTOCOL}, the command {spoken}: use the same program"
+        );
+        return Err(Error::new(ErrorKind::Unsupported, "control.admit").because(why).into());
+    }
+    Ok(next.run(request).await)
+}
+
+struct Refusal(Error);
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        Self(error)
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let status = match self.0.kind() {
+            ErrorKind::NotFound | ErrorKind::NoAttr => StatusCode::NOT_FOUND,
+            ErrorKind::Exists | ErrorKind::NotEmpty => StatusCode::CONFLICT,
+            ErrorKind::NotDir
+            | ErrorKind::IsDir
+            | ErrorKind::InvalidArgument
+            | ErrorKind::NameTooLong
+            | ErrorKind::Loop
+            | ErrorKind::TooManyLinks
+            | ErrorKind::CrossDevice
+            | ErrorKind::BadCookie => StatusCode::BAD_REQUEST,
+            ErrorKind::ReadOnly => StatusCode::METHOD_NOT_ALLOWED,
+            ErrorKind::Denied | ErrorKind::NotPermitted | ErrorKind::BadKey => StatusCode::FORBIDDEN,
+            ErrorKind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            ErrorKind::NoSpace | ErrorKind::Quota => StatusCode::INSUFFICIENT_STORAGE,
+            ErrorKind::Stale => StatusCode::GONE,
+            ErrorKind::Unsupported => StatusCode::NOT_IMPLEMENTED,
+            ErrorKind::Corrupt => StatusCode::BAD_GATEWAY,
+            ErrorKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            ErrorKind::Io | ErrorKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        (status, Json(Failure::from(&self.0))).into_response()
+    }
+}
+
+type Answer<T> = Result<Json<T>, Refusal>;
+type Owner = State<Arc<Instance>>;
+
+#[derive(Deserialize)]
+struct PathArg {
+    path: String,
+}
+
+impl PathArg {
+    fn place(&self) -> Result<Place, Error> {
+        Place::parse(&super::client::path_bytes(&self.path)?)
+    }
+
+    fn path(&self) -> Result<QfsPath, Error> {
+        QfsPath::parse(&super::client::path_bytes(&self.path)?)
+    }
+}
+
+#[derive(Deserialize)]
+struct MountArg {
+    mount: String,
+}
+
+#[derive(Deserialize)]
+struct PinArg {
+    mount: String,
+    cid: String,
+}
+
+#[derive(Deserialize)]
+struct PinsArg {
+    mount: Option<String>,
+}
+
+async fn hello() -> Json<Hello> {
+    Json(Hello {
+        program: env!("CARGO_PKG_NAME").into(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        protocol: PROTOCOL.into(),
+        pid: std::process::id(),
+    })
+}
+
+async fn config(State(owner): Owner) -> Answer<String> {
+    Ok(Json(owner.config().await?))
+}
+
+async fn default_write(State(owner): Owner) -> Answer<String> {
+    Ok(Json(owner.default_write().await?.to_string()))
+}
+
+async fn stat(State(owner): Owner, Query(arg): Query<PathArg>) -> Result<Response, Refusal> {
+    Ok(Json(owner.stat(&arg.place()?).await?).into_response())
+}
+
+async fn list(State(owner): Owner, Query(arg): Query<PathArg>) -> Result<Response, Refusal> {
+    let place = arg.place()?;
+    Ok(framed(lines(owner_stream(owner, move |owner, out| async move {
+        let mut entries = owner.list(&place);
+        while let Some(entry) = entries.next().await {
+            if out.send(entry).await.is_err() {
+                break;
+            }
+        }
+    }))))
+}
+
+async fn read(State(owner): Owner, Query(arg): Query<PathArg>) -> Result<Response, Refusal> {
+    let path = arg.path()?;
+    Ok(framed(owner_stream(owner, move |owner, out| async move {
+        let mut pieces = owner.read(&path);
+        while let Some(piece) = pieces.next().await {
+            if out.send(piece).await.is_err() {
+                break;
+            }
+        }
+    })))
+}
+
+async fn verify(State(owner): Owner, Query(arg): Query<PathArg>) -> Result<Response, Refusal> {
+    let path = arg.path()?;
+    Ok(framed(lines(owner_stream(owner, move |owner, out| async move {
+        let mut findings = owner.verify(&path);
+        while let Some(finding) = findings.next().await {
+            if out.send(finding).await.is_err() {
+                break;
+            }
+        }
+    }))))
+}
+
+async fn has(State(owner): Owner, Query(arg): Query<PathArg>) -> Answer<bool> {
+    Ok(Json(owner.has(&arg.path()?).await?))
+}
+
+async fn put(State(owner): Owner, Query(arg): Query<PathArg>, body: Body) -> Answer<String> {
+    let path = owner.put(&arg.path()?, input(body)).await?;
+    Ok(Json(super::client::path_text(&path.to_bytes())))
+}
+
+async fn remove(State(owner): Owner, Query(arg): Query<PathArg>) -> Answer<bool> {
+    Ok(Json(owner.delete(&arg.path()?).await?))
+}
+
+async fn import(State(owner): Owner, Query(arg): Query<MountArg>, body: Body) -> Answer<LinkText> {
+    let link = owner.import(Prefix::new(&arg.mount)?, input(body)).await?;
+    Ok(Json(link.into()))
+}
+
+async fn import_symlink(State(owner): Owner, Query(arg): Query<MountArg>, body: Bytes) -> Answer<LinkText> {
+    Ok(Json(owner.import_symlink(Prefix::new(&arg.mount)?, body).await?.into()))
+}
+
+async fn import_dir(State(owner): Owner, Query(arg): Query<MountArg>, body: Body) -> Answer<LinkText> {
+    let body = axum::body::to_bytes(body, DIR_LEN_MAX)
+        .await
+        .map_err(|error| Error::new(ErrorKind::InvalidArgument, "control.dir").because(error))?;
+    let entries: Vec<EntryText> = serde_json::from_slice(&body)
+        .map_err(|error| Error::new(ErrorKind::InvalidArgument, "control.dir").because(error))?;
+    let entries = entries.into_iter().map(Entry::try_from).collect::<Result<_, _>>()?;
+    Ok(Json(owner.import_dir(Prefix::new(&arg.mount)?, entries).await?.into()))
+}
+
+async fn pin(State(owner): Owner, Query(arg): Query<PinArg>) -> Answer<bool> {
+    let cid: Cid = arg.cid.parse()?;
+    Ok(Json(owner.pin(Prefix::new(&arg.mount)?, &cid).await?))
+}
+
+async fn unpin(State(owner): Owner, Query(arg): Query<PinArg>) -> Answer<bool> {
+    let cid: Cid = arg.cid.parse()?;
+    Ok(Json(owner.unpin(Prefix::new(&arg.mount)?, &cid).await?))
+}
+
+async fn pins(State(owner): Owner, Query(arg): Query<PinsArg>) -> Answer<Vec<(String, String)>> {
+    let mount = arg.mount.as_deref().map(Prefix::new).transpose()?;
+    let pins = owner.pins(mount).await?;
+    Ok(Json(pins.into_iter().map(|(mount, cid)| (mount.to_string(), cid.to_string())).collect()))
+}
+
+/// The body of a request, as it comes.
+fn input(body: Body) -> Input {
+    Input::Stream(body.into_data_stream().map_err(std::io::Error::other).boxed())
+}
+
+/// What a task sends, as a stream: the task borrows the owner for as long as it sends.
+fn owner_stream<T, F>(
+    owner: Arc<Instance>,
+    run: impl FnOnce(Arc<Instance>, tokio::sync::mpsc::Sender<Result<T, Error>>) -> F,
+) -> impl Stream<Item = Result<T, Error>> + Send + 'static
+where
+    T: Send + 'static,
+    F: Future<Output = ()> + Send + 'static,
+{
+    let (out, items) = tokio::sync::mpsc::channel(4);
+    tokio::spawn(run(owner, out));
+    stream::unfold(items, |mut items| async move { items.recv().await.map(|item| (item, items)) })
+}
+
+fn lines<T: Serialize>(
+    items: impl Stream<Item = Result<T, Error>> + Send + 'static,
+) -> impl Stream<Item = Result<Bytes, Error>> + Send + 'static {
+    items.map(|item| {
+        let line = serde_json::to_vec(&item?);
+        line.map(Bytes::from).map_err(|error| Error::new(ErrorKind::Internal, "control.line").because(error))
+    })
+}
+
+fn framed(pieces: impl Stream<Item = Result<Bytes, Error>> + Send + 'static) -> Response {
+    let mut over = false;
+    let frames = pieces
+        .map(|piece| match piece {
+            Ok(piece) => (frame(&piece), false),
+            Err(error) => (last_frame(Err(&error)), true),
+        })
+        .chain(stream::once(async { (last_frame(Ok(())), true) }))
+        .take_while(move |(_, last)| {
+            let before = over;
+            over |= last;
+            std::future::ready(!before)
+        })
+        .map(|(bytes, _)| Ok::<_, std::convert::Infallible>(bytes));
+    Body::from_stream(frames).into_response()
+}

@@ -1,0 +1,181 @@
+//! The data directory and its lock: one process owns it.
+//!
+//! `DATA/lock` is locked with `flock` for as long as its owner lives, so a killed owner leaves nothing to clean up. It
+//! holds one line of JSON: the owner's pid and, where it serves, the socket on which it takes commands.
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions},
+    io::{Read as _, Seek as _, Write as _},
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use muxfs::{Error, ErrorKind, Result};
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+
+/// How long a command waits for another command to give the directory back, or for a server to take commands.
+const LOCK_WAIT_MAX: Duration = Duration::from_secs(30);
+const LOCK_POLL: Duration = Duration::from_millis(50);
+
+/// What the lock file says of the owner.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Holder {
+    pub(crate) pid: u32,
+    /// Absent while a server is starting, and for a command.
+    pub(crate) socket: Option<PathBuf>,
+}
+
+/// A data directory that this process owns until it is dropped.
+#[derive(Debug)]
+pub(crate) struct DataDir {
+    path: PathBuf,
+    lock: File,
+}
+
+/// Who may use the directory now.
+#[derive(Debug)]
+pub(crate) enum Access {
+    /// This process.
+    Owner(DataDir),
+    /// A server: ask it.
+    Server(Holder),
+}
+
+impl DataDir {
+    /// Makes the directory if it is absent and takes the lock, at once or not at all.
+    ///
+    /// # Errors
+    /// `Unavailable` naming the owner.
+    pub(crate) fn own(path: &Path) -> Result<Self> {
+        let lock = open_lock(path)?;
+        if try_lock(path, &lock)? {
+            return Self { path: path.into(), lock }.announced(None);
+        }
+        let owner = read_holder(&lock).map_or_else(String::new, |holder| format!(" (pid {})", holder.pid));
+        Err(Error::new(ErrorKind::Unavailable, "data.lock")
+            .at(path.display())
+            .because(format!("another muxfs{owner} owns this data directory: stop it, or give --data DIR")))
+    }
+
+    /// Takes the lock, or finds the server that has it; waits for a command that has it to end.
+    ///
+    /// # Errors
+    /// `Unavailable` if neither happens in time.
+    pub(crate) async fn own_or_ask(path: &Path) -> Result<Access> {
+        let lock = open_lock(path)?;
+        let begun = Instant::now();
+        loop {
+            if try_lock(path, &lock)? {
+                return Ok(Access::Owner(Self { path: path.into(), lock }.announced(None)?));
+            }
+            match read_holder(&lock) {
+                Some(holder) if holder.socket.is_some() => return Ok(Access::Server(holder)),
+                holder if begun.elapsed() > LOCK_WAIT_MAX => {
+                    let owner = holder.map_or_else(String::new, |holder| format!(" (pid {})", holder.pid));
+                    return Err(Error::new(ErrorKind::Unavailable, "data.lock").at(path.display()).because(format!(
+                        "another muxfs{owner} has used this data directory for 30 s: try again later"
+                    )));
+                }
+                _ => tokio::time::sleep(LOCK_POLL).await,
+            }
+        }
+    }
+
+    /// The directory.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Tells other processes where this one takes commands.
+    pub(crate) fn announce(&self, socket: &Path) -> Result<()> {
+        self.write_holder(Some(socket))
+    }
+
+    fn announced(self, socket: Option<&Path>) -> Result<Self> {
+        self.write_holder(socket)?;
+        Ok(self)
+    }
+
+    fn write_holder(&self, socket: Option<&Path>) -> Result<()> {
+        let holder = Holder { pid: std::process::id(), socket: socket.map(Into::into) };
+        let text =
+            serde_json::to_string(&holder).map_err(|e| Error::new(ErrorKind::Internal, "data.lock").because(e))?;
+        let write = || {
+            let mut file = &self.lock;
+            file.set_len(0)?;
+            file.rewind()?;
+            file.write_all(text.as_bytes())?;
+            file.write_all(b"\n")
+        };
+        write().map_err(|error| io(&self.path, error))
+    }
+}
+
+fn open_lock(path: &Path) -> Result<File> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|error| io(path, error))?;
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    options.open(path.join("lock")).map_err(|error| io(path, error))
+}
+
+fn try_lock(path: &Path, lock: &File) -> Result<bool> {
+    match flock(lock, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(true),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
+        Err(error) => Err(io(path, error.into())),
+    }
+}
+
+/// What the lock file says; `None` while its owner is writing it.
+fn read_holder(mut lock: &File) -> Option<Holder> {
+    let mut text = String::new();
+    lock.rewind().ok()?;
+    lock.take(64 << 10).read_to_string(&mut text).ok()?;
+    serde_json::from_str(&text).ok()
+}
+
+fn io(path: &Path, error: std::io::Error) -> Error {
+    let kind = match error.kind() {
+        std::io::ErrorKind::PermissionDenied => ErrorKind::Denied,
+        std::io::ErrorKind::StorageFull => ErrorKind::NoSpace,
+        _ => ErrorKind::Io,
+    };
+    Error::new(kind, "data.open").at(path.display()).because(error)
+}
+
+/// Makes a directory below the data directory that only its owner can read.
+pub(crate) fn private_dir(path: &Path) -> Result<()> {
+    if fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir()) {
+        return Ok(());
+    }
+    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|error| io(path, error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_owner_at_a_time() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let owner = DataDir::own(dir.path()).expect("free");
+        let error = DataDir::own(dir.path()).expect_err("taken");
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
+        assert!(format!("{error:#}").contains(&std::process::id().to_string()), "{error:#}");
+        drop(owner);
+        DataDir::own(dir.path()).expect("free again");
+    }
+
+    #[tokio::test]
+    async fn a_server_is_found() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let owner = DataDir::own(dir.path()).expect("free");
+        owner.announce(Path::new("/x/control")).expect("writes");
+        match DataDir::own_or_ask(dir.path()).await.expect("found") {
+            Access::Server(holder) => assert_eq!(holder.socket.as_deref(), Some(Path::new("/x/control"))),
+            Access::Owner(_) => panic!("the lock is taken"),
+        }
+    }
+}

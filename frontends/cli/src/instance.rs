@@ -1,0 +1,150 @@
+//! The stores behind the mounts, opened as the configuration says: what a process has that owns a data directory.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::SystemTime,
+};
+
+use muxfs::{
+    Env, Error, ErrorKind, Prefix, Result,
+    block::{Mem, MemOptions, Segments, SegmentsOptions},
+    cas::Cas,
+    cas_view::CasViewOptions,
+    dag::{Dag, DagOptions, Profile},
+    media::MemMedia,
+    mux::{Mount, MuxFs},
+    pins::Pins,
+    vfs::{Vfs, union::Slots},
+};
+use muxfs_local::{FileMedia, LocalOptions, LocalVfs};
+
+use crate::{
+    config::{self, Config},
+    data_dir::{DataDir, private_dir},
+};
+
+/// How much `/mem` may hold where the RAM's size cannot be told.
+const MEM_LIMIT_UNKNOWN: u64 = 1 << 30;
+
+/// Every mount, opened.
+#[derive(Debug)]
+pub(crate) struct Instance {
+    pub(crate) mux: MuxFs,
+    pub(crate) vfs: Arc<dyn Vfs>,
+    pub(crate) config: Config,
+}
+
+impl Instance {
+    /// Opens every mount of `config` over `data`.
+    ///
+    /// # Errors
+    /// Those of the stores, naming the mount.
+    pub(crate) async fn open(config: Config, data: &DataDir) -> Result<Self> {
+        let mut mux = MuxFs::new().with_slots(Slots::open(media(&data.path().join("slots"))?).await?);
+        if let Some(default) = config.default {
+            mux = mux.with_default_write(default.0);
+        }
+        for mount in &config.mount {
+            let prefix = mount.prefix();
+            let opened = match mount {
+                config::Mount::Local { dir, read_only, .. } => {
+                    let dir = local_dir(data.path(), dir.as_deref());
+                    private_dir(&dir)?;
+                    let handles = data.path().join("handles");
+                    private_dir(&handles)?;
+                    let options = LocalOptions { read_only: *read_only, ..LocalOptions::default() };
+                    let vfs = LocalVfs::open(&dir, &handles.join(prefix.as_str()), options)?;
+                    Mount::location(prefix, vfs, env())
+                }
+                config::Mount::Mem { limit, .. } => {
+                    let limit = limit.map_or_else(quarter_of_ram, |limit| limit.0);
+                    let len_max = usize::try_from(limit).unwrap_or(usize::MAX);
+                    let mem = Mem::new(MemOptions { len_max });
+                    let pins = Arc::new(Pins::open(Arc::new(MemMedia::default())).await?);
+                    content(prefix, dag(Arc::new(mem), &config), pins)
+                }
+                config::Mount::Ipfs { .. } => {
+                    let dir = data.path().join("mounts").join(prefix.as_str());
+                    let (blocks, index) = (media(&dir.join("blocks"))?, media(&dir.join("index"))?);
+                    let segments = Segments::open(blocks, index, SegmentsOptions::default());
+                    let segments = segments.await.map_err(|error| error.at(dir.display()))?;
+                    let pins = Arc::new(Pins::open(media(&dir.join("pins"))?).await?);
+                    content(prefix, dag(Arc::new(segments), &config), pins)
+                }
+            };
+            mux.mount(opened)?;
+        }
+        let vfs = mux.vfs(&env()).await?;
+        Ok(Self { mux, vfs, config })
+    }
+
+    /// The content-addressed mount at a prefix.
+    ///
+    /// # Errors
+    /// `NotFound` naming the mounts there are; `InvalidArgument` for one that is not content-addressed.
+    pub(crate) fn by_content(&self, prefix: Prefix) -> Result<&Arc<Cas>> {
+        self.mux.mount_at(prefix)?.as_cas().ok_or_else(|| {
+            let named: Vec<String> = self.all_by_content().map(|(prefix, _)| format!("/{prefix}")).collect();
+            Error::new(ErrorKind::InvalidArgument, "mount")
+                .at(format!("/{prefix}"))
+                .because(format!("it is not content-addressed; those that are: {}", named.join(" ")))
+        })
+    }
+
+    /// Every content-addressed mount.
+    pub(crate) fn all_by_content(&self) -> impl Iterator<Item = (Prefix, &Arc<Cas>)> {
+        self.mux.mounts().iter().filter_map(|mount| Some((mount.prefix(), mount.as_cas()?)))
+    }
+
+    /// Makes everything that was put or written durable.
+    pub(crate) async fn flush(&self) -> Result<()> {
+        for (_, cas) in self.all_by_content() {
+            cas.dag().flush().await?;
+        }
+        self.vfs.sync(self.vfs.root()).await
+    }
+}
+
+/// The host directory of a local mount.
+pub(crate) fn local_dir(data: &Path, dir: Option<&Path>) -> PathBuf {
+    dir.map_or_else(|| data.join("local"), Into::into)
+}
+
+/// The clock and the randomness of the host.
+pub(crate) fn env() -> Env {
+    Env {
+        now: Arc::new(SystemTime::now),
+        fill: Arc::new(|buffer| getrandom::fill(buffer).expect("the host gives randomness")),
+    }
+}
+
+fn media(dir: &Path) -> Result<Arc<FileMedia>> {
+    private_dir(dir)?;
+    FileMedia::open(dir).map(Arc::new)
+}
+
+fn dag(blocks: Arc<dyn muxfs::BlockStore>, config: &Config) -> Dag {
+    let params = Profile::from(config.profile).params();
+    Dag::new(blocks, DagOptions { params, ..DagOptions::default() })
+}
+
+/// Its nodes belong to the server, as files that it made would.
+fn content(prefix: Prefix, dag: Dag, pins: Arc<Pins>) -> Mount {
+    let owner = CasViewOptions { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() };
+    Mount::cas_with_options(prefix, dag, pins, owner)
+}
+
+fn quarter_of_ram() -> u64 {
+    #[cfg(target_os = "linux")]
+    {
+        let info = rustix::system::sysinfo();
+        let unit = u64::from(info.mem_unit.max(1));
+        match info.totalram.saturating_mul(unit) / 4 {
+            0 => MEM_LIMIT_UNKNOWN,
+            quarter => quarter,
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    MEM_LIMIT_UNKNOWN
+}

@@ -1,0 +1,328 @@
+//! What a command can do with the namespace, whoever does it: this process, or the server that owns the data
+//! directory. The words here are also those of the control protocol. Spec: spec/control.md.
+
+use std::{fmt::Write as _, fs::File, time::SystemTime};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+use muxfs::{Cid, FileKind, Name, Prefix, QfsPath, Result, dag::Entry, dag::Link, vfs::Attr};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+/// What is known of a path or of an entry of a directory.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Stat {
+    #[serde(with = "name_text")]
+    pub(crate) name: Name,
+    pub(crate) kind: Kind,
+    /// In bytes.
+    pub(crate) size: u64,
+    /// The twelve permission bits.
+    pub(crate) mode: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) uid: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) gid: Option<u32>,
+    /// Seconds since 1970 and nanoseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) mtime: Option<(i64, u32)>,
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "cid_text")]
+    pub(crate) cid: Option<Cid>,
+    /// Of a symlink.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "target_text")]
+    pub(crate) target: Option<Bytes>,
+}
+
+impl Stat {
+    pub(crate) fn of_attr(name: Name, attr: &Attr, target: Option<Bytes>) -> Self {
+        Self {
+            name,
+            kind: attr.kind.into(),
+            size: attr.size,
+            mode: attr.mode,
+            uid: Some(attr.uid),
+            gid: Some(attr.gid),
+            mtime: Some(seconds(attr.mtime)),
+            cid: attr.cid,
+            target,
+        }
+    }
+}
+
+/// Seconds since 1970, rounded down, and the nanoseconds above them.
+pub(crate) fn seconds(time: SystemTime) -> (i64, u32) {
+    match time.duration_since(SystemTime::UNIX_EPOCH) {
+        Ok(after) => (i64::try_from(after.as_secs()).unwrap_or(i64::MAX), after.subsec_nanos()),
+        Err(before) => {
+            let before = before.duration();
+            let seconds = i64::try_from(before.as_secs()).unwrap_or(i64::MAX);
+            match before.subsec_nanos() {
+                0 => (-seconds, 0),
+                nanos => (-seconds - 1, 1_000_000_000 - nanos),
+            }
+        }
+    }
+}
+
+/// [`FileKind`], as the control protocol and `--json` spell it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Kind {
+    File,
+    Dir,
+    Symlink,
+    Fifo,
+    Socket,
+    CharDevice,
+    BlockDevice,
+}
+
+impl From<FileKind> for Kind {
+    fn from(kind: FileKind) -> Self {
+        match kind {
+            FileKind::File => Self::File,
+            FileKind::Dir => Self::Dir,
+            FileKind::Symlink => Self::Symlink,
+            FileKind::Fifo => Self::Fifo,
+            FileKind::Socket => Self::Socket,
+            FileKind::CharDevice => Self::CharDevice,
+            FileKind::BlockDevice => Self::BlockDevice,
+        }
+    }
+}
+
+/// A place in the namespace: its root, which lists the mounts, or a QFS path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Place {
+    Root,
+    Path(QfsPath),
+}
+
+impl Place {
+    /// Reads a path; one slash at its end is let go, as shells add it.
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Self> {
+        match bytes {
+            b"/" => Ok(Self::Root),
+            [path @ .., b'/'] if path.len() > 1 => QfsPath::parse(path).map(Self::Path),
+            path => QfsPath::parse(path).map(Self::Path),
+        }
+    }
+
+    pub(crate) fn to_bytes(&self) -> Vec<u8> {
+        match self {
+            Self::Root => b"/".to_vec(),
+            Self::Path(path) => path.to_bytes(),
+        }
+    }
+}
+
+/// What `import` and `put` read.
+pub(crate) enum Input {
+    /// A regular file of the host, of that length.
+    File(File, u64),
+    /// Bytes as they come.
+    Stream(BoxStream<'static, std::io::Result<Bytes>>),
+}
+
+/// One thing that `verify` has to say.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "finding", rename_all = "snake_case")]
+pub(crate) enum Finding {
+    /// So far this many blocks and bytes were read and hashed to their CIDs.
+    Progress { blocks: u64, bytes: u64 },
+    /// A block that is missing or wrong.
+    Bad { cid: String, error: String },
+    /// The walk ended; always the last.
+    Done { blocks: u64, bytes: u64, bad: u64 },
+}
+
+/// What a command can do.
+#[async_trait]
+pub(crate) trait Namespace: Send + Sync {
+    /// What is known of a path. A symlink at its end is not followed.
+    async fn stat(&self, place: &Place) -> Result<Stat>;
+    /// The entries of a directory; a file is its own only entry.
+    fn list<'a>(&'a self, place: &'a Place) -> BoxStream<'a, Result<Stat>>;
+    /// The bytes of a file, from its beginning.
+    fn read<'a>(&'a self, path: &'a QfsPath) -> BoxStream<'a, Result<Bytes>>;
+    async fn has(&self, path: &QfsPath) -> Result<bool>;
+    /// Stores a file, durably; by content it is pinned.
+    async fn put(&self, path: &QfsPath, input: Input) -> Result<QfsPath>;
+    async fn delete(&self, path: &QfsPath) -> Result<bool>;
+    /// The prefix that `put` writes to where none is named.
+    async fn default_write(&self) -> Result<Prefix>;
+
+    /// Puts a file into a content-addressed mount; neither pinned nor durable until [`Namespace::pin`] is.
+    async fn import(&self, mount: Prefix, input: Input) -> Result<Link>;
+    async fn import_symlink(&self, mount: Prefix, target: Bytes) -> Result<Link>;
+    async fn import_dir(&self, mount: Prefix, entries: Vec<Entry>) -> Result<Link>;
+    /// Pins a root, durably, with everything that was imported before. Whether it was new.
+    async fn pin(&self, mount: Prefix, cid: &Cid) -> Result<bool>;
+    /// Whether it was pinned.
+    async fn unpin(&self, mount: Prefix, cid: &Cid) -> Result<bool>;
+    /// The pins of a mount, or of every content-addressed one.
+    async fn pins(&self, mount: Option<Prefix>) -> Result<Vec<(Prefix, Cid)>>;
+    /// Re-hashes what is reachable from a content-addressed path, or from all pins of a mount.
+    fn verify<'a>(&'a self, path: &'a QfsPath) -> BoxStream<'a, Result<Finding>>;
+    /// The configuration of whoever does the work, in TOML.
+    async fn config(&self) -> Result<String>;
+}
+
+/// Bytes as text: as they are where they are UTF-8, else NUL and their hex digits, which no text here begins with.
+pub(crate) fn to_text(bytes: &[u8]) -> String {
+    std::str::from_utf8(bytes).map_or_else(|_| format!("\0{}", hex(bytes)), Into::into)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+pub(crate) fn from_text(text: &str) -> Option<Vec<u8>> {
+    let Some(digits) = text.strip_prefix('\0') else { return Some(text.into()) };
+    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    digits
+        .as_bytes()
+        .chunks(2)
+        .map(|pair| match pair {
+            [high, low] => Some(digit(*high)? << 4 | digit(*low)?),
+            _ => None,
+        })
+        .collect()
+}
+
+pub(crate) mod name_text {
+    use super::{Deserialize, Deserializer, Name, Serializer, de, from_text, to_text};
+
+    pub(crate) fn serialize<S: Serializer>(name: &Name, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&to_text(name.as_bytes()))
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Name, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let bytes = from_text(&text).ok_or_else(|| de::Error::custom("a name in hex is whole bytes"))?;
+        Name::new(&bytes).map_err(de::Error::custom)
+    }
+}
+
+mod target_text {
+    use super::{Bytes, Deserialize, Deserializer, Serializer, de, from_text, to_text};
+
+    #[allow(clippy::ref_option, reason = "serde gives a reference to the field")]
+    pub(crate) fn serialize<S: Serializer>(target: &Option<Bytes>, serializer: S) -> Result<S::Ok, S::Error> {
+        match target {
+            Some(target) => serializer.serialize_str(&to_text(target)),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Bytes>, D::Error> {
+        let Some(text) = Option::<String>::deserialize(deserializer)? else { return Ok(None) };
+        let bytes = from_text(&text).ok_or_else(|| de::Error::custom("a target in hex is whole bytes"))?;
+        Ok(Some(bytes.into()))
+    }
+}
+
+mod cid_text {
+    use super::{Cid, Deserialize, Deserializer, Serializer, de};
+
+    #[allow(clippy::ref_option, reason = "serde gives a reference to the field")]
+    pub(crate) fn serialize<S: Serializer>(cid: &Option<Cid>, serializer: S) -> Result<S::Ok, S::Error> {
+        match cid {
+            Some(cid) => serializer.collect_str(cid),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Cid>, D::Error> {
+        let Some(text) = Option::<String>::deserialize(deserializer)? else { return Ok(None) };
+        text.parse().map(Some).map_err(de::Error::custom)
+    }
+}
+
+/// A [`Link`] or an [`Entry`], as the control protocol carries it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct LinkText {
+    cid: String,
+    tsize: u64,
+}
+
+impl From<Link> for LinkText {
+    fn from(link: Link) -> Self {
+        Self { cid: link.cid.to_string(), tsize: link.tsize }
+    }
+}
+
+impl TryFrom<LinkText> for Link {
+    type Error = muxfs::Error;
+    fn try_from(text: LinkText) -> Result<Self> {
+        Ok(Self { cid: text.cid.parse()?, tsize: text.tsize })
+    }
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct EntryText {
+    #[serde(with = "name_text")]
+    name: Name,
+    #[serde(flatten)]
+    link: LinkText,
+}
+
+impl From<Entry> for EntryText {
+    fn from(entry: Entry) -> Self {
+        Self { name: entry.name, link: entry.link.into() }
+    }
+}
+
+impl TryFrom<EntryText> for Entry {
+    type Error = muxfs::Error;
+    fn try_from(text: EntryText) -> Result<Self> {
+        Ok(Self { name: text.name, link: text.link.try_into()? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_survive_json() {
+        for bytes in [b"plain".as_slice(), "ünï".as_bytes(), b"\xff\xfe", b"0a"] {
+            let name = Name::new(bytes).expect("a good name");
+            let stat = Stat {
+                name: name.clone(),
+                kind: Kind::Symlink,
+                size: 1,
+                mode: 0o777,
+                uid: None,
+                gid: None,
+                mtime: Some((-1, 999_999_999)),
+                cid: None,
+                target: Some(Bytes::copy_from_slice(bytes)),
+            };
+            let text = serde_json::to_string(&stat).expect("serialises");
+            let back: Stat = serde_json::from_str(&text).expect("parses");
+            assert_eq!((back.name, back.target.as_deref()), (name, Some(bytes)));
+        }
+    }
+
+    #[test]
+    fn times_round_down() {
+        use std::time::Duration;
+        let epoch = SystemTime::UNIX_EPOCH;
+        assert_eq!(seconds(epoch + Duration::new(1, 5)), (1, 5));
+        assert_eq!(seconds(epoch - Duration::new(1, 5)), (-2, 999_999_995));
+        assert_eq!(seconds(epoch - Duration::from_secs(3)), (-3, 0));
+    }
+
+    #[test]
+    fn places() {
+        assert_eq!(Place::parse(b"/").expect("the root"), Place::Root);
+        assert_eq!(Place::parse(b"/mem/").expect("a mount").to_bytes(), b"/mem");
+        for bad in [b"".as_slice(), b"//", b"mem", b"/mem//"] {
+            Place::parse(bad).expect_err("refused");
+        }
+    }
+}

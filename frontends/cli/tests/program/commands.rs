@@ -1,0 +1,162 @@
+//! Commands, with and without a server: the same results either way.
+
+use std::fs;
+
+use crate::{World, assert_same_tree};
+
+/// The CID of the tree of [`World::tree`] does not depend on who hashes it.
+fn put_and_read_back(world: &World) {
+    let tree = world.tree();
+    let tree = tree.to_str().expect("UTF-8");
+    let hashed = world.ok(&["put", "-r", "--only-hash", tree]);
+    let path = world.ok(&["put", "-r", tree]);
+    assert_eq!(path, hashed);
+    assert!(path.starts_with("/ipfs/bafy"), "{path}");
+
+    assert_eq!(world.ok(&["ls", "/"]), "mem\nlocal\nipfs");
+    assert_eq!(world.ok(&["ls", "/ipfs"]), path.trim_start_matches("/ipfs/"));
+    assert_eq!(world.ok(&["ls", &path]), ".hidden\na.txt\nsub");
+    assert!(world.ok(&["ls", "-l", &format!("{path}/sub")]).contains("link -> ../a.txt"));
+    assert_eq!(world.ok(&["cat", &format!("{path}/a.txt")]), "hello world");
+    assert!(world.ok(&["stat", &format!("{path}/a.txt")]).contains("size   11"));
+    assert_eq!(world.ok(&["has", &format!("{path}/sub/long.bin")]), "yes");
+    assert_eq!(world.run(&["has", &format!("{path}/nope")]).status.code(), Some(3));
+    assert_eq!(world.ok(&["pin", "ls"]), path);
+
+    let back = world.path("back");
+    fs::remove_dir_all(&back).ok();
+    let back_text = back.to_str().expect("UTF-8");
+    world.ok(&["get", &path, back_text]);
+    assert_same_tree(&world.path("tree"), &back);
+    world.fails(&["get", &path, back_text], 1);
+    world.ok(&["get", "-f", &path, back_text]);
+    assert_same_tree(&world.path("tree"), &back);
+
+    world.ok(&["verify", &path]);
+    world.ok(&["verify", "/ipfs"]);
+    world.fails(&["cat", &format!("{path}/nope")], 3);
+    world.fails(&["cat", &format!("{path}/sub")], 1);
+    world.ok(&["rm", &path]);
+    assert_eq!(world.ok(&["pin", "ls"]), "");
+    world.fails(&["rm", &path], 3);
+    // Not collected yet: what is there can be pinned again.
+    world.ok(&["pin", "add", &path]);
+    assert_eq!(world.ok(&["pin", "ls", "/ipfs"]), path);
+    world.ok(&["pin", "rm", &path]);
+}
+
+#[test]
+fn without_a_server() {
+    put_and_read_back(&World::new());
+}
+
+#[test]
+fn through_a_server() {
+    let world = World::new();
+    let server = world.serve(&[]);
+    put_and_read_back(&world);
+    assert_eq!(server.terminate(), Some(0));
+}
+
+#[test]
+fn files_below_local() {
+    let world = World::new();
+    fs::write(world.path("x"), b"xyz").expect("written");
+    let x = world.path("x");
+    let x = x.to_str().expect("UTF-8");
+    for served in [false, true] {
+        let server = served.then(|| world.serve(&[]));
+        assert_eq!(world.ok(&["put", x, "/local/dir/x.txt"]), "/local/dir/x.txt");
+        assert_eq!(fs::read(world.path("data/local/dir/x.txt")).expect("there"), b"xyz");
+        assert_eq!(world.ok(&["cat", "/local/dir/x.txt"]), "xyz");
+        world.fails(&["put", "-r", world.path("data").to_str().expect("UTF-8"), "/local/y"], 1);
+        world.ok(&["rm", "/local/dir/x.txt"]);
+        world.fails(&["cat", "/local/dir/x.txt"], 3);
+        drop(server);
+    }
+}
+
+#[test]
+fn standard_input_goes_to_the_ram_of_a_server() {
+    let world = World::new();
+    let refused = world.fed(&["put", "-", "/mem"], b"hello world");
+    assert_eq!(refused.status.code(), Some(5), "there is no server");
+    let _server = world.serve(&[]);
+    let put = world.fed(&["put", "-", "/mem"], b"hello world");
+    assert!(put.status.success(), "{}", String::from_utf8_lossy(&put.stderr));
+    let path = String::from_utf8(put.stdout).expect("UTF-8");
+    assert_eq!(path, "/mem/bafkreifzjut3te2nhyekklss27nh3k72ysco7y32koao5eei66wof36n5e\n");
+    assert_eq!(world.ok(&["cat", path.trim()]), "hello world");
+}
+
+#[test]
+fn what_does_not_hash_to_the_cid_is_refused() {
+    let world = World::new();
+    fs::write(world.path("x"), b"hello world").expect("written");
+    let x = world.path("x");
+    let x = x.to_str().expect("UTF-8");
+    let right = "/ipfs/bafkreifzjut3te2nhyekklss27nh3k72ysco7y32koao5eei66wof36n5e";
+    let wrong = "/ipfs/bafkreihdwdcefgh4dqkjv67uzcmw7ojee6xedzdetojuzjevtenxquvyku";
+    assert!(world.fails(&["put", x, wrong], 2).contains("hashes to"));
+    assert_eq!(world.ok(&["pin", "ls"]), "");
+    assert_eq!(world.ok(&["put", x, right]), right);
+    world.fails(&["put", x, "/ipfs/name"], 2);
+}
+
+#[test]
+fn bad_paths_and_bad_configurations_name_what_is_wrong() {
+    let world = World::new();
+    for path in ["ipfs", "/nope/x", "/ipfs//x", "/local/../x", "/toolong/x", ""] {
+        let code = if path == "/nope/x" { 3 } else { 2 };
+        world.fails(&["cat", path], code);
+    }
+    let told = world.fails(&["cat", "/nope/x"], 3);
+    assert!(told.contains("/ipfs") && told.contains("/local"), "it names the mounts there are: {told}");
+    let config = world.path("muxfs.toml");
+    fs::write(&config, "[nfs]\nlisen = \"off\"\n").expect("written");
+    let told = world.fails(&["--config", config.to_str().expect("UTF-8"), "config"], 2);
+    assert!(told.contains("lisen") && told.contains("line 2"), "{told}");
+    world.fails(&["--config", "/does/not/exist", "config"], 3);
+    fs::write(&config, "default = \"mem\"\n").expect("written");
+    let printed = world.ok(&["--config", config.to_str().expect("UTF-8"), "config"]);
+    fs::write(&config, &printed).expect("written");
+    assert_eq!(world.ok(&["--config", config.to_str().expect("UTF-8"), "config"]), printed);
+}
+
+#[test]
+fn json_is_json() {
+    let world = World::new();
+    let tree = world.tree();
+    let put = world.ok(&["--json", "put", "-r", tree.to_str().expect("UTF-8")]);
+    let put: serde_json::Value = serde_json::from_str(&put).expect("JSON");
+    assert_eq!(put["files"], 4);
+    let path = put["path"].as_str().expect("a path");
+    let listed = world.ok(&["--json", "ls", path]);
+    let names: Vec<String> = listed
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON")["name"].to_string())
+        .collect();
+    assert_eq!(names.len(), 3, "{names:?}");
+}
+
+/// A flipped bit on disk is an error with its own exit code, by `cat` and by `verify`, never other bytes.
+#[test]
+fn a_rotten_block_is_told() {
+    let world = World::new();
+    let body: Vec<u8> = (0..100_000u32).map(|i| i.to_le_bytes()[0] ^ 0x5a).collect();
+    fs::write(world.path("x"), &body).expect("written");
+    let path = world.ok(&["put", world.path("x").to_str().expect("UTF-8")]);
+    let mut flipped = 0;
+    for entry in fs::read_dir(world.path("data/mounts/ipfs/blocks")).expect("there") {
+        let file = entry.expect("an entry").path();
+        let mut bytes = fs::read(&file).expect("read");
+        if let Some(at) = bytes.windows(64).position(|window| window == &body[1000..1064]) {
+            bytes[at] ^= 1;
+            fs::write(&file, bytes).expect("written");
+            flipped += 1;
+        }
+    }
+    assert_eq!(flipped, 1);
+    world.fails(&["cat", &path], 4);
+    world.fails(&["verify", &path], 4);
+}

@@ -1,0 +1,110 @@
+//! The server: ready files, restarts, ownership, and the same content over every frontend.
+
+use std::fs;
+
+use crate::{World, assert_same_tree};
+
+#[test]
+fn content_survives_kill_9_and_restart() {
+    let world = World::new();
+    let tree = world.tree();
+    let server = world.serve(&[]);
+    let path = world.ok(&["put", "-r", tree.to_str().expect("UTF-8")]);
+    server.kill();
+    let server = world.serve(&[]);
+    world.ok(&["verify", &path]);
+    let back = world.path("back");
+    world.ok(&["get", &path, back.to_str().expect("UTF-8")]);
+    assert_same_tree(&tree, &back);
+    assert_eq!(server.terminate(), Some(0));
+    assert!(!world.path("ready.json").exists(), "the ready file goes with the server");
+}
+
+#[test]
+fn one_server_owns_the_data() {
+    let world = World::new();
+    let server = world.serve(&[]);
+    let told = world.fails(&["serve", "--nfs", "off", "--ftp", "off"], 5);
+    assert!(told.contains(&server.ready["pid"].to_string()), "{told}");
+}
+
+#[test]
+fn listening_elsewhere_takes_more_than_an_address() {
+    let world = World::new();
+    assert!(world.fails(&["serve", "--nfs", "0.0.0.0:0", "--ftp", "off"], 2).contains("nfs.allow"));
+    assert!(world.fails(&["serve", "--ftp", "0.0.0.0:0", "--nfs", "off"], 2).contains("users"));
+    world.fails(&["serve", "--nfs", "nowhere"], 2);
+}
+
+#[test]
+fn put_reads_over_ftp_and_nfs() {
+    let world = World::new();
+    let tree = world.tree();
+    let server = world.serve(&[]);
+    let path = world.ok(&["put", "-r", tree.to_str().expect("UTF-8")]);
+    let long = fs::read(tree.join("sub/long.bin")).expect("read");
+
+    let mut ftp = suppaftp::FtpStream::connect(server.addr("ftp")).expect("connected");
+    ftp.login("anyone", "x").expect("loopback takes any name");
+    ftp.transfer_type(suppaftp::types::FileType::Binary).expect("binary");
+    let over_ftp = ftp.retr_as_buffer(&format!("{path}/sub/long.bin")).expect("there").into_inner();
+    assert!(over_ftp == long, "FTP gave other bytes");
+    ftp.quit().expect("bye");
+
+    let over_nfs = read_over_nfs(server.addr("nfs"), &format!("{path}/sub/long.bin"));
+    assert!(over_nfs == long, "NFS gave other bytes");
+    assert_eq!(server.terminate(), Some(0));
+}
+
+/// Reads a file as an NFS client does: MNT, a LOOKUP for each part, READ until the end.
+fn read_over_nfs(addr: std::net::SocketAddr, path: &str) -> Vec<u8> {
+    use nfs3_client::{
+        Nfs3ConnectionBuilder,
+        nfs3_types::{
+            nfs3::{LOOKUP3args, READ3args, diropargs3, filename3},
+            xdr_codec::Opaque,
+        },
+        tokio::TokioConnector,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let mut nfs = Nfs3ConnectionBuilder::new(TokioConnector, addr.ip().to_string(), "/")
+            .connect_from_privileged_port(false)
+            .nfs3_port(addr.port())
+            .mount_port(addr.port())
+            .mount()
+            .await
+            .expect("mounted");
+        let mut handle = nfs.root_nfs_fh3();
+        for part in path.split('/').filter(|part| !part.is_empty()) {
+            let what = diropargs3 { dir: handle, name: filename3(Opaque::borrowed(part.as_bytes())) };
+            handle = nfs.lookup(&LOOKUP3args { what }).await.expect("answered").unwrap().object;
+        }
+        let mut bytes = Vec::new();
+        loop {
+            let args = READ3args { file: handle.clone(), offset: bytes.len() as u64, count: 1 << 20 };
+            let piece = nfs.read(&args).await.expect("answered").unwrap();
+            bytes.extend_from_slice(&piece.data);
+            if piece.eof {
+                break;
+            }
+        }
+        nfs.unmount().await.expect("unmounted");
+        bytes
+    })
+}
+
+#[test]
+fn metrics_count_what_happens() {
+    use std::io::{Read as _, Write as _};
+    let world = World::new();
+    let server = world.serve(&["--metrics", "127.0.0.1:0"]);
+    let mut ftp = suppaftp::FtpStream::connect(server.addr("ftp")).expect("connected");
+    ftp.login("anyone", "x").expect("loopback takes any name");
+    ftp.quit().expect("bye");
+    let mut http = std::net::TcpStream::connect(server.addr("metrics")).expect("connected");
+    http.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").expect("sent");
+    let mut text = String::new();
+    http.read_to_string(&mut text).expect("answered");
+    assert!(text.starts_with("HTTP/1.1 200") && text.contains("muxfs_ftp_"), "{text}");
+}
