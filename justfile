@@ -1,0 +1,24 @@
+# What CI runs, and what takes longer. `just --list` explains.
+
+# Format, lints and docs, each warning an error; the dependency tree where cargo-deny is installed.
+check:
+    cargo fmt --all --check
+    cargo clippy --workspace --all-targets --all-features -- -D warnings
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --all-features --no-deps
+    @if command -v cargo-deny >/dev/null; then cargo deny check; else echo "SKIPPED: cargo-deny is not installed (cargo install cargo-deny)"; fi
+
+# The README's test command.
+test:
+    cargo test --workspace
+
+# Every example, run to its end; each asserts what it claims.
+examples:
+    for example in examples/*.rs; do cargo run --quiet --example "$(basename "$example" .rs)" || exit 1; done
+
+# Everything that decides whether a change lands.
+ci:
+    .ci/run
+
+# Benchmarks beside their peers: see benches/README.md for what each needs. Never part of CI.
+bench *ARGS:
+    benches/run {{ARGS}}
