@@ -4,8 +4,9 @@
 use muxfs::{Error, ErrorKind};
 use nfs3_types::{mount::mountstat3, nfs3::nfsstat3};
 
-/// The status of a kind. `Unavailable` is JUKEBOX here; when that has lasted, [`Outages`](crate::outage::Outages) makes
-/// it IO.
+/// The status of a kind.
+///
+/// `Unavailable` is JUKEBOX here; the server makes IO of it when the same call has met it for `unavailable_after`.
 pub fn status_of(kind: ErrorKind) -> nfsstat3 {
     match kind {
         ErrorKind::NotFound | ErrorKind::NoAttr => nfsstat3::NFS3ERR_NOENT,
