@@ -143,7 +143,7 @@ fn dag(params: Params) -> Dag {
 enum Tree {
     File(Input, UnixfsMeta),
     Symlink(String, UnixfsMeta),
-    Dir(BTreeMap<String, Tree>, UnixfsMeta),
+    Dir(BTreeMap<String, Self>, UnixfsMeta),
 }
 
 impl Tree {
@@ -382,7 +382,7 @@ fn keystream(seed: &str) -> ChaCha20Rng {
     ChaCha20Rng::from_seed(Sha256::digest(seed).into())
 }
 
-/// A file of ChaCha20 keystream: key = SHA-256 of the seed, nonce and counter 0.
+/// A file of `ChaCha20` keystream: key = SHA-256 of the seed, nonce and counter 0.
 struct Keystream {
     seed: &'static str,
     len: u64,
@@ -453,7 +453,9 @@ async fn check_published(profile_name: &str, cases: &[Published]) {
                 let mut bytes = vec![0; lens.iter().sum()];
                 keystream(seed).fill_bytes(&mut bytes);
                 let alphabet = b"abcdefghijklmnopqrstuvwxyz01234567890-_";
-                bytes.iter_mut().for_each(|byte| *byte = alphabet[usize::from(*byte) % alphabet.len()]);
+                for byte in &mut bytes {
+                    *byte = alphabet[usize::from(*byte) % alphabet.len()];
+                }
                 let link = only_hash.import(&b"x"[..], UnixfsMeta::default()).await.expect("a byte");
                 let mut rest = bytes.as_slice();
                 let entries: Vec<_> = lens

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{Cid, Codec, Error, ErrorKind, Name, Result};
 
-/// The longest target of a symlink that is written or read: PATH_MAX of Linux.
+/// The longest target of a symlink that is written or read: `PATH_MAX` of Linux.
 pub const SYMLINK_LEN_MAX: usize = 4096;
 /// What an entry adds to the size of a directory at least: a name of one byte and the shortest CID.
 const ENTRY_SIZE_MIN: u64 = 5;

@@ -314,7 +314,9 @@ impl Dag {
             return Ok(children.pop().map(Bucket::Entry));
         }
         let mut names = Names::new(self.params());
-        children.iter().for_each(|child| names.push(&child.name, child.link));
+        for child in &children {
+            names.push(&child.name, child.link);
+        }
         let index = names.by_hash()?;
         Ok(Some(Bucket::Shard(self.put_shards(&names, &index, level, None).await?)))
     }

@@ -108,9 +108,9 @@ fn any_params() -> impl Strategy<Value = Params> {
     let fanout = prop_oneof![Just(8u32), Just(16), Just(256), Just(1024)];
     let threshold = prop_oneof![Just(0u32), 0..6000u32, Just(1 << 18)];
     (profile, sizes, fanout, threshold).prop_map(|(profile, dir_size, hamt_fanout, hamt_threshold)| Params {
-        dir_size,
         hamt_fanout,
         hamt_threshold,
+        dir_size,
         ..profile.params()
     })
 }

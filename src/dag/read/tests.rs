@@ -82,10 +82,10 @@ async fn shapes_that_others_make() {
     let root = put_node(&dag, &[(empty, 0), (inner, 12), (raw, 3), (sizeless, 3), (inner, 12)], b"+", 31).await;
     let content = b"+datatypedrawrawolddatatypedraw";
     assert_eq!(dag.stat(&root).await.expect("memory").size, 31);
-    for from in 0..32u64 {
-        let rest = content.get(from as usize..).unwrap_or_default();
-        assert_eq!(all(&dag, &root, from).await.expect("memory"), rest);
-        assert_eq!(dag.read_at(&root, from, 4).await.expect("memory"), rest.get(..4).unwrap_or(rest));
+    for (from, offset) in (0..32usize).zip(0u64..) {
+        let rest = content.get(from..).unwrap_or_default();
+        assert_eq!(all(&dag, &root, offset).await.expect("memory"), rest);
+        assert_eq!(dag.read_at(&root, offset, 4).await.expect("memory"), rest.get(..4).unwrap_or(rest));
     }
     let linked = dag.put_block(Codec::DagCbor, Bytes::from_static(b"\xa0")).await.expect("memory");
     assert_eq!(dag.read_at(&linked, 0, 9).await.expect("its bytes"), &b"\xa0"[..]);
@@ -113,7 +113,7 @@ async fn files_that_lie_are_corrupt() {
             "more sizes than links",
             put_message(&dag, &[(raw, 3)], |m| {
                 m.blocksizes.push(0);
-                m.filesize = Some(3)
+                m.filesize = Some(3);
             })
             .await,
         ),
@@ -121,7 +121,7 @@ async fn files_that_lie_are_corrupt() {
             "fewer sizes than links",
             put_message(&dag, &[(raw, 3), (raw, 0)], |m| {
                 m.blocksizes.pop();
-                m.filesize = Some(3)
+                m.filesize = Some(3);
             })
             .await,
         ),
@@ -142,7 +142,7 @@ async fn a_file_much_larger_than_its_blocks_costs_what_is_read() {
     let dag = default_dag();
     let (mut cid, mut size) = (put_raw(&dag, b"x").await, 1u64);
     for _ in 0..5 {
-        cid = put_node(&dag, &[(cid, size); 1000], b"", size * 1000).await;
+        cid = put_node(&dag, &vec![(cid, size); 1000], b"", size * 1000).await;
         size *= 1000;
     }
     assert_eq!(dag.stat(&cid).await.expect("memory").size, 1_000_000_000_000_000);
