@@ -294,7 +294,8 @@ impl Builder {
         Ok(())
     }
 
-    fn tell(&self, pos: LogPos) {
+    /// Tells that the log was gone through up to `pos`.
+    pub(super) fn tell(&self, pos: LogPos) {
         let Some((tell, segments)) = &self.progress else { return };
         let before: u64 = segments.iter().take_while(|(id, _)| *id < pos.segment).map(|(_, len)| len).sum();
         tell(BuildIndex {

@@ -14,6 +14,8 @@ mod lookup;
 mod manifest;
 mod record;
 mod run;
+#[cfg(test)]
+mod tests;
 mod upkeep;
 
 use std::{
@@ -205,7 +207,9 @@ impl Segments {
                 built = true;
                 builder = Inner::builder(&places, &options, builder.next_id);
                 builder.report_to(options.on_build_index.clone()).await?;
-                Inner::replay(&places, &options, None, &mut builder).await?
+                let log = Inner::replay(&places, &options, None, &mut builder).await?;
+                builder.tell(log.end());
+                log
             }
             opened => opened?,
         };

@@ -95,6 +95,7 @@ impl Inner {
         let mut builder = Self::builder(&self.places, &self.options, self.lock().next_index_id);
         builder.report_to(self.options.on_build_index.clone()).await?;
         self.log.replay(true, &mut builder).await?;
+        builder.tell(self.log.end());
         {
             let mut state = self.lock();
             state.memory = builder.memory;
