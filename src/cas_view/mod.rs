@@ -229,9 +229,7 @@ impl Vfs for CasView {
         if dir == ROOT {
             return Ok(self.root_attr());
         }
-        if self.node(dir).await?.1.kind != FileKind::Dir {
-            return Err(Error::new(ErrorKind::NotDir, "cas_view.parent"));
-        }
+        // Also of a file: whoever shows a part of the tree asks whether a file is in it.
         let Some(above) = self.nodes().lease_parent(dir)? else { return Ok(self.root_attr()) };
         let (cid, node) = match self.node(above).await {
             Ok(found) => found,
@@ -258,7 +256,7 @@ impl Vfs for CasView {
             Some(_) => return Err(Error::new(ErrorKind::NotDir, "cas_view.readdir")),
         };
         let after = match after {
-            Cookie::START | Cookie::DOT | Cookie::DOT_DOT => None,
+            Cookie::START => None,
             after => {
                 Some(Rank::from_cookie(after).ok_or_else(|| Error::new(ErrorKind::BadCookie, "cas_view.readdir"))?)
             }
@@ -365,7 +363,7 @@ impl Vfs for CasView {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::collections::{BTreeMap, BTreeSet};
 
     use super::*;
     use crate::{
@@ -374,8 +372,36 @@ mod tests {
         cid_of,
         dag::{DagOptions, Entry, Ipld, Link, Params, Profile, UnixfsMeta},
         media::MemMedia,
-        vfs::{NewNode, SetAttr},
+        testing::{self, vfs::SpecimenNode},
+        vfs::{Lease, NewNode, SetAttr, narrow::subtree},
     };
+
+    /// The specimen as content: a view of its root.
+    async fn specimen_of(hamt_threshold: u32) -> (Arc<dyn Vfs>, ()) {
+        let world = world(hamt_threshold).await;
+        let mut above: BTreeMap<String, Vec<(String, Link)>> = BTreeMap::new();
+        // Backwards, so that what is below a directory is there before it.
+        for (path, node) in testing::vfs::specimen().into_iter().rev() {
+            let (dir, text) = path.rsplit_once('/').unwrap_or(("", &path));
+            let link = match node {
+                SpecimenNode::File(data) => world.dag.import(&data[..], UnixfsMeta::default()).await.expect("a file"),
+                SpecimenNode::Symlink(target) => {
+                    world.dag.put_symlink(&target, UnixfsMeta::default()).await.expect("a symlink")
+                }
+                SpecimenNode::Dir => world.dir_of(&above.remove(&path).unwrap_or_default()).await,
+            };
+            above.entry(dir.to_owned()).or_default().push((text.to_owned(), link));
+        }
+        let root = world.dir_of(&above.remove("").expect("the root")).await;
+        assert!(above.is_empty(), "everything has its place");
+        let view: Arc<dyn Vfs> = Arc::new(world.view);
+        let root = view.lookup(view.root(), &name(&root.cid.to_string())).await.expect("the root");
+        let lease = Lease::adopt(view.clone(), root.ino);
+        (subtree(view, lease), ())
+    }
+
+    crate::vfs_read_laws!(laws_of_basic_directories, specimen_of(1 << 20));
+    crate::vfs_read_laws!(laws_of_sharded_directories, specimen_of(0));
 
     struct World {
         blocks: Arc<Mem>,
@@ -408,6 +434,11 @@ mod tests {
             let entry = |(text, link): &(&str, Link)| Ok(Entry { name: name(text), link: *link });
             let entries: Vec<Result<Entry>> = entries.iter().map(entry).collect();
             self.dag.put_dir(Box::pin(stream::iter(entries))).await.expect("a directory")
+        }
+
+        async fn dir_of(&self, entries: &[(String, Link)]) -> Link {
+            let entries: Vec<_> = entries.iter().map(|(text, link)| (text.as_str(), *link)).collect();
+            self.dir(&entries).await
         }
 
         async fn pin(&self, text: &str) -> Cid {
@@ -569,7 +600,7 @@ mod tests {
                 let found = world.view.lookup(dir, &entry.name).await.expect("found");
                 assert_eq!((entry.ino, entry.attr.expect("attributes").size), (found.ino, 1));
             }
-            for cookie in [3, 1 << 40, 1 << 63, u64::MAX] {
+            for cookie in [1, 2, 3, 1 << 40, 1 << 63, u64::MAX] {
                 let error = world.view.readdir(dir, Cookie(cookie), 1, Listing::Names).await.expect_err("never given");
                 assert_eq!(error.kind(), ErrorKind::BadCookie);
             }
