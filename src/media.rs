@@ -44,7 +44,8 @@ pub trait Media: Debug + Send + Sync + 'static {
     /// Adds `bytes` at the end and returns the offset they begin at. The first append makes the segment.
     ///
     /// One appender at a time per segment; readable when it returns, durable after `sync`. After an error nothing was
-    /// added, and whoever tries again appends at the same offset. A dropped call either adds all or nothing.
+    /// added, and whoever tries again appends at the same offset. A dropped call adds all or nothing, perhaps after it
+    /// was dropped: an owner that goes on appending lets none be dropped.
     ///
     /// # Errors
     /// `NoSpace`, `Quota`, `ReadOnly`, `Io`.

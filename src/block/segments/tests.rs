@@ -416,7 +416,7 @@ async fn many_tiny_blocks_cost_few_reads() {
         assert_eq!(store.get(&key(*n)).await.expect("get"), expected);
     }
     let reads = data.calls(MediaCall::Read) + index.calls(MediaCall::Read) - before;
-    assert!(reads as usize <= sample.len() * 5 / 2, "{reads} reads for {} look-ups", sample.len());
+    assert!(reads <= sample.len() as u64 * 5 / 2, "{reads} reads for {} look-ups", sample.len());
     let listed: BTreeSet<BlockKey> = store.keys().try_collect().await.expect("keys");
     assert_eq!(listed.len(), 180_000);
 }
