@@ -482,7 +482,7 @@ async fn published_for_unixfs_v0_2015() {
         Published::Hello,
         Published::File("chunk-v0-seed", 262_144),
         Published::File("chunk-v0-seed", 262_145),
-        Published::Cut(width),
+        Published::File("v0-seed", width),
         Published::File("v0-seed", width + 1),
         Published::Dir("hamt-unixfs-v0-2015", vec![30; 4096]),
         Published::Dir("hamt-unixfs-v0-2015", vec![31; 4033]),
