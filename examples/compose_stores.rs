@@ -59,6 +59,8 @@ async fn main() -> Result<()> {
     let file = vfs.lookup(ipfs.ino, cid).await?;
     println!("{on_segments} is inode {:#x} of {} bytes", file.ino.0, file.size);
     assert_eq!(vfs.read(file.ino, 2_999_999, 10).await?, &[7][..]);
-    [ipfs.ino, file.ino].map(|ino| vfs.release(ino, 1));
+    for ino in [file.ino, ipfs.ino] {
+        vfs.release(ino, 1);
+    }
     Ok(())
 }
