@@ -4,7 +4,10 @@
 //! after entries came or went, none skipped and none repeated. That is why the cookie verifier is always 0. "." and ".."
 //! are added here, with the cookies 1 and 2 that the `Vfs` leaves free.
 
-use muxfs::vfs::{Attr, Cookie, DirEntry, Ino, Lease, Listing};
+use muxfs::{
+    ErrorKind,
+    vfs::{Attr, Cookie, DirEntry, Ino, Lease, Listing},
+};
 use nfs3_types::{
     nfs3::{Nfs3Option, nfs_fh3, nfsstat3, post_op_attr},
     xdr_codec::Pack,
@@ -108,7 +111,15 @@ async fn fill(cx: &Context, dir: &Node, wanted: &Wanted, page: &mut Page) -> Res
             cx.server.vfs.retain(dir.ino());
             dir.attr.clone()
         } else {
-            cx.server.vfs.parent(dir.ino()).await.map_err(|error| status(&error))?
+            match cx.server.vfs.parent(dir.ino()).await {
+                // The directory answers, so it is only unknown what is above it, as of content that was found by its
+                // handle after a restart. Clients know their ".."; the listing must not fail for its number.
+                Err(error) if error.kind() == ErrorKind::Stale => {
+                    cx.server.vfs.retain(dir.ino());
+                    dir.attr.clone()
+                }
+                above => above.map_err(|error| status(&error))?,
+            }
         };
         let node = cx.adopt(node);
         if !page.push(node.ino(), name, cookie, Some(&node.attr), |ino| cx.handle(ino).ok()) {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::raw::{Args, BAD_COOKIE, Client, NOTDIR, OK, TOOSMALL, model, unix};
+use crate::raw::{Args, BAD_COOKIE, Client, NOTDIR, OK, TOOSMALL, model, options, unix};
 
 /// What one page holds.
 struct Page {
@@ -196,5 +196,44 @@ async fn a_directory_that_may_not_be_searched_lists_names_alone() {
     assert_eq!((listed.names, listed.full), (vec![b"file".to_vec()], 0));
     assert_eq!(other.lookup(&dir, b"file").await, Err(crate::raw::ACCES));
     assert_eq!(fs.lease_count(), 0);
+    server.shutdown().await;
+}
+
+/// The story: content does not know what is above it, so after a restart a directory is found by the handle that a
+/// client kept but its ".." is not; READDIR answered STALE for it, and the client took its whole mount for gone.
+#[tokio::test]
+async fn a_directory_of_content_is_listed_after_a_restart() {
+    use std::sync::Arc;
+
+    use muxfs::{
+        Name,
+        block::Mem,
+        cas_view::{CasView, CasViewOptions},
+        dag::{Dag, DagOptions, Entry, UnixfsMeta},
+        media::MemMedia,
+        pins::Pins,
+    };
+
+    let dag = Dag::new(Arc::new(Mem::default()), DagOptions::default());
+    let pins = Arc::new(Pins::open(Arc::new(MemMedia::default())).await.unwrap());
+    let file = dag.import(&b"x"[..], UnixfsMeta::default()).await.unwrap();
+    let entry = Entry { name: Name::new(b"file").unwrap(), link: file };
+    let dir = dag.put_dir(Box::pin(futures_util::stream::iter([Ok(entry)]))).await.unwrap();
+    let start = || {
+        let view = CasView::new(dag.clone(), pins.clone(), CasViewOptions::default());
+        muxfs_nfs::serve(Arc::new(view), options()).unwrap()
+    };
+
+    let server = start();
+    let mut client = Client::connect(server.local_addr()).await;
+    let root = client.root().await;
+    let handle = client.lookup(&root, dir.cid.to_string().as_bytes()).await.unwrap();
+    server.shutdown().await;
+
+    let server = start();
+    let mut client = Client::connect(server.local_addr()).await;
+    for plus in [false, true] {
+        assert_eq!(all(&mut client, plus, &handle, 4096).await, [&b"."[..], b"..", b"file"]);
+    }
     server.shutdown().await;
 }
