@@ -58,11 +58,20 @@ impl Local {
                 Err(Errno::MFILE | Errno::NFILE) => {
                     let shed = self.nodes().shed();
                     drop(shed);
+                    self.closer.close_one();
                 }
                 other => return other,
             }
         }
         open()
+    }
+
+    /// Does what takes room on the disk; where there is none, after removed files gave up theirs.
+    pub(super) fn with_space<T>(&self, take: impl Fn() -> Result<T, Errno>) -> Result<T, Errno> {
+        match take() {
+            Err(Errno::NOSPC | Errno::DQUOT) if self.closer.close_all() => take(),
+            other => other,
+        }
     }
 
     /// Refuses what is of another mount or device.
@@ -352,7 +361,7 @@ impl Local {
 
     pub(super) fn release(&self, ino: Ino, count: u64) {
         let closing = self.nodes().release(ino, count);
-        drop(closing);
+        self.closer.close(closing);
     }
 
     /// The handle of an inode; gives rows to the directories above too, or it could not be found after a restart.

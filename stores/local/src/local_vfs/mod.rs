@@ -7,9 +7,10 @@
 //! Calls that the host answers from memory run on the caller's own task; those that may wait for the disk (reads that
 //! miss the page cache, large writes, syncs, a handle that has to be searched for) go to Tokio's blocking threads. One
 //! file per story: `host` (opening, confinement), `nodes` (what is remembered), `find` (numbers and handles to open
-//! inodes), then the calls: `names`, `listing`, `attrs`, `read`, `write`, `xattrs`; and `sweep`.
+//! inodes), then the calls: `names`, `listing`, `attrs`, `read`, `write`, `xattrs`; and what lets go: `closer`, `sweep`.
 
 mod attrs;
+mod closer;
 mod errno;
 mod find;
 mod host;
@@ -48,6 +49,7 @@ use rustix::{
 use tokio::sync::OwnedMutexGuard;
 
 use self::{
+    closer::Closer,
     errno::fail,
     find::{Scanned, stale},
     host::Host,
@@ -104,6 +106,7 @@ struct Local {
     sync_fd: OwnedFd,
     scanned: Mutex<Scanned>,
     buffers: Buffers,
+    closer: Closer,
     /// Nodes that have a name and not yet their attributes.
     making: AtomicUsize,
     uid: u32,
@@ -159,7 +162,10 @@ impl LocalVfs {
         }
         let sync_fd = host.reopen(host.root(), OFlags::RDONLY | OFlags::DIRECTORY).map_err(fail(OP))?;
         let stands = rustix::io::fcntl_dupfd_cloexec(host.root(), 0).map_err(fail(OP))?;
-        let (nodes, root) = Nodes::new(host.root_id(), Anchor::new(stands, None), anchor_count_max(&options));
+        let anchor_count_max = anchor_count_max(&options);
+        let closer = Closer::new(anchor_count_max);
+        let cached_count_max = anchor_count_max - closer.count_max();
+        let (nodes, root) = Nodes::new(host.root_id(), Anchor::new(stands, None), cached_count_max);
         let local = Arc::new(Local {
             host,
             options,
@@ -169,6 +175,7 @@ impl LocalVfs {
             sync_fd,
             scanned: Mutex::default(),
             buffers: Buffers::default(),
+            closer,
             making: AtomicUsize::new(0),
             uid: rustix::process::geteuid().as_raw(),
             is_privileged: rustix::process::geteuid().is_root(),

@@ -131,7 +131,8 @@ impl Local {
         let bits = set.mode.unwrap_or(0o644) & 0o7777;
         let open = |flags: OFlags, path: &[u8], bits: u32| {
             let flags = flags | OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            self.with_room(|| rustix::fs::openat(&above.fd, path, flags, Mode::from_raw_mode(bits)))
+            let mode = Mode::from_raw_mode(bits);
+            self.with_space(|| self.with_room(|| rustix::fs::openat(&above.fd, path, flags, mode)))
         };
         if self.is_plain(bits, set) {
             let fd = open(OFlags::CREATE | OFlags::EXCL, name.as_bytes(), bits).map_err(fail(OP))?;
@@ -200,15 +201,15 @@ impl Local {
         let began = rustix::time::clock_gettime(ClockId::RealtimeCoarse);
         let _making = Making::begin(self);
         let path = name.as_bytes();
-        match node {
+        let make = || match node {
             NewNode::Dir => rustix::fs::mkdirat(&above.fd, path, first),
             NewNode::Symlink(target) => rustix::fs::symlinkat(&**target, &above.fd, path),
             NewNode::CharDevice(rdev) | NewNode::BlockDevice(rdev) => {
                 rustix::fs::mknodat(&above.fd, path, made_as, first, device(*rdev))
             }
             NewNode::File | NewNode::Fifo | NewNode::Socket => rustix::fs::mknodat(&above.fd, path, made_as, first, 0),
-        }
-        .map_err(fail(OP))?;
+        };
+        self.with_space(make).map_err(fail(OP))?;
         let fd = self.with_room(|| Host::open_name(&above.fd, path)).map_err(fail(OP))?;
         let stat = stat_fd(&fd).map_err(fail(OP))?;
         // Others on the host may have put something else there; that is not ours to give away.
@@ -266,14 +267,20 @@ impl Local {
         let mut node = attr(ino, &stat);
         if stat.stx_nlink == 0 || kind_of(&stat) == FileKind::Dir {
             node.nlink = 0;
-            self.handles.forget(id.number)?;
-            self.with_nodes(|nodes, closing| {
+            let forgotten = self.handles.forget(id.number);
+            let mut closing = vec![];
+            {
+                let mut nodes = self.nodes();
                 if nodes.id(ino) == Some(id) {
-                    nodes.gone(ino, Some(anchor), closing);
+                    nodes.gone(ino, Some(anchor), &mut closing);
                 } else {
                     closing.push(anchor);
                 }
-            });
+            }
+            if stat.stx_blocks > 0 {
+                self.closer.close(closing);
+            }
+            forgotten?;
         } else {
             self.with_nodes(|nodes, closing| {
                 nodes.lose_name(ino, dir, name);

@@ -43,12 +43,12 @@ impl Local {
         &self,
         ino: Ino,
         op: &'static str,
-        change: impl FnOnce(&OwnedFd, u64) -> Result<T, Errno>,
+        change: impl Fn(&OwnedFd, u64) -> Result<T, Errno>,
     ) -> Result<(T, Changed)> {
         self.writable(op)?;
         let data = self.file(ino, true, op)?;
         let before = stat_fd(&data.fd).map_err(fail(op))?;
-        let done = change(&data.fd, before.stx_size).map_err(fail(op))?;
+        let done = self.with_space(|| change(&data.fd, before.stx_size)).map_err(fail(op))?;
         let after = stat_fd(&data.fd).map_err(fail(op))?;
         Ok((done, Changed { before: pre_attr(&before), after: attr(ino, &after) }))
     }
