@@ -52,6 +52,7 @@ pub(crate) async fn serve(mut config: Config, args: &args::Serve, output: Output
     config.metrics.listen = args.metrics.unwrap_or(config.metrics.listen);
     // From here on: a signal that comes while the stores open is not lost.
     let mut signals = Signals::new()?;
+    raise_open_files();
     let data = DataDir::own(&config.data)?;
     let recorder = metrics::install()?;
     let instance = Arc::new(Instance::open(config.clone(), &data).await?);
@@ -102,6 +103,15 @@ pub(crate) async fn serve(mut config: Config, args: &args::Serve, output: Output
     }
     fs::remove_file(&socket).ok();
     instance.flush().await
+}
+
+/// Takes as many open files as the system grants without asking: connections and cached files need one each.
+fn raise_open_files() {
+    let mut limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = rustix::process::setrlimit(rustix::process::Resource::Nofile, limit) {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
 }
 
 async fn finished(task: JoinHandle<()>) {
