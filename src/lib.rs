@@ -83,6 +83,7 @@ pub struct Env {
     /// Tells the time.
     pub now: Arc<dyn Fn() -> SystemTime + Send + Sync>,
     /// Fills a buffer with bytes nobody can predict.
+    #[allow(clippy::type_complexity, reason = "a name for it would say no more")]
     pub fill: Arc<dyn Fn(&mut [u8]) + Send + Sync>,
 }
 
