@@ -86,6 +86,16 @@ impl LeafForm {
         Ok(head.len() + len + tail.len())
     }
 
+    /// A buffer for a chunk of exactly `len` bytes in memory that was used before: what is in it is overwritten.
+    pub(super) fn buffer_in(&self, mut bytes: BytesMut, len: usize) -> Result<ChunkBuffer> {
+        let (head, tail) = self.frame(len)?;
+        let block_len = head.len() + len + tail.len();
+        bytes.reserve(block_len.saturating_sub(bytes.len()));
+        bytes.resize(head.len() + len, 0);
+        bytes.iter_mut().zip(&head).for_each(|(to, from)| *to = *from);
+        Ok(ChunkBuffer { form: *self, head_len: head.len(), len_max: len, bytes })
+    }
+
     /// An empty buffer for a chunk of up to `len` bytes, its content to be appended.
     pub(super) fn buffer(&self, len: usize) -> Result<ChunkBuffer> {
         let (head, tail) = self.frame(len)?;
@@ -113,10 +123,11 @@ impl ChunkBuffer {
         self.bytes.len() - self.head_len
     }
 
-    /// Makes it full of zeros and gives them, to be overwritten.
+    /// Makes it as long as it may be and gives the content, to be overwritten.
     pub(super) fn content(&mut self) -> &mut [u8] {
-        self.bytes.reserve(self.len_max + TAIL_LEN_MAX);
-        self.bytes.resize(self.head_len + self.len_max, 0);
+        let len = self.head_len + self.len_max;
+        self.bytes.reserve((len + TAIL_LEN_MAX).saturating_sub(self.bytes.len()));
+        self.bytes.resize(len, 0);
         self.bytes.get_mut(self.head_len..).unwrap_or_default()
     }
 

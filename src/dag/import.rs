@@ -3,8 +3,12 @@
 //! Chunks are hashed on blocking threads, several at once, and put in their order by one task; what is read, hashed and
 //! put is one buffer. A small file is one hash and one put. Spec: spec/dag.md #files.
 
-use std::{ops::Range, sync::Arc};
+use std::{
+    ops::Range,
+    sync::{Arc, Mutex, PoisonError},
+};
 
+use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt, TryStreamExt, stream};
 use tokio::io::AsyncRead;
 
@@ -16,7 +20,7 @@ use super::{
 use crate::{Error, ErrorKind, Result};
 
 /// How much of one file is in memory at once: read, being hashed or being put.
-pub const IMPORT_LEN_MAX: usize = 12 << 20;
+pub const IMPORT_LEN_MAX: usize = 6 << 20;
 /// How much a thread hashes at a time: much more than it costs to hand it over, or small chunks would cost only that.
 const JOB_LEN: usize = 1 << 20;
 /// What is hashed on the spot: less than handing it over would cost.
@@ -37,7 +41,7 @@ impl Dag {
         let reader = Reader { source: bytes, params: *self.params(), meta, next: Next::First };
         let jobs =
             stream::try_unfold(reader, |mut reader| async move { Ok(reader.job().await?.map(|job| (job, reader))) });
-        self.build(jobs, meta).await
+        self.build(jobs, meta, None).await
     }
 
     /// Puts a file of `len` bytes that can be read anywhere: several threads read and hash its chunks at once, each in
@@ -50,18 +54,25 @@ impl Dag {
         params.check_file()?;
         let (count, step) = (params.chunk_count(len), (JOB_LEN / params.chunk_len()).max(1));
         let starts = (0..count).step_by(step);
+        let buffers = Arc::new(Buffers::default());
+        let used = buffers.clone();
         let jobs = stream::iter(starts.map(move |start| {
             let chunks = start..count.min(start.saturating_add(step as u64));
-            Ok(Job::At { source: source.clone(), params, len, meta, chunks })
+            Ok(Job::At { source: source.clone(), params, len, meta, chunks, buffers: buffers.clone() })
         }));
-        self.build(jobs, meta).await
+        self.build(jobs, meta, Some(&used)).await
     }
 
     /// Hashes and puts the chunks of the jobs, and the nodes above them.
-    async fn build(&self, jobs: impl Stream<Item = Result<Job>> + Send, meta: UnixfsMeta) -> Result<Link> {
+    async fn build(
+        &self,
+        jobs: impl Stream<Item = Result<Job>> + Send,
+        meta: UnixfsMeta,
+        used: Option<&Buffers>,
+    ) -> Result<Link> {
         let mut builder = FileBuilder::new(self.params());
         let job_count = (IMPORT_LEN_MAX / self.params().chunk_len().max(JOB_LEN)).max(1);
-        let mut done = std::pin::pin!(jobs.map(|job| self.put_leaves(job)).buffered(job_count));
+        let mut done = std::pin::pin!(jobs.map(|job| self.put_leaves(job, used)).buffered(job_count));
         while let Some(links) = done.try_next().await? {
             for link in links {
                 builder.push(self, link).await?;
@@ -70,11 +81,15 @@ impl Dag {
         Ok(builder.finish(self, meta).await?.into())
     }
 
-    async fn put_leaves(&self, job: Result<Job>) -> Result<Vec<FileLink>> {
+    async fn put_leaves(&self, job: Result<Job>, used: Option<&Buffers>) -> Result<Vec<FileLink>> {
         let leaves = job?.run().await?;
         let mut links = Vec::with_capacity(leaves.len());
         for leaf in leaves {
+            let block = used.map(|_| leaf.block.clone());
             links.push(self.put_leaf(leaf).await?);
+            if let (Some(used), Some(block)) = (used, block) {
+                used.give_back(block);
+            }
         }
         Ok(links)
     }
@@ -86,12 +101,36 @@ impl Dag {
     }
 }
 
+/// The buffers of one import, used again where the store did not keep the block: fresh memory costs a page fault for
+/// each 4 KiB of it, about half as much as hashing them.
+#[derive(Default)]
+struct Buffers(Mutex<Vec<BytesMut>>);
+
+impl Buffers {
+    fn take(&self) -> BytesMut {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
+    }
+
+    fn give_back(&self, block: Bytes) {
+        if let Ok(buffer) = block.try_into_mut() {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).push(buffer);
+        }
+    }
+}
+
 /// A few chunks in a row, for one thread to hash.
 enum Job {
     /// They are in memory.
     Read(Vec<ChunkBuffer>),
     /// They are yet to be read, by the indices of the chunks.
-    At { source: Arc<dyn ReadAt>, params: Params, len: u64, meta: UnixfsMeta, chunks: Range<u64> },
+    At {
+        source: Arc<dyn ReadAt>,
+        params: Params,
+        len: u64,
+        meta: UnixfsMeta,
+        chunks: Range<u64>,
+        buffers: Arc<Buffers>,
+    },
 }
 
 impl Job {
@@ -107,7 +146,7 @@ impl Job {
     fn hash(self) -> Result<Vec<Leaf>> {
         match self {
             Self::Read(chunks) => chunks.into_iter().map(ChunkBuffer::into_leaf).collect(),
-            Self::At { source, params, len, meta, chunks } => {
+            Self::At { source, params, len, meta, chunks, buffers } => {
                 let whole = len <= params.chunk_len.into();
                 let form = if whole { LeafForm::whole(&params, meta) } else { LeafForm::new(&params) };
                 let mut leaves = Vec::new();
@@ -119,7 +158,8 @@ impl Job {
                     if range.is_empty() && params.layout == Layout::Trickle {
                         break;
                     }
-                    let mut chunk = form.buffer(usize::try_from(range.end - range.start).unwrap_or(usize::MAX))?;
+                    let chunk_len = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
+                    let mut chunk = form.buffer_in(buffers.take(), chunk_len)?;
                     chunk.fill_at(&*source, range.start)?;
                     leaves.push(chunk.into_leaf()?);
                 }
