@@ -67,9 +67,17 @@ struct Slot {
 struct Tail {
     /// Whether the directory entry is known to be durable.
     named: bool,
+    /// How much was appended since it was last written back.
+    unwritten_len: u64,
+    /// Whether it is being written back.
+    writing: bool,
     /// Why nothing more is appended or synced.
     failed: Option<String>,
 }
+
+/// After so much the disk is set to work without being asked, so that a later sync finds little left to do. Much more
+/// than a sync costs, much less than a kernel lets gather by itself.
+const WRITE_BACK_LEN: u64 = 16 << 20;
 
 impl FileMedia {
     /// Opens the directory, and makes it if there is none.
@@ -128,7 +136,14 @@ impl Media for FileMedia {
     }
 
     async fn append_vectored(&self, segment: SegmentId, parts: Vec<Bytes>) -> Result<u64> {
-        self.blocking("file_media.append", move |inner| inner.append(segment, &parts)).await
+        let (offset, write_back) =
+            self.blocking("file_media.append", move |inner| inner.append(segment, &parts)).await?;
+        if write_back {
+            let inner = Arc::clone(&self.inner);
+            // Nobody waits: a failure is kept, for the next append or sync to tell.
+            drop(tokio::task::spawn_blocking(move || inner.write_back(segment)));
+        }
+        Ok(offset)
     }
 
     async fn sync(&self, segment: SegmentId) -> Result<()> {
@@ -156,7 +171,8 @@ impl Media for FileMedia {
 }
 
 impl Inner {
-    fn append(&self, segment: SegmentId, parts: &[Bytes]) -> Result<u64> {
+    /// Where the parts begin, and whether it is time to write back.
+    fn append(&self, segment: SegmentId, parts: &[Bytes]) -> Result<(u64, bool)> {
         const OP: &str = "file_media.append";
         let path = self.path(segment);
         let file = self.file(segment, true).map_err(|error| io_error(OP, &path, error))?;
@@ -168,7 +184,10 @@ impl Inner {
             Ok(()) => {
                 let len: u64 = parts.iter().map(|part| part.len() as u64).sum();
                 slot.len.store(offset + len, Ordering::Release);
-                Ok(offset)
+                tail.unwritten_len += len;
+                let write_back = tail.unwritten_len >= WRITE_BACK_LEN && !tail.writing;
+                tail.writing |= write_back;
+                Ok((offset, write_back))
             }
             Err(error) => {
                 // A later, shorter append must not leave the rest of this one behind it as if it had been appended.
@@ -178,6 +197,15 @@ impl Inner {
                 Err(io_error(OP, &path, error))
             }
         }
+    }
+
+    fn write_back(&self, segment: SegmentId) {
+        let Ok(slot) = self.slot("file_media.write_back", segment) else { return };
+        lock(&slot.tail).unwritten_len = 0;
+        if let Err(error) = self.sync(segment) {
+            tracing::warn!(error = %format_args!("{error:#}"), "segments could not be written back");
+        }
+        lock(&slot.tail).writing = false;
     }
 
     fn sync(&self, segment: SegmentId) -> Result<()> {
