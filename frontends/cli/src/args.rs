@@ -39,6 +39,7 @@ pub(crate) struct Cli {
 }
 
 #[derive(Debug, Args)]
+#[allow(clippy::doc_markdown, reason = "these comments are the help, where backticks would show")]
 pub(crate) struct Global {
     /// The configuration, in TOML; the defaults where absent
     #[arg(long, global = true, value_name = "FILE")]

@@ -33,6 +33,8 @@ pub(crate) struct Instance {
     pub(crate) mux: MuxFs,
     pub(crate) vfs: Arc<dyn Vfs>,
     pub(crate) config: Config,
+    /// The block stores on disk.
+    segments: Vec<Arc<Segments>>,
 }
 
 impl Instance {
@@ -45,6 +47,7 @@ impl Instance {
         if let Some(default) = config.default {
             mux = mux.with_default_write(default.0);
         }
+        let mut all_segments = Vec::new();
         for mount in &config.mount {
             let prefix = mount.prefix();
             let opened = match mount {
@@ -68,15 +71,16 @@ impl Instance {
                     let dir = data.path().join("mounts").join(prefix.as_str());
                     let (blocks, index) = (media(&dir.join("blocks"))?, media(&dir.join("index"))?);
                     let segments = Segments::open(blocks, index, SegmentsOptions::default());
-                    let segments = segments.await.map_err(|error| error.at(dir.display()))?;
+                    let segments = Arc::new(segments.await.map_err(|error| error.at(dir.display()))?);
+                    all_segments.push(segments.clone());
                     let pins = Arc::new(Pins::open(media(&dir.join("pins"))?).await?);
-                    content(prefix, dag(Arc::new(segments), &config), pins)
+                    content(prefix, dag(segments, &config), pins)
                 }
             };
             mux.mount(opened)?;
         }
         let vfs = mux.vfs(&env()).await?;
-        Ok(Self { mux, vfs, config })
+        Ok(Self { mux, vfs, config, segments: all_segments })
     }
 
     /// The content-addressed mount at a prefix.
@@ -97,10 +101,14 @@ impl Instance {
         self.mux.mounts().iter().filter_map(|mount| Some((mount.prefix(), mount.as_cas()?)))
     }
 
-    /// Makes everything that was put or written durable.
-    pub(crate) async fn flush(&self) -> Result<()> {
+    /// Makes everything that was put or written durable, and the indexes too, so that the next opening has nothing to
+    /// catch up with. Without it nothing is lost that was durable before.
+    pub(crate) async fn close(&self) -> Result<()> {
         for (_, cas) in self.all_by_content() {
             cas.dag().flush().await?;
+        }
+        for segments in &self.segments {
+            segments.checkpoint().await?;
         }
         self.vfs.sync(self.vfs.root()).await
     }

@@ -93,8 +93,9 @@ async fn run(cli: Cli) -> Result<ExitCode> {
         Command::Put(put) => self::put(config, &put, output).await?,
         other => {
             let namespace = open(config).await?;
-            let done = command(other, &*namespace, output).await;
-            return done;
+            let done = command(other, &*namespace, output).await?;
+            namespace.close().await?;
+            return Ok(done);
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -158,7 +159,8 @@ async fn put(config: Config, args: &Put, output: Output) -> Result<()> {
         ));
     }
     let by_content = !matches!(mount, Some(Mount::Local { .. }));
-    commands::put::put(&*served, &job, &target, by_content).await
+    commands::put::put(&*served, &job, &target, by_content).await?;
+    served.close().await
 }
 
 /// The configuration, with the flags that every command takes.
@@ -189,6 +191,15 @@ fn effective(global: &Global) -> Result<Config> {
 enum Opened {
     Own(Box<(Instance, DataDir)>),
     Server(Client),
+}
+
+impl Opened {
+    async fn close(&self) -> Result<()> {
+        match self {
+            Self::Own(own) => own.0.close().await,
+            Self::Server(_) => Ok(()),
+        }
+    }
 }
 
 impl std::ops::Deref for Opened {

@@ -102,7 +102,7 @@ pub(crate) async fn serve(mut config: Config, args: &args::Serve, output: Output
         finished(task).await;
     }
     fs::remove_file(&socket).ok();
-    instance.flush().await
+    instance.close().await
 }
 
 /// Takes as many open files as the system grants without asking: connections and cached files need one each.
