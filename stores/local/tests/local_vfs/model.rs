@@ -136,8 +136,16 @@ impl Side<'_> {
                 self.vfs.punch_hole(self.node(node), range).await.map(|changed| seen(&changed.after))
             }
             Call::Parent(node) => {
-                let above = self.vfs.parent(self.node(node)).await?;
-                Ok(self.hold(&above))
+                let node = self.node(node);
+                let above = self.vfs.parent(node).await?;
+                let below = self.vfs.getattr(node).await?;
+                if below.kind == FileKind::Dir || below.nlink == 1 {
+                    return Ok(self.hold(&above));
+                }
+                // Of several directories that have a name of it, any will do.
+                assert_eq!(above.kind, FileKind::Dir);
+                self.vfs.release(above.ino, 1);
+                Ok(seen(&below))
             }
             Call::Forget(node) => {
                 if self.held.len() > 1 {
