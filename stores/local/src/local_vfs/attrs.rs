@@ -43,7 +43,8 @@ fn exact(distance: Duration, sign: i64) -> Timespec {
     Timespec { tv_sec: sign * seconds, tv_nsec: distance.subsec_nanos().into() }
 }
 
-fn set_owner(fd: impl AsFd, set: &SetAttr) -> Result<(), Errno> {
+/// Sets what `set` says of the owner.
+pub(super) fn set_owner(fd: impl AsFd, set: &SetAttr) -> Result<(), Errno> {
     if set.uid.or(set.gid).is_none() {
         return Ok(());
     }

@@ -110,6 +110,7 @@ struct Local {
     /// Nodes that have a name and not yet their attributes.
     making: AtomicUsize,
     uid: u32,
+    gid: u32,
     /// Whether owners can be set.
     is_privileged: bool,
     umask: u32,
@@ -178,6 +179,7 @@ impl LocalVfs {
             closer,
             making: AtomicUsize::new(0),
             uid: rustix::process::geteuid().as_raw(),
+            gid: rustix::process::getegid().as_raw(),
             is_privileged: rustix::process::geteuid().is_root(),
             umask: umask(),
         });

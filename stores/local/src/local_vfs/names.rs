@@ -22,6 +22,7 @@ use rustix::{
 
 use super::{
     Local,
+    attrs::set_owner,
     errno::fail,
     find::stale,
     host::{Host, Identity, attr, identity, kind_of, mode, pre_attr, stat_fd, stat_name},
@@ -102,11 +103,10 @@ impl Local {
             let is_taken = stat_name(&above.fd, name.as_bytes()).is_ok();
             return Err(if is_taken { Error::new(ErrorKind::Exists, OP) } else { error });
         }
-        let anchor = match node {
-            NewNode::File => self.make_file(&above, name, set)?,
-            other => self.make_other(&above, name, other, set)?,
+        let (anchor, stat) = match node {
+            NewNode::File => self.make_file(&above, &before, name, set)?,
+            other => self.make_other(&above, &before, name, other, set)?,
         };
-        let stat = stat_fd(&anchor.fd).map_err(fail(OP))?;
         let id = self.here(&stat, OP)?;
         // The number may have been another file's, removed by others: its handle must not lead here.
         self.handles.forget(id.number)?;
@@ -116,17 +116,40 @@ impl Local {
         Ok(DirChanged { dir: changed(dir, &before, &after), node: attr(ino, &stat) })
     }
 
-    /// Whether `set` asks for more than the host does by itself when it makes a node with these bits.
+    /// Whether a node that the host makes with these bits is what `set` asks for, or differs by no more than bits that
+    /// are missing: nobody can do with it what they should not.
     fn is_plain(&self, bits: u32, set: &SetAttr) -> bool {
-        let owner_stays = !self.is_privileged || (set.uid.is_none_or(|uid| uid == self.uid) && set.gid.is_none());
+        let owner_stays = !self.is_privileged
+            || (set.uid.is_none_or(|uid| uid == self.uid) && set.gid.is_none_or(|gid| gid == self.gid));
         owner_stays
-            && bits & (self.umask | 0o7000) == 0
+            && bits & 0o7000 == 0
             && set.size.is_none_or(|size| size == 0)
             && set.atime.is_none()
             && set.mtime.is_none()
     }
 
-    fn make_file(&self, above: &Anchor, name: &Name, set: &SetAttr) -> Result<Arc<Anchor>> {
+    /// The bits to make a plain node with: none for its group while that may be the directory's and not the one meant.
+    fn first_bits(&self, bits: u32, set: &SetAttr, dir: &Statx) -> u32 {
+        let may_differ = self.is_privileged && set.gid.is_some_and(|gid| gid != dir.stx_gid);
+        if may_differ { bits & !0o070 } else { bits }
+    }
+
+    /// Gives a node that was made plainly what the host left out: bits that the umask or a default ACL of the directory
+    /// took away, and the group where the directory gave it its own. What the node is now.
+    fn finish_plain(&self, fd: &OwnedFd, bits: u32, set: &SetAttr) -> Result<Statx, Errno> {
+        let stat = stat_fd(fd)?;
+        let gid = set.gid.filter(|gid| self.is_privileged && *gid != stat.stx_gid);
+        if gid.is_some() {
+            set_owner(fd, &SetAttr { gid, ..SetAttr::default() })?;
+        }
+        let is_short = mode(&stat) != bits && kind_of(&stat) != FileKind::Symlink;
+        if is_short {
+            self.set_mode(fd, bits)?;
+        }
+        if gid.is_some() || is_short { stat_fd(fd) } else { Ok(stat) }
+    }
+
+    fn make_file(&self, above: &Anchor, dir: &Statx, name: &Name, set: &SetAttr) -> Result<(Arc<Anchor>, Statx)> {
         const OP: &str = "local.create";
         let bits = set.mode.unwrap_or(0o644) & 0o7777;
         let open = |flags: OFlags, path: &[u8], bits: u32| {
@@ -134,13 +157,17 @@ impl Local {
             let mode = Mode::from_raw_mode(bits);
             self.with_space(|| self.with_room(|| rustix::fs::openat(&above.fd, path, flags, mode)))
         };
+        let undo = |error: Error| {
+            let _gone = rustix::fs::unlinkat(&above.fd, name.as_bytes(), AtFlags::empty());
+            error
+        };
         if self.is_plain(bits, set) {
-            let fd = open(OFlags::CREATE | OFlags::EXCL, name.as_bytes(), bits).map_err(fail(OP))?;
-            // A default ACL of the directory may have taken bits away.
-            if mode(&stat_fd(&fd).map_err(fail(OP))?) != bits {
-                self.set_mode(&fd, bits).map_err(fail(OP))?;
-            }
-            return self.anchor_of_file(fd, None);
+            let first = self.first_bits(bits, set, dir);
+            // Where more is to follow, lookups through us wait until it has.
+            let _making = (first & !self.umask != bits).then(|| Making::begin(self));
+            let fd = open(OFlags::CREATE | OFlags::EXCL, name.as_bytes(), first).map_err(fail(OP))?;
+            let stat = self.finish_plain(&fd, bits, set).map_err(fail(OP)).map_err(undo)?;
+            return Ok((Anchor::created(fd), stat));
         }
         // Dressed before it gets its name: nobody sees it half made.
         let fd = match open(OFlags::TMPFILE, b".", 0o600) {
@@ -148,11 +175,8 @@ impl Local {
             Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => {
                 // This file system has no nameless files: it is nobody's to open until it is dressed.
                 let fd = open(OFlags::CREATE | OFlags::EXCL, name.as_bytes(), 0).map_err(fail(OP))?;
-                if let Err(error) = self.dress_file(&fd, bits, set) {
-                    let _gone = rustix::fs::unlinkat(&above.fd, name.as_bytes(), AtFlags::empty());
-                    return Err(error);
-                }
-                return self.anchor_of_file(fd, None);
+                let stat = self.dress_file(&fd, bits, set).and_then(|()| stat_fd(&fd).map_err(fail(OP)));
+                return Ok((Anchor::created(fd), stat.map_err(undo)?));
             }
             Err(errno) => return Err(fail(OP)(errno)),
         };
@@ -160,7 +184,7 @@ impl Local {
         let from = DecInt::from_fd(&fd);
         rustix::fs::linkat(self.host.descriptors(), from, &above.fd, name.as_bytes(), AtFlags::SYMLINK_FOLLOW)
             .map_err(fail(OP))?;
-        self.anchor_of_file(fd, Some((above, name)))
+        self.anchor_of_nameless(fd, above, name)
     }
 
     fn dress_file(&self, fd: &OwnedFd, bits: u32, set: &SetAttr) -> Result<()> {
@@ -171,20 +195,26 @@ impl Local {
         self.dress(fd, FileKind::File, bits, set).map_err(fail(OP))
     }
 
-    /// Keeps the descriptor of a new file open for the writes that follow. One that was nameless stands for no name
-    /// and cannot tell where it is: the name is opened for that.
-    fn anchor_of_file(&self, fd: OwnedFd, named: Option<(&Anchor, &Name)>) -> Result<Arc<Anchor>> {
+    /// Keeps the descriptor of a new file open for the writes that follow. It was nameless, stands for no name and
+    /// cannot tell where it is: the name is opened for that.
+    fn anchor_of_nameless(&self, fd: OwnedFd, above: &Anchor, name: &Name) -> Result<(Arc<Anchor>, Statx)> {
         const OP: &str = "local.create";
-        let Some((above, name)) = named else { return Ok(Anchor::created(fd)) };
         let stands = self.with_room(|| Host::open_name(&above.fd, name.as_bytes())).map_err(fail(OP))?;
-        let same = stat_fd(&stands).and_then(|there| Ok(stat_fd(&fd)?.stx_ino == there.stx_ino)).map_err(fail(OP))?;
-        if !same {
+        let stat = stat_fd(&stands).map_err(fail(OP))?;
+        if stat_fd(&fd).map_err(fail(OP))?.stx_ino != stat.stx_ino {
             return Err(stale(OP).because("another process put something else there"));
         }
-        Ok(Anchor::new(stands, Some(Data { fd: Arc::new(fd), is_writable: true })))
+        Ok((Anchor::new(stands, Some(Data { fd: Arc::new(fd), is_writable: true })), stat))
     }
 
-    fn make_other(&self, above: &Anchor, name: &Name, node: &NewNode, set: &SetAttr) -> Result<Arc<Anchor>> {
+    fn make_other(
+        &self,
+        above: &Anchor,
+        dir: &Statx,
+        name: &Name,
+        node: &NewNode,
+        set: &SetAttr,
+    ) -> Result<(Arc<Anchor>, Statx)> {
         const OP: &str = "local.create";
         let (kind, bits, made_as) = match node {
             NewNode::File | NewNode::Fifo => (FileKind::Fifo, 0o644, FileType::Fifo),
@@ -197,7 +227,7 @@ impl Local {
         let bits = set.mode.unwrap_or(bits) & 0o7777;
         // Made with fewer rights, not more; until it is dressed, lookups of this directory wait.
         let plain = self.is_plain(bits, set);
-        let first = Mode::from_raw_mode(if plain { bits } else { bits & 0o700 });
+        let first = Mode::from_raw_mode(if plain { self.first_bits(bits, set, dir) } else { bits & 0o700 });
         let began = rustix::time::clock_gettime(ClockId::RealtimeCoarse);
         let _making = Making::begin(self);
         let path = name.as_bytes();
@@ -218,14 +248,17 @@ impl Local {
         if id.kind != kind || stat.stx_uid != self.uid || (id.birth != 0 && id.birth < began) {
             return Err(stale(OP).because("the new node was replaced by another process"));
         }
-        if !plain || (kind != FileKind::Symlink && mode(&stat) != bits) {
-            self.dress(&fd, kind, bits, set).map_err(|errno| {
-                let flags = if kind == FileKind::Dir { AtFlags::REMOVEDIR } else { AtFlags::empty() };
-                let _gone = rustix::fs::unlinkat(&above.fd, path, flags);
-                fail(OP)(errno)
-            })?;
-        }
-        Ok(Anchor::new(fd, None))
+        let dressed = if plain {
+            self.finish_plain(&fd, bits, set)
+        } else {
+            self.dress(&fd, kind, bits, set).and_then(|()| stat_fd(&fd))
+        };
+        let stat = dressed.map_err(|errno| {
+            let flags = if kind == FileKind::Dir { AtFlags::REMOVEDIR } else { AtFlags::empty() };
+            let _gone = rustix::fs::unlinkat(&above.fd, path, flags);
+            fail(OP)(errno)
+        })?;
+        Ok((Anchor::new(fd, None), stat))
     }
 
     /// Opens an entry that is about to change, checked to be what was just seen.
@@ -425,5 +458,35 @@ impl<'a> Making<'a> {
 impl Drop for Making<'_> {
     fn drop(&mut self) {
         self.0.making.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use muxfs::vfs::Vfs;
+
+    use super::{
+        super::{LocalOptions, LocalVfs},
+        *,
+    };
+
+    /// Whoever speaks for a caller names the owner. That made every file nameless first, and then dressed, linked and
+    /// opened again: twice the work, when the owner was the server all along.
+    #[tokio::test]
+    async fn a_file_of_the_servers_own_is_made_by_one_open() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let root = dir.path().join("root");
+        std::fs::create_dir(&root).expect("the root");
+        let vfs = LocalVfs::open(&root, &dir.path().join("handles"), LocalOptions::default()).expect("it opens");
+        let own = (Some(vfs.local.uid), Some(vfs.local.gid));
+        let table = [("a", (None, None), Some(0o666)), ("b", own, Some(0o644)), ("c", own, None)];
+        for (text, (uid, gid), mode) in table {
+            let name = Name::new(text.as_bytes()).expect("a name");
+            let set = SetAttr { mode, uid, gid, ..SetAttr::default() };
+            let made = vfs.create(vfs.root(), &name, NewNode::File, set).await.expect("made").node;
+            let (anchor, _) = vfs.local.nodes().anchor(made.ino).expect("open");
+            let data = anchor.data().expect("open for the writes that follow");
+            assert!(Arc::ptr_eq(&data.fd, &anchor.fd), "{text}: one descriptor for everything");
+        }
     }
 }

@@ -91,6 +91,39 @@ async fn an_owner_is_set_before_anybody_sees_the_file() {
 }
 
 #[tokio::test]
+async fn a_node_of_the_servers_own_is_made_as_asked_whatever_the_umask_and_the_directory_do() {
+    let world = World::new();
+    let root = world.root();
+    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    for bits in [0, 0o600, 0o644, 0o666, 0o777] {
+        for (text, node) in [("file", NewNode::File), ("dir", NewNode::Dir), ("fifo", NewNode::Fifo)] {
+            let text = format!("{text}{bits:o}");
+            // The owner is named, as it is by whoever speaks for a caller.
+            let set = SetAttr { mode: Some(bits), uid: Some(uid), gid: Some(gid), ..SetAttr::default() };
+            let made = world.vfs.create(root, &name(&text), node, set).await.expect("it is made").node;
+            let host = std::fs::symlink_metadata(world.host(&text)).expect("it is there");
+            assert_eq!((host.permissions().mode() & 0o7777, host.uid(), host.gid()), (bits, uid, gid), "{text}");
+            assert_eq!((made.mode, made.uid, made.gid), (bits, uid, gid), "{text}");
+        }
+    }
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: only root makes a directory of another group");
+        return;
+    }
+    std::os::unix::fs::chown(world.host("dir777"), None, Some(4321)).expect("root may");
+    std::fs::set_permissions(world.host("dir777"), PermissionsExt::from_mode(0o2777)).expect("root may");
+    let dir = world.lookup(root, "dir777").await.expect("found").ino;
+    for (text, node, bits) in [("file", NewNode::File, 0o660), ("dir", NewNode::Dir, 0o775)] {
+        let set = SetAttr { mode: Some(bits), uid: Some(uid), gid: Some(gid), ..SetAttr::default() };
+        let made = world.vfs.create(dir, &name(text), node, set).await.expect("it is made").node;
+        assert_eq!((made.mode, made.gid), (bits, gid), "{text}");
+        let theirs = SetAttr { mode: Some(bits), uid: Some(uid), ..SetAttr::default() };
+        let made = world.vfs.create(dir, &name(&format!("{text}2")), NewNode::File, theirs).await.expect("made").node;
+        assert_eq!((made.mode, made.gid), (bits, 4321), "{text}: the directory's");
+    }
+}
+
+#[tokio::test]
 async fn setattr_sets_all_or_nothing() {
     let world = World::new();
     let made = world.file(world.root(), "a", "hello").await;
