@@ -21,7 +21,7 @@ use futures_util::{
 
 use crate::{
     Cid, Error, ErrorKind, Result,
-    log::{Log, LogOptions, Record},
+    log::{Log, LogOptions, Record, detached},
     media::Media,
     rank::Rank,
 };
@@ -40,9 +40,9 @@ const PAGE_COUNT: usize = 256;
 /// A durable set of CIDs. Two CIDs of the same content (of another version or codec) are two pins.
 pub struct Pins {
     log: Log,
-    set: Mutex<Set>,
+    set: Arc<Mutex<Set>>,
     /// Whoever holds it appends: the log and the set change in the same order.
-    writer: tokio::sync::Mutex<()>,
+    writer: Arc<tokio::sync::Mutex<()>>,
 }
 
 #[derive(Default)]
@@ -160,11 +160,11 @@ impl Pins {
             Ok(())
         });
         let log = log.await?;
-        Ok(Self { log, set: Mutex::new(set), writer: tokio::sync::Mutex::default() })
+        Ok(Self { log, set: Arc::new(Mutex::new(set)), writer: Arc::default() })
     }
 
     fn set(&self) -> MutexGuard<'_, Set> {
-        self.set.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.set)
     }
 
     /// Pins a CID: durable when it returns. Idempotent; whether it was new.
@@ -217,7 +217,7 @@ impl Pins {
 
     /// Replaces a log that is mostly history by the set itself.
     async fn checkpoint_if_worth_it(&self) {
-        let _writer = self.writer.lock().await;
+        let writer = Arc::clone(&self.writer).lock_owned().await;
         let (cids, generation) = {
             let set = self.set();
             let live = set.cids.len() as u64;
@@ -226,13 +226,20 @@ impl Pins {
             }
             (set.cids.clone(), set.generation)
         };
-        let record_count = cids.len() as u64 + 1;
-        let adds = cids.into_iter().filter_map(|(rank, cid)| Some(Change::Add(rank, Cid::from_bytes(&cid).ok()?)));
-        let changes = std::iter::once(Change::Mark).chain(adds);
-        match self.log.checkpoint(changes.map(move |change| Record::from(change.encode(generation)))).await {
-            Ok(()) => self.set().record_count = record_count,
+        let (log, set) = (self.log.clone(), Arc::clone(&self.set));
+        let checkpoint = async move {
+            // Held to the end also when the caller is dropped: what was appended meanwhile would not be in it.
+            let _writer = writer;
+            let record_count = cids.len() as u64 + 1;
+            let adds = cids.into_iter().filter_map(|(rank, cid)| Some(Change::Add(rank, Cid::from_bytes(&cid).ok()?)));
+            let changes = std::iter::once(Change::Mark).chain(adds);
+            log.checkpoint(changes.map(move |change| Record::from(change.encode(generation)))).await?;
+            lock(&set).record_count = record_count;
+            Ok(())
+        };
+        if let Err(error) = detached("pins.checkpoint", checkpoint).await {
             // The log is as before: nothing is lost but room.
-            Err(error) => tracing::warn!(%error, "the pins could not be checkpointed"),
+            tracing::warn!(%error, "the pins could not be checkpointed");
         }
     }
 
@@ -269,6 +276,10 @@ impl Pins {
         let behind = set.cids.range((start, std::ops::Bound::Unbounded)).take(count);
         behind.filter_map(|(rank, cid)| Some((*rank, Cid::from_bytes(cid).ok()?))).collect()
     }
+}
+
+fn lock(set: &Mutex<Set>) -> MutexGuard<'_, Set> {
+    set.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl fmt::Debug for Pins {
@@ -340,6 +351,45 @@ mod tests {
         assert_eq!(generation, 1 + 2 * 2999);
         let again = open(&media).await;
         assert_eq!((list(&again).await, again.generation()), (vec![cid(0)], generation));
+    }
+
+    /// A caller who left while the log was being replaced let the next one append to the old log, which then went: the
+    /// pin was acknowledged and lost. Left here after every number of steps that a change may take.
+    #[tokio::test]
+    async fn who_leaves_during_a_checkpoint_costs_nobody_a_pin() {
+        const STEPS_MAX: usize = 100;
+        let old = Arc::new(MemMedia::default());
+        let pins = open(&old).await;
+        for i in 0..2 * DEAD_COUNT_MIN {
+            let change = Change::Add(Rank::of(b"x"), cid(0)).encode(i);
+            pins.log.append(change).await.expect("append");
+        }
+        pins.log.sync().await.expect("sync");
+        for steps in 0..STEPS_MAX {
+            let media = Arc::new(MemMedia::default());
+            for segment in old.segments().await.expect("segments") {
+                let len = u32::try_from(segment.len).expect("short");
+                let bytes = old.read_at(segment.id, 0, len).await.expect("read");
+                media.append(segment.id, bytes).await.expect("append");
+            }
+            let pins = open(&media).await;
+            let left = cid(1);
+            let mut leaver = Box::pin(pins.add(&left));
+            let mut done = false;
+            for _ in 0..steps {
+                tokio::task::yield_now().await;
+                done = done || futures_util::poll!(&mut leaver).is_ready();
+            }
+            drop(leaver);
+            assert!(pins.add(&cid(2)).await.expect("add"));
+            // Whatever was left to be done in the background comes before this.
+            pins.add(&cid(3)).await.expect("add");
+            assert!(open(&media).await.contains(&cid(2)), "lost, after {steps} steps");
+            if done {
+                return;
+            }
+        }
+        panic!("an add takes more than {STEPS_MAX} steps");
     }
 
     #[tokio::test]
