@@ -60,6 +60,9 @@ struct Slot {
     /// Where it ends: moved when an append is complete, so that readers wait for no appender.
     len: AtomicU64,
     tail: Mutex<Tail>,
+    /// Held while the file is synced. The system tells of what it could not write once: of two syncs at the same time
+    /// only one would hear of it.
+    syncing: Mutex<()>,
 }
 
 /// Locked by whoever appends.
@@ -104,7 +107,7 @@ impl FileMedia {
             let entry = entry.map_err(|error| io_error(OP, &dir, error))?;
             let Some(id) = entry.file_name().to_str().and_then(segment_of) else { continue };
             let len = entry.metadata().map_err(|error| io_error(OP, &entry.path(), error))?.len();
-            segments.insert(id, Arc::new(Slot { len: len.into(), tail: Mutex::default() }));
+            segments.insert(id, Arc::new(Slot { len: len.into(), ..Slot::default() }));
         }
         let state = Mutex::new(State { segments, open: VecDeque::new() });
         Ok(Self { inner: Arc::new(Inner { dir, state }) })
@@ -212,6 +215,7 @@ impl Inner {
         const OP: &str = "file_media.sync";
         let path = self.path(segment);
         let slot = self.slot(OP, segment)?;
+        let _turn = lock(&slot.syncing);
         let named = {
             let tail = lock(&slot.tail);
             tail.usable(OP, &path)?;
@@ -341,14 +345,20 @@ fn segment_of(name: &str) -> Option<SegmentId> {
     well_formed.then(|| u64::from_str_radix(digits, 16).ok())?.map(SegmentId)
 }
 
+/// Makes a directory and those above it, each durably.
 fn make_dir(dir: &Path) -> io::Result<()> {
     if dir.is_dir() {
         return Ok(());
     }
-    fs::create_dir_all(dir)?;
-    match dir.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => sync_dir(parent),
-        _ => Ok(()),
+    let parent = match dir.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    make_dir(parent)?;
+    match fs::create_dir(dir) {
+        // Made by another at the same time; what is no directory is met when it is read.
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => sync_dir(parent),
     }
 }
 
@@ -420,6 +430,18 @@ mod tests {
         assert_eq!(media.append(id, "!".into()).await.expect("append"), 5);
         assert_eq!(media.read_at(id, 0, 100).await.expect("read"), "hello!");
         assert!(dir.path().join("00000000000000ab.seg").exists());
+    }
+
+    #[test]
+    fn directories_above_are_made_as_well() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let deep = dir.path().join("a/b/../b/c");
+        open(&deep);
+        open(&deep);
+        assert!(dir.path().join("a/b/c").is_dir());
+        fs::write(dir.path().join("file"), "mine").expect("write");
+        FileMedia::open(dir.path().join("file")).expect_err("it is no directory");
+        FileMedia::open(dir.path().join("file/below")).expect_err("it is no directory");
     }
 
     #[tokio::test]
