@@ -213,6 +213,13 @@ impl Log {
     ) -> Result<Self> {
         let kind = options.kind_bytes()?;
         let (chain, last) = replay::replay(&media, kind, replay, visitor).await?;
+        if chain.garbage.iter().any(|id| *id < chain.first) {
+            // What replaced them may be whole in the cache alone, left there by a process that died.
+            match media.sync(chain.first).await {
+                Err(error) if replay.lenient && error.kind() == ErrorKind::NotFound => {}
+                synced => synced?,
+            }
+        }
         for segment in chain.garbage {
             media.remove(segment).await?;
         }

@@ -189,6 +189,27 @@ async fn a_crash_at_any_call_loses_nothing_that_was_synced() {
     }
 }
 
+/// A process that is killed leaves on the disk's cache what it did not sync, a whole checkpoint perhaps. Who opened the
+/// log after it removed what that replaced; when the power failed then, both were gone.
+#[tokio::test]
+async fn a_checkpoint_that_is_whole_in_the_cache_alone_replaces_nothing_yet() {
+    for call in 0..80 {
+        for seed in 0..12 {
+            let mut story = Story { appended: Vec::new(), acked: 0 };
+            let media = Arc::new(CrashMedia::new(Crash::at(call)));
+            drop(live(media.clone(), &mut story).await);
+            let media = Arc::new(media.reopen(Crash::never()));
+            let (_, seen) = open(media.clone()).await.expect("opens");
+            assert!(seen.len() >= story.acked && seen == story.appended[..seen.len()], "call {call}");
+            let (_, seen) = match open(Arc::new(media.restart(seed, Crash::never()))).await {
+                Ok(opened) => opened,
+                Err(error) => panic!("killed at call {call}, then without power, seed {seed}: {error:#}"),
+            };
+            assert!(seen.len() >= story.acked && seen == story.appended[..seen.len()], "call {call}, seed {seed}");
+        }
+    }
+}
+
 /// Bit rot in the middle of a log must not pass for a torn tail: a log that cut there would silently lose what had
 /// been acknowledged after it.
 #[tokio::test]

@@ -180,6 +180,22 @@ impl CrashMedia {
         });
         Self { crash, disk: Mutex::new(Disk { segments: segments.collect(), removed: BTreeMap::new() }) }
     }
+
+    /// The same disk for the next process where only this one died: what was not synced is there, and still not durable.
+    ///
+    /// ```
+    /// use muxfs::{media::{Media, SegmentId}, testing::fault::{Crash, CrashMedia}};
+    /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+    /// let media = CrashMedia::new(Crash::at(1));
+    /// media.append(SegmentId(0), "there".into()).await?;
+    /// assert!(media.sync(SegmentId(0)).await.is_err());
+    /// assert_eq!(media.reopen(Crash::never()).read_at(SegmentId(0), 0, 9).await?, "there");
+    /// # Ok::<(), muxfs::Error>(()) }).unwrap();
+    /// ```
+    #[must_use]
+    pub fn reopen(&self, crash: Arc<Crash>) -> Self {
+        Self { crash, disk: Mutex::new(lock(&self.disk).clone()) }
+    }
 }
 
 fn survive(written: Written, dice: &mut Dice) -> Option<Vec<u8>> {
