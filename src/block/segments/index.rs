@@ -89,6 +89,8 @@ pub(super) struct Places {
 pub(super) enum Found {
     /// Neither index nor log.
     Nothing,
+    /// No index was ever written down: the log has to be read from its start.
+    Missing,
     /// The log has to be read from its start, for this reason.
     Useless(String),
     Good(Manifest, Vec<Arc<Run>>),
@@ -110,13 +112,17 @@ impl Places {
 
     async fn load_index(&self) -> Result<Found> {
         let segments = self.index.segments().await?;
+        let mut damaged = false;
         for segment in segments.iter().rev().filter(|segment| segment.len <= MANIFEST_LEN_MAX) {
             let len = u32::try_from(segment.len).unwrap_or(u32::MAX);
             let starts = self.index.read_at(segment.id, 0, 8).await?;
             if !Manifest::begins(&starts) {
                 continue;
             }
-            let Some(manifest) = Manifest::decode(&self.index.read_at(segment.id, 0, len).await?)? else { continue };
+            let Some(manifest) = Manifest::decode(&self.index.read_at(segment.id, 0, len).await?)? else {
+                damaged = true;
+                continue;
+            };
             if let Some((pos, crc)) = manifest.counts.last
                 && read_crc(&*self.data, pos).await? != crc
             {
@@ -133,7 +139,8 @@ impl Places {
         if self.data.segments().await?.is_empty() {
             return Ok(Found::Nothing);
         }
-        Ok(Found::Useless("there is no whole one".into()))
+        // What a process left that died before it had written the first one names itself no index.
+        Ok(if damaged { Found::Useless("there is no whole one".into()) } else { Found::Missing })
     }
 
     /// The number for the next file of the index.

@@ -191,27 +191,35 @@ impl Segments {
         let places = Places { data, index };
         let next_id = places.next_index_id().await?;
         let mut builder = Inner::builder(&places, &options, next_id);
-        let mut built = false;
         let opened = match places.find_index().await? {
-            Found::Nothing => Inner::replay(&places, &options, None, &mut builder).await,
+            Found::Nothing => Inner::replay(&places, &options, None, &mut builder).await.map(Some),
+            Found::Missing => {
+                tracing::debug!("the blocks have no index yet: it is built from the log");
+                Ok(None)
+            }
             Found::Useless(why) => Err(Error::new(ErrorKind::Corrupt, INDEX_OP).because(why)),
             Found::Good(manifest, runs) => {
                 builder.runs = runs;
                 builder.counts = manifest.counts;
-                Inner::replay(&places, &options, Some(manifest.covered), &mut builder).await
+                Inner::replay(&places, &options, Some(manifest.covered), &mut builder).await.map(Some)
             }
         };
-        let log = match opened {
+        let opened = match opened {
             Err(error) if error.kind() == ErrorKind::Corrupt => {
                 tracing::warn!(%error, cause = format!("{error:#}"), "the index of the blocks is built from the log");
-                built = true;
-                builder = Inner::builder(&places, &options, builder.next_id);
-                builder.report_to(options.on_build_index.clone()).await?;
-                let log = Inner::replay(&places, &options, None, &mut builder).await?;
-                builder.tell(log.end());
-                log
+                None
             }
             opened => opened?,
+        };
+        let built = opened.is_none();
+        let log = if let Some(log) = opened {
+            log
+        } else {
+            builder = Inner::builder(&places, &options, builder.next_id);
+            builder.report_to(options.on_build_index.clone()).await?;
+            let log = Inner::replay(&places, &options, None, &mut builder).await?;
+            builder.tell(log.end());
+            log
         };
         let state = State {
             memory: builder.memory,

@@ -278,6 +278,27 @@ async fn a_lost_index_is_built_from_the_log_and_says_how_far_it_is() {
     assert_eq!(contents(&store).await, blocks);
 }
 
+/// Whoever was killed before the index was first written down was told that it is damaged.
+#[tokio::test]
+async fn an_index_that_was_never_written_is_not_called_damaged() {
+    let (data, index, blocks) = sample().await;
+    let find = async |index: &Image| {
+        let places = Places { data: load(&data).await, index: load(index).await };
+        places.find_index().await.expect("nothing fails")
+    };
+    assert!(matches!(find(&Image::new()).await, Found::Missing));
+    // Killed while its first run was written.
+    let torn = Image::from([(SegmentId(0), vec![0; 4096])]);
+    assert!(matches!(find(&torn).await, Found::Missing));
+    assert_eq!(contents(&open(load(&data).await, load(&torn).await).await).await, blocks);
+    assert!(matches!(find(&index).await, Found::Good(..)));
+    let mut damaged = index;
+    for bytes in damaged.values_mut() {
+        *bytes.last_mut().expect("no file of the index is empty") ^= 1;
+    }
+    assert!(matches!(find(&damaged).await, Found::Useless(_)));
+}
+
 #[tokio::test]
 async fn an_index_of_another_log_is_not_believed() {
     let (data, _, blocks) = sample().await;
