@@ -299,6 +299,30 @@ async fn an_index_that_was_never_written_is_not_called_damaged() {
     assert!(matches!(find(&damaged).await, Found::Useless(_)));
 }
 
+/// A building that failed half way gave the number of a file that it had made to the next one, whose entries then stood
+/// behind the old ones and were not found.
+#[tokio::test]
+async fn an_index_that_cannot_be_built_leaves_no_number_to_be_used_twice() {
+    let (data, index, mut blocks) = sample().await;
+    let index = Arc::new(FaultyMedia::new(load(&index).await));
+    let store = open(load(&data).await, index.clone()).await;
+    let ids: Vec<_> = store.inner.lock().runs.iter().map(|run| run.id).collect();
+    for id in ids {
+        index.flip(id, 100, 1);
+    }
+    index.fail_next(MediaCall::Sync, ErrorKind::Io);
+    assert_eq!(store.get(&key(1)).await.expect_err("the new index cannot be written").kind(), ErrorKind::Io);
+    index.unflip();
+    for n in 50..56 {
+        store.put(&key(n), block(n, 50)).await.expect("put");
+        blocks.insert(key(n), block(n, 50));
+    }
+    store.checkpoint().await.expect("checkpoint");
+    for (key, block) in blocks {
+        assert_eq!(store.get(&key).await.expect("get"), Some(block));
+    }
+}
+
 #[tokio::test]
 async fn an_index_of_another_log_is_not_believed() {
     let (data, _, blocks) = sample().await;

@@ -94,7 +94,10 @@ impl Inner {
         self.log.sync().await?;
         let mut builder = Self::builder(&self.places, &self.options, self.lock().next_index_id);
         builder.report_to(self.options.on_build_index.clone()).await?;
-        self.log.replay(true, &mut builder).await?;
+        let replayed = self.log.replay(true, &mut builder).await;
+        // Also where it failed: a file that was made under a number is never appended to by another.
+        self.lock().next_index_id = builder.next_id;
+        replayed?;
         builder.tell(self.log.end());
         {
             let mut state = self.lock();
@@ -103,7 +106,6 @@ impl Inner {
             state.counts = builder.counts;
             let old = std::mem::replace(&mut state.runs, Arc::new(builder.runs));
             state.outdated.extend(old.iter().cloned());
-            state.next_index_id = builder.next_id;
             state.generation += 1;
         }
         self.write_index(true).await
