@@ -72,8 +72,8 @@ pub trait BlockStore: Debug + Send + Sync + 'static {
 
     /// Stores a block under its key: all of it or, on any error, perhaps none, never a part. Visible when it returns.
     ///
-    /// Idempotent. Where the key exists already the store may keep the bytes it has, if they are whole; to replace
-    /// bad bytes, `delete` first.
+    /// Idempotent. Where the key exists already the store may keep the bytes it has, unless it has found them to be
+    /// bad; to replace them in any case, `delete` first.
     ///
     /// # Errors
     /// `TooLarge` past [`BLOCK_LEN_MAX`]; `NoSpace`, `Quota`, `ReadOnly`, `Unavailable`.

@@ -19,6 +19,7 @@ mod tests;
 mod upkeep;
 
 use std::{
+    collections::BTreeSet,
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -49,6 +50,8 @@ const KIND: &str = "blocks";
 const INDEX_OP: &str = "segments.index";
 /// So many keys can be put or deleted at the same time; two of one key go one after the other.
 const STRIPE_COUNT: usize = 64;
+/// So many records are remembered to be bad: of a disk with more, each is found again when it is read again.
+const ROTTEN_COUNT_MAX: usize = 1 << 16;
 const _: () = assert!(BLOCK_LEN_MAX <= RECORD_BODY_LEN_MAX);
 
 /// How far the building of an index is.
@@ -111,7 +114,8 @@ pub struct SegmentsStats {
 /// A [`BlockStore`] on a local disk: append-only segments and an index that does not live in memory whole.
 ///
 /// A `put` or `delete` is visible when it returns and durable after `flush`; after a crash everything that was
-/// flushed is there, and of the rest the first part in the order of the calls. One store at a time over its media: the
+/// flushed is there, and of the rest the first part in the order of the calls. A block that a `get` found to be bad is
+/// `Corrupt` until it is put again or deleted. One store at a time over its media: the
 /// caller sees to it.
 pub struct Segments {
     inner: Arc<Inner>,
@@ -141,6 +145,8 @@ struct State {
     counts: Counts,
     /// How much the log grew since the index was written down.
     grown_len: u64,
+    /// The records whose block was found to be bad: a `put` does not take them for the block.
+    rotten: BTreeSet<LogPos>,
     /// Whether an upkeep is on its way.
     upkeep: bool,
     /// How often the index was built anew.
@@ -159,7 +165,7 @@ struct Frozen {
 enum Place {
     Absent,
     At(Entry),
-    /// There is a record with the key's fingerprint, and it cannot be read.
+    /// There is a record with the key's fingerprint, and it cannot be read; or one of the key, known to be bad.
     Damaged(Entry),
 }
 
@@ -228,6 +234,7 @@ impl Segments {
             outdated: Vec::new(),
             counts: builder.counts,
             grown_len: 0,
+            rotten: BTreeSet::new(),
             upkeep: false,
             generation: 0,
             next_index_id: builder.next_id,
@@ -382,6 +389,9 @@ impl Inner {
                 }
             } else {
                 let block = self.log.read_frame(entry.pos, entry.len, is_key).await;
+                if block.as_ref().is_err_and(is_lost) {
+                    self.remember_rotten(entry.pos);
+                }
                 if let Some(block) = block.map_err(|error| lost(error, entry))? {
                     return Ok(Some(block));
                 }
@@ -438,6 +448,9 @@ impl Inner {
         let placed = self.log.push(prepared)?;
         let State { memory, counts, .. } = &mut *state;
         memory.apply(counts, &change, (placed.pos, placed.len), placed.crc);
+        if let Change::Delete { removed: Some((removed, _)), .. } = &change {
+            state.rotten.remove(removed);
+        }
         state.grown_len += u64::from(placed.len);
         let due = state.memory.len() >= self.options.memory_count_max || state.grown_len >= self.options.checkpoint_len;
         if due && !state.upkeep {
@@ -452,6 +465,13 @@ impl Inner {
             }));
         }
         Ok(())
+    }
+
+    fn remember_rotten(&self, pos: LogPos) {
+        let mut state = self.lock();
+        if state.rotten.len() < ROTTEN_COUNT_MAX {
+            state.rotten.insert(pos);
+        }
     }
 
     fn stripe(&self, key: &BlockKey) -> &AsyncMutex<()> {
@@ -469,6 +489,7 @@ impl Inner {
                 Ok(head) => match Change::decode(&head) {
                     Some(change) if change.key() != key => {}
                     Some(_) if entry.deleted => return Ok(Place::Absent),
+                    Some(_) if self.lock().rotten.contains(&entry.pos) => return Ok(Place::Damaged(entry)),
                     Some(_) => return Ok(Place::At(entry)),
                     None => return Ok(Place::Damaged(entry)),
                 },

@@ -252,6 +252,36 @@ async fn a_flipped_bit_in_the_log_costs_one_block_and_never_gives_wrong_bytes() 
     assert!(corrupt > 500, "{corrupt}");
 }
 
+/// Rotten bytes stayed for ever unless they were deleted first: whoever put the block again was told that it is there.
+#[tokio::test]
+async fn a_block_that_was_found_rotten_is_mended_by_putting_it_again() {
+    let disk: Arc<MemMedia> = Arc::default();
+    let (data, index) = (Arc::new(FaultyMedia::new(disk.clone())), Arc::<MemMedia>::default());
+    let store = open(data.clone(), index.clone()).await;
+    store.put(&key(1), block(1, 50)).await.expect("put");
+    store.put(&key(2), block(2, 50)).await.expect("put");
+    store.flush().await.expect("flush");
+    let (pos, len) = {
+        let entry = store.inner.lock().memory.next(fingerprint(&key(1)), None).expect("it was put");
+        (entry.pos, entry.len)
+    };
+    data.flip(pos.segment, u64::from(pos.offset + len - 1), 1);
+    assert_eq!(store.get(&key(1)).await.expect_err("rotten").kind(), ErrorKind::Corrupt);
+    assert_eq!(store.has(&key(1)).await.expect_err("known to be").kind(), ErrorKind::Corrupt);
+    let stats = store.stats();
+    store.put(&key(1), block(1, 50)).await.expect("put");
+    assert_eq!(store.get(&key(1)).await.expect("get"), Some(block(1, 50)));
+    assert!(store.has(&key(1)).await.expect("has"));
+    assert_eq!((store.stats().block_count, store.stats().live_len), (stats.block_count, stats.live_len));
+    let end = store.inner.log.end();
+    store.put(&key(1), block(1, 50)).await.expect("put");
+    assert_eq!(store.inner.log.end(), end, "a whole block is not put twice");
+    store.flush().await.expect("flush");
+    drop(store);
+    let store = open(data, index).await;
+    assert_eq!(contents(&store).await, [(key(1), block(1, 50)), (key(2), block(2, 50))].into());
+}
+
 #[tokio::test]
 async fn a_lost_index_is_built_from_the_log_and_says_how_far_it_is() {
     let (data, _, blocks) = sample().await;
