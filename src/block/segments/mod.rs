@@ -74,7 +74,7 @@ pub struct SegmentsOptions {
     /// A segment of blocks is closed before it would grow longer, in bytes.
     pub segment_len_max: u32,
     /// So many of the newest records are held in memory, about 50 bytes for each, before they become a run of the
-    /// index; twice as many while that is under way.
+    /// index; twice as many while that is under way. 0 is taken as 1.
     pub memory_count_max: usize,
     /// The index is written down when the log has grown by this, in bytes: what an opening after a crash has to go
     /// through.
@@ -194,6 +194,8 @@ impl Segments {
     /// # Errors
     /// `Unsupported` for a newer format; `InvalidArgument` if `data` holds something else; and the media's.
     pub async fn open(data: Arc<dyn Media>, index: Arc<dyn Media>, options: SegmentsOptions) -> Result<Self> {
+        // Room for none would have a put wait for ever for a run to be written.
+        let options = SegmentsOptions { memory_count_max: options.memory_count_max.max(1), ..options };
         let places = Places { data, index };
         let next_id = places.next_index_id().await?;
         let mut builder = Inner::builder(&places, &options, next_id);

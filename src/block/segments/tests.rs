@@ -282,6 +282,18 @@ async fn a_block_that_was_found_rotten_is_mended_by_putting_it_again() {
     assert_eq!(contents(&store).await, [(key(1), block(1, 50)), (key(2), block(2, 50))].into());
 }
 
+/// With room for no record in memory the first put went round and round, waiting for room.
+#[tokio::test]
+async fn no_room_in_memory_is_room_for_one() {
+    let options = SegmentsOptions { memory_count_max: 0, ..tiny() };
+    let (data, index): (Arc<MemMedia>, Arc<MemMedia>) = Default::default();
+    let store = Segments::open(data, index, options).await.expect("open");
+    for n in 0..9 {
+        store.put(&key(n), block(n, 50)).await.expect("put");
+    }
+    assert_eq!(contents(&store).await, (0..9).map(|n| (key(n), block(n, 50))).collect());
+}
+
 #[tokio::test]
 async fn a_lost_index_is_built_from_the_log_and_says_how_far_it_is() {
     let (data, _, blocks) = sample().await;
