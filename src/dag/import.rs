@@ -4,8 +4,9 @@
 //! put is one buffer. A small file is one hash and one put. Spec: spec/dag.md #files.
 
 use std::{
+    collections::VecDeque,
     ops::Range,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use bytes::{Bytes, BytesMut};
@@ -104,17 +105,36 @@ impl Dag {
 /// The buffers of one import, used again where the store did not keep the block: fresh memory costs a page fault for
 /// each 4 KiB of it, about half as much as hashing them.
 #[derive(Default)]
-struct Buffers(Mutex<Vec<BytesMut>>);
+struct Buffers(Mutex<VecDeque<Bytes>>);
+
+/// So many are waited for; a store that keeps its blocks gives none back.
+const BUFFER_COUNT_MAX: usize = 8;
 
 impl Buffers {
+    /// One that the store has let go of, the longest given back first, or an empty one.
     fn take(&self) -> BytesMut {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
+        let oldest = self.lock().pop_front().map(Bytes::try_into_mut);
+        match oldest {
+            Some(Ok(buffer)) => buffer,
+            Some(Err(kept)) => {
+                self.give_back(kept);
+                BytesMut::new()
+            }
+            None => BytesMut::new(),
+        }
     }
 
+    /// Stores may hold on to a block for a moment after they put it.
     fn give_back(&self, block: Bytes) {
-        if let Ok(buffer) = block.try_into_mut() {
-            self.0.lock().unwrap_or_else(PoisonError::into_inner).push(buffer);
+        let mut buffers = self.lock();
+        buffers.push_back(block);
+        if buffers.len() > BUFFER_COUNT_MAX {
+            buffers.pop_front();
         }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Bytes>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
