@@ -7,6 +7,7 @@
 use std::{io, ops::Range};
 
 use bytes::{BufMut, Bytes, BytesMut};
+use sha2::{Digest, Sha256};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 use super::{
@@ -105,6 +106,9 @@ impl LeafForm {
     }
 }
 
+/// So much is read and hashed at a time: well within a processor's own cache, well above what a call costs.
+const PIECE_LEN: usize = 128 * 1024;
+
 /// The buffer of a chunk begins with so much and grows: most files are small.
 const FIRST_BUFFER_LEN: usize = 64 * 1024;
 
@@ -146,19 +150,27 @@ impl ChunkBuffer {
         Ok(())
     }
 
-    /// Reads the whole chunk from `offset`, or fails.
-    pub(super) fn fill_at(&mut self, source: &dyn ReadAt, offset: u64) -> Result<()> {
-        let len_max = self.len_max;
-        let mut rest = self.content();
-        while !rest.is_empty() {
-            let from = offset + (len_max - rest.len()) as u64;
-            let len = read_some(source, from, rest)?;
-            if len == 0 {
-                return Err(changed("the source ended before its length"));
+    /// Reads the whole chunk from `offset`, or fails, and hashes each piece of it while it is still in the processor's
+    /// cache. Blocks the thread as long as that takes.
+    pub(super) fn read_leaf(mut self, source: &dyn ReadAt, offset: u64) -> Result<Leaf> {
+        let (head, tail) = self.form.frame(self.len_max)?;
+        let mut hasher = Sha256::new_with_prefix(&head);
+        let mut from = offset;
+        for piece in self.content().chunks_mut(PIECE_LEN) {
+            let mut rest = &mut *piece;
+            while !rest.is_empty() {
+                let len = read_some(source, from, rest)?;
+                if len == 0 {
+                    return Err(changed("the source ended before its length"));
+                }
+                from += len as u64;
+                rest = rest.get_mut(len..).ok_or_else(|| changed("the source gave more than was asked"))?;
             }
-            rest = rest.get_mut(len..).ok_or_else(|| changed("the source gave more than was asked"))?;
+            hasher.update(&*piece);
         }
-        Ok(())
+        hasher.update(&tail);
+        let len = self.len_max;
+        self.finish(len, &tail, |_| hasher.finalize().into())
     }
 
     /// Fixes that this chunk is the whole file, where that changes its form.
@@ -179,14 +191,19 @@ impl ChunkBuffer {
             self.bytes.extend_from_slice(&head);
             self.bytes.extend_from_slice(&content);
         }
-        self.bytes.extend_from_slice(&tail);
+        self.finish(len, &tail, |block| Sha256::digest(block).into())
+    }
+
+    /// The leaf of `len` bytes of content that stand behind their head.
+    fn finish(mut self, len: usize, tail: &[u8], digest: impl FnOnce(&[u8]) -> [u8; 32]) -> Result<Leaf> {
+        self.bytes.extend_from_slice(tail);
         if self.bytes.len() > DAG_BLOCK_LEN_MAX {
             return Err(
                 Error::new(ErrorKind::TooLarge, "dag.import").because("a leaf and its frame have at most 2 MiB")
             );
         }
         let block = self.bytes.freeze();
-        let cid = self.form.params.cid(self.form.codec(), &block);
+        let cid = self.form.params.cid_of_digest(self.form.codec(), digest(&block));
         Ok(Leaf { link: FileLink { cid, tsize: block.len() as u64, size: len as u64 }, block })
     }
 }
@@ -268,10 +285,10 @@ mod tests {
                 let from_memory = from_memory.into_leaf().expect("short");
                 let mut streamed = form.buffer(262_144).expect("room");
                 streamed.fill(&mut &*content).await.expect("memory");
-                let mut positioned = form.buffer(len).expect("room");
-                positioned.fill_at(&Bytes::copy_from_slice(content), 0).expect("memory");
-                for other in [streamed, positioned] {
-                    let other = other.into_leaf().expect("short");
+                let used = BytesMut::from(&vec![0xff; 100_000][..]);
+                let positioned = form.buffer_in(used, len).expect("room");
+                let positioned = positioned.read_leaf(&Bytes::copy_from_slice(content), 0).expect("memory");
+                for other in [streamed.into_leaf().expect("short"), positioned] {
                     assert_eq!((other.link.cid, &other.block), (from_memory.link.cid, &from_memory.block), "{len}");
                 }
                 assert_eq!(form.block_len(len).expect("short"), from_memory.block.len());

@@ -179,9 +179,8 @@ impl Job {
                         break;
                     }
                     let chunk_len = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
-                    let mut chunk = form.buffer_in(buffers.take(), chunk_len)?;
-                    chunk.fill_at(&*source, range.start)?;
-                    leaves.push(chunk.into_leaf()?);
+                    let chunk = form.buffer_in(buffers.take(), chunk_len)?;
+                    leaves.push(chunk.read_leaf(&*source, range.start)?);
                 }
                 Ok(leaves)
             }

@@ -33,6 +33,7 @@ pub use walk::{Visit, WALK_READ_COUNT};
 use std::{ops::Range, sync::Arc, time::SystemTime};
 
 use bytes::Bytes;
+use sha2::{Digest, Sha256};
 
 use crate::{BlockStore, Cid, Codec, FileKind, Name, Result, block::BLOCK_LEN_MAX};
 
@@ -121,11 +122,15 @@ impl Params {
     /// assert_eq!(cid.to_string(), "QmUNLLsPACCz1vLxQVkXqqLX5R1X345qqfHbsf67hvA3Nn");
     /// ```
     pub fn cid(&self, codec: Codec, block: &[u8]) -> Cid {
-        match crate::cid_of(codec, block) {
-            cid if self.cid_version == 0 && codec == Codec::DagPb => {
-                cid.digest().try_into().map_or(cid, Cid::v0_sha256)
-            }
-            cid => cid,
+        self.cid_of_digest(codec, Sha256::digest(block).into())
+    }
+
+    /// The CID of a block whose sha2-256 digest is known.
+    fn cid_of_digest(&self, codec: Codec, digest: [u8; 32]) -> Cid {
+        if self.cid_version == 0 && codec == Codec::DagPb {
+            Cid::v0_sha256(digest)
+        } else {
+            Cid::v1_sha256(codec, digest)
         }
     }
 }
