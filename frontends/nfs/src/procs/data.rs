@@ -8,7 +8,7 @@ use nfs3_types::nfs3::{
     post_op_attr, stable_how,
 };
 
-use super::{Context, Node, fail};
+use super::{Context, fail};
 use crate::{
     attr::{post_op, wcc, wcc_now},
     record::{RECORD_LEN_MAX, TRANSFER_LEN_MAX},
@@ -64,6 +64,9 @@ pub(super) async fn write(cx: &Context, mut args: Decoder) -> Result<WRITE3res, 
         Ok(node) => node,
         Err(status) => return Ok(fail(status, WRITE3resfail::default())),
     };
+    // Taken before the write: whatever sync fails from here on may lose it, and the client must see that by the verifier
+    // of its COMMIT.
+    let verf = cx.server.verifier.current();
     let changed = if offset.checked_add(count.into()).is_none_or(|end| end > FILE_LEN_MAX) {
         Err(Error::new(ErrorKind::TooLarge, "nfs.write"))
     } else {
@@ -77,12 +80,15 @@ pub(super) async fn write(cx: &Context, mut args: Decoder) -> Result<WRITE3res, 
         }
     };
     cx.server.metrics.written(count.into());
-    // Taken before the sync: what a failed sync of another call may have lost must be sent again.
-    let verf = cx.server.verifier.current();
-    if stable != stable_how::UNSTABLE
-        && let Err(status) = sync(cx, &node).await
-    {
-        return Ok(fail(status, WRITE3resfail { file_wcc: wcc(&changed) }));
+    if stable != stable_how::UNSTABLE {
+        let synced = match cx.sync(node.ino()).await {
+            // Another sync failed meanwhile, perhaps for this very data, and a failure is told once: send it again.
+            Ok(()) if cx.server.verifier.current().0 != verf.0 => Err(nfsstat3::NFS3ERR_JUKEBOX),
+            synced => synced,
+        };
+        if let Err(status) = synced {
+            return Ok(fail(status, WRITE3resfail { file_wcc: wcc(&changed) }));
+        }
     }
     let committed = if stable == stable_how::UNSTABLE { stable } else { stable_how::FILE_SYNC };
     Ok(Nfs3Result::Ok(WRITE3resok { file_wcc: wcc(&changed), count, committed, verf }))
@@ -94,22 +100,13 @@ pub(super) async fn commit(cx: &Context, mut args: Decoder) -> Result<COMMIT3res
         Ok(node) => node,
         Err(status) => return Ok(fail(status, COMMIT3resfail { file_wcc: wcc_now(None) })),
     };
-    // Taken before the sync, as in WRITE.
+    let synced = cx.sync(node.ino()).await;
+    // Taken after the sync: had another one failed before or meanwhile, success of this one would mean nothing.
     let verf = cx.server.verifier.current();
-    let synced = sync(cx, &node).await;
     let now = cx.now(node.ino()).await;
     let file_wcc = wcc_now(now.as_ref());
     Ok(match synced {
         Ok(()) => Nfs3Result::Ok(COMMIT3resok { file_wcc, verf }),
         Err(status) => fail(status, COMMIT3resfail { file_wcc }),
-    })
-}
-
-/// Makes a file durable. After a failure nothing is known of what was written before: the verifier changes, so that
-/// every client sends again what it has not committed.
-async fn sync(cx: &Context, node: &Node) -> Result<(), nfsstat3> {
-    cx.server.vfs.sync(node.ino()).await.map_err(|error| {
-        cx.server.verifier.renew();
-        status(&error)
     })
 }

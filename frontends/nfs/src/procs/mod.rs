@@ -177,11 +177,22 @@ impl Context {
         handle::encode(&self.server.vfs.handle(ino).map_err(|error| status(&error))?)
     }
 
+    /// Makes a node durable. After a failure nothing is known of what was written before, and it is told only once: the
+    /// verifier changes, so that every client sends again what it has not committed, whatever the call was for.
+    async fn sync(&self, ino: Ino) -> Result<(), nfsstat3> {
+        self.server.vfs.sync(ino).await.map_err(|error| {
+            self.server.verifier.renew();
+            status(&error)
+        })
+    }
+
     /// Makes what a call did to `nodes` durable, if the server promises that before it replies.
     async fn sync_names<const N: usize>(&self, nodes: [Ino; N]) -> Result<(), nfsstat3> {
         if self.server.options.sync_names {
-            let syncs = nodes.map(|ino| self.server.vfs.sync(ino));
-            futures_util::future::try_join_all(syncs).await.map_err(|error| status(&error))?;
+            // Each to its end: the failure of one must not hide that of another.
+            for synced in futures_util::future::join_all(nodes.map(|ino| self.sync(ino))).await {
+                synced?;
+            }
         }
         Ok(())
     }

@@ -8,8 +8,8 @@ use muxfs_nfs::{Options, serve};
 use crate::{
     gate::Gate,
     raw::{
-        Args, Client, Credentials, EXIST, IO, JUKEBOX, MOUNT, NFS, NOENT, NOTDIR, OK, PORTMAP, model, model_with,
-        options, until,
+        Args, Client, Credentials, EXIST, IO, JUKEBOX, MOUNT, NFS, NOENT, NOTDIR, OK, PORTMAP, Reply, model,
+        model_with, options, until,
     },
 };
 
@@ -228,6 +228,73 @@ async fn a_failed_sync_is_an_error_and_changes_the_verifier() {
     assert_ne!(unstable(&mut client).await, before, "what was not committed is sent again");
     assert_eq!(gate.fs.lease_count(), 0);
     server.shutdown().await;
+}
+
+/// The host tells a failed write-back once, to whichever sync comes first: also to that of a SETATTR. A COMMIT after it
+/// succeeds, and what it "committed" is lost, unless its verifier says otherwise.
+#[tokio::test]
+async fn a_failed_sync_of_attributes_changes_the_verifier_too() {
+    let gate = Gate::open();
+    let server = serve(gate.clone(), options()).unwrap();
+    let mut client = Client::connect(server.local_addr()).await;
+    let root = client.root().await;
+    let file = client.create(&root, b"a", 0o644).await;
+    let (status, reply) = client.write(&file, 0, 0, b"x").await;
+    assert_eq!(status, OK);
+    gate.fails_sync.store(true, Ordering::SeqCst);
+    let (status, _) = client.nfs(2, Args::new().opaque(&file).sattr(Some(0o600), None).u32(0)).await;
+    assert_eq!(status, IO);
+    gate.fails_sync.store(false, Ordering::SeqCst);
+    let (status, committed) = client.nfs(21, Args::new().opaque(&file).u64(0).u32(0)).await;
+    assert_eq!(status, OK);
+    assert_ne!(verifier_at_the_end(&committed), verifier_at_the_end(&reply), "the write is sent again");
+    server.shutdown().await;
+}
+
+/// WRITE and COMMIT end with the verifier.
+fn verifier_at_the_end(reply: &Reply) -> Vec<u8> {
+    reply.bytes.last_chunk::<8>().unwrap().to_vec()
+}
+
+/// The same with calls that overlap: what was written before a sync failed, and answered after it, is sent again.
+#[tokio::test]
+async fn no_call_that_overlaps_a_failed_sync_claims_that_its_data_is_safe() {
+    // How stable the write is to be, and the call that is under way while another one's sync fails.
+    for (stable, holds_write) in [(0, true), (2, true), (2, false), (0, false)] {
+        let gate = Gate::shut();
+        let server = serve(gate.clone(), options()).unwrap();
+        let mut client = Client::connect(server.local_addr()).await;
+        let mut other = Client::connect(server.local_addr()).await;
+        let root = client.root().await;
+        let file = client.create(&root, b"a", 0o644).await;
+        let write = Args::new().opaque(&file).u64(0).u32(1).u32(stable).opaque(b"x");
+        let commit = || Args::new().opaque(&file).u64(0).u32(0);
+        gate.holds_write.store(holds_write, Ordering::SeqCst);
+        gate.holds_sync.store(!holds_write, Ordering::SeqCst);
+        client.send_call(70, NFS, 7, write).await;
+        let mut written = None;
+        if stable == 0 && !holds_write {
+            written = Some(client.results(70).await);
+            client.send_call(71, NFS, 21, commit()).await;
+        }
+        until("the call is held", || gate.arrived.load(Ordering::SeqCst) == 1).await;
+        gate.fails_sync.store(true, Ordering::SeqCst);
+        assert_eq!(other.nfs(21, commit()).await.0, IO);
+        gate.fails_sync.store(false, Ordering::SeqCst);
+        gate.let_through();
+        if stable == 2 {
+            assert_eq!(client.results(70).await.u32(), JUKEBOX, "held in its write: {holds_write}");
+        } else {
+            let (mut written, mut committed) = match written {
+                Some(written) => (written, client.results(71).await),
+                None => (client.results(70).await, other.call(NFS, 21, commit()).await),
+            };
+            assert_eq!((written.u32(), committed.u32()), (OK, OK));
+            assert_ne!(verifier_at_the_end(&written), verifier_at_the_end(&committed), "{holds_write}");
+        }
+        assert_eq!(gate.fs.lease_count(), 0);
+        server.shutdown().await;
+    }
 }
 
 #[tokio::test]

@@ -17,13 +17,17 @@ use muxfs::{
 };
 use tokio::sync::Semaphore;
 
-/// The model behind a gate: `read` and `remove` wait until it is open.
+/// The model behind a gate: `read` and `remove` wait until it is open; `write` and `sync`, done already, where told.
 #[derive(Debug)]
 pub(crate) struct Gate {
     pub(crate) fs: Arc<ModelFs>,
     permits: Semaphore,
     /// How many calls have come to the gate.
     pub(crate) arrived: AtomicUsize,
+    /// `write` waits before it ends.
+    pub(crate) holds_write: AtomicBool,
+    /// `sync` waits before it ends well.
+    pub(crate) holds_sync: AtomicBool,
     /// `sync` fails.
     pub(crate) fails_sync: AtomicBool,
     /// `read` is `Unavailable`.
@@ -38,6 +42,8 @@ impl Gate {
             fs: ModelFs::new(testing::env()),
             permits: Semaphore::new(0),
             arrived: AtomicUsize::new(0),
+            holds_write: AtomicBool::new(false),
+            holds_sync: AtomicBool::new(false),
             fails_sync: AtomicBool::new(false),
             is_away: AtomicBool::new(false),
             panics: AtomicBool::new(false),
@@ -108,7 +114,11 @@ impl Vfs for Gate {
         self.fs.setattr(ino, set).await
     }
     async fn write(&self, ino: Ino, offset: u64, data: Bytes, clear_suid: bool) -> Result<Changed> {
-        self.fs.write(ino, offset, data, clear_suid).await
+        let changed = self.fs.write(ino, offset, data, clear_suid).await;
+        if self.holds_write.load(Ordering::SeqCst) {
+            self.pass().await;
+        }
+        changed
     }
     async fn create(&self, dir: Ino, name: &Name, node: NewNode, set: SetAttr) -> Result<DirChanged> {
         self.fs.create(dir, name, node, set).await
@@ -124,6 +134,10 @@ impl Vfs for Gate {
         if self.fails_sync.load(Ordering::SeqCst) {
             return Err(Error::new(ErrorKind::Io, "gate.sync"));
         }
-        self.fs.sync(ino).await
+        let synced = self.fs.sync(ino).await;
+        if self.holds_sync.load(Ordering::SeqCst) {
+            self.pass().await;
+        }
+        synced
     }
 }
