@@ -262,7 +262,7 @@ impl Vfs for CasView {
             }
         };
         let (found, eof) = self.page(cid, after, count.clamp(1, PAGE_COUNT_MAX)).await?;
-        // One that is absent or bad must not hide the others: it has a name, and `getattr` says what is wrong with it.
+        // One that is absent or bad must not hide the others: it has a name, and `lookup` says what is wrong with it.
         let stats: Vec<Option<Node>> = match listing {
             Listing::Names => Vec::new(),
             Listing::Attrs => {
@@ -276,9 +276,10 @@ impl Vfs for CasView {
         for (index, Found { rank, name, cid, origin }) in found.into_iter().enumerate() {
             let origin = Origin { dir, name: &origin };
             let node = stats.get(index).and_then(Option::as_ref);
-            let ino = match listing {
-                Listing::Names => self.nodes().number(origin, &cid)?,
-                Listing::Attrs => self.adopt(origin, cid, node)?,
+            // Who is given no attributes has no lease to give back.
+            let ino = match node {
+                None => self.nodes().number(origin, &cid)?,
+                Some(_) => self.adopt(origin, cid, node)?,
             };
             let attr = node.map(|node| self.attr(ino, Some(cid), node));
             entries.push(DirEntry { name, ino, cookie: rank.cookie(), attr });
@@ -642,7 +643,9 @@ mod tests {
         }
     }
 
-    /// One entry that is absent, broken or of a foreign codec hides no other, and says itself what is wrong with it.
+    /// One entry that is absent, broken or of a foreign codec hides no other, and a lookup says what is wrong with it.
+    /// Such entries were leased, though they have no attributes: callers give back what has some, so each listing of a
+    /// directory with parts missing took memory for good.
     #[tokio::test]
     async fn a_bad_entry_hides_no_other() {
         let world = world(1 << 20).await;
@@ -661,11 +664,10 @@ mod tests {
                 .map(|result| result.map(|_| ()).map_err(|error| error.kind()));
             let expected = match entry.name.as_bytes() {
                 b"good" => [Ok(()), Ok(())],
-                b"pb" => [Err(ErrorKind::Corrupt), Err(ErrorKind::Corrupt)],
-                _ => [Err(ErrorKind::NotFound), Err(ErrorKind::NotFound)],
+                b"pb" => [Err(ErrorKind::Stale), Err(ErrorKind::Corrupt)],
+                _ => [Err(ErrorKind::Stale), Err(ErrorKind::NotFound)],
             };
             assert_eq!(kinds, expected, "{:?}", entry.name);
-            world.view.release(entry.ino, 1);
         }
     }
 
