@@ -19,7 +19,7 @@ pub const RECORD_LEN_MAX: usize = (1 << 20) + 64 * 1024;
 const READ_LEN: usize = 32 * 1024;
 /// The first growth for a long record; it doubles from there, so at most half of the room is unfilled.
 const GROW_LEN_MIN: usize = 64 * 1024;
-/// Payloads below this are copied behind their header: cheaper than one more slice to write.
+/// Parts of a reply below this are copied one behind the other: cheaper than one more slice to write.
 const COPY_LEN_MAX: usize = 2 * 1024;
 /// How many slices one write carries: Linux takes 1024, more than this gains nothing.
 const SLICE_COUNT_MAX: usize = 32;
@@ -108,7 +108,7 @@ pub(crate) struct Output {
 #[derive(Debug)]
 struct Segment {
     bytes: Bytes,
-    /// Gives the payload's share of the server's budget back once it is sent.
+    /// Gives the share of the server's budget back once this is sent.
     _permit: Option<OwnedSemaphorePermit>,
 }
 
@@ -125,20 +125,21 @@ impl Output {
         }
     }
 
-    /// Queues a reply; a long payload is not copied.
+    /// Queues a reply. What is long of it, a payload or a listing, is not copied, and keeps its share of the budget.
     pub(crate) fn push(&mut self, reply: Reply) {
-        let (head, payload, permit) = reply.into_parts();
+        let (head, payload, mut permit) = reply.into_parts();
         self.len += head.len() + payload.len() + padding(payload.len());
-        self.tail.extend_from_slice(&head);
-        if payload.len() < COPY_LEN_MAX {
-            self.tail.extend_from_slice(&payload);
-            self.tail.put_bytes(0, padding(payload.len()));
-            return;
+        let padding = padding(payload.len());
+        for part in [Bytes::from(head), payload] {
+            if part.len() < COPY_LEN_MAX {
+                self.tail.extend_from_slice(&part);
+            } else {
+                let before = self.tail.split().freeze();
+                self.segments.extend((!before.is_empty()).then_some(Segment { bytes: before, _permit: None }));
+                self.segments.push_back(Segment { bytes: part, _permit: permit.take() });
+            }
         }
-        let head = self.tail.split().freeze();
-        self.segments.push_back(Segment { bytes: head, _permit: None });
-        self.tail.put_bytes(0, padding(payload.len()));
-        self.segments.push_back(Segment { bytes: payload, _permit: permit });
+        self.tail.put_bytes(0, padding);
     }
 
     /// Sends as much as the socket takes without waiting, and says how much that was.
@@ -244,6 +245,27 @@ mod tests {
         let mut input = Input::default();
         assert_eq!(feed(&mut input, &fragment(&[7; 5000], true)).map(|records| records.len()), Ok(1));
         assert_eq!(input.bytes.capacity(), 0);
+    }
+
+    /// A listing has no payload, only a long head: its share of the budget went back before it was sent, and a peer that
+    /// took no replies held memory that nobody counted.
+    #[test]
+    fn a_long_reply_keeps_its_share_of_the_budget_until_it_is_sent() {
+        let budget = std::sync::Arc::new(tokio::sync::Semaphore::new(10));
+        let mut output = Output::default();
+        for (listing_len, payload_len) in [(COPY_LEN_MAX, 0), (0, COPY_LEN_MAX), (COPY_LEN_MAX, COPY_LEN_MAX)] {
+            let mut reply = Reply::accepted(7);
+            reply.put_encoded(&vec![0; listing_len]).put_payload(vec![0; payload_len].into());
+            reply.hold(budget.clone().try_acquire_many_owned(2).expect("there is room"));
+            output.push(reply);
+        }
+        assert_eq!(budget.available_permits(), 4);
+        output.drop_front(output.len());
+        assert_eq!((output.len(), budget.available_permits()), (0, 10));
+        let mut short = Reply::accepted(7);
+        short.hold(budget.clone().try_acquire_many_owned(2).expect("there is room"));
+        output.push(short);
+        assert_eq!(budget.available_permits(), 10);
     }
 
     #[test]
