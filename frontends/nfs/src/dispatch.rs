@@ -74,7 +74,8 @@ async fn nfs(cx: &Context, origin: Origin, call: Call, begun: Instant) -> Option
     if procs::is_idempotent(call.procedure) {
         return Some(nfs_once(cx, call, begun).await.0);
     }
-    match cx.server.replies.begin(origin.peer.ip().to_canonical(), origin.connection, &call) {
+    let replies = if procs::is_write(call.procedure) { &cx.server.write_replies } else { &cx.server.replies };
+    match replies.begin(origin.peer.ip().to_canonical(), origin.connection, &call) {
         Begun::First(ticket) => {
             let (reply, status) = nfs_once(cx, call, begun).await;
             // "Try again" is no answer to keep: a client may try again with the same xid.

@@ -4,7 +4,8 @@
 //! and CREATE would say EXIST of its own work, and a late WRITE would undo a newer one. So the replies of calls that are
 //! not idempotent are kept, by client address, xid, procedure and a checksum of the call. A repetition of a call still
 //! in progress is dropped when it comes on the same connection, which will carry the reply; one that comes on another
-//! connection waits and is answered there. Bounded by [`REPLY_COUNT_MAX`] and by age.
+//! connection waits and is answered there. Bounded by [`REPLY_COUNT_MAX`] and by age. WRITEs have a
+//! cache of their own: a client that writes would push the replies of all names out within a second.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -19,7 +20,7 @@ use tokio::sync::oneshot;
 
 use crate::rpc::Call;
 
-/// How many replies are kept: at some 300 bytes each, a few megabytes.
+/// How many replies are kept, of WRITEs and of all else: at some 300 bytes each, a few megabytes.
 pub const REPLY_COUNT_MAX: usize = 8192;
 /// A reply older than this answers nothing: by then the client may use the xid again.
 const AGE_MAX: Duration = Duration::from_mins(2);

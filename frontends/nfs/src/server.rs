@@ -44,6 +44,8 @@ pub(crate) struct Shared {
     pub(crate) port: u16,
     pub(crate) verifier: Verifier,
     pub(crate) replies: Arc<Replies>,
+    /// Those of WRITE: they come by the thousand, and must not push out the others.
+    pub(crate) write_replies: Arc<Replies>,
     pub(crate) outages: Outages,
     pub(crate) mounts: Mounts,
     pub(crate) metrics: Metrics,
@@ -123,6 +125,7 @@ pub fn serve(vfs: Arc<dyn Vfs>, options: Options) -> Result<Server> {
         port: addr.port(),
         verifier: Verifier::new(&options),
         replies: Arc::default(),
+        write_replies: Arc::default(),
         outages: Outages::default(),
         mounts: Mounts::default(),
         metrics: Metrics::default(),

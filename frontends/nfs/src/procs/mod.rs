@@ -80,6 +80,11 @@ pub(crate) fn is_idempotent(procedure: u32) -> bool {
     !matches!(procedure, 2 | 7..=15)
 }
 
+/// Whether a call is a WRITE.
+pub(crate) fn is_write(procedure: u32) -> bool {
+    procedure == 7
+}
+
 /// How many bytes of payload the reply may carry: for the server's budget, before the call is made.
 pub(crate) fn reply_len_hint(procedure: u32, mut args: Decoder) -> u32 {
     let hint = |args: &mut Decoder| -> Result<u32, Malformed> {

@@ -3,7 +3,7 @@
 use std::{sync::atomic::Ordering, time::Duration};
 
 use muxfs::testing::Clock;
-use muxfs_nfs::{Options, serve};
+use muxfs_nfs::{Options, REPLY_COUNT_MAX, serve};
 
 use crate::{
     gate::Gate,
@@ -155,6 +155,25 @@ async fn a_repeated_call_gets_the_same_reply_on_any_connection() {
         assert_eq!(other.nfs(procedure, args).await.0, later, "with another xid it is another call");
     }
     assert_eq!(fs.lease_count(), 0);
+    server.shutdown().await;
+}
+
+/// A client that breaks its connection sends its REMOVE again on the next one, and others have written meanwhile.
+#[tokio::test]
+async fn writes_push_no_other_reply_out() {
+    let (_fs, server) = model();
+    let mut client = Client::connect(server.local_addr()).await;
+    let root = client.root().await;
+    let file = client.create(&root, b"written", 0o644).await;
+    client.create(&root, b"a", 0o644).await;
+    let record = client.encode(1_000_000, NFS, 12, &Args::new().opaque(&root).opaque(b"a").0);
+    client.send_record(&record).await;
+    assert_eq!(client.results(1_000_000).await.u32(), OK);
+    for _ in 0..=REPLY_COUNT_MAX {
+        assert_eq!(client.write(&file, 0, 0, b"x").await.0, OK);
+    }
+    client.send_record(&record).await;
+    assert_eq!(client.results(1_000_000).await.u32(), OK, "not NOENT of its own work");
     server.shutdown().await;
 }
 
