@@ -290,6 +290,8 @@ pub(super) struct Builder {
     /// Whom to tell how far it is, and what the log is long.
     pub(super) progress: Option<(OnBuildIndex, Vec<(SegmentId, u64)>)>,
     pub(super) record_count: u64,
+    /// How long the frames of these records were.
+    pub(super) frames_len: u64,
 }
 
 impl Builder {
@@ -328,6 +330,7 @@ impl Visitor for Builder {
             tracing::warn!(place = %record.pos, "a record of no known kind among the blocks");
         }
         self.record_count += 1;
+        self.frames_len += u64::from(record.len);
         if self.record_count.is_multiple_of(PROGRESS_RECORD_COUNT) {
             self.tell(record.pos);
         }

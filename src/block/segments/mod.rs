@@ -235,7 +235,8 @@ impl Segments {
             runs: Arc::new(builder.runs),
             outdated: Vec::new(),
             counts: builder.counts,
-            grown_len: 0,
+            // What had to be replayed is in no index yet.
+            grown_len: builder.frames_len,
             rotten: BTreeSet::new(),
             upkeep: false,
             generation: 0,
@@ -358,6 +359,7 @@ impl Inner {
             next_id,
             progress: None,
             record_count: 0,
+            frames_len: 0,
         }
     }
 

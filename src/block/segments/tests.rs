@@ -282,6 +282,22 @@ async fn a_block_that_was_found_rotten_is_mended_by_putting_it_again() {
     assert_eq!(contents(&store).await, [(key(1), block(1, 50)), (key(2), block(2, 50))].into());
 }
 
+/// A store that is killed again and again, each time before its log has grown by enough to write the index down, had
+/// more to replay each time.
+#[tokio::test]
+async fn what_an_opening_has_to_replay_does_not_add_up() {
+    let (data, index): (Arc<MemMedia>, Arc<MemMedia>) = Default::default();
+    let options = SegmentsOptions { memory_count_max: 1000, checkpoint_len: 5000, ..tiny() };
+    for n in 0..60 {
+        let store = Segments::open(data.clone(), index.clone(), options.clone()).await.expect("open");
+        let replayed = store.inner.lock().memory.len();
+        assert!(replayed < 8, "{replayed} records at opening {n}");
+        store.put(&key(n), block(n, 1000)).await.expect("put");
+        store.flush().await.expect("flush");
+        settle(&store).await;
+    }
+}
+
 /// With room for no record in memory the first put went round and round, waiting for room.
 #[tokio::test]
 async fn no_room_in_memory_is_room_for_one() {
