@@ -213,7 +213,8 @@ impl Log {
     ) -> Result<Self> {
         let kind = options.kind_bytes()?;
         let (chain, last) = replay::replay(&media, kind, replay, visitor).await?;
-        if chain.garbage.iter().any(|id| *id < chain.first) {
+        // Where nothing counts, nothing was replaced.
+        if last.is_some() && chain.garbage.iter().any(|id| *id < chain.first) {
             // What replaced them may be whole in the cache alone, left there by a process that died.
             match media.sync(chain.first).await {
                 Err(error) if replay.lenient && error.kind() == ErrorKind::NotFound => {}
