@@ -591,17 +591,25 @@ impl Inner {
                 state.synced = end;
             }
             Err(error) => {
-                // It is not whole, so replay would pass over it; away with it all the same.
-                self.media.remove(segment).await?;
+                // It is not whole, so replay passes over it; away with it all the same.
+                self.discard(segment).await;
                 return Err(error);
             }
         }
-        for old in self.media.segments().await? {
+        // From here the checkpoint is the log: what cannot be removed now is removed by the next opening.
+        for old in self.media.segments().await.unwrap_or_default() {
             if old.id < segment {
-                self.media.remove(old.id).await?;
+                self.discard(old.id).await;
             }
         }
         Ok(())
+    }
+
+    /// Removes a segment that is no part of the log.
+    async fn discard(&self, segment: SegmentId) {
+        if let Err(error) = self.media.remove(segment).await {
+            tracing::warn!(%error, cause = format!("{error:#}"), "a segment that is no part of the log is left over");
+        }
     }
 
     async fn write_checkpoint(

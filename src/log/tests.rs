@@ -360,6 +360,29 @@ async fn a_checkpoint_replaces_the_log_and_a_failed_one_changes_nothing() {
     assert_eq!(open(media).await.expect("open").1, expected);
 }
 
+/// A checkpoint that was durable was reported as failed where an old segment could not be removed behind it, and one that
+/// failed with the error of cleaning up.
+#[tokio::test]
+async fn a_checkpoint_that_cannot_clean_up_is_one_all_the_same() {
+    let media = Arc::new(FaultyMedia::new(Arc::new(MemMedia::default())));
+    let (log, _) = open(media.clone()).await.expect("open");
+    for n in 0..20 {
+        log.append(record(n)).await.expect("append");
+    }
+    log.sync().await.expect("sync");
+    settle(&log).await;
+    media.fail_next(MediaCall::Append, ErrorKind::NoSpace);
+    media.fail_next(MediaCall::Remove, ErrorKind::Io);
+    assert_eq!(log.checkpoint([record(50)]).await.expect_err("full").kind(), ErrorKind::NoSpace);
+    media.fail_next(MediaCall::Remove, ErrorKind::Io);
+    log.checkpoint([record(50)]).await.expect("it is durable");
+    log.append(record(51)).await.expect("append");
+    log.sync().await.expect("sync");
+    assert_eq!(open(media.clone()).await.expect("open").1, [record(50), record(51)]);
+    let segments = media.segments().await.expect("segments");
+    assert_eq!(segments.len(), 2, "what was left over is gone: {segments:?}");
+}
+
 #[tokio::test]
 async fn another_kind_and_a_newer_format_are_refused_with_a_reason() {
     let (good, _) = durable(2).await;
