@@ -36,7 +36,8 @@ const WORKER_COUNT_MIN: usize = 4;
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let filter = EnvFilter::try_from_env("MUXFS_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
+    // A log line that cannot be written is lost: its complaint would panic on the same broken pipe.
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).log_internal_errors(false).init();
     let workers = std::thread::available_parallelism().map_or(1, usize::from).max(WORKER_COUNT_MIN);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build();
     let done = match runtime {
@@ -51,7 +52,7 @@ fn main() -> ExitCode {
     match done {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("muxfs: {error:#}");
+            output::told(&format!("muxfs: {error:#}"));
             ExitCode::from(exit_code(error.kind()))
         }
     }
@@ -86,7 +87,9 @@ async fn run(cli: Cli) -> Result<ExitCode> {
     let config = effective(&cli.global)?;
     match cli.command {
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "muxfs", &mut io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "muxfs", &mut script);
+            output::raw(&script)?;
         }
         Command::FtpUser { name, home, read_only } => commands::serve::ftp_user(&name, &home, read_only)?,
         Command::Serve(args) => commands::serve::serve(config, &args, output).await?,

@@ -30,7 +30,7 @@ impl Output {
     /// Tells the user something that is no result.
     pub(crate) fn notice(self, text: &str) {
         if !self.quiet {
-            eprintln!("{text}");
+            told(text);
         }
     }
 
@@ -49,6 +49,11 @@ impl Output {
 
 fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).expect("the template is good")
+}
+
+/// Writes a line to standard error. A terminal or a pipe that is gone stops no work, as a panic of `eprintln` would.
+pub(crate) fn told(text: &str) {
+    writeln!(io::stderr(), "{text}").ok();
 }
 
 /// Prints bytes as they are.

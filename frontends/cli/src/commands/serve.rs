@@ -288,6 +288,5 @@ pub(crate) fn ftp_user(name: &str, home: &str, read_only: bool) -> Result<()> {
     if password.is_empty() {
         return Err(Error::new(ErrorKind::InvalidArgument, "ftp-user.password").because("an empty password"));
     }
-    print!("{}", muxfs_ftp::user_line(name, password, home, read_only, &instance::env())?);
-    Ok(())
+    output::raw(muxfs_ftp::user_line(name, password, home, read_only, &instance::env())?.as_bytes())
 }

@@ -123,6 +123,26 @@ fn bad_paths_and_bad_configurations_name_what_is_wrong() {
     assert_eq!(world.ok(&["--config", config.to_str().expect("UTF-8"), "config"]), printed);
 }
 
+/// `muxfs … | head` is no reason for a panic, on standard output or on standard error.
+#[test]
+fn a_reader_that_goes_away_is_no_panic() {
+    let world = World::new();
+    let gone = || std::process::Stdio::from(std::io::pipe().expect("a pipe").1);
+    for args in [&["completions", "bash"][..], &["ls", "/"], &["config"]] {
+        let mut command = world.command();
+        let output = command.args(args).stdout(gone()).output().expect("the program runs");
+        assert_eq!(output.status.code(), Some(0), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    let tree = world.tree();
+    let mut command = world.command();
+    let put = command.args(["put", "-r"]).arg(&tree).stderr(gone()).output().expect("the program runs");
+    assert_eq!(put.status.code(), Some(0));
+    assert!(put.stdout.starts_with(b"/ipfs/bafy"), "the work is done all the same");
+    let mut command = world.command();
+    let failed = command.args(["cat", "/nope/x"]).stderr(gone()).output().expect("the program runs");
+    assert_eq!(failed.status.code(), Some(3));
+}
+
 #[test]
 fn json_is_json() {
     let world = World::new();
