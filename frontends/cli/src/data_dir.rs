@@ -93,6 +93,11 @@ impl DataDir {
         self.write_holder(Some(socket))
     }
 
+    /// Tells other processes that this one takes commands no more.
+    pub(crate) fn withdraw(&self) -> Result<()> {
+        self.write_holder(None)
+    }
+
     fn announced(self, socket: Option<&Path>) -> Result<Self> {
         self.write_holder(socket)?;
         Ok(self)

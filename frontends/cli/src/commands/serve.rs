@@ -7,6 +7,7 @@ use std::{
     os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use muxfs::{Error, ErrorKind, Result};
@@ -31,6 +32,10 @@ use crate::{
 /// The longest path a Unix socket can have on every system, less the NUL at its end.
 const SOCKET_PATH_LEN_MAX: usize = 103;
 
+/// How long commands under way on the control socket may take to end once the server was told to: one may wait for
+/// input that never comes, as `put -` on a terminal does.
+const COMMANDS_WAIT_MAX: Duration = Duration::from_secs(5);
+
 /// Where each frontend accepts: what `--ready-file` tells.
 #[derive(Debug, Default, Serialize)]
 struct Ready {
@@ -54,13 +59,19 @@ pub(crate) async fn serve(mut config: Config, args: &args::Serve, output: Output
     let mut signals = Signals::new()?;
     raise_open_files();
     let data = DataDir::own(&config.data)?;
+    if let Some(file) = &args.ready_file {
+        // What a killed server left would tell that this one is ready.
+        remove_ready(file)?;
+    }
     let recorder = metrics::install()?;
     let instance = Arc::new(Instance::open(config.clone(), &data).await?);
 
-    let nfs = start_nfs(&instance, &config.nfs)?;
-    let ftp = start_ftp(&instance, &config.ftp, &data).await?;
+    let nfs = start_nfs(&instance, &config.nfs).map_err(|error| taken(error, "--nfs"))?;
+    let ftp = start_ftp(&instance, &config.ftp, &data).await.map_err(|error| taken(error, "--ftp"))?;
     let stop = CancellationToken::new();
-    let metrics = metrics::serve(recorder, config.metrics.listen.0, stop.clone()).await?;
+    let metrics = metrics::serve(recorder, config.metrics.listen.0, stop.clone())
+        .await
+        .map_err(|error| taken(error, "--metrics"))?;
     let socket = socket_path(data.path())?;
     let control = control::serve(instance.clone(), &socket, stop.clone())?;
     data.announce(&socket)?;
@@ -97,6 +108,8 @@ pub(crate) async fn serve(mut config: Config, args: &args::Serve, output: Output
     if let Some(ftp) = ftp {
         ftp.shutdown().await;
     }
+    // Commands that come from here on wait for the directory instead of asking.
+    data.withdraw()?;
     stop.cancel();
     for task in [Some(control), metrics.map(|(_, task)| task)].into_iter().flatten() {
         finished(task).await;
@@ -114,10 +127,26 @@ fn raise_open_files() {
     }
 }
 
-async fn finished(task: JoinHandle<()>) {
-    if let Err(error) = task.await {
-        tracing::error!(%error, "a task failed");
+async fn finished(mut task: JoinHandle<()>) {
+    match tokio::time::timeout(COMMANDS_WAIT_MAX, &mut task).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::error!(%error, "a task failed"),
+        Err(_) => {
+            tracing::warn!("a command or a reader of metrics did not end in time: it is cut off");
+            task.abort();
+        }
     }
+}
+
+/// Says what to do where an address is taken.
+fn taken(error: Error, flag: &str) -> Error {
+    let source = std::error::Error::source(&error).and_then(|source| source.downcast_ref::<std::io::Error>());
+    if source.is_none_or(|source| source.kind() != std::io::ErrorKind::AddrInUse) {
+        return error;
+    }
+    let why = format!("another program listens there: give {flag} another port (0 takes a free one), or {flag} off");
+    let addr = error.path().unwrap_or_default().to_owned();
+    Error::new(error.kind(), error.op()).at(addr).because(why)
 }
 
 /// SIGINT and SIGTERM.
@@ -219,6 +248,14 @@ fn write_ready(file: &Path, ready: &Ready) -> Result<()> {
     let text =
         serde_json::to_vec(ready).map_err(|error| Error::new(ErrorKind::Internal, "serve.ready").because(error))?;
     fs::write(&part, text).and_then(|()| fs::rename(&part, file)).map_err(|error| host(file, error))
+}
+
+/// Removes what an earlier server left where this one tells that it is ready.
+fn remove_ready(file: &Path) -> Result<()> {
+    match fs::remove_file(file) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(host(file, error)),
+        _ => Ok(()),
+    }
 }
 
 /// What the server tells when it is ready.

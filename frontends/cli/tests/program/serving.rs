@@ -20,6 +20,40 @@ fn content_survives_kill_9_and_restart() {
     assert!(!world.path("ready.json").exists(), "the ready file goes with the server");
 }
 
+/// Whoever waits for the ready file of a server must not read that of the one killed before it.
+#[test]
+fn a_ready_file_of_an_earlier_server_is_gone_before_anything_can_fail() {
+    let world = World::new();
+    let ready = world.path("ready.json");
+    fs::write(&ready, b"{}").expect("written");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
+    let addr = taken.local_addr().expect("bound").to_string();
+    let ready_text = ready.to_str().expect("UTF-8");
+    let told = world.fails(&["serve", "--nfs", &addr, "--ftp", "off", "--ready-file", ready_text], 1);
+    assert!(told.contains(&addr) && told.contains("--nfs"), "it says what to do: {told}");
+    assert!(!ready.exists(), "it told of a server that never was");
+    let told = world.fails(&["serve", "--nfs", "off", "--ftp", &addr], 1);
+    assert!(told.contains("--ftp"), "{told}");
+}
+
+/// A put that waits for its input for ever held a server that was told to end for as long.
+#[test]
+fn a_command_that_waits_does_not_keep_the_server() {
+    let world = World::new();
+    let server = world.serve(&[]);
+    let mut put = world.command();
+    put.args(["put", "-", "/ipfs"]).stdin(std::process::Stdio::piped());
+    put.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+    let mut put = put.spawn().expect("the program runs");
+    // Bigger than what a pipe holds: once it is written, the put is on its way.
+    let mut input = put.stdin.take().expect("piped");
+    std::io::Write::write_all(&mut input, &vec![7; 4 << 20]).expect("it reads");
+    assert_eq!(server.terminate(), Some(0));
+    assert_ne!(put.wait().expect("it ends").code(), Some(0), "nothing was put");
+    drop(input);
+    assert_eq!(world.ok(&["pin", "ls"]), "");
+}
+
 #[test]
 fn one_server_owns_the_data() {
     let world = World::new();
