@@ -182,8 +182,15 @@ impl Config {
             let kind = if error.kind() == std::io::ErrorKind::NotFound { ErrorKind::NotFound } else { ErrorKind::Io };
             Error::new(kind, "config.read").at(file.display()).because(error)
         })?;
-        toml::from_str(&text)
-            .map_err(|error| Error::new(ErrorKind::InvalidArgument, "config.parse").at(file.display()).because(error))
+        Self::parse(&text).map_err(|error| error.at(file.display()))
+    }
+
+    /// Reads the text of a configuration.
+    ///
+    /// # Errors
+    /// `InvalidArgument` naming the key, line and column.
+    pub(crate) fn parse(text: &str) -> Result<Self> {
+        toml::from_str(text).map_err(|error| Error::new(ErrorKind::InvalidArgument, "config.parse").because(error))
     }
 
     /// Checks what types cannot say.

@@ -144,18 +144,19 @@ async fn put(config: Config, args: &Put, output: Output) -> Result<()> {
         let prefix = target.map_or_else(|| Prefix::new("ipfs"), |target| Ok(target.prefix))?;
         return commands::put::only_hash(&job, profile, prefix).await;
     }
+    let served = open(config).await?;
+    // A server does the work with its own configuration, whatever this command was given.
+    let config = Config::parse(&served.config().await?)?;
     if args.profile.is_some_and(|profile| profile != config.profile) {
         return Err(Error::new(ErrorKind::InvalidArgument, "put.profile").because(
             "the profile belongs to the whole data directory, so that the same content has the same CID everywhere: set it in the configuration, or use --profile with --only-hash",
         ));
     }
-    let mounts = config.mount.clone();
-    let served = open(config).await?;
     let target = match target {
         Some(target) => target,
         None => QfsPath { prefix: served.default_write().await?, parts: Vec::new() },
     };
-    let mount = mounts.iter().find(|mount| mount.prefix() == target.prefix);
+    let mount = config.mount.iter().find(|mount| mount.prefix() == target.prefix);
     if matches!((&served, mount), (Opened::Own(_), Some(Mount::Mem { .. }))) {
         return Err(Error::new(ErrorKind::Unavailable, "put").at(&target).because(
             "this mount is the RAM of a server, and none is running: start one with muxfs serve, or put into /ipfs",

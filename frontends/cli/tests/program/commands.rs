@@ -76,6 +76,23 @@ fn files_below_local() {
     }
 }
 
+/// The command took its own mounts for the server's: a put below a host directory that only the server's configuration
+/// has was sent as content, and refused.
+#[test]
+fn the_server_says_which_mounts_there_are() {
+    let world = World::new();
+    let config = world.path("muxfs.toml");
+    let mounts = "profile = \"unixfs-v0-2015\"\n[[mount]]\nkind = \"local\"\nprefix = \"files\"\n[[mount]]\nkind = \"ipfs\"\nprefix = \"ipfs\"\n";
+    fs::write(&config, mounts).expect("written");
+    fs::write(world.path("x"), b"xyz").expect("written");
+    let x = world.path("x");
+    let x = x.to_str().expect("UTF-8");
+    let _server = world.serve(&["--config", config.to_str().expect("UTF-8")]);
+    assert_eq!(world.ok(&["put", x, "/files/x.txt"]), "/files/x.txt");
+    assert_eq!(world.ok(&["cat", "/files/x.txt"]), "xyz");
+    assert!(world.ok(&["put", "--profile", "unixfs-v0-2015", x]).starts_with("/ipfs/Qm"));
+}
+
 #[test]
 fn standard_input_goes_to_the_ram_of_a_server() {
     let world = World::new();
