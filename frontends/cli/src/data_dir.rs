@@ -145,6 +145,7 @@ fn io(path: &Path, error: std::io::Error) -> Error {
     let kind = match error.kind() {
         std::io::ErrorKind::PermissionDenied => ErrorKind::Denied,
         std::io::ErrorKind::StorageFull => ErrorKind::NoSpace,
+        std::io::ErrorKind::ReadOnlyFilesystem => ErrorKind::ReadOnly,
         _ => ErrorKind::Io,
     };
     Error::new(kind, "data.open").at(path.display()).because(error)

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use futures_util::TryStreamExt as _;
-use muxfs::{Name, Result};
+use muxfs::Result;
 
 use crate::{
     namespace::{Kind, Namespace, Place, Stat},
@@ -33,10 +33,10 @@ pub(crate) async fn ls(namespace: &dyn Namespace, place: &Place, long: bool, out
             let head = format!("{} {:>width$} {time:>20} {cid} ", mode(entry), entry.size);
             line.extend_from_slice(head.as_bytes());
         }
-        line.extend_from_slice(&shown(&entry.name));
+        line.extend_from_slice(&shown(entry.name.as_bytes()));
         if let (true, Some(target)) = (long, &entry.target) {
             line.extend_from_slice(b" -> ");
-            line.extend_from_slice(target);
+            line.extend_from_slice(&shown(target));
         }
         output.result(&line, entry)?;
     }
@@ -57,14 +57,14 @@ pub(crate) async fn stat(namespace: &dyn Namespace, place: &Place, output: Outpu
         _ = write!(lines, "\ncid    {cid}");
     }
     if let Some(target) = &stat.target {
-        _ = write!(lines, "\ntarget {}", String::from_utf8_lossy(target));
+        _ = write!(lines, "\ntarget {}", String::from_utf8_lossy(&shown(target)));
     }
     output.result(lines.as_bytes(), &stat)
 }
 
-/// A name without what could drive a terminal.
-fn shown(name: &Name) -> Vec<u8> {
-    name.as_bytes().iter().map(|byte| if byte.is_ascii_control() { b'?' } else { *byte }).collect()
+/// A name or a target without what could drive a terminal.
+fn shown(text: &[u8]) -> Vec<u8> {
+    text.iter().map(|byte| if byte.is_ascii_control() { b'?' } else { *byte }).collect()
 }
 
 /// `drwxr-xr-x`, as ls does.
@@ -109,6 +109,8 @@ fn utc((seconds, _nanos): (i64, u32)) -> String {
 
 #[cfg(test)]
 mod tests {
+    use muxfs::Name;
+
     use super::*;
 
     #[test]

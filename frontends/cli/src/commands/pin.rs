@@ -43,7 +43,11 @@ pub(crate) async fn rm(namespace: &dyn Namespace, path: &QfsPath, output: Output
     if !namespace.unpin(path.prefix, &cid).await? {
         return Err(Error::new(ErrorKind::NotFound, "pin.rm").at(path).because("it is not pinned"));
     }
-    output.notice(&format!("unpinned /{}/{cid}", path.prefix));
+    let unpinned = format!("/{}/{cid}", path.prefix);
+    if output.json {
+        return output.result(b"", &json!({ "removed": unpinned }));
+    }
+    output.notice(&format!("unpinned {unpinned}"));
     Ok(())
 }
 

@@ -179,7 +179,10 @@ impl<'a> Walk<'a> {
         let metadata = if self.job.source == Path::new("-") { None } else { fs::metadata(self.job.source).ok() };
         match metadata {
             Some(metadata) if metadata.is_dir() => self.dir(self.job.source.into()).await,
-            _ => self.importer.file(self.open(self.job.source)?).await,
+            _ => self.leaf(self.job.source, false).await.map_err(|error| match error.path() {
+                None => error.at(self.job.source.display()),
+                Some(_) => error,
+            }),
         }
     }
 
@@ -270,6 +273,7 @@ pub(crate) fn host(path: &Path, error: io::Error) -> Error {
         io::ErrorKind::IsADirectory => ErrorKind::IsDir,
         io::ErrorKind::DirectoryNotEmpty => ErrorKind::NotEmpty,
         io::ErrorKind::StorageFull => ErrorKind::NoSpace,
+        io::ErrorKind::ReadOnlyFilesystem => ErrorKind::ReadOnly,
         _ => ErrorKind::Io,
     };
     Error::new(kind, "host").at(path.display()).because(error)

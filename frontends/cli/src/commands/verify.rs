@@ -32,6 +32,9 @@ pub(crate) async fn verify(namespace: &dyn Namespace, path: &QfsPath, output: Ou
             Finding::Done { blocks, bytes: len, bad } => {
                 let (blocks, len) = (count(*blocks), bytes(*len));
                 if *bad > 0 {
+                    if output.json {
+                        output.result(b"", &finding)?;
+                    }
                     let why = format!("{} of {blocks} blocks are missing or wrong", count(*bad));
                     return Err(Error::new(ErrorKind::Corrupt, "verify").at(path).because(why));
                 }

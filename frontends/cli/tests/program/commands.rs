@@ -168,12 +168,31 @@ fn json_is_json() {
     let put: serde_json::Value = serde_json::from_str(&put).expect("JSON");
     assert_eq!(put["files"], 4);
     let path = put["path"].as_str().expect("a path");
+    let removed = world.ok(&["--json", "pin", "rm", path]);
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&removed).expect("JSON")["removed"], path);
+    let file = world.path("tree/a.txt");
+    let put = world.ok(&["--json", "put", file.to_str().expect("UTF-8")]);
+    let put: serde_json::Value = serde_json::from_str(&put).expect("JSON");
+    assert_eq!((&put["files"], &put["bytes"]), (&1.into(), &11.into()), "one file is counted too");
     let listed = world.ok(&["--json", "ls", path]);
     let names: Vec<String> = listed
         .lines()
         .map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON")["name"].to_string())
         .collect();
     assert_eq!(names.len(), 3, "{names:?}");
+}
+
+/// A name or a symlink's target from elsewhere does not drive the terminal of whoever lists it.
+#[test]
+fn listings_show_no_control_characters() {
+    let world = World::new();
+    fs::create_dir(world.path("odd")).expect("made");
+    std::os::unix::fs::symlink("to\x1b[2J", world.path("odd/from\x1b[2J")).expect("linked");
+    let path = world.ok(&["put", "-r", world.path("odd").to_str().expect("UTF-8")]);
+    assert!(world.ok(&["ls", "-l", &path]).ends_with("from?[2J -> to?[2J"));
+    let link = std::ffi::OsString::from(format!("{path}/from\x1b[2J"));
+    let stat = world.command().arg("stat").arg(link).output().expect("the program runs");
+    assert!(String::from_utf8_lossy(&stat.stdout).contains("target to?[2J"));
 }
 
 /// A flipped bit on disk is an error with its own exit code, by `cat` and by `verify`, never other bytes.
