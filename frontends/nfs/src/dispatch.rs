@@ -79,7 +79,9 @@ async fn nfs(cx: &Context, origin: Origin, call: Call, begun: Instant) -> Option
         Begun::First(ticket) => {
             let (reply, status) = nfs_once(cx, call, begun).await;
             // "Try again" is no answer to keep: a client may try again with the same xid.
-            if status != nfsstat3::NFS3ERR_JUKEBOX as u32 {
+            if status == nfsstat3::NFS3ERR_JUKEBOX as u32 {
+                ticket.pass_on(reply.to_bytes());
+            } else {
                 ticket.done(reply.to_bytes());
             }
             Some(reply)

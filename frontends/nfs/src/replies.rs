@@ -150,6 +150,21 @@ impl Ticket {
     }
 }
 
+impl Ticket {
+    /// Gives a reply that is not to be kept to whoever waits on another connection; the call counts as never made.
+    pub(crate) fn pass_on(self, reply: Bytes) {
+        let mut entries = self.replies.lock();
+        if let Some((number, State::Running { waiter, .. })) = entries.by_key.get_mut(&self.key)
+            && *number == self.number
+            && let Some(waiter) = waiter.take()
+        {
+            waiter.send(reply).ok();
+        }
+        // The lock is given back before the ticket is dropped, which takes it.
+        drop(entries);
+    }
+}
+
 impl Drop for Ticket {
     fn drop(&mut self) {
         let mut entries = self.replies.lock();
@@ -216,6 +231,17 @@ mod tests {
         let replies = Arc::new(Replies::default());
         drop(ticket(replies.begin(PEER, 1, &call(7, b"a"))));
         ticket(replies.begin(PEER, 1, &call(7, b"a")));
+    }
+
+    /// "Try again" was told to the connection that asked first, which was gone; the one that waited heard nothing.
+    #[test]
+    fn a_reply_that_is_not_kept_reaches_whoever_waits() {
+        let replies = Arc::new(Replies::default());
+        let first = ticket(replies.begin(PEER, 1, &call(7, b"a")));
+        let Begun::Elsewhere(mut waiting) = replies.begin(PEER, 2, &call(7, b"a")) else { panic!("was begun") };
+        first.pass_on(Bytes::from_static(b"again"));
+        assert_eq!(waiting.try_recv().as_deref(), Ok(&b"again"[..]));
+        ticket(replies.begin(PEER, 2, &call(7, b"a")));
     }
 
     #[test]
