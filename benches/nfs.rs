@@ -101,7 +101,7 @@ impl Connection {
     fn open(addr: impl ToSocketAddrs) -> io::Result<Self> {
         let stream = TcpStream::connect(addr)?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+        stream.set_read_timeout(Some(Duration::from_mins(1)))?;
         Ok(Self { stream, xid: 1, held: Vec::new() })
     }
 
@@ -166,7 +166,10 @@ impl Connection {
 
     /// Runs chains of calls, `window` at a time: `next` gives the call that follows a reply in a chain, or none.
     fn chains(
-        &mut self, window: usize, count: usize, mut next: impl FnMut(usize, usize, Option<Reply>) -> Result<Option<(u32, Xdr)>>,
+        &mut self,
+        window: usize,
+        count: usize,
+        mut next: impl FnMut(usize, usize, Option<Reply>) -> Result<Option<(u32, Xdr)>>,
     ) -> Result<()> {
         let mut under_way: HashMap<u32, (usize, usize)> = HashMap::new();
         let mut begun = 0;
@@ -207,6 +210,12 @@ fn handle_of(mut reply: Reply) -> Result<Vec<u8>> {
     if reply.u32()? == 1 { reply.opaque() } else { Err("no handle in the reply".into()) }
 }
 
+/// So many a second since `begun`.
+#[allow(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
+fn rate(count: usize, begun: Instant) -> f64 {
+    count as f64 / begun.elapsed().as_secs_f64()
+}
+
 fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
     let [label, addr, mount_port, export, rest @ ..] = args.as_slice() else {
@@ -231,7 +240,7 @@ fn main() -> Result<()> {
                 count += 2000;
             }
             if second == 0 || second + 1 == seconds || second % 10 == 9 {
-                told(&format!("getattr second {second}"), f64::from(count) / begun.elapsed().as_secs_f64(), "calls/s");
+                told(&format!("getattr second {second}"), rate(count, begun), "calls/s");
             }
         }
         return Ok(());
@@ -244,14 +253,14 @@ fn main() -> Result<()> {
     let dir = handle_of(nfs.nfs(MKDIR, &args)?)?;
 
     let big = handle_of(nfs.nfs(CREATE, &create(&dir, "big"))?)?;
-    let data: Vec<u8> = (0..MIB).map(|i| (i * 2_654_435_761 >> 13).to_le_bytes()[0]).collect();
+    let data: Vec<u8> = (0..MIB).map(|i| ((i * 2_654_435_761) >> 13).to_le_bytes()[0]).collect();
     let pieces = usize::try_from(BIG_LEN)? / MIB;
     let begun = Instant::now();
     nfs.chains(WINDOW, pieces, |piece, step, _| {
         Ok((step == 0).then(|| (WRITE, write(&big, (piece * MIB) as u64, &data, UNSTABLE))))
     })?;
     nfs.nfs(COMMIT, &Xdr::default().opaque(&big).u64(0).u32(0))?;
-    told("sequential write", pieces as f64 / begun.elapsed().as_secs_f64(), "MiB/s");
+    told("sequential write", rate(pieces, begun), "MiB/s");
 
     let begun = Instant::now();
     let mut wrong = false;
@@ -263,7 +272,7 @@ fn main() -> Result<()> {
         let args = Xdr::default().opaque(&big).u64((piece * MIB) as u64).u32(u32::try_from(MIB)?);
         Ok((step == 0).then_some((READ, args)))
     })?;
-    told("sequential read", pieces as f64 / begun.elapsed().as_secs_f64(), "MiB/s");
+    told("sequential read", rate(pieces, begun), "MiB/s");
     if wrong {
         return Err("a READ was short".into());
     }
@@ -279,7 +288,7 @@ fn main() -> Result<()> {
                 _ => None,
             })
         })?;
-        told(&format!("create+write 4 KiB x{window}"), count as f64 / begun.elapsed().as_secs_f64(), "files/s");
+        told(&format!("create+write 4 KiB x{window}"), rate(count, begun), "files/s");
     }
 
     for window in [1, WINDOW] {
@@ -288,7 +297,7 @@ fn main() -> Result<()> {
             let name = format!("small-{WINDOW}-{}", chain % SMALL_COUNT);
             Ok((step == 0).then(|| (LOOKUP, place(&dir, &name))))
         })?;
-        told(&format!("stat (LOOKUP) x{window}"), STAT_COUNT as f64 / begun.elapsed().as_secs_f64(), "calls/s");
+        told(&format!("stat (LOOKUP) x{window}"), rate(STAT_COUNT, begun), "calls/s");
     }
 
     let begun = Instant::now();
@@ -297,14 +306,14 @@ fn main() -> Result<()> {
             Ok((step == 0).then(|| (REMOVE, place(&dir, &format!("small-{window}-{chain}")))))
         })?;
     }
-    told("remove x8", (SMALL_COUNT + SMALL_COUNT / 4) as f64 / begun.elapsed().as_secs_f64(), "files/s");
+    told("remove x8", rate(SMALL_COUNT + SMALL_COUNT / 4, begun), "files/s");
 
     nfs.chains(WINDOW, LIST_COUNT, |chain, step, _| {
         Ok((step == 0).then(|| (CREATE, create(&dir, &format!("entry-{chain:05}")))))
     })?;
     let begun = Instant::now();
     let listed = list(&mut nfs, &dir)?;
-    told("list (READDIRPLUS)", listed as f64 / begun.elapsed().as_secs_f64(), "entries/s");
+    told("list (READDIRPLUS)", rate(listed, begun), "entries/s");
     if listed != LIST_COUNT + 1 {
         return Err(format!("{listed} entries listed, {} are there", LIST_COUNT + 1).into());
     }
