@@ -5,7 +5,10 @@ use std::{
     io,
     os::unix::{ffi::OsStrExt as _, fs::FileTypeExt as _},
     path::{Path, PathBuf},
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use async_trait::async_trait;
@@ -71,9 +74,7 @@ struct Hashed(Dag);
 impl Importer for Hashed {
     async fn file(&self, input: Input) -> Result<Link> {
         match input {
-            Input::File(file, len) => {
-                self.0.import_at(std::sync::Arc::new(HostFile(file)), len, UnixfsMeta::default()).await
-            }
+            Input::File(file, len) => self.0.import_at(Arc::new(HostFile(file)), len, UnixfsMeta::default()).await,
             Input::Stream(stream) => self.0.import(StreamReader::new(stream), UnixfsMeta::default()).await,
         }
     }
@@ -108,7 +109,7 @@ impl BlockStore for Forgetful {
 /// Prints the path that the source would get, and stores nothing.
 pub(crate) async fn only_hash(job: &Job<'_>, profile: Profile, prefix: Prefix) -> Result<()> {
     let options = DagOptions { params: profile.params(), verified_len_max: 0 };
-    let importer = Hashed(Dag::new(std::sync::Arc::new(Forgetful), options));
+    let importer = Hashed(Dag::new(Arc::new(Forgetful), options));
     let walk = Walk::begin(job, &importer)?;
     let link = walk.source().await?;
     walk.print(&QfsPath { prefix, parts: vec![Name::new(link.cid.to_string().as_bytes())?] })
@@ -127,20 +128,20 @@ pub(crate) async fn put(namespace: &dyn Namespace, job: &Job<'_>, target: &QfsPa
         let input = walk.open(job.source)?;
         return walk.print(&namespace.put(target, input).await?);
     }
+    if !matches!((target.cid(), target.parts.len()), (None, 0) | (Some(_), 1)) {
+        return Err(Error::new(ErrorKind::InvalidArgument, "put")
+            .at(target)
+            .because(format!("content goes to /{0} or to /{0}/<cid>, by no other name", target.prefix)));
+    }
     let link = walk.source().await?;
-    match (target.cid(), target.parts.len()) {
-        (None, 0) => {}
-        (Some(cid), 1) if cid.multihash_bytes() == link.cid.multihash_bytes() && cid.codec() == link.cid.codec() => {}
-        (Some(cid), 1) => {
+    match target.cid() {
+        Some(cid) if cid.multihash_bytes() == link.cid.multihash_bytes() && cid.codec() == link.cid.codec() => {}
+        Some(cid) => {
             return Err(Error::new(ErrorKind::InvalidArgument, "put")
                 .at(target)
                 .because(format!("the content hashes to {}, not to {cid}; nothing was pinned", link.cid)));
         }
-        _ => {
-            return Err(Error::new(ErrorKind::InvalidArgument, "put")
-                .at(target)
-                .because(format!("content goes to /{0} or to /{0}/<cid>, by no other name", target.prefix)));
-        }
+        None => {}
     }
     namespace.pin(target.prefix, &link.cid).await?;
     walk.print(&QfsPath { prefix: target.prefix, parts: vec![Name::new(link.cid.to_string().as_bytes())?] })
@@ -152,7 +153,7 @@ struct Walk<'a> {
     importer: &'a dyn Importer,
     progress: Progress,
     files: AtomicU64,
-    bytes: AtomicU64,
+    bytes: Arc<AtomicU64>,
     skipped: AtomicU64,
 }
 
@@ -188,10 +189,7 @@ impl<'a> Walk<'a> {
 
     fn open(&self, path: &Path) -> Result<Input> {
         if path == Path::new("-") {
-            let stream = ReaderStream::with_capacity(tokio::io::stdin(), STDIN_LEN);
-            let progress = self.progress.clone();
-            let told = stream.inspect_ok(move |piece| progress.add_bytes(piece.len() as u64));
-            return Ok(Input::Stream(told.boxed()));
+            return Ok(self.counted(tokio::io::stdin()));
         }
         let file = File::open(path).map_err(|error| host(path, error))?;
         let metadata = file.metadata().map_err(|error| host(path, error))?;
@@ -199,7 +197,17 @@ impl<'a> Walk<'a> {
             return Ok(Input::File(file, metadata.len()));
         }
         // A pipe or a device that was named: read to its end.
-        Ok(Input::Stream(ReaderStream::with_capacity(tokio::fs::File::from_std(file), STDIN_LEN).boxed()))
+        Ok(self.counted(tokio::fs::File::from_std(file)))
+    }
+
+    /// A stream whose length shows only as it is read.
+    fn counted(&self, source: impl tokio::io::AsyncRead + Send + 'static) -> Input {
+        let (progress, bytes) = (self.progress.clone(), Arc::clone(&self.bytes));
+        let stream = ReaderStream::with_capacity(source, STDIN_LEN).inspect_ok(move |piece| {
+            bytes.fetch_add(piece.len() as u64, Ordering::Relaxed);
+            progress.add_bytes(piece.len() as u64);
+        });
+        Input::Stream(stream.boxed())
     }
 
     fn dir(&self, path: PathBuf) -> BoxFuture<'_, Result<Link>> {

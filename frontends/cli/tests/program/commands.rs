@@ -93,6 +93,22 @@ fn the_server_says_which_mounts_there_are() {
     assert!(world.ok(&["put", "--profile", "unixfs-v0-2015", x]).starts_with("/ipfs/Qm"));
 }
 
+/// A misspelt or unmounted directory was made anew, and an empty one served in its place.
+#[test]
+fn a_host_directory_that_is_named_must_be_there() {
+    let world = World::new();
+    let dir = world.path("srv");
+    let text = dir.to_str().expect("UTF-8");
+    assert!(world.fails(&["--local", text, "ls", "/local"], 3).contains("make it first"));
+    assert!(!dir.exists());
+    fs::write(&dir, b"").expect("written");
+    world.fails(&["--local", text, "ls", "/local"], 1);
+    fs::remove_file(&dir).expect("removed");
+    fs::create_dir(&dir).expect("made");
+    fs::write(dir.join("x"), b"").expect("written");
+    assert_eq!(world.ok(&["--local", text, "ls", "/local"]), "x");
+}
+
 #[test]
 fn standard_input_goes_to_the_ram_of_a_server() {
     let world = World::new();
@@ -174,6 +190,9 @@ fn json_is_json() {
     let put = world.ok(&["--json", "put", file.to_str().expect("UTF-8")]);
     let put: serde_json::Value = serde_json::from_str(&put).expect("JSON");
     assert_eq!((&put["files"], &put["bytes"]), (&1.into(), &11.into()), "one file is counted too");
+    let put = world.fed(&["--json", "put", "-", "/ipfs"], b"hello world");
+    let put: serde_json::Value = serde_json::from_slice(&put.stdout).expect("JSON");
+    assert_eq!((&put["files"], &put["bytes"]), (&1.into(), &11.into()), "and so is standard input");
     let listed = world.ok(&["--json", "ls", path]);
     let names: Vec<String> = listed
         .lines()
