@@ -47,7 +47,7 @@ pub(crate) struct Global {
     /// The directory that holds blocks, pins and the lock [default: $XDG_DATA_HOME/muxfs]
     #[arg(long, global = true, value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
-    /// The host directory at /local [default: DATA/local]
+    /// The host directory at /local, which must be there [default: DATA/local, made where absent]
     #[arg(long, global = true, value_name = "DIR")]
     pub(crate) local: Option<PathBuf>,
     /// Print results as JSON, one value a line

@@ -20,6 +20,7 @@ use muxfs::{
 use muxfs_local::{FileMedia, LocalOptions, LocalVfs};
 
 use crate::{
+    commands::put::host,
     config::{self, Config},
     data_dir::{DataDir, private_dir},
 };
@@ -52,8 +53,12 @@ impl Instance {
             let prefix = mount.prefix();
             let opened = match mount {
                 config::Mount::Local { dir, read_only, .. } => {
+                    match dir {
+                        // One that somebody named and that is absent is misspelt, or its disk is not mounted.
+                        Some(dir) => named_dir(dir)?,
+                        None => private_dir(&local_dir(data.path(), None))?,
+                    }
                     let dir = local_dir(data.path(), dir.as_deref());
-                    private_dir(&dir)?;
                     let handles = data.path().join("handles");
                     private_dir(&handles)?;
                     let options = LocalOptions { read_only: *read_only, ..LocalOptions::default() };
@@ -117,6 +122,19 @@ impl Instance {
 /// The host directory of a local mount.
 pub(crate) fn local_dir(data: &Path, dir: Option<&Path>) -> PathBuf {
     dir.map_or_else(|| data.join("local"), Into::into)
+}
+
+/// Checks that a directory which the configuration names is there.
+fn named_dir(dir: &Path) -> Result<()> {
+    let refuse = |kind, why: &str| Err(Error::new(kind, "mount.local").at(dir.display()).because(why));
+    match std::fs::metadata(dir) {
+        Ok(there) if there.is_dir() => Ok(()),
+        Ok(_) => refuse(ErrorKind::NotDir, "the directory to serve is something else"),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            refuse(ErrorKind::NotFound, "the directory to serve is not there: make it first")
+        }
+        Err(error) => Err(host(dir, error)),
+    }
 }
 
 /// The clock and the randomness of the host.
