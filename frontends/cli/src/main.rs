@@ -8,13 +8,19 @@ mod commands;
 mod config;
 mod control;
 mod data_dir;
+mod host_file;
 mod instance;
 mod metrics;
 mod namespace;
 mod output;
 mod owner;
 
-use std::{ffi::OsStr, io, process::ExitCode};
+use std::{
+    ffi::OsStr,
+    io,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
 
 use clap::{CommandFactory as _, Parser as _};
 use muxfs::{Error, ErrorKind, Prefix, Result, dag::Profile, path::QfsPath};
@@ -185,11 +191,21 @@ fn effective(global: &Global) -> Result<Config> {
     }
     config.check()?;
     // The working directory may be another where the path is used.
-    config.data = std::path::absolute(&config.data).map_err(|error| {
-        Error::new(ErrorKind::InvalidArgument, "args.data").at(config.data.display()).because(error)
-    })?;
+    let locals = config.mount.iter_mut().filter_map(|mount| match mount {
+        Mount::Local { dir, .. } => dir.as_mut(),
+        _ => None,
+    });
+    let ftp = [&mut config.ftp.users, &mut config.ftp.tls_cert, &mut config.ftp.tls_key];
+    for path in locals.chain(ftp.into_iter().flatten()).chain([&mut config.data]) {
+        *path = std::path::absolute(&*path)
+            .map_err(|error| Error::new(ErrorKind::InvalidArgument, "args.path").at(path.display()).because(error))?;
+    }
     Ok(config)
 }
+
+/// How long a server may take to answer on the socket that it told.
+const CONNECT_WAIT_MAX: Duration = Duration::from_secs(5);
+const CONNECT_POLL: Duration = Duration::from_millis(50);
 
 /// Who does the work.
 enum Opened {
@@ -217,11 +233,20 @@ impl std::ops::Deref for Opened {
 }
 
 async fn open(config: Config) -> Result<Opened> {
-    match DataDir::own_or_ask(&config.data).await? {
-        Access::Owner(data) => Ok(Opened::Own(Box::new((Instance::open(config, &data).await?, data)))),
-        Access::Server(holder) => {
-            let socket = holder.socket.ok_or_else(|| Error::new(ErrorKind::Internal, "main.open"))?;
-            Client::connect(socket).await.map(Opened::Server)
+    let begun = Instant::now();
+    loop {
+        match DataDir::own_or_ask(&config.data).await? {
+            Access::Owner(data) => return Ok(Opened::Own(Box::new((Instance::open(config, &data).await?, data)))),
+            Access::Server(holder) => {
+                let socket = holder.socket.ok_or_else(|| Error::new(ErrorKind::Internal, "main.open"))?;
+                match Client::connect(socket).await {
+                    // What a killed server left, read before its successor wrote its own.
+                    Err(error) if error.kind() == ErrorKind::Unavailable && begun.elapsed() < CONNECT_WAIT_MAX => {
+                        tokio::time::sleep(CONNECT_POLL).await;
+                    }
+                    connected => return connected.map(Opened::Server),
+                }
+            }
         }
     }
 }

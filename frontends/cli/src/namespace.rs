@@ -1,13 +1,15 @@
 //! What a command can do with the namespace, whoever does it: this process, or the server that owns the data
 //! directory. The words here are also those of the control protocol. Spec: spec/control.md.
 
-use std::{fmt::Write as _, fs::File, time::SystemTime};
+use std::{fmt::Write as _, time::SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use muxfs::{Cid, FileKind, Name, Prefix, QfsPath, Result, dag::Entry, dag::Link, vfs::Attr};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+use crate::host_file::HostFile;
 
 /// What is known of a path or of an entry of a directory.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -118,8 +120,8 @@ impl Place {
 
 /// What `import` and `put` read.
 pub(crate) enum Input {
-    /// A regular file of the host, of that length.
-    File(File, u64),
+    /// A regular file of the host.
+    File(HostFile),
     /// Bytes as they come.
     Stream(BoxStream<'static, std::io::Result<Bytes>>),
 }

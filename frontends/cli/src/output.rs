@@ -1,6 +1,9 @@
 //! What commands print: results on standard output, plain or as JSON; everything else on standard error.
 
-use std::io::{self, IsTerminal as _, Write as _};
+use std::{
+    io::{self, IsTerminal as _, Write as _},
+    sync::Arc,
+};
 
 use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use muxfs::{Error, ErrorKind, Result};
@@ -43,7 +46,7 @@ impl Output {
             None => ProgressBar::new_spinner().with_style(style("{spinner} {bytes} {binary_bytes_per_sec} {msg}")),
         };
         bar.set_draw_target(if shown { ProgressDrawTarget::stderr_with_hz(5) } else { ProgressDrawTarget::hidden() });
-        Progress { bar }
+        Progress { bar: Arc::new(Bar(bar)) }
     }
 }
 
@@ -70,29 +73,32 @@ fn closed(error: io::Error) -> Error {
     Error::new(ErrorKind::Io, "output").because(error)
 }
 
-/// Progress of long work, on standard error.
+/// Progress of long work, on standard error; cleared with its last clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Progress {
-    bar: ProgressBar,
+    bar: Arc<Bar>,
 }
+
+#[derive(Debug)]
+struct Bar(ProgressBar);
 
 impl Progress {
     pub(crate) fn add_bytes(&self, bytes: u64) {
-        self.bar.inc(bytes);
+        self.bar.0.inc(bytes);
     }
 
     pub(crate) fn set_bytes(&self, bytes: u64) {
-        self.bar.set_position(bytes);
+        self.bar.0.set_position(bytes);
     }
 
     pub(crate) fn say(&self, text: String) {
-        self.bar.set_message(text);
+        self.bar.0.set_message(text);
     }
 }
 
-impl Drop for Progress {
+impl Drop for Bar {
     fn drop(&mut self) {
-        self.bar.finish_and_clear();
+        self.0.finish_and_clear();
     }
 }
 

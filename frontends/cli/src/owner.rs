@@ -1,6 +1,6 @@
 //! [`Namespace`] by the process that owns the data directory.
 
-use std::{fs::File, io, os::unix::fs::FileExt, sync::Arc};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -10,7 +10,7 @@ use futures_util::{
 };
 use muxfs::{
     Cid, Error, ErrorKind, Name, Prefix, QfsPath, Result, Source,
-    dag::{Entry, Link, ReadAt, UnixfsMeta},
+    dag::{Entry, Link, UnixfsMeta},
     file::FileKind,
     vfs::{Attr, Cookie, Lease, Listing},
 };
@@ -149,7 +149,7 @@ impl Namespace for Instance {
 
     async fn put(&self, path: &QfsPath, input: Input) -> Result<QfsPath> {
         let source: Box<dyn tokio::io::AsyncRead + Send + Unpin> = match input {
-            Input::File(file, _) => Box::new(tokio::fs::File::from_std(file)),
+            Input::File(file) => Box::new(StreamReader::new(file.stream())),
             Input::Stream(stream) => Box::new(StreamReader::new(stream)),
         };
         self.mux.put(path.clone(), Source::Reader(source)).await
@@ -168,7 +168,10 @@ impl Namespace for Instance {
     async fn import(&self, mount: Prefix, input: Input) -> Result<Link> {
         let dag = self.by_content(mount)?.dag();
         match input {
-            Input::File(file, len) => dag.import_at(Arc::new(HostFile(file)), len, UnixfsMeta::default()).await,
+            Input::File(file) => {
+                let len = file.len;
+                dag.import_at(Arc::new(file), len, UnixfsMeta::default()).await
+            }
             Input::Stream(stream) => dag.import(StreamReader::new(stream), UnixfsMeta::default()).await,
         }
     }
@@ -210,15 +213,5 @@ impl Namespace for Instance {
 
     async fn config(&self) -> Result<String> {
         toml::to_string(&self.config).map_err(|error| Error::new(ErrorKind::Internal, "config.print").because(error))
-    }
-}
-
-/// A file of the host, read at any offset.
-#[derive(Debug)]
-pub(crate) struct HostFile(pub(crate) File);
-
-impl ReadAt for HostFile {
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
-        self.0.read_at(buf, offset)
     }
 }

@@ -22,9 +22,9 @@ use serde_json::json;
 use tokio_util::io::{ReaderStream, StreamReader};
 
 use crate::{
+    host_file::{HostFile, open_entry},
     namespace::{Input, Namespace},
     output::{Output, Progress, bytes, count},
-    owner::HostFile,
 };
 
 /// How many files of a directory are read at once: enough to keep the hashing cores busy, few enough to bound memory.
@@ -74,7 +74,10 @@ struct Hashed(Dag);
 impl Importer for Hashed {
     async fn file(&self, input: Input) -> Result<Link> {
         match input {
-            Input::File(file, len) => self.0.import_at(Arc::new(HostFile(file)), len, UnixfsMeta::default()).await,
+            Input::File(file) => {
+                let len = file.len;
+                self.0.import_at(Arc::new(file), len, UnixfsMeta::default()).await
+            }
             Input::Stream(stream) => self.0.import(StreamReader::new(stream), UnixfsMeta::default()).await,
         }
     }
@@ -191,10 +194,17 @@ impl<'a> Walk<'a> {
         if path == Path::new("-") {
             return Ok(self.counted(tokio::io::stdin()));
         }
-        let file = File::open(path).map_err(|error| host(path, error))?;
+        let below = path != self.job.source;
+        let opened = if below { open_entry(path) } else { File::open(path) };
+        let file = opened.map_err(|error| host(path, error))?;
         let metadata = file.metadata().map_err(|error| host(path, error))?;
         if metadata.is_file() {
-            return Ok(Input::File(file, metadata.len()));
+            return Ok(Input::File(HostFile { file, len: metadata.len(), progress: self.progress.clone() }));
+        }
+        if below {
+            return Err(Error::new(ErrorKind::Unavailable, "put")
+                .at(path.display())
+                .because("it was a file when its directory was listed: put it again"));
         }
         // A pipe or a device that was named: read to its end.
         Ok(self.counted(tokio::fs::File::from_std(file)))
@@ -249,11 +259,10 @@ impl<'a> Walk<'a> {
             return self.importer.symlink(Bytes::copy_from_slice(target.as_os_str().as_bytes())).await;
         }
         let input = self.open(path)?;
-        let len = if let Input::File(_, len) = &input { *len } else { 0 };
+        let len = if let Input::File(file) = &input { file.len } else { 0 };
         let link = self.importer.file(input).await?;
         let files = self.files.fetch_add(1, Ordering::Relaxed) + 1;
         self.bytes.fetch_add(len, Ordering::Relaxed);
-        self.progress.add_bytes(len);
         self.progress.say(format!("{} files", count(files)));
         Ok(link)
     }

@@ -21,7 +21,6 @@ use muxfs::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::net::UnixStream;
-use tokio_util::io::ReaderStream;
 
 use super::{FRAME_END, FRAME_FAILURE, FRAME_LEN_MAX, Failure, Hello, PROTOCOL, PROTOCOL_HEADER};
 use crate::namespace::{EntryText, Finding, Input, LinkText, Namespace, Place, Stat, from_text, to_text};
@@ -30,8 +29,6 @@ type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 
 /// The longest answer that is not a stream.
 const ANSWER_LEN_MAX: usize = 256 << 20;
-/// How much of a file is sent at once.
-const SEND_LEN: usize = 256 << 10;
 
 /// Connections to the server, one for each request under way.
 #[derive(Debug)]
@@ -191,7 +188,7 @@ fn whole(bytes: Bytes) -> Body {
 
 fn streamed(input: Input) -> Body {
     let bytes = match input {
-        Input::File(file, _) => ReaderStream::with_capacity(tokio::fs::File::from_std(file), SEND_LEN).boxed(),
+        Input::File(file) => file.stream(),
         Input::Stream(stream) => stream,
     };
     StreamBody::new(bytes.map_ok(Frame::data)).boxed_unsync()

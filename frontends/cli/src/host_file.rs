@@ -1,0 +1,114 @@
+//! A regular file of the host that is put: read at any offset or from its beginning, with its reader told of progress.
+//!
+//! It has to keep the length it had when it was opened: one that changes while it is read is an error, either way.
+
+use std::{
+    fs::{File, OpenOptions},
+    io,
+    os::unix::fs::{FileExt as _, OpenOptionsExt as _},
+    path::Path,
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream, stream::BoxStream};
+use muxfs::dag::ReadAt;
+use rustix::fs::OFlags;
+use tokio::io::AsyncReadExt as _;
+
+use crate::output::Progress;
+
+/// How much of a file is sent at once.
+const SEND_LEN: usize = 256 << 10;
+
+/// Opens what a directory was seen to hold. It may be something else by now: a symlink is not followed, a pipe not
+/// waited for.
+pub(crate) fn open_entry(path: &Path) -> io::Result<File> {
+    let flags = i32::try_from((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits()).unwrap_or_default();
+    OpenOptions::new().read(true).custom_flags(flags).open(path)
+}
+
+/// An open file and the length that it is to keep.
+#[derive(Debug)]
+pub(crate) struct HostFile {
+    pub(crate) file: File,
+    /// In bytes.
+    pub(crate) len: u64,
+    /// Told of every byte that is read.
+    pub(crate) progress: Progress,
+}
+
+impl ReadAt for HostFile {
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        let len = self.file.read_at(buf, offset)?;
+        // Looking for what is past the end is no progress.
+        if offset < self.len {
+            self.progress.add_bytes(len as u64);
+        }
+        Ok(len)
+    }
+}
+
+impl HostFile {
+    /// Its bytes in order; an error at the end where they are fewer or more than its length.
+    pub(crate) fn stream(self) -> BoxStream<'static, io::Result<Bytes>> {
+        let Self { file, len, progress } = self;
+        let begin = (tokio::fs::File::from_std(file), len, Arc::new(progress));
+        let pieces = stream::try_unfold(begin, |(mut file, left, progress)| async move {
+            // One byte more than is left, to see whether there is more.
+            let room = usize::try_from(left).unwrap_or(SEND_LEN).min(SEND_LEN) + usize::from(left < SEND_LEN as u64);
+            let mut piece = vec![0; room];
+            let got = file.read(&mut piece).await?;
+            piece.truncate(got);
+            match left.checked_sub(got as u64) {
+                None => Err(io::Error::other("the file grew while it was read: put it again")),
+                Some(0) if got == 0 => Ok(None),
+                Some(_) if got == 0 => Err(io::Error::other("the file shrank while it was read: put it again")),
+                Some(left) => {
+                    progress.add_bytes(got as u64);
+                    Ok(Some((Bytes::from(piece), (file, left, progress))))
+                }
+            }
+        });
+        pieces.boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::TryStreamExt as _;
+
+    use super::*;
+    use crate::output::Output;
+
+    async fn streamed(path: &Path, len: u64) -> io::Result<usize> {
+        let progress = Output { json: false, quiet: true }.progress(None);
+        let file = HostFile { file: File::open(path).expect("there"), len, progress };
+        let pieces: Vec<Bytes> = file.stream().try_collect().await?;
+        Ok(pieces.iter().map(Bytes::len).sum())
+    }
+
+    #[tokio::test]
+    async fn a_file_keeps_its_length_or_is_an_error() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("file");
+        for len in [0, 1, SEND_LEN - 1, SEND_LEN, SEND_LEN + 1, 3 * SEND_LEN] {
+            std::fs::write(&path, vec![7; len]).expect("written");
+            assert_eq!(streamed(&path, len as u64).await.expect("whole"), len);
+            streamed(&path, len as u64 + 1).await.expect_err("it shrank");
+            if len > 0 {
+                streamed(&path, len as u64 - 1).await.expect_err("it grew");
+            }
+        }
+    }
+
+    #[test]
+    fn entries_are_not_followed_and_not_waited_for() {
+        let dir = tempfile::tempdir().expect("a directory");
+        std::os::unix::fs::symlink("/etc/hostname", dir.path().join("link")).expect("linked");
+        open_entry(&dir.path().join("link")).expect_err("not followed");
+        let pipe = dir.path().join("pipe");
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, 0o600.into(), 0).expect("a pipe");
+        open_entry(&pipe).expect("opened without a writer");
+    }
+}
