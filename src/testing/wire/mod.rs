@@ -12,6 +12,7 @@
 //!     Direct::new(vfs)
 //! }
 //! muxfs::wire_laws!(direct, connect);
+//! # fn main() {} // the macro looks for `connect` in the module around it
 //! ```
 
 mod direct;
