@@ -11,9 +11,9 @@ pub(crate) mod verify;
 
 use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _};
 
-use muxfs::{Error, ErrorKind, QfsPath, Result};
+use muxfs::{Cid, Error, ErrorKind, QfsPath, Result};
 
-use crate::namespace::Place;
+use crate::namespace::{Namespace, Place};
 
 /// Reads a place from the command line.
 pub(crate) fn place(text: &OsStr) -> Result<Place> {
@@ -28,4 +28,17 @@ pub(crate) fn path(text: &OsStr) -> Result<QfsPath> {
             .at("/")
             .because("name something below the root, as /ipfs/<cid> or /local/a.txt")),
     }
+}
+
+/// The CID that a path leads to: the one it names, where that is all it names.
+pub(crate) async fn root_of(namespace: &dyn Namespace, path: &QfsPath, op: &'static str) -> Result<Cid> {
+    if let (Some(cid), 1) = (path.cid(), path.parts.len()) {
+        return Ok(cid);
+    }
+    let stat = namespace.stat(&Place::Path(path.clone())).await?;
+    stat.cid.ok_or_else(|| {
+        Error::new(ErrorKind::InvalidArgument, op)
+            .at(path)
+            .because("it has no CID: only content has one, as /ipfs/<cid>")
+    })
 }

@@ -1,11 +1,11 @@
 //! `pin ls|add|rm`: the roots to keep.
 
 use futures_util::TryStreamExt as _;
-use muxfs::{Cid, Error, ErrorKind, Prefix, QfsPath, Result};
+use muxfs::{Error, ErrorKind, Prefix, QfsPath, Result};
 use serde_json::json;
 
 use crate::{
-    namespace::{Finding, Namespace, Place},
+    namespace::{Finding, Namespace},
     output::Output,
 };
 
@@ -20,7 +20,7 @@ pub(crate) async fn ls(namespace: &dyn Namespace, mount: Option<Prefix>, output:
 
 /// Pins what a path leads to, once all below it was found here and whole.
 pub(crate) async fn add(namespace: &dyn Namespace, path: &QfsPath, output: Output) -> Result<()> {
-    let cid = root(namespace, path).await?;
+    let cid = super::root_of(namespace, path, "pin").await?;
     let mut findings = namespace.verify(path);
     while let Some(finding) = findings.try_next().await? {
         if let Finding::Bad { cid, error } = finding {
@@ -39,7 +39,7 @@ pub(crate) async fn add(namespace: &dyn Namespace, path: &QfsPath, output: Outpu
 
 /// Unpins what a path leads to.
 pub(crate) async fn rm(namespace: &dyn Namespace, path: &QfsPath, output: Output) -> Result<()> {
-    let cid = root(namespace, path).await?;
+    let cid = super::root_of(namespace, path, "pin").await?;
     if !namespace.unpin(path.prefix, &cid).await? {
         return Err(Error::new(ErrorKind::NotFound, "pin.rm").at(path).because("it is not pinned"));
     }
@@ -49,17 +49,4 @@ pub(crate) async fn rm(namespace: &dyn Namespace, path: &QfsPath, output: Output
     }
     output.notice(&format!("unpinned {unpinned}"));
     Ok(())
-}
-
-/// The CID that a path leads to: the one it names, where that is all it names.
-async fn root(namespace: &dyn Namespace, path: &QfsPath) -> Result<Cid> {
-    if let (Some(cid), 1) = (path.cid(), path.parts.len()) {
-        return Ok(cid);
-    }
-    let stat = namespace.stat(&Place::Path(path.clone())).await?;
-    stat.cid.ok_or_else(|| {
-        Error::new(ErrorKind::InvalidArgument, "pin")
-            .at(path)
-            .because("it has no CID: a pin is for content, as /ipfs/<cid>")
-    })
 }

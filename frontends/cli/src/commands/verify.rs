@@ -8,7 +8,7 @@ use muxfs::{Cid, Error, ErrorKind, QfsPath, Result};
 
 use crate::{
     instance::Instance,
-    namespace::{Finding, Namespace, Place},
+    namespace::{Finding, Namespace},
     output::{Output, bytes, count},
 };
 
@@ -79,11 +79,5 @@ async fn roots<'a>(instance: &'a Instance, path: &QfsPath) -> Result<(&'a muxfs:
     if path.parts.is_empty() {
         return Ok((cas.dag(), cas.pins().list().try_collect().await?));
     }
-    let root = if let (Some(cid), 1) = (path.cid(), path.parts.len()) {
-        cid
-    } else {
-        let stat = instance.stat(&Place::Path(path.clone())).await?;
-        stat.cid.ok_or_else(|| Error::new(ErrorKind::InvalidArgument, "verify").at(path))?
-    };
-    Ok((cas.dag(), vec![root]))
+    Ok((cas.dag(), vec![super::root_of(instance, path, "verify").await?]))
 }

@@ -195,36 +195,21 @@ async fn stat(State(owner): Owner, Query(arg): Query<PathArg>) -> Result<Respons
 async fn list(State(owner): Owner, Query(arg): Query<PathArg>) -> Result<Response, Refusal> {
     let place = arg.place()?;
     Ok(framed(lines(owner_stream(owner, move |owner, out| async move {
-        let mut entries = owner.list(&place);
-        while let Some(entry) = entries.next().await {
-            if out.send(entry).await.is_err() {
-                break;
-            }
-        }
+        send_all(owner.list(&place), &out).await;
     }))))
 }
 
 async fn read(State(owner): Owner, Query(arg): Query<PathArg>) -> Result<Response, Refusal> {
     let path = arg.path()?;
     Ok(framed(owner_stream(owner, move |owner, out| async move {
-        let mut pieces = owner.read(&path);
-        while let Some(piece) = pieces.next().await {
-            if out.send(piece).await.is_err() {
-                break;
-            }
-        }
+        send_all(owner.read(&path), &out).await;
     })))
 }
 
 async fn verify(State(owner): Owner, Query(arg): Query<PathArg>) -> Result<Response, Refusal> {
     let path = arg.path()?;
     Ok(framed(lines(owner_stream(owner, move |owner, out| async move {
-        let mut findings = owner.verify(&path);
-        while let Some(finding) = findings.next().await {
-            if out.send(finding).await.is_err() {
-                break;
-            }
-        }
+        send_all(owner.verify(&path), &out).await;
     }))))
 }
 
@@ -293,6 +278,15 @@ where
     let (out, items) = tokio::sync::mpsc::channel(4);
     tokio::spawn(run(owner, out));
     stream::unfold(items, |mut items| async move { items.recv().await.map(|item| (item, items)) })
+}
+
+/// Sends every item, for as long as somebody takes them.
+async fn send_all<T>(mut items: impl Stream<Item = T> + Unpin, out: &tokio::sync::mpsc::Sender<T>) {
+    while let Some(item) = items.next().await {
+        if out.send(item).await.is_err() {
+            break;
+        }
+    }
 }
 
 fn lines<T: Serialize>(
