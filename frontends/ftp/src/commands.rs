@@ -504,16 +504,18 @@ impl Run {
     async fn run(self, plan: Plan) -> std::result::Result<u64, Reply> {
         let Self { shared, pulse, login, endpoint, peer, tls, stop } = self;
         let opened = tokio::select! {
-            opened = endpoint.open(peer.ip(), tls) => opened,
-            () = stop.cancelled() => Err(io::ErrorKind::ConnectionAborted.into()),
+            opened = endpoint.open(peer.ip(), tls) => opened
+                .map_err(|error| Reply::new(425, format!("The data connection did not come about ({}).", error.kind()))),
+            // ABOR may overtake the data connection that the client has opened already: it is answered alike.
+            () = stop.cancelled() => Err(Failure::Aborted.into()),
         };
         let wire = match opened {
             Ok(wire) => wire,
-            Err(error) => {
+            Err(reply) => {
                 if let Plan::Receive(upload) = plan {
                     upload.abandon().await;
                 }
-                return Err(Reply::new(425, format!("The data connection did not come about ({}).", error.kind())));
+                return Err(reply);
             }
         };
         let mut data = Data { wire, stop, superseded: CancellationToken::new(), stall: shared.options.idle_timeout };

@@ -90,6 +90,21 @@ async fn appending_to_what_broke_off_completes_it() {
 }
 
 #[tokio::test]
+async fn abor_that_overtakes_the_data_connection_is_answered_as_any_other() {
+    // A client's connection may still wait to be accepted when its ABOR is read. It was told that the data connection
+    // did not come about (425), which ftplib takes for a failure of ABOR itself.
+    let fs = model().await;
+    let server = start(fs.clone(), options()).await;
+    let mut raw = Raw::enter(server.local_addr()).await;
+    raw.want("EPSV", 229).await;
+    raw.want("STOR late", 150).await;
+    raw.send(b"ABOR\r\n").await;
+    assert_eq!((raw.reply().await.0, raw.reply().await.0), (426, 226));
+    raw.want("NOOP", 200).await;
+    assert!(names(&fs).await.is_empty(), "nothing arrived, so nothing is left");
+}
+
+#[tokio::test]
 async fn an_overwrite_that_breaks_off_leaves_the_old_file_and_nothing_else() {
     let fs = model().await;
     make_file(&fs, "old", b"the old content").await;
