@@ -61,6 +61,8 @@ pub mod seal;
 pub mod store;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+#[allow(dead_code, reason = "the working tree is being built from below")]
+mod tree;
 pub mod vfs;
 mod walk;
 
