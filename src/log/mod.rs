@@ -9,18 +9,20 @@
 //! A torn tail is cut silently, anything else that is bad is `Corrupt` and says where: `replay` tells the two apart.
 //! Spec: spec/log.md.
 
+mod cut;
 mod frame;
 mod replay;
 #[cfg(test)]
 mod tests;
+mod write;
 
 use std::{
     collections::VecDeque,
     fmt::{self, Debug},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use tokio::sync::Mutex as AsyncMutex;
 
 pub(crate) use self::{
@@ -28,8 +30,9 @@ pub(crate) use self::{
     replay::{HeadScan, Replay, Replayed, Visitor},
 };
 use self::{
-    frame::{FRAME_HEADER_LEN, Frame, FrameHeader, FrameKind, Prepared, SEGMENT_HEADER_LEN, SegmentHeader},
+    frame::{FRAME_HEADER_LEN, Frame, FrameHeader, FrameKind, Prepared, SEGMENT_HEADER_LEN},
     replay::Each,
+    write::{Inner, State, Writer},
 };
 use crate::{
     Error, ErrorKind, Result,
@@ -134,41 +137,6 @@ pub(crate) struct Placed {
     pub(crate) len: u32,
     /// The checksum of its frame's header.
     pub(crate) crc: u32,
-}
-
-struct Inner {
-    media: Arc<dyn Media>,
-    kind: [u8; 8],
-    segment_len_max: u32,
-    state: Mutex<State>,
-    /// Whoever holds it appends to the media.
-    writer: AsyncMutex<Writer>,
-    /// Whoever holds it syncs; the others find it done when they get it.
-    syncer: AsyncMutex<()>,
-}
-
-struct State {
-    /// Where the next frame goes.
-    next: LogPos,
-    /// Behind the last record.
-    end: LogPos,
-    /// Behind the last frame that is on the media.
-    written: LogPos,
-    /// What is before it is durable.
-    synced: LogPos,
-    pending: VecDeque<Frame>,
-    pending_len: usize,
-    /// Whether a write in the background is on its way.
-    writing: bool,
-    poisoned: Option<String>,
-}
-
-struct Writer {
-    first: SegmentId,
-    /// The segment that is appended to, once it is made, or the one replay ended in; and where it ends.
-    last: Option<(SegmentId, u32)>,
-    /// Whether `last` was made by this opening and can be appended to.
-    open: bool,
 }
 
 impl Log {
@@ -415,279 +383,6 @@ impl Debug for Log {
             .field("poisoned", &state.poisoned)
             .finish_non_exhaustive()
     }
-}
-
-impl State {
-    fn usable(&self, op: &'static str) -> Result<()> {
-        match &self.poisoned {
-            None => Ok(()),
-            Some(why) => Err(Error::new(ErrorKind::Io, op)
-                .because(format!("an earlier sync failed and the log takes no more until it is reopened: {why}"))),
-        }
-    }
-
-    fn push(&mut self, prepared: Prepared, segment_len_max: u32) -> Placed {
-        let len = prepared.padded_len();
-        if self.next.offset > SEGMENT_HEADER_LEN && self.next.offset.saturating_add(len) > segment_len_max {
-            self.next = LogPos { segment: SegmentId(self.next.segment.0 + 1), offset: SEGMENT_HEADER_LEN };
-        }
-        let pos = self.next;
-        let synced = if self.synced.segment == pos.segment { self.synced.offset } else { 0 };
-        let frame = prepared.place(pos, synced);
-        let placed = Placed { pos, len: u32::try_from(frame.len()).unwrap_or(u32::MAX), crc: frame.crc() };
-        self.next = frame.end();
-        self.pending_len += len as usize;
-        self.pending.push_back(frame);
-        placed
-    }
-
-    /// The frames that are to be written next, all of one segment.
-    fn batch(&self) -> Vec<Frame> {
-        let Some(first) = self.pending.front() else { return Vec::new() };
-        let mut len = 0;
-        let fits = |frame: &&Frame| {
-            let fits = frame.pos.segment == first.pos.segment && len < WRITE_LEN_MAX;
-            len += frame.len();
-            fits
-        };
-        self.pending.iter().take_while(fits).cloned().collect()
-    }
-}
-
-impl Inner {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // State changes in single steps that cannot panic half way.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn write_in_background(self: &Arc<Self>) {
-        let inner = Arc::clone(self);
-        drop(tokio::spawn(async move {
-            // Whoever appends or syncs next meets the same error and reports it.
-            if let Err(error) = inner.write_out().await {
-                tracing::debug!(%error, "a write in the background failed");
-            }
-            inner.lock().writing = false;
-        }));
-    }
-
-    /// Writes everything that is pending and returns where the media's last frame ends.
-    async fn write_out(&self) -> Result<LogPos> {
-        let mut writer = self.writer.lock().await;
-        self.write_pending(&mut writer).await
-    }
-
-    async fn write_pending(&self, writer: &mut Writer) -> Result<LogPos> {
-        loop {
-            let batch = {
-                let state = self.lock();
-                state.usable("log.write")?;
-                state.batch()
-            };
-            let (Some(first), Some(last)) = (batch.first(), batch.last()) else { return Ok(self.lock().written) };
-            let (start, end) = (first.pos, last.end());
-            if !writer.is_open(start.segment) {
-                self.begin(writer, start.segment, false).await?;
-            }
-            let offset = self.media.append_vectored(start.segment, parts(&batch)).await?;
-            if offset != u64::from(start.offset) {
-                return Err(self.poison(format!("{} is appended to by another, at {offset}", start.segment)));
-            }
-            writer.last = Some((end.segment, end.offset));
-            let mut state = self.lock();
-            state.pending.drain(..batch.len());
-            let len: usize = batch.iter().map(|frame| frame.len() + frame.padding().len()).sum();
-            state.pending_len -= len;
-            state.written = end;
-        }
-    }
-
-    /// Makes a segment, durably, after what is before it is durable.
-    async fn begin(&self, writer: &mut Writer, segment: SegmentId, checkpoint: bool) -> Result<()> {
-        if let Some((last, end)) = writer.last {
-            self.sync_segment(last).await?;
-            self.note_synced(LogPos { segment: last, offset: end });
-        }
-        let (first, prev) = if checkpoint { (segment, None) } else { (writer.first, writer.last) };
-        let header = SegmentHeader { id: segment, first, prev, checkpoint, kind: self.kind };
-        let offset = self.media.append(segment, header.encode()).await?;
-        if offset != 0 {
-            return Err(self.poison(format!("{segment} exists already")));
-        }
-        self.sync_segment(segment).await?;
-        if !checkpoint {
-            *writer = Writer { first, last: Some((segment, SEGMENT_HEADER_LEN)), open: true };
-            self.note_synced(LogPos { segment, offset: SEGMENT_HEADER_LEN });
-        }
-        Ok(())
-    }
-
-    async fn sync_to(self: &Arc<Self>, target: LogPos) -> Result<()> {
-        let _turn = self.syncer.lock().await;
-        if self.lock().synced >= target {
-            return Ok(());
-        }
-        let written = self.write_out().await?;
-        self.lock().usable("log.sync")?;
-        // Nothing was ever written: there is nothing to lose.
-        if self.writer.lock().await.last.is_none() {
-            return Ok(());
-        }
-        self.sync_segment(written.segment).await?;
-        self.note_synced(written);
-        self.mark();
-        Ok(())
-    }
-
-    /// Lets the log say that it is durable up to here even if no record follows, so that replay can tell damage there
-    /// from a torn tail. Nothing waits for it.
-    fn mark(self: &Arc<Self>) {
-        let Some(mark) = Prepared::new(FrameKind::Mark, Record::default()) else { return };
-        let mut state = self.lock();
-        let fits = state.next.offset.saturating_add(mark.padded_len()) <= self.segment_len_max;
-        let current = state.synced.segment == state.next.segment;
-        if !state.pending.is_empty() || state.writing || !fits || !current {
-            return;
-        }
-        state.push(mark, self.segment_len_max);
-        state.writing = true;
-        drop(state);
-        self.write_in_background();
-    }
-
-    async fn checkpoint(&self, records: impl Iterator<Item = Record> + Send) -> Result<()> {
-        let _turn = self.syncer.lock().await;
-        let mut writer = self.writer.lock().await;
-        let segment = loop {
-            self.write_pending(&mut writer).await?;
-            let mut state = self.lock();
-            if state.pending.is_empty() {
-                // What is appended from now on comes after the checkpoint.
-                let segment = state.next.segment;
-                let unused = state.next.offset == SEGMENT_HEADER_LEN && !writer.is_open(segment);
-                let segment = if unused { segment } else { SegmentId(segment.0 + 1) };
-                state.next = LogPos { segment: SegmentId(segment.0 + 1), offset: SEGMENT_HEADER_LEN };
-                break segment;
-            }
-        };
-        let segment = if writer.last.is_some() {
-            segment
-        } else {
-            // Replay passes over an unfinished checkpoint only where there is something older.
-            self.begin(&mut writer, segment, false).await?;
-            self.lock().next.segment.0 += 1;
-            SegmentId(segment.0 + 1)
-        };
-        let made = self.write_checkpoint(&mut writer, segment, records).await;
-        match made {
-            Ok(end) => {
-                *writer = Writer { first: segment, last: Some((segment, end)), open: false };
-                let end = LogPos { segment, offset: end };
-                let mut state = self.lock();
-                if state.pending.is_empty() {
-                    state.end = end;
-                }
-                state.written = end;
-                state.synced = end;
-            }
-            Err(error) => {
-                // It is not whole, so replay passes over it; away with it all the same.
-                self.discard(segment).await;
-                return Err(error);
-            }
-        }
-        // From here the checkpoint is the log: what cannot be removed now is removed by the next opening.
-        for old in self.media.segments().await.unwrap_or_default() {
-            if old.id < segment {
-                self.discard(old.id).await;
-            }
-        }
-        Ok(())
-    }
-
-    /// Removes a segment that is no part of the log.
-    async fn discard(&self, segment: SegmentId) {
-        if let Err(error) = self.media.remove(segment).await {
-            tracing::warn!(%error, cause = format!("{error:#}"), "a segment that is no part of the log is left over");
-        }
-    }
-
-    async fn write_checkpoint(
-        &self,
-        writer: &mut Writer,
-        segment: SegmentId,
-        records: impl Iterator<Item = Record> + Send,
-    ) -> Result<u32> {
-        self.begin(writer, segment, true).await?;
-        let mut pos = LogPos { segment, offset: SEGMENT_HEADER_LEN };
-        let mut frames = Vec::new();
-        let mut len = 0;
-        let end = Prepared::new(FrameKind::CheckpointEnd, Record::default()).into_iter().map(Ok);
-        for prepared in records.map(Log::prepare).chain(end) {
-            let frame = prepared?.place(pos, SEGMENT_HEADER_LEN);
-            if frame.end().offset > SEGMENT_LEN_MAX {
-                return Err(Error::new(ErrorKind::TooLarge, "log.checkpoint")
-                    .because(format!("a checkpoint is one segment of at most {SEGMENT_LEN_MAX} bytes")));
-            }
-            pos = frame.end();
-            len += frame.len();
-            frames.push(frame);
-            if len >= WRITE_LEN_MAX {
-                self.media.append_vectored(segment, parts(&frames)).await?;
-                frames.clear();
-                len = 0;
-            }
-        }
-        self.media.append_vectored(segment, parts(&frames)).await?;
-        self.sync_segment(segment).await?;
-        Ok(pos.offset)
-    }
-
-    async fn sync_segment(&self, segment: SegmentId) -> Result<()> {
-        match self.media.sync(segment).await {
-            Ok(()) => Ok(()),
-            Err(error) => Err(self.poison(format!("{error:#}"))),
-        }
-    }
-
-    fn note_synced(&self, pos: LogPos) {
-        let mut state = self.lock();
-        state.synced = state.synced.max(pos);
-    }
-
-    fn poison(&self, why: String) -> Error {
-        let error = Error::new(ErrorKind::Io, "log.sync").because(why.clone());
-        self.lock().poisoned.get_or_insert(why);
-        error
-    }
-}
-
-impl Writer {
-    fn is_open(&self, segment: SegmentId) -> bool {
-        self.open && self.last.is_some_and(|(last, _)| last == segment)
-    }
-}
-
-/// The bytes of frames: small ones copied together, large ones as they are.
-fn parts(frames: &[Frame]) -> Vec<Bytes> {
-    let mut parts = Vec::new();
-    let mut small = BytesMut::new();
-    for frame in frames {
-        for part in [frame.front.clone(), frame.body.clone(), frame.padding()] {
-            if part.len() < COPY_LEN_MAX {
-                small.extend_from_slice(&part);
-            } else {
-                if !small.is_empty() {
-                    parts.push(small.split().freeze());
-                }
-                parts.push(part);
-            }
-        }
-    }
-    if !small.is_empty() {
-        parts.push(small.freeze());
-    }
-    parts
 }
 
 async fn read_front(media: &dyn Media, pos: LogPos) -> Result<(FrameHeader, Bytes)> {

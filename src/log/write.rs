@@ -1,0 +1,238 @@
+//! Writing a log: from the buffer to the media, and making it durable.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use bytes::{Bytes, BytesMut};
+use tokio::sync::Mutex as AsyncMutex;
+
+use super::{
+    COPY_LEN_MAX, LogPos, Placed, Record, WRITE_LEN_MAX,
+    frame::{Frame, FrameKind, Prepared, SEGMENT_HEADER_LEN, SegmentHeader},
+};
+use crate::{
+    Error, ErrorKind, Result,
+    media::{Media, SegmentId},
+};
+
+pub(super) struct Inner {
+    pub(super) media: Arc<dyn Media>,
+    pub(super) kind: [u8; 8],
+    pub(super) segment_len_max: u32,
+    pub(super) state: Mutex<State>,
+    /// Whoever holds it appends to the media.
+    pub(super) writer: AsyncMutex<Writer>,
+    /// Whoever holds it syncs; the others find it done when they get it.
+    pub(super) syncer: AsyncMutex<()>,
+}
+
+pub(super) struct State {
+    /// Where the next frame goes.
+    pub(super) next: LogPos,
+    /// Behind the last record.
+    pub(super) end: LogPos,
+    /// Behind the last frame that is on the media.
+    pub(super) written: LogPos,
+    /// What is before it is durable.
+    pub(super) synced: LogPos,
+    pub(super) pending: VecDeque<Frame>,
+    pub(super) pending_len: usize,
+    /// Whether a write in the background is on its way.
+    pub(super) writing: bool,
+    pub(super) poisoned: Option<String>,
+}
+
+pub(super) struct Writer {
+    pub(super) first: SegmentId,
+    /// The segment that is appended to, once it is made, or the one replay ended in; and where it ends.
+    pub(super) last: Option<(SegmentId, u32)>,
+    /// Whether `last` was made by this opening and can be appended to.
+    pub(super) open: bool,
+}
+
+impl State {
+    pub(super) fn usable(&self, op: &'static str) -> Result<()> {
+        match &self.poisoned {
+            None => Ok(()),
+            Some(why) => Err(Error::new(ErrorKind::Io, op)
+                .because(format!("an earlier sync failed and the log takes no more until it is reopened: {why}"))),
+        }
+    }
+
+    pub(super) fn push(&mut self, prepared: Prepared, segment_len_max: u32) -> Placed {
+        let len = prepared.padded_len();
+        if self.next.offset > SEGMENT_HEADER_LEN && self.next.offset.saturating_add(len) > segment_len_max {
+            self.next = LogPos { segment: SegmentId(self.next.segment.0 + 1), offset: SEGMENT_HEADER_LEN };
+        }
+        let pos = self.next;
+        let synced = if self.synced.segment == pos.segment { self.synced.offset } else { 0 };
+        let frame = prepared.place(pos, synced);
+        let placed = Placed { pos, len: u32::try_from(frame.len()).unwrap_or(u32::MAX), crc: frame.crc() };
+        self.next = frame.end();
+        self.pending_len += len as usize;
+        self.pending.push_back(frame);
+        placed
+    }
+
+    /// The frames that are to be written next, all of one segment.
+    pub(super) fn batch(&self) -> Vec<Frame> {
+        let Some(first) = self.pending.front() else { return Vec::new() };
+        let mut len = 0;
+        let fits = |frame: &&Frame| {
+            let fits = frame.pos.segment == first.pos.segment && len < WRITE_LEN_MAX;
+            len += frame.len();
+            fits
+        };
+        self.pending.iter().take_while(fits).cloned().collect()
+    }
+}
+
+impl Inner {
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        // State changes in single steps that cannot panic half way.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn write_in_background(self: &Arc<Self>) {
+        let inner = Arc::clone(self);
+        drop(tokio::spawn(async move {
+            // Whoever appends or syncs next meets the same error and reports it.
+            if let Err(error) = inner.write_out().await {
+                tracing::debug!(%error, "a write in the background failed");
+            }
+            inner.lock().writing = false;
+        }));
+    }
+
+    /// Writes everything that is pending and returns where the media's last frame ends.
+    pub(super) async fn write_out(&self) -> Result<LogPos> {
+        let mut writer = self.writer.lock().await;
+        self.write_pending(&mut writer).await
+    }
+
+    pub(super) async fn write_pending(&self, writer: &mut Writer) -> Result<LogPos> {
+        loop {
+            let batch = {
+                let state = self.lock();
+                state.usable("log.write")?;
+                state.batch()
+            };
+            let (Some(first), Some(last)) = (batch.first(), batch.last()) else { return Ok(self.lock().written) };
+            let (start, end) = (first.pos, last.end());
+            if !writer.is_open(start.segment) {
+                self.begin(writer, start.segment, false).await?;
+            }
+            let offset = self.media.append_vectored(start.segment, parts(&batch)).await?;
+            if offset != u64::from(start.offset) {
+                return Err(self.poison(format!("{} is appended to by another, at {offset}", start.segment)));
+            }
+            writer.last = Some((end.segment, end.offset));
+            let mut state = self.lock();
+            state.pending.drain(..batch.len());
+            let len: usize = batch.iter().map(|frame| frame.len() + frame.padding().len()).sum();
+            state.pending_len -= len;
+            state.written = end;
+        }
+    }
+
+    /// Makes a segment, durably, after what is before it is durable.
+    pub(super) async fn begin(&self, writer: &mut Writer, segment: SegmentId, checkpoint: bool) -> Result<()> {
+        if let Some((last, end)) = writer.last {
+            self.sync_segment(last).await?;
+            self.note_synced(LogPos { segment: last, offset: end });
+        }
+        let (first, prev) = if checkpoint { (segment, None) } else { (writer.first, writer.last) };
+        let header = SegmentHeader { id: segment, first, prev, checkpoint, kind: self.kind };
+        let offset = self.media.append(segment, header.encode()).await?;
+        if offset != 0 {
+            return Err(self.poison(format!("{segment} exists already")));
+        }
+        self.sync_segment(segment).await?;
+        if !checkpoint {
+            *writer = Writer { first, last: Some((segment, SEGMENT_HEADER_LEN)), open: true };
+            self.note_synced(LogPos { segment, offset: SEGMENT_HEADER_LEN });
+        }
+        Ok(())
+    }
+
+    pub(super) async fn sync_to(self: &Arc<Self>, target: LogPos) -> Result<()> {
+        let _turn = self.syncer.lock().await;
+        if self.lock().synced >= target {
+            return Ok(());
+        }
+        let written = self.write_out().await?;
+        self.lock().usable("log.sync")?;
+        // Nothing was ever written: there is nothing to lose.
+        if self.writer.lock().await.last.is_none() {
+            return Ok(());
+        }
+        self.sync_segment(written.segment).await?;
+        self.note_synced(written);
+        self.mark();
+        Ok(())
+    }
+
+    /// Lets the log say that it is durable up to here even if no record follows, so that replay can tell damage there
+    /// from a torn tail. Nothing waits for it.
+    pub(super) fn mark(self: &Arc<Self>) {
+        let Some(mark) = Prepared::new(FrameKind::Mark, Record::default()) else { return };
+        let mut state = self.lock();
+        let fits = state.next.offset.saturating_add(mark.padded_len()) <= self.segment_len_max;
+        let current = state.synced.segment == state.next.segment;
+        if !state.pending.is_empty() || state.writing || !fits || !current {
+            return;
+        }
+        state.push(mark, self.segment_len_max);
+        state.writing = true;
+        drop(state);
+        self.write_in_background();
+    }
+
+    pub(super) async fn sync_segment(&self, segment: SegmentId) -> Result<()> {
+        match self.media.sync(segment).await {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.poison(format!("{error:#}"))),
+        }
+    }
+
+    pub(super) fn note_synced(&self, pos: LogPos) {
+        let mut state = self.lock();
+        state.synced = state.synced.max(pos);
+    }
+
+    pub(super) fn poison(&self, why: String) -> Error {
+        let error = Error::new(ErrorKind::Io, "log.sync").because(why.clone());
+        self.lock().poisoned.get_or_insert(why);
+        error
+    }
+}
+
+impl Writer {
+    pub(super) fn is_open(&self, segment: SegmentId) -> bool {
+        self.open && self.last.is_some_and(|(last, _)| last == segment)
+    }
+}
+
+/// The bytes of frames: small ones copied together, large ones as they are.
+pub(super) fn parts(frames: &[Frame]) -> Vec<Bytes> {
+    let mut parts = Vec::new();
+    let mut small = BytesMut::new();
+    for frame in frames {
+        for part in [frame.front.clone(), frame.body.clone(), frame.padding()] {
+            if part.len() < COPY_LEN_MAX {
+                small.extend_from_slice(&part);
+            } else {
+                if !small.is_empty() {
+                    parts.push(small.split().freeze());
+                }
+                parts.push(part);
+            }
+        }
+    }
+    if !small.is_empty() {
+        parts.push(small.freeze());
+    }
+    parts
+}
