@@ -1,4 +1,7 @@
-//! Making a log shorter: a checkpoint that replaces all of it.
+//! Making a log shorter: a checkpoint that replaces all of it, and a beginning that moves on.
+//!
+//! In both the header of a new segment says where the log begins from now on, and it is durable before anything that
+//! stands below is removed: so whatever a crash leaves there, or brings back, is known for what it is.
 
 use super::{
     Log, LogPos, Record, SEGMENT_LEN_MAX, WRITE_LEN_MAX,
@@ -11,23 +14,14 @@ impl Inner {
     pub(super) async fn checkpoint(&self, records: impl Iterator<Item = Record> + Send) -> Result<()> {
         let _turn = self.syncer.lock().await;
         let mut writer = self.writer.lock().await;
-        let segment = loop {
-            self.write_pending(&mut writer).await?;
-            let mut state = self.lock();
-            if state.pending.is_empty() {
-                // What is appended from now on comes after the checkpoint.
-                let segment = state.next.segment;
-                let unused = state.next.offset == SEGMENT_HEADER_LEN && !writer.is_open(segment);
-                let segment = if unused { segment } else { SegmentId(segment.0 + 1) };
-                state.next = LogPos { segment: SegmentId(segment.0 + 1), offset: SEGMENT_HEADER_LEN };
-                break segment;
-            }
-        };
+        // What is appended from now on comes after the checkpoint.
+        let segment = self.turn(&mut writer, 1).await?;
         let segment = if writer.last.is_some() {
             segment
         } else {
             // Replay passes over an unfinished checkpoint only where there is something older.
-            self.begin(&mut writer, segment, false).await?;
+            let first = writer.first;
+            self.begin(&mut writer, segment, first).await?;
             self.lock().next.segment.0 += 1;
             SegmentId(segment.0 + 1)
         };
@@ -49,13 +43,51 @@ impl Inner {
                 return Err(error);
             }
         }
-        // From here the checkpoint is the log: what cannot be removed now is removed by the next opening.
+        // From here the checkpoint is the log.
+        self.discard_before(segment).await;
+        Ok(())
+    }
+
+    pub(super) async fn drop_before(&self, pos: LogPos) -> Result<()> {
+        // Nobody syncs a segment that is about to go.
+        let _turn = self.syncer.lock().await;
+        let mut writer = self.writer.lock().await;
+        if pos > self.lock().next {
+            return Err(Error::new(ErrorKind::InvalidArgument, "log.drop_before")
+                .at(pos)
+                .because("the log ends before this place"));
+        }
+        if pos.segment > writer.first {
+            let segment = self.turn(&mut writer, 0).await?;
+            // Its header says that the log begins there; durable before anything goes.
+            self.begin(&mut writer, segment, pos.segment).await?;
+        }
+        self.discard_before(writer.first).await;
+        Ok(())
+    }
+
+    /// Writes what is pending and returns the number of a segment that is not made yet; what is appended from now on
+    /// goes to the one that is so much higher.
+    async fn turn(&self, writer: &mut Writer, reserved: u64) -> Result<SegmentId> {
+        loop {
+            self.write_pending(writer).await?;
+            let mut state = self.lock();
+            if state.pending.is_empty() {
+                let next = state.rotate();
+                let segment = if writer.is_open(next.segment) { SegmentId(next.segment.0 + 1) } else { next.segment };
+                state.next = LogPos { segment: SegmentId(segment.0 + reserved), offset: SEGMENT_HEADER_LEN };
+                return Ok(segment);
+            }
+        }
+    }
+
+    /// Removes what is no part of the log any more; what cannot be removed now is removed by the next opening.
+    async fn discard_before(&self, first: SegmentId) {
         for old in self.media.segments().await.unwrap_or_default() {
-            if old.id < segment {
+            if old.id < first {
                 self.discard(old.id).await;
             }
         }
-        Ok(())
     }
 
     /// Removes a segment that is no part of the log.
@@ -71,7 +103,7 @@ impl Inner {
         segment: SegmentId,
         records: impl Iterator<Item = Record> + Send,
     ) -> Result<u32> {
-        self.begin(writer, segment, true).await?;
+        self.begin_checkpoint(writer, segment).await?;
         let mut pos = LogPos { segment, offset: SEGMENT_HEADER_LEN };
         let mut frames = Vec::new();
         let mut len = 0;

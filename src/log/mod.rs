@@ -4,7 +4,7 @@
 //! [`Segments`](crate::block::Segments) are logs. A record is a head and a body of bytes; it is appended to a buffer,
 //! written in the background together with its neighbours, and durable after [`Log::sync`], which all callers that
 //! wait share. Every open begins a new segment, since nothing is ever truncated; [`Log::checkpoint`] replaces the
-//! whole log by a shorter one.
+//! whole log by a shorter one, [`Log::rotate`] and [`Log::drop_before`] let its beginning go.
 //!
 //! A torn tail is cut silently, anything else that is bad is `Corrupt` and says where: `replay` tells the two apart.
 //! Spec: spec/log.md.
@@ -142,7 +142,8 @@ pub(crate) struct Placed {
 impl Log {
     /// Opens the log in `media` and calls `each` with every record in order; an error of `each` ends it.
     ///
-    /// It holds one record in memory at a time. A torn tail, of a write that no sync covered, is cut.
+    /// It holds one record in memory at a time; the bytes of a record share a buffer with its neighbours, so whoever
+    /// keeps a few of them copies them. A torn tail, of a write that no sync covered, is cut.
     ///
     /// ```
     /// use std::sync::Arc;
@@ -181,13 +182,11 @@ impl Log {
     ) -> Result<Self> {
         let kind = options.kind_bytes()?;
         let (chain, last) = replay::replay(&media, kind, replay, visitor).await?;
-        // Where nothing counts, nothing was replaced.
-        if last.is_some() && chain.garbage.iter().any(|id| *id < chain.first) {
-            // What replaced them may be whole in the cache alone, left there by a process that died.
-            match media.sync(chain.first).await {
-                Err(error) if replay.lenient && error.kind() == ErrorKind::NotFound => {}
-                synced => synced?,
-            }
+        if let Some((last, _)) = last
+            && chain.garbage.iter().any(|id| *id < chain.first)
+        {
+            // What says that they are no part of the log may be in the cache alone, left there by a process that died.
+            media.sync(last).await?;
         }
         for segment in chain.garbage {
             media.remove(segment).await?;
@@ -254,10 +253,37 @@ impl Log {
         detached("log.checkpoint", async move { inner.checkpoint(records).await }).await
     }
 
+    /// Closes the current segment and returns the boundary: records appended before are below it, later ones are not.
+    ///
+    /// Costs nothing by itself: the next segment is made when something is appended. Repeatable: between two appends
+    /// the boundary is the same.
+    ///
+    /// # Errors
+    /// `Io` after a failed sync.
+    pub fn rotate(&self) -> Result<LogPos> {
+        let mut state = self.inner.lock();
+        state.usable("log.rotate")?;
+        Ok(state.rotate())
+    }
+
+    /// Removes, durably, every whole segment before the one that `pos` is in: the log begins with that segment.
+    ///
+    /// All or nothing: after a crash replay begins there, or where it began before. What must outlive the dropped
+    /// records, such as a checkpoint of them elsewhere, has to be durable before. Drops whole segments only: `rotate`
+    /// gives a place that divides them. Repeatable; appends go on meanwhile.
+    ///
+    /// # Errors
+    /// `InvalidArgument` if the log ends before `pos`; else as `append` and `sync`, when nothing was dropped. Segments
+    /// that cannot be removed are removed by the next opening.
+    pub async fn drop_before(&self, pos: LogPos) -> Result<()> {
+        let inner = Arc::clone(&self.inner);
+        detached("log.drop_before", async move { inner.drop_before(pos).await }).await
+    }
+
     /// Reads a record at a place that `append` or replay gave.
     ///
     /// # Errors
-    /// `Corrupt` if what stands there is not what was appended; `NotFound` if a checkpoint removed it.
+    /// `Corrupt` if what stands there is not what was appended; `NotFound` if it was dropped or a checkpoint removed it.
     pub async fn read(&self, pos: LogPos) -> Result<Record> {
         if let Some(frame) = self.pending(pos) {
             return Ok(Record { head: frame.head(), body: frame.body });
@@ -282,6 +308,18 @@ impl Log {
     /// The place behind the last record.
     pub fn end(&self) -> LogPos {
         self.inner.lock().end
+    }
+
+    /// The place up to which the log is known to be durable: a record is if its place is below.
+    ///
+    /// Right after opening nothing is known: what a process left that died may be in the system's cache alone.
+    pub fn synced(&self) -> LogPos {
+        self.inner.lock().synced
+    }
+
+    /// Why the log takes nothing more until it is opened again; `None` for as long as it does.
+    pub fn poisoned(&self) -> Option<Error> {
+        self.inner.lock().usable("log.poisoned").err()
     }
 
     pub(crate) fn prepare(record: Record) -> Result<Prepared> {

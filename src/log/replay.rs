@@ -196,7 +196,8 @@ impl Finder<'_> {
         let mut parts = vec![Part { id: last.id, end: None, media_len: last.len }];
         let mut prev = header.prev;
         let mut current = last.id;
-        while current > from {
+        // The log may begin with a number that was given out in vain: where all before is below it, this is the start.
+        while current > from && prev.is_none_or(|(id, _)| id >= from) {
             let below = self.segments.iter().rev().find(|segment| segment.id < current);
             let named = prev.and_then(|(id, end)| Some((self.segments.iter().find(|s| s.id == id)?, end)));
             let (segment, end) = match (named, below) {

@@ -126,6 +126,197 @@ async fn the_bytes_are_those_of_the_specification() {
     assert_eq!(hex.split_whitespace().collect::<Vec<_>>(), vector);
 }
 
+/// What a log holds: the places of its records and the records.
+async fn places(media: Arc<dyn Media>) -> Result<(Log, Vec<(LogPos, Record)>)> {
+    let mut seen = Vec::new();
+    let log = Log::open(media, options(), |pos, record| {
+        seen.push((pos, record));
+        Ok(())
+    })
+    .await?;
+    Ok((log, seen))
+}
+
+#[tokio::test]
+async fn a_boundary_divides_what_was_appended_before_from_what_comes_after() {
+    let media: Arc<MemMedia> = Arc::default();
+    let (log, _) = open(media.clone()).await.expect("open");
+    assert_eq!(log.rotate().expect("rotate"), log.rotate().expect("rotate"), "nothing is between the two");
+    let first = log.append(record(1)).await.expect("append");
+    let boundary = log.rotate().expect("rotate");
+    assert_eq!(log.rotate().expect("rotate"), boundary);
+    assert!(log.end() <= boundary, "the end of what was appended is below it");
+    let second = log.append(record(2)).await.expect("append");
+    assert!(first < boundary && boundary <= second && first.segment < second.segment);
+    log.sync().await.expect("sync");
+    assert!(log.synced() > second);
+    let (log, seen) = places(media).await.expect("open");
+    assert_eq!(seen, [(first, record(1)), (second, record(2))]);
+    assert!(log.synced() < first, "what is read back may be in the cache alone");
+    assert!(log.rotate().expect("rotate") > second);
+}
+
+#[tokio::test]
+async fn what_is_dropped_is_gone_and_what_is_not_stays() {
+    let media: Arc<MemMedia> = Arc::default();
+    let (log, _) = open(media.clone()).await.expect("open");
+    let (mut kept, mut dropped) = (Vec::new(), Vec::new());
+    for n in 0..12 {
+        dropped.push(log.append(record(n)).await.expect("append"));
+    }
+    let boundary = log.rotate().expect("rotate");
+    for n in 12..24 {
+        kept.push((log.append(record(n)).await.expect("append"), record(n)));
+    }
+    assert!(kept.last().expect("some").0.segment.0 > boundary.segment.0 + 1, "in several segments");
+    log.drop_before(boundary).await.expect("drop");
+    log.drop_before(boundary).await.expect("repeatable");
+    log.drop_before(dropped[0]).await.expect("gone already");
+    for pos in dropped {
+        assert_eq!(log.read(pos).await.expect_err("dropped").kind(), ErrorKind::NotFound);
+    }
+    kept.push((log.append(record(24)).await.expect("append"), record(24)));
+    for (pos, record) in &kept {
+        assert_eq!(log.read(*pos).await.expect("read"), *record);
+    }
+    log.sync().await.expect("sync");
+    let (log, seen) = places(media.clone()).await.expect("open");
+    assert_eq!(seen, kept);
+
+    // Of a segment that a place is in the middle of nothing goes.
+    let middle = kept[kept.len() - 3].0;
+    log.drop_before(middle).await.expect("drop");
+    let kept: Vec<_> = kept.into_iter().filter(|(pos, _)| pos.segment >= middle.segment).collect();
+    let (log, seen) = places(media.clone()).await.expect("open");
+    assert_eq!(seen, kept);
+
+    let past = LogPos { offset: u32::MAX, ..log.rotate().expect("rotate") };
+    assert_eq!(log.drop_before(past).await.expect_err("past the end").kind(), ErrorKind::InvalidArgument);
+    log.drop_before(log.rotate().expect("rotate")).await.expect("drop all");
+    let (log, seen) = places(media.clone()).await.expect("open");
+    assert_eq!(seen, []);
+    assert_eq!(media.segments().await.expect("segments").len(), 1, "it says that nothing is left");
+    let pos = log.append(record(1)).await.expect("append");
+    log.sync().await.expect("sync");
+    assert_eq!(places(media).await.expect("open").1, [(pos, record(1))]);
+}
+
+/// The number of a segment that was never made can be where a log begins: a boundary nothing was appended behind before
+/// the machine stopped, or before a checkpoint that failed took the number.
+#[tokio::test]
+async fn a_log_may_begin_with_a_number_given_out_in_vain() {
+    let media = Arc::new(FaultyMedia::new(Arc::new(MemMedia::default())));
+    let (log, _) = open(media.clone()).await.expect("open");
+    log.append(record(1)).await.expect("append");
+    let boundary = log.rotate().expect("rotate");
+    log.sync().await.expect("sync");
+    settle(&log).await;
+    media.fail_next(MediaCall::Append, ErrorKind::NoSpace);
+    assert_eq!(log.checkpoint([record(9)]).await.expect_err("full").kind(), ErrorKind::NoSpace);
+    let pos = log.append(record(2)).await.expect("append");
+    assert!(pos.segment > boundary.segment);
+    log.drop_before(boundary).await.expect("drop");
+    log.sync().await.expect("sync");
+    assert_eq!(places(media).await.expect("open").1, [(pos, record(2))]);
+
+    // A checkpoint that failed in an empty log left one that could not be opened.
+    let media = Arc::new(FaultyMedia::new(Arc::new(MemMedia::default())));
+    let (log, _) = open(media.clone()).await.expect("open");
+    media.fail_next(MediaCall::Append, ErrorKind::NoSpace);
+    assert_eq!(log.checkpoint([record(9)]).await.expect_err("full").kind(), ErrorKind::NoSpace);
+    log.append(record(3)).await.expect("append");
+    log.sync().await.expect("sync");
+    assert_eq!(open(media).await.expect("open").1, [record(3)]);
+}
+
+/// What a tree does with its journal before the machine stops: it appends, divides, syncs and drops what it has elsewhere.
+#[derive(Clone, Default)]
+struct Cutting {
+    appended: Vec<Record>,
+    /// So many of them are durable.
+    acked: usize,
+    /// With how many gone the log may begin: the last that was dropped durably, and those that were being dropped.
+    firsts: Vec<usize>,
+}
+
+impl Cutting {
+    async fn live(&mut self, media: Arc<dyn Media>) -> Result<()> {
+        let (log, seen) = match open(media).await {
+            Err(error) if error.kind() != ErrorKind::Unavailable => panic!("a crash is no damage: {error:#}"),
+            opened => opened?,
+        };
+        let is_so = |first: &&usize| {
+            let kept = &self.appended[**first..];
+            seen.len() <= kept.len() && seen == kept[..seen.len()] && *first + seen.len() >= self.acked
+        };
+        let Some(first) = self.firsts.iter().find(is_so).copied() else {
+            panic!("{} of {} records, from {:?}, {} durable", seen.len(), self.appended.len(), self.firsts, self.acked);
+        };
+        self.firsts = vec![first];
+        // What is seen may be in the cache alone, so it counts as durable no more than before.
+        self.appended.truncate(first + seen.len());
+        let mut boundary = None;
+        for step in 0..16 {
+            // Long and short ones, so that some rounds cross segments by themselves and some do not.
+            let record = record(self.appended.len() + 100 * step);
+            self.appended.push(record.clone());
+            log.append(record).await?;
+            match step % 6 {
+                1 => boundary = Some((log.rotate()?, self.appended.len())),
+                3 => {
+                    let count = self.appended.len();
+                    log.sync().await?;
+                    self.acked = count;
+                }
+                5 => {
+                    let Some((pos, count)) = boundary else { continue };
+                    self.firsts.push(count);
+                    log.drop_before(pos).await?;
+                    self.firsts = vec![count];
+                    // What is gone is durable elsewhere.
+                    self.acked = self.acked.max(count);
+                }
+                _ => {}
+            }
+        }
+        log.sync().await?;
+        self.acked = self.appended.len();
+        settle(&log).await;
+        Ok(())
+    }
+}
+
+/// Stops the machine at every media call of a log that is divided and dropped in front, and again while it recovers:
+/// what was dropped is gone whole or there whole, and comes back by no crash once that is durable.
+#[tokio::test]
+async fn a_crash_at_any_call_of_a_log_that_is_cut_in_front_loses_nothing_else() {
+    let start = Cutting { firsts: vec![0], ..Cutting::default() };
+    let calls = {
+        let crash = Crash::never();
+        start.clone().live(Arc::new(CrashMedia::new(crash.clone()))).await.expect("nothing fails");
+        crash.calls()
+    };
+    assert!(calls > 40, "{calls}");
+    for call in 0..calls {
+        for seed in 0..16 {
+            let mut story = start.clone();
+            let mut media = Arc::new(CrashMedia::new(Crash::at(call)));
+            drop(story.live(media.clone()).await);
+            for round in 0..3 {
+                let again = Crash::at((seed * 5 + call + round * 7) % (calls + 8));
+                // Once in a while only the process ends.
+                let next = if (seed + round) % 4 == 0 { media.reopen(again) } else { media.restart(seed, again) };
+                media = Arc::new(next);
+                drop(story.live(media.clone()).await);
+            }
+            let media = Arc::new(media.restart(seed + 1000, Crash::never()));
+            if let Err(error) = story.live(media).await {
+                panic!("stopped at call {call}, seed {seed}: {error}");
+            }
+        }
+    }
+}
+
 /// What the machine did before it stopped: what was appended, how much of it is surely durable.
 struct Story {
     appended: Vec<Record>,
@@ -214,7 +405,26 @@ async fn a_checkpoint_that_is_whole_in_the_cache_alone_replaces_nothing_yet() {
 /// been acknowledged after it.
 #[tokio::test]
 async fn a_flipped_bit_is_found_and_loses_no_record() {
-    let (good, records) = durable(14).await;
+    check_flips(durable(14).await).await;
+}
+
+/// The same where the log begins later than it did.
+#[tokio::test]
+async fn a_flipped_bit_in_a_log_that_was_cut_in_front_is_found_and_loses_no_record() {
+    let (image_before, mut records) = durable(14).await;
+    let media = load(&image_before).await;
+    let (log, seen) = places(media.clone()).await.expect("open");
+    let middle = seen[7].0.segment;
+    records.drain(..seen.iter().position(|(pos, _)| pos.segment == middle).expect("it is there"));
+    log.drop_before(LogPos { segment: middle, offset: 0 }).await.expect("drop");
+    records.push(record(14));
+    log.append(record(14)).await.expect("append");
+    log.sync().await.expect("sync");
+    settle(&log).await;
+    check_flips((image(&*media).await, records)).await;
+}
+
+async fn check_flips((good, records): (Image, Vec<Record>)) {
     assert!(good.len() > 2);
     let mut refused = 0;
     for (id, bytes) in &good {

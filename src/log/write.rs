@@ -64,7 +64,7 @@ impl State {
     pub(super) fn push(&mut self, prepared: Prepared, segment_len_max: u32) -> Placed {
         let len = prepared.padded_len();
         if self.next.offset > SEGMENT_HEADER_LEN && self.next.offset.saturating_add(len) > segment_len_max {
-            self.next = LogPos { segment: SegmentId(self.next.segment.0 + 1), offset: SEGMENT_HEADER_LEN };
+            self.rotate();
         }
         let pos = self.next;
         let synced = if self.synced.segment == pos.segment { self.synced.offset } else { 0 };
@@ -74,6 +74,14 @@ impl State {
         self.pending_len += len as usize;
         self.pending.push_back(frame);
         placed
+    }
+
+    /// Lets the next frame go to a segment that no frame was in, and returns where.
+    pub(super) fn rotate(&mut self) -> LogPos {
+        if self.next.offset > SEGMENT_HEADER_LEN {
+            self.next = LogPos { segment: SegmentId(self.next.segment.0 + 1), offset: SEGMENT_HEADER_LEN };
+        }
+        self.next
     }
 
     /// The frames that are to be written next, all of one segment.
@@ -122,7 +130,8 @@ impl Inner {
             let (Some(first), Some(last)) = (batch.first(), batch.last()) else { return Ok(self.lock().written) };
             let (start, end) = (first.pos, last.end());
             if !writer.is_open(start.segment) {
-                self.begin(writer, start.segment, false).await?;
+                let first = writer.first;
+                self.begin(writer, start.segment, first).await?;
             }
             let offset = self.media.append_vectored(start.segment, parts(&batch)).await?;
             if offset != u64::from(start.offset) {
@@ -137,24 +146,38 @@ impl Inner {
         }
     }
 
-    /// Makes a segment, durably, after what is before it is durable.
-    pub(super) async fn begin(&self, writer: &mut Writer, segment: SegmentId, checkpoint: bool) -> Result<()> {
+    /// Makes a segment, durably, after what is before it is durable; it says that the log begins with `first`.
+    pub(super) async fn begin(&self, writer: &mut Writer, segment: SegmentId, first: SegmentId) -> Result<()> {
+        self.sync_last(writer).await?;
+        // A log of no segments begins here, whatever numbers were given out in vain.
+        let first = if writer.last.is_some() { first } else { segment };
+        let header = SegmentHeader { id: segment, first, prev: writer.last, checkpoint: false, kind: self.kind };
+        self.make(header).await?;
+        *writer = Writer { first, last: Some((segment, SEGMENT_HEADER_LEN)), open: true };
+        self.note_synced(LogPos { segment, offset: SEGMENT_HEADER_LEN });
+        Ok(())
+    }
+
+    /// Makes the segment of a checkpoint; it is no part of the log yet.
+    pub(super) async fn begin_checkpoint(&self, writer: &Writer, segment: SegmentId) -> Result<()> {
+        self.sync_last(writer).await?;
+        self.make(SegmentHeader { id: segment, first: segment, prev: None, checkpoint: true, kind: self.kind }).await
+    }
+
+    async fn sync_last(&self, writer: &Writer) -> Result<()> {
         if let Some((last, end)) = writer.last {
             self.sync_segment(last).await?;
             self.note_synced(LogPos { segment: last, offset: end });
         }
-        let (first, prev) = if checkpoint { (segment, None) } else { (writer.first, writer.last) };
-        let header = SegmentHeader { id: segment, first, prev, checkpoint, kind: self.kind };
-        let offset = self.media.append(segment, header.encode()).await?;
-        if offset != 0 {
-            return Err(self.poison(format!("{segment} exists already")));
-        }
-        self.sync_segment(segment).await?;
-        if !checkpoint {
-            *writer = Writer { first, last: Some((segment, SEGMENT_HEADER_LEN)), open: true };
-            self.note_synced(LogPos { segment, offset: SEGMENT_HEADER_LEN });
-        }
         Ok(())
+    }
+
+    async fn make(&self, header: SegmentHeader) -> Result<()> {
+        let offset = self.media.append(header.id, header.encode()).await?;
+        if offset != 0 {
+            return Err(self.poison(format!("{} exists already", header.id)));
+        }
+        self.sync_segment(header.id).await
     }
 
     pub(super) async fn sync_to(self: &Arc<Self>, target: LogPos) -> Result<()> {
