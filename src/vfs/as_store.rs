@@ -130,12 +130,11 @@ impl AsStore {
 
     /// The directory of a path that is to be written, from the root down, and the name in it.
     async fn place<'a>(&self, path: &'a QfsPath, make: bool) -> Result<(Vec<At>, &'a Name)> {
-        let refuse = |why: &'static str| Error::new(ErrorKind::InvalidArgument, "as_store.place").because(why);
-        if path.cid().is_some() {
-            return Err(refuse("this store is addressed by location: a name that is a CID cannot be written here"));
-        }
-        let (name, dirs) =
-            path.parts.split_last().ok_or_else(|| refuse("the path is the mount itself: name a file"))?;
+        check_by_place(path)?;
+        let (name, dirs) = path.parts.split_last().ok_or_else(|| {
+            Error::new(ErrorKind::InvalidArgument, "as_store.place")
+                .because("the path is the mount itself: name a file")
+        })?;
         let stack = self.walk(dirs, make).await?;
         if stack.last().is_some_and(|dir| dir.attr.kind != FileKind::Dir) {
             return Err(Error::new(ErrorKind::NotDir, "as_store.place"));
@@ -143,24 +142,80 @@ impl AsStore {
         Ok((stack, name))
     }
 
-    /// Makes an empty file under a name nobody has.
-    async fn create_unfinished(&self, dir: &At, mode: u32) -> Result<Unfinished> {
-        let set = SetAttr { mode: Some(mode), ..SetAttr::default() };
+    /// Makes a directory and those above it that are missing, durably; one that is there already stays as it is.
+    ///
+    /// # Errors
+    /// `NotDir` if something else is there; `InvalidArgument` for a path whose first part is a CID; those of
+    /// [`Vfs::create`].
+    pub async fn put_dir(&self, path: &QfsPath) -> Result<()> {
+        let made = async {
+            check_by_place(path)?;
+            let stack = self.walk(&path.parts, true).await?;
+            match stack.last() {
+                Some(dir) if dir.attr.kind != FileKind::Dir => Err(Error::new(ErrorKind::NotDir, "as_store.put_dir")),
+                _ => self.sync_dirs(&stack).await,
+            }
+        };
+        made.await.map_err(|error| error.at(path))
+    }
+
+    /// Puts a symlink, durably and at one stroke; directories are made, and what is there and is none is replaced. The
+    /// target is not looked at.
+    ///
+    /// # Errors
+    /// `IsDir` if a directory is there; `InvalidArgument` for a path whose first part is a CID, the mount itself, or a
+    /// target that no symlink can have.
+    pub async fn put_symlink(&self, path: &QfsPath, target: Bytes) -> Result<()> {
+        let put = async {
+            let (dirs, name) = self.place(path, true).await?;
+            let dir = dirs.last().ok_or_else(escapes)?;
+            if self.lookup(dir.ino(), name).await?.is_some_and(|old| old.attr.kind == FileKind::Dir) {
+                return Err(Error::new(ErrorKind::IsDir, "as_store.put_symlink"));
+            }
+            let unfinished = self.create_unfinished(dir, NewNode::Symlink(target), SetAttr::default()).await?;
+            self.finish(unfinished, Ok(()), name, &dirs).await
+        };
+        put.await.map_err(|error| error.at(path))
+    }
+
+    /// Makes a node under a name nobody has.
+    async fn create_unfinished(&self, dir: &At, node: NewNode, set: SetAttr) -> Result<Unfinished> {
         let mut tried = 0;
         loop {
             let mut random = [0; 8];
             (self.env.fill)(&mut random);
             let name = Name::new(format!("{PUT_PREFIX}{:016x}", u64::from_be_bytes(random)).as_bytes())?;
             tried += 1;
-            match self.vfs.create(dir.ino(), &name, NewNode::File, set.clone()).await {
+            match self.vfs.create(dir.ino(), &name, node.clone(), set.clone()).await {
                 Ok(created) => {
-                    let file = self.adopt(created.node).lease;
-                    return Ok(Unfinished { vfs: self.vfs.clone(), dir: dir.lease.clone(), name: Some(name), file });
+                    let node = self.adopt(created.node).lease;
+                    return Ok(Unfinished { vfs: self.vfs.clone(), dir: dir.lease.clone(), name: Some(name), node });
                 }
                 Err(error) if error.kind() == ErrorKind::Exists && tried < PUT_NAME_COUNT_MAX => {}
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// Gives what is whole its name, or removes it where `done` or that fails.
+    async fn finish(&self, mut unfinished: Unfinished, done: Result<()>, name: &Name, dirs: &[At]) -> Result<()> {
+        let done = match done {
+            Ok(()) => unfinished.rename(name).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = done {
+            unfinished.discard().await;
+            return Err(error);
+        }
+        self.sync_dirs(dirs).await
+    }
+
+    /// A name is durable with its directory, and that one with the directory above: it may be new as well.
+    async fn sync_dirs(&self, dirs: &[At]) -> Result<()> {
+        for dir in dirs.iter().rev() {
+            self.vfs.sync(dir.ino()).await?;
+        }
+        Ok(())
     }
 
     async fn put_at(&self, path: &QfsPath, source: Source) -> Result<()> {
@@ -181,20 +236,10 @@ impl AsStore {
             Some(old) if old.attr.kind == FileKind::File => old.attr.mode & 0o777,
             _ => 0o644,
         };
-        let mut unfinished = self.create_unfinished(dir, mode).await?;
-        let done = match unfinished.write(source).await {
-            Ok(()) => unfinished.rename(name).await,
-            Err(error) => Err(error),
-        };
-        if let Err(error) = done {
-            unfinished.discard().await;
-            return Err(error);
-        }
-        // A name is durable with its directory, and that one with the directory above: it may be new as well.
-        for dir in dirs.iter().rev() {
-            self.vfs.sync(dir.ino()).await?;
-        }
-        Ok(())
+        let set = SetAttr { mode: Some(mode), ..SetAttr::default() };
+        let unfinished = self.create_unfinished(dir, NewNode::File, set).await?;
+        let written = unfinished.write(source).await;
+        self.finish(unfinished, written, name, &dirs).await
     }
 
     async fn delete_at(&self, path: &QfsPath) -> Result<bool> {
@@ -217,6 +262,15 @@ impl AsStore {
         // Also where nothing was removed: a delete before this one may have failed to sync.
         self.vfs.sync(dir.ino()).await?;
         Ok(removed)
+    }
+}
+
+/// Refuses a path by content.
+fn check_by_place(path: &QfsPath) -> Result<()> {
+    match path.cid() {
+        None => Ok(()),
+        Some(_) => Err(Error::new(ErrorKind::InvalidArgument, "as_store.place")
+            .because("this store is addressed by location: a name that is a CID cannot be written here")),
     }
 }
 
@@ -265,13 +319,13 @@ impl Store for AsStore {
     }
 }
 
-/// A file that is being put, under its temporary name. Dropped before it got its own, it is removed.
+/// A file or symlink that is being put, under its temporary name. Dropped before it got its own, it is removed.
 struct Unfinished {
     vfs: Arc<dyn Vfs>,
     dir: Lease,
     /// `None` once it has its own name or was discarded.
     name: Option<Name>,
-    file: Lease,
+    node: Lease,
 }
 
 impl Unfinished {
@@ -283,17 +337,17 @@ impl Unfinished {
                 Error::new(ErrorKind::Io, "as_store.put").because(format!("the source failed: {error}"))
             })?;
             if chunk.is_empty() {
-                return self.vfs.sync(self.file.ino()).await;
+                return self.vfs.sync(self.node.ino()).await;
             }
             let len = chunk.len() as u64;
-            self.vfs.write(self.file.ino(), offset, chunk.into(), false).await?;
+            self.vfs.write(self.node.ino(), offset, chunk.into(), false).await?;
             offset += len;
         }
     }
 
     async fn rename(&mut self, to: &Name) -> Result<()> {
         let Some(name) = self.name.clone() else { return Ok(()) };
-        let from = Place { dir: self.dir.ino(), name: &name, expect: Some(self.file.ino()) };
+        let from = Place { dir: self.dir.ino(), name: &name, expect: Some(self.node.ino()) };
         let to = Place { dir: self.dir.ino(), name: to, expect: None };
         self.vfs.rename(from, to, RenameMode::Replace).await?;
         self.name = None;
@@ -497,6 +551,39 @@ mod tests {
             vfs.setattr(ino, SetAttr { mode: set, ..SetAttr::default() }).await.expect("setattr");
             store.put(&at, Source::from(&b"y"[..])).await.expect("put");
             assert_eq!(store.open(&at).await.expect("open").info().mode, expected);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_tree_is_put_by_place() {
+        let vfs: Arc<dyn Vfs> = ModelFs::new(env());
+        let store = AsStore::new(Prefix::new("local").expect("a prefix"), vfs.clone(), env());
+        for _ in 0..2 {
+            store.put_dir(&path("/local/a/b")).await.expect("made, or there");
+            store.put_symlink(&path("/local/a/b/link"), "../c".into()).await.expect("put, or replaced");
+        }
+        store.put_dir(&path("/local")).await.expect("it is there");
+        store.put(&path("/local/a/c"), Source::from(&b"x"[..])).await.expect("put");
+        let (link, _) = crate::vfs::ext::walk(&vfs, vfs.root(), &path("/local/a/b/link").parts).await.expect("there");
+        assert_eq!(vfs.readlink(link.ino()).await.expect("a link"), "../c");
+        let (dir, _) = crate::vfs::ext::walk(&vfs, vfs.root(), &path("/local/a/b").parts).await.expect("there");
+        let entries = crate::vfs::ext::list(&*vfs, dir.ino(), 10).await.expect("listed");
+        assert_eq!(entries.len(), 1, "no temporary name stays");
+
+        let cid = "/local/bafkreifzjut3te2nhyekklss27nh3k72ysco7y32koao5eei66wof36n5e";
+        let kinds = [
+            (store.put_dir(&path("/local/a/c")).await, ErrorKind::NotDir),
+            (store.put_dir(&path("/local/a/c/d")).await, ErrorKind::NotDir),
+            (store.put_dir(&path(cid)).await, ErrorKind::InvalidArgument),
+            (store.put_symlink(&path("/local/a/b"), "x".into()).await, ErrorKind::IsDir),
+            (store.put_symlink(&path(cid), "x".into()).await, ErrorKind::InvalidArgument),
+            (store.put_symlink(&path("/local"), "x".into()).await, ErrorKind::InvalidArgument),
+            (store.put_symlink(&path("/local/e"), Bytes::new()).await, ErrorKind::InvalidArgument),
+        ];
+        for (index, (result, kind)) in kinds.into_iter().enumerate() {
+            let error = result.expect_err("refused");
+            assert_eq!(error.kind(), kind, "{index}");
+            assert!(error.path().is_some(), "{index}: it names the path");
         }
     }
 

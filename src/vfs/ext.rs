@@ -58,13 +58,13 @@ impl Drop for Lease {
 /// No names: `from` itself, with a lease more.
 ///
 /// # Errors
-/// `NotFound`, `NotDir`: named with the part that failed.
+/// `NotFound`, `NotDir`; without a path, which the caller knows better.
 pub async fn walk(vfs: &Arc<dyn Vfs>, from: Ino, names: &[Name]) -> Result<(Lease, Attr)> {
     let mut attr = vfs.getattr(from).await?;
     vfs.retain(from);
     let mut at = Lease::adopt(vfs.clone(), from);
     for name in names {
-        attr = vfs.lookup(at.ino(), name).await.map_err(|error| error.at(name))?;
+        attr = vfs.lookup(at.ino(), name).await?;
         at = Lease::adopt(vfs.clone(), attr.ino);
     }
     Ok((at, attr))
