@@ -14,7 +14,8 @@ Exit codes:
   3  not found
   4  corrupt: bytes failed verification
   5  unavailable: another program owns the data directory, or a store is out of reach
-  6  permission denied, or read-only";
+  6  permission denied, or read-only
+  130, 143  interrupted by SIGINT, by SIGTERM";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -64,7 +65,7 @@ pub(crate) enum Command {
     Serve(Serve),
     /// Put a file or a directory; the last line printed is its path
     #[command(
-        after_help = "Examples:\n  muxfs put a.txt\n  muxfs put -r photos /ipfs\n  tar c . | muxfs put - /mem\n  muxfs put --only-hash -r photos"
+        after_help = "Examples:\n  muxfs put a.txt\n  muxfs put -r photos /ipfs\n  muxfs put -r photos /local/photos\n  tar c . | muxfs put - /mem\n  muxfs put --only-hash -r photos"
     )]
     Put(Put),
     /// Copy a file or a directory out

@@ -193,6 +193,11 @@ impl Config {
         toml::from_str(text).map_err(|error| Error::new(ErrorKind::InvalidArgument, "config.parse").because(error))
     }
 
+    /// Its text, which [`Config::parse`] reads again.
+    pub(crate) fn to_text(&self) -> Result<String> {
+        toml::to_string(self).map_err(|error| Error::new(ErrorKind::Internal, "config.print").because(error))
+    }
+
     /// Checks what types cannot say.
     ///
     /// # Errors

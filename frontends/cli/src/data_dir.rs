@@ -83,6 +83,12 @@ impl DataDir {
         }
     }
 
+    /// The socket of the server that last owned a directory, where the lock file names one. Takes no lock and makes no
+    /// directory; the server may be gone.
+    pub(crate) fn socket_told(path: &Path) -> Option<PathBuf> {
+        read_holder(&File::open(path.join("lock")).ok()?)?.socket
+    }
+
     /// The directory.
     pub(crate) fn path(&self) -> &Path {
         &self.path
@@ -119,7 +125,14 @@ impl DataDir {
 }
 
 fn open_lock(path: &Path) -> Result<File> {
-    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|error| io(path, error))?;
+    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|error| {
+        if !path.exists() || path.is_dir() {
+            return io(path, error);
+        }
+        Error::new(ErrorKind::NotDir, "data.open")
+            .at(path.display())
+            .because("a file is there: the data directory is one that muxfs fills itself; name another with --data DIR")
+    })?;
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false).mode(0o600);
     options.open(path.join("lock")).map_err(|error| io(path, error))
@@ -146,6 +159,7 @@ fn io(path: &Path, error: std::io::Error) -> Error {
         std::io::ErrorKind::PermissionDenied => ErrorKind::Denied,
         std::io::ErrorKind::StorageFull => ErrorKind::NoSpace,
         std::io::ErrorKind::ReadOnlyFilesystem => ErrorKind::ReadOnly,
+        std::io::ErrorKind::NotADirectory => ErrorKind::NotDir,
         _ => ErrorKind::Io,
     };
     Error::new(kind, "data.open").at(path.display()).because(error)
@@ -178,7 +192,9 @@ mod tests {
     async fn a_server_is_found() {
         let dir = tempfile::tempdir().expect("a directory");
         let owner = DataDir::own(dir.path()).expect("free");
+        assert_eq!(DataDir::socket_told(dir.path()), None);
         owner.announce(Path::new("/x/control")).expect("writes");
+        assert_eq!(DataDir::socket_told(dir.path()).as_deref(), Some(Path::new("/x/control")));
         match DataDir::own_or_ask(dir.path()).await.expect("found") {
             Access::Server(holder) => assert_eq!(holder.socket.as_deref(), Some(Path::new("/x/control"))),
             Access::Owner(_) => panic!("the lock is taken"),

@@ -14,6 +14,7 @@ mod metrics;
 mod namespace;
 mod output;
 mod owner;
+mod signals;
 
 use std::{
     ffi::OsStr,
@@ -34,6 +35,7 @@ use crate::{
     instance::Instance,
     namespace::{Namespace, Place},
     output::Output,
+    signals::Signals,
 };
 
 /// Cheap file operations run on the threads that poll; one that waits for a disk must not hold up all others.
@@ -48,7 +50,7 @@ fn main() -> ExitCode {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build();
     let done = match runtime {
         Ok(runtime) => {
-            let done = runtime.block_on(run(cli));
+            let done = runtime.block_on(until_signal(cli));
             // Standard input may still be waited for.
             runtime.shutdown_background();
             done
@@ -88,6 +90,30 @@ fn exit_code(kind: ErrorKind) -> u8 {
     }
 }
 
+/// How long a command that was interrupted may take to remove what it has not finished.
+const CLEAN_UP_WAIT_MAX: Duration = Duration::from_secs(2);
+
+/// Runs the command; one that SIGINT or SIGTERM interrupts is dropped where it waits, and with it what it has not
+/// finished. A server ends in its own way.
+async fn until_signal(cli: Cli) -> Result<ExitCode> {
+    if matches!(cli.command, Command::Serve(_)) {
+        return run(cli).await;
+    }
+    let mut signals = Signals::new()?;
+    let mut task = tokio::spawn(run(cli));
+    let signal = tokio::select! {
+        done = &mut task => {
+            return done.map_err(|error| Error::new(ErrorKind::Internal, "main.run").because(error))?;
+        }
+        signal = signals.next() => signal,
+    };
+    task.abort();
+    // One that blocks its thread, as on a pipe that nobody writes to, is not waited for.
+    tokio::time::timeout(CLEAN_UP_WAIT_MAX, task).await.ok();
+    output::told(&format!("muxfs: {}", signal.name()));
+    Ok(ExitCode::from(signal.exit_code()))
+}
+
 async fn run(cli: Cli) -> Result<ExitCode> {
     let output = Output { json: cli.global.json, quiet: cli.global.quiet };
     let config = effective(&cli.global)?;
@@ -100,6 +126,13 @@ async fn run(cli: Cli) -> Result<ExitCode> {
         Command::FtpUser { name, home, read_only } => commands::serve::ftp_user(&name, &home, read_only)?,
         Command::Serve(args) => commands::serve::serve(config, &args, output).await?,
         Command::Put(put) => self::put(config, &put, output).await?,
+        Command::Config => {
+            let text = match server(&config).await? {
+                Some(client) => client.config().await?,
+                None => config.to_text()?,
+            };
+            output::raw(text.as_bytes())?;
+        }
         other => {
             let namespace = open(config).await?;
             let done = command(other, &*namespace, output).await?;
@@ -134,8 +167,11 @@ async fn command(command: Command, namespace: &dyn Namespace, output: Output) ->
         }
         Command::Pin(Pin::Rm { path }) => commands::pin::rm(namespace, &commands::path(&path)?, output).await?,
         Command::Verify { path } => commands::verify::verify(namespace, &commands::path(&path)?, output).await?,
-        Command::Config => output::raw(namespace.config().await?.as_bytes())?,
-        Command::Serve(_) | Command::Put(_) | Command::FtpUser { .. } | Command::Completions { .. } => {
+        Command::Serve(_)
+        | Command::Put(_)
+        | Command::Config
+        | Command::FtpUser { .. }
+        | Command::Completions { .. } => {
             return Err(Error::new(ErrorKind::Internal, "main.command").because("this command needs no namespace"));
         }
     }
@@ -248,6 +284,16 @@ async fn open(config: Config) -> Result<Opened> {
                 }
             }
         }
+    }
+}
+
+/// The server that owns the data directory, if one does. Opens no store and makes no directory.
+async fn server(config: &Config) -> Result<Option<Client>> {
+    let Some(socket) = DataDir::socket_told(&config.data) else { return Ok(None) };
+    match Client::connect(socket).await {
+        // What a killed server left.
+        Err(error) if error.kind() == ErrorKind::Unavailable => Ok(None),
+        connected => connected.map(Some),
     }
 }
 

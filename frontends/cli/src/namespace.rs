@@ -126,6 +126,16 @@ pub(crate) enum Input {
     Stream(BoxStream<'static, std::io::Result<Bytes>>),
 }
 
+impl Input {
+    /// The length where it is known before the end, else 0: a stream is counted as it is read.
+    pub(crate) fn len_known(&self) -> u64 {
+        match self {
+            Self::File(file) => file.len,
+            Self::Stream(_) => 0,
+        }
+    }
+}
+
 /// One thing that `verify` has to say.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "finding", rename_all = "snake_case")]
@@ -151,6 +161,10 @@ pub(crate) trait Namespace: Send + Sync {
     /// Stores a file, durably; by content it is pinned.
     async fn put(&self, path: &QfsPath, input: Input) -> Result<QfsPath>;
     async fn delete(&self, path: &QfsPath) -> Result<bool>;
+    /// Makes a directory of a location-addressed mount, durably; one that is there stays as it is.
+    async fn put_dir(&self, path: &QfsPath) -> Result<()>;
+    /// Puts a symlink into a location-addressed mount, durably.
+    async fn put_symlink(&self, path: &QfsPath, target: Bytes) -> Result<()>;
     /// The prefix that `put` writes to where none is named.
     async fn default_write(&self) -> Result<Prefix>;
 

@@ -12,12 +12,12 @@ use muxfs::{
     Cid, Error, ErrorKind, Name, Prefix, QfsPath, Result, Source,
     dag::{Entry, Link, UnixfsMeta},
     file::FileKind,
-    vfs::{Attr, Cookie, Lease, Listing},
+    vfs::{Attr, Cookie, Lease, Listing, as_store::AsStore, ext},
 };
 use tokio_util::io::StreamReader;
 
 use crate::{
-    instance::Instance,
+    instance::{Instance, env},
     namespace::{Finding, Input, Namespace, Place, Stat, seconds},
 };
 
@@ -32,16 +32,21 @@ impl Instance {
     /// The node at a place, leased; a symlink at its end is not followed.
     async fn walk(&self, place: &Place) -> Result<(Lease, Attr)> {
         let root = self.vfs.root();
-        self.vfs.retain(root);
-        let mut lease = Lease::adopt(self.vfs.clone(), root);
-        let mut attr = self.vfs.getattr(root).await?;
-        let Place::Path(path) = place else { return Ok((lease, attr)) };
+        let Place::Path(path) = place else { return ext::walk(&self.vfs, root, &[]).await };
         let prefix = Name::new(path.prefix.as_str().as_bytes())?;
-        for name in std::iter::once(&prefix).chain(&path.parts) {
-            attr = self.vfs.lookup(lease.ino(), name).await.map_err(|error| error.at(path))?;
-            lease = Lease::adopt(self.vfs.clone(), attr.ino);
+        let names: Vec<Name> = std::iter::once(prefix).chain(path.parts.iter().cloned()).collect();
+        ext::walk(&self.vfs, root, &names).await.map_err(|error| error.at(path))
+    }
+
+    /// The location-addressed mount of a path.
+    fn by_place(&self, path: &QfsPath) -> Result<AsStore> {
+        let mount = self.mux.mount_at(path.prefix).map_err(|error| error.at(path))?;
+        if mount.as_cas().is_some() {
+            return Err(Error::new(ErrorKind::InvalidArgument, "mount")
+                .at(path)
+                .because("directories and symlinks have names of their own only in a location-addressed mount"));
         }
-        Ok((lease, attr))
+        Ok(AsStore::new(mount.prefix(), mount.vfs().clone(), env()))
     }
 
     async fn stat_entry(&self, name: Name, attr: &Attr) -> Result<Stat> {
@@ -159,6 +164,14 @@ impl Namespace for Instance {
         self.mux.delete(path.clone()).await
     }
 
+    async fn put_dir(&self, path: &QfsPath) -> Result<()> {
+        self.by_place(path)?.put_dir(path).await
+    }
+
+    async fn put_symlink(&self, path: &QfsPath, target: Bytes) -> Result<()> {
+        self.by_place(path)?.put_symlink(path, target).await
+    }
+
     async fn default_write(&self) -> Result<Prefix> {
         self.mux.default_write().ok_or_else(|| {
             Error::new(ErrorKind::InvalidArgument, "put.target").because("no default mount: name one, as /ipfs")
@@ -212,6 +225,6 @@ impl Namespace for Instance {
     }
 
     async fn config(&self) -> Result<String> {
-        toml::to_string(&self.config).map_err(|error| Error::new(ErrorKind::Internal, "config.print").because(error))
+        self.config.to_text()
     }
 }

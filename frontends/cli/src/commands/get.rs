@@ -135,33 +135,56 @@ impl Copy<'_> {
         if fs::symlink_metadata(dest).is_ok_and(|there| there.is_dir()) {
             return Err(Error::new(ErrorKind::IsDir, "get").at(dest.display()).because("a directory is there"));
         }
-        let part = part_name(dest);
-        let written = self.write(path, &part).await;
-        let moved = written.and_then(|len| {
-            set_mode(&part, mode)?;
-            fs::rename(&part, dest).map_err(|error| host(dest, error))?;
-            Ok(len)
-        });
-        if moved.is_err() {
-            // Best effort: the error that led here is the one to tell.
-            fs::remove_file(&part).ok();
-        }
-        moved
-    }
-
-    async fn write(&self, path: &QfsPath, part: &Path) -> Result<u64> {
-        // What an earlier, killed get of this process number left.
-        fs::remove_file(part).ok();
-        let mut options = OpenOptions::new();
-        let mut file: File = options.write(true).create_new(true).open(part).map_err(|error| host(part, error))?;
+        let mut part = Part::create(dest)?;
         let mut len = 0;
         let mut pieces = self.namespace.read(path);
         while let Some(piece) = pieces.try_next().await? {
-            file.write_all(&piece).map_err(|error| host(part, error))?;
+            part.file.write_all(&piece).map_err(|error| host(dest, error))?;
             len += piece.len() as u64;
             self.progress.add_bytes(piece.len() as u64);
+            // Where nothing is waited for, this is where the command can be interrupted.
+            tokio::task::yield_now().await;
         }
+        part.finish(mode)?;
         Ok(len)
+    }
+}
+
+/// A file that is not whole yet, beside its place. Dropped before it is finished, it is removed. Its errors name the
+/// place, which is what the user knows of.
+struct Part<'a> {
+    dest: &'a Path,
+    path: PathBuf,
+    file: File,
+    is_finished: bool,
+}
+
+impl<'a> Part<'a> {
+    fn create(dest: &'a Path) -> Result<Self> {
+        let path = part_name(dest);
+        // What an earlier, killed get of this process number left.
+        fs::remove_file(&path).ok();
+        let mut options = OpenOptions::new();
+        let file = options.write(true).create_new(true).open(&path).map_err(|error| host(dest, error))?;
+        Ok(Self { dest, path, file, is_finished: false })
+    }
+
+    fn finish(mut self, mode: u32) -> Result<()> {
+        // Setuid, setgid and sticky bits of content from elsewhere are not taken over.
+        let mode = fs::Permissions::from_mode(mode & 0o777);
+        self.file.set_permissions(mode).map_err(|error| host(self.dest, error))?;
+        fs::rename(&self.path, self.dest).map_err(|error| host(self.dest, error))?;
+        self.is_finished = true;
+        Ok(())
+    }
+}
+
+impl Drop for Part<'_> {
+    fn drop(&mut self) {
+        if !self.is_finished {
+            // Best effort: the error that led here is the one to tell.
+            fs::remove_file(&self.path).ok();
+        }
     }
 }
 

@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// How many files of a directory are read at once: enough to keep the hashing cores busy, few enough to bound memory.
-const FILES_AT_ONCE: usize = 8;
+pub(super) const FILES_AT_ONCE: usize = 8;
 /// How much of standard input is read at once.
 const STDIN_LEN: usize = 256 << 10;
 
@@ -123,13 +123,8 @@ pub(crate) async fn put(namespace: &dyn Namespace, job: &Job<'_>, target: &QfsPa
     let importer = Mounted { namespace, mount: target.prefix };
     let walk = Walk::begin(job, &importer)?;
     if !by_content {
-        if job.recursive {
-            return Err(Error::new(ErrorKind::Unsupported, "put").at(target).because(
-                "-r is for content-addressed mounts; copy a directory through a mount of the server, as with cp -r",
-            ));
-        }
-        let input = walk.open(job.source)?;
-        return walk.print(&namespace.put(target, input).await?);
+        walk.copy_in(namespace, target).await?;
+        return walk.print(target);
     }
     if !matches!((target.cid(), target.parts.len()), (None, 0) | (Some(_), 1)) {
         return Err(Error::new(ErrorKind::InvalidArgument, "put")
@@ -150,9 +145,17 @@ pub(crate) async fn put(namespace: &dyn Namespace, job: &Job<'_>, target: &QfsPa
     walk.print(&QfsPath { prefix: target.prefix, parts: vec![Name::new(link.cid.to_string().as_bytes())?] })
 }
 
+/// What a directory of the host holds.
+#[derive(Debug, Default)]
+pub(super) struct Entries {
+    pub(super) dirs: Vec<Name>,
+    /// Files, and symlinks, which say so.
+    pub(super) leaves: Vec<(Name, bool)>,
+}
+
 /// A walk over the source.
-struct Walk<'a> {
-    job: &'a Job<'a>,
+pub(super) struct Walk<'a> {
+    pub(super) job: &'a Job<'a>,
     importer: &'a dyn Importer,
     progress: Progress,
     files: AtomicU64,
@@ -190,7 +193,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn open(&self, path: &Path) -> Result<Input> {
+    pub(super) fn open(&self, path: &Path) -> Result<Input> {
         if path == Path::new("-") {
             return Ok(self.counted(tokio::io::stdin()));
         }
@@ -220,32 +223,38 @@ impl<'a> Walk<'a> {
         Input::Stream(stream.boxed())
     }
 
+    /// What a directory of the host holds. What is neither file, directory nor symlink is skipped, and told.
+    pub(super) fn entries(&self, path: &Path) -> Result<Entries> {
+        let mut entries = Entries::default();
+        for entry in fs::read_dir(path).map_err(|error| host(path, error))? {
+            let entry = entry.map_err(|error| host(path, error))?;
+            let name = Name::new(entry.file_name().as_bytes()).map_err(|error| error.at(entry.path().display()))?;
+            let kind = entry.file_type().map_err(|error| host(&entry.path(), error))?;
+            if kind.is_dir() {
+                entries.dirs.push(name);
+            } else if kind.is_fifo() || kind.is_socket() || kind.is_block_device() || kind.is_char_device() {
+                self.skipped.fetch_add(1, Ordering::Relaxed);
+                let what = format!("skipped {}: not a file, directory or symlink", entry.path().display());
+                self.job.output.notice(&what);
+            } else {
+                entries.leaves.push((name, kind.is_symlink()));
+            }
+        }
+        Ok(entries)
+    }
+
     fn dir(&self, path: PathBuf) -> BoxFuture<'_, Result<Link>> {
         Box::pin(async move {
-            let mut found = Vec::new();
-            for entry in fs::read_dir(&path).map_err(|error| host(&path, error))? {
-                let entry = entry.map_err(|error| host(&path, error))?;
-                let name = Name::new(entry.file_name().as_bytes()).map_err(|error| error.at(entry.path().display()))?;
-                let kind = entry.file_type().map_err(|error| host(&entry.path(), error))?;
-                if kind.is_fifo() || kind.is_socket() || kind.is_block_device() || kind.is_char_device() {
-                    self.skipped.fetch_add(1, Ordering::Relaxed);
-                    self.job
-                        .output
-                        .notice(&format!("skipped {}: not a file, directory or symlink", entry.path().display()));
-                } else {
-                    found.push((name, kind));
-                }
-            }
-            let (dirs, leaves): (Vec<_>, Vec<_>) = found.into_iter().partition(|(_, kind)| kind.is_dir());
-            let leaves = stream::iter(leaves).map(|(name, kind)| {
+            let Entries { dirs, leaves } = self.entries(&path)?;
+            let leaves = stream::iter(leaves).map(|(name, is_symlink)| {
                 let path = path.join(std::ffi::OsStr::from_bytes(name.as_bytes()));
                 async move {
-                    let link = self.leaf(&path, kind.is_symlink()).await.map_err(|error| error.at(path.display()))?;
+                    let link = self.leaf(&path, is_symlink).await.map_err(|error| error.at(path.display()))?;
                     Ok::<_, Error>(Entry { name, link })
                 }
             });
             let mut entries: Vec<Entry> = leaves.buffer_unordered(FILES_AT_ONCE).try_collect().await?;
-            for (name, _) in dirs {
+            for name in dirs {
                 let link = self.dir(path.join(std::ffi::OsStr::from_bytes(name.as_bytes()))).await?;
                 entries.push(Entry { name, link });
             }
@@ -259,12 +268,17 @@ impl<'a> Walk<'a> {
             return self.importer.symlink(Bytes::copy_from_slice(target.as_os_str().as_bytes())).await;
         }
         let input = self.open(path)?;
-        let len = if let Input::File(file) = &input { file.len } else { 0 };
+        let len = input.len_known();
         let link = self.importer.file(input).await?;
+        self.count(len);
+        Ok(link)
+    }
+
+    /// Counts a file that was put.
+    pub(super) fn count(&self, len: u64) {
         let files = self.files.fetch_add(1, Ordering::Relaxed) + 1;
         self.bytes.fetch_add(len, Ordering::Relaxed);
         self.progress.say(format!("{} files", count(files)));
-        Ok(link)
     }
 
     fn print(&self, path: &QfsPath) -> Result<()> {

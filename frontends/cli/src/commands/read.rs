@@ -15,6 +15,8 @@ pub(crate) async fn cat(namespace: &dyn Namespace, paths: &[QfsPath]) -> Result<
         let mut pieces = namespace.read(path);
         while let Some(piece) = pieces.try_next().await? {
             output::raw(&piece)?;
+            // Where nothing is waited for, this is where the command can be interrupted.
+            tokio::task::yield_now().await;
         }
     }
     Ok(())

@@ -12,10 +12,7 @@ use std::{
 
 use muxfs::{Error, ErrorKind, Result};
 use serde::Serialize;
-use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
-    task::JoinHandle,
-};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::put::host;
@@ -27,6 +24,7 @@ use crate::{
     instance::{self, Instance, local_dir},
     metrics,
     output::{self, Output},
+    signals::Signals,
 };
 
 /// The longest path a Unix socket can have on every system, less the NUL at its end.
@@ -94,7 +92,7 @@ pub(crate) async fn serve(mut config: Config, args: &args::Serve, output: Output
     }
 
     let by = signals.next().await;
-    output.notice(&format!("muxfs: {by}: finishing what is under way; once more ends at once"));
+    output.notice(&format!("muxfs: {}: finishing what is under way; once more ends at once", by.name()));
     tokio::spawn(async move {
         signals.next().await;
         std::process::exit(1);
@@ -147,26 +145,6 @@ fn taken(error: Error, flag: &str) -> Error {
     let why = format!("another program listens there: give {flag} another port (0 takes a free one), or {flag} off");
     let addr = error.path().unwrap_or_default().to_owned();
     Error::new(error.kind(), error.op()).at(addr).because(why)
-}
-
-/// SIGINT and SIGTERM.
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl Signals {
-    fn new() -> Result<Self> {
-        let listen = |kind| signal(kind).map_err(|error| Error::new(ErrorKind::Io, "serve.signals").because(error));
-        Ok(Self { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })
-    }
-
-    async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.interrupt.recv() => "interrupted",
-            _ = self.terminate.recv() => "terminated",
-        }
-    }
 }
 
 fn start_nfs(instance: &Instance, config: &config::Nfs) -> Result<Option<muxfs_nfs::Server>> {

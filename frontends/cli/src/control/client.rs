@@ -241,6 +241,14 @@ impl Namespace for Client {
         self.ask(Method::DELETE, "file", &[("path", &path_text(&path.to_bytes()))], empty()).await
     }
 
+    async fn put_dir(&self, path: &QfsPath) -> Result<()> {
+        self.ask(Method::POST, "dir", &[("path", &path_text(&path.to_bytes()))], empty()).await
+    }
+
+    async fn put_symlink(&self, path: &QfsPath, target: Bytes) -> Result<()> {
+        self.ask(Method::POST, "symlink", &[("path", &path_text(&path.to_bytes()))], whole(target)).await
+    }
+
     async fn default_write(&self) -> Result<Prefix> {
         let prefix: String = self.ask(Method::GET, "default", &[], empty()).await?;
         Prefix::new(&prefix)

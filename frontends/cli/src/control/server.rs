@@ -73,6 +73,8 @@ fn router(instance: Arc<Instance>) -> Router {
         .route("/v1/read", get(read))
         .route("/v1/has", get(has))
         .route("/v1/file", post(put).delete(remove))
+        .route("/v1/dir", post(put_dir))
+        .route("/v1/symlink", post(put_symlink))
         .route("/v1/import/file", post(import))
         .route("/v1/import/symlink", post(import_symlink))
         .route("/v1/import/dir", post(import_dir))
@@ -224,6 +226,14 @@ async fn put(State(owner): Owner, Query(arg): Query<PathArg>, body: Body) -> Ans
 
 async fn remove(State(owner): Owner, Query(arg): Query<PathArg>) -> Answer<bool> {
     Ok(Json(owner.delete(&arg.path()?).await?))
+}
+
+async fn put_dir(State(owner): Owner, Query(arg): Query<PathArg>) -> Answer<()> {
+    Ok(Json(owner.put_dir(&arg.path()?).await?))
+}
+
+async fn put_symlink(State(owner): Owner, Query(arg): Query<PathArg>, body: Bytes) -> Answer<()> {
+    Ok(Json(owner.put_symlink(&arg.path()?, body).await?))
 }
 
 async fn import(State(owner): Owner, Query(arg): Query<MountArg>, body: Body) -> Answer<LinkText> {

@@ -69,11 +69,103 @@ fn files_below_local() {
         assert_eq!(world.ok(&["put", x, "/local/dir/x.txt"]), "/local/dir/x.txt");
         assert_eq!(fs::read(world.path("data/local/dir/x.txt")).expect("there"), b"xyz");
         assert_eq!(world.ok(&["cat", "/local/dir/x.txt"]), "xyz");
-        world.fails(&["put", "-r", world.path("data").to_str().expect("UTF-8"), "/local/y"], 1);
         world.ok(&["rm", "/local/dir/x.txt"]);
         world.fails(&["cat", "/local/dir/x.txt"], 3);
         drop(server);
     }
+}
+
+#[test]
+fn a_tree_below_local() {
+    let world = World::new();
+    let tree = world.tree();
+    let tree_text = tree.to_str().expect("UTF-8");
+    let cid = "bafkreifzjut3te2nhyekklss27nh3k72ysco7y32koao5eei66wof36n5e";
+    for served in [false, true] {
+        fs::remove_dir_all(world.path("data/local")).ok();
+        let server = served.then(|| world.serve(&[]));
+        for _ in 0..2 {
+            assert_eq!(world.ok(&["put", "-r", tree_text, "/local/to/tree"]), "/local/to/tree");
+            assert_same_tree(&tree, &world.path("data/local/to/tree"));
+        }
+        let put = world.ok(&["--json", "put", "-r", tree_text, "/local"]);
+        let put: serde_json::Value = serde_json::from_str(&put).expect("JSON");
+        assert_eq!((&put["files"], &put["bytes"]), (&4.into(), &3_000_015.into()));
+        assert_same_tree(&tree.join("sub"), &world.path("data/local/sub"));
+        assert_same_tree(&tree, &world.path("data/local/to/tree"));
+        // A tree below its own copy ends all the same.
+        let local = world.path("data/local");
+        world.ok(&["put", "-r", local.to_str().expect("UTF-8"), "/local/self"]);
+        assert_same_tree(&tree, &world.path("data/local/self/to/tree"));
+
+        let told = world.fails(&["put", "-r", tree_text, &format!("/local/{cid}")], 2);
+        assert!(told.contains("addressed by location") && told.contains(cid), "{told}");
+        world.fails(&["put", "-r", tree_text, "/local/to/tree/a.txt"], 1);
+        world.fails(&["put", tree_text, "/local/to/tree"], 1);
+        assert!(world.fails(&["put", "-r", tree_text, "/ipfs/name"], 2).contains("by no other name"));
+        drop(server);
+    }
+}
+
+/// It opened every store, and made the data directory, only to print what the command line says.
+#[test]
+fn the_configuration_is_printed_without_a_store() {
+    let world = World::new();
+    assert!(world.ok(&["config"]).contains("data = "));
+    assert!(!world.path("data").exists(), "nothing was opened");
+    let config = world.path("muxfs.toml");
+    fs::write(&config, "profile = \"unixfs-v0-2015\"\n").expect("written");
+    let server = world.serve(&["--config", config.to_str().expect("UTF-8")]);
+    assert!(world.ok(&["config"]).contains("unixfs-v0-2015"), "a server is asked for its own");
+    server.kill();
+    assert!(world.ok(&["config"]).contains("unixfs-v1-2025"), "one that was killed is not");
+}
+
+#[test]
+fn a_file_is_no_data_directory() {
+    let world = World::new();
+    fs::write(world.path("data"), b"").expect("written");
+    for args in [&["ls"][..], &["serve", "--nfs", "off", "--ftp", "off"]] {
+        let told = world.fails(args, 1);
+        assert!(told.contains("a file is there") && told.contains("--data"), "{told}");
+    }
+}
+
+/// What ends a `get` in the middle leaves nothing beside the destination, and an error names what the user named.
+#[test]
+fn a_get_that_is_cut_short_leaves_nothing() {
+    let world = World::new();
+    // Takes seconds to read and no space to have.
+    let path = "/local/long";
+    fs::create_dir_all(world.path("data/local")).expect("made");
+    fs::File::create(world.path("data/local/long")).and_then(|file| file.set_len(2 << 30)).expect("made");
+    let into = world.path("into");
+    fs::create_dir(&into).expect("made");
+    let names =
+        || -> Vec<_> { fs::read_dir(&into).expect("there").map(|entry| entry.expect("there").path()).collect() };
+    for (signal, code) in [(rustix::process::Signal::INT, 130), (rustix::process::Signal::TERM, 143)] {
+        let begun = std::time::Instant::now();
+        loop {
+            assert!(begun.elapsed() < crate::PATIENCE, "it is never cut short by {signal:?}");
+            let mut get = world.command();
+            let mut get = get.args(["get", path]).arg(into.join("x")).spawn().expect("the program runs");
+            while names().is_empty() && get.try_wait().expect("a child").is_none() {
+                std::thread::yield_now();
+            }
+            rustix::process::kill_process(rustix::process::Pid::from_child(&get), signal).expect("signalled");
+            let status = get.wait().expect("a child");
+            let is_whole = fs::remove_file(into.join("x")).is_ok();
+            assert_eq!(names(), Vec::<std::path::PathBuf>::new(), "{signal:?} {status}");
+            // One that was whole before the signal came proves nothing: again.
+            if !is_whole {
+                assert_eq!(status.code(), Some(code), "{signal:?}");
+                break;
+            }
+        }
+    }
+    let nowhere = into.join("nowhere/x");
+    let told = world.fails(&["get", path, nowhere.to_str().expect("UTF-8")], 3);
+    assert!(told.contains("nowhere/x") && !told.contains(".muxfs-get"), "{told}");
 }
 
 /// The command took its own mounts for the server's: a put below a host directory that only the server's configuration

@@ -90,6 +90,30 @@ fn put_reads_over_ftp_and_nfs() {
     assert_eq!(server.terminate(), Some(0));
 }
 
+/// What `ftp-user` prints is what the server reads: the user logs in with the password that was typed, below its home.
+#[test]
+fn a_user_that_the_program_made_logs_in() {
+    let world = World::new();
+    let made = world.fed(&["ftp-user", "ann", "--home", "/local/ann", "--read-only"], b"correct horse\n");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let (users, config) = (world.path("users"), world.path("muxfs.toml"));
+    fs::write(&users, &made.stdout).expect("written");
+    fs::write(&config, format!("[ftp]\nusers = {users:?}\n")).expect("written");
+    fs::create_dir_all(world.path("data/local/ann")).expect("made");
+    fs::write(world.path("data/local/ann/a.txt"), b"hello").expect("written");
+    let server = world.serve(&["--config", config.to_str().expect("UTF-8")]);
+    let login = |name: &str, password: &str| {
+        let mut ftp = suppaftp::FtpStream::connect(server.addr("ftp")).expect("connected");
+        ftp.login(name, password).map(|()| ftp)
+    };
+    let mut ftp = login("ann", "correct horse").expect("logged in");
+    assert_eq!(ftp.retr_as_buffer("/a.txt").expect("there").into_inner(), b"hello", "below the home");
+    ftp.put_file("/b.txt", &mut &b"x"[..]).expect_err("read-only");
+    assert!(login("ann", "wrong horse").is_err(), "another password");
+    assert!(login("bob", "correct horse").is_err(), "another name");
+    ftp.quit().expect("bye");
+}
+
 /// Reads a file as an NFS client does: MNT, a LOOKUP for each part, READ until the end.
 fn read_over_nfs(addr: std::net::SocketAddr, path: &str) -> Vec<u8> {
     use nfs3_client::{
