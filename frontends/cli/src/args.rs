@@ -112,8 +112,11 @@ pub(crate) enum Command {
     },
     /// Print the effective configuration, as a file that --config takes
     Config,
-    /// Make the line of a user for the FTP users file; reads the password from standard input
+    /// Make a user for the FTP users file; reads the password from standard input
     FtpUser {
+        /// Add the user to this file, which is made where absent; else its lines are printed
+        #[arg(long, value_name = "FILE")]
+        users: Option<PathBuf>,
         /// The user's name
         name: String,
         /// The directory below which the user stays, as /local/alice

@@ -123,7 +123,9 @@ async fn run(cli: Cli) -> Result<ExitCode> {
             clap_complete::generate(shell, &mut Cli::command(), "muxfs", &mut script);
             output::raw(&script)?;
         }
-        Command::FtpUser { name, home, read_only } => commands::serve::ftp_user(&name, &home, read_only)?,
+        Command::FtpUser { name, home, read_only, users } => {
+            commands::ftp_user::ftp_user(&name, &home, read_only, users.as_deref())?;
+        }
         Command::Serve(args) => commands::serve::serve(config, &args, output).await?,
         Command::Put(put) => self::put(config, &put, output).await?,
         Command::Config => {

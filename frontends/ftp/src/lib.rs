@@ -56,7 +56,7 @@ pub use crate::{
     options::{Options, Tls},
     users::{
         FAILURE_WINDOW, FAILURES_MAX, HASH_MEMORY_KIB_MAX, HASH_PASSES_MAX, PASSWORD_LEN_MAX, USERS_VERSION,
-        hash_password, user_line,
+        hash_password, user_line, with_user,
     },
 };
 use crate::{

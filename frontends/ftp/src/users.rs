@@ -204,6 +204,29 @@ pub fn user_line(name: &str, password: &str, home: &str, read_only: bool, env: &
     Ok(lines)
 }
 
+/// The text of a users file with the lines of one more user; an empty file begins.
+///
+/// ```
+/// let env = muxfs_ftp::Options::default().env;
+/// let lines = muxfs_ftp::user_line("ann", "correct horse", "/local/ann", true, &env)?;
+/// let users = muxfs_ftp::with_user("", &lines)?;
+/// assert!(users.starts_with("version = 1\n"));
+/// assert!(muxfs_ftp::with_user(&users, &lines).is_err(), "she is there");
+/// # Ok::<(), muxfs::Error>(())
+/// ```
+///
+/// # Errors
+/// `InvalidArgument` if the text is no users file or has a user of that name; `Unsupported` for a newer version.
+pub fn with_user(text: &str, lines: &str) -> Result<String> {
+    let gap = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
+    let with = match text.trim() {
+        "" => format!("version = {USERS_VERSION}\n\n{lines}"),
+        _ => format!("{text}{gap}\n{lines}"),
+    };
+    Users::parse(&with)?;
+    Ok(with)
+}
+
 /// Remembers refused logins by address.
 #[derive(Debug, Default)]
 pub(crate) struct Brake(Mutex<HashMap<IpAddr, (u32, SystemTime)>>);

@@ -2,7 +2,6 @@
 
 use std::{
     fs,
-    io::{BufRead as _, IsTerminal as _, Write as _},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
@@ -286,22 +285,4 @@ fn connect_host(ip: IpAddr) -> String {
         IpAddr::V6(ip) if ip.is_unspecified() => format!("[{}]", Ipv6Addr::LOCALHOST),
         IpAddr::V6(ip) => format!("[{ip}]"),
     }
-}
-
-/// Prints the lines of a user for the FTP users file; the password comes from standard input.
-pub(crate) fn ftp_user(name: &str, home: &str, read_only: bool) -> Result<()> {
-    if std::io::stdin().is_terminal() {
-        eprint!("password for {name} (it is shown): ");
-        std::io::stderr().flush().ok();
-    }
-    let mut password = String::new();
-    std::io::stdin()
-        .lock()
-        .read_line(&mut password)
-        .map_err(|error| Error::new(ErrorKind::Io, "ftp-user.password").because(error))?;
-    let password = password.trim_end_matches(['\r', '\n']);
-    if password.is_empty() {
-        return Err(Error::new(ErrorKind::InvalidArgument, "ftp-user.password").because("an empty password"));
-    }
-    output::raw(muxfs_ftp::user_line(name, password, home, read_only, &instance::env())?.as_bytes())
 }

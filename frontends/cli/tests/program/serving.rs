@@ -90,14 +90,21 @@ fn put_reads_over_ftp_and_nfs() {
     assert_eq!(server.terminate(), Some(0));
 }
 
-/// What `ftp-user` prints is what the server reads: the user logs in with the password that was typed, below its home.
+/// What `ftp-user` makes is what the server reads: the user logs in with the password that was typed, below its home.
+/// What it printed was no users file by itself, for want of a version.
 #[test]
 fn a_user_that_the_program_made_logs_in() {
     let world = World::new();
-    let made = world.fed(&["ftp-user", "ann", "--home", "/local/ann", "--read-only"], b"correct horse\n");
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     let (users, config) = (world.path("users"), world.path("muxfs.toml"));
-    fs::write(&users, &made.stdout).expect("written");
+    let into = users.to_str().expect("UTF-8");
+    for name in ["zoe", "ann"] {
+        let args = ["ftp-user", name, "--home", "/local/ann", "--read-only", "--users", into];
+        let made = world.fed(&args, b"correct horse\n");
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        assert_eq!(world.fed(&args, b"other\n").status.code(), Some(2), "{name} is there");
+    }
+    let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&users).expect("there").permissions());
+    assert_eq!(mode & 0o777, 0o600);
     fs::write(&config, format!("[ftp]\nusers = {users:?}\n")).expect("written");
     fs::create_dir_all(world.path("data/local/ann")).expect("made");
     fs::write(world.path("data/local/ann/a.txt"), b"hello").expect("written");

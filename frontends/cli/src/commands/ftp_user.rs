@@ -1,0 +1,55 @@
+//! `ftp-user`: makes a user for the FTP users file.
+
+use std::{
+    fs::{self, OpenOptions},
+    io::{self, BufRead as _, IsTerminal as _, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
+    path::Path,
+};
+
+use muxfs::{Error, ErrorKind, Result};
+
+use super::put::host;
+use crate::{instance, output};
+
+/// Adds a user to `users`, or prints its lines; the password comes from standard input.
+pub(crate) fn ftp_user(name: &str, home: &str, read_only: bool, users: Option<&Path>) -> Result<()> {
+    if io::stdin().is_terminal() {
+        eprint!("password for {name} (it is shown): ");
+        io::stderr().flush().ok();
+    }
+    let mut password = String::new();
+    io::stdin()
+        .lock()
+        .read_line(&mut password)
+        .map_err(|error| Error::new(ErrorKind::Io, "ftp-user.password").because(error))?;
+    let password = password.trim_end_matches(['\r', '\n']);
+    if password.is_empty() {
+        return Err(Error::new(ErrorKind::InvalidArgument, "ftp-user.password").because("an empty password"));
+    }
+    let lines = muxfs_ftp::user_line(name, password, home, read_only, &instance::env())?;
+    match users {
+        Some(users) => add(users, &lines),
+        None => output::raw(lines.as_bytes()),
+    }
+}
+
+/// Replaces the file at one stroke, so that a server that starts meanwhile reads a whole one.
+fn add(users: &Path, lines: &str) -> Result<()> {
+    let text = match fs::read_to_string(users) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+        text => text.map_err(|error| host(users, error))?,
+    };
+    let with = muxfs_ftp::with_user(&text, lines).map_err(|error| error.at(users.display()))?;
+    let part = users.with_extension(format!("part-{}", std::process::id()));
+    let write = || {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&part)?;
+        file.write_all(with.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&part, users)
+    };
+    write().map_err(|error| {
+        fs::remove_file(&part).ok();
+        host(users, error)
+    })
+}
