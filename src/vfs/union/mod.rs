@@ -180,6 +180,12 @@ impl Mount {
         Ok(Changed { before: changed.before, after: self.attr_up(changed.after)? })
     }
 
+    /// What `create` or `link` made: its node is leased, and given back whichever part the caller cannot have.
+    fn made_up(&self, DirChanged { dir, node }: DirChanged) -> Result<DirChanged> {
+        let dir = self.changed_up(dir).inspect_err(|_| self.vfs.release(node.ino, 1))?;
+        Ok(DirChanged { dir, node: self.leased_up(node)? })
+    }
+
     /// A place in this mount, whose directory is `leaf` there.
     fn place<'a>(&self, place: Place<'a>, leaf: Ino, op: &'static str) -> Result<Place<'a>> {
         let expect = match place.expect {
@@ -339,9 +345,7 @@ impl Vfs for UnionVfs {
             // As mkdir of a mount point answers on a file system that cannot be changed.
             return if taken { Err(Error::new(ErrorKind::Exists, op).at(name)) } else { read_only(op) };
         };
-        let DirChanged { dir, node } = mount.vfs.create(leaf, name, node, set).await?;
-        let node = mount.leased_up(node)?;
-        Ok(DirChanged { dir: mount.changed_up(dir)?, node })
+        mount.made_up(mount.vfs.create(leaf, name, node, set).await?)
     }
 
     async fn remove(&self, place: Place<'_>, kind: RemoveKind) -> Result<DirChanged> {
@@ -361,9 +365,7 @@ impl Vfs for UnionVfs {
 
     async fn link(&self, ino: Ino, dir: Ino, name: &Name) -> Result<DirChanged> {
         let (mount, leaf, dir) = self.find_both(ino, dir, "union.link")?;
-        let DirChanged { dir, node } = mount.vfs.link(leaf, dir, name).await?;
-        let node = mount.leased_up(node)?;
-        Ok(DirChanged { dir: mount.changed_up(dir)?, node })
+        mount.made_up(mount.vfs.link(leaf, dir, name).await?)
     }
 
     async fn allocate(&self, ino: Ino, range: Range<u64>, keep_size: bool) -> Result<Changed> {

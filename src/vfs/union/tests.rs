@@ -180,6 +180,76 @@ async fn leases_of_a_mounts_root_balance() {
     assert_eq!(union.getattr(root.ino).await.expect("the mount keeps its own").ino, root.ino);
 }
 
+/// A mount that breaks its promises about numbers: its directories are in a file system that no union has room for.
+#[derive(Debug)]
+struct FarDirs(Arc<ModelFs>);
+
+#[async_trait]
+impl Vfs for FarDirs {
+    fn root(&self) -> Ino {
+        self.0.root()
+    }
+    async fn lookup(&self, dir: Ino, name: &Name) -> Result<Attr> {
+        self.0.lookup(dir, name).await
+    }
+    async fn parent(&self, dir: Ino) -> Result<Attr> {
+        self.0.parent(dir).await
+    }
+    async fn getattr(&self, ino: Ino) -> Result<Attr> {
+        self.0.getattr(ino).await
+    }
+    async fn readdir(&self, dir: Ino, after: Cookie, count: usize, listing: Listing) -> Result<DirPage> {
+        self.0.readdir(dir, after, count, listing).await
+    }
+    async fn read(&self, ino: Ino, offset: u64, len: u32) -> Result<Bytes> {
+        self.0.read(ino, offset, len).await
+    }
+    async fn readlink(&self, ino: Ino) -> Result<Bytes> {
+        self.0.readlink(ino).await
+    }
+    async fn statfs(&self, ino: Ino) -> Result<FsStat> {
+        self.0.statfs(ino).await
+    }
+    fn handle(&self, ino: Ino) -> Result<Handle> {
+        self.0.handle(ino)
+    }
+    async fn resolve(&self, handle: &Handle) -> Result<Attr> {
+        self.0.resolve(handle).await
+    }
+    fn release(&self, ino: Ino, count: u64) {
+        self.0.release(ino, count);
+    }
+    async fn create(&self, dir: Ino, name: &Name, node: NewNode, set: SetAttr) -> Result<DirChanged> {
+        let mut made = self.0.create(dir, name, node, set).await?;
+        made.dir.after.fsid = Fsid(256);
+        Ok(made)
+    }
+    async fn link(&self, ino: Ino, dir: Ino, name: &Name) -> Result<DirChanged> {
+        let mut made = self.0.link(ino, dir, name).await?;
+        made.dir.after.fsid = Fsid(256);
+        Ok(made)
+    }
+}
+
+/// The node was fit to be given out and its directory was not: the call failed, and the node's lease stayed for ever.
+#[tokio::test]
+async fn what_was_made_in_a_directory_that_cannot_be_told_is_given_back() {
+    let model = ModelFs::new(testing::env());
+    let root = model.root();
+    let file = model.create(root, &name("f"), NewNode::File, SetAttr::default()).await.expect("create").node.ino;
+    let union =
+        UnionVfs::new(vec![(prefix("m"), 1, Arc::new(FarDirs(model.clone())))], &testing::env()).expect("union");
+    let top = union.lookup(ROOT, &name("m")).await.expect("lookup").ino;
+    let known = union.lookup(top, &name("f")).await.expect("lookup").ino;
+    let leased = model.lease_count();
+    let made = union.create(top, &name("g"), NewNode::File, SetAttr::default()).await;
+    assert_eq!(made.expect_err("broken").kind(), ErrorKind::Internal);
+    let linked = union.link(known, top, &name("h")).await;
+    assert_eq!(linked.expect_err("broken").kind(), ErrorKind::Internal);
+    assert_eq!(model.lease_count(), leased);
+    model.release(file, 2);
+}
+
 #[tokio::test]
 async fn two_mounts_share_neither_prefix_nor_slot() {
     let fs = || ModelFs::new(testing::env()) as Arc<dyn Vfs>;
