@@ -546,4 +546,9 @@ pub trait Vfs: Debug + Send + Sync + 'static {
     async fn sync(&self, ino: Ino) -> Result<()> {
         Ok(())
     }
+
+    /// As `sync`, but of the root no more than of any other directory: what a name that came or went there asks for.
+    async fn sync_inode(&self, ino: Ino) -> Result<()> {
+        self.sync(ino).await
+    }
 }

@@ -201,6 +201,10 @@ impl Vfs for Subtree {
     async fn sync(&self, ino: Ino) -> Result<()> {
         self.vfs.sync(if ino == self.top.ino() { self.vfs.root() } else { ino }).await
     }
+
+    async fn sync_inode(&self, ino: Ino) -> Result<()> {
+        self.vfs.sync_inode(ino).await
+    }
 }
 
 #[derive(Debug)]
@@ -294,6 +298,10 @@ impl Vfs for ReadOnlyView {
 
     async fn sync(&self, ino: Ino) -> Result<()> {
         self.vfs.sync(ino).await
+    }
+
+    async fn sync_inode(&self, ino: Ino) -> Result<()> {
+        self.vfs.sync_inode(ino).await
     }
 }
 

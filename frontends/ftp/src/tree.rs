@@ -222,7 +222,7 @@ impl Tree {
     // ---- changes, durable when they return
 
     pub(crate) async fn sync(&self, node: &Node) -> Result<()> {
-        self.vfs.sync(node.ino()).await
+        self.vfs.sync_inode(node.ino()).await
     }
 
     pub(crate) async fn make_dir(&self, path: &[Name]) -> Result<()> {

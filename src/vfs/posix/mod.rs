@@ -464,6 +464,10 @@ impl Vfs for Posix {
     async fn sync(&self, ino: Ino) -> Result<()> {
         self.vfs.sync(ino).await
     }
+
+    async fn sync_inode(&self, ino: Ino) -> Result<()> {
+        self.vfs.sync_inode(ino).await
+    }
 }
 
 #[cfg(test)]

@@ -428,6 +428,14 @@ impl Vfs for UnionVfs {
         }
         result
     }
+
+    // The names of the union's own root are its mounts: nothing on disk.
+    async fn sync_inode(&self, ino: Ino) -> Result<()> {
+        match self.find(ino, "union.sync_inode")? {
+            Some((mount, leaf)) => mount.vfs.sync_inode(leaf).await,
+            None => Ok(()),
+        }
+    }
 }
 
 #[cfg(test)]

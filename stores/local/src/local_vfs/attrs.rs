@@ -156,19 +156,23 @@ impl Local {
         })
     }
 
-    /// Makes one inode durable, or of the root everything.
-    pub(super) fn sync(&self, ino: Ino) -> Result<()> {
+    /// Makes one inode durable.
+    pub(super) fn sync_inode(&self, ino: Ino) -> Result<()> {
         const OP: &str = "local.sync";
         let anchor = self.anchor(ino, OP)?;
         let kind = self.nodes().id(ino).map(|id| id.kind);
-        if ino != self.root
-            && matches!(kind, Some(FileKind::File | FileKind::Dir))
+        if matches!(kind, Some(FileKind::File | FileKind::Dir))
             && let Ok(data) = self.data(&anchor, false, OP)
         {
             return rustix::fs::fsync(&data.fd).map_err(fail(OP));
         }
-        // The root means everything; and the host has no call for one fifo, symlink or file we may not read.
-        rustix::fs::syncfs(&self.sync_fd).map_err(fail(OP))?;
+        // The host has no call for one fifo, symlink or file we may not read.
+        self.sync_all()
+    }
+
+    /// Makes everything durable.
+    pub(super) fn sync_all(&self) -> Result<()> {
+        rustix::fs::syncfs(&self.sync_fd).map_err(fail("local.sync"))?;
         self.handles.sync()
     }
 }

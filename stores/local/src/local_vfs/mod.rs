@@ -431,6 +431,11 @@ impl Vfs for LocalVfs {
     }
 
     async fn sync(&self, ino: Ino) -> Result<()> {
-        self.blocking("local.sync", move |local| local.sync(ino)).await
+        let whole = ino == self.local.root;
+        self.blocking("local.sync", move |local| if whole { local.sync_all() } else { local.sync_inode(ino) }).await
+    }
+
+    async fn sync_inode(&self, ino: Ino) -> Result<()> {
+        self.blocking("local.sync_inode", move |local| local.sync_inode(ino)).await
     }
 }
