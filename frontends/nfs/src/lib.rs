@@ -28,6 +28,7 @@ mod replies;
 mod rpc;
 mod server;
 mod status;
+mod syncs;
 mod xdr;
 
 pub use crate::{

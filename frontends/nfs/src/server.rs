@@ -29,6 +29,7 @@ use crate::{
     options::Options,
     outage::Outages,
     replies::Replies,
+    syncs::Syncs,
 };
 
 /// How long accepting pauses when the process has no file descriptor left: others must close first.
@@ -43,6 +44,7 @@ pub(crate) struct Shared {
     pub(crate) options: Options,
     pub(crate) port: u16,
     pub(crate) verifier: Verifier,
+    pub(crate) syncs: Syncs,
     pub(crate) replies: Arc<Replies>,
     /// Those of WRITE: they come by the thousand, and must not push out the others.
     pub(crate) write_replies: Arc<Replies>,
@@ -124,6 +126,7 @@ pub fn serve(vfs: Arc<dyn Vfs>, options: Options) -> Result<Server> {
         vfs: if options.read_only { read_only_view(vfs) } else { vfs },
         port: addr.port(),
         verifier: Verifier::new(&options),
+        syncs: Syncs::default(),
         replies: Arc::default(),
         write_replies: Arc::default(),
         outages: Outages::default(),

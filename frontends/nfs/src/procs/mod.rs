@@ -30,6 +30,7 @@ use crate::{
     rpc::Reply,
     server::Shared,
     status::status,
+    syncs::Extent,
     xdr::{Decoder, Malformed},
 };
 
@@ -185,17 +186,34 @@ impl Context {
     /// Makes a node durable. After a failure nothing is known of what was written before, and it is told only once: the
     /// verifier changes, so that every client sends again what it has not committed, whatever the call was for.
     async fn sync(&self, ino: Ino) -> Result<(), nfsstat3> {
-        self.server.vfs.sync(ino).await.map_err(|error| {
-            self.server.verifier.renew();
-            status(&error)
-        })
+        self.run_sync(ino, Extent::Whole, self.server.vfs.sync(ino)).await
+    }
+
+    async fn run_sync(
+        &self,
+        ino: Ino,
+        extent: Extent,
+        sync: impl Future<Output = muxfs::Result<()>> + Send,
+    ) -> Result<(), nfsstat3> {
+        let synced = async {
+            sync.await.map_err(|error| {
+                self.server.verifier.renew();
+                status(&error)
+            })
+        };
+        self.server.syncs.run(ino, extent, synced).await
     }
 
     /// Makes what a call did to `nodes` durable, if the server promises that before it replies.
     async fn sync_names<const N: usize>(&self, nodes: [Ino; N]) -> Result<(), nfsstat3> {
         if self.server.options.sync_names {
             // Each to its end: the failure of one must not hide that of another.
-            for synced in futures_util::future::join_all(nodes.map(|ino| self.sync(ino))).await {
+            for synced in futures_util::future::join_all(nodes.map(|ino| {
+                let sync = self.server.vfs.sync_inode(ino);
+                self.run_sync(ino, Extent::Inode, sync)
+            }))
+            .await
+            {
                 synced?;
             }
         }

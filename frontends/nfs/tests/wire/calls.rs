@@ -286,6 +286,8 @@ async fn no_call_that_overlaps_a_failed_sync_claims_that_its_data_is_safe() {
         let mut other = Client::connect(server.local_addr()).await;
         let root = client.root().await;
         let file = client.create(&root, b"a", 0o644).await;
+        // Of another node: syncs of one wait for each other.
+        let failing = client.create(&root, b"b", 0o644).await;
         let write = Args::new().opaque(&file).u64(0).u32(1).u32(stable).opaque(b"x");
         let commit = || Args::new().opaque(&file).u64(0).u32(0);
         gate.holds_write.store(holds_write, Ordering::SeqCst);
@@ -298,7 +300,7 @@ async fn no_call_that_overlaps_a_failed_sync_claims_that_its_data_is_safe() {
         }
         until("the call is held", || gate.arrived.load(Ordering::SeqCst) == 1).await;
         gate.fails_sync.store(true, Ordering::SeqCst);
-        assert_eq!(other.nfs(21, commit()).await.0, IO);
+        assert_eq!(other.nfs(21, Args::new().opaque(&failing).u64(0).u32(0)).await.0, IO);
         gate.fails_sync.store(false, Ordering::SeqCst);
         gate.let_through();
         if stable == 2 {
