@@ -30,6 +30,7 @@ use crate::{
     identity::Identity,
     procs,
     record::{Input, Output},
+    room::Room,
     rpc::{Call, Refused, Reply, claimed},
     server::Shared,
 };
@@ -45,6 +46,9 @@ pub const IN_FLIGHT_LEN_MAX: usize = 512 << 20;
 /// The same in units.
 pub(crate) const BUDGET: usize = IN_FLIGHT_LEN_MAX / BUDGET_UNIT;
 
+/// How often one who waits for room says so.
+const PRESS_EVERY: Duration = Duration::from_secs(1);
+
 /// The first port that needs no privilege to be bound.
 const PRIVILEGED_PORT_END: u16 = 1024;
 /// How far ahead a deadline is set: timeouts may be as long as they like, the arithmetic may not overflow.
@@ -59,6 +63,12 @@ pub(crate) struct Connection {
     stream: TcpStream,
     origin: Origin,
     input: Input,
+    /// For what of the input is not whole.
+    room: Room,
+    /// The units of room that are missing for the next read; nothing is read meanwhile.
+    missing: u32,
+    /// Since when a part of a record waits for the rest.
+    partial_since: Option<Instant>,
     output: Output,
     done: UnboundedSender<Option<Reply>>,
     replies: UnboundedReceiver<Option<Reply>>,
@@ -79,6 +89,8 @@ pub(crate) struct Connection {
 #[derive(Debug)]
 struct Held {
     call: Call,
+    /// Of its record, in bytes.
+    len: usize,
     identity: Arc<Identity>,
     units: u32,
 }
@@ -92,6 +104,9 @@ impl Connection {
             stream,
             origin: Origin { peer, connection: number },
             input: Input::default(),
+            room: Room::default(),
+            missing: 0,
+            partial_since: None,
             output: Output::default(),
             done,
             replies,
@@ -117,10 +132,11 @@ impl Connection {
                 self.take_calls()?;
             }
             self.send()?;
+            self.make_room(stopping);
             if !self.is_idle() && alarm.deadline() > Alarm::from_std(self.deadline()) {
                 alarm.as_mut().reset(Alarm::from_std(self.deadline()));
             }
-            let wants_read = !stopping && self.wants_read();
+            let wants_read = !stopping && self.wants_read() && self.missing == 0;
             let quiet = self.in_flight == 0 && self.held.is_none() && self.output.len() == 0;
             if (stopping || self.ended) && quiet {
                 return Ok(());
@@ -151,6 +167,15 @@ impl Connection {
                         self.receive()?;
                     }
                 }
+                permit = self.server.rooms.wait(self.missing), if self.missing > 0 => {
+                    if let Ok(permit) = permit {
+                        self.room.add(permit);
+                    }
+                }
+                // Those who wait themselves look when their alarm rings: one after the other, for each makes room.
+                () = self.server.rooms.pressed.notified(), if self.partial_since.is_some() && self.missing == 0 => {
+                    self.check_patience()?;
+                }
                 () = &mut alarm => {
                     self.check_stalls()?;
                     alarm.as_mut().reset(Alarm::from_std(self.deadline()));
@@ -161,6 +186,31 @@ impl Connection {
 
     fn wants_read(&self) -> bool {
         !self.ended && self.held.is_none() && self.in_flight < CALLS_IN_FLIGHT_MAX && self.output.len() < OUTPUT_LEN_MAX
+    }
+
+    /// Takes the room that the next read may need, gives back what is left over, and tells the others if there is none.
+    fn make_room(&mut self, stopping: bool) {
+        self.partial_since = self.input.is_partial().then(|| self.partial_since.unwrap_or_else(Instant::now));
+        let was_missing = self.missing > 0;
+        let wants_read = !stopping && self.wants_read();
+        let held_len = self.held.as_ref().map_or(0, |held| held.len);
+        let len = held_len + if wants_read { self.input.len_next() } else { self.input.len() };
+        let missing = self.room.fit(&self.server.rooms, len);
+        // What is here already is here: only the next read waits.
+        self.missing = if wants_read { missing } else { 0 };
+        if self.missing > 0 && !was_missing {
+            self.server.rooms.pressed.notify_waiters();
+        }
+    }
+
+    /// Ends a record that takes its time while others wait for the room it takes.
+    fn check_patience(&self) -> Result<(), Cause> {
+        match self.partial_since {
+            Some(since) if since.elapsed() >= self.server.rooms.patience && self.room.is_used() => {
+                Err("the record took too long while others waited for room".into())
+            }
+            _ => Ok(()),
+        }
     }
 
     fn receive(&mut self) -> Result<(), Cause> {
@@ -211,7 +261,7 @@ impl Connection {
         match self.server.budget.clone().try_acquire_many_owned(units) {
             Ok(permit) => self.start(call, identity, permit),
             Err(TryAcquireError::NoPermits | TryAcquireError::Closed) => {
-                self.held = Some(Held { call, identity, units });
+                self.held = Some(Held { call, len, identity, units });
             }
         }
     }
@@ -286,6 +336,9 @@ impl Connection {
     /// When a peer that does nothing has to be looked at next.
     fn deadline(&self) -> Instant {
         let options = &self.server.options;
+        if self.missing > 0 {
+            return Instant::now() + PRESS_EVERY;
+        }
         if self.is_idle() {
             return self.last_read + options.idle_timeout.min(DEADLINE_MAX);
         }
@@ -298,10 +351,18 @@ impl Connection {
 
     fn check_stalls(&self) -> Result<(), Cause> {
         let options = &self.server.options;
+        if self.missing > 0 {
+            self.server.rooms.pressed.notify_waiters();
+            self.check_patience()?;
+        }
         if self.output.len() > 0 && self.last_write.elapsed() >= options.stall_timeout {
             return Err("the peer takes no replies".into());
         }
-        if self.input.is_partial() && self.wants_read() && self.last_read.elapsed() >= options.stall_timeout {
+        if self.input.is_partial()
+            && self.wants_read()
+            && self.missing == 0
+            && self.last_read.elapsed() >= options.stall_timeout
+        {
             return Err("the peer does not finish its record".into());
         }
         if self.is_idle() && self.last_read.elapsed() >= options.idle_timeout {
@@ -314,4 +375,64 @@ impl Connection {
 async fn acquire(server: &Shared, held: Option<&Held>) -> Result<OwnedSemaphorePermit, AcquireError> {
     let units = held.map_or(1, |held| held.units);
     server.budget.clone().acquire_many_owned(units).await
+}
+
+#[cfg(test)]
+mod tests {
+    use muxfs::testing::{self, model::ModelFs};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+    use crate::{
+        options::Options,
+        room::{FREE_LEN, Rooms},
+        server::serve_in,
+    };
+
+    /// NULL of NFS: xid 7, CALL, RPC 2, the program, version 3, no credentials.
+    const NULL: [u32; 10] = [7, 0, 2, 100_003, 3, 0, 0, 0, 0, 0];
+    /// Only a server that never answers takes as long.
+    const PATIENCE: Duration = Duration::from_mins(1);
+
+    /// Records of a MiB but for a byte were held outside of every budget, on as many connections as there may be.
+    #[tokio::test]
+    async fn who_does_not_finish_its_record_makes_room_for_who_does() {
+        let rooms = Rooms::new(FREE_LEN * 8, Duration::ZERO);
+        let options = Options { addr: ([127, 0, 0, 1], 0).into(), ..Options::default() };
+        let server = serve_in(ModelFs::new(testing::env()), options, rooms).expect("it listens");
+        let len = FREE_LEN * 6;
+        let mark = u32::try_from(len).expect("short") | 1 << 31;
+        let mut unfinished = Vec::new();
+        for _ in 0..3 {
+            let mut client = TcpStream::connect(server.local_addr()).await.expect("connected");
+            client.write_u32(mark).await.expect("sent");
+            // All but a byte, or as much as is read of it.
+            let rest = tokio::spawn(async move {
+                let _as_far_as_it_goes = client.write_all(&vec![0; len - 1]).await;
+                let mut byte = [0];
+                let ended = client.read(&mut byte).await;
+                assert!(!matches!(ended, Ok(1)), "nothing is answered");
+            });
+            unfinished.push(rest);
+        }
+        let mut honest = TcpStream::connect(server.local_addr()).await.expect("connected");
+        let begin = NULL.iter().flat_map(|word| word.to_be_bytes());
+        let record: Vec<u8> =
+            mark.to_be_bytes().into_iter().chain(begin).chain(std::iter::repeat(0)).take(len + 4).collect();
+        // With no patience at all even an honest record may be cut off: it is sent again, as clients do.
+        loop {
+            let answered = async {
+                honest.write_all(&record).await?;
+                honest.read_u32().await
+            };
+            match tokio::time::timeout(PATIENCE, answered).await.expect("an end") {
+                Ok(mark) => break assert_eq!(mark, 0x8000_0018),
+                Err(_) => honest = TcpStream::connect(server.local_addr()).await.expect("connected"),
+            }
+        }
+        server.shutdown().await;
+        for rest in unfinished {
+            rest.await.expect("it ended");
+        }
+    }
 }

@@ -25,6 +25,7 @@ mod portmap;
 mod procs;
 mod record;
 mod replies;
+mod room;
 mod rpc;
 mod server;
 mod status;
@@ -38,6 +39,7 @@ pub use crate::{
     options::{Network, Options, Squash},
     record::{RECORD_LEN_MAX, TRANSFER_LEN_MAX},
     replies::REPLY_COUNT_MAX,
+    room::UNFINISHED_LEN_MAX,
     rpc::GROUP_COUNT_MAX,
     server::{Server, serve},
     status::status_of,

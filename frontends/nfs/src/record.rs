@@ -19,6 +19,8 @@ pub const RECORD_LEN_MAX: usize = (1 << 20) + 64 * 1024;
 const READ_LEN: usize = 32 * 1024;
 /// The first growth for a long record; it doubles from there, so at most half of the room is unfilled.
 const GROW_LEN_MIN: usize = 64 * 1024;
+/// The beginning of a record up to this moves to a buffer of its size: the one it was read into holds much more.
+const CLAIM_LEN_MAX: usize = 64;
 /// Parts of a reply below this are copied one behind the other: cheaper than one more slice to write.
 const COPY_LEN_MAX: usize = 2 * 1024;
 /// How many slices one write carries: Linux takes 1024, more than this gains nothing.
@@ -41,6 +43,16 @@ pub(crate) struct Input {
 }
 
 impl Input {
+    /// The bytes of what has not come in whole.
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len() + self.assembled.len()
+    }
+
+    /// The most that there will be after the next read.
+    pub(crate) fn len_next(&self) -> usize {
+        self.len() + self.worth_reading()
+    }
+
     /// Whether a part of a record is waiting for the rest.
     pub(crate) fn is_partial(&self) -> bool {
         !self.bytes.is_empty() || !self.assembled.is_empty()
@@ -64,6 +76,10 @@ impl Input {
             }
             if self.bytes.len() - 4 < len {
                 self.missing = len - (self.bytes.len() - 4);
+                if self.bytes.len() < CLAIM_LEN_MAX {
+                    // Ten thousand that only claim cost as little.
+                    self.bytes = BytesMut::from(&*self.bytes);
+                }
                 return Ok(None);
             }
             self.bytes.advance(4);

@@ -4,10 +4,10 @@ use std::{
     io,
     net::{SocketAddr, TcpListener as StdListener},
     sync::{
-        Arc,
+        Arc, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use muxfs::{
@@ -29,11 +29,14 @@ use crate::{
     options::Options,
     outage::Outages,
     replies::Replies,
+    room::Rooms,
     syncs::Syncs,
 };
 
 /// How long accepting pauses when the process has no file descriptor left: others must close first.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How often refused connections are told of: there may be thousands a second.
+const REFUSED_EVERY: Duration = Duration::from_secs(10);
 /// How many guarded changes can go on at a time.
 const TURN_COUNT: usize = 64;
 
@@ -53,12 +56,14 @@ pub(crate) struct Shared {
     pub(crate) metrics: Metrics,
     /// The bytes of calls and replies in flight, in units.
     pub(crate) budget: Arc<Semaphore>,
+    pub(crate) rooms: Rooms,
     /// Begin nothing new.
     pub(crate) stop: CancellationToken,
     /// Stop at once.
     pub(crate) kill: CancellationToken,
     pub(crate) tasks: TaskTracker,
     connections: Arc<Semaphore>,
+    refused: [Refusals; 2],
     turns: [Mutex<()>; TURN_COUNT],
 }
 
@@ -91,6 +96,33 @@ impl Verifier {
     }
 }
 
+/// Counts refused connections for one reason, and says when the log is to hear of them.
+#[derive(Debug)]
+struct Refusals {
+    reason: &'static str,
+    /// When it was told last, and how many were not told since.
+    told: std::sync::Mutex<(Option<Instant>, u64)>,
+}
+
+impl Refusals {
+    fn new(reason: &'static str) -> Self {
+        Self { reason, told: std::sync::Mutex::default() }
+    }
+
+    /// Counts one; how many more it stands for, if it is to be told.
+    fn count(&self, now: Instant) -> Option<u64> {
+        Metrics::refused(self.reason);
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.0.is_some_and(|last| now.saturating_duration_since(last) < REFUSED_EVERY) {
+            told.1 += 1;
+            return None;
+        }
+        let untold = told.1;
+        *told = (Some(now), 0);
+        Some(untold)
+    }
+}
+
 /// A running server. Dropped, it stops accepting and ends its connections when their calls in flight are done.
 #[derive(Debug)]
 pub struct Server {
@@ -117,6 +149,11 @@ pub struct Server {
 /// # Errors
 /// `Io` where the address cannot be listened on; its message names the address.
 pub fn serve(vfs: Arc<dyn Vfs>, options: Options) -> Result<Server> {
+    serve_in(vfs, options, Rooms::default())
+}
+
+/// `serve`, with room for so many unfinished records.
+pub(crate) fn serve_in(vfs: Arc<dyn Vfs>, options: Options, rooms: Rooms) -> Result<Server> {
     let failed = |error: io::Error| Error::new(ErrorKind::Io, "nfs.serve").at(options.addr).because(error);
     let listener = StdListener::bind(options.addr).map_err(failed)?;
     listener.set_nonblocking(true).map_err(failed)?;
@@ -133,10 +170,12 @@ pub fn serve(vfs: Arc<dyn Vfs>, options: Options) -> Result<Server> {
         mounts: Mounts::default(),
         metrics: Metrics::default(),
         budget: Arc::new(Semaphore::new(BUDGET)),
+        rooms,
         stop: CancellationToken::new(),
         kill: CancellationToken::new(),
         tasks: TaskTracker::new(),
         connections: Arc::new(Semaphore::new(options.connections_max.min(Semaphore::MAX_PERMITS))),
+        refused: [Refusals::new("network"), Refusals::new("limit")],
         turns: [const { Mutex::const_new(()) }; TURN_COUNT],
         options,
     });
@@ -203,14 +242,17 @@ fn is_of_the_peer(error: &io::Error) -> bool {
 }
 
 fn admit(shared: &Arc<Shared>, stream: TcpStream, peer: SocketAddr, number: u64) {
+    let [by_network, by_limit] = &shared.refused;
     if !shared.options.allows(peer.ip()) {
-        Metrics::refused("network");
-        tracing::warn!("nfs.accept: {peer} is in none of the allowed networks");
+        if let Some(more) = by_network.count(Instant::now()) {
+            tracing::warn!("nfs.accept: {peer} is in none of the allowed networks (and {more} before it)");
+        }
         return;
     }
     let Ok(permit) = shared.connections.clone().try_acquire_owned() else {
-        Metrics::refused("limit");
-        tracing::warn!("nfs.accept: {peer} is one connection too many");
+        if let Some(more) = by_limit.count(Instant::now()) {
+            tracing::warn!("nfs.accept: {peer} is one connection too many (and {more} before it)");
+        }
         return;
     };
     if let Err(error) = stream.set_nodelay(true) {
@@ -228,4 +270,18 @@ fn admit(shared: &Arc<Shared>, stream: TcpStream, peer: SocketAddr, number: u64)
         server.metrics.connections().decrement(1);
         drop(permit);
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refused_connections_do_not_fill_the_log() {
+        let (refusals, begun) = (Refusals::new("limit"), Instant::now());
+        let told: Vec<_> = (0..3).map(|_| refusals.count(begun)).collect();
+        assert_eq!(told, [Some(0), None, None]);
+        assert_eq!(refusals.count(begun + REFUSED_EVERY), Some(2));
+        assert_eq!(refusals.count(begun + REFUSED_EVERY), None);
+    }
 }
