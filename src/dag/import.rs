@@ -21,7 +21,7 @@ use super::{
 use crate::{Error, ErrorKind, Result};
 
 /// How much of one file is in memory at once: read, being hashed or being put.
-pub const IMPORT_LEN_MAX: usize = 6 << 20;
+pub const IMPORT_LEN_MAX: usize = 4 << 20;
 /// How much a thread hashes at a time: much more than it costs to hand it over, or small chunks would cost only that.
 const JOB_LEN: usize = 1 << 20;
 /// What is hashed on the spot: less than handing it over would cost.
@@ -111,17 +111,13 @@ struct Buffers(Mutex<VecDeque<Bytes>>);
 const BUFFER_COUNT_MAX: usize = 8;
 
 impl Buffers {
-    /// One that the store has let go of, the longest given back first, or an empty one.
+    /// One that the store has let go of, the last given back first: the likeliest to be in the processor's cache. Else
+    /// an empty one.
     fn take(&self) -> BytesMut {
-        let oldest = self.lock().pop_front().map(Bytes::try_into_mut);
-        match oldest {
-            Some(Ok(buffer)) => buffer,
-            Some(Err(kept)) => {
-                self.give_back(kept);
-                BytesMut::new()
-            }
-            None => BytesMut::new(),
-        }
+        let mut buffers = self.lock();
+        let free = buffers.iter().rposition(Bytes::is_unique).and_then(|free| buffers.remove(free));
+        drop(buffers);
+        free.and_then(|free| free.try_into_mut().ok()).unwrap_or_default()
     }
 
     /// Stores may hold on to a block for a moment after they put it.
