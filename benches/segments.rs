@@ -52,7 +52,7 @@ async fn bench() -> Result<()> {
 
 async fn open(dir: &Path) -> Result<Segments> {
     let (data, index) = (FileMedia::open(dir.join("data"))?, FileMedia::open(dir.join("index"))?);
-    Segments::open(Arc::new(data), Arc::new(index), SegmentsOptions::default()).await
+    Segments::open(Arc::new(data), Arc::new(index), SegmentsOptions::default(), &muxfs::testing::env()).await
 }
 
 fn key(n: usize) -> BlockKey {

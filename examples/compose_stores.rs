@@ -16,7 +16,7 @@ use muxfs::{
 
 /// A content-addressed mount over any store of blocks.
 async fn mount(prefix: &str, blocks: Arc<dyn BlockStore>) -> Result<Mount> {
-    let pins = Pins::open(Arc::new(MemMedia::default())).await?;
+    let pins = Pins::open(Arc::new(MemMedia::default()), &muxfs::testing::env()).await?;
     Ok(Mount::cas(Prefix::new(prefix)?, Dag::new(blocks, DagOptions::default()), Arc::new(pins)))
 }
 
@@ -30,10 +30,10 @@ async fn main() -> Result<()> {
     let env = testing::env();
     // Segments are append-only logs; here over memory, on a machine over files (`muxfs_local::FileMedia`).
     let (blocks, index) = (Arc::new(MemMedia::default()), Arc::new(MemMedia::default()));
-    let segments = Segments::open(blocks, index, SegmentsOptions::default()).await?;
+    let segments = Segments::open(blocks, index, SegmentsOptions::default(), &muxfs::testing::env()).await?;
 
     // Slots keep the inode numbers of a mount, whatever is mounted beside it later.
-    let mut mux = MuxFs::new().with_slots(Slots::open(Arc::new(MemMedia::default())).await?);
+    let mut mux = MuxFs::new().with_slots(Slots::open(Arc::new(MemMedia::default()), &muxfs::testing::env()).await?);
     mux.mount(mount("mem", Arc::new(Mem::default())).await?)?;
     mux.mount(mount("ipfs", Arc::new(segments)).await?)?;
     mux.mount(Mount::location(Prefix::new("local")?, ModelFs::new(env.clone()), env.clone()))?;

@@ -17,7 +17,7 @@ use muxfs::{
 async fn main() -> Result<()> {
     // A store of blocks under a DAG, and pins that say what to keep: a content-addressed mount.
     let dag = Dag::new(Arc::new(Mem::default()), DagOptions::default());
-    let pins = Arc::new(Pins::open(Arc::new(MemMedia::default())).await?);
+    let pins = Arc::new(Pins::open(Arc::new(MemMedia::default()), &muxfs::testing::env()).await?);
     let mut mux = MuxFs::new();
     mux.mount(Mount::cas(Prefix::new("mem")?, dag, pins))?;
     // Any file system by inodes: a location-addressed mount.

@@ -40,7 +40,7 @@ impl Cas {
     /// # use muxfs::{Prefix, QfsPath, Source, Store, block, cas::Cas, dag::{Dag, DagOptions}, media::MemMedia, pins::Pins};
     /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
     /// let dag = Dag::new(Arc::new(block::Mem::default()), DagOptions::default());
-    /// let pins = Pins::open(Arc::new(MemMedia::default())).await?;
+    /// let pins = Pins::open(Arc::new(MemMedia::default()), &muxfs::testing::env()).await?;
     /// let store = Cas::new(Prefix::new("mem")?, dag, Arc::new(pins));
     /// let path = store.put(&"/mem".parse()?, Source::from(&b"hello"[..])).await?;
     /// assert_eq!(path.to_string(), "/mem/bafkreibm6jg3ux5qumhcn2b3flc3tyu6dmlb4xa7u5bf44yegnrjhc4yeq");
@@ -411,7 +411,7 @@ mod tests {
 
     async fn cas_of(profile: Profile) -> Cas {
         let options = DagOptions { params: profile.params(), ..DagOptions::default() };
-        let pins = Pins::open(Arc::new(MemMedia::default())).await.expect("opens");
+        let pins = Pins::open(Arc::new(MemMedia::default()), &crate::testing::env()).await.expect("opens");
         Cas::new(Prefix::new("mem").expect("a prefix"), Dag::new(Arc::new(Mem::default()), options), Arc::new(pins))
     }
 

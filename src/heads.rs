@@ -15,7 +15,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use tokio::sync::Mutex as AsyncMutex;
 
 use crate::{
-    Error, ErrorKind, Name, Result,
+    Env, Error, ErrorKind, Name, Result,
     log::{Log, LogOptions, Record, detached},
     media::Media,
 };
@@ -158,19 +158,20 @@ impl LogHeads {
     /// use muxfs::{Name, heads::{Heads, LogHeads, Swap}, media::MemMedia};
     /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
     /// let (media, name) = (Arc::new(MemMedia::default()), Name::new(b"main")?);
-    /// let heads = LogHeads::open(media.clone()).await?;
+    /// let env = muxfs::testing::env();
+    /// let heads = LogHeads::open(media.clone(), &env).await?;
     /// let Swap::Done(version) = heads.swap(&name, None, "a".into()).await? else { panic!("it never was set") };
     /// drop(heads);
-    /// assert_eq!(LogHeads::open(media).await?.load(&name).await?, Some(("a".into(), version)));
+    /// assert_eq!(LogHeads::open(media, &env).await?.load(&name).await?, Some(("a".into(), version)));
     /// # Ok::<(), muxfs::Error>(()) }).unwrap();
     /// ```
     ///
     /// # Errors
     /// As [`Log::open`].
-    pub async fn open(media: Arc<dyn Media>) -> Result<Self> {
+    pub async fn open(media: Arc<dyn Media>, env: &Env) -> Result<Self> {
         let mut table = Table::default();
         let mut outdated_len = 0;
-        let log = Log::open(Arc::clone(&media), LogOptions::new("heads"), |pos, record| {
+        let log = Log::open(Arc::clone(&media), LogOptions::new("heads", env), |pos, record| {
             let Some((name, head, number)) = decode(record) else {
                 return Err(Error::new(ErrorKind::Corrupt, "heads.open").at(pos).because("the record is no head"));
             };
@@ -268,7 +269,10 @@ mod tests {
     use super::*;
     use crate::{
         media::MemMedia,
-        testing::fault::{Crash, CrashMedia, FaultyMedia, MediaCall},
+        testing::{
+            env,
+            fault::{Crash, CrashMedia, FaultyMedia, MediaCall},
+        },
     };
 
     fn name() -> Name {
@@ -281,7 +285,7 @@ mod tests {
 
     /// Swaps until something fails and returns what was done last, and what was tried after it.
     async fn swap_on(media: Arc<dyn Media>, done: &mut u64, tried: &mut u64) -> Result<()> {
-        let heads = LogHeads::open(media).await?;
+        let heads = LogHeads::open(media, &env()).await?;
         let mut version = match heads.load(&name()).await? {
             None => None,
             Some((head, version)) => {
@@ -325,19 +329,19 @@ mod tests {
     #[tokio::test]
     async fn load_tells_what_became_of_a_swap_that_failed() {
         let media = Arc::new(FaultyMedia::new(Arc::new(MemMedia::default())));
-        let heads = LogHeads::open(media.clone()).await.expect("open");
+        let heads = LogHeads::open(media.clone(), &env()).await.expect("open");
         media.fail_next(MediaCall::Append, ErrorKind::NoSpace);
         media.fail_next(MediaCall::Append, ErrorKind::NoSpace);
         assert_eq!(heads.swap(&name(), None, "a".into()).await.expect_err("full").kind(), ErrorKind::NoSpace);
         assert_eq!(heads.load(&name()).await.expect_err("still full").kind(), ErrorKind::NoSpace);
         assert!(current(&heads).await.is_some(), "there is room, so it happened");
-        assert_eq!(current(&LogHeads::open(media).await.expect("open")).await, current(&heads).await);
+        assert_eq!(current(&LogHeads::open(media, &env()).await.expect("open")).await, current(&heads).await);
     }
 
     #[tokio::test]
     async fn the_log_does_not_grow_with_the_number_of_swaps() {
         let media = Arc::new(MemMedia::default());
-        let heads = LogHeads::open(media.clone()).await.expect("open");
+        let heads = LogHeads::open(media.clone(), &env()).await.expect("open");
         let mut version = None;
         for _ in 0..200 {
             let swap = heads.swap(&name(), version.as_ref(), vec![1; HEAD_LEN_MAX].into()).await.expect("swap");
@@ -347,7 +351,7 @@ mod tests {
         let len: u64 = media.segments().await.expect("segments").iter().map(|segment| segment.len).sum();
         assert!(len < 3 * OUTDATED_LEN_MAX as u64, "{len} bytes for one head");
         for _ in 0..3 * SEGMENT_COUNT_MAX {
-            let heads = LogHeads::open(media.clone()).await.expect("open");
+            let heads = LogHeads::open(media.clone(), &env()).await.expect("open");
             let version = current(&heads).await;
             assert!(matches!(heads.swap(&name(), version.as_ref(), "x".into()).await, Ok(Swap::Done(_))));
         }

@@ -30,7 +30,7 @@
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> muxfs::Result<()> {
 //! let dag = Dag::new(Arc::new(Mem::default()), DagOptions::default());
-//! let pins = Arc::new(Pins::open(Arc::new(MemMedia::default())).await?);
+//! let pins = Arc::new(Pins::open(Arc::new(MemMedia::default()), &muxfs::testing::env()).await?);
 //! let mut mux = MuxFs::new();
 //! mux.mount(Mount::cas(Prefix::new("mem")?, dag, pins))?;
 //!

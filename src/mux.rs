@@ -40,7 +40,7 @@ impl Mount {
     /// # use muxfs::{Mount, Prefix, block, dag::{Dag, DagOptions}, media::MemMedia, pins::Pins};
     /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
     /// let dag = Dag::new(Arc::new(block::Mem::default()), DagOptions::default());
-    /// let pins = Pins::open(Arc::new(MemMedia::default())).await?;
+    /// let pins = Pins::open(Arc::new(MemMedia::default()), &muxfs::testing::env()).await?;
     /// let mount = Mount::cas(Prefix::new("mem")?, dag, Arc::new(pins));
     /// assert_eq!(mount.prefix().as_str(), "mem");
     /// # Ok::<(), muxfs::Error>(()) }).unwrap();
@@ -56,7 +56,7 @@ impl Mount {
     /// # use muxfs::{Mount, Prefix, block, cas_view::CasViewOptions, dag::{Dag, DagOptions}, media::MemMedia, pins::Pins};
     /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
     /// # let dag = Dag::new(Arc::new(block::Mem::default()), DagOptions::default());
-    /// # let pins = Arc::new(Pins::open(Arc::new(MemMedia::default())).await?);
+    /// # let pins = Arc::new(Pins::open(Arc::new(MemMedia::default()), &muxfs::testing::env()).await?);
     /// let owner = CasViewOptions { uid: 1000, gid: 1000 };
     /// let mount = Mount::cas_with_options(Prefix::new("mem")?, dag, pins, owner);
     /// assert_eq!(mount.vfs().getattr(mount.vfs().root()).await?.uid, 1000);
@@ -307,7 +307,7 @@ mod tests {
     }
 
     async fn cas(text: &str) -> Mount {
-        let pins = Arc::new(Pins::open(Arc::new(MemMedia::default())).await.expect("opens"));
+        let pins = Arc::new(Pins::open(Arc::new(MemMedia::default()), &crate::testing::env()).await.expect("opens"));
         Mount::cas(prefix(text), Dag::new(Arc::new(Mem::default()), DagOptions::default()), pins)
     }
 
@@ -382,7 +382,8 @@ mod tests {
         let media = Arc::new(MemMedia::default());
         let mut numbers = Vec::new();
         for order in [["local", "other"], ["other", "local"]] {
-            let mut mux = MuxFs::new().with_slots(Slots::open(media.clone()).await.expect("opens"));
+            let mut mux =
+                MuxFs::new().with_slots(Slots::open(media.clone(), &crate::testing::env()).await.expect("opens"));
             for mount in order {
                 mux.mount(location(mount)).expect("mounts");
             }

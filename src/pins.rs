@@ -20,7 +20,7 @@ use futures_util::{
 };
 
 use crate::{
-    Cid, Error, ErrorKind, Result,
+    Cid, Env, Error, ErrorKind, Result,
     log::{Log, LogOptions, Record, detached},
     media::Media,
     rank::Rank,
@@ -145,16 +145,17 @@ impl Pins {
     /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
     /// let media = Arc::new(MemMedia::default());
     /// let cid = cid_of(Codec::Raw, b"hello");
-    /// assert!(Pins::open(media.clone()).await?.add(&cid).await?);
-    /// assert!(Pins::open(media).await?.contains(&cid), "it is still there");
+    /// let env = muxfs::testing::env();
+    /// assert!(Pins::open(media.clone(), &env).await?.add(&cid).await?);
+    /// assert!(Pins::open(media, &env).await?.contains(&cid), "it is still there");
     /// # Ok::<(), muxfs::Error>(()) }).unwrap();
     /// ```
     ///
     /// # Errors
     /// `Corrupt`; `Unsupported` for records of a newer version; `Io`.
-    pub async fn open(media: Arc<dyn Media>) -> Result<Self> {
+    pub async fn open(media: Arc<dyn Media>, env: &Env) -> Result<Self> {
         let mut set = Set::default();
-        let log = Log::open(media, LogOptions::new("pins"), |_, record| {
+        let log = Log::open(media, LogOptions::new("pins", env), |_, record| {
             let (generation, change) = Change::decode(&record.body)?;
             set.apply(generation, &change);
             Ok(())
@@ -294,14 +295,14 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{Codec, cid_of, media::MemMedia};
+    use crate::{Codec, cid_of, media::MemMedia, testing::env};
 
     fn cid(i: u32) -> Cid {
         cid_of(Codec::Raw, &i.to_be_bytes())
     }
 
     async fn open(media: &Arc<MemMedia>) -> Pins {
-        Pins::open(media.clone()).await.expect("opens")
+        Pins::open(media.clone(), &env()).await.expect("opens")
     }
 
     async fn list(pins: &Pins) -> Vec<Cid> {
@@ -408,10 +409,10 @@ mod tests {
             (Vec::new(), ErrorKind::Corrupt),
         ] {
             let media: Arc<MemMedia> = Arc::default();
-            let log = Log::open(media.clone(), LogOptions::new("pins"), |_, _| Ok(())).await.expect("opens");
+            let log = Log::open(media.clone(), LogOptions::new("pins", &env()), |_, _| Ok(())).await.expect("opens");
             log.append(record).await.expect("append");
             log.sync().await.expect("sync");
-            assert_eq!(Pins::open(media).await.expect_err("refused").kind(), kind);
+            assert_eq!(Pins::open(media, &env()).await.expect_err("refused").kind(), kind);
         }
     }
 

@@ -25,11 +25,11 @@ fn prefix(text: &str) -> Prefix {
 
 async fn segments() -> Arc<dyn BlockStore> {
     let (data, index) = (Arc::new(MemMedia::default()), Arc::new(MemMedia::default()));
-    Arc::new(Segments::open(data, index, SegmentsOptions::default()).await.expect("segments"))
+    Arc::new(Segments::open(data, index, SegmentsOptions::default(), &muxfs::testing::env()).await.expect("segments"))
 }
 
 async fn pins() -> Arc<Pins> {
-    Arc::new(Pins::open(Arc::new(MemMedia::default())).await.expect("pins"))
+    Arc::new(Pins::open(Arc::new(MemMedia::default()), &muxfs::testing::env()).await.expect("pins"))
 }
 
 async fn over_segments() -> Arc<dyn Store> {
@@ -54,7 +54,8 @@ muxfs::store_laws!(places_for_a_caller, Location, over_a_caller());
 
 async fn namespace() -> (MuxFs, Arc<dyn Vfs>) {
     let env = testing::env();
-    let mut mux = MuxFs::new().with_slots(Slots::open(Arc::new(MemMedia::default())).await.expect("slots"));
+    let mut mux = MuxFs::new()
+        .with_slots(Slots::open(Arc::new(MemMedia::default()), &muxfs::testing::env()).await.expect("slots"));
     let mem = Dag::new(Arc::new(Mem::default()), DagOptions::default());
     mux.mount(Mount::cas(prefix("mem"), mem, pins().await)).expect("mounts");
     let ipfs = Dag::new(segments().await, DagOptions::default());

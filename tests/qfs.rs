@@ -23,7 +23,7 @@ fn prefix(text: &str) -> Prefix {
 async fn namespace() -> MuxFs {
     let env = testing::env();
     let mut mux = MuxFs::new();
-    let pins = Pins::open(Arc::new(MemMedia::default())).await.expect("pins");
+    let pins = Pins::open(Arc::new(MemMedia::default()), &muxfs::testing::env()).await.expect("pins");
     let dag = Dag::new(Arc::new(Mem::default()), DagOptions::default());
     mux.mount(Mount::cas(prefix("ipfs"), dag, Arc::new(pins))).expect("mounts");
     mux.mount(Mount::location(prefix("local"), ModelFs::new(env.clone()), env)).expect("mounts");
@@ -155,8 +155,10 @@ impl Machine {
     }
 
     async fn run(&self) -> Result<MuxFs> {
-        let segments = Segments::open(self.data.clone(), self.index.clone(), SegmentsOptions::default()).await?;
-        let pins = Pins::open(self.pins.clone()).await?;
+        let segments =
+            Segments::open(self.data.clone(), self.index.clone(), SegmentsOptions::default(), &muxfs::testing::env())
+                .await?;
+        let pins = Pins::open(self.pins.clone(), &muxfs::testing::env()).await?;
         let mut mux = MuxFs::new();
         let dag = Dag::new(Arc::new(segments), DagOptions { verified_len_max: 0, ..DagOptions::default() });
         mux.mount(Mount::cas(prefix("ipfs"), dag, Arc::new(pins)))?;

@@ -14,7 +14,7 @@ use muxfs::{
 #[tokio::test]
 async fn the_library_snippet_of_the_readme_runs() -> muxfs::Result<()> {
     let dag = Dag::new(Arc::new(Mem::default()), DagOptions::default());
-    let pins = Arc::new(Pins::open(Arc::new(MemMedia::default())).await?);
+    let pins = Arc::new(Pins::open(Arc::new(MemMedia::default()), &muxfs::testing::env()).await?);
     let mut mux = MuxFs::new();
     mux.mount(Mount::cas(Prefix::new("mem")?, dag, pins))?;
 

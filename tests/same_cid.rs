@@ -13,14 +13,15 @@ use muxfs::{
 };
 
 async fn mount(prefix: &str, blocks: Arc<dyn BlockStore>, profile: Profile) -> Mount {
-    let pins = Pins::open(Arc::new(MemMedia::default())).await.expect("pins");
+    let pins = Pins::open(Arc::new(MemMedia::default()), &muxfs::testing::env()).await.expect("pins");
     let dag = Dag::new(blocks, DagOptions { params: profile.params(), ..DagOptions::default() });
     Mount::cas(Prefix::new(prefix).expect("a prefix"), dag, Arc::new(pins))
 }
 
 async fn stores(profile: Profile) -> MuxFs {
     let (data, index) = (Arc::new(MemMedia::default()), Arc::new(MemMedia::default()));
-    let segments = Segments::open(data, index, SegmentsOptions::default()).await.expect("segments");
+    let segments =
+        Segments::open(data, index, SegmentsOptions::default(), &muxfs::testing::env()).await.expect("segments");
     let mut mux = MuxFs::new();
     mux.mount(mount("mem", Arc::new(Mem::default()), profile).await).expect("mounts");
     mux.mount(mount("ipfs", Arc::new(segments), profile).await).expect("mounts");

@@ -68,7 +68,7 @@ impl CasView {
     /// # use muxfs::{cas::Cas, cas_view::{CasView, CasViewOptions}, vfs::Vfs};
     /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
     /// let dag = Dag::new(Arc::new(block::Mem::default()), DagOptions::default());
-    /// let pins = Arc::new(Pins::open(Arc::new(MemMedia::default())).await?);
+    /// let pins = Arc::new(Pins::open(Arc::new(MemMedia::default()), &muxfs::testing::env()).await?);
     /// let path = Cas::new(Prefix::new("mem")?, dag.clone(), pins.clone()).put(&"/mem".parse()?, b"hi"[..].into()).await?;
     /// let view = CasView::new(dag, pins, CasViewOptions::default());
     /// let file = view.lookup(view.root(), &path.parts[0]).await?;
@@ -416,7 +416,7 @@ mod tests {
         let blocks = Arc::new(Mem::default());
         // No cache: what a store loses is lost at once.
         let dag = Dag::new(blocks.clone(), DagOptions { params, verified_len_max: 0 });
-        let pins = Arc::new(Pins::open(Arc::new(MemMedia::default())).await.expect("opens"));
+        let pins = Arc::new(Pins::open(Arc::new(MemMedia::default()), &crate::testing::env()).await.expect("opens"));
         let view = CasView::new(dag.clone(), pins.clone(), CasViewOptions { uid: 7, gid: 8 });
         World { blocks, dag, pins, view }
     }

@@ -109,7 +109,7 @@ impl Inner {
         let mut len = 0;
         let end = Prepared::new(FrameKind::CheckpointEnd, Record::default()).into_iter().map(Ok);
         for prepared in records.map(Log::prepare).chain(end) {
-            let frame = prepared?.place(pos, SEGMENT_HEADER_LEN);
+            let frame = prepared?.place(self.salt, pos, SEGMENT_HEADER_LEN);
             if frame.end().offset > SEGMENT_LEN_MAX {
                 return Err(Error::new(ErrorKind::TooLarge, "log.checkpoint")
                     .because(format!("a checkpoint is one segment of at most {SEGMENT_LEN_MAX} bytes")));

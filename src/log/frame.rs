@@ -3,7 +3,7 @@
 use bytes::{Bytes, BytesMut};
 
 use super::{LogPos, RECORD_BODY_LEN_MAX, RECORD_HEAD_LEN_MAX, Record};
-use crate::media::SegmentId;
+use crate::{Env, media::SegmentId};
 
 /// Where the first frame of a segment begins.
 pub(crate) const SEGMENT_HEADER_LEN: u32 = 64;
@@ -14,10 +14,55 @@ pub(crate) const FRAME_ALIGN: usize = 8;
 const _: () = assert!(FRAME_HEADER_LEN == 24 && FRAME_ALIGN == 8);
 
 const SEGMENT_MAGIC: [u8; 8] = *b"muxfslog";
-const FRAME_MAGIC: [u8; 4] = *b"MXrc";
 pub(crate) const VERSION: u16 = 1;
-const FLAG_CHECKPOINT: u16 = 1;
+const FLAG_CHECKPOINT: u8 = 1;
 const NO_SEGMENT: u64 = u64::MAX;
+const SALT_LEN: usize = 12;
+
+/// What nobody knows who does not read the log: a body that is made to look like frames is taken for none.
+///
+/// Every segment of a log has the same one, so that it is not lost with the header of one segment.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Salt([u8; SALT_LEN]);
+
+impl Salt {
+    pub(crate) const LEN: usize = SALT_LEN;
+
+    /// Draws the salt of a new log.
+    pub(crate) fn draw(env: &Env) -> Self {
+        let mut salt = [0; SALT_LEN];
+        (env.fill)(&mut salt);
+        Self(salt)
+    }
+
+    pub(crate) fn new(bytes: [u8; SALT_LEN]) -> Self {
+        Self(bytes)
+    }
+
+    pub(crate) fn as_bytes(&self) -> &[u8; SALT_LEN] {
+        &self.0
+    }
+
+    /// How every frame begins.
+    pub(crate) fn magic(&self) -> [u8; 4] {
+        let [a, b, c, d, ..] = self.0;
+        [a, b, c, d]
+    }
+
+    /// Binds the header to its log and its place: a frame elsewhere, in a block that holds a copy of a log for one, is
+    /// none.
+    fn header_crc(&self, pos: LogPos, header: &[u8], head: &[u8]) -> u32 {
+        let place = crc32c::crc32c_append(crc32c::crc32c(&self.0), &pos.segment.0.to_le_bytes());
+        let place = crc32c::crc32c_append(place, &pos.offset.to_le_bytes());
+        crc32c::crc32c_append(crc32c::crc32c_append(place, header), head)
+    }
+}
+
+impl std::fmt::Debug for Salt {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Salt(..)")
+    }
+}
 
 /// What stands at the start of a segment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +75,9 @@ pub(crate) struct SegmentHeader {
     pub(crate) prev: Option<(SegmentId, u32)>,
     pub(crate) checkpoint: bool,
     pub(crate) kind: [u8; 8],
+    /// The version of the owner's records.
+    pub(crate) record_version: u8,
+    pub(crate) salt: Salt,
 }
 
 /// What reading a segment header finds.
@@ -47,13 +95,13 @@ impl SegmentHeader {
         let mut bytes = BytesMut::with_capacity(SEGMENT_HEADER_LEN as usize);
         bytes.extend_from_slice(&SEGMENT_MAGIC);
         bytes.extend_from_slice(&VERSION.to_le_bytes());
-        bytes.extend_from_slice(&(if self.checkpoint { FLAG_CHECKPOINT } else { 0 }).to_le_bytes());
+        bytes.extend_from_slice(&[if self.checkpoint { FLAG_CHECKPOINT } else { 0 }, self.record_version]);
         bytes.extend_from_slice(&prev_end.to_le_bytes());
         bytes.extend_from_slice(&self.id.0.to_le_bytes());
         bytes.extend_from_slice(&self.first.0.to_le_bytes());
         bytes.extend_from_slice(&prev.to_le_bytes());
         bytes.extend_from_slice(&self.kind);
-        bytes.extend_from_slice(&[0; 12]);
+        bytes.extend_from_slice(self.salt.as_bytes());
         let crc = crc32c::crc32c(&bytes);
         bytes.extend_from_slice(&crc.to_le_bytes());
         bytes.freeze()
@@ -75,8 +123,10 @@ impl SegmentHeader {
             id: SegmentId(u64_at(bytes, 16)),
             first: SegmentId(u64_at(bytes, 24)),
             prev: (prev != NO_SEGMENT).then(|| (SegmentId(prev), u32_at(bytes, 12))),
-            checkpoint: u16_at(bytes, 10) & FLAG_CHECKPOINT != 0,
+            checkpoint: bytes[10] & FLAG_CHECKPOINT != 0,
             kind: u64_at(bytes, 40).to_le_bytes(),
+            record_version: bytes[11],
+            salt: Salt::new(array_at(bytes, 48)),
         };
         // A segment under another's name, or one that follows itself, is not what was written.
         let sound = header.id == id && header.first <= id && header.prev.is_none_or(|(prev, _)| prev < id);
@@ -122,7 +172,7 @@ pub(crate) struct FrameHeader {
 
 impl FrameHeader {
     /// Takes a header apart. Nothing is known to be true before `check`, but the lengths are within their limits.
-    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
+    pub(crate) fn decode(salt: Salt, bytes: &[u8]) -> Option<Self> {
         let (bytes, _) = bytes.split_first_chunk::<FRAME_HEADER_LEN>()?;
         let header = Self {
             kind: FrameKind::of(bytes[6])?,
@@ -132,7 +182,7 @@ impl FrameHeader {
             body_crc: u32_at(bytes, 16),
             header_crc: u32_at(bytes, 20),
         };
-        let sound = bytes[..4] == FRAME_MAGIC
+        let sound = bytes[..4] == salt.magic()
             && bytes[7] == 0
             && usize::from(header.head_len) <= RECORD_HEAD_LEN_MAX
             && header.body_len as usize <= RECORD_BODY_LEN_MAX;
@@ -140,11 +190,11 @@ impl FrameHeader {
     }
 
     /// Whether `bytes`, the frame up to the end of its head, are what was written at `pos`.
-    pub(crate) fn check(&self, pos: LogPos, bytes: &[u8]) -> bool {
+    pub(crate) fn check(&self, salt: Salt, pos: LogPos, bytes: &[u8]) -> bool {
         let Some((header, head)) = bytes.split_at_checked(FRAME_HEADER_LEN) else { return false };
         head.len() == self.head_len()
             && self.synced <= pos.offset
-            && self.header_crc == header_crc(pos, &header[..20], head)
+            && self.header_crc == salt.header_crc(pos, &header[..20], head)
     }
 
     pub(crate) fn check_body(&self, body: &[u8]) -> bool {
@@ -208,15 +258,15 @@ impl Prepared {
         padded(24 + u32::from(self.head_len) + self.body_len)
     }
 
-    pub(crate) fn place(self, pos: LogPos, synced: u32) -> Frame {
+    pub(crate) fn place(self, salt: Salt, pos: LogPos, synced: u32) -> Frame {
         let mut front = BytesMut::with_capacity(FRAME_HEADER_LEN + self.record.head.len());
-        front.extend_from_slice(&FRAME_MAGIC);
+        front.extend_from_slice(&salt.magic());
         front.extend_from_slice(&self.head_len.to_le_bytes());
         front.extend_from_slice(&[self.kind.code(), 0]);
         front.extend_from_slice(&self.body_len.to_le_bytes());
         front.extend_from_slice(&synced.to_le_bytes());
         front.extend_from_slice(&self.body_crc.to_le_bytes());
-        let crc = header_crc(pos, &front, &self.record.head);
+        let crc = salt.header_crc(pos, &front, &self.record.head);
         front.extend_from_slice(&crc.to_le_bytes());
         front.extend_from_slice(&self.record.head);
         Frame { pos, kind: self.kind, crc, front: front.freeze(), body: self.record.body }
@@ -260,12 +310,6 @@ pub(crate) fn padded(len: u32) -> u32 {
     len.next_multiple_of(8)
 }
 
-/// Binds the header to its place: a frame elsewhere, in a block that holds a copy of a log for one, is none.
-fn header_crc(pos: LogPos, header: &[u8], head: &[u8]) -> u32 {
-    let place = crc32c::crc32c_append(crc32c::crc32c(&pos.segment.0.to_le_bytes()), &pos.offset.to_le_bytes());
-    crc32c::crc32c_append(crc32c::crc32c_append(place, header), head)
-}
-
 fn u16_at<const N: usize>(bytes: &[u8; N], at: usize) -> u16 {
     u16::from_le_bytes([bytes[at], bytes[at + 1]])
 }
@@ -274,14 +318,19 @@ fn u32_at<const N: usize>(bytes: &[u8; N], at: usize) -> u32 {
     u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }
 
+fn array_at<const N: usize, const M: usize>(bytes: &[u8; N], at: usize) -> [u8; M] {
+    std::array::from_fn(|index| bytes[at + index])
+}
+
 fn u64_at<const N: usize>(bytes: &[u8; N], at: usize) -> u64 {
     u64::from(u32_at(bytes, at)) | u64::from(u32_at(bytes, at + 4)) << 32
 }
 
 /// The first offset at or after `from` where a frame may begin, by its magic; `bytes` begin at an aligned offset.
-pub(crate) fn find_magic(bytes: &[u8], from: usize) -> Option<usize> {
+pub(crate) fn find_magic(salt: Salt, bytes: &[u8], from: usize) -> Option<usize> {
+    let magic = salt.magic();
     let from = from.next_multiple_of(FRAME_ALIGN);
-    (from..bytes.len().saturating_sub(FRAME_MAGIC.len() - 1))
+    (from..bytes.len().saturating_sub(magic.len() - 1))
         .step_by(FRAME_ALIGN)
-        .find(|&at| bytes[at..at + FRAME_MAGIC.len()] == FRAME_MAGIC)
+        .find(|&at| bytes[at..at + magic.len()] == magic)
 }

@@ -25,17 +25,17 @@ use std::{
 use bytes::Bytes;
 use tokio::sync::Mutex as AsyncMutex;
 
-pub(crate) use self::{
-    frame::padded,
-    replay::{HeadScan, Replay, Replayed, Visitor},
-};
 use self::{
     frame::{FRAME_HEADER_LEN, Frame, FrameHeader, FrameKind, Prepared, SEGMENT_HEADER_LEN},
-    replay::Each,
+    replay::{Each, Kind},
     write::{Inner, State, Writer},
 };
+pub(crate) use self::{
+    frame::{Salt, padded},
+    replay::{HeadScan, Replay, Replayed, Visitor},
+};
 use crate::{
-    Error, ErrorKind, Result,
+    Env, Error, ErrorKind, Result,
     media::{Media, SegmentId},
 };
 
@@ -92,22 +92,27 @@ impl<B: Into<Bytes>> From<B> for Record {
 pub struct LogOptions {
     /// What the log holds, 1 to 8 bytes of ASCII ("pins"): opening it as anything else is refused.
     pub kind: &'static str,
+    /// The version of the records that its owner writes: one that holds newer ones is refused.
+    pub record_version: u8,
     /// A segment is closed before it would grow longer, in bytes; at most 2 GiB.
     pub segment_len_max: u32,
+    /// Lends the randomness that a new log draws its salt from.
+    pub env: Env,
 }
 
 impl LogOptions {
-    /// Segments of 256 MiB.
+    /// Records of version 1 in segments of 256 MiB.
     ///
     /// ```
     /// use muxfs::log::LogOptions;
-    /// assert_eq!(LogOptions::new("pins").segment_len_max, 256 << 20);
+    /// let options = LogOptions::new("pins", &muxfs::testing::env());
+    /// assert_eq!((options.segment_len_max, options.record_version), (256 << 20, 1));
     /// ```
-    pub fn new(kind: &'static str) -> Self {
-        Self { kind, segment_len_max: 256 << 20 }
+    pub fn new(kind: &'static str, env: &Env) -> Self {
+        Self { kind, record_version: 1, segment_len_max: 256 << 20, env: env.clone() }
     }
 
-    fn kind_bytes(&self) -> Result<[u8; 8]> {
+    fn kind(&self) -> Result<Kind> {
         let mut bytes = [0; 8];
         let kind = self.kind.as_bytes();
         match bytes.get_mut(..kind.len()) {
@@ -117,7 +122,7 @@ impl LogOptions {
                     .because("the kind of a log is 1 to 8 bytes of ASCII"));
             }
         }
-        Ok(bytes)
+        Ok(Kind { name: bytes, record_version: self.record_version })
     }
 }
 
@@ -149,14 +154,14 @@ impl Log {
     /// use std::sync::Arc;
     /// use muxfs::{log::{Log, LogOptions}, media::MemMedia};
     /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
-    /// let media = Arc::new(MemMedia::default());
-    /// let log = Log::open(media.clone(), LogOptions::new("demo"), |_, _| Ok(())).await?;
+    /// let (media, options) = (Arc::new(MemMedia::default()), LogOptions::new("demo", &muxfs::testing::env()));
+    /// let log = Log::open(media.clone(), options.clone(), |_, _| Ok(())).await?;
     /// log.append("one").await?;
     /// log.append("two").await?;
     /// log.sync().await?;
     ///
     /// let mut seen = Vec::new();
-    /// Log::open(media, LogOptions::new("demo"), |_, record| Ok(seen.push(record.body))).await?;
+    /// Log::open(media, options, |_, record| Ok(seen.push(record.body))).await?;
     /// assert_eq!(seen, ["one", "two"]);
     /// # Ok::<(), muxfs::Error>(()) }).unwrap();
     /// ```
@@ -174,13 +179,18 @@ impl Log {
         Self::open_with(media, options, Replay::default(), &mut visitor).await
     }
 
+    /// The salt of the log in `media`, if a header there tells it.
+    pub(crate) async fn find_salt(media: &Arc<dyn Media>, options: &LogOptions) -> Result<Option<Salt>> {
+        replay::find_salt(media, options.kind()?).await
+    }
+
     pub(crate) async fn open_with(
         media: Arc<dyn Media>,
         options: LogOptions,
         replay: Replay,
         visitor: &mut dyn Visitor,
     ) -> Result<Self> {
-        let kind = options.kind_bytes()?;
+        let kind = options.kind()?;
         let (chain, last) = replay::replay(&media, kind, replay, visitor).await?;
         if let Some((last, _)) = last
             && chain.garbage.iter().any(|id| *id < chain.first)
@@ -207,6 +217,7 @@ impl Log {
         let inner = Inner {
             media,
             kind,
+            salt: chain.salt.unwrap_or_else(|| Salt::draw(&options.env)),
             segment_len_max: options.segment_len_max.min(SEGMENT_LEN_MAX),
             state: Mutex::new(state),
             writer: AsyncMutex::new(Writer { first: chain.first, last, open: false }),
@@ -288,7 +299,7 @@ impl Log {
         if let Some(frame) = self.pending(pos) {
             return Ok(Record { head: frame.head(), body: frame.body });
         }
-        let (header, front) = read_front(&*self.inner.media, pos).await?;
+        let (header, front) = read_front(&*self.inner.media, self.inner.salt, pos).await?;
         let body = self.inner.media.read_at(pos.segment, u64::from(pos.offset) + front.len() as u64, body_len(&header));
         let body = body.await?;
         if !header.check_body(&body) {
@@ -349,7 +360,7 @@ impl Log {
     pub(crate) fn push(&self, prepared: Prepared) -> Result<Placed> {
         let mut state = self.inner.lock();
         state.usable("log.append")?;
-        let placed = state.push(prepared, self.inner.segment_len_max);
+        let placed = state.push(prepared, self.inner.salt, self.inner.segment_len_max);
         state.end = state.next;
         let write = state.pending_len >= WRITE_LEN && !state.writing;
         state.writing |= write;
@@ -362,8 +373,17 @@ impl Log {
 
     /// Replays the log from its start while nothing is appended, after a sync.
     pub(crate) async fn replay(&self, lenient: bool, visitor: &mut dyn Visitor) -> Result<()> {
-        let replay = Replay { from: None, lenient };
+        let replay = Replay { from: None, lenient, salt: Some(self.inner.salt) };
         replay::replay(&self.inner.media, self.inner.kind, replay, visitor).await.map(|_| ())
+    }
+
+    pub(crate) fn salt(&self) -> Salt {
+        self.inner.salt
+    }
+
+    /// Goes through the heads of all records on the media.
+    pub(crate) async fn heads(&self) -> Result<HeadScan> {
+        HeadScan::new(Arc::clone(&self.inner.media), self.inner.salt).await
     }
 
     /// The heads of the records that are not on the media yet.
@@ -377,7 +397,7 @@ impl Log {
     pub(crate) async fn read_head(&self, pos: LogPos) -> Result<Bytes> {
         match self.pending(pos) {
             Some(frame) => Ok(frame.head()),
-            None => read_head(&*self.inner.media, pos).await,
+            None => read_head(&*self.inner.media, self.inner.salt, pos).await,
         }
     }
 
@@ -392,9 +412,10 @@ impl Log {
             return Ok(wanted(&frame.head()).then_some(frame.body));
         }
         let bytes = self.inner.media.read_at(pos.segment, pos.offset.into(), len).await?;
-        let header = FrameHeader::decode(&bytes).ok_or_else(|| corrupt(pos))?;
+        let salt = self.inner.salt;
+        let header = FrameHeader::decode(salt, &bytes).ok_or_else(|| corrupt(pos))?;
         let front_len = FRAME_HEADER_LEN + header.head_len();
-        if header.len() != bytes.len() || !header.check(pos, &bytes[..front_len]) {
+        if header.len() != bytes.len() || !header.check(salt, pos, &bytes[..front_len]) {
             return Err(corrupt(pos));
         }
         if !wanted(&bytes[FRAME_HEADER_LEN..front_len]) {
@@ -423,27 +444,27 @@ impl Debug for Log {
     }
 }
 
-async fn read_front(media: &dyn Media, pos: LogPos) -> Result<(FrameHeader, Bytes)> {
+async fn read_front(media: &dyn Media, salt: Salt, pos: LogPos) -> Result<(FrameHeader, Bytes)> {
     const GUESS_LEN: u32 = 512;
     let mut bytes = media.read_at(pos.segment, pos.offset.into(), GUESS_LEN).await?;
-    let header = FrameHeader::decode(&bytes).ok_or_else(|| corrupt(pos))?;
+    let header = FrameHeader::decode(salt, &bytes).ok_or_else(|| corrupt(pos))?;
     let front_len = FRAME_HEADER_LEN + header.head_len();
     if bytes.len() < front_len {
         let len = u32::try_from(front_len).unwrap_or(u32::MAX);
         bytes = media.read_at(pos.segment, pos.offset.into(), len).await?;
     }
     bytes.truncate(front_len);
-    if header.check(pos, &bytes) { Ok((header, bytes)) } else { Err(corrupt(pos)) }
+    if header.check(salt, pos, &bytes) { Ok((header, bytes)) } else { Err(corrupt(pos)) }
 }
 
 /// Reads the head of a record that is on the media.
-pub(crate) async fn read_head(media: &dyn Media, pos: LogPos) -> Result<Bytes> {
-    Ok(read_front(media, pos).await?.1.slice(FRAME_HEADER_LEN..))
+pub(crate) async fn read_head(media: &dyn Media, salt: Salt, pos: LogPos) -> Result<Bytes> {
+    Ok(read_front(media, salt, pos).await?.1.slice(FRAME_HEADER_LEN..))
 }
 
 /// The checksum of the header of the frame at `pos`, which tells whether it is the frame that was there once.
-pub(crate) async fn read_crc(media: &dyn Media, pos: LogPos) -> Result<u32> {
-    Ok(read_front(media, pos).await?.0.crc())
+pub(crate) async fn read_crc(media: &dyn Media, salt: Salt, pos: LogPos) -> Result<u32> {
+    Ok(read_front(media, salt, pos).await?.0.crc())
 }
 
 fn body_len(header: &FrameHeader) -> u32 {

@@ -14,8 +14,8 @@ use bytes::Bytes;
 use super::{
     LogPos,
     frame::{
-        Decoded, FRAME_ALIGN, FRAME_HEADER_LEN, FrameHeader, FrameKind, SEGMENT_HEADER_LEN, SegmentHeader, VERSION,
-        find_magic, padded,
+        Decoded, FRAME_ALIGN, FRAME_HEADER_LEN, FrameHeader, FrameKind, SEGMENT_HEADER_LEN, Salt, SegmentHeader,
+        VERSION, find_magic, padded,
     },
 };
 use crate::{
@@ -40,6 +40,15 @@ pub(crate) struct Replay {
     /// For an owner whose bodies are checked when they are read and for whom one lost record is not the end: bodies
     /// are read only where the tail may be torn, and damage is passed over with a warning.
     pub(crate) lenient: bool,
+    /// The salt of the log, for where no header tells it.
+    pub(crate) salt: Option<Salt>,
+}
+
+/// What a log is opened as: its kind and the newest version of the records that is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Kind {
+    pub(crate) name: [u8; 8],
+    pub(crate) record_version: u8,
 }
 
 /// A record as replay finds it.
@@ -80,14 +89,16 @@ impl<F: FnMut(Replayed) -> Result<()> + Send> Visitor for Each<F> {
 /// Shows `visitor` every record of a log and returns the segments with the place where the last one ends.
 pub(crate) async fn replay(
     media: &Arc<dyn Media>,
-    kind: [u8; 8],
+    kind: Kind,
     replay: Replay,
     visitor: &mut dyn Visitor,
 ) -> Result<(Chain, Option<(SegmentId, u32)>)> {
     let chain = Chain::find(media, kind, replay).await?;
     let mut last = None;
-    for part in &chain.parts {
-        last = Some((part.id, replay_part(media, *part, replay, visitor).await?));
+    if let Some(salt) = chain.salt {
+        for part in &chain.parts {
+            last = Some((part.id, replay_part(media, salt, *part, replay, visitor).await?));
+        }
     }
     Ok((chain, last))
 }
@@ -102,6 +113,8 @@ pub(crate) struct Chain {
     pub(crate) garbage: Vec<SegmentId>,
     /// Above every number seen.
     pub(crate) next: SegmentId,
+    /// `None` where there is no log yet.
+    pub(crate) salt: Option<Salt>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -113,11 +126,11 @@ pub(crate) struct Part {
 }
 
 impl Chain {
-    async fn find(media: &Arc<dyn Media>, kind: [u8; 8], replay: Replay) -> Result<Self> {
+    async fn find(media: &Arc<dyn Media>, kind: Kind, replay: Replay) -> Result<Self> {
         let segments = media.segments().await?;
         let next = SegmentId(segments.last().map_or(0, |last| last.id.0.saturating_add(1)));
         let finder = Finder { media, kind, replay, segments };
-        let mut chain = Self { first: next, parts: Vec::new(), garbage: Vec::new(), next };
+        let mut chain = Self { first: next, parts: Vec::new(), garbage: Vec::new(), next, salt: replay.salt };
         let Some((last, header)) = finder.last(&mut chain.garbage).await? else {
             return match replay.from {
                 Some(from) => Err(damage(from, "the log ends before this place")),
@@ -125,6 +138,7 @@ impl Chain {
             };
         };
         chain.first = header.first;
+        chain.salt = Some(header.salt);
         chain.parts = finder.walk(last, header).await?;
         let holds = |from: LogPos| {
             let part = chain.parts.iter().find(|part| part.id == from.segment);
@@ -147,9 +161,15 @@ impl Chain {
     }
 }
 
+/// The salt of the log in a media: that of its newest good header; `None` where there is none.
+pub(crate) async fn find_salt(media: &Arc<dyn Media>, kind: Kind) -> Result<Option<Salt>> {
+    let segments = media.segments().await?;
+    Finder { media, kind, replay: Replay::default(), segments }.salt().await
+}
+
 struct Finder<'a> {
     media: &'a Arc<dyn Media>,
-    kind: [u8; 8],
+    kind: Kind,
     replay: Replay,
     segments: Vec<Segment>,
 }
@@ -160,7 +180,7 @@ impl Finder<'_> {
         let mut unfinished = None;
         for &segment in self.segments.iter().rev() {
             match self.header(segment).await? {
-                Some(header) if header.checkpoint && !self.finished(segment).await? => {
+                Some(header) if header.checkpoint && !self.finished(segment, header.salt).await? => {
                     unfinished.get_or_insert(segment.id);
                     garbage.push(segment.id);
                 }
@@ -169,12 +189,16 @@ impl Finder<'_> {
                 None if segment.len <= u64::from(SEGMENT_HEADER_LEN) => garbage.push(segment.id),
                 None if self.replay.lenient => {
                     warn_damage(LogPos { segment: segment.id, offset: 0 });
+                    let lost = "the header of every segment is damaged, and the salt lost that stands in them";
+                    let salt = self.salt().await?.or(self.replay.salt);
                     let header = SegmentHeader {
                         id: segment.id,
                         first: self.segments.first().map_or(segment.id, |first| first.id),
                         prev: None,
                         checkpoint: false,
-                        kind: self.kind,
+                        kind: self.kind.name,
+                        record_version: self.kind.record_version,
+                        salt: salt.ok_or_else(|| damage(LogPos { segment: segment.id, offset: 0 }, lost))?,
                     };
                     return Ok(Some((segment, header)));
                 }
@@ -190,11 +214,21 @@ impl Finder<'_> {
         }
     }
 
+    /// The salt that the newest good header tells.
+    async fn salt(&self) -> Result<Option<Salt>> {
+        for segment in self.segments.iter().rev() {
+            if let Some(header) = self.header(*segment).await? {
+                return Ok(Some(header.salt));
+            }
+        }
+        Ok(None)
+    }
+
     /// From the last segment back to the one asked for.
     async fn walk(&self, last: Segment, header: SegmentHeader) -> Result<Vec<Part>> {
         let from = self.replay.from.map_or(header.first, |from| from.segment.max(header.first));
         let mut parts = vec![Part { id: last.id, end: None, media_len: last.len }];
-        let mut prev = header.prev;
+        let (mut prev, salt) = (header.prev, header.salt);
         let mut current = last.id;
         // The log may begin with a number that was given out in vain: where all before is below it, this is the start.
         while current > from && prev.is_none_or(|(id, _)| id >= from) {
@@ -218,9 +252,12 @@ impl Finder<'_> {
             current = segment.id;
             if current > from {
                 prev = match self.header(segment).await? {
-                    Some(header) => header.prev,
-                    None if self.replay.lenient => None,
-                    None => return Err(damage(LogPos { segment: current, offset: 0 }, "its header is damaged")),
+                    Some(header) if header.salt == salt => header.prev,
+                    Some(_) if !self.replay.lenient => {
+                        return Err(damage(LogPos { segment: current, offset: 0 }, "the segment is of another log"));
+                    }
+                    None | Some(_) if self.replay.lenient => None,
+                    _ => return Err(damage(LogPos { segment: current, offset: 0 }, "its header is damaged")),
                 };
             }
         }
@@ -233,11 +270,16 @@ impl Finder<'_> {
         const OP: &str = "log.open";
         let bytes = self.media.read_at(segment.id, 0, SEGMENT_HEADER_LEN).await?;
         match SegmentHeader::decode(segment.id, &bytes) {
-            Decoded::Good(header) if header.kind != self.kind => {
-                Err(Error::new(ErrorKind::InvalidArgument, OP).at(segment.id).because(format!(
-                    "this is a log of kind {:?}, not {:?}",
-                    header.kind.escape_ascii().to_string(),
-                    self.kind.escape_ascii().to_string()
+            Decoded::Good(header) if header.kind != self.kind.name => Err(Error::new(ErrorKind::InvalidArgument, OP)
+                .at(segment.id)
+                .because(format!("this is a log of kind {:?}, not {:?}", name(header.kind), name(self.kind.name)))),
+            Decoded::Good(header) if header.record_version > self.kind.record_version => {
+                Err(Error::new(ErrorKind::Unsupported, OP).at(segment.id).because(format!(
+                    "the records of this log ({}) have version {}, this program knows {}: use the newer program that \
+                     wrote them",
+                    name(header.kind),
+                    header.record_version,
+                    self.kind.record_version
                 )))
             }
             Decoded::Good(header) => Ok(Some(header)),
@@ -249,9 +291,9 @@ impl Finder<'_> {
     }
 
     /// Whether a checkpoint is whole.
-    async fn finished(&self, segment: Segment) -> Result<bool> {
+    async fn finished(&self, segment: Segment, salt: Salt) -> Result<bool> {
         let part = Part { id: segment.id, end: None, media_len: segment.len };
-        let mut scanner = Scanner::new(Arc::clone(self.media), part, SEGMENT_HEADER_LEN, true);
+        let mut scanner = Scanner::new(Arc::clone(self.media), salt, part, SEGMENT_HEADER_LEN, true);
         loop {
             match scanner.next().await? {
                 Step::Frame(frame) if frame.kind == FrameKind::CheckpointEnd => return Ok(true),
@@ -281,6 +323,7 @@ pub(crate) enum Step {
 #[derive(Debug)]
 pub(crate) struct Scanner {
     media: Arc<dyn Media>,
+    salt: Salt,
     segment: SegmentId,
     /// Where it ends: what was said, or all there is.
     end: u64,
@@ -293,10 +336,11 @@ pub(crate) struct Scanner {
 }
 
 impl Scanner {
-    pub(crate) fn new(media: Arc<dyn Media>, part: Part, offset: u32, bodies: bool) -> Self {
+    pub(crate) fn new(media: Arc<dyn Media>, salt: Salt, part: Part, offset: u32, bodies: bool) -> Self {
         let offset = offset.max(SEGMENT_HEADER_LEN);
         Self {
             media,
+            salt,
             segment: part.id,
             end: part.end.map_or(part.media_len, u64::from),
             media_len: part.media_len,
@@ -315,13 +359,14 @@ impl Scanner {
             return Ok(Step::End);
         }
         let pos = LogPos { segment: self.segment, offset: self.offset };
-        let Some(header) = FrameHeader::decode(&self.bytes(at, FRAME_HEADER_LEN).await?) else {
+        let Some(header) = FrameHeader::decode(self.salt, &self.bytes(at, FRAME_HEADER_LEN).await?) else {
             return Ok(Step::Bad);
         };
         let front = self.bytes(at, FRAME_HEADER_LEN + header.head_len()).await?;
         let len = u32::try_from(header.len()).unwrap_or(u32::MAX);
         let end = self.offset.checked_add(padded(len));
-        if !header.check(pos, &front) || end.is_none_or(|end| u64::from(end) > self.end.min(self.media_len)) {
+        if !header.check(self.salt, pos, &front) || end.is_none_or(|end| u64::from(end) > self.end.min(self.media_len))
+        {
             return Ok(Step::Bad);
         }
         let mut body = Bytes::new();
@@ -356,7 +401,7 @@ impl Scanner {
         while at < self.media_len {
             let chunk = self.media.read_at(self.segment, at, SEARCH_LEN).await?;
             let mut from = 0;
-            while let Some(found) = find_magic(&chunk, from) {
+            while let Some(found) = find_magic(self.salt, &chunk, from) {
                 if let Some(synced) = self.header_at(at + found as u64).await? {
                     return Ok(Some(synced));
                 }
@@ -373,14 +418,14 @@ impl Scanner {
     async fn header_at(&mut self, at: u64) -> Result<Option<u32>> {
         let Ok(offset) = u32::try_from(at) else { return Ok(None) };
         let bytes = self.media.read_at(self.segment, at, SKIP_CHUNK_LEN).await?;
-        let Some(header) = FrameHeader::decode(&bytes) else { return Ok(None) };
+        let Some(header) = FrameHeader::decode(self.salt, &bytes) else { return Ok(None) };
         let front_len = FRAME_HEADER_LEN + header.head_len();
         let front = if front_len <= bytes.len() {
             bytes.slice(..front_len)
         } else {
             self.media.read_at(self.segment, at, u32::try_from(front_len).unwrap_or(u32::MAX)).await?
         };
-        if !header.check(LogPos { segment: self.segment, offset }, &front) {
+        if !header.check(self.salt, LogPos { segment: self.segment, offset }, &front) {
             return Ok(None);
         }
         self.offset = offset;
@@ -393,11 +438,17 @@ async fn visit(visitor: &mut dyn Visitor, record: Replayed) -> Result<()> {
 }
 
 /// Replays one segment and returns where it ends.
-async fn replay_part(media: &Arc<dyn Media>, part: Part, replay: Replay, visitor: &mut dyn Visitor) -> Result<u32> {
+async fn replay_part(
+    media: &Arc<dyn Media>,
+    salt: Salt,
+    part: Part,
+    replay: Replay,
+    visitor: &mut dyn Visitor,
+) -> Result<u32> {
     let start = replay.from.filter(|from| from.segment == part.id).map_or(SEGMENT_HEADER_LEN, |from| from.offset);
     // Where the end is known, all of it was durable.
     let bodies = !replay.lenient || part.end.is_none();
-    let mut scanner = Scanner::new(Arc::clone(media), part, start, bodies);
+    let mut scanner = Scanner::new(Arc::clone(media), salt, part, start, bodies);
     let mut durable = part.end;
     loop {
         let bad = match scanner.next().await? {
@@ -412,7 +463,7 @@ async fn replay_part(media: &Arc<dyn Media>, part: Part, replay: Replay, visitor
         };
         let durable = match durable {
             Some(durable) => durable,
-            None => *durable.insert(durable_past(media, part, bad.offset).await?),
+            None => *durable.insert(durable_past(media, salt, part, bad.offset).await?),
         };
         if durable <= bad.offset {
             return Ok(bad.offset);
@@ -421,7 +472,7 @@ async fn replay_part(media: &Arc<dyn Media>, part: Part, replay: Replay, visitor
             return Err(damage(bad, "it was durable and fails its checksum"));
         }
         // A record whose body alone is bad keeps its place: whoever reads it finds out.
-        let mut heads = Scanner::new(Arc::clone(media), part, bad.offset, false);
+        let mut heads = Scanner::new(Arc::clone(media), salt, part, bad.offset, false);
         if let Step::Frame(frame) = heads.next().await? {
             scanner.offset = heads.offset;
             if frame.kind == FrameKind::Record {
@@ -440,14 +491,15 @@ async fn replay_part(media: &Arc<dyn Media>, part: Part, replay: Replay, visitor
 #[derive(Debug)]
 pub(crate) struct HeadScan {
     media: Arc<dyn Media>,
+    salt: Salt,
     segments: std::vec::IntoIter<Segment>,
     scanner: Option<Scanner>,
 }
 
 impl HeadScan {
-    pub(crate) async fn new(media: Arc<dyn Media>) -> Result<Self> {
+    pub(crate) async fn new(media: Arc<dyn Media>, salt: Salt) -> Result<Self> {
         let segments = media.segments().await?.into_iter();
-        Ok(Self { media, segments, scanner: None })
+        Ok(Self { media, salt, segments, scanner: None })
     }
 
     pub(crate) async fn next(&mut self) -> Result<Option<Replayed>> {
@@ -455,7 +507,7 @@ impl HeadScan {
             let Some(scanner) = &mut self.scanner else {
                 let Some(segment) = self.segments.next() else { return Ok(None) };
                 let part = Part { id: segment.id, end: None, media_len: segment.len };
-                self.scanner = Some(Scanner::new(Arc::clone(&self.media), part, SEGMENT_HEADER_LEN, false));
+                self.scanner = Some(Scanner::new(Arc::clone(&self.media), self.salt, part, SEGMENT_HEADER_LEN, false));
                 continue;
             };
             let more = match scanner.next().await? {
@@ -472,13 +524,18 @@ impl HeadScan {
 }
 
 /// How far the segment was durable, as the good frames after `offset` say.
-async fn durable_past(media: &Arc<dyn Media>, part: Part, offset: u32) -> Result<u32> {
-    let mut scanner = Scanner::new(Arc::clone(media), part, offset, false);
+async fn durable_past(media: &Arc<dyn Media>, salt: Salt, part: Part, offset: u32) -> Result<u32> {
+    let mut scanner = Scanner::new(Arc::clone(media), salt, part, offset, false);
     let mut durable = 0;
     while let Some(synced) = scanner.search().await? {
         durable = durable.max(synced);
     }
     Ok(durable)
+}
+
+/// The name of a kind, without the zeros behind it.
+fn name(kind: [u8; 8]) -> String {
+    kind.split(|byte| *byte == 0).next().unwrap_or_default().escape_ascii().to_string()
 }
 
 fn damage(pos: LogPos, why: &'static str) -> Error {

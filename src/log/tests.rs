@@ -7,7 +7,10 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     media::MemMedia,
-    testing::fault::{Crash, CrashMedia, Dice, FaultyMedia, MediaCall},
+    testing::{
+        self, env,
+        fault::{Crash, CrashMedia, Dice, FaultyMedia, MediaCall},
+    },
 };
 
 type Image = BTreeMap<SegmentId, Vec<u8>>;
@@ -30,7 +33,7 @@ async fn load(image: &Image) -> Arc<MemMedia> {
 }
 
 fn options() -> LogOptions {
-    LogOptions { segment_len_max: 400, ..LogOptions::new("test") }
+    LogOptions { segment_len_max: 400, ..LogOptions::new("test", &env()) }
 }
 
 async fn open(media: Arc<dyn Media>) -> Result<(Log, Vec<Record>)> {
@@ -98,11 +101,17 @@ async fn records_come_back_in_order_and_by_place() {
     }
 }
 
+/// The salt of the vector is the same on every machine.
+fn demo_env() -> Env {
+    let fill = |buffer: &mut [u8]| buffer.copy_from_slice(b"salt of demo");
+    Env { fill: Arc::new(fill), ..env() }
+}
+
 /// The bytes of spec/log.md: two records, a sync and its mark.
 #[tokio::test]
 async fn the_bytes_are_those_of_the_specification() {
     let media: Arc<MemMedia> = Arc::default();
-    let log = Log::open(media.clone(), LogOptions::new("demo"), |_, _| Ok(())).await.expect("open");
+    let log = Log::open(media.clone(), LogOptions::new("demo", &demo_env()), |_, _| Ok(())).await.expect("open");
     log.append("hello").await.expect("append");
     log.append(Record { head: "head".into(), body: "a body".into() }).await.expect("append");
     log.sync().await.expect("sync");
@@ -469,7 +478,7 @@ async fn a_missing_segment_or_end_is_found() {
 #[tokio::test]
 async fn a_torn_tail_is_cut_wherever_it_is_torn() {
     let media: Arc<MemMedia> = Arc::default();
-    let log = Log::open(media.clone(), LogOptions::new("test"), |_, _| Ok(())).await.expect("open");
+    let log = Log::open(media.clone(), LogOptions::new("test", &env()), |_, _| Ok(())).await.expect("open");
     log.append(record(0)).await.expect("append");
     log.sync().await.expect("sync");
     let durable = log.end().offset as usize;
@@ -496,7 +505,7 @@ async fn a_torn_tail_is_cut_wherever_it_is_torn() {
 #[tokio::test]
 async fn callers_of_sync_share_the_work() {
     let media = Arc::new(FaultyMedia::new(Arc::new(MemMedia::default())));
-    let log = Log::open(media.clone(), LogOptions::new("test"), |_, _| Ok(())).await.expect("open");
+    let log = Log::open(media.clone(), LogOptions::new("test", &env()), |_, _| Ok(())).await.expect("open");
     let callers: Vec<_> = (0..100)
         .map(|n| {
             let log = log.clone();
@@ -596,7 +605,8 @@ async fn a_checkpoint_that_cannot_clean_up_is_one_all_the_same() {
 #[tokio::test]
 async fn another_kind_and_a_newer_format_are_refused_with_a_reason() {
     let (good, _) = durable(2).await;
-    let error = Log::open(load(&good).await, LogOptions::new("other"), |_, _| Ok(())).await.expect_err("another kind");
+    let error =
+        Log::open(load(&good).await, LogOptions::new("other", &env()), |_, _| Ok(())).await.expect_err("another kind");
     assert_eq!(error.kind(), ErrorKind::InvalidArgument);
     assert!(format!("{error:#}").contains("test"), "{error:#}");
     let mut newer = good.clone();
@@ -621,8 +631,109 @@ async fn lengths_have_limits() {
     assert_eq!(log.read(pos).await.expect("read"), longest);
     for kind in ["", "ninebytes", "é"] {
         let media = Arc::new(MemMedia::default());
-        assert!(Log::open(media, LogOptions::new(kind), |_, _| Ok(())).await.is_err());
+        assert!(Log::open(media, LogOptions::new(kind, &env()), |_, _| Ok(())).await.is_err());
     }
+}
+
+/// What stands in a body that is made to look like the frames behind it: a record, and a mark that says that all before
+/// it was durable.
+fn forged(salt: Salt, at: LogPos) -> Bytes {
+    let mut pos = at;
+    let mut bytes = Vec::new();
+    for (kind, record) in [(FrameKind::Record, Record::from("forged")), (FrameKind::Mark, Record::default())] {
+        let frame = Prepared::new(kind, record).expect("short").place(salt, pos, pos.offset);
+        for part in [frame.front.clone(), frame.body.clone(), frame.padding()] {
+            bytes.extend_from_slice(&part);
+        }
+        pos = frame.end();
+    }
+    bytes.into()
+}
+
+/// Puts a forged body behind a header that then rots, and says what is found: leniently, and strictly where nothing of
+/// it was synced.
+async fn rot_before_forged(salt: impl Fn(&Log) -> Salt) -> (Vec<Bytes>, Result<Vec<Record>>) {
+    let options = || LogOptions::new("test", &env());
+    let media: Arc<MemMedia> = Arc::default();
+    let log = Log::open(media.clone(), options(), |_, _| Ok(())).await.expect("open");
+    log.append("before").await.expect("append");
+    log.sync().await.expect("sync");
+    settle(&log).await;
+    let body_at = |pos: LogPos| LogPos { offset: pos.offset + 24, ..pos };
+    // Behind the mark of the sync.
+    let guess = log.append("x").await.expect("append");
+    let next = LogPos { offset: guess.offset + 32, ..guess };
+    let pos = log.append(forged(salt(&log), body_at(next))).await.expect("append");
+    assert_eq!(pos, next, "whoever forges knows where it will stand");
+    log.inner.write_out().await.expect("write");
+    let mut torn = image(&*media).await;
+    torn.get_mut(&pos.segment).expect("it is there")[pos.offset as usize + 9] ^= 1;
+    let strict = open(load(&torn).await).await.map(|(_, seen)| seen);
+
+    log.append("after").await.expect("append");
+    log.sync().await.expect("sync");
+    settle(&log).await;
+    let mut rotten = image(&*media).await;
+    rotten.get_mut(&pos.segment).expect("it is there")[pos.offset as usize + 9] ^= 1;
+    let mut seen = Vec::new();
+    let mut visitor = Each(|replayed: Replayed| {
+        seen.push(replayed.body);
+        Ok(())
+    });
+    let replay = Replay { lenient: true, ..Replay::default() };
+    Log::open_with(load(&rotten).await, options(), replay, &mut visitor).await.expect("leniently");
+    (seen, strict)
+}
+
+/// A block that holds what frames look like, a piece of a log for one, was replayed as records of the log where the header
+/// before it was rotten, and made a torn tail look like damage.
+#[tokio::test]
+async fn a_body_that_looks_like_frames_is_taken_for_none() {
+    let (seen, strict) = rot_before_forged(|_| Salt::draw(&testing::Clock::default().env(99))).await;
+    assert_eq!(seen, ["before", "x", "after"]);
+    assert_eq!(strict.expect("a torn tail"), [Record::from("before"), Record::from("x")]);
+
+    // The same by somebody who can read the log's own salt: it is that alone which keeps the others out.
+    let (seen, strict) = rot_before_forged(|log| log.inner.salt).await;
+    assert_eq!(seen, ["before", "x", "forged", "after"]);
+    assert_eq!(strict.expect_err("a mark says that it was durable").kind(), ErrorKind::Corrupt);
+}
+
+/// The segments of two logs in one media: one of them was restored from elsewhere.
+#[tokio::test]
+async fn a_segment_of_another_log_is_no_part_of_this_one() {
+    let (mut good, _) = durable(9).await;
+    let other = MemMedia::default();
+    let options = LogOptions { env: testing::Clock::default().env(99), ..options() };
+    let other = Arc::new(other);
+    let log = Log::open(other.clone(), options, |_, _| Ok(())).await.expect("open");
+    for n in 0..9 {
+        log.append(record(n)).await.expect("append");
+        if n % 3 == 0 {
+            log.sync().await.expect("sync");
+        }
+    }
+    log.sync().await.expect("sync");
+    settle(&log).await;
+    let others = image(&*other).await;
+    assert_eq!(others.len(), good.len());
+    good.insert(SegmentId(1), others[&SegmentId(1)].clone());
+    let error = open(load(&good).await).await.expect_err("it is of another log");
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    assert!(format!("{error:#}").contains("another log"), "{error:#}");
+}
+
+#[tokio::test]
+async fn newer_records_are_refused_with_a_reason() {
+    let media: Arc<MemMedia> = Arc::default();
+    let newer = LogOptions { record_version: 2, ..options() };
+    let log = Log::open(media.clone(), newer.clone(), |_, _| Ok(())).await.expect("open");
+    log.append("of the future").await.expect("append");
+    log.sync().await.expect("sync");
+    Log::open(media.clone(), newer, |_, _| Ok(())).await.expect("known");
+    let error = open(media).await.expect_err("newer");
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    assert!(format!("{error:#}").contains("(test) have version 2, this program knows 1"), "{error:#}");
 }
 
 proptest! {
@@ -649,7 +760,7 @@ proptest! {
             last.truncate(cut.index(last.len() + 1));
             last.extend_from_slice(&noise);
             let mut count = 0;
-            let replay = Replay { from: None, lenient };
+            let replay = Replay { from: None, lenient, salt: None };
             let mut visitor = Each(|_| { count += 1; Ok(()) });
             let opened = Log::open_with(load(&image).await, options(), replay, &mut visitor).await;
             if let Ok(log) = opened {

@@ -10,7 +10,8 @@ use tokio::sync::Mutex as AsyncMutex;
 
 use super::{
     COPY_LEN_MAX, LogPos, Placed, Record, WRITE_LEN_MAX,
-    frame::{Frame, FrameKind, Prepared, SEGMENT_HEADER_LEN, SegmentHeader},
+    frame::{Frame, FrameKind, Prepared, SEGMENT_HEADER_LEN, Salt, SegmentHeader},
+    replay::Kind,
 };
 use crate::{
     Error, ErrorKind, Result,
@@ -19,7 +20,8 @@ use crate::{
 
 pub(super) struct Inner {
     pub(super) media: Arc<dyn Media>,
-    pub(super) kind: [u8; 8],
+    pub(super) kind: Kind,
+    pub(super) salt: Salt,
     pub(super) segment_len_max: u32,
     pub(super) state: Mutex<State>,
     /// Whoever holds it appends to the media.
@@ -61,14 +63,14 @@ impl State {
         }
     }
 
-    pub(super) fn push(&mut self, prepared: Prepared, segment_len_max: u32) -> Placed {
+    pub(super) fn push(&mut self, prepared: Prepared, salt: Salt, segment_len_max: u32) -> Placed {
         let len = prepared.padded_len();
         if self.next.offset > SEGMENT_HEADER_LEN && self.next.offset.saturating_add(len) > segment_len_max {
             self.rotate();
         }
         let pos = self.next;
         let synced = if self.synced.segment == pos.segment { self.synced.offset } else { 0 };
-        let frame = prepared.place(pos, synced);
+        let frame = prepared.place(salt, pos, synced);
         let placed = Placed { pos, len: u32::try_from(frame.len()).unwrap_or(u32::MAX), crc: frame.crc() };
         self.next = frame.end();
         self.pending_len += len as usize;
@@ -151,7 +153,7 @@ impl Inner {
         self.sync_last(writer).await?;
         // A log of no segments begins here, whatever numbers were given out in vain.
         let first = if writer.last.is_some() { first } else { segment };
-        let header = SegmentHeader { id: segment, first, prev: writer.last, checkpoint: false, kind: self.kind };
+        let header = self.header(segment, first, writer.last);
         self.make(header).await?;
         *writer = Writer { first, last: Some((segment, SEGMENT_HEADER_LEN)), open: true };
         self.note_synced(LogPos { segment, offset: SEGMENT_HEADER_LEN });
@@ -161,7 +163,12 @@ impl Inner {
     /// Makes the segment of a checkpoint; it is no part of the log yet.
     pub(super) async fn begin_checkpoint(&self, writer: &Writer, segment: SegmentId) -> Result<()> {
         self.sync_last(writer).await?;
-        self.make(SegmentHeader { id: segment, first: segment, prev: None, checkpoint: true, kind: self.kind }).await
+        self.make(SegmentHeader { checkpoint: true, ..self.header(segment, segment, None) }).await
+    }
+
+    fn header(&self, id: SegmentId, first: SegmentId, prev: Option<(SegmentId, u32)>) -> SegmentHeader {
+        let Kind { name: kind, record_version } = self.kind;
+        SegmentHeader { id, first, prev, checkpoint: false, kind, record_version, salt: self.salt }
     }
 
     async fn sync_last(&self, writer: &Writer) -> Result<()> {
@@ -207,7 +214,7 @@ impl Inner {
         if !state.pending.is_empty() || state.writing || !fits || !current {
             return;
         }
-        state.push(mark, self.segment_len_max);
+        state.push(mark, self.salt, self.segment_len_max);
         state.writing = true;
         drop(state);
         self.write_in_background();

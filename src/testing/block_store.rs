@@ -394,7 +394,7 @@ mod tests {
         Subject::reopening(move || {
             let (data, index, options) = (Arc::clone(&data), Arc::clone(&index), options.clone());
             Box::pin(async {
-                let store = Segments::open(data, index, options).await.expect("open");
+                let store = Segments::open(data, index, options, &crate::testing::env()).await.expect("open");
                 Arc::new(store) as Arc<dyn BlockStore>
             })
         })

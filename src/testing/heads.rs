@@ -58,7 +58,7 @@ impl Subject {
     ///     let media = Arc::new(MemMedia::default());
     ///     Subject::reopening(move || {
     ///         let media = media.clone();
-    ///         Box::pin(async { Arc::new(LogHeads::open(media).await.unwrap()) as Arc<dyn Heads> })
+    ///         Box::pin(async { Arc::new(LogHeads::open(media, &muxfs::testing::env()).await.unwrap()) as Arc<dyn Heads> })
     ///     })
     ///     .await
     /// }
@@ -194,7 +194,9 @@ mod tests {
         let media = Arc::new(MemMedia::default());
         Subject::reopening(move || {
             let media = Arc::clone(&media);
-            Box::pin(async { Arc::new(LogHeads::open(media).await.expect("open")) as Arc<dyn Heads> })
+            Box::pin(async {
+                Arc::new(LogHeads::open(media, &crate::testing::env()).await.expect("open")) as Arc<dyn Heads>
+            })
         })
         .await
     }

@@ -44,7 +44,7 @@ impl Instance {
     /// # Errors
     /// Those of the stores, naming the mount.
     pub(crate) async fn open(config: Config, data: &DataDir) -> Result<Self> {
-        let mut mux = MuxFs::new().with_slots(Slots::open(media(&data.path().join("slots"))?).await?);
+        let mut mux = MuxFs::new().with_slots(Slots::open(media(&data.path().join("slots"))?, &env()).await?);
         if let Some(default) = config.default {
             mux = mux.with_default_write(default.0);
         }
@@ -69,16 +69,16 @@ impl Instance {
                     let limit = limit.map_or_else(quarter_of_ram, |limit| limit.0);
                     let len_max = usize::try_from(limit).unwrap_or(usize::MAX);
                     let mem = Mem::new(MemOptions { len_max });
-                    let pins = Arc::new(Pins::open(Arc::new(MemMedia::default())).await?);
+                    let pins = Arc::new(Pins::open(Arc::new(MemMedia::default()), &env()).await?);
                     content(prefix, dag(Arc::new(mem), &config), pins)
                 }
                 config::Mount::Ipfs { .. } => {
                     let dir = data.path().join("mounts").join(prefix.as_str());
-                    let (blocks, index) = (media(&dir.join("blocks"))?, media(&dir.join("index"))?);
-                    let segments = Segments::open(blocks, index, SegmentsOptions::default());
+                    let (blocks, index, env) = (media(&dir.join("blocks"))?, media(&dir.join("index"))?, env());
+                    let segments = Segments::open(blocks, index, SegmentsOptions::default(), &env);
                     let segments = Arc::new(segments.await.map_err(|error| error.at(dir.display()))?);
                     all_segments.push(segments.clone());
-                    let pins = Arc::new(Pins::open(media(&dir.join("pins"))?).await?);
+                    let pins = Arc::new(Pins::open(media(&dir.join("pins"))?, &env).await?);
                     content(prefix, dag(segments, &config), pins)
                 }
             };

@@ -7,6 +7,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 
 use super::{
     BuildIndex, OnBuildIndex,
@@ -17,7 +18,7 @@ use super::{
 };
 use crate::{
     BlockKey, Error, ErrorKind, Result,
-    log::{LogPos, Replayed, Visitor, padded, read_crc, read_head},
+    log::{LogPos, Replayed, Salt, Visitor, padded, read_crc, read_head},
     media::{Media, SegmentId},
 };
 
@@ -83,6 +84,8 @@ impl Memory {
 pub(super) struct Places {
     pub(super) data: Arc<dyn Media>,
     pub(super) index: Arc<dyn Media>,
+    /// That of the log, once it is known.
+    pub(super) salt: Option<Salt>,
 }
 
 /// What opening finds of an index.
@@ -97,11 +100,12 @@ pub(super) enum Found {
 }
 
 impl Places {
-    /// Looks for the newest whole index that belongs to the log.
+    /// Looks for the newest whole index that belongs to the log. It also tells the log's salt, where the log itself
+    /// does not.
     ///
     /// # Errors
     /// `Unsupported` for one of a newer format; those of the media other than `Corrupt` and `NotFound`.
-    pub(super) async fn find_index(&self) -> Result<Found> {
+    pub(super) async fn find_index(&mut self) -> Result<Found> {
         match self.load_index().await {
             Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::NotFound) => {
                 Ok(Found::Useless(format!("{error:#}")))
@@ -110,7 +114,7 @@ impl Places {
         }
     }
 
-    async fn load_index(&self) -> Result<Found> {
+    async fn load_index(&mut self) -> Result<Found> {
         let segments = self.index.segments().await?;
         let mut damaged = false;
         for segment in segments.iter().rev().filter(|segment| segment.len <= MANIFEST_LEN_MAX) {
@@ -123,10 +127,15 @@ impl Places {
                 damaged = true;
                 continue;
             };
-            if let Some((pos, crc)) = manifest.counts.last
-                && read_crc(&*self.data, pos).await? != crc
+            let salt = self.salt.unwrap_or(manifest.salt);
+            let last = manifest.counts.last;
+            if salt != manifest.salt
+                || matches!(last, Some((pos, crc)) if read_crc(&*self.data, salt, pos).await? != crc)
             {
                 return Ok(Found::Useless("it belongs to another log".into()));
+            }
+            if last.is_some() {
+                self.salt = Some(salt);
             }
             let mut runs = Vec::new();
             for id in &manifest.runs {
@@ -197,12 +206,19 @@ impl Places {
         if kept == 0 { Ok(None) } else { Ok(Some(Arc::new(writer.finish().await?))) }
     }
 
+    async fn read_head(&self, pos: LogPos) -> Result<Bytes> {
+        match self.salt {
+            Some(salt) => read_head(&*self.data, salt, pos).await,
+            None => Err(Error::new(ErrorKind::NotFound, "segments.read").at(pos).because("there is no log")),
+        }
+    }
+
     /// Keeps the newest entry of every key. Keys are in the log only; a record that cannot be read is kept.
     async fn drop_outdated(&self, group: &mut Vec<Entry>) -> Result<()> {
         let mut keys: Vec<BlockKey> = Vec::new();
         let mut newest = Vec::new();
         for entry in group.drain(..) {
-            let key = match read_head(&*self.data, entry.pos).await {
+            let key = match self.read_head(entry.pos).await {
                 Ok(head) => Change::decode(&head).map(|change| change.key().clone()),
                 Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::NotFound) => None,
                 Err(error) => return Err(error),
@@ -326,8 +342,14 @@ impl Visitor for Builder {
     fn record(&mut self, record: Replayed) -> Result<bool> {
         if let Some(change) = Change::decode(&record.head) {
             self.memory.apply(&mut self.counts, &change, (record.pos, record.len), record.crc);
+        } else if Change::is_newer(&record.head) {
+            return Err(Error::new(ErrorKind::Unsupported, "segments.open").at(record.pos).because(
+                "among the blocks is a record of a kind that this program does not know: use the newer program that \
+                 wrote it",
+            ));
         } else {
-            tracing::warn!(place = %record.pos, "a record of no known kind among the blocks");
+            // Its checksum is good, so it was written like this: nobody's block.
+            tracing::warn!(place = %record.pos, "a record without a key among the blocks");
         }
         self.record_count += 1;
         self.frames_len += u64::from(record.len);

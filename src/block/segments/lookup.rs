@@ -79,7 +79,7 @@ impl<'a> KeyScan<'a> {
     pub(super) async fn new(inner: &'a Arc<Inner>) -> Result<Self> {
         // In this order: a record that moves to the media meanwhile is met twice rather than not at all.
         let pending = inner.log.pending_heads().into_iter();
-        Ok(Self { inner, pending, scan: HeadScan::new(Arc::clone(&inner.places.data)).await? })
+        Ok(Self { inner, pending, scan: inner.log.heads().await? })
     }
 
     pub(super) async fn next(&mut self) -> Result<Option<BlockKey>> {

@@ -7,7 +7,11 @@ use std::collections::BTreeMap;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-use crate::{Error, ErrorKind, Result, log::LogPos, media::SegmentId};
+use crate::{
+    Error, ErrorKind, Result,
+    log::{LogPos, Salt},
+    media::SegmentId,
+};
 
 const MAGIC: [u8; 8] = *b"muxfsidx";
 const VERSION: u16 = 1;
@@ -39,6 +43,8 @@ pub(super) struct Manifest {
     pub(super) counts: Counts,
     /// The oldest first.
     pub(super) runs: Vec<SegmentId>,
+    /// The log's: without it nothing could be read of a log whose headers are damaged.
+    pub(super) salt: Salt,
 }
 
 impl Manifest {
@@ -56,6 +62,8 @@ impl Manifest {
         out.put_u64_le(self.counts.block_count);
         out.put_u64_le(self.runs.len() as u64);
         out.put_u64_le(self.counts.usage.len() as u64);
+        out.extend_from_slice(self.salt.as_bytes());
+        out.put_u32_le(0);
         for run in &self.runs {
             out.put_u64_le(run.0);
         }
@@ -100,6 +108,9 @@ impl Manifest {
         let crc = rest.try_get_u32_le()?;
         let block_count = rest.try_get_u64_le()?;
         let (run_count, usage_count) = (rest.try_get_u64_le()?, rest.try_get_u64_le()?);
+        let mut salt = [0; Salt::LEN];
+        rest.try_copy_to_slice(&mut salt)?;
+        rest.try_get_u32_le()?;
         let mut runs = Vec::new();
         for _ in 0..run_count {
             runs.push(SegmentId(rest.try_get_u64_le()?));
@@ -110,7 +121,7 @@ impl Manifest {
             usage.insert(segment, Usage { live: rest.try_get_u64_le()?, dead: rest.try_get_u64_le()? });
         }
         let last = (last.segment.0 != u64::MAX).then_some((last, crc));
-        Ok(Self { covered, counts: Counts { block_count, usage, last }, runs })
+        Ok(Self { covered, counts: Counts { block_count, usage, last }, runs, salt: Salt::new(salt) })
     }
 }
 
@@ -123,7 +134,8 @@ mod tests {
         let pos = |segment, offset| LogPos { segment: SegmentId(segment), offset };
         let usage = [(SegmentId(1), Usage { live: 5, dead: 7 }), (SegmentId(4), Usage::default())];
         let counts = Counts { block_count: 3, usage: usage.into(), last: Some((pos(4, 96), 17)) };
-        let manifest = Manifest { covered: pos(4, 120), counts, runs: vec![SegmentId(2), SegmentId(8)] };
+        let manifest =
+            Manifest { covered: pos(4, 120), counts, runs: vec![SegmentId(2), SegmentId(8)], salt: Salt::new([7; 12]) };
         let bytes = manifest.encode();
         assert_eq!(Manifest::decode(&bytes).expect("known version"), Some(manifest));
         for bit in 0..bytes.len() * 8 {

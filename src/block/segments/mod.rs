@@ -39,7 +39,7 @@ use self::{
 };
 use super::{BLOCK_LEN_MAX, BlockKey, BlockStore};
 use crate::{
-    Error, ErrorKind, Result,
+    Env, Error, ErrorKind, Result,
     log::{Log, LogOptions, LogPos, RECORD_BODY_LEN_MAX, Record, Replay, detached},
     media::{Media, SegmentId},
 };
@@ -179,28 +179,36 @@ impl Segments {
     /// use std::sync::Arc;
     /// use muxfs::{BlockKey, BlockStore, block::{Segments, SegmentsOptions}, media::MemMedia};
     /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
-    /// let (data, index) = (Arc::new(MemMedia::default()), Arc::new(MemMedia::default()));
-    /// let store = Segments::open(data.clone(), index.clone(), SegmentsOptions::default()).await?;
+    /// let (data, index, env) = (Arc::new(MemMedia::default()), Arc::new(MemMedia::default()), muxfs::testing::env());
+    /// let store = Segments::open(data.clone(), index.clone(), SegmentsOptions::default(), &env).await?;
     /// let key = BlockKey::new(b"k")?;
     /// store.put(&key, "block".into()).await?;
     /// store.flush().await?;
     /// drop(store);
     ///
-    /// let store = Segments::open(data, index, SegmentsOptions::default()).await?;
+    /// let store = Segments::open(data, index, SegmentsOptions::default(), &env).await?;
     /// assert_eq!(store.get(&key).await?, Some("block".into()));
     /// # Ok::<(), muxfs::Error>(()) }).unwrap();
     /// ```
     ///
     /// # Errors
     /// `Unsupported` for a newer format; `InvalidArgument` if `data` holds something else; and the media's.
-    pub async fn open(data: Arc<dyn Media>, index: Arc<dyn Media>, options: SegmentsOptions) -> Result<Self> {
+    pub async fn open(
+        data: Arc<dyn Media>,
+        index: Arc<dyn Media>,
+        options: SegmentsOptions,
+        env: &Env,
+    ) -> Result<Self> {
         // Room for none would have a put wait for ever for a run to be written.
         let options = SegmentsOptions { memory_count_max: options.memory_count_max.max(1), ..options };
-        let places = Places { data, index };
+        let log_options = LogOptions { segment_len_max: options.segment_len_max, ..LogOptions::new(KIND, env) };
+        let salt = Log::find_salt(&data, &log_options).await?;
+        let mut places = Places { data, index, salt };
+        let found = places.find_index().await?;
         let next_id = places.next_index_id().await?;
         let mut builder = Inner::builder(&places, &options, next_id);
-        let opened = match places.find_index().await? {
-            Found::Nothing => Inner::replay(&places, &options, None, &mut builder).await.map(Some),
+        let opened = match found {
+            Found::Nothing => Inner::replay(&places, &log_options, None, &mut builder).await.map(Some),
             Found::Missing => {
                 tracing::debug!("the blocks have no index yet: it is built from the log");
                 Ok(None)
@@ -209,7 +217,7 @@ impl Segments {
             Found::Good(manifest, runs) => {
                 builder.runs = runs;
                 builder.counts = manifest.counts;
-                Inner::replay(&places, &options, Some(manifest.covered), &mut builder).await.map(Some)
+                Inner::replay(&places, &log_options, Some(manifest.covered), &mut builder).await.map(Some)
             }
         };
         let opened = match opened {
@@ -225,7 +233,7 @@ impl Segments {
         } else {
             builder = Inner::builder(&places, &options, builder.next_id);
             builder.report_to(options.on_build_index.clone()).await?;
-            let log = Inner::replay(&places, &options, None, &mut builder).await?;
+            let log = Inner::replay(&places, &log_options, None, &mut builder).await?;
             builder.tell(log.end());
             log
         };
@@ -242,6 +250,7 @@ impl Segments {
             generation: 0,
             next_index_id: builder.next_id,
         };
+        places.salt = Some(log.salt());
         let inner = Arc::new(Inner {
             log,
             places,
@@ -363,14 +372,9 @@ impl Inner {
         }
     }
 
-    async fn replay(
-        places: &Places,
-        options: &SegmentsOptions,
-        from: Option<LogPos>,
-        builder: &mut Builder,
-    ) -> Result<Log> {
-        let log_options = LogOptions { segment_len_max: options.segment_len_max, ..LogOptions::new(KIND) };
-        Log::open_with(Arc::clone(&places.data), log_options, Replay { from, lenient: true }, builder).await
+    async fn replay(places: &Places, options: &LogOptions, from: Option<LogPos>, builder: &mut Builder) -> Result<Log> {
+        let replay = Replay { from, lenient: true, salt: places.salt };
+        Log::open_with(Arc::clone(&places.data), options.clone(), replay, builder).await
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

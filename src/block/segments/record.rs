@@ -40,6 +40,11 @@ impl Change {
         out.freeze()
     }
 
+    /// Whether the head is of a kind that only a newer program can have written.
+    pub(super) fn is_newer(head: &[u8]) -> bool {
+        head.first().is_some_and(|kind| ![PUT, DELETE].contains(kind))
+    }
+
     /// `None` if the head is of no kind that is known.
     pub(super) fn decode(mut head: &[u8]) -> Option<Self> {
         match head.try_get_u8().ok()? {
@@ -82,6 +87,7 @@ mod tests {
         }
         for bad in [&b""[..], b"\x01", b"\x02too short", b"\x03key", &[1; 257]] {
             assert_eq!(Change::decode(bad), None);
+            assert_eq!(Change::is_newer(bad), bad.first() == Some(&3), "{bad:?}");
         }
     }
 }

@@ -11,7 +11,10 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     media::MemMedia,
-    testing::fault::{Crash, CrashMedia, Dice, FaultyMedia, MediaCall},
+    testing::{
+        self, env,
+        fault::{Crash, CrashMedia, Dice, FaultyMedia, MediaCall},
+    },
 };
 
 type Image = BTreeMap<SegmentId, Vec<u8>>;
@@ -48,7 +51,7 @@ fn tiny() -> SegmentsOptions {
 }
 
 async fn open(data: Arc<dyn Media>, index: Arc<dyn Media>) -> Segments {
-    Segments::open(data, index, tiny()).await.expect("open")
+    Segments::open(data, index, tiny(), &env()).await.expect("open")
 }
 
 /// Waits for the upkeep in the background.
@@ -106,7 +109,7 @@ impl Story {
     }
 
     async fn live(&mut self, data: Arc<dyn Media>, index: Arc<dyn Media>) -> Result<()> {
-        let store = Segments::open(data, index, tiny()).await?;
+        let store = Segments::open(data, index, tiny(), &env()).await?;
         self.check(&store).await?;
         for _ in 0..40 {
             self.step += 1;
@@ -289,7 +292,7 @@ async fn what_an_opening_has_to_replay_does_not_add_up() {
     let (data, index): (Arc<MemMedia>, Arc<MemMedia>) = Default::default();
     let options = SegmentsOptions { memory_count_max: 1000, checkpoint_len: 5000, ..tiny() };
     for n in 0..60 {
-        let store = Segments::open(data.clone(), index.clone(), options.clone()).await.expect("open");
+        let store = Segments::open(data.clone(), index.clone(), options.clone(), &env()).await.expect("open");
         let replayed = store.inner.lock().memory.len();
         assert!(replayed < 8, "{replayed} records at opening {n}");
         store.put(&key(n), block(n, 1000)).await.expect("put");
@@ -303,7 +306,7 @@ async fn what_an_opening_has_to_replay_does_not_add_up() {
 async fn no_room_in_memory_is_room_for_one() {
     let options = SegmentsOptions { memory_count_max: 0, ..tiny() };
     let (data, index): (Arc<MemMedia>, Arc<MemMedia>) = Default::default();
-    let store = Segments::open(data, index, options).await.expect("open");
+    let store = Segments::open(data, index, options, &env()).await.expect("open");
     for n in 0..9 {
         store.put(&key(n), block(n, 50)).await.expect("put");
     }
@@ -325,7 +328,7 @@ async fn a_lost_index_is_built_from_the_log_and_says_how_far_it_is() {
         ..tiny()
     };
     let (data, index) = (load(&data).await, Arc::new(MemMedia::default()));
-    let store = Segments::open(data.clone(), index.clone(), options).await.expect("open");
+    let store = Segments::open(data.clone(), index.clone(), options, &env()).await.expect("open");
     assert_eq!(told.load(Ordering::SeqCst), 51, "40 and 3 puts, 8 deletes");
     assert_eq!(contents(&store).await, blocks);
     drop(store);
@@ -341,7 +344,7 @@ async fn a_lost_index_is_built_from_the_log_and_says_how_far_it_is() {
 async fn an_index_that_was_never_written_is_not_called_damaged() {
     let (data, index, blocks) = sample().await;
     let find = async |index: &Image| {
-        let places = Places { data: load(&data).await, index: load(index).await };
+        let mut places = Places { data: load(&data).await, index: load(index).await, salt: None };
         places.find_index().await.expect("nothing fails")
     };
     assert!(matches!(find(&Image::new()).await, Found::Missing));
@@ -379,6 +382,42 @@ async fn an_index_that_cannot_be_built_leaves_no_number_to_be_used_twice() {
     for (key, block) in blocks {
         assert_eq!(store.get(&key).await.expect("get"), Some(block));
     }
+}
+
+/// With the header of its only segment everything was lost that its salt is needed for: the index knows it too.
+#[tokio::test]
+async fn a_rotten_header_costs_no_block_where_the_index_knows_the_salt() {
+    let options = SegmentsOptions { segment_len_max: 1 << 20, ..tiny() };
+    let (data, index): (Arc<MemMedia>, Arc<MemMedia>) = Default::default();
+    let store = Segments::open(data.clone(), index.clone(), options.clone(), &env()).await.expect("open");
+    let expected: Blocks = (0..20).map(|n| (key(n), block(n, 100))).collect();
+    for (key, block) in &expected {
+        store.put(key, block.clone()).await.expect("put");
+    }
+    store.checkpoint().await.expect("checkpoint");
+    drop(store);
+    let mut bad = image(&*data).await;
+    assert_eq!(bad.len(), 1);
+    bad.get_mut(&SegmentId(0)).expect("it is there")[50] ^= 1;
+    let elsewhere = testing::Clock::default().env(99);
+    let store = Segments::open(load(&bad).await, index, options.clone(), &elsewhere).await.expect("open");
+    assert_eq!(contents(&store).await, expected);
+    let error = Segments::open(load(&bad).await, Arc::new(MemMedia::default()), options, &elsewhere).await;
+    assert_eq!(error.expect_err("nobody knows it").kind(), ErrorKind::Corrupt);
+}
+
+/// A record of a later program was passed over with a warning: what it says would have been lost at the next writing.
+#[tokio::test]
+async fn a_record_of_a_kind_that_is_not_known_is_refused() {
+    let (data, index): (Arc<MemMedia>, Arc<MemMedia>) = Default::default();
+    let log = Log::open(data.clone(), LogOptions::new(KIND, &env()), |_, _| Ok(())).await.expect("open");
+    log.append(Record { head: Bytes::from_static(b"\x03key"), body: "a block, in some new way".into() })
+        .await
+        .expect("append");
+    log.sync().await.expect("sync");
+    let error = Segments::open(data, index, tiny(), &env()).await.expect_err("newer");
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    assert!(format!("{error:#}").contains("newer program"), "{error:#}");
 }
 
 #[tokio::test]
@@ -494,7 +533,7 @@ async fn many_tiny_blocks_cost_few_reads() {
     let data = Arc::new(FaultyMedia::new(Arc::new(MemMedia::default())));
     let index = Arc::new(FaultyMedia::new(Arc::new(MemMedia::default())));
     let options = SegmentsOptions { memory_count_max: 8192, segment_len_max: 4 << 20, ..SegmentsOptions::default() };
-    let store = Segments::open(data.clone(), index.clone(), options.clone()).await.expect("open");
+    let store = Segments::open(data.clone(), index.clone(), options.clone(), &env()).await.expect("open");
     for n in 0..COUNT {
         store.put(&key(n), Bytes::copy_from_slice(&n.to_le_bytes())).await.expect("put");
     }
@@ -505,7 +544,7 @@ async fn many_tiny_blocks_cost_few_reads() {
     drop(store);
 
     let before = data.calls(MediaCall::Read) + index.calls(MediaCall::Read);
-    let store = Segments::open(data.clone(), index.clone(), options).await.expect("open");
+    let store = Segments::open(data.clone(), index.clone(), options, &env()).await.expect("open");
     let opening = data.calls(MediaCall::Read) + index.calls(MediaCall::Read) - before;
     let run_count = store.inner.lock().runs.len();
     assert!(run_count <= 10, "{run_count} runs");

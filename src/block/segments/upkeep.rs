@@ -47,7 +47,8 @@ impl Inner {
     /// Makes `runs` the index, on the media and here, and removes what it replaces.
     async fn publish(&self, frozen: &Frozen, runs: Vec<Arc<Run>>, spilled: bool) -> Result<()> {
         let ids = runs.iter().map(|run| run.id).collect();
-        let manifest = Manifest { covered: frozen.covered, counts: frozen.counts.clone(), runs: ids };
+        let (counts, salt) = (frozen.counts.clone(), self.log.salt());
+        let manifest = Manifest { covered: frozen.covered, counts, runs: ids, salt };
         let id = self.take_index_id();
         self.places.write_manifest(id, &manifest).await?;
         let in_use: Vec<SegmentId> = {

@@ -8,7 +8,7 @@ use std::{
 use bytes::Bytes;
 
 use crate::{
-    Error, ErrorKind, Prefix, Result,
+    Env, Error, ErrorKind, Prefix, Result,
     log::{Log, LogOptions},
     media::Media,
 };
@@ -44,16 +44,17 @@ impl Slots {
     /// # use muxfs::{Prefix, media::MemMedia, vfs::union::Slots};
     /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
     /// let media = Arc::new(MemMedia::default());
-    /// let slot = Slots::open(media.clone()).await?.slot(Prefix::new("mem")?).await?;
-    /// assert_eq!(Slots::open(media).await?.slot(Prefix::new("mem")?).await?, slot);
+    /// let env = muxfs::testing::env();
+    /// let slot = Slots::open(media.clone(), &env).await?.slot(Prefix::new("mem")?).await?;
+    /// assert_eq!(Slots::open(media, &env).await?.slot(Prefix::new("mem")?).await?, slot);
     /// # Ok::<(), muxfs::Error>(()) }).unwrap();
     /// ```
     ///
     /// # Errors
     /// `Corrupt`; `Unsupported` for records of a newer version; `Io`.
-    pub async fn open(media: Arc<dyn Media>) -> Result<Self> {
+    pub async fn open(media: Arc<dyn Media>, env: &Env) -> Result<Self> {
         let mut known = BTreeMap::new();
-        let log = Log::open(media, LogOptions::new("slots"), |_, record| {
+        let log = Log::open(media, LogOptions::new("slots", env), |_, record| {
             let (slot, prefix) = decode(&record.body)?;
             match known.insert(prefix, slot) {
                 // Appended again by somebody who could not know that the first had reached the disk.
@@ -129,7 +130,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::media::MemMedia;
+    use crate::{media::MemMedia, testing::env};
 
     fn prefix(text: &str) -> Prefix {
         Prefix::new(text).expect("a good prefix")
@@ -138,19 +139,19 @@ mod tests {
     #[tokio::test]
     async fn a_slot_is_kept_and_never_reused() {
         let media = Arc::new(MemMedia::default());
-        let slots = Slots::open(media.clone()).await.expect("open");
+        let slots = Slots::open(media.clone(), &env()).await.expect("open");
         assert_eq!(slots.slot(prefix("mem")).await.expect("slot"), 1);
         assert_eq!(slots.slot(prefix("ipfs")).await.expect("slot"), 2);
         assert_eq!(slots.slot(prefix("mem")).await.expect("slot"), 1);
         drop(slots);
-        let slots = Slots::open(media).await.expect("open again");
+        let slots = Slots::open(media, &env()).await.expect("open again");
         assert_eq!(slots.slot(prefix("local")).await.expect("slot"), 3);
         assert_eq!(slots.slot(prefix("ipfs")).await.expect("slot"), 2);
     }
 
     #[tokio::test]
     async fn slots_run_out() {
-        let slots = Slots::open(Arc::new(MemMedia::default())).await.expect("open");
+        let slots = Slots::open(Arc::new(MemMedia::default()), &env()).await.expect("open");
         for number in 1..=255 {
             assert_eq!(slots.slot(prefix(&format!("p{number}"))).await.expect("slot"), number);
         }
@@ -171,12 +172,12 @@ mod tests {
         ];
         for (records, kind) in cases {
             let media = Arc::new(MemMedia::default());
-            let log = Log::open(media.clone(), LogOptions::new("slots"), |_, _| Ok(())).await.expect("open");
+            let log = Log::open(media.clone(), LogOptions::new("slots", &env()), |_, _| Ok(())).await.expect("open");
             for record in records {
                 log.append(Bytes::from_static(record)).await.expect("append");
             }
             log.sync().await.expect("sync");
-            assert_eq!(Slots::open(media).await.expect_err("refused").kind(), kind, "{records:?}");
+            assert_eq!(Slots::open(media, &env()).await.expect_err("refused").kind(), kind, "{records:?}");
         }
     }
 

@@ -215,7 +215,7 @@ async fn a_directory_of_content_is_listed_after_a_restart() {
     };
 
     let dag = Dag::new(Arc::new(Mem::default()), DagOptions::default());
-    let pins = Arc::new(Pins::open(Arc::new(MemMedia::default())).await.unwrap());
+    let pins = Arc::new(Pins::open(Arc::new(MemMedia::default()), &muxfs::testing::env()).await.unwrap());
     let file = dag.import(&b"x"[..], UnixfsMeta::default()).await.unwrap();
     let entry = Entry { name: Name::new(b"file").unwrap(), link: file };
     let dir = dag.put_dir(Box::pin(futures_util::stream::iter([Ok(entry)]))).await.unwrap();
