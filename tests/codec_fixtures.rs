@@ -21,7 +21,7 @@ fn fixtures() -> Option<PathBuf> {
     if folder.is_dir() {
         return Some(folder);
     }
-    eprintln!("SKIPPED: no codec fixtures at {}; set MUXFS_SHARED to where they are", folder.display());
+    muxfs::testing::skip(format_args!("no codec fixtures at {}; set MUXFS_SHARED to where they are", folder.display()));
     None
 }
 

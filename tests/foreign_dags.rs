@@ -31,7 +31,7 @@ fn data() -> Option<PathBuf> {
     if folder.is_dir() {
         return Some(folder);
     }
-    eprintln!("SKIPPED: no fixtures at {}; set MUXFS_SHARED to where they are", folder.display());
+    muxfs::testing::skip(format_args!("no fixtures at {}; set MUXFS_SHARED to where they are", folder.display()));
     None
 }
 

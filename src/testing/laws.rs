@@ -13,7 +13,7 @@ macro_rules! laws {
                 #[tokio::test]
                 async fn $law() {
                     if let Some((law, reason)) = EXCEPTIONS.iter().find(|(law, _)| *law == stringify!($law)) {
-                        eprintln!("SKIPPED: {}::{law}: {reason}", stringify!($module));
+                        $crate::testing::skip(format_args!("{}::{law}: {reason}", stringify!($module)));
                         return;
                     }
                     $crate::testing::$of::$law($make.await.into()).await;

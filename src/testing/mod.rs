@@ -4,6 +4,8 @@
 //! reason, and nothing here looks at a wall clock or at real randomness: [`env()`] lends both.
 
 use std::{
+    fmt,
+    io::{self, Write as _},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -34,6 +36,18 @@ const CLOCK_START_SECS: u64 = 1_700_000_000;
 /// ```
 pub fn env() -> Env {
     Clock::default().env(0)
+}
+
+/// Says that a test does less than it could, and why: on standard error itself, where it is seen without `--nocapture`.
+///
+/// ```
+/// if std::env::var_os("MUXFS_SHARED").is_none() {
+///     muxfs::testing::skip("MUXFS_SHARED names no directory of fixtures");
+/// }
+/// ```
+pub fn skip(reason: impl fmt::Display) {
+    // The harness captures what the printing macros print, and a test that passes shows none of it.
+    io::stderr().write_all(format!("SKIPPED: {reason}\n").as_bytes()).ok();
 }
 
 /// A clock that moves only when it is read, by a microsecond, and when a test moves it.

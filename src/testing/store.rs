@@ -57,7 +57,7 @@ macro_rules! store_laws {
                 #[tokio::test]
                 async fn $law() {
                     if let Some((law, reason)) = EXCEPTIONS.iter().find(|(law, _)| *law == stringify!($law)) {
-                        eprintln!("SKIPPED: {}::{law}: {reason}", stringify!($module));
+                        $crate::testing::skip(format_args!("{}::{law}: {reason}", stringify!($module)));
                         return;
                     }
                     $crate::testing::store::$law(&*$make.await).await;

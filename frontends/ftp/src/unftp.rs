@@ -39,17 +39,6 @@ use crate::{
 };
 
 /// One user's view of a file system as libunftp wants it. Clones share it.
-///
-/// ```
-/// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> muxfs::Result<()> {
-/// use muxfs::{testing::{self, model::ModelFs}, vfs::posix::Caller};
-/// let caller = Caller { uid: 0, gid: 0, groups: vec![] };
-/// let backend = muxfs_ftp::Backend::open(ModelFs::new(testing::env()), caller, "/", testing::env()).await?;
-/// # drop(backend);
-/// # Ok(())
-/// # }
-/// ```
 #[derive(Debug, Clone)]
 pub struct Backend {
     tree: Arc<Tree>,
@@ -60,6 +49,17 @@ pub struct Backend {
 
 impl Backend {
     /// Makes the view of `caller` below `home`, to which no path leads out.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> muxfs::Result<()> {
+    /// use muxfs::{testing::{self, model::ModelFs}, vfs::posix::Caller};
+    /// let caller = Caller { uid: 0, gid: 0, groups: vec![] };
+    /// let backend = muxfs_ftp::Backend::open(ModelFs::new(testing::env()), caller, "/", testing::env()).await?;
+    /// # drop(backend);
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// `NotFound` or `NotDir` where `home` is no directory; `Denied`.

@@ -54,7 +54,7 @@ async fn has(program: &str) -> bool {
     let there = Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().await;
     let there = there.is_ok_and(|status| status.success());
     if !there {
-        eprintln!("SKIPPED: {program} is not installed");
+        muxfs::testing::skip(format_args!("{program} is not installed"));
     }
     there
 }
@@ -199,7 +199,7 @@ async fn the_shared_check_passes() {
     let shared = std::env::var_os("MUXFS_SHARED").map_or(beside, PathBuf::from);
     let check = shared.join("tools/ftp/ftpcheck.py");
     if !check.is_file() {
-        eprintln!("SKIPPED: {} is not there", check.display());
+        muxfs::testing::skip(format_args!("{} is not there", check.display()));
         return;
     }
     if !has("python3").await {

@@ -37,9 +37,9 @@ async fn ten_thousand_idle_connections_do_not_stop_the_server() {
     let room = usize::try_from(maximum.unwrap_or(u64::MAX).saturating_sub(SPARE_COUNT) / 2).unwrap_or(usize::MAX);
     if room < CONNECTION_COUNT {
         let hard = maximum.unwrap_or(u64::MAX);
-        eprintln!(
-            "SKIPPED: a hard limit of {hard} descriptors leaves room for {room} of {CONNECTION_COUNT} connections"
-        );
+        muxfs::testing::skip(format_args!(
+            "a hard limit of {hard} descriptors leaves room for {room} of {CONNECTION_COUNT} connections"
+        ));
     }
     let vfs: Arc<dyn Vfs> = ModelFs::new(testing::env());
     let server = serve(vfs, Options { addr: ([127, 0, 0, 1], 0).into(), ..Options::default() }).unwrap();

@@ -190,7 +190,7 @@ pub async fn clear_suid_drops_both_bits(bed: &Bed) {
     let set = SetAttr { mode: Some(0o6755), ..SetAttr::default() };
     bed.vfs.setattr(file.ino(), set).await.expect("setattr");
     if bed.attr(file.ino()).await.mode != 0o6755 {
-        eprintln!("SKIPPED: the tests run without the privilege to set setgid");
+        crate::testing::skip("the tests run without the privilege to set setgid");
         return;
     }
     let changed = bed.vfs.write(file.ino(), 0, Bytes::from_static(b"x"), true).await.expect("write");

@@ -121,11 +121,30 @@ pub struct Bed {
 
 impl Bed {
     /// A bed for a law that looks at the specimen, which `vfs` holds.
+    ///
+    /// ```
+    /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+    /// # use std::sync::Arc;
+    /// use muxfs::{testing::{self, model::ModelFs, vfs::{Bed, build_specimen}}, vfs::Vfs};
+    /// let vfs: Arc<dyn Vfs> = ModelFs::new(testing::env());
+    /// build_specimen(&vfs).await?;
+    /// let bed = Bed::new(vfs);
+    /// # drop(bed);
+    /// # Ok::<(), muxfs::Error>(()) }).unwrap();
+    /// ```
     pub fn new(vfs: Arc<dyn Vfs>) -> Self {
         Self { vfs }
     }
 
     /// A bed for a law that looks at the specimen, which is built in `vfs` first.
+    ///
+    /// ```
+    /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+    /// use muxfs::testing::{self, model::ModelFs, vfs::Bed};
+    /// let bed = Bed::with_specimen(ModelFs::new(testing::env())).await;
+    /// # drop(bed);
+    /// # });
+    /// ```
     ///
     /// # Panics
     /// Where it cannot be built.
@@ -223,7 +242,7 @@ fn unless_unsupported<T>(result: Result<T>) -> Option<T> {
     match result {
         Ok(value) => Some(value),
         Err(error) if error.kind() == ErrorKind::Unsupported => {
-            eprintln!("SKIPPED: the file system has no such call: {error}");
+            crate::testing::skip(format_args!("the file system has no such call: {error}"));
             None
         }
         Err(error) => panic!("{error:?}"),
@@ -236,7 +255,7 @@ fn unless_unprivileged<T>(result: Result<T>) -> Option<T> {
     match result {
         Ok(value) => Some(value),
         Err(error) if matches!(error.kind(), ErrorKind::NotPermitted | ErrorKind::Denied) => {
-            eprintln!("SKIPPED: the tests run without the privilege: {error}");
+            crate::testing::skip(format_args!("the tests run without the privilege: {error}"));
             None
         }
         Err(error) => unless_unsupported(Err(error)),
@@ -337,7 +356,7 @@ macro_rules! vfs_laws {
             fn is_excepted(law: &str) -> bool {
                 let reason = EXCEPTIONS.iter().find(|(excepted, _)| *excepted == law).map(|(_, reason)| reason);
                 if let Some(reason) = reason {
-                    eprintln!("SKIPPED: {}::{law}: {reason}", stringify!($module));
+                    $crate::testing::skip(format_args!("{}::{law}: {reason}", stringify!($module)));
                 }
                 reason.is_some()
             }

@@ -160,7 +160,7 @@ impl Bed {
     pub fn skips(&self, ability: Ability) -> bool {
         let reason = self.client.cannot(ability);
         if let Some(reason) = reason {
-            eprintln!("SKIPPED: {ability:?}: {reason}");
+            crate::testing::skip(format_args!("{ability:?}: {reason}"));
         }
         reason.is_some()
     }
@@ -218,7 +218,7 @@ macro_rules! wire_laws {
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $law() {
                     if let Some((law, reason)) = EXCEPTIONS.iter().find(|(law, _)| *law == stringify!($law)) {
-                        eprintln!("SKIPPED: {}::{law}: {reason}", stringify!($module));
+                        $crate::testing::skip(format_args!("{}::{law}: {reason}", stringify!($module)));
                         return;
                     }
                     let (bed, _kept) = bed().await;

@@ -480,7 +480,7 @@ pub async fn what_is_in_the_file_system_is_got(bed: &Bed) {
 /// A put that returned was synced.
 pub async fn what_returned_is_durable(bed: &Bed) {
     let Some(model) = &bed.model else {
-        eprintln!("SKIPPED: only the model counts how often it was synced");
+        crate::testing::skip("only the model counts how often it was synced");
         return;
     };
     if bed.skips(Ability::Sync) {
@@ -514,7 +514,7 @@ pub async fn a_read_only_file_system_refuses_changes(bed: &Bed) {
 /// A file system that fails for a while costs refusals, not the connection.
 pub async fn a_failing_file_system_recovers(bed: &Bed) {
     let Some(model) = &bed.model else {
-        eprintln!("SKIPPED: only the model fails when it is told to");
+        crate::testing::skip("only the model fails when it is told to");
         return;
     };
     bed.client.put(b"/f", b"1").await.expect("put");

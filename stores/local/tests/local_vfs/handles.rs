@@ -75,7 +75,7 @@ async fn a_number_used_again_is_another_file() {
         }
     }
     if used_again == 0 {
-        eprintln!("SKIPPED: this file system does not use numbers again so soon");
+        muxfs::testing::skip("this file system does not use numbers again so soon");
     }
 }
 

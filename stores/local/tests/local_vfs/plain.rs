@@ -70,7 +70,7 @@ async fn every_kind_of_node_is_made_with_its_attributes() {
 #[tokio::test]
 async fn an_owner_is_set_before_anybody_sees_the_file() {
     if !rustix::process::geteuid().is_root() {
-        eprintln!("SKIPPED: only root gives files away");
+        muxfs::testing::skip("only root gives files away");
         return;
     }
     let world = World::new();
@@ -107,7 +107,7 @@ async fn a_node_of_the_servers_own_is_made_as_asked_whatever_the_umask_and_the_d
         }
     }
     if !rustix::process::geteuid().is_root() {
-        eprintln!("SKIPPED: only root makes a directory of another group");
+        muxfs::testing::skip("only root makes a directory of another group");
         return;
     }
     std::os::unix::fs::chown(world.host("dir777"), None, Some(4321)).expect("root may");
@@ -246,7 +246,7 @@ async fn attributes_of_user_and_of_nobody_else() {
     let attr = |text: &str| XattrName::new(text.as_bytes()).expect("a name");
     match world.vfs.setxattr(a, &attr("user.note"), "hi".into(), XattrMode::Create).await {
         Err(error) if error.kind() == ErrorKind::Unsupported => {
-            eprintln!("SKIPPED: this file system has no extended attributes");
+            muxfs::testing::skip("this file system has no extended attributes");
             return;
         }
         other => drop(other.expect("it is set")),

@@ -142,7 +142,7 @@ async fn a_server_that_is_not_root_acts_as_itself() {
     const TEST: &str = "processes::a_server_that_is_not_root_acts_as_itself";
     let Some(place) = part(TEST) else {
         if !rustix::process::geteuid().is_root() {
-            eprintln!("SKIPPED: only root can start a process that is somebody else");
+            muxfs::testing::skip("only root can start a process that is somebody else");
             return;
         }
         let dir = stage();
@@ -155,7 +155,7 @@ async fn a_server_that_is_not_root_acts_as_itself() {
         std::fs::set_permissions(secret, std::os::unix::fs::PermissionsExt::from_mode(0o600)).expect("set");
         match play(TEST, dir.path()).uid(NOBODY).gid(NOBODY).status() {
             Ok(status) => assert!(status.success()),
-            Err(error) => eprintln!("SKIPPED: this program cannot be started by another user: {error}"),
+            Err(error) => muxfs::testing::skip(format_args!("this program cannot be started by another user: {error}")),
         }
         return;
     };
