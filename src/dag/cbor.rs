@@ -57,13 +57,10 @@ pub fn decode(block: &[u8]) -> Result<Ipld> {
     if block.len() > DAG_BLOCK_LEN_MAX {
         return Err(Error::new(ErrorKind::TooLarge, "cbor.decode").because("a block has at most 2 MiB"));
     }
-    let mut decoder = Decoder { rest: block, budget: Budget::new() };
-    let value = decoder.value(0).and_then(|value| match decoder.rest {
-        [] => Ok(value),
-        _ => Err("there are bytes after the value"),
-    });
+    let mut decoder = Decoder { reader: Reader::new(block), budget: Budget::new() };
+    let value = decoder.value(0).and_then(|value| decoder.reader.end().map(|()| value));
     value.map_err(|why| {
-        let at = block.len() - decoder.rest.len();
+        let at = block.len() - decoder.reader.rest.len();
         Error::new(ErrorKind::Corrupt, "cbor.decode").because(format!("{why}, before byte {at}"))
     })
 }
@@ -73,10 +70,7 @@ fn write(value: &Ipld, depth: usize, out: &mut Vec<u8>) -> Result<(), &'static s
         Ipld::Null => out.push(0xf6),
         Ipld::Bool(false) => out.push(0xf4),
         Ipld::Bool(true) => out.push(0xf5),
-        Ipld::Integer(number) => {
-            let (kind, number) = if *number < 0 { (1, -1 - *number) } else { (0, *number) };
-            write_head(kind, u64::try_from(number).map_err(|_| "a number is from -2^64 to 2^64-1")?, out);
-        }
+        Ipld::Integer(number) => write_int(*number, out)?,
         Ipld::Float(float) if float.is_finite() => {
             out.push(0xfb);
             out.extend(float.to_bits().to_be_bytes());
@@ -100,24 +94,36 @@ fn write(value: &Ipld, depth: usize, out: &mut Vec<u8>) -> Result<(), &'static s
             }
         }
         Ipld::Link(cid) => {
-            write_head(6, LINK_TAG, out);
-            let cid = cid.to_bytes();
-            write_head(2, cid.len() as u64 + 1, out);
-            out.push(0);
-            out.extend(cid);
+            write_link(&cid.to_bytes(), out);
         }
     }
     Ok(())
 }
 
-fn write_content(kind: u8, content: &[u8], out: &mut Vec<u8>) {
+/// Writes a whole number.
+pub(crate) fn write_int(number: i128, out: &mut Vec<u8>) -> Result<(), &'static str> {
+    let (kind, number) = if number < 0 { (1, -1 - number) } else { (0, number) };
+    write_head(kind, u64::try_from(number).map_err(|_| "a number is from -2^64 to 2^64-1")?, out);
+    Ok(())
+}
+
+/// Writes a link: the binary form of its CID.
+pub(crate) fn write_link(cid: &[u8], out: &mut Vec<u8>) {
+    write_head(6, LINK_TAG, out);
+    write_head(2, cid.len() as u64 + 1, out);
+    out.push(0);
+    out.extend_from_slice(cid);
+}
+
+/// Writes bytes (kind 2) or text (kind 3).
+pub(crate) fn write_content(kind: u8, content: &[u8], out: &mut Vec<u8>) {
     write_head(kind, content.len() as u64, out);
     out.extend_from_slice(content);
 }
 
 /// The shortest form of a kind and its number.
 #[expect(clippy::cast_possible_truncation, reason = "each arm holds the numbers that fit")]
-fn write_head(kind: u8, number: u64, out: &mut Vec<u8>) {
+pub(crate) fn write_head(kind: u8, number: u64, out: &mut Vec<u8>) {
     let kind = kind << 5;
     match number {
         0..=23 => out.push(kind | number as u8),
@@ -141,32 +147,31 @@ fn deeper(depth: usize) -> Result<usize, &'static str> {
     if depth < IPLD_DEPTH_MAX { Ok(depth + 1) } else { Err("nested too deep: 256 lists and maps at most") }
 }
 
-/// What is not yet decoded; every reading takes from its front or fails.
 struct Decoder<'a> {
-    rest: &'a [u8],
+    reader: Reader<'a>,
     budget: Budget,
 }
 
-impl<'a> Decoder<'a> {
+impl Decoder<'_> {
     fn value(&mut self, depth: usize) -> Result<Ipld, &'static str> {
         self.budget.value()?;
-        let byte = self.byte()?;
+        let byte = self.reader.byte()?;
         let info = byte & 0x1f;
         Ok(match byte >> 5 {
-            0 => Ipld::Integer(self.number(info)?.into()),
-            1 => Ipld::Integer(-1 - i128::from(self.number(info)?)),
+            0 => Ipld::Integer(self.reader.number(info)?.into()),
+            1 => Ipld::Integer(-1 - i128::from(self.reader.number(info)?)),
             2 => {
-                let content = self.content(info)?;
+                let content = self.reader.content(info)?;
                 self.budget.content(content.len())?;
                 Ipld::Bytes(Bytes::copy_from_slice(content))
             }
             3 => {
-                let text = self.text(info)?;
+                let text = self.reader.text(info)?;
                 self.budget.content(text.len())?;
                 Ipld::String(text.to_owned())
             }
             4 => {
-                let (depth, count) = (deeper(depth)?, self.number(info)?);
+                let (depth, count) = (deeper(depth)?, self.reader.number(info)?);
                 if count > 0 {
                     self.budget.list()?;
                 }
@@ -183,7 +188,7 @@ impl<'a> Decoder<'a> {
                 21 => Ipld::Bool(true),
                 22 => Ipld::Null,
                 27 => {
-                    let float = f64::from_bits(u64::from_be_bytes(self.array()?));
+                    let float = f64::from_bits(u64::from_be_bytes(self.reader.array()?));
                     if !float.is_finite() {
                         return Err("a float is neither NaN nor infinite");
                     }
@@ -197,15 +202,15 @@ impl<'a> Decoder<'a> {
     }
 
     fn map(&mut self, info: u8, depth: usize) -> Result<BTreeMap<String, Ipld>, &'static str> {
-        let count = self.number(info)?;
+        let count = self.reader.number(info)?;
         let mut values = BTreeMap::new();
         let mut last: Option<&str> = None;
         for _ in 0..count {
-            let byte = self.byte()?;
+            let byte = self.reader.byte()?;
             if byte >> 5 != 3 {
                 return Err("a key is text");
             }
-            let key = self.text(byte & 0x1f)?;
+            let key = self.reader.text(byte & 0x1f)?;
             match last.map(|last| (last.len(), last.as_bytes()).cmp(&(key.len(), key.as_bytes()))) {
                 Some(std::cmp::Ordering::Equal) => return Err("a key stands twice"),
                 Some(std::cmp::Ordering::Greater) => return Err("keys are sorted by length, then by their bytes"),
@@ -219,16 +224,102 @@ impl<'a> Decoder<'a> {
     }
 
     fn link(&mut self, info: u8) -> Result<Cid, &'static str> {
+        let cid = self.reader.link_after(info)?;
+        self.budget.content(size_of::<Cid>())?;
+        Cid::from_bytes(cid).map_err(|_| LINK_RULE)
+    }
+}
+
+const LINK_RULE: &str = "a link is not a CID that is allowed";
+
+/// Reads a block item by item, each in its only form: for formats that know what comes, and need no [`Ipld`].
+///
+/// Every reading takes from the front or fails; none allocates.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Reader<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Reader<'a> {
+    pub(crate) fn new(block: &'a [u8]) -> Self {
+        Self { rest: block }
+    }
+
+    /// What is not yet read.
+    pub(crate) fn rest(&self) -> &'a [u8] {
+        self.rest
+    }
+
+    /// Whether a link comes next.
+    pub(crate) fn is_link(&self) -> bool {
+        self.rest.first() == Some(&0xd8)
+    }
+
+    /// Takes a null, if that comes next.
+    pub(crate) fn null(&mut self) -> bool {
+        let rest = self.rest.strip_prefix(&[0xf6]);
+        self.rest = rest.unwrap_or(self.rest);
+        rest.is_some()
+    }
+
+    /// A number that is not negative.
+    pub(crate) fn uint(&mut self) -> Result<u64, &'static str> {
+        let info = self.kind(0, "a number that is not negative is wanted")?;
+        self.number(info)
+    }
+
+    /// A whole number.
+    pub(crate) fn int(&mut self) -> Result<i128, &'static str> {
+        let byte = self.byte()?;
+        let number = self.number(byte & 0x1f)?;
+        match byte >> 5 {
+            0 => Ok(number.into()),
+            1 => Ok(-1 - i128::from(number)),
+            _ => Err("a whole number is wanted"),
+        }
+    }
+
+    pub(crate) fn bytes(&mut self) -> Result<&'a [u8], &'static str> {
+        let info = self.kind(2, "bytes are wanted")?;
+        self.content(info)
+    }
+
+    pub(crate) fn str(&mut self) -> Result<&'a str, &'static str> {
+        let info = self.kind(3, "text is wanted")?;
+        self.text(info)
+    }
+
+    /// The head of a list: how many items it claims to have.
+    pub(crate) fn list(&mut self) -> Result<u64, &'static str> {
+        let info = self.kind(4, "a list is wanted")?;
+        self.number(info)
+    }
+
+    pub(crate) fn cid(&mut self) -> Result<Cid, &'static str> {
+        Cid::from_bytes(self.link()?).map_err(|_| LINK_RULE)
+    }
+
+    /// The bytes of a link's CID, not yet looked at.
+    pub(crate) fn link(&mut self) -> Result<&'a [u8], &'static str> {
+        let info = self.kind(6, "a link is wanted")?;
+        self.link_after(info)
+    }
+
+    pub(crate) fn end(&self) -> Result<(), &'static str> {
+        if self.rest.is_empty() { Ok(()) } else { Err("there are bytes after the value") }
+    }
+
+    fn kind(&mut self, kind: u8, why: &'static str) -> Result<u8, &'static str> {
+        let byte = self.byte()?;
+        if byte >> 5 == kind { Ok(byte & 0x1f) } else { Err(why) }
+    }
+
+    fn link_after(&mut self, info: u8) -> Result<&'a [u8], &'static str> {
         if self.number(info)? != LINK_TAG {
             return Err("the only tag is 42, a link");
         }
-        let byte = self.byte()?;
-        if byte >> 5 != 2 {
-            return Err("a link is a byte string");
-        }
-        let cid = self.content(byte & 0x1f)?.strip_prefix(&[0]).ok_or("a link begins with a zero byte")?;
-        self.budget.content(size_of::<Cid>())?;
-        Cid::from_bytes(cid).map_err(|_| "a link is not a CID that is allowed")
+        let info = self.kind(2, "a link is a byte string")?;
+        self.content(info)?.strip_prefix(&[0]).ok_or("a link begins with a zero byte")
     }
 
     /// The number of a head, in its shortest form.
