@@ -20,7 +20,7 @@ use super::{
     errno::fail,
     host::{Host, Identity, Whereabouts, attr, identity, stat_fd, stat_name},
     listing::Entries,
-    nodes::{Anchor, Closing, Data, Hint, Nodes},
+    nodes::{Anchor, Closing, Data, Hint, Nodes, Step},
 };
 use crate::handles::{HandleParts, Row};
 
@@ -84,20 +84,56 @@ impl Local {
 
     /// The descriptor of an inode, checked to stand below the root.
     pub(super) fn anchor(&self, ino: Ino, op: &'static str) -> Result<Arc<Anchor>> {
-        let cached = self.nodes().anchor(ino);
-        let Some((anchor, is_kept)) = cached else { return self.reopen(ino, op) };
+        Ok(self.anchor_seen(ino, op)?.0)
+    }
+
+    /// The same, and what the inode is where the check told it.
+    fn anchor_seen(&self, ino: Ino, op: &'static str) -> Result<(Arc<Anchor>, Option<Statx>)> {
+        let cached = {
+            let mut nodes = self.nodes();
+            nodes.anchor(ino).map(|(anchor, is_kept)| (anchor, is_kept, nodes.way(ino)))
+        };
+        let Some((anchor, is_kept, way)) = cached else { return Ok((self.reopen(ino, op)?, None)) };
         if is_kept {
-            return Ok(anchor);
+            return Ok((anchor, None));
         }
-        match self.host.whereabouts(&anchor.fd).map_err(fail(op))? {
-            Whereabouts::Inside => Ok(anchor),
-            Whereabouts::Gone => self.anchor_without_name(ino, anchor, op),
+        if let Some(stat) = way.and_then(|way| self.end_of_way(&way)) {
+            return Ok((anchor, Some(stat)));
+        }
+        let anchor = match self.host.whereabouts(&anchor.fd).map_err(fail(op))? {
+            Whereabouts::Inside => anchor,
+            Whereabouts::Gone => self.anchor_without_name(ino, anchor, op)?,
             Whereabouts::Outside => {
                 self.with_nodes(|nodes, closing| nodes.lose_anchor(ino, closing));
                 drop(anchor);
-                self.reopen(ino, op)
+                self.reopen(ino, op)?
             }
+        };
+        Ok((anchor, None))
+    }
+
+    /// What stands at the end of a way from the root; nothing where a step does not lead to the inode it led to before.
+    ///
+    /// The steps are those of `openat2` with the rules of `host.rs`: no symlink is followed, no mount entered, and each
+    /// inode is the one that is held open. One or two cost less than asking for a path, and tell the attributes too.
+    fn end_of_way(&self, way: &[Step]) -> Option<Statx> {
+        let mut end = None;
+        for step in way.iter().rev() {
+            let stat = stat_name(&step.dir.fd, step.name.as_bytes()).ok()?;
+            if !self.host.is_here(&stat) || identity(&stat).ok()? != step.id {
+                return None;
+            }
+            end = Some(stat);
         }
+        end
+    }
+
+    /// The descriptor of a directory, and what the directory is.
+    pub(super) fn dir_seen(&self, ino: Ino, op: &'static str) -> Result<(Arc<Anchor>, Statx)> {
+        self.must_be_dir(ino, op)?;
+        let (anchor, seen) = self.anchor_seen(ino, op)?;
+        let stat = seen.map_or_else(|| stat_fd(&anchor.fd).map_err(fail(op)), Ok)?;
+        Ok((anchor, stat))
     }
 
     /// What becomes of a descriptor whose own name went: the inode may have another, or be leased.
@@ -132,11 +168,13 @@ impl Local {
 
     /// The descriptor of a directory.
     pub(super) fn dir(&self, ino: Ino, op: &'static str) -> Result<Arc<Anchor>> {
-        let id = self.nodes().id(ino).ok_or_else(|| stale(op))?;
-        if id.kind != FileKind::Dir {
-            return Err(Error::new(ErrorKind::NotDir, op));
-        }
+        self.must_be_dir(ino, op)?;
         self.anchor(ino, op)
+    }
+
+    fn must_be_dir(&self, ino: Ino, op: &'static str) -> Result<()> {
+        let id = self.nodes().id(ino).ok_or_else(|| stale(op))?;
+        if id.kind == FileKind::Dir { Ok(()) } else { Err(Error::new(ErrorKind::NotDir, op)) }
     }
 
     /// Opens an inode again by the names it was last seen under, from the nearest directory that is open.
@@ -280,8 +318,8 @@ impl Local {
 
     pub(super) fn getattr(&self, ino: Ino) -> Result<Attr> {
         const OP: &str = "local.getattr";
-        let anchor = self.anchor(ino, OP)?;
-        let stat = stat_fd(&anchor.fd).map_err(fail(OP))?;
+        let (anchor, seen) = self.anchor_seen(ino, OP)?;
+        let stat = seen.map_or_else(|| stat_fd(&anchor.fd).map_err(fail(OP)), Ok)?;
         Ok(attr(ino, &stat))
     }
 

@@ -96,8 +96,7 @@ impl Local {
     pub(super) fn create(&self, dir: Ino, name: &Name, node: &NewNode, set: &SetAttr) -> Result<DirChanged> {
         const OP: &str = "local.create";
         self.writable(OP)?;
-        let above = self.dir(dir, OP)?;
-        let before = stat_fd(&above.fd).map_err(fail(OP))?;
+        let (above, before) = self.dir_seen(dir, OP)?;
         if let Err(error) = makes_sense(node, set) {
             // Of two reasons the taken name is told first: it is the one a caller waits for.
             let is_taken = stat_name(&above.fd, name.as_bytes()).is_ok();

@@ -23,6 +23,8 @@ use super::host::Identity;
 const IDLE_COUNT_MAX: usize = 64 * 1024;
 /// Names remembered of one inode: a file with more hard links is found by the last ones seen.
 const HINT_COUNT_MAX: usize = 4;
+/// As many steps from the root cost less than to read the path of a descriptor.
+const STEP_COUNT_MAX: usize = 2;
 /// The longest walk towards the root when a directory moves, against a cycle of outdated hints.
 const WALK_COUNT_MAX: usize = 16 * 1024;
 
@@ -31,6 +33,14 @@ const WALK_COUNT_MAX: usize = 16 * 1024;
 pub(super) struct Hint {
     pub(super) dir: Ino,
     pub(super) name: Name,
+}
+
+/// One step on the way from the root: the directory it begins in, and the inode that its name led to.
+#[derive(Debug)]
+pub(super) struct Step {
+    pub(super) dir: Arc<Anchor>,
+    pub(super) name: Name,
+    pub(super) id: Identity,
 }
 
 /// The descriptors of one inode.
@@ -402,6 +412,24 @@ impl Nodes {
             return Some((orphan, true));
         }
         self.anchors.get(&ino).cloned().map(|anchor| (anchor, false))
+    }
+
+    /// The way from the root to a directory, its last step first; `None` where it is longer than the path of its
+    /// descriptor is dear, or a directory on it is not open.
+    pub(super) fn way(&mut self, ino: Ino) -> Option<Vec<Step>> {
+        let mut way = Vec::with_capacity(STEP_COUNT_MAX);
+        let mut at = ino;
+        while at != self.root {
+            let entry = self.entries.get(&at)?;
+            let hint = entry.hints.last()?;
+            if entry.id.kind != muxfs::FileKind::Dir || way.len() == STEP_COUNT_MAX {
+                return None;
+            }
+            let (id, above, name) = (entry.id, hint.dir, hint.name.clone());
+            way.push(Step { dir: self.anchor(above)?.0, name, id });
+            at = above;
+        }
+        Some(way)
     }
 
     /// Every cached descriptor, for the sweep.

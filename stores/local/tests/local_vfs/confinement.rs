@@ -239,3 +239,35 @@ async fn a_mount_point_is_listed_and_not_entered() {
     let from = Place { dir: world.root(), name: &m, expect: None };
     assert_eq!(kind(world.vfs.rename(from, to, RenameMode::Replace).await), ErrorKind::CrossDevice);
 }
+
+/// Directories near the root are checked by walking to them again, deeper ones by the path of their descriptor. Both see
+/// one that was moved out, also where a symlink to it, or another directory, took its place.
+#[tokio::test]
+async fn a_directory_moved_out_is_stale_however_deep_it_was() {
+    for depth in 1..=4 {
+        for in_its_place in ["nothing", "symlink", "directory"] {
+            let world = World::new();
+            let (top, outside) = (world.host("d0"), world.outside("d0"));
+            let mut below = world.host("");
+            let mut at = world.root();
+            for level in 0..depth {
+                below.push(format!("d{level}"));
+                at = world.make(at, &format!("d{level}"), NewNode::Dir).await.ino;
+            }
+            std::fs::write(below.join("secret"), "x").expect("written");
+            world.lookup(at, "secret").await.expect("still inside");
+            // The topmost goes, and takes all below it along.
+            std::fs::rename(&top, &outside).expect("moved");
+            match in_its_place {
+                "symlink" => symlink(&outside, &top).expect("made"),
+                "directory" => std::fs::create_dir_all(&below).expect("made"),
+                _ => {}
+            }
+            let what = format!("depth {depth}, {in_its_place} in its place");
+            assert_eq!(kind(world.lookup(at, "secret").await), ErrorKind::Stale, "{what}");
+            assert_eq!(kind(world.vfs.getattr(at).await), ErrorKind::Stale, "{what}");
+            let made = world.vfs.create(at, &name("new"), NewNode::File, SetAttr::default()).await;
+            assert_eq!(kind(made), ErrorKind::Stale, "{what}");
+        }
+    }
+}
