@@ -56,6 +56,11 @@ pub(super) fn set_owner(fd: impl AsFd, set: &SetAttr) -> Result<(), Errno> {
     rustix::fs::chownat(fd, c"", uid, gid, AtFlags::EMPTY_PATH)
 }
 
+fn lost_earlier() -> Error {
+    Error::new(ErrorKind::Io, "local.sync")
+        .because("bytes that were written before did not reach the disk: write them again")
+}
+
 impl Local {
     pub(super) fn setattr(&self, ino: Ino, set: &SetAttr) -> Result<Changed> {
         const OP: &str = "local.setattr";
@@ -75,6 +80,7 @@ impl Local {
                 return Err(Error::new(ErrorKind::TooLarge, OP));
             }
             let data = self.data(&anchor, true, OP)?;
+            data.writes();
             set_owner(&anchor.fd, set).map_err(fail(OP))?;
             if let Err(errno) = rustix::fs::ftruncate(&data.fd, size) {
                 let back = SetAttr { uid: Some(before.stx_uid), gid: Some(before.stx_gid), ..SetAttr::default() };
@@ -164,7 +170,8 @@ impl Local {
         if matches!(kind, Some(FileKind::File | FileKind::Dir))
             && let Ok(data) = self.data(&anchor, false, OP)
         {
-            return rustix::fs::fsync(&data.fd).map_err(fail(OP));
+            data.sync().map_err(fail(OP))?;
+            return self.nothing_lost(ino);
         }
         // The host has no call for one fifo, symlink or file we may not read.
         self.sync_all()
@@ -173,7 +180,14 @@ impl Local {
     /// Makes everything durable.
     pub(super) fn sync_all(&self) -> Result<()> {
         rustix::fs::syncfs(&self.sync_fd).map_err(fail("local.sync"))?;
-        self.handles.sync()
+        self.handles.sync()?;
+        if self.lost.take_all() { Err(lost_earlier()) } else { Ok(()) }
+    }
+
+    /// Tells, once, of bytes of an inode that were lost before.
+    fn nothing_lost(&self, ino: Ino) -> Result<()> {
+        let number = self.nodes().id(ino).map_or(0, |id| id.number);
+        if self.lost.take(number) { Err(lost_earlier()) } else { Ok(()) }
     }
 }
 

@@ -294,7 +294,7 @@ impl Local {
         }
         let flags = if is_written { OFlags::RDWR } else { OFlags::RDONLY };
         let fd = self.with_room(|| self.host.reopen(&anchor.fd, flags)).map_err(fail(op))?;
-        let data = Data { fd: Arc::new(fd), is_writable: is_written };
+        let data = Data::new(Arc::new(fd), is_written);
         anchor.set_data(data.clone());
         Ok(data)
     }

@@ -15,6 +15,7 @@ mod errno;
 mod find;
 mod host;
 mod listing;
+mod lost;
 mod names;
 mod nodes;
 mod read;
@@ -53,6 +54,7 @@ use self::{
     errno::fail,
     find::{Scanned, stale},
     host::Host,
+    lost::Lost,
     names::Spot,
     nodes::{Anchor, Nodes},
     read::{Buffers, Read},
@@ -107,6 +109,7 @@ struct Local {
     scanned: Mutex<Scanned>,
     buffers: Buffers,
     closer: Closer,
+    lost: Lost,
     /// Nodes that have a name and not yet their attributes.
     making: AtomicUsize,
     uid: u32,
@@ -150,6 +153,12 @@ impl LocalVfs {
     pub fn open(root: &Path, handles: &Path, options: LocalOptions) -> Result<Arc<Self>> {
         const OP: &str = "local.open";
         let host = Host::open(root)?;
+        if host.root_id().birth == 0 {
+            tracing::warn!(
+                root = %root.display(),
+                "this file system tells no times of birth: a handle may lead to a new file if others remove the old one"
+            );
+        }
         let refuse_io = |error| Error::new(ErrorKind::Io, OP).at(handles.display()).because(error);
         if let Some(above) = handles.parent().filter(|above| !above.as_os_str().is_empty()) {
             std::fs::create_dir_all(above).map_err(refuse_io)?;
@@ -177,6 +186,7 @@ impl LocalVfs {
             scanned: Mutex::default(),
             buffers: Buffers::default(),
             closer,
+            lost: Lost::default(),
             making: AtomicUsize::new(0),
             uid: rustix::process::geteuid().as_raw(),
             gid: rustix::process::getegid().as_raw(),

@@ -203,7 +203,7 @@ impl Local {
         if stat_fd(&fd).map_err(fail(OP))?.stx_ino != stat.stx_ino {
             return Err(stale(OP).because("another process put something else there"));
         }
-        Ok((Anchor::new(stands, Some(Data { fd: Arc::new(fd), is_writable: true })), stat))
+        Ok((Anchor::new(stands, Some(Data::new(Arc::new(fd), true))), stat))
     }
 
     fn make_other(

@@ -15,7 +15,7 @@ use muxfs::{
     Name,
     vfs::{INO_BITS, Ino},
 };
-use rustix::fd::OwnedFd;
+use rustix::{fd::OwnedFd, io::Errno};
 
 use super::host::Identity;
 
@@ -59,6 +59,31 @@ pub(super) struct Anchor {
 pub(super) struct Data {
     pub(super) fd: Arc<OwnedFd>,
     pub(super) is_writable: bool,
+    /// Whether something was written since the last sync.
+    unsynced: Arc<AtomicBool>,
+}
+
+impl Data {
+    pub(super) fn new(fd: Arc<OwnedFd>, is_writable: bool) -> Self {
+        Self { fd, is_writable, unsynced: Arc::default() }
+    }
+
+    /// Notes that something is being written.
+    pub(super) fn writes(&self) {
+        self.unsynced.store(true, Ordering::SeqCst);
+    }
+
+    /// Makes what was written durable.
+    pub(super) fn sync(&self) -> Result<(), Errno> {
+        // Before: what is written meanwhile is not covered.
+        self.unsynced.store(false, Ordering::SeqCst);
+        rustix::fs::fsync(&self.fd)
+    }
+
+    /// The same, where anything was written.
+    pub(super) fn sync_written(&self) -> Result<(), Errno> {
+        if self.unsynced.load(Ordering::SeqCst) { self.sync() } else { Ok(()) }
+    }
 }
 
 impl Anchor {
@@ -69,7 +94,7 @@ impl Anchor {
     /// Of a file that was just created: one descriptor for everything.
     pub(super) fn created(fd: OwnedFd) -> Arc<Self> {
         let fd = Arc::new(fd);
-        Self::with(fd.clone(), Some(Data { fd, is_writable: true }))
+        Self::with(fd.clone(), Some(Data::new(fd, true)))
     }
 
     fn with(fd: Arc<OwnedFd>, data: Option<Data>) -> Arc<Self> {
@@ -85,14 +110,20 @@ impl Anchor {
         *self.data.lock().unwrap_or_else(PoisonError::into_inner) = Some(data);
     }
 
-    /// Closes the open file where it was not used since the last call; says whether the whole anchor should go,
-    /// because it is that open file.
-    pub(super) fn close_idle(&self) -> bool {
+    /// Closes the open file where it was not used since the last call, if `settle` is done with it; says whether the
+    /// whole anchor should go, because it is that open file.
+    pub(super) fn close_idle(&self, settle: impl FnOnce(&Data)) -> bool {
         if self.used.swap(false, Ordering::Relaxed) {
             return false;
         }
-        let idle = self.data.lock().unwrap_or_else(PoisonError::into_inner).take();
-        idle.is_some_and(|data| Arc::ptr_eq(&data.fd, &self.fd))
+        let Some(data) = self.data.lock().unwrap_or_else(PoisonError::into_inner).clone() else { return false };
+        settle(&data);
+        let mut open = self.data.lock().unwrap_or_else(PoisonError::into_inner);
+        // Used meanwhile: the next time.
+        if self.used.load(Ordering::Relaxed) {
+            return false;
+        }
+        open.take().is_some_and(|data| Arc::ptr_eq(&data.fd, &self.fd))
     }
 }
 

@@ -8,7 +8,9 @@ use std::{
     time::Duration,
 };
 
-use super::{Local, host::stat_fd};
+use muxfs::vfs::Ino;
+
+use super::{Local, host::stat_fd, nodes::Data};
 
 /// How long a removed file's space, or a program just uploaded, may be held.
 const SWEEP_EVERY: Duration = Duration::from_secs(2);
@@ -19,7 +21,11 @@ impl Local {
         let anchors = self.nodes().anchors();
         for (ino, anchor) in anchors {
             let is_gone = stat_fd(&anchor.fd).is_ok_and(|stat| stat.stx_nlink == 0);
-            let closes = anchor.close_idle();
+            let closes = anchor.close_idle(|data| {
+                if !is_gone {
+                    self.settle(ino, data);
+                }
+            });
             if !is_gone && !closes {
                 continue;
             }
@@ -32,6 +38,14 @@ impl Local {
                 }
             });
         }
+    }
+
+    /// Sees to it that a failure to write back is not forgotten with the descriptor.
+    fn settle(&self, ino: Ino, data: &Data) {
+        let Err(errno) = data.sync_written() else { return };
+        let number = self.nodes().id(ino).map_or(0, |id| id.number);
+        tracing::error!(number, %errno, "local.sweep: written bytes did not reach the disk; the next sync tells it");
+        self.lost.note(number);
     }
 }
 
@@ -54,11 +68,11 @@ mod tests {
     use std::path::Path;
 
     use muxfs::{
-        Name,
+        ErrorKind, Name,
         vfs::{NewNode, SetAttr, Vfs},
     };
 
-    use super::super::{LocalOptions, LocalVfs};
+    use super::super::{LocalOptions, LocalVfs, nodes::Data};
 
     /// How many descriptors of this process lead to `path`, removed or not.
     fn descriptors_of(path: &Path) -> usize {
@@ -98,5 +112,30 @@ mod tests {
         assert!(ran.expect("not held open for writing").success());
         assert_eq!(vfs.read(leased, 0, 100).await.expect("leased"), "#!/bin/true\n");
         vfs.lookup(vfs.root(), &Name::new(b"program").expect("a name")).await.expect("opened again");
+    }
+
+    /// The sweep closed a written file, its write-back failed, and the sync that came after opened the file again and
+    /// knew of nothing.
+    #[tokio::test]
+    async fn a_write_that_was_lost_behind_the_sweep_is_told_by_the_next_sync() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let root = dir.path().join("root");
+        std::fs::create_dir(&root).expect("the root");
+        let vfs = LocalVfs::open(&root, &dir.path().join("handles"), LocalOptions::default()).expect("it opens");
+        for (text, syncs_all) in [(b"a", false), (b"b", true)] {
+            let name = Name::new(text).expect("a name");
+            let ino = vfs.create(vfs.root(), &name, NewNode::File, SetAttr::default()).await.expect("made").node.ino;
+            let (anchor, _) = vfs.local.nodes().anchor(ino).expect("open");
+            // A descriptor that cannot be synced stands for a disk that fails.
+            let broken = std::fs::File::open("/dev/null").expect("it is there");
+            let broken = Data::new(std::sync::Arc::new(broken.into()), true);
+            broken.writes();
+            anchor.set_data(broken);
+            vfs.local.sweep();
+            vfs.local.sweep();
+            let what = if syncs_all { vfs.root() } else { ino };
+            assert_eq!(vfs.sync(what).await.expect_err("lost").kind(), ErrorKind::Io);
+            vfs.sync(what).await.expect("told once");
+        }
     }
 }

@@ -48,6 +48,7 @@ impl Local {
         self.writable(op)?;
         let data = self.file(ino, true, op)?;
         let before = stat_fd(&data.fd).map_err(fail(op))?;
+        data.writes();
         let done = self.with_space(|| change(&data.fd, before.stx_size)).map_err(fail(op))?;
         let after = stat_fd(&data.fd).map_err(fail(op))?;
         Ok((done, Changed { before: pre_attr(&before), after: attr(ino, &after) }))
