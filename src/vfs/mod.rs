@@ -28,7 +28,10 @@ fn unsupported<T>(op: &'static str) -> Result<T> {
     Err(Error::new(ErrorKind::Unsupported, op))
 }
 
-/// A number of an inode: never 0, never given to another node again.
+/// A number of an inode: never 0, never given to another node while anybody leases the one it is of.
+///
+/// Nor ever after, but where the numbers are those of a host that uses them again (`/local`): there a lease holds a
+/// number, and a [`Handle`] tells the old node from the new one.
 ///
 /// A [`Vfs`] that can be mounted keeps its numbers below 2^[`INO_BITS`]; the union above picks the mount by the bits on
 /// top.
