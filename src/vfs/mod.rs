@@ -13,6 +13,7 @@ use bytes::Bytes;
 pub mod as_store;
 pub mod ext;
 pub mod narrow;
+pub(crate) mod part;
 pub mod posix;
 pub mod union;
 

@@ -17,7 +17,8 @@ use bytes::Bytes;
 pub use self::slots::{SLOT_MAX, Slots};
 use super::{
     Attr, Changed, Cookie, DirChanged, DirEntry, DirPage, FsStat, Fsid, Handle, INO_BITS, Ino, LEAF_HANDLE_LEN_MAX,
-    Listing, NewNode, Place, Rdev, RemoveKind, RenameMode, Renamed, SetAttr, Vfs, XattrMode, XattrName, read_only,
+    Listing, NewNode, Place, Rdev, RemoveKind, RenameMode, Renamed, SetAttr, Vfs, XattrMode, XattrName, part::Part,
+    read_only,
 };
 use crate::{Env, Error, ErrorKind, FileKind, Name, Prefix, Result};
 
@@ -76,12 +77,8 @@ impl UnionVfs {
         if ino == ROOT {
             return Ok(None);
         }
-        let slot = ino.0.get() >> INO_BITS;
-        let mount = self.mounts.iter().find(|mount| u64::from(mount.slot) == slot);
-        match (mount, NonZeroU64::new(ino.0.get() & LEAF_MASK)) {
-            (Some(mount), Some(leaf)) => Ok(Some((mount, Ino(leaf)))),
-            _ => Err(Error::new(ErrorKind::Stale, op)),
-        }
+        let found = self.mounts.iter().find_map(|mount| Some((mount, mount.down(ino)?)));
+        found.map(Some).ok_or_else(|| Error::new(ErrorKind::Stale, op))
     }
 
     /// The mount that both are in. `CrossDevice` where they are in two, `ReadOnly` where both are the root.
@@ -152,8 +149,13 @@ impl Mount {
         self.vfs.retain(root);
         Ok(attr)
     }
+}
 
-    /// A number of the mount as one of the union.
+impl Part for Mount {
+    fn vfs(&self) -> &dyn Vfs {
+        &*self.vfs
+    }
+
     fn up(&self, leaf: Ino) -> Result<Ino> {
         if leaf.0.get() > LEAF_MASK {
             return Err(self.broken("an inode number above 2^56"));
@@ -161,41 +163,16 @@ impl Mount {
         Ok(Ino(leaf.0 | u64::from(self.slot) << INO_BITS))
     }
 
-    fn attr_up(&self, mut attr: Attr) -> Result<Attr> {
-        if attr.fsid.0 >> LEAF_FSID_BITS != 0 {
+    fn down(&self, ino: Ino) -> Option<Ino> {
+        let is_here = ino.0.get() >> INO_BITS == u64::from(self.slot);
+        NonZeroU64::new(ino.0.get() & LEAF_MASK).filter(|_| is_here).map(Ino)
+    }
+
+    fn fsid_up(&self, leaf: Fsid) -> Result<Fsid> {
+        if leaf.0 >> LEAF_FSID_BITS != 0 {
             return Err(self.broken("an fsid above 255"));
         }
-        attr.fsid = Fsid(u64::from(self.prefix.number()) << LEAF_FSID_BITS | attr.fsid.0);
-        attr.ino = self.up(attr.ino)?;
-        Ok(attr)
-    }
-
-    /// As `attr_up`, for a leased node, which is given back where the caller cannot have it.
-    fn leased_up(&self, attr: Attr) -> Result<Attr> {
-        let leaf = attr.ino;
-        self.attr_up(attr).inspect_err(|_| self.vfs.release(leaf, 1))
-    }
-
-    fn changed_up(&self, changed: Changed) -> Result<Changed> {
-        Ok(Changed { before: changed.before, after: self.attr_up(changed.after)? })
-    }
-
-    /// What `create` or `link` made: its node is leased, and given back whichever part the caller cannot have.
-    fn made_up(&self, DirChanged { dir, node }: DirChanged) -> Result<DirChanged> {
-        let dir = self.changed_up(dir).inspect_err(|_| self.vfs.release(node.ino, 1))?;
-        Ok(DirChanged { dir, node: self.leased_up(node)? })
-    }
-
-    /// A place in this mount, whose directory is `leaf` there.
-    fn place<'a>(&self, place: Place<'a>, leaf: Ino, op: &'static str) -> Result<Place<'a>> {
-        let expect = match place.expect {
-            Some(ino) if ino.0.get() >> INO_BITS != u64::from(self.slot) => {
-                return Err(Error::new(ErrorKind::Stale, op).at(place.name).because("what is expected is elsewhere"));
-            }
-            Some(ino) => NonZeroU64::new(ino.0.get() & LEAF_MASK).map(Ino),
-            None => None,
-        };
-        Ok(Place { dir: leaf, name: place.name, expect })
+        Ok(Fsid(u64::from(self.prefix.number()) << LEAF_FSID_BITS | leaf.0))
     }
 
     fn broken(&self, what: &'static str) -> Error {
@@ -245,21 +222,7 @@ impl Vfs for UnionVfs {
         let Some((mount, leaf)) = self.find(dir, "union.readdir")? else {
             return self.read_root(after, count, listing).await;
         };
-        let DirPage { entries, eof } = mount.vfs.readdir(leaf, after, count, listing).await?;
-        let leased: Vec<Ino> = entries.iter().filter(|entry| entry.attr.is_some()).map(|entry| entry.ino).collect();
-        let up = |entry: DirEntry| {
-            let attr = entry.attr.map(|attr| mount.attr_up(attr)).transpose()?;
-            Ok(DirEntry { ino: mount.up(entry.ino)?, attr, ..entry })
-        };
-        match entries.into_iter().map(up).collect() {
-            Ok(entries) => Ok(DirPage { entries, eof }),
-            Err(error) => {
-                for leaf in leased {
-                    mount.vfs.release(leaf, 1);
-                }
-                Err(error)
-            }
-        }
+        mount.page_up(mount.vfs.readdir(leaf, after, count, listing).await?)
     }
 
     async fn read(&self, ino: Ino, offset: u64, len: u32) -> Result<Bytes> {
@@ -290,11 +253,7 @@ impl Vfs for UnionVfs {
         let Some((mount, leaf)) = self.find(ino, "union.handle")? else {
             return Ok(Handle(Bytes::from_static(&[0; PREFIX_LEN])));
         };
-        let Handle(bytes) = mount.vfs.handle(leaf)?;
-        if bytes.len() > LEAF_HANDLE_LEN_MAX {
-            return Err(mount.broken("a handle longer than 48 bytes"));
-        }
-        Ok(Handle([&mount.prefix.number().to_be_bytes(), &bytes[..]].concat().into()))
+        mount.handle_up(&mount.prefix.number().to_be_bytes(), leaf, LEAF_HANDLE_LEN_MAX)
     }
 
     async fn resolve(&self, handle: &Handle) -> Result<Attr> {
@@ -351,16 +310,14 @@ impl Vfs for UnionVfs {
     async fn remove(&self, place: Place<'_>, kind: RemoveKind) -> Result<DirChanged> {
         let op = "union.remove";
         let Some((mount, leaf)) = self.find(place.dir, op)? else { return read_only(op) };
-        let DirChanged { dir, node } = mount.vfs.remove(mount.place(place, leaf, op)?, kind).await?;
-        Ok(DirChanged { dir: mount.changed_up(dir)?, node: mount.attr_up(node)? })
+        mount.removed_up(mount.vfs.remove(mount.place_down(place, leaf, op)?, kind).await?)
     }
 
     async fn rename(&self, from: Place<'_>, to: Place<'_>, mode: RenameMode) -> Result<Renamed> {
         let op = "union.rename";
         let (mount, from_leaf, to_leaf) = self.find_both(from.dir, to.dir, op)?;
-        let (from, to) = (mount.place(from, from_leaf, op)?, mount.place(to, to_leaf, op)?);
-        let Renamed { from, to, node } = mount.vfs.rename(from, to, mode).await?;
-        Ok(Renamed { from: mount.changed_up(from)?, to: mount.changed_up(to)?, node: mount.attr_up(node)? })
+        let (from, to) = (mount.place_down(from, from_leaf, op)?, mount.place_down(to, to_leaf, op)?);
+        mount.renamed_up(mount.vfs.rename(from, to, mode).await?)
     }
 
     async fn link(&self, ino: Ino, dir: Ino, name: &Name) -> Result<DirChanged> {
