@@ -65,6 +65,7 @@ pub mod testing;
 mod tree;
 pub mod vfs;
 mod walk;
+pub mod working;
 
 use std::{fmt, sync::Arc, time::SystemTime};
 
