@@ -214,7 +214,7 @@ impl Connection {
     }
 
     fn receive(&mut self) -> Result<(), Cause> {
-        match self.input.read_from(&mut self.stream) {
+        match self.input.read_from(&self.stream) {
             Ok(0) if self.input.is_partial() => Err("the peer closed in the middle of a record".into()),
             Ok(0) => {
                 self.ended = true;

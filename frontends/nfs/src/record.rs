@@ -7,8 +7,7 @@
 use std::{collections::VecDeque, io, io::IoSlice};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use futures_util::FutureExt;
-use tokio::{io::AsyncReadExt, net::TcpStream, sync::OwnedSemaphorePermit, task::unconstrained};
+use tokio::{net::TcpStream, sync::OwnedSemaphorePermit};
 
 use crate::{rpc::Reply, xdr::padding};
 
@@ -97,17 +96,10 @@ impl Input {
     }
 
     /// Takes in what the socket has, at most as much as is worth at once. `Ok(0)` at the end of the stream.
-    ///
-    /// A poll and not a try: of a socket that gave less than was asked for it knows that no more is there, and saves one
-    /// more call of the host that would find nothing, of two for each call of a client that waits for its reply.
-    pub(crate) fn read_from(&mut self, stream: &mut TcpStream) -> io::Result<usize> {
+    pub(crate) fn read_from(&mut self, stream: &TcpStream) -> io::Result<usize> {
         let len = self.worth_reading();
         self.bytes.reserve(len);
-        let mut room = (&mut self.bytes).limit(len);
-        // Never put off for fairness among tasks: the caller waits for the socket, and would be told again that it is ready.
-        unconstrained(stream.read_buf(&mut room))
-            .now_or_never()
-            .unwrap_or_else(|| Err(io::ErrorKind::WouldBlock.into()))
+        stream.try_read_buf(&mut (&mut self.bytes).limit(len))
     }
 
     /// Past the end of a long fragment nothing is read, so that the next one begins in a buffer of its own and a WRITE
