@@ -57,7 +57,7 @@ impl Mount {
     /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
     /// # let dag = Dag::new(Arc::new(block::Mem::default()), DagOptions::default());
     /// # let pins = Arc::new(Pins::open(Arc::new(MemMedia::default()), &muxfs::testing::env()).await?);
-    /// let owner = CasViewOptions { uid: 1000, gid: 1000 };
+    /// let owner = CasViewOptions { uid: 1000, gid: 1000, ..CasViewOptions::default() };
     /// let mount = Mount::cas_with_options(Prefix::new("mem")?, dag, pins, owner);
     /// assert_eq!(mount.vfs().getattr(mount.vfs().root()).await?.uid, 1000);
     /// # Ok::<(), muxfs::Error>(()) }).unwrap();

@@ -10,6 +10,7 @@ mod handle;
 mod nodes;
 
 use std::{
+    fmt,
     num::NonZeroU64,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime},
@@ -40,12 +41,44 @@ const STAT_COUNT: usize = 16;
 const PAGE_COUNT_MAX: usize = 4096;
 
 /// What content does not say of itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct CasViewOptions {
     /// The owner of every node.
     pub uid: u32,
     /// The group of every node.
     pub gid: u32,
+    /// The space of where the blocks lie.
+    pub space: Space,
+}
+
+/// Tells how much space a store of blocks has: that of its disk, or of its limit. By default nothing is known, and
+/// everything is 0.
+#[derive(Clone)]
+pub struct Space(Arc<dyn Fn() -> Result<FsStat> + Send + Sync>);
+
+impl Space {
+    /// Asks `tell` whenever somebody wants to know. It should not wait for long: it is called where it is asked for.
+    ///
+    /// ```
+    /// # use muxfs::{cas_view::{CasViewOptions, Space}, vfs::FsStat};
+    /// let space = Space::new(|| Ok(FsStat { bytes_total: 1 << 30, bytes_free: 1 << 20, inodes_total: 0, inodes_free: 0 }));
+    /// let options = CasViewOptions { space, ..CasViewOptions::default() };
+    /// ```
+    pub fn new(tell: impl Fn() -> Result<FsStat> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(tell))
+    }
+}
+
+impl Default for Space {
+    fn default() -> Self {
+        Self::new(|| Ok(FsStat { bytes_total: 0, bytes_free: 0, inodes_total: 0, inodes_free: 0 }))
+    }
+}
+
+impl fmt::Debug for Space {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Space")
+    }
 }
 
 /// A read-only [`Vfs`] of content: its root lists the pins, and any CID in the store resolves there.
@@ -313,10 +346,9 @@ impl Vfs for CasView {
         self.dag.read_symlink(&cid).await
     }
 
-    /// All zeros: a store of blocks does not know how much more it would take, and nothing is written here.
     async fn statfs(&self, ino: Ino) -> Result<FsStat> {
         self.cid(ino)?;
-        Ok(FsStat { bytes_total: 0, bytes_free: 0, inodes_total: 0, inodes_free: 0 })
+        (self.options.space.0)()
     }
 
     fn handle(&self, ino: Ino) -> Result<Handle> {
@@ -417,14 +449,36 @@ mod tests {
         // No cache: what a store loses is lost at once.
         let dag = Dag::new(blocks.clone(), DagOptions { params, verified_len_max: 0 });
         let pins = Arc::new(Pins::open(Arc::new(MemMedia::default()), &crate::testing::env()).await.expect("opens"));
-        let view = CasView::new(dag.clone(), pins.clone(), CasViewOptions { uid: 7, gid: 8 });
+        let view =
+            CasView::new(dag.clone(), pins.clone(), CasViewOptions { uid: 7, gid: 8, ..CasViewOptions::default() });
         World { blocks, dag, pins, view }
+    }
+
+    /// Clients take a file system without a byte for a full or a broken one: what the store has is told.
+    #[tokio::test]
+    async fn the_space_is_that_of_the_store() {
+        let World { dag, pins, blocks, view } = world(0).await;
+        assert_eq!(view.statfs(ROOT).await.expect("statfs").bytes_total, 0, "nobody said");
+        let space = Space::new(move || {
+            let (bytes_total, used) = (1 << 20, blocks.used_len() as u64);
+            Ok(FsStat { bytes_total, bytes_free: bytes_total - used, inodes_total: 0, inodes_free: 0 })
+        });
+        let view = CasView::new(dag.clone(), pins, CasViewOptions { space, ..CasViewOptions::default() });
+        let before = view.statfs(ROOT).await.expect("statfs");
+        dag.import(&b"more"[..], UnixfsMeta::default()).await.expect("a file");
+        let after = view.statfs(ROOT).await.expect("statfs");
+        assert_eq!(before.bytes_total, 1 << 20);
+        assert!(after.bytes_free < before.bytes_free, "it is asked each time");
     }
 
     impl World {
         /// The same store, as a server that was restarted meets it.
         fn restarted(&self) -> CasView {
-            CasView::new(self.dag.clone(), self.pins.clone(), CasViewOptions { uid: 7, gid: 8 })
+            CasView::new(
+                self.dag.clone(),
+                self.pins.clone(),
+                CasViewOptions { uid: 7, gid: 8, ..CasViewOptions::default() },
+            )
         }
 
         async fn file(&self, text: &str) -> Link {

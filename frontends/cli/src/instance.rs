@@ -10,12 +10,12 @@ use muxfs::{
     Env, Error, ErrorKind, Prefix, Result,
     block::{Mem, MemOptions, Segments, SegmentsOptions},
     cas::Cas,
-    cas_view::CasViewOptions,
+    cas_view::{CasViewOptions, Space},
     dag::{Dag, DagOptions, Profile},
     media::MemMedia,
     mux::{Mount, MuxFs},
     pins::Pins,
-    vfs::{Vfs, union::Slots},
+    vfs::{FsStat, Vfs, union::Slots},
 };
 use muxfs_local::{FileMedia, LocalOptions, LocalVfs};
 
@@ -68,9 +68,10 @@ impl Instance {
                 config::Mount::Mem { limit, .. } => {
                     let limit = limit.map_or_else(quarter_of_ram, |limit| limit.0);
                     let len_max = usize::try_from(limit).unwrap_or(usize::MAX);
-                    let mem = Mem::new(MemOptions { len_max });
+                    let mem = Arc::new(Mem::new(MemOptions { len_max }));
+                    let space = space_of_ram(mem.clone(), limit);
                     let pins = Arc::new(Pins::open(Arc::new(MemMedia::default()), &env()).await?);
-                    content(prefix, dag(Arc::new(mem), &config), pins)
+                    content(prefix, dag(mem, &config), pins, space)
                 }
                 config::Mount::Ipfs { .. } => {
                     let dir = data.path().join("mounts").join(prefix.as_str());
@@ -79,7 +80,7 @@ impl Instance {
                     let segments = Arc::new(segments.await.map_err(|error| error.at(dir.display()))?);
                     all_segments.push(segments.clone());
                     let pins = Arc::new(Pins::open(media(&dir.join("pins"))?, &env).await?);
-                    content(prefix, dag(segments, &config), pins)
+                    content(prefix, dag(segments, &config), pins, space_of_disk(dir))
                 }
             };
             mux.mount(opened)?;
@@ -156,9 +157,30 @@ fn dag(blocks: Arc<dyn muxfs::BlockStore>, config: &Config) -> Dag {
 }
 
 /// Its nodes belong to the server, as files that it made would.
-fn content(prefix: Prefix, dag: Dag, pins: Arc<Pins>) -> Mount {
-    let owner = CasViewOptions { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() };
-    Mount::cas_with_options(prefix, dag, pins, owner)
+fn content(prefix: Prefix, dag: Dag, pins: Arc<Pins>, space: Space) -> Mount {
+    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    Mount::cas_with_options(prefix, dag, pins, CasViewOptions { uid, gid, space })
+}
+
+/// What the disk has that `dir` is on.
+fn space_of_disk(dir: PathBuf) -> Space {
+    Space::new(move || {
+        let stat = rustix::fs::statvfs(&dir).map_err(|error| host(&dir, error.into()))?;
+        Ok(FsStat {
+            bytes_total: stat.f_blocks.saturating_mul(stat.f_frsize),
+            bytes_free: stat.f_bavail.saturating_mul(stat.f_frsize),
+            inodes_total: 0,
+            inodes_free: 0,
+        })
+    })
+}
+
+/// What the limit leaves.
+fn space_of_ram(mem: Arc<Mem>, limit: u64) -> Space {
+    Space::new(move || {
+        let bytes_free = limit.saturating_sub(mem.used_len() as u64);
+        Ok(FsStat { bytes_total: limit, bytes_free, inodes_total: 0, inodes_free: 0 })
+    })
 }
 
 fn quarter_of_ram() -> u64 {
