@@ -122,9 +122,9 @@ impl Inode {
                 size,
                 entry_count: 0,
                 used,
-                atime: time(atime),
-                mtime: time(mtime),
-                ctime: time(ctime),
+                atime: time_of(atime),
+                mtime: time_of(mtime),
+                ctime: time_of(ctime),
                 change,
             },
             content: None,
@@ -276,10 +276,11 @@ pub(super) fn read_ino(reader: &mut Reader<'_>) -> Result<Ino, &'static str> {
 
 /// The time that is kept of a time: the nearest from 1677-09-21 to 2262-04-11, what 64 bits of nanoseconds can count.
 pub(crate) fn time_in_range(at: SystemTime) -> SystemTime {
-    time(nanos_of(at))
+    time_of(nanos_of(at))
 }
 
-fn nanos_of(time: SystemTime) -> i64 {
+/// Nanoseconds since 1970, as far as 64 bits count.
+pub(crate) fn nanos_of(time: SystemTime) -> i64 {
     match time.duration_since(UNIX_EPOCH) {
         Ok(after) => i64::try_from(after.as_nanos()).unwrap_or(i64::MAX),
         Err(before) => {
@@ -288,7 +289,8 @@ fn nanos_of(time: SystemTime) -> i64 {
     }
 }
 
-fn time(nanos: i64) -> SystemTime {
+/// The time so many nanoseconds after 1970.
+pub(crate) fn time_of(nanos: i64) -> SystemTime {
     let distance = Duration::from_nanos(nanos.unsigned_abs());
     let time = if nanos < 0 { UNIX_EPOCH.checked_sub(distance) } else { UNIX_EPOCH.checked_add(distance) };
     time.unwrap_or(UNIX_EPOCH) // No system counts fewer years than 64 bits of nanoseconds.

@@ -25,7 +25,7 @@ use std::sync::Arc;
 
 pub(crate) use self::{
     cache::{Halt, NodeCache, Nodes, lookup},
-    inode::{Inode, time_in_range},
+    inode::{Inode, nanos_of, time_in_range, time_of},
     node::{AttrNode, NodeId, load},
     update::{Change, Changes, InodeChange, update},
 };
