@@ -184,6 +184,15 @@ impl LogHeads {
         let state = State { log, table, unsettled: None, outdated_len, segment_count };
         Ok(Self { state: Arc::new(AsyncMutex::new(state)) })
     }
+
+    /// Waits for what goes on in the background: for a clean shutdown. Repeatable; swaps are `Unavailable` from here on.
+    ///
+    /// # Errors
+    /// As [`Log::close`].
+    pub async fn close(&self) -> Result<()> {
+        let state = self.state.lock().await;
+        state.log.close().await
+    }
 }
 
 impl Debug for LogHeads {

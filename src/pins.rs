@@ -164,6 +164,16 @@ impl Pins {
         Ok(Self { log, set: Arc::new(Mutex::new(set)), writer: Arc::default() })
     }
 
+    /// Makes everything durable and waits for what goes on in the background: for a clean shutdown. Repeatable; changes
+    /// are `Unavailable` from here on.
+    ///
+    /// # Errors
+    /// As [`Log::close`].
+    pub async fn close(&self) -> Result<()> {
+        let _writer = self.writer.lock().await;
+        self.log.close().await
+    }
+
     fn set(&self) -> MutexGuard<'_, Set> {
         lock(&self.set)
     }

@@ -20,7 +20,7 @@ impl Inner {
             segment
         } else {
             // Replay passes over an unfinished checkpoint only where there is something older.
-            let first = writer.first;
+            let first = self.lock().first;
             self.begin(&mut writer, segment, first).await?;
             self.lock().next.segment.0 += 1;
             SegmentId(segment.0 + 1)
@@ -28,9 +28,10 @@ impl Inner {
         let made = self.write_checkpoint(&mut writer, segment, records).await;
         match made {
             Ok(end) => {
-                *writer = Writer { first: segment, last: Some((segment, end)), open: false };
+                *writer = Writer { last: Some((segment, end)), open: false };
                 let end = LogPos { segment, offset: end };
                 let mut state = self.lock();
+                state.first = segment;
                 if state.pending.is_empty() {
                     state.end = end;
                 }
@@ -57,12 +58,14 @@ impl Inner {
                 .at(pos)
                 .because("the log ends before this place"));
         }
-        if pos.segment > writer.first {
+        let first = self.lock().first;
+        if pos.segment > first {
             let segment = self.turn(&mut writer, 0).await?;
             // Its header says that the log begins there; durable before anything goes.
             self.begin(&mut writer, segment, pos.segment).await?;
         }
-        self.discard_before(writer.first).await;
+        let first = self.lock().first;
+        self.discard_before(first).await;
         Ok(())
     }
 

@@ -7,6 +7,7 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use tokio::sync::Mutex as AsyncMutex;
+use tokio_util::task::TaskTracker;
 
 use super::{
     COPY_LEN_MAX, LogPos, Placed, Record, WRITE_LEN_MAX,
@@ -28,6 +29,8 @@ pub(super) struct Inner {
     pub(super) writer: AsyncMutex<Writer>,
     /// Whoever holds it syncs; the others find it done when they get it.
     pub(super) syncer: AsyncMutex<()>,
+    /// What goes on in the background.
+    pub(super) tasks: TaskTracker,
 }
 
 pub(super) struct State {
@@ -44,10 +47,12 @@ pub(super) struct State {
     /// Whether a write in the background is on its way.
     pub(super) writing: bool,
     pub(super) poisoned: Option<String>,
+    pub(super) closed: bool,
+    /// The log begins with this segment: lower ones are no part of it.
+    pub(super) first: SegmentId,
 }
 
 pub(super) struct Writer {
-    pub(super) first: SegmentId,
     /// The segment that is appended to, once it is made, or the one replay ended in; and where it ends.
     pub(super) last: Option<(SegmentId, u32)>,
     /// Whether `last` was made by this opening and can be appended to.
@@ -56,11 +61,19 @@ pub(super) struct Writer {
 
 impl State {
     pub(super) fn usable(&self, op: &'static str) -> Result<()> {
-        match &self.poisoned {
+        match self.poisoned(op) {
+            None if self.closed => Err(Error::new(ErrorKind::Unavailable, op).because("the log was closed")),
             None => Ok(()),
-            Some(why) => Err(Error::new(ErrorKind::Io, op)
-                .because(format!("an earlier sync failed and the log takes no more until it is reopened: {why}"))),
+            Some(error) => Err(error),
         }
+    }
+
+    pub(super) fn poisoned(&self, op: &'static str) -> Option<Error> {
+        let why = self.poisoned.as_ref()?;
+        Some(
+            Error::new(ErrorKind::Io, op)
+                .because(format!("an earlier sync failed and the log takes no more until it is reopened: {why}")),
+        )
     }
 
     pub(super) fn push(&mut self, prepared: Prepared, salt: Salt, segment_len_max: u32) -> Placed {
@@ -107,7 +120,7 @@ impl Inner {
 
     pub(super) fn write_in_background(self: &Arc<Self>) {
         let inner = Arc::clone(self);
-        drop(tokio::spawn(async move {
+        drop(self.tasks.spawn(async move {
             // Whoever appends or syncs next meets the same error and reports it.
             if let Err(error) = inner.write_out().await {
                 tracing::debug!(%error, "a write in the background failed");
@@ -132,7 +145,7 @@ impl Inner {
             let (Some(first), Some(last)) = (batch.first(), batch.last()) else { return Ok(self.lock().written) };
             let (start, end) = (first.pos, last.end());
             if !writer.is_open(start.segment) {
-                let first = writer.first;
+                let first = self.lock().first;
                 self.begin(writer, start.segment, first).await?;
             }
             let offset = self.media.append_vectored(start.segment, parts(&batch)).await?;
@@ -155,9 +168,9 @@ impl Inner {
         let first = if writer.last.is_some() { first } else { segment };
         let header = self.header(segment, first, writer.last);
         self.make(header).await?;
-        *writer = Writer { first, last: Some((segment, SEGMENT_HEADER_LEN)), open: true };
-        self.note_synced(LogPos { segment, offset: SEGMENT_HEADER_LEN });
-        Ok(())
+        *writer = Writer { last: Some((segment, SEGMENT_HEADER_LEN)), open: true };
+        self.lock().first = first;
+        self.note_synced(LogPos { segment, offset: SEGMENT_HEADER_LEN })
     }
 
     /// Makes the segment of a checkpoint; it is no part of the log yet.
@@ -174,7 +187,7 @@ impl Inner {
     async fn sync_last(&self, writer: &Writer) -> Result<()> {
         if let Some((last, end)) = writer.last {
             self.sync_segment(last).await?;
-            self.note_synced(LogPos { segment: last, offset: end });
+            self.note_synced(LogPos { segment: last, offset: end })?;
         }
         Ok(())
     }
@@ -199,7 +212,7 @@ impl Inner {
             return Ok(());
         }
         self.sync_segment(written.segment).await?;
-        self.note_synced(written);
+        self.note_synced(written)?;
         self.mark();
         Ok(())
     }
@@ -223,13 +236,66 @@ impl Inner {
     pub(super) async fn sync_segment(&self, segment: SegmentId) -> Result<()> {
         match self.media.sync(segment).await {
             Ok(()) => Ok(()),
-            Err(error) => Err(self.poison(format!("{error:#}"))),
+            Err(error) => {
+                let error = self.poison(format!("{error:#}"));
+                self.end_where_durable().await;
+                Err(error)
+            }
         }
     }
 
-    pub(super) fn note_synced(&self, pos: LogPos) {
+    /// Lets the log end where it was durable last, for the next opening: systems call clean what they could not write,
+    /// and show it until they forget it, so that what was not durable looks well and another sync of it lies.
+    ///
+    /// The header of a segment of its own says so. Best effort, on a disk that has just failed.
+    async fn end_where_durable(&self) {
+        let (id, first, durable) = {
+            let state = self.lock();
+            (SegmentId(state.next.segment.0 + 1), state.first, state.synced)
+        };
+        // What a process before this one left may be durable without our knowing.
+        if durable.offset < SEGMENT_HEADER_LEN {
+            return;
+        }
+        let header = self.header(id, first, Some((durable.segment, durable.offset)));
+        let said = match self.media.append(id, header.encode()).await {
+            Ok(_) => self.media.sync(id).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = said {
+            let cause = format!("{error:#}");
+            tracing::warn!(%error, cause, "a sync failed, and so did noting where the log was durable last");
+        }
+    }
+
+    /// Takes note that all before `pos` is durable. Of two syncs at a time one may have been told of a failure that hit
+    /// the other as well: once one has failed, none is acknowledged.
+    pub(super) fn note_synced(&self, pos: LogPos) -> Result<()> {
         let mut state = self.lock();
+        if let Some(error) = state.poisoned("log.sync") {
+            return Err(error);
+        }
         state.synced = state.synced.max(pos);
+        Ok(())
+    }
+
+    /// Writes and syncs all there is, and says in the header of a next segment where it ends.
+    pub(super) async fn close(&self) -> Result<()> {
+        let _turn = self.syncer.lock().await;
+        let mut writer = self.writer.lock().await;
+        let (next, first) = loop {
+            if self.lock().closed {
+                return Ok(());
+            }
+            self.write_pending(&mut writer).await?;
+            let mut state = self.lock();
+            if state.pending.is_empty() {
+                state.closed = true;
+                break (state.rotate().segment, state.first);
+            }
+        };
+        let holds_frames = writer.last.is_some_and(|(_, end)| end > SEGMENT_HEADER_LEN);
+        if writer.open && holds_frames { self.begin(&mut writer, next, first).await } else { Ok(()) }
     }
 
     pub(super) fn poison(&self, why: String) -> Error {

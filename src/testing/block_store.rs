@@ -62,7 +62,7 @@ impl Subject {
     ///     Subject::reopening(move || {
     ///         let (data, index) = (data.clone(), index.clone());
     ///         Box::pin(async {
-    ///             let store = Segments::open(data, index, SegmentsOptions::default()).await.unwrap();
+    ///             let store = Segments::open(data, index, SegmentsOptions::default(), &muxfs::testing::env()).await.unwrap();
     ///             Arc::new(store) as Arc<dyn BlockStore>
     ///         })
     ///     })

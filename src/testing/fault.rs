@@ -134,6 +134,8 @@ impl Moment {
 pub struct CrashMedia {
     crash: Arc<Crash>,
     disk: Mutex<Disk>,
+    /// How many syncs come before the one that fails.
+    syncs_left: Mutex<Option<u64>>,
 }
 
 #[derive(Debug, Default, Clone)]
@@ -147,6 +149,8 @@ struct Written {
     bytes: Vec<u8>,
     /// How much of it is durable; `None` if not even its name is.
     synced: Option<usize>,
+    /// What a failed sync could not write and the system calls clean since: there until the machine stops.
+    lost: Vec<Range<usize>>,
 }
 
 impl CrashMedia {
@@ -164,7 +168,43 @@ impl CrashMedia {
     /// # Ok::<(), muxfs::Error>(()) }).unwrap();
     /// ```
     pub fn new(crash: Arc<Crash>) -> Self {
-        Self { crash, disk: Mutex::default() }
+        Self::with(crash, Disk::default())
+    }
+
+    fn with(crash: Arc<Crash>, disk: Disk) -> Self {
+        Self { crash, disk: Mutex::new(disk), syncs_left: Mutex::new(None) }
+    }
+
+    /// Lets one sync fail, after `count` more that do not. What it was to make durable stays to be read, and the next
+    /// sync calls it durable, but no disk ever gets it: as systems do that cannot write a page.
+    ///
+    /// ```
+    /// use muxfs::{media::{Media, SegmentId}, testing::fault::{Crash, CrashMedia}};
+    /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+    /// let (media, id) = (CrashMedia::new(Crash::never()), SegmentId(0));
+    /// media.fail_sync(0);
+    /// media.append(id, "lost".into()).await?;
+    /// assert!(media.sync(id).await.is_err());
+    /// media.sync(id).await?;
+    /// assert_eq!(media.read_at(id, 0, 9).await?, "lost");
+    /// assert_eq!(media.restart(1, Crash::never()).read_at(id, 0, 9).await?, "\0\0\0\0");
+    /// # Ok::<(), muxfs::Error>(()) }).unwrap();
+    /// ```
+    pub fn fail_sync(&self, count: u64) {
+        *lock(&self.syncs_left) = Some(count);
+    }
+
+    /// Whether it is this sync that fails.
+    fn sync_fails(&self) -> bool {
+        let mut left = lock(&self.syncs_left);
+        match left.take() {
+            Some(0) => true,
+            Some(count) => {
+                *left = Some(count - 1);
+                false
+            }
+            None => false,
+        }
     }
 
     /// The same disk after the machine started again, with one of the states that it may have, chosen by `seed`.
@@ -176,9 +216,9 @@ impl CrashMedia {
         let mut dice = Dice::new(seed ^ 0xc0ff_ee00);
         let segments = disk.segments.into_iter().chain(back).filter_map(|(id, written)| {
             let survived = survive(written, &mut dice)?;
-            Some((id, Written { synced: Some(survived.len()), bytes: survived }))
+            Some((id, Written { synced: Some(survived.len()), bytes: survived, lost: Vec::new() }))
         });
-        Self { crash, disk: Mutex::new(Disk { segments: segments.collect(), removed: BTreeMap::new() }) }
+        Self::with(crash, Disk { segments: segments.collect(), removed: BTreeMap::new() })
     }
 
     /// The same disk for the next process where only this one died: what was not synced is there, and still not durable.
@@ -194,13 +234,16 @@ impl CrashMedia {
     /// ```
     #[must_use]
     pub fn reopen(&self, crash: Arc<Crash>) -> Self {
-        Self { crash, disk: Mutex::new(lock(&self.disk).clone()) }
+        Self::with(crash, lock(&self.disk).clone())
     }
 }
 
 fn survive(written: Written, dice: &mut Dice) -> Option<Vec<u8>> {
     const SECTOR_LEN: usize = 512;
-    let Written { mut bytes, synced } = written;
+    let Written { mut bytes, synced, lost } = written;
+    for range in lost {
+        bytes[range].fill(0);
+    }
     if synced.is_none() && dice.roll(3) == 0 {
         return None;
     }
@@ -250,6 +293,10 @@ impl Media for CrashMedia {
         let moment = self.crash.call();
         let mut disk = lock(&self.disk);
         let written = disk.segments.get_mut(&segment).ok_or_else(|| missing(segment))?;
+        if moment == Moment::Before && self.sync_fails() {
+            written.lost.push(written.synced.unwrap_or(0)..written.bytes.len());
+            return Err(Error::new(ErrorKind::Io, "crash_media").at(segment).because("the disk took it not"));
+        }
         // One that the crash met: `restart` may keep all of it anyway.
         if moment == Moment::Before {
             written.synced = Some(written.bytes.len());

@@ -36,6 +36,7 @@ pub(crate) struct Instance {
     pub(crate) config: Config,
     /// The block stores on disk.
     segments: Vec<Arc<Segments>>,
+    pins: Vec<Arc<Pins>>,
 }
 
 impl Instance {
@@ -48,7 +49,7 @@ impl Instance {
         if let Some(default) = config.default {
             mux = mux.with_default_write(default.0);
         }
-        let mut all_segments = Vec::new();
+        let (mut all_segments, mut all_pins) = (Vec::new(), Vec::new());
         for mount in &config.mount {
             let prefix = mount.prefix();
             let opened = match mount {
@@ -80,13 +81,14 @@ impl Instance {
                     let segments = Arc::new(segments.await.map_err(|error| error.at(dir.display()))?);
                     all_segments.push(segments.clone());
                     let pins = Arc::new(Pins::open(media(&dir.join("pins"))?, &env).await?);
+                    all_pins.push(pins.clone());
                     content(prefix, dag(segments, &config), pins, space_of_disk(dir))
                 }
             };
             mux.mount(opened)?;
         }
         let vfs = mux.vfs(&env()).await?;
-        Ok(Self { mux, vfs, config, segments: all_segments })
+        Ok(Self { mux, vfs, config, segments: all_segments, pins: all_pins })
     }
 
     /// The content-addressed mount at a prefix.
@@ -108,15 +110,19 @@ impl Instance {
     }
 
     /// Makes everything that was put or written durable, and the indexes too, so that the next opening has nothing to
-    /// catch up with. Without it nothing is lost that was durable before.
+    /// catch up with; nothing can be put or pinned after it. Without it nothing is lost that was durable before.
     pub(crate) async fn close(&self) -> Result<()> {
         for (_, cas) in self.all_by_content() {
             cas.dag().flush().await?;
         }
-        for segments in &self.segments {
-            segments.checkpoint().await?;
+        self.vfs.sync(self.vfs.root()).await?;
+        for pins in &self.pins {
+            pins.close().await?;
         }
-        self.vfs.sync(self.vfs.root()).await
+        for segments in &self.segments {
+            segments.close().await?;
+        }
+        Ok(())
     }
 }
 

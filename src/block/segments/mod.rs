@@ -28,6 +28,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream, stream::BoxStream};
 use tokio::sync::{Mutex as AsyncMutex, RwLock};
+use tokio_util::task::TaskTracker;
 
 use self::{
     entry::{Entry, fingerprint},
@@ -131,6 +132,8 @@ struct Inner {
     upkeep: AsyncMutex<()>,
     /// Held for reading by every call, for writing while the index is built anew.
     gate: RwLock<()>,
+    /// What goes on in the background.
+    tasks: TaskTracker,
 }
 
 struct State {
@@ -259,6 +262,7 @@ impl Segments {
             stripes: (0..STRIPE_COUNT).map(|_| AsyncMutex::new(())).collect(),
             upkeep: AsyncMutex::new(()),
             gate: RwLock::new(()),
+            tasks: TaskTracker::new(),
         });
         if built {
             inner.write_index(true).await?;
@@ -274,7 +278,24 @@ impl Segments {
     /// As `flush`.
     pub async fn checkpoint(&self) -> Result<()> {
         let inner = Arc::clone(&self.inner);
-        detached("segments.checkpoint", async move { inner.checkpoint().await }).await
+        let work = async move { inner.checkpoint().await };
+        detached("segments.checkpoint", self.inner.tasks.track_future(work)).await
+    }
+
+    /// Does as `checkpoint`, ends the log and waits for what goes on in the background: when it returns the media are used
+    /// no more by this store, and another may be opened over them.
+    ///
+    /// For a clean shutdown; without it nothing that was flushed is lost. Repeatable. Reads go on; puts and deletes are
+    /// `Unavailable` from here on.
+    ///
+    /// # Errors
+    /// As `flush`; also then nothing goes on in the background.
+    pub async fn close(&self) -> Result<()> {
+        let written = self.checkpoint().await;
+        let ended = self.inner.log.close().await;
+        self.inner.tasks.close();
+        self.inner.tasks.wait().await;
+        written.and(ended)
     }
 
     /// What the store holds.
@@ -446,7 +467,8 @@ impl Inner {
         let prepared = Log::prepare(Record { head: change.encode(), body })?;
         while self.lock().memory.len() >= 2 * self.options.memory_count_max {
             let inner = Arc::clone(self);
-            detached("segments.put", async move { inner.checkpoint().await }).await?;
+            let work = async move { inner.checkpoint().await };
+            detached("segments.put", self.tasks.track_future(work)).await?;
         }
         self.log.ready().await?;
         let mut state = self.lock();
@@ -464,7 +486,7 @@ impl Inner {
         if due && !state.upkeep {
             state.upkeep = true;
             let inner = Arc::clone(self);
-            drop(tokio::spawn(async move {
+            drop(self.tasks.spawn(async move {
                 if let Err(error) = inner.checkpoint().await {
                     // Nothing is lost: the entries stay in memory and the next upkeep tries again.
                     tracing::warn!(%error, cause = format!("{error:#}"), "the index could not be written down");

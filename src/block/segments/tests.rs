@@ -285,6 +285,27 @@ async fn a_block_that_was_found_rotten_is_mended_by_putting_it_again() {
     assert_eq!(contents(&store).await, [(key(1), block(1, 50)), (key(2), block(2, 50))].into());
 }
 
+/// Whoever opened a store again at once met what the one before had still under way.
+#[tokio::test]
+async fn a_closed_store_leaves_nothing_behind_it() {
+    let (data, index): (Arc<MemMedia>, Arc<MemMedia>) = Default::default();
+    let mut expected = Blocks::new();
+    for round in 0..6 {
+        let store = open(data.clone(), index.clone()).await;
+        assert_eq!(contents(&store).await, expected);
+        for n in 20 * round..20 * round + 20 {
+            store.put(&key(n), block(n, 100)).await.expect("put");
+            expected.insert(key(n), block(n, 100));
+        }
+        store.close().await.expect("close");
+        store.close().await.expect("repeatable");
+        assert_eq!(contents(&store).await, expected, "reads go on");
+        assert_eq!(store.put(&key(999), block(1, 1)).await.expect_err("closed").kind(), ErrorKind::Unavailable);
+        drop(store);
+        assert_eq!((Arc::strong_count(&data), Arc::strong_count(&index)), (1, 1));
+    }
+}
+
 /// A store that is killed again and again, each time before its log has grown by enough to write the index down, had
 /// more to replay each time.
 #[tokio::test]

@@ -82,7 +82,8 @@ impl Inner {
     /// Builds the index anew from the log, unless that was done since `generation`.
     pub(super) async fn rebuild(self: &Arc<Self>, generation: u64, cause: Error) -> Result<()> {
         let inner = Arc::clone(self);
-        detached("segments.rebuild", async move { inner.rebuild_alone(generation, cause).await }).await
+        let work = async move { inner.rebuild_alone(generation, cause).await };
+        detached("segments.rebuild", self.tasks.track_future(work)).await
     }
 
     async fn rebuild_alone(&self, generation: u64, cause: Error) -> Result<()> {

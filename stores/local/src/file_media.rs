@@ -24,6 +24,7 @@ use muxfs::{
     Error, ErrorKind, Result,
     media::{Media, Segment, SegmentId},
 };
+use rustix::{fs::FlockOperation, io::Errno};
 
 /// How many files stay open between calls: a store of any size must not use up the process's descriptors.
 const FILES_OPEN_MAX: usize = 64;
@@ -32,18 +33,26 @@ const FILES_OPEN_MAX: usize = 64;
 #[cfg(target_os = "linux")]
 const INLINE_READ_LEN_MAX: u32 = 128 * 1024;
 
+/// Where a process before this one may have left what it could not sync: in the segment it appended to last, and in the one
+/// whose end it was about to make durable.
+#[cfg(target_os = "linux")]
+const NEWEST_COUNT: usize = 2;
+
 /// How many parts one `pwritev` takes; the least that systems allow (`IOV_MAX`).
 const PARTS_PER_WRITE: usize = 1024;
 
 /// A [`Media`] in a directory: segment `n` is the file `n` as 16 hexadecimal digits and `.seg`.
 ///
-/// Other files in the directory are left alone. One process at a time: the caller sees to it.
+/// Other files in the directory are left alone. One owner at a time, in this process and in others: the directory is
+/// locked until the media is dropped and the last of its work in the background has ended.
 pub struct FileMedia {
     inner: Arc<Inner>,
 }
 
 struct Inner {
     dir: PathBuf,
+    /// The directory, locked for as long as it is open.
+    _lease: File,
     state: Mutex<State>,
 }
 
@@ -97,11 +106,12 @@ impl FileMedia {
     /// ```
     ///
     /// # Errors
-    /// `Denied`, `NoSpace`, `ReadOnly`, `Io`, with the path.
+    /// `Unavailable` while another owner has the directory; `Denied`, `NoSpace`, `ReadOnly`, `Io`. All with the path.
     pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
         const OP: &str = "file_media.open";
         let dir = dir.as_ref().to_path_buf();
         make_dir(&dir).map_err(|error| io_error(OP, &dir, error))?;
+        let lease = lease(&dir)?;
         let mut segments = BTreeMap::new();
         for entry in fs::read_dir(&dir).map_err(|error| io_error(OP, &dir, error))? {
             let entry = entry.map_err(|error| io_error(OP, &dir, error))?;
@@ -110,7 +120,10 @@ impl FileMedia {
             segments.insert(id, Arc::new(Slot { len: len.into(), ..Slot::default() }));
         }
         let state = Mutex::new(State { segments, open: VecDeque::new() });
-        Ok(Self { inner: Arc::new(Inner { dir, state }) })
+        let inner = Inner { dir, _lease: lease, state };
+        #[cfg(target_os = "linux")]
+        inner.forget_cached();
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     async fn blocking<T: Send + 'static>(
@@ -205,7 +218,10 @@ impl Inner {
     fn write_back(&self, segment: SegmentId) {
         let Ok(slot) = self.slot("file_media.write_back", segment) else { return };
         lock(&slot.tail).unwritten_len = 0;
-        if let Err(error) = self.sync(segment) {
+        if let Err(error) = self.sync(segment)
+            // One that was removed meanwhile needs no sync.
+            && self.slot("file_media.write_back", segment).is_ok()
+        {
             tracing::warn!(error = %format_args!("{error:#}"), "segments could not be written back");
         }
         lock(&slot.tail).writing = false;
@@ -236,6 +252,18 @@ impl Inner {
                 tail.failed = Some(format!("a sync failed: {error}"));
                 Err(io_error(OP, &path, error))
             }
+        }
+    }
+
+    /// Lets the system forget what it holds of the newest segments and need not write any more: what a failed sync of a
+    /// process before this one could not write is called clean and shown until it is forgotten, and is not on the disk.
+    #[cfg(target_os = "linux")]
+    fn forget_cached(&self) {
+        let newest: Vec<_> = self.lock().segments.keys().rev().take(NEWEST_COUNT).copied().collect();
+        for segment in newest {
+            let Ok(file) = File::open(self.path(segment)) else { continue };
+            // Where it does not help it does not harm.
+            let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);
         }
     }
 
@@ -362,6 +390,19 @@ fn make_dir(dir: &Path) -> io::Result<()> {
     }
 }
 
+/// Locks a directory; whoever has it open already is another owner, in this process too.
+fn lease(dir: &Path) -> Result<File> {
+    const OP: &str = "file_media.open";
+    let file = File::open(dir).map_err(|error| io_error(OP, dir, error))?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(Errno::WOULDBLOCK) => Err(Error::new(ErrorKind::Unavailable, OP).at(dir.display()).because(
+            "these segments are in use: by another process, or by a store in this one that is still open or was not closed",
+        )),
+        Err(error) => Err(io_error(OP, dir, error.into())),
+    }
+}
+
 fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
@@ -371,7 +412,7 @@ fn write_all_at(file: &File, parts: &[Bytes], mut offset: u64) -> io::Result<()>
         let slices: Vec<_> = group.iter().map(|part| IoSlice::new(part)).collect();
         let mut written = match rustix::io::pwritev(file, &slices, offset) {
             Ok(written) => written,
-            Err(rustix::io::Errno::INTR) => 0,
+            Err(Errno::INTR) => 0,
             Err(error) => return Err(error.into()),
         };
         // What the system left over, part by part.
@@ -430,6 +471,30 @@ mod tests {
         assert_eq!(media.append(id, "!".into()).await.expect("append"), 5);
         assert_eq!(media.read_at(id, 0, 100).await.expect("read"), "hello!");
         assert!(dir.path().join("00000000000000ab.seg").exists());
+    }
+
+    /// Two owners appended over each other, where a store was opened again before the first had ended.
+    #[tokio::test]
+    async fn a_directory_has_one_owner() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let media = open(dir.path());
+        let error = FileMedia::open(dir.path()).expect_err("it is in use");
+        assert_eq!((error.kind(), error.path()), (ErrorKind::Unavailable, dir.path().to_str()));
+        drop(media);
+        let log = muxfs::log::LogOptions::new("test", &muxfs::testing::env());
+        for n in 0..20_usize {
+            let mut count = 0;
+            let media = Arc::new(open(dir.path()));
+            let opened = muxfs::log::Log::open(media, log.clone(), |_, _| {
+                count += 1;
+                Ok(())
+            });
+            let log = opened.await.expect("open");
+            assert_eq!(count, n);
+            log.append(vec![1; 600_000]).await.expect("append");
+            FileMedia::open(dir.path()).expect_err("it is in use");
+            log.close().await.expect("close");
+        }
     }
 
     #[test]
