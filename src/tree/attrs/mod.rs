@@ -20,6 +20,7 @@ mod radix;
 #[cfg(test)]
 mod tests;
 mod update;
+mod walk;
 
 use std::sync::Arc;
 
@@ -28,6 +29,7 @@ pub(crate) use self::{
     inode::{Inode, nanos_of, time_in_range, time_of},
     node::{AttrNode, NodeId, load},
     update::{Change, Changes, InodeChange, update},
+    walk::{Difference, blocks, diff, inodes},
 };
 use self::{node::corrupt, radix::Root};
 use crate::{Cid, Error, ErrorKind, Result, dag::Dag, vfs::Ino};
@@ -87,6 +89,12 @@ impl Attrs {
     /// [`Halt::Missing`] where a node has to be loaded first; `Corrupt`.
     pub(crate) fn inode(&self, nodes: &mut dyn Nodes, ino: Ino) -> Result<Option<Arc<Inode>>, Halt> {
         radix::find(self.root(), nodes, ino)
+    }
+
+    /// The topmost node of the radix tree, and how many levels of index nodes there are from it on.
+    fn top(&self) -> Option<(NodeId, u32)> {
+        let root = self.root();
+        root.inodes.map(|id| (id, radix::height(root.next_ino)))
     }
 
     fn root(&self) -> &Root {

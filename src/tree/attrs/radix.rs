@@ -5,7 +5,7 @@
 //! 32 and 64 are a compromise: touching one inode among a million rewrites a leaf of some 3 KB and three index nodes of
 //! at most 2.7 KB, and the upper ones are shared with others that are touched.
 
-use std::sync::Arc;
+use std::{num::NonZeroU64, sync::Arc};
 
 use bytes::Bytes;
 
@@ -239,7 +239,7 @@ impl InodeLeaf {
         (0..u32::BITS).filter(move |bit| bitmap >> bit & 1 == 1).zip(&self.records)
     }
 
-    fn record(&self, place: u32) -> Option<&Bytes> {
+    pub(super) fn record(&self, place: u32) -> Option<&Bytes> {
         if self.bitmap >> place & 1 == 0 {
             return None;
         }
@@ -250,6 +250,11 @@ impl InodeLeaf {
 /// The place of an inode in its leaf.
 pub(super) fn place(ino: Ino) -> u32 {
     (ino.0.get() & ((1 << LEAF_BITS) - 1)) as u32
+}
+
+/// The number of an inode in a leaf; `None` for 0.
+pub(super) fn ino_at(number: u64, place: u32) -> Option<Ino> {
+    NonZeroU64::new(number << LEAF_BITS | u64::from(place)).map(Ino)
 }
 
 pub(super) fn find(root: &Root, nodes: &mut dyn Nodes, ino: Ino) -> Result<Option<Arc<Inode>>, Halt> {

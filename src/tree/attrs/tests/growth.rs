@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_trait::async_trait;
 use chacha20::rand_core::SeedableRng;
-use futures_util::stream::BoxStream;
+use futures_util::{TryStreamExt, stream::BoxStream};
 
 use super::*;
 use crate::{BlockKey, BlockStore};
@@ -16,6 +16,7 @@ struct Counting {
     count: AtomicUsize,
     len: AtomicUsize,
     len_max: AtomicUsize,
+    get_count: AtomicUsize,
 }
 
 impl Counting {
@@ -28,6 +29,7 @@ impl Counting {
 #[async_trait]
 impl BlockStore for Counting {
     async fn get(&self, key: &BlockKey) -> Result<Option<Bytes>> {
+        self.get_count.fetch_add(1, Ordering::Relaxed);
         self.inner.get(key).await
     }
     async fn put(&self, key: &BlockKey, block: Bytes) -> Result<()> {
@@ -86,6 +88,7 @@ async fn a_hundred_thousand_files() {
     assert!(block_count < 9_000, "{block_count} blocks");
 
     let mut rng = ChaCha20Rng::seed_from_u64(1);
+    let built = attrs.clone();
     for _ in 0..5 {
         let picked: Vec<Ino> = (0..10).map(|_| ino(2 + below(&mut rng, count))).collect();
         let touched = picked.iter().filter_map(|ino| {
@@ -99,6 +102,14 @@ async fn a_hundred_thousand_files() {
         assert!(block_count <= 10 * 2 + 2 + 1, "{block_count} blocks for ten inodes");
         assert!(len < 80_000, "{len} bytes for ten inodes");
     }
+
+    // What changed is found without reading what did not.
+    let fresh = Dag::new(Arc::clone(&blocks) as Arc<dyn BlockStore>, DagOptions::default());
+    blocks.get_count.store(0, Ordering::Relaxed);
+    let changed: Vec<Difference> = diff(&fresh, &built, &attrs).try_collect().await.expect("whole");
+    assert!((1..=50).contains(&changed.len()), "{} inodes", changed.len());
+    let get_count = blocks.get_count.load(Ordering::Relaxed);
+    assert!(get_count <= 2 * (50 * 2 + 2), "{get_count} blocks read for {} inodes", changed.len());
 
     let root = model.nodes.get_mut(&ino(1)).expect("the root");
     let mut change = root.bare();

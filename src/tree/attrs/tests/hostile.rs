@@ -1,5 +1,7 @@
 //! Blocks that nobody of good will made: each is refused, or is read as what it says and nothing else.
 
+use futures_util::StreamExt;
+
 use super::{
     inode::Inode as Record,
     list::ListIndex,
@@ -8,6 +10,7 @@ use super::{
     radix::{InodeIndex, InodeLeaf},
     *,
 };
+use crate::{BlockKey, BlockStore};
 
 /// The block of a node, from what was decoded of it.
 fn encode(node: &AttrNode) -> Vec<u8> {
@@ -242,5 +245,69 @@ async fn a_list_that_repeats_itself() {
         let part = list::Part::Node(id);
         let error = lookup(&dag, |nodes| part.items::<Range<u64>>(nodes)).await.expect_err(what);
         assert_eq!(error.kind(), ErrorKind::Corrupt, "{what}");
+    }
+}
+
+/// One lost leaf is told of, and hides nothing but itself.
+#[tokio::test]
+async fn a_walk_goes_on_past_what_is_lost() {
+    let (store, dag) = dag();
+    let nodes = (1..200).map(|number| (ino(number), Node::new(FileKind::File)));
+    let attrs = Model { nodes: nodes.collect(), next_ino: 200 }.build(&dag).await;
+    let before: Vec<_> = inodes(&dag, &attrs).collect().await;
+    assert!(before.len() == 199 && before.iter().all(Result::is_ok));
+    let AttrNode::InodeIndex(index) = &*load(&dag, attrs.root().inodes.expect("not empty")).await.expect("a node")
+    else {
+        panic!("an index")
+    };
+    let lost = index.child(2).expect("a leaf").cid();
+    store.delete(&BlockKey::from(&lost)).await.expect("deleted");
+    let fresh = Dag::new(store, DagOptions::default());
+    let after: Vec<_> = inodes(&fresh, &attrs).collect().await;
+    assert_eq!(after.iter().filter(|found| found.is_ok()).count(), 199 - 32);
+    let errors: Vec<_> = after.into_iter().filter_map(Result::err).collect();
+    assert!(
+        matches!(&*errors, [error] if error.kind() == ErrorKind::NotFound && error.path() == Some(&lost.to_string()))
+    );
+    assert_eq!(blocks(&fresh, &attrs).filter(|met| std::future::ready(met.is_err())).count().await, 1);
+}
+
+/// Ten blocks that look like 2^54 leaves: a walk ends, and each block of the tree is met once.
+#[tokio::test]
+async fn a_walk_of_few_blocks_that_look_like_many_ends() {
+    let (_, dag) = dag();
+    let mut trees = Vec::new();
+    for mode in [0o644, 0o600] {
+        let mut node = Node::new(FileKind::File);
+        node.meta.mode = mode;
+        let record = Bytes::from(decoded(&node).encode().expect("a record"));
+        let mut id = put(&dag, InodeLeaf::encode(0, &[(1, record)]).expect("a leaf")).await.expect("put");
+        for _ in 0..9 {
+            let mut index = InodeIndex::default();
+            (0..64).for_each(|at| index.set(at, Some(id)));
+            id = put(&dag, index.encode()).await.expect("put");
+        }
+        let root = Root { next_ino: INO_END, inode_count: 1, used: 0, inodes: Some(id) };
+        let cid = put(&dag, root.encode()).await.expect("put").cid();
+        trees.push(Attrs::open(&dag, &cid).await.expect("a root"));
+    }
+    let [one, other] = &*trees else { panic!("two trees") };
+    let found: Vec<_> = inodes(&dag, one).collect().await;
+    assert_eq!((found.len(), found.iter().filter(|found| found.is_ok()).count()), (1001, 1));
+    let found: Vec<_> = diff(&dag, one, other).collect().await;
+    assert_eq!((found.len(), found.iter().filter(|found| found.is_ok()).count()), (1001, 1));
+    assert_eq!(blocks(&dag, one).count().await, 11);
+}
+
+/// An inode without parts.
+fn decoded(node: &Node) -> Record {
+    Record {
+        meta: node.meta,
+        content: node.content,
+        target: None,
+        parents: list::Part::empty(),
+        data: None,
+        xattrs: list::Part::empty(),
+        names: names::Names::empty(),
     }
 }

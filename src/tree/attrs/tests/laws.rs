@@ -1,9 +1,11 @@
 //! What is committed equals the model after any batches of changes, and how it came about cannot be told from it.
 
 use chacha20::rand_core::SeedableRng;
+use futures_util::TryStreamExt;
 use proptest::prelude::*;
 
 use super::*;
+use crate::{BlockKey, BlockStore};
 
 const KINDS: [FileKind; 7] = [
     FileKind::File,
@@ -143,16 +145,56 @@ proptest! {
             let mut model = Model { next_ino: 1, ..Model::default() };
             let mut attrs: Option<Attrs> = None;
             for _ in 0..batches {
+                let before = model.clone();
                 model.next_ino += 1;
                 let changes = batch(&mut model, &mut rng);
                 let next = update(&dag, attrs.as_ref(), model.changes(changes)).await.expect("updates");
                 let opened = Attrs::open(&dag, &next.cid()).await.expect("opens");
                 model.check(&dag, &opened).await;
                 assert_eq!(model.build(&dag).await.cid(), next.cid());
+                if let Some(attrs) = &attrs {
+                    check_diff(&dag, (&before, attrs), (&model, &next)).await;
+                    check_diff(&dag, (&model, &next), (&before, attrs)).await;
+                }
+                check_walks(&model).await;
                 attrs = Some(next);
             }
         });
     }
+}
+
+/// What differs is what differs in the model.
+async fn check_diff(dag: &Dag, before: (&Model, &Attrs), after: (&Model, &Attrs)) {
+    let found: Vec<Difference> = diff(dag, before.1, after.1).try_collect().await.expect("whole");
+    let mut numbers: Vec<Ino> = before.0.nodes.keys().chain(after.0.nodes.keys()).copied().collect();
+    numbers.sort();
+    numbers.dedup();
+    numbers.retain(|ino| before.0.nodes.get(ino) != after.0.nodes.get(ino));
+    assert_eq!(found.iter().map(|difference| difference.ino).collect::<Vec<_>>(), numbers);
+    for Difference { ino, before: old, after: new } in found {
+        for (model, inode) in [(before.0, old), (after.0, new)] {
+            match (model.nodes.get(&ino), inode) {
+                (Some(node), Some(inode)) => assert_eq!(node.meta, inode.meta),
+                (node, inode) => assert_eq!((node.is_some(), inode.is_some()), (false, false)),
+            }
+        }
+    }
+}
+
+/// A walk meets every inode, in order, and every block that was put, and no others.
+async fn check_walks(model: &Model) {
+    let (store, dag) = dag();
+    let attrs = model.build(&dag).await;
+    let walked: Vec<(Ino, Arc<Inode>)> = inodes(&dag, &attrs).try_collect().await.expect("whole");
+    assert!(
+        walked.iter().map(|(ino, inode)| (ino, inode.meta)).eq(model.nodes.iter().map(|(ino, node)| (ino, node.meta)))
+    );
+    let mut met: Vec<BlockKey> =
+        blocks(&dag, &attrs).map_ok(|cid| BlockKey::from(&cid)).try_collect().await.expect("whole");
+    met.sort();
+    let mut all: Vec<BlockKey> = store.keys().try_collect().await.expect("keys");
+    all.sort();
+    assert_eq!(met, all);
 }
 
 /// Equal names in two directories are the same blocks, whatever the order in which they came.
