@@ -44,6 +44,7 @@
 //! it defines; it runs in a simulator. Stores (`stores/*`) and frontends (`frontends/*`) are crates of their own.
 
 pub mod block;
+mod bloom;
 pub mod cas;
 pub mod cas_view;
 pub mod cid;

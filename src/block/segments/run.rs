@@ -11,6 +11,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use super::entry::{ENTRY_LEN, Entry};
 use crate::{
     Error, ErrorKind, Result,
+    bloom::Bloom,
     media::{Media, SegmentId},
 };
 
@@ -32,43 +33,6 @@ const LOAD_LEN: u32 = 4 << 20;
 /// Bits of filter for an entry: with 7 probes in one cache line about one lookup in 200 for what is not there reads a
 /// page in vain.
 const FILTER_BITS_PER_ENTRY: u64 = 12;
-const FILTER_BLOCK_LEN: usize = 64;
-const FILTER_PROBES: u32 = 7;
-
-/// A Bloom filter whose probes for one fingerprint all lie in one cache line.
-#[derive(Debug)]
-struct Filter(Vec<u8>);
-
-impl Filter {
-    fn for_count(count: u64) -> Self {
-        let block_count = (count * FILTER_BITS_PER_ENTRY).div_ceil(FILTER_BLOCK_LEN as u64 * 8).max(1);
-        Self(vec![0; usize::try_from(block_count).unwrap_or(1) * FILTER_BLOCK_LEN])
-    }
-
-    fn block_start(&self, fingerprint: u64) -> usize {
-        let block_count = (self.0.len() / FILTER_BLOCK_LEN) as u128;
-        let block = (u128::from(fingerprint) * block_count) >> 64;
-        usize::try_from(block).unwrap_or(0) * FILTER_BLOCK_LEN
-    }
-
-    fn probes(fingerprint: u64) -> impl Iterator<Item = usize> {
-        // The block was chosen by the high bits; the multiplication mixes the low ones into nine bits for each probe.
-        let mixed = fingerprint.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        (0..FILTER_PROBES).map(move |n| usize::try_from((mixed >> (9 * n)) & 511).unwrap_or(0))
-    }
-
-    fn insert(&mut self, fingerprint: u64) {
-        let start = self.block_start(fingerprint);
-        for bit in Self::probes(fingerprint) {
-            self.0[start + bit / 8] |= 1 << (bit % 8);
-        }
-    }
-
-    fn may_hold(&self, fingerprint: u64) -> bool {
-        let start = self.block_start(fingerprint);
-        Self::probes(fingerprint).all(|bit| self.0[start + bit / 8] & 1 << (bit % 8) != 0)
-    }
-}
 
 /// A run that can be looked into.
 #[derive(Debug)]
@@ -76,7 +40,7 @@ pub(super) struct Run {
     media: Arc<dyn Media>,
     pub(super) id: SegmentId,
     pub(super) entry_count: u64,
-    filter: Filter,
+    filter: Bloom,
     fences: Vec<u64>,
 }
 
@@ -108,7 +72,7 @@ impl Run {
         let pages_len = page_count.checked_mul(PAGE_LEN as u64);
         let tail_len = page_count.checked_mul(8).and_then(|fences| fences.checked_add(filter_len));
         let sound = pages_len.zip(tail_len).and_then(|(pages, tail)| pages.checked_add(tail)) == Some(footer_at);
-        let (Some(pages_len), true) = (pages_len, sound && filter_len > 0 && filter_len % 64 == 0) else {
+        let Some(pages_len) = pages_len.filter(|_| sound) else {
             return Err(damaged(id));
         };
         let mut tail = Vec::new();
@@ -127,7 +91,8 @@ impl Run {
         let fences = tail.split_off(usize::try_from(filter_len).map_err(|_| damaged(id))?);
         let fences = fences.as_chunks::<8>().0.iter().map(|bytes| u64::from_le_bytes(*bytes)).collect();
         tail.shrink_to_fit();
-        Ok(Self { media, id, entry_count, filter: Filter(tail), fences })
+        let filter = Bloom::from_bytes(tail).ok_or_else(|| damaged(id))?;
+        Ok(Self { media, id, entry_count, filter, fences })
     }
 
     /// The entries of a fingerprint, newest first.
@@ -199,7 +164,7 @@ impl RunScan {
 pub(super) struct RunWriter {
     media: Arc<dyn Media>,
     id: SegmentId,
-    filter: Filter,
+    filter: Bloom,
     fences: Vec<u64>,
     entry_count: u64,
     page: BytesMut,
@@ -212,7 +177,7 @@ impl RunWriter {
         Self {
             media,
             id,
-            filter: Filter::for_count(entry_count),
+            filter: Bloom::for_count(entry_count, FILTER_BITS_PER_ENTRY),
             fences: Vec::new(),
             entry_count: 0,
             page: BytesMut::with_capacity(PAGE_LEN),
@@ -241,8 +206,8 @@ impl RunWriter {
         if !self.page.is_empty() {
             self.end_page();
         }
-        let mut tail = BytesMut::with_capacity(self.filter.0.len() + 8 * self.fences.len() + FOOTER_LEN);
-        tail.extend_from_slice(&self.filter.0);
+        let mut tail = BytesMut::with_capacity(self.filter.as_bytes().len() + 8 * self.fences.len() + FOOTER_LEN);
+        tail.extend_from_slice(self.filter.as_bytes());
         for fence in &self.fences {
             tail.put_u64_le(*fence);
         }
@@ -253,7 +218,7 @@ impl RunWriter {
         footer.put_bytes(0, 6);
         footer.put_u64_le(self.entry_count);
         footer.put_u64_le(self.fences.len() as u64);
-        footer.put_u64_le(self.filter.0.len() as u64);
+        footer.put_u64_le(self.filter.as_bytes().len() as u64);
         footer.put_u32_le(crc);
         footer.put_bytes(0, 16);
         footer.put_u32_le(crc32c::crc32c(&footer));
