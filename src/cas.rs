@@ -61,12 +61,15 @@ impl Cas {
     }
 
     /// Pins a root that is in the `Dag`: makes every block that was put durable, then the pin. Idempotent; whether it
-    /// was new. Only the root's own block is looked for.
+    /// was new. Only the root's own block is looked for: of a root that nothing kept so far a garbage collection may have
+    /// removed parts. Who has just put it holds a [`WriteSession`](crate::dag::WriteSession) until this returns.
     ///
     /// # Errors
     /// `NotFound` if the root is absent, `Corrupt` if it fails verification; nothing is pinned then.
     pub async fn pin(&self, cid: &Cid) -> Result<bool> {
-        self.dag.get_block(cid).await?;
+        let lease = self.dag.lease(cid);
+        lease.settled().await;
+        self.dag.read_afresh(cid).await?;
         self.dag.flush().await?;
         self.pins.add(cid).await
     }
@@ -306,6 +309,7 @@ impl Store for Cas {
 
     async fn put(&self, path: &QfsPath, source: Source) -> Result<QfsPath> {
         let done = async {
+            let _session = self.dag.begin_write();
             let cid = self.put_at(path, source).await?;
             // Blocks first: a pin that is durable must never name content that is not.
             self.dag.flush().await?;

@@ -15,12 +15,13 @@ use std::{
 
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::{
-    StreamExt,
+    StreamExt, TryStreamExt,
     stream::{self, BoxStream},
 };
 
 use crate::{
     Cid, Env, Error, ErrorKind, Result,
+    dag::GcRoot,
     log::{Log, LogOptions, Record, detached},
     media::Media,
     rank::Rank,
@@ -280,6 +281,12 @@ impl Pins {
         pages.flatten().boxed()
     }
 
+    /// All pins as the roots of a garbage collection; what was unpinned before the end is durably so.
+    pub fn roots(&self) -> BoxStream<'_, Result<GcRoot>> {
+        let synced = stream::once(self.log.sync()).filter_map(async |synced| synced.err().map(Err));
+        self.list().map_ok(GcRoot::Dag).chain(synced).boxed()
+    }
+
     /// At most `count` pins behind a place, with theirs.
     pub(crate) fn page(&self, after: Option<Rank>, count: usize) -> Vec<(Rank, Cid)> {
         let set = self.set();
@@ -301,7 +308,6 @@ impl fmt::Debug for Pins {
 
 #[cfg(test)]
 mod tests {
-    use futures_util::TryStreamExt;
     use proptest::prelude::*;
 
     use super::*;

@@ -134,6 +134,10 @@ impl BlockStore for Mem {
         Ok(self.lock().blocks.contains_key(key))
     }
 
+    async fn block_len(&self, key: &BlockKey) -> Result<Option<u64>> {
+        Ok(self.lock().blocks.get(key).map(|block| block.len() as u64))
+    }
+
     fn keys(&self) -> BoxStream<'_, Result<BlockKey>> {
         stream::unfold(None, move |last| async move {
             let batch = self.keys_after(last.as_ref());

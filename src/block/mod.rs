@@ -87,6 +87,12 @@ pub trait BlockStore: Debug + Send + Sync + 'static {
         Ok(self.get(key).await?.is_some())
     }
 
+    /// How long the block is that `get` would give, in bytes; `None` where it is known to be absent. A store that knows
+    /// does not read the block for it.
+    async fn block_len(&self, key: &BlockKey) -> Result<Option<u64>> {
+        Ok(self.get(key).await?.map(|block| block.len() as u64))
+    }
+
     /// Makes every `put` and `delete` that returned before this call durable. At once true in a store without buffers.
     async fn flush(&self) -> Result<()> {
         Ok(())
@@ -115,6 +121,9 @@ impl<B: BlockStore + ?Sized> BlockStore for Arc<B> {
     }
     async fn has(&self, key: &BlockKey) -> Result<bool> {
         (**self).has(key).await
+    }
+    async fn block_len(&self, key: &BlockKey) -> Result<Option<u64>> {
+        (**self).block_len(key).await
     }
     async fn flush(&self) -> Result<()> {
         (**self).flush().await

@@ -45,6 +45,7 @@ impl Dag {
     /// As [`Dag::put_dir`].
     pub async fn put_dir_with(&self, mut entries: BoxStream<'_, Result<Entry>>, meta: UnixfsMeta) -> Result<Link> {
         let meta = UnixfsData::new(UnixfsType::Directory).with_meta(meta)?;
+        let _session = self.begin_write();
         let mut names = Names::new(self.params());
         while let Some(Entry { name, link }) = entries.try_next().await? {
             names.push(name.as_bytes(), link);
@@ -60,6 +61,7 @@ impl Dag {
     /// `NotFound` if a needed block is absent; `Corrupt` if one fails verification or is no part of a directory;
     /// `NotDir` if `dir` is no directory; those of [`Dag::put_dir`].
     pub async fn patch_dir(&self, dir: &Cid, changes: &BTreeMap<Name, Option<Link>>) -> Result<Link> {
+        let _session = self.begin_write();
         self.patch(dir, changes).await.map_err(|error| error.at(dir))
     }
 

@@ -39,6 +39,7 @@ impl Dag {
     /// those of [`BlockStore::put`](crate::BlockStore::put). What was put before stays, without a root.
     pub async fn import(&self, bytes: impl AsyncRead + Send + Unpin, meta: UnixfsMeta) -> Result<Link> {
         self.params().check_file()?;
+        let _session = self.begin_write();
         let reader = Reader { source: bytes, params: *self.params(), meta, next: Next::First };
         let jobs =
             stream::try_unfold(reader, |mut reader| async move { Ok(reader.job().await?.map(|job| (job, reader))) });
@@ -53,6 +54,7 @@ impl Dag {
     pub async fn import_at(&self, source: Arc<dyn ReadAt>, len: u64, meta: UnixfsMeta) -> Result<Link> {
         let params = *self.params();
         params.check_file()?;
+        let _session = self.begin_write();
         let (count, step) = (params.chunk_count(len), (JOB_LEN / params.chunk_len()).max(1));
         let starts = (0..count).step_by(step);
         let buffers = Arc::new(Buffers::default());
@@ -184,9 +186,11 @@ impl Job {
     }
 }
 
-/// Does work that takes a processor for long, or blocks, where it is in nobody's way.
+/// Does work that takes a processor for long, or blocks, where it is in nobody's way; here where no runtime has threads
+/// for it.
 pub(super) async fn on_thread<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    let result = tokio::task::spawn_blocking(work).await;
+    let Ok(runtime) = tokio::runtime::Handle::try_current() else { return work() };
+    let result = runtime.spawn_blocking(work).await;
     result.map_err(|error| Error::new(ErrorKind::Internal, "dag.thread").because(error))?
 }
 

@@ -3,6 +3,7 @@
 pub mod cbor;
 mod chunk;
 mod dir;
+mod gc;
 mod hamt;
 mod import;
 pub mod ipld;
@@ -21,6 +22,7 @@ mod wire;
 
 pub use chunk::ReadAt;
 pub use dir::SYMLINK_LEN_MAX;
+pub use gc::{DagLease, GcOptions, GcReport, GcRoot, WriteSession};
 pub use hamt::{HAMT_FANOUT_MAX, HAMT_FANOUT_MIN};
 pub use import::IMPORT_LEN_MAX;
 pub use ipld::Ipld;
@@ -209,17 +211,6 @@ pub enum Patch {
     Hole(Range<u64>),
 }
 
-/// What a garbage collection did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct GcReport {
-    /// How many blocks stay.
-    pub blocks_kept: u64,
-    /// How many blocks are gone.
-    pub blocks_removed: u64,
-    /// How long those were together.
-    pub bytes_removed: u64,
-}
-
 /// Files, directories and linked data in a [`BlockStore`]: the only code that knows a CID. Cheap to clone.
 ///
 /// Verifies every block once, as it enters memory: wrong bytes from below are `Corrupt`, absent ones `NotFound`. Puts
@@ -229,6 +220,7 @@ pub struct Dag {
     blocks: Arc<dyn BlockStore>,
     options: Arc<DagOptions>,
     verified: Arc<verified::Verified>,
+    epochs: Arc<gc::Epochs>,
 }
 
 impl Dag {
@@ -247,7 +239,7 @@ impl Dag {
     /// ```
     pub fn new(blocks: Arc<dyn BlockStore>, options: DagOptions) -> Self {
         let verified = Arc::new(verified::Verified::new(options.verified_len_max));
-        Self { blocks, options: Arc::new(options), verified }
+        Self { blocks, options: Arc::new(options), verified, epochs: Arc::new(gc::Epochs::new()) }
     }
 
     /// Makes every put that returned before this call durable.

@@ -42,6 +42,7 @@ impl Dag {
     /// for a directory; the first error of the stream.
     pub async fn splice(&self, base: &Cid, patches: BoxStream<'_, Result<Patch>>, size: u64) -> Result<Link> {
         self.params().check_file()?;
+        let _session = self.begin_write();
         if size > FILE_LEN_MAX {
             return Err(Error::new(ErrorKind::TooLarge, "dag.splice").because("a file is below 2^63 bytes"));
         }

@@ -59,8 +59,26 @@ impl Dag {
         block.await.cloned().map_err(|error: Error| error.at(cid))
     }
 
-    /// The block as the store has it now, verified.
-    pub(super) async fn read_block(&self, cid: &Cid, key: &BlockKey) -> Result<Bytes> {
+    /// The block as the store has it now, verified; not one that was kept.
+    ///
+    /// # Errors
+    /// As [`Dag::get_block`].
+    pub(crate) async fn read_afresh(&self, cid: &Cid) -> Result<Bytes> {
+        match cid.identity() {
+            Some(content) => Ok(Bytes::copy_from_slice(content)),
+            None => self.read_block(cid, &BlockKey::from(cid)).await.map_err(|error| error.at(cid)),
+        }
+    }
+
+    /// The block, verified, for one who will not ask again: it is not kept because of this.
+    pub(super) async fn get_block_once(&self, cid: &Cid) -> Result<Bytes> {
+        match self.verified.get(&BlockKey::from(cid)) {
+            Some(block) => Ok(block),
+            None => self.read_afresh(cid).await,
+        }
+    }
+
+    async fn read_block(&self, cid: &Cid, key: &BlockKey) -> Result<Bytes> {
         let block = self.blocks.get(key).await?;
         let block = block.ok_or_else(|| {
             Error::new(ErrorKind::NotFound, "dag.get_block").because("the store does not hold this block")
@@ -92,7 +110,11 @@ impl Dag {
         if cid.identity().is_some() {
             return Ok(());
         }
-        self.blocks.put(&BlockKey::from(cid), block).await
+        let key = BlockKey::from(cid);
+        let putting = self.epochs.putting(&key).await;
+        self.blocks.put(&key, block).await?;
+        putting.stamp(&key);
+        Ok(())
     }
 }
 
@@ -158,6 +180,14 @@ impl Verified {
         while shard.kept_len > self.shard_len_max {
             let Some((_, oldest)) = shard.kept.pop_lru() else { break };
             shard.kept_len -= oldest.len() + ENTRY_LEN;
+        }
+    }
+
+    /// Lets a block go that the store has no more.
+    pub(super) fn forget(&self, key: &BlockKey) {
+        let mut shard = self.shard(key);
+        if let Some(block) = shard.kept.pop(key) {
+            shard.kept_len -= block.len() + ENTRY_LEN;
         }
     }
 

@@ -17,7 +17,7 @@ use futures_util::{
 };
 
 use super::{Dag, Node, linked, pb::PbScan};
-use crate::{BlockKey, Cid, Codec, Error, FileKind, Result};
+use crate::{Cid, Codec, Error, FileKind, Result};
 
 /// How many blocks a walk reads at the same time: enough to keep a disk and a few cores busy.
 pub const WALK_READ_COUNT: usize = 8;
@@ -56,7 +56,8 @@ impl Dag {
         match self.read_afresh(&cid).await {
             Ok(block) => {
                 visit.len = Some(block.len() as u64);
-                let read = links_of(&cid, &block, &mut links).and_then(|()| kind_of(&cid, &block));
+                let read = for_each_link_of(&cid, &block, &mut |link| links.push(Met::new(link)));
+                let read = read.and_then(|()| kind_of(&cid, &block));
                 visit.kind = read.as_ref().ok().copied().flatten();
                 visit.error = read.err().map(|error| error.at(cid));
             }
@@ -64,24 +65,18 @@ impl Dag {
         }
         (visit, links)
     }
-
-    async fn read_afresh(&self, cid: &Cid) -> Result<Bytes> {
-        match cid.identity() {
-            Some(content) => Ok(Bytes::copy_from_slice(content)),
-            None => self.read_block(cid, &BlockKey::from(cid)).await,
-        }
-    }
 }
 
-fn links_of(cid: &Cid, block: &Bytes, links: &mut Vec<Met>) -> Result<()> {
+/// Calls `found` with every CID that a block links to; of one that turns out bad, with those that were readable.
+pub(super) fn for_each_link_of(cid: &Cid, block: &Bytes, found: &mut impl FnMut(&Cid)) -> Result<()> {
     match cid.codec() {
         Some(Codec::DagPb) => {
             for link in PbScan::new(block)? {
-                links.push(Met::new(&link?.cid()?));
+                found(&link?.cid()?);
             }
         }
         Some(codec @ (Codec::DagCbor | Codec::DagJson)) => {
-            linked::for_each_link(&linked::decode(codec, block)?, &mut |cid| links.push(Met::new(cid)));
+            linked::for_each_link(&linked::decode(codec, block)?, found);
         }
         Some(Codec::Raw) | None => {}
     }
@@ -155,7 +150,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        BlockStore, ErrorKind,
+        BlockKey, BlockStore, ErrorKind,
         block::Mem,
         cid_of,
         dag::{

@@ -25,7 +25,7 @@ macro_rules! block_store_laws {
         $crate::laws!(block_store, $module, $make, [$($except)?],
             get_gives_what_was_put, what_was_never_put_is_none, put_twice_is_put_once, a_deleted_block_is_absent,
             a_block_comes_back_after_deletion, a_range_is_a_slice, the_longest_block_is_taken_and_no_longer_one,
-            has_tells_whether_get_gives, keys_lists_what_is_there, keys_misses_nothing_that_stays, keys_are_bytes,
+            has_tells_whether_get_gives, a_length_is_told_without_the_block, keys_lists_what_is_there, keys_misses_nothing_that_stays, keys_are_bytes,
             an_empty_block_is_a_block, a_dropped_call_leaves_all_or_nothing, puts_of_one_key_at_once_agree,
             many_calls_at_once_do_not_mix, what_was_flushed_survives_reopening);
     };
@@ -193,6 +193,19 @@ pub async fn has_tells_whether_get_gives(subject: Subject) {
     }
     for n in 0..10 {
         assert_eq!(store.has(&key(n)).await.expect("has"), get(store, &key(n)).await.is_some(), "key {n}");
+    }
+}
+
+/// `block_len` is the length of what `get` gives.
+pub async fn a_length_is_told_without_the_block(subject: Subject) {
+    let store = &*subject.store;
+    for n in 0..8 {
+        put(store, &key(n), block(n, n * 1000)).await;
+    }
+    store.delete(&key(5)).await.expect("delete");
+    for n in 0..10 {
+        let len = get(store, &key(n)).await.map(|block| block.len() as u64);
+        assert_eq!(store.block_len(&key(n)).await.expect("block_len"), len, "key {n}");
     }
 }
 
