@@ -3,6 +3,7 @@
 mod growth;
 mod hostile;
 mod laws;
+mod vectors;
 
 use std::{
     collections::BTreeMap,
