@@ -62,8 +62,7 @@ pub mod seal;
 pub mod store;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
-#[allow(dead_code, unused_imports, unreachable_pub, reason = "the working tree is being built from below")]
-mod tree;
+pub mod tree;
 pub mod vfs;
 mod walk;
 pub mod working;

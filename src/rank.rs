@@ -45,6 +45,11 @@ impl Rank {
         (next.hash_min() == self.hash_min()).then_some(next)
     }
 
+    /// The last place that a name with these hash bits can have.
+    pub(crate) fn last(self) -> Self {
+        Self(self.0 | ((1 << INDEX_BITS) - 1))
+    }
+
     /// The cookie of the entry at this place.
     pub(crate) fn cookie(self) -> Cookie {
         Cookie(COOKIE_BIT | self.0)

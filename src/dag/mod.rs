@@ -18,7 +18,7 @@ mod splice;
 pub mod unixfs;
 mod verified;
 mod walk;
-mod wire;
+pub(crate) mod wire;
 
 pub use chunk::ReadAt;
 pub use dir::SYMLINK_LEN_MAX;

@@ -89,6 +89,11 @@ impl Dag {
         Ok(block)
     }
 
+    /// Whether the store has the block of a CID; what it has is not looked at.
+    pub(crate) async fn has_block(&self, cid: &Cid) -> Result<bool> {
+        Ok(cid.identity().is_some() || self.blocks.has(&BlockKey::from(cid)).await?)
+    }
+
     /// Puts a block, by sha2-256, and gives its CID: of the version the parameters say for dag-pb, 1 for all else.
     ///
     /// Idempotent. Visible when it returns, durable after [`Dag::flush`].

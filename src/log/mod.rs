@@ -28,12 +28,12 @@ use tokio_util::task::TaskTracker;
 
 use self::{
     frame::{FRAME_HEADER_LEN, Frame, FrameHeader, FrameKind, Prepared, SEGMENT_HEADER_LEN},
-    replay::{Each, Kind},
+    replay::Kind,
     write::{Inner, State, Writer},
 };
 pub(crate) use self::{
     frame::{Salt, padded},
-    replay::{HeadScan, Replay, Replayed, Visitor},
+    replay::{Each, HeadScan, Replay, Replayed, Visitor},
 };
 use crate::{
     Env, Error, ErrorKind, Result,

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use crate::{
     FileKind, Name,
     rank::Rank,
-    vfs::{Ino, Rdev},
+    vfs::{Ino, PreAttr, Rdev},
 };
 
 /// The metadata of a node that is not its content and does not grow.
@@ -48,4 +48,19 @@ pub(crate) struct NameEntry {
     pub(crate) name: Name,
     /// The inode it has.
     pub(crate) ino: Ino,
+}
+
+/// What a directory claims as its size: a block, as most file systems do.
+const DIR_LEN: u64 = 4096;
+
+impl Meta {
+    /// The size that clients are told, in bytes.
+    pub(crate) fn len(&self) -> u64 {
+        if self.kind == FileKind::Dir { DIR_LEN } else { self.size }
+    }
+
+    /// What clients compare to know that nobody else changed the node.
+    pub(crate) fn pre(&self) -> PreAttr {
+        PreAttr { size: self.len(), mtime: self.mtime, ctime: self.ctime, change: self.change }
+    }
 }

@@ -1,8 +1,465 @@
 //! The working tree: a file system that can be written, over committed content and a journal of what changed since.
 //!
-//! Sits on [`Dag`](crate::dag::Dag) and [`log`](crate::log) and is a [`Vfs`](crate::vfs::Vfs). Its parts: [`attrs`], the
-//! committed POSIX metadata beside the content; [`commit_node`], the block that ties both; [`inode`], the shared words.
+//! Sits on [`Dag`](crate::dag::Dag) and [`log`](crate::log) and is a [`Vfs`](crate::vfs::Vfs). Committing turns what
+//! changed into content: the same root CID as adding the same names and bytes to IPFS gives. Its parts, from the bottom:
+//! `inode` and `extent`, the shared words; `record`, what the journal says; `layer`, what changed since a commit;
+//! `attrs`, the committed POSIX metadata beside the content; `commit_node`, the block that ties both; `sight`, all of
+//! these seen as one; `state`, `ops` and `content`, the calls; `commit` and `write_out`, how changes become content;
+//! `open` and `checkout`, where a tree begins.
+//!
+//! A write is in the journal and in memory when it returns, and durable after `sync`. Replaying the journal applies the
+//! same records as the calls did. Spec: spec/tree.md, spec/journal.md.
 
+#[allow(dead_code, unused_imports, reason = "whoever verifies and compares trees walks it: that comes next")]
 pub(crate) mod attrs;
+mod checkout;
+mod commit;
 mod commit_node;
+mod content;
+mod extent;
 mod inode;
+mod layer;
+mod open;
+mod ops;
+mod record;
+mod sight;
+mod state;
+#[cfg(test)]
+mod tests;
+mod write_out;
+
+use std::{
+    collections::HashMap,
+    fmt,
+    num::NonZeroU64,
+    ops::Range,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::{StreamExt, TryStreamExt, stream};
+use tokio::sync::{Mutex as AsyncMutex, RwLock};
+
+use self::{
+    attrs::{AttrNode, NodeId},
+    commit::Committer,
+    record::Record,
+    sight::{Halt, Try},
+    state::{Attempt, ROOT, State},
+};
+pub use self::{commit_node::Commit, state::Quota};
+use crate::{
+    Cid, Env, Error, ErrorKind, Name, Result,
+    dag::Dag,
+    heads::Heads,
+    log::Log,
+    media::Media,
+    vfs::{
+        Attr, Changed, Cookie, DirChanged, DirPage, FsStat, Handle, Ino, Listing, NewNode, Place, RemoveKind,
+        RenameMode, Renamed, SetAttr, Vfs, XattrMode, XattrName,
+    },
+};
+
+/// The first byte of a handle of a tree.
+const HANDLE_MAGIC: u8 = b't';
+/// How many bytes of a tree's identity are in its handles.
+const ID_LEN: usize = 16;
+/// How many nodes of the attribute tree are loaded at a time: enough to hide a disk's latency.
+const LOAD_COUNT: usize = 16;
+
+/// When a tree commits by itself; also on clean shutdown.
+#[derive(Debug, Clone)]
+pub struct AutoCommit {
+    /// When the journal is longer than this, in bytes…
+    pub journal_len_max: u64,
+    /// …or nothing changed for so long,
+    pub quiet: Duration,
+    /// but never sooner than this after the last one,
+    pub interval_min: Duration,
+    /// and never later, while there are changes.
+    pub interval_max: Duration,
+}
+
+impl Default for AutoCommit {
+    /// 256 MiB; 5 s of quiet; not within 30 s; at least every 10 min.
+    fn default() -> Self {
+        let [quiet, interval_min, interval_max] = [5, 30, 600].map(Duration::from_secs);
+        Self { journal_len_max: 256 << 20, quiet, interval_min, interval_max }
+    }
+}
+
+/// Which commits stay: every one younger than `all`, then one an hour up to `hourly`, then one a day up to `daily`.
+///
+/// The head always stays, and so do named snapshots.
+#[derive(Debug, Clone)]
+pub struct Retention {
+    /// Every commit of so long ago stays.
+    pub all: Duration,
+    /// The last commit of every hour stays so long.
+    pub hourly: Duration,
+    /// The last commit of every day stays so long.
+    pub daily: Duration,
+}
+
+impl Default for Retention {
+    /// An hour, a day, and 30 days.
+    fn default() -> Self {
+        let [all, hourly, daily] = [1, 24, 30 * 24].map(|hours| Duration::from_secs(hours * 3600));
+        Self { all, hourly, daily }
+    }
+}
+
+/// Tells the space of the store below a tree.
+pub type Room = Arc<dyn Fn() -> FsStat + Send + Sync>;
+
+/// How a tree is kept.
+#[derive(Clone)]
+pub struct TreeOptions {
+    /// The name of its head.
+    pub head: Name,
+    /// `None`: commits only when asked, and when memory would run out.
+    pub auto_commit: Option<AutoCommit>,
+    /// Which commits stay.
+    pub retention: Retention,
+    /// How much there may be in it.
+    pub quota: Quota,
+    /// How much of what changed since the last commit, and of what was read, is held in memory, in bytes, each; beyond
+    /// it writers wait for a commit.
+    pub memory_len_max: usize,
+    /// The owner and the group of the root of a tree that is made.
+    pub owner: (u32, u32),
+    /// The space of the store below, as `statfs` tells it.
+    pub room: Room,
+    /// Clock and randomness.
+    pub env: Env,
+}
+
+impl TreeOptions {
+    /// A tree that commits by itself, keeps the default history, has no quota and takes 64 MiB of memory.
+    ///
+    /// ```
+    /// use muxfs::{Name, testing, tree::TreeOptions};
+    /// let options = TreeOptions::new(Name::new(b"main")?, testing::env());
+    /// assert!(options.auto_commit.is_some());
+    /// # Ok::<(), muxfs::Error>(())
+    /// ```
+    pub fn new(head: Name, env: Env) -> Self {
+        let endless = FsStat { bytes_total: 1 << 60, bytes_free: 1 << 60, inodes_total: 1 << 55, inodes_free: 1 << 55 };
+        Self {
+            head,
+            auto_commit: Some(AutoCommit::default()),
+            retention: Retention::default(),
+            quota: Quota::default(),
+            memory_len_max: 64 << 20,
+            owner: (0, 0),
+            room: Arc::new(move || endless),
+            env,
+        }
+    }
+}
+
+impl fmt::Debug for TreeOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TreeOptions")
+            .field("head", &self.head)
+            .field("auto_commit", &self.auto_commit)
+            .field("retention", &self.retention)
+            .field("quota", &self.quota)
+            .field("memory_len_max", &self.memory_len_max)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A writable [`Vfs`]: a committed root in a [`Dag`] and a journal of what changed since. Clones share it.
+///
+/// A change is in the journal when its call returns and durable after `sync`, which flushes blocks, then the journal.
+#[derive(Debug, Clone)]
+pub struct Tree {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    dag: Dag,
+    log: Log,
+    options: TreeOptions,
+    /// Names this tree in handles, so that one of another tree is not taken for its own.
+    id: [u8; ID_LEN],
+    state: Mutex<State>,
+    /// Whoever holds it commits.
+    committer: AsyncMutex<Committer>,
+    /// How many chunks were put past the journal.
+    chunk_count: AtomicU64,
+    /// How many of them are durable. Whoever holds it flushes; the others find it done when they get it.
+    flushed: AsyncMutex<u64>,
+    /// Whoever changes something shares it; a checkout has it alone.
+    gate: RwLock<()>,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tree").field("head", &self.options.head).field("log", &self.log).finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic under the lock is a bug of ours that already showed itself.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs `call` until it needs nothing that is not in memory.
+    async fn attempt<T>(&self, mut call: impl FnMut(&mut Attempt<'_>) -> Try<T>) -> Result<T> {
+        let mut held: HashMap<NodeId, Arc<AttrNode>> = HashMap::new();
+        loop {
+            let (missing, generation) = {
+                let mut state = self.lock();
+                let generation = state.generation;
+                let now = (self.options.env.now)();
+                let (log, quota) = (&self.log, self.options.quota);
+                match call(&mut Attempt { state: &mut state, held: &held, log, quota, now }) {
+                    Ok(value) => return Ok(value),
+                    Err(Halt::Error(error)) => return Err(error),
+                    Err(Halt::Missing(ids)) => (ids, generation),
+                }
+            };
+            match self.load(missing).await {
+                Ok(loaded) => {
+                    let mut state = self.lock();
+                    for (id, node) in loaded {
+                        state.cache.insert(id, Arc::clone(&node));
+                        held.insert(id, node);
+                    }
+                }
+                // The base it belonged to may be no base any more, and its blocks gone.
+                Err(_) if self.lock().generation != generation => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Loads nodes of the attribute tree.
+    async fn load(&self, ids: Vec<NodeId>) -> Result<Vec<(NodeId, Arc<AttrNode>)>> {
+        let load = |id| async move { Ok((id, attrs::load(&self.dag, id).await?)) };
+        stream::iter(ids).map(load).buffer_unordered(LOAD_COUNT).try_collect().await
+    }
+
+    /// Runs a call that changes something, when there is room for it.
+    async fn change<T>(self: &Arc<Self>, call: impl FnMut(&mut Attempt<'_>) -> Try<T>) -> Result<T> {
+        self.make_room().await?;
+        let _no_checkout = self.gate.read().await;
+        self.attempt(call).await
+    }
+
+    /// Waits until the journal and memory have room for one more change.
+    async fn make_room(self: &Arc<Self>) -> Result<()> {
+        self.log.ready().await.map_err(|error| match error.kind() {
+            // Nothing more can be made durable, so nothing more is taken: reading goes on.
+            ErrorKind::Io => Error::new(ErrorKind::ReadOnly, "tree.change").because(error),
+            _ => error,
+        })?;
+        if self.is_full() {
+            self.commit_when_full().await?;
+        }
+        Ok(())
+    }
+}
+
+impl Tree {
+    /// Loads the head and replays the journal: the state is one no older than the last acknowledged sync.
+    ///
+    /// Costs what the journal holds, not what the tree holds. Where there is no head yet, an empty tree is made.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use muxfs::{Name, block, dag::{Dag, DagOptions}, heads::MemHeads, media::MemMedia, testing};
+    /// use muxfs::{tree::{Tree, TreeOptions}, vfs::{NewNode, SetAttr, Vfs}};
+    /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+    /// let dag = Dag::new(Arc::new(block::Mem::default()), DagOptions::default());
+    /// let options = TreeOptions::new(Name::new(b"main")?, testing::env());
+    /// let tree = Tree::open(dag, Arc::new(MemMedia::default()), Arc::new(MemHeads::default()), options).await?;
+    /// let name = Name::new(b"hello.txt")?;
+    /// let made = tree.create(tree.root(), &name, NewNode::File, SetAttr::default()).await?;
+    /// tree.write(made.node.ino, 0, "hello".into(), false).await?;
+    /// tree.release(made.node.ino, 1);
+    /// let commit = tree.commit("first").await?;
+    /// assert_eq!(tree.head().0, commit);
+    /// # Ok::<(), muxfs::Error>(()) }).unwrap();
+    /// ```
+    ///
+    /// # Errors
+    /// `Corrupt` or `Unsupported`, naming what, where the head, the commit or the journal cannot be read; and those of
+    /// the stores below.
+    pub async fn open(dag: Dag, journal: Arc<dyn Media>, heads: Arc<dyn Heads>, options: TreeOptions) -> Result<Self> {
+        open::open(dag, journal, heads, options).await
+    }
+
+    /// The commit that the head names: changes since are not in it.
+    pub fn head(&self) -> (Cid, Arc<Commit>) {
+        let state = self.shared.lock();
+        (state.base.cid, Arc::clone(&state.base.commit))
+    }
+
+    /// The DAG it commits to.
+    pub fn dag(&self) -> &Dag {
+        &self.shared.dag
+    }
+}
+
+#[async_trait]
+impl Vfs for Tree {
+    fn root(&self) -> Ino {
+        ROOT
+    }
+
+    async fn lookup(&self, dir: Ino, name: &Name) -> Result<Attr> {
+        self.shared.attempt(|attempt| attempt.lookup(dir, name)).await
+    }
+
+    async fn parent(&self, dir: Ino) -> Result<Attr> {
+        self.shared.attempt(|attempt| attempt.parent(dir)).await
+    }
+
+    async fn getattr(&self, ino: Ino) -> Result<Attr> {
+        self.shared.attempt(|attempt| attempt.getattr(ino)).await
+    }
+
+    async fn readdir(&self, dir: Ino, after: Cookie, count: usize, listing: Listing) -> Result<DirPage> {
+        self.shared.attempt(|attempt| attempt.readdir(dir, after, count, listing)).await
+    }
+
+    async fn read(&self, ino: Ino, offset: u64, len: u32) -> Result<Bytes> {
+        self.shared.read(ino, offset, len).await
+    }
+
+    async fn readlink(&self, ino: Ino) -> Result<Bytes> {
+        self.shared.attempt(|attempt| attempt.readlink(ino)).await
+    }
+
+    async fn statfs(&self, ino: Ino) -> Result<FsStat> {
+        let room = (self.shared.options.room)();
+        self.shared.attempt(|attempt| attempt.statfs(ino, room)).await
+    }
+
+    /// `t`, 16 bytes that name the tree, and the inode number: valid for as long as the node is there.
+    fn handle(&self, ino: Ino) -> Result<Handle> {
+        let bytes = [&[HANDLE_MAGIC][..], &self.shared.id, &ino.0.get().to_be_bytes()].concat();
+        Ok(Handle(bytes.into()))
+    }
+
+    async fn resolve(&self, handle: &Handle) -> Result<Attr> {
+        let op = "tree.resolve";
+        let foreign = || Error::new(ErrorKind::InvalidArgument, op).because("not a handle of this file system");
+        let rest = handle.0.strip_prefix(&[HANDLE_MAGIC]).ok_or_else(foreign)?;
+        let (id, number) = rest.split_first_chunk::<ID_LEN>().ok_or_else(foreign)?;
+        let number = u64::from_be_bytes(number.try_into().map_err(|_| foreign())?);
+        let ino = Ino(NonZeroU64::new(number).ok_or_else(foreign)?);
+        if *id != self.shared.id {
+            return Err(Error::new(ErrorKind::Stale, op).because("the file system it was of is gone"));
+        }
+        self.shared.attempt(|attempt| attempt.resolve(ino)).await
+    }
+
+    fn retain(&self, ino: Ino) {
+        if ino != ROOT {
+            *self.shared.lock().leases.entry(ino).or_insert(0) += 1;
+        }
+    }
+
+    fn release(&self, ino: Ino, count: u64) {
+        let mut state = self.shared.lock();
+        let Some(leases) = state.leases.get_mut(&ino) else { return };
+        *leases = leases.saturating_sub(count);
+        if *leases == 0 {
+            state.leases.remove(&ino);
+            state.free_if_gone(ino);
+        }
+    }
+
+    async fn setattr(&self, ino: Ino, set: SetAttr) -> Result<Changed> {
+        self.shared.change(|attempt| attempt.setattr(ino, &set)).await
+    }
+
+    async fn write(&self, ino: Ino, offset: u64, data: Bytes, clear_suid: bool) -> Result<Changed> {
+        self.shared.write(ino, offset, data, clear_suid).await
+    }
+
+    async fn create(&self, dir: Ino, name: &Name, node: NewNode, set: SetAttr) -> Result<DirChanged> {
+        self.shared.change(|attempt| attempt.create(dir, name, &node, &set)).await
+    }
+
+    async fn remove(&self, place: Place<'_>, kind: RemoveKind) -> Result<DirChanged> {
+        self.shared.change(|attempt| attempt.remove(&place, kind)).await
+    }
+
+    async fn rename(&self, from: Place<'_>, to: Place<'_>, mode: RenameMode) -> Result<Renamed> {
+        self.shared.change(|attempt| attempt.rename(&from, &to, mode)).await
+    }
+
+    async fn link(&self, ino: Ino, dir: Ino, name: &Name) -> Result<DirChanged> {
+        self.shared.change(|attempt| attempt.link(ino, dir, name)).await
+    }
+
+    async fn allocate(&self, ino: Ino, range: Range<u64>, keep_size: bool) -> Result<Changed> {
+        self.shared.change(|attempt| attempt.allocate(ino, &range, keep_size)).await
+    }
+
+    async fn punch_hole(&self, ino: Ino, range: Range<u64>) -> Result<Changed> {
+        self.shared.change(|attempt| attempt.punch_hole(ino, &range)).await
+    }
+
+    async fn copy_range(&self, from: (Ino, u64), to: (Ino, u64), len: u64) -> Result<(u64, Changed)> {
+        self.shared.copy_range(from, to, len).await
+    }
+
+    async fn getxattr(&self, ino: Ino, name: &XattrName) -> Result<Bytes> {
+        self.shared.attempt(|attempt| attempt.getxattr(ino, name)).await
+    }
+
+    async fn listxattr(&self, ino: Ino) -> Result<Vec<XattrName>> {
+        self.shared.attempt(|attempt| attempt.listxattr(ino)).await
+    }
+
+    async fn setxattr(&self, ino: Ino, name: &XattrName, value: Bytes, mode: XattrMode) -> Result<Changed> {
+        self.shared.change(|attempt| attempt.setxattr(ino, name, &value, mode)).await
+    }
+
+    async fn removexattr(&self, ino: Ino, name: &XattrName) -> Result<Changed> {
+        self.shared.change(|attempt| attempt.removexattr(ino, name)).await
+    }
+
+    /// Flushes the chunks that were put, then the journal: all callers that wait share the work.
+    async fn sync(&self, ino: Ino) -> Result<()> {
+        if ino != ROOT {
+            self.shared.attempt(|attempt| attempt.meta(ino, "tree.sync")).await?;
+        }
+        self.shared.sync().await
+    }
+}
+
+impl Shared {
+    async fn sync(&self) -> Result<()> {
+        self.flush_chunks().await?;
+        self.log.sync().await
+    }
+
+    /// Makes every chunk durable that was put before, and says so in the journal: a record that names one which is not
+    /// there was not durable, and replay knows it.
+    async fn flush_chunks(&self) -> Result<()> {
+        let wanted = self.chunk_count.load(Ordering::Acquire);
+        let mut flushed = self.flushed.lock().await;
+        if *flushed >= wanted {
+            return Ok(());
+        }
+        let covered = self.chunk_count.load(Ordering::Acquire);
+        let through = self.log.end();
+        self.dag.flush().await?;
+        self.log.append(Record::Flush { through }.encode()).await?;
+        *flushed = covered;
+        Ok(())
+    }
+}

@@ -1,0 +1,231 @@
+//! Checking out: the state of a tree becomes that of a commit it had, or of any UnixFS directory.
+//!
+//! What stands in the tree is committed first, so nothing is lost, and the way back is a checkout too. Writers wait
+//! meanwhile. Numbers are never given twice: nodes of an own commit have the numbers they had, so their handles lead to
+//! them again; the nodes of a directory that comes without attributes get new ones. Spec: spec/tree.md #checking-out.
+
+use std::{collections::BTreeMap, num::NonZeroU64, sync::Arc};
+
+use futures_util::StreamExt;
+
+use super::{
+    Commit, Shared, Tree,
+    attrs::{self, Attrs, Change, Changes, InodeChange},
+    commit::{Committer, Published},
+    inode::{Meta, NameEntry},
+    ops::new_meta,
+    sight::pages_of,
+    state::ROOT,
+};
+use crate::{
+    Cid, Codec, Error, ErrorKind, FileKind, Name, Result,
+    dag::{Entry, Link},
+    log::detached,
+    rank::Rank,
+    vfs::{Ino, NewNode},
+};
+
+/// So many new nodes are gathered before they are put: what adopting a directory holds in memory.
+const BATCH_COUNT: usize = 10_000;
+/// How deep the directories may lie that are adopted.
+const DEPTH_MAX: usize = 1000;
+
+impl Tree {
+    /// Makes the state that of `cid`: one of this tree's kept commits, or a UnixFS directory from anywhere.
+    ///
+    /// Commits what stands first. Nodes that are not in the new state are gone: leased ones become `Stale`. Costs little
+    /// for an own commit, and a look at every node for a directory, which comes without owners and modes of its own
+    /// unless UnixFS tells them: the tree's owner gets it.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for what is neither; `Unsupported` for a commit of another tree: check out its root;
+    /// `NotFound`, `Corrupt` where blocks are missing or bad; as `commit`.
+    pub async fn checkout(&self, cid: &Cid) -> Result<Cid> {
+        let (shared, cid) = (Arc::clone(&self.shared), *cid);
+        detached("tree.checkout", async move {
+            let _nobody_writes = shared.gate.write().await;
+            let mut committer = shared.committer.lock().await;
+            shared.checkout(&mut committer, cid).await
+        })
+        .await
+    }
+}
+
+impl Shared {
+    async fn checkout(&self, committer: &mut Committer, cid: Cid) -> Result<Cid> {
+        self.commit(committer, "").await?;
+        let published = match cid.codec() {
+            Some(Codec::DagCbor) => self.own_commit(&cid).await?,
+            _ => self.adopt(&cid).await?,
+        };
+        self.freeze(committer, &format!("checkout of {cid}")).await?;
+        let internal = || Error::new(ErrorKind::Internal, "tree.checkout");
+        let pending = committer.pending.clone().ok_or_else(internal)?;
+        let counts = (published.attrs.next_ino(), published.attrs.inode_count(), published.attrs.used());
+        self.publish(committer, &pending, published, Vec::new()).await?;
+        let mut state = self.lock();
+        (state.next_ino, state.inode_count, state.used) = counts;
+        Ok(state.base.cid)
+    }
+
+    /// The state of a commit that this tree had.
+    async fn own_commit(&self, cid: &Cid) -> Result<Published> {
+        let op = "tree.checkout";
+        let head = self.lock().base.clone();
+        let commit = Commit::get(&self.dag, cid).await.map_err(|error| error.at(cid))?;
+        let is_own = head.cid == *cid
+            || head.commit.prev.contains(cid)
+            || head.commit.snapshots.values().any(|snapshot| snapshot == cid);
+        let (Some(attrs), true) = (commit.attrs, is_own) else {
+            let why = format!("not a kept commit of this tree: check out its root, {}", commit.root);
+            return Err(Error::new(ErrorKind::Unsupported, op).at(cid).because(why));
+        };
+        let attrs = Attrs::open(&self.dag, &attrs).await?;
+        let (inode_count, used) = (attrs.inode_count(), attrs.used());
+        let next_ino = self.lock().next_ino.max(attrs.next_ino());
+        let changes = Changes { inodes: BTreeMap::new(), next_ino, inode_count, used };
+        let attrs = attrs::update(&self.dag, Some(&attrs), changes).await?;
+        Ok(Published { root: commit.root, attrs, snapshots: head.commit.snapshots.clone() })
+    }
+
+    /// The state of a UnixFS directory: every node below it gets a number and attributes.
+    async fn adopt(&self, root: &Cid) -> Result<Published> {
+        let head = self.lock().base.clone();
+        let node = self.dag.stat(root).await.map_err(|error| error.at(root))?;
+        if node.kind != FileKind::Dir {
+            let why = "neither a commit nor a directory";
+            return Err(Error::new(ErrorKind::InvalidArgument, "tree.checkout").at(root).because(why));
+        }
+        let mut adoption = Adoption {
+            shared: self,
+            attrs: head.attrs.clone(),
+            next_ino: self.lock().next_ino,
+            inode_count: 0,
+            used: 0,
+            changes: BTreeMap::new(),
+        };
+        adoption.clear().await?;
+        adoption.dir(ROOT, Link { cid: *root, tsize: 0 }, None, 0).await?;
+        adoption.put().await?;
+        Ok(Published { root: *root, attrs: adoption.attrs, snapshots: head.commit.snapshots.clone() })
+    }
+}
+
+/// A directory that is being adopted.
+struct Adoption<'a> {
+    shared: &'a Shared,
+    attrs: Attrs,
+    next_ino: u64,
+    inode_count: u64,
+    used: u64,
+    changes: BTreeMap<Ino, Option<InodeChange>>,
+}
+
+impl Adoption<'_> {
+    /// Begins with no node at all, and numbers that no node had.
+    async fn clear(&mut self) -> Result<()> {
+        let dag = &self.shared.dag;
+        let changes = Changes { inodes: BTreeMap::new(), next_ino: self.next_ino, inode_count: 0, used: 0 };
+        self.attrs = attrs::update(dag, None, changes).await?;
+        Ok(())
+    }
+
+    async fn put(&mut self) -> Result<()> {
+        let inodes = std::mem::take(&mut self.changes);
+        let Self { next_ino, inode_count, used, .. } = *self;
+        let changes = Changes { inodes, next_ino, inode_count, used };
+        self.attrs = attrs::update(&self.shared.dag, Some(&self.attrs), changes).await?;
+        Ok(())
+    }
+
+    /// A number that no node had.
+    fn number(&mut self) -> Result<Ino> {
+        let number = NonZeroU64::new(self.next_ino).filter(|number| number.get() < attrs::INO_END);
+        self.next_ino += 1;
+        number.map(Ino).ok_or_else(|| Error::new(ErrorKind::NoSpace, "tree.checkout"))
+    }
+
+    async fn add(&mut self, ino: Ino, change: InodeChange) -> Result<()> {
+        self.inode_count += 1;
+        self.used += change.meta.used;
+        self.changes.insert(ino, Some(change));
+        if self.changes.len() >= BATCH_COUNT { self.put().await } else { Ok(()) }
+    }
+
+    /// Adopts a directory and all below it.
+    async fn dir(&mut self, ino: Ino, link: Link, parent: Option<(Ino, Name)>, depth: usize) -> Result<()> {
+        if depth > DEPTH_MAX {
+            let why = "directories that lie too deep";
+            return Err(Error::new(ErrorKind::InvalidArgument, "tree.checkout").at(link.cid).because(why));
+        }
+        let mut names = BTreeMap::new();
+        let mut sub_count = 0;
+        let dag = self.shared.dag.clone();
+        let mut entries = dag.list(&link.cid, 0);
+        let mut last: Option<Rank> = None;
+        while let Some(entry) = entries.next().await {
+            let Entry { name, link } = entry?;
+            let first = Rank::of(name.as_bytes());
+            let rank = match last {
+                Some(last) if last.hash_min() == first.hash_min() => last.next().ok_or_else(|| {
+                    Error::new(ErrorKind::NoSpace, "tree.checkout").because("65536 names of one hash in a directory")
+                })?,
+                _ => first,
+            };
+            last = Some(rank);
+            let child = self.number()?;
+            let node = dag.stat(&link.cid).await.map_err(|error| error.at(link.cid))?;
+            let parent = Some((ino, name.clone()));
+            if node.kind == FileKind::Dir {
+                sub_count += 1;
+                Box::pin(self.dir(child, link, parent, depth + 1)).await?;
+            } else {
+                self.leaf(child, link, parent, &node).await?;
+            }
+            names.insert(rank, Some(NameEntry { rank, name, ino: child }));
+        }
+        let node = dag.stat(&link.cid).await?;
+        let mut meta = self.meta(&NewNode::Dir, &node);
+        meta.nlink = 2 + sub_count;
+        meta.entry_count = names.len() as u64;
+        let parents = Some(parent.into_iter().collect());
+        let change = InodeChange {
+            meta,
+            content: Some(link),
+            target: None,
+            parents,
+            data: Change::Set(None),
+            xattrs: None,
+            names,
+        };
+        self.add(ino, change).await
+    }
+
+    /// Adopts a file or a symlink.
+    async fn leaf(&mut self, ino: Ino, link: Link, parent: Option<(Ino, Name)>, node: &crate::dag::Node) -> Result<()> {
+        let (mut meta, target) = match node.kind {
+            FileKind::Symlink => {
+                let target = self.shared.dag.read_symlink(&link.cid).await?;
+                (self.meta(&NewNode::Symlink(target.clone()), node), Some(target))
+            }
+            _ => (self.meta(&NewNode::File, node), None),
+        };
+        if node.kind == FileKind::File {
+            meta.size = node.size;
+            meta.used = pages_of(&(0..node.size)).end;
+        }
+        let parents = Some(parent.into_iter().collect());
+        let names = BTreeMap::new();
+        let change =
+            InodeChange { meta, content: Some(link), target, parents, data: Change::Set(None), xattrs: None, names };
+        self.add(ino, change).await
+    }
+
+    fn meta(&self, new: &NewNode, node: &crate::dag::Node) -> Meta {
+        let now = (self.shared.options.env.now)();
+        let (uid, gid) = self.shared.options.owner;
+        let meta = new_meta(new, now);
+        let mode = node.mode.map_or(meta.mode, |mode| mode & 0o7777);
+        Meta { uid, gid, mode, mtime: node.mtime.unwrap_or(now), ..meta }
+    }
+}

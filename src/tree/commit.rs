@@ -1,0 +1,394 @@
+//! Committing: what changed becomes content, and the head moves.
+//!
+//! While writers go on in a new layer, the frozen one is written out as blocks. The order makes a crash at any point
+//! harmless: blocks, flush, a record of the journal, sync, head, and only then is the journal cut. A commit that failed is
+//! tried again with the same layer; nothing is lost meanwhile, since the journal holds it. Spec: spec/tree.md
+//! #committing.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use super::{
+    AutoCommit, Commit, Retention, Shared, Tree,
+    attrs::Attrs,
+    layer::Node,
+    open::Head,
+    record::Record,
+    state::{Base, State},
+    write_out::Frozen,
+};
+use crate::{
+    Cid, Error, ErrorKind, Result,
+    heads::{Heads, Swap, Version},
+    log::{Log, LogPos, detached},
+    vfs::Ino,
+};
+
+/// What whoever commits knows.
+pub(super) struct Committer {
+    heads: Arc<dyn Heads>,
+    /// The version of the head that names the base.
+    version: Version,
+    /// Of the frozen layer, while there is one.
+    pub(super) pending: Option<Pending>,
+    /// The kept commits before the head, newest first, with their times; `None` before they were read.
+    history: Option<Vec<(Cid, SystemTime)>>,
+}
+
+/// What a commit that is under way will say.
+#[derive(Debug, Clone)]
+pub(super) struct Pending {
+    /// Where the journal froze.
+    pub(super) through: LogPos,
+    pub(super) next_ino: u64,
+    pub(super) inode_count: u64,
+    pub(super) used: u64,
+    pub(super) note: String,
+}
+
+impl Committer {
+    pub(super) fn new(heads: Arc<dyn Heads>, version: Version, pending: Option<Pending>) -> Self {
+        Self { heads, version, pending, history: None }
+    }
+}
+
+impl Tree {
+    /// Commits what is visible now and returns its CID, durable, blocks first, then the head; the present head where
+    /// nothing changed.
+    ///
+    /// Writers go on meanwhile. After an error nothing is lost, and the next commit tries again.
+    ///
+    /// # Errors
+    /// Those of the stores below; `Unavailable` if another program moved the head.
+    pub async fn commit(&self, note: &str) -> Result<Cid> {
+        let (shared, note) = (Arc::clone(&self.shared), note.to_owned());
+        detached("tree.commit", async move {
+            let mut committer = shared.committer.lock().await;
+            shared.commit(&mut committer, &note).await
+        })
+        .await
+    }
+
+    /// Commits if [`AutoCommit`] says that it is time, and returns how long to wait before asking again.
+    ///
+    /// Whoever runs the tree owns the timer.
+    ///
+    /// # Errors
+    /// As `commit`; asking again tries again.
+    pub async fn tick(&self) -> Result<Duration> {
+        let Some(auto) = self.shared.options.auto_commit.clone() else { return Ok(Duration::MAX) };
+        let wait = self.shared.lock().due_in(&auto, (self.shared.options.env.now)());
+        if wait.is_zero() {
+            self.commit("").await?;
+            return Ok(auto.interval_min.min(auto.quiet));
+        }
+        Ok(wait)
+    }
+
+    /// Ends the work with a tree: commits, if it does so by itself, and syncs. Without it nothing that was synced is
+    /// lost.
+    ///
+    /// # Errors
+    /// As `commit` and `sync`.
+    pub async fn close(&self) -> Result<()> {
+        if self.shared.options.auto_commit.is_some() {
+            self.commit("").await?;
+        }
+        self.shared.sync().await
+    }
+
+    /// Commits what is visible now and gives the commit a name, under which it stays until the name is removed.
+    ///
+    /// A name that is there already names this commit from now on.
+    ///
+    /// # Errors
+    /// As `commit`; `InvalidArgument` for a name that is empty, longer than 255 bytes or with a slash.
+    pub async fn snapshot(&self, name: &str) -> Result<Cid> {
+        if name.is_empty() || name.len() > 255 || name.contains(['/', '\0']) {
+            let why = "the name of a snapshot has 1 to 255 bytes and no slash";
+            return Err(Error::new(ErrorKind::InvalidArgument, "tree.snapshot").at(name).because(why));
+        }
+        let name = name.to_owned();
+        self.rename_snapshots(move |head, snapshots| {
+            snapshots.insert(name, head);
+            true
+        })
+        .await
+    }
+
+    /// Removes the name of a snapshot; whether there was one. The commit stays for as long as [`Retention`] says.
+    ///
+    /// # Errors
+    /// As `commit`.
+    pub async fn remove_snapshot(&self, name: &str) -> Result<bool> {
+        let before = self.head().1.snapshots.contains_key(name);
+        let name = name.to_owned();
+        self.rename_snapshots(move |_, snapshots| snapshots.remove(&name).is_some()).await?;
+        Ok(before)
+    }
+
+    /// Commits, changes the names of snapshots, and commits that; the first commit is told.
+    async fn rename_snapshots(
+        &self,
+        change: impl FnOnce(Cid, &mut BTreeMap<String, Cid>) -> bool + Send + 'static,
+    ) -> Result<Cid> {
+        let shared = Arc::clone(&self.shared);
+        detached("tree.snapshot", async move {
+            let mut committer = shared.committer.lock().await;
+            let head = shared.commit(&mut committer, "").await?;
+            let mut commit = (*shared.lock().base.commit).clone();
+            if change(head, &mut commit.snapshots) {
+                shared.freeze(&mut committer, &commit.note).await?;
+                shared.write_out_as(&mut committer, Some(commit.snapshots)).await?;
+            }
+            Ok(head)
+        })
+        .await
+    }
+
+    /// The kept commits with their CIDs, newest first: the head, and those before it that [`Retention`] kept.
+    ///
+    /// # Errors
+    /// Those of the stores below.
+    pub async fn history(&self) -> Result<Vec<(Cid, Commit)>> {
+        let (cid, head) = self.head();
+        let mut history = vec![(cid, (*head).clone())];
+        for cid in &head.prev {
+            match Commit::get(&self.shared.dag, cid).await {
+                Ok(commit) => history.push((*cid, commit)),
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(error.at(cid)),
+            }
+        }
+        Ok(history)
+    }
+}
+
+impl State {
+    /// How long until a commit is due.
+    fn due_in(&self, auto: &AutoCommit, now: SystemTime) -> Duration {
+        let since = |time: SystemTime| now.duration_since(time).unwrap_or_default();
+        if self.active.is_empty() && self.frozen.is_none() {
+            return auto.quiet;
+        }
+        let soonest = auto.interval_min.saturating_sub(since(self.base.commit.time));
+        if self.active.journal_len > auto.journal_len_max || self.frozen.is_some() {
+            return soonest;
+        }
+        let quiet = auto.quiet.saturating_sub(since(self.active.last.unwrap_or(SystemTime::UNIX_EPOCH)));
+        let latest = auto.interval_max.saturating_sub(since(self.active.first.unwrap_or(SystemTime::UNIX_EPOCH)));
+        soonest.max(quiet.min(latest))
+    }
+}
+
+impl Shared {
+    /// Commits because memory is full, if nobody else did meanwhile.
+    pub(super) async fn commit_when_full(self: &Arc<Self>) -> Result<()> {
+        let shared = Arc::clone(self);
+        detached("tree.commit", async move {
+            let mut committer = shared.committer.lock().await;
+            if shared.is_full() {
+                shared.commit(&mut committer, "").await?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Whether as much changed as is held in memory.
+    pub(super) fn is_full(&self) -> bool {
+        self.lock().active.memory_len > self.options.memory_len_max
+    }
+
+    pub(super) async fn commit(&self, committer: &mut Committer, note: &str) -> Result<Cid> {
+        if committer.pending.is_some() {
+            self.write_out(committer).await?;
+        }
+        if !self.lock().active.is_empty() {
+            self.freeze(committer, note).await?;
+            self.write_out(committer).await?;
+        }
+        Ok(self.lock().base.cid)
+    }
+
+    /// Freezes what changed.
+    pub(super) async fn freeze(&self, committer: &mut Committer, note: &str) -> Result<()> {
+        // So that the segments before can go once the commit is made.
+        self.log.rotate()?;
+        self.log.ready().await?;
+        let mut state = self.lock();
+        let placed = self.log.push(Log::prepare(Record::Freeze.encode())?)?;
+        let State { next_ino, inode_count, used, .. } = *state;
+        state.frozen = Some(Arc::new(std::mem::take(&mut state.active)));
+        committer.pending = Some(Pending { through: placed.pos, next_ino, inode_count, used, note: note.to_owned() });
+        Ok(())
+    }
+
+    /// Turns the frozen layer into a commit.
+    pub(super) async fn write_out(&self, committer: &mut Committer) -> Result<()> {
+        self.write_out_as(committer, None).await
+    }
+
+    /// Turns the frozen layer into a commit, with these named snapshots or those of the base.
+    async fn write_out_as(&self, committer: &mut Committer, snapshots: Option<BTreeMap<String, Cid>>) -> Result<()> {
+        let internal = || Error::new(ErrorKind::Internal, "tree.commit").because("nothing is frozen");
+        let pending = committer.pending.clone().ok_or_else(internal)?;
+        let frozen = self.frozen().ok_or_else(internal)?;
+        let links = frozen.contents().await?;
+        let orphans = frozen.orphans().await?;
+        let (root, links) = frozen.directories(links).await?;
+        let changes = frozen.changes(&links, &pending).await?;
+        let attrs = super::attrs::update(&self.dag, Some(&frozen.base.attrs), changes).await?;
+        let snapshots = snapshots.unwrap_or_else(|| frozen.base.commit.snapshots.clone());
+        self.publish(committer, &pending, Published { root: root.cid, attrs, snapshots }, orphans).await
+    }
+
+    fn frozen(&self) -> Option<Frozen<'_>> {
+        let state = self.lock();
+        let layer = state.frozen.clone()?;
+        let leased = |ino: &Ino| state.leases.contains_key(ino);
+        let orphans = layer.nodes.iter().filter(|(ino, node)| node.meta.nlink == 0 && leased(ino));
+        let orphans = orphans.map(|(ino, _)| *ino).collect();
+        Some(Frozen { shared: self, layer, below: Arc::clone(&state.orphans), base: state.base.clone(), orphans })
+    }
+
+    /// Makes a new state the base: its commit is put, the head moves, and the journal is cut.
+    pub(super) async fn publish(
+        &self,
+        committer: &mut Committer,
+        pending: &Pending,
+        published: Published,
+        orphans: Vec<(Ino, Node)>,
+    ) -> Result<()> {
+        let Published { root, attrs, snapshots } = published;
+        let now = (self.options.env.now)();
+        let base = self.lock().base.clone();
+        let history = self.options.retention.keep(now, self.kept(committer, &base).await?);
+        let commit = Commit {
+            profile: *self.dag.params(),
+            root,
+            attrs: Some(attrs.cid()),
+            prev: history.iter().map(|(cid, _)| *cid).collect(),
+            snapshots,
+            time: now,
+            note: pending.note.clone(),
+        };
+        let cid = commit.put(&self.dag).await?;
+        self.dag.flush().await?;
+        // The journal says what the commit holds before the head says that it counts.
+        self.log.append(Record::Commit { through: pending.through, cid }.encode()).await?;
+        self.log.sync().await?;
+        self.swap_head(committer, cid).await?;
+        committer.pending = None;
+        committer.history = Some(history);
+        {
+            let mut state = self.lock();
+            state.base = Base { cid, commit: Arc::new(commit), attrs };
+            state.frozen = None;
+            state.generation += 1;
+            let kept: Vec<_> = orphans.into_iter().filter(|(ino, _)| state.leases.contains_key(ino)).collect();
+            Arc::make_mut(&mut state.orphans).nodes.extend(kept);
+        }
+        self.log.drop_before(pending.through).await
+    }
+
+    /// Makes the head name a commit.
+    async fn swap_head(&self, committer: &mut Committer, cid: Cid) -> Result<()> {
+        let name = &self.options.head;
+        let head = Head { id: self.id, commit: cid }.encode()?;
+        let swapped = committer.heads.swap(name, Some(&committer.version), head.clone()).await;
+        if let Ok(Swap::Done(version)) = swapped {
+            committer.version = version;
+            return Ok(());
+        }
+        // After an error it may have happened, then or in an earlier attempt: the head itself tells.
+        let now = committer.heads.load(name).await?;
+        match (now, swapped) {
+            (Some((bytes, version)), _) if bytes == head => committer.version = version,
+            (Some((_, version)), Err(error)) if version == committer.version => return Err(error),
+            _ => return Err(lost()),
+        }
+        Ok(())
+    }
+
+    /// The kept commits up to the base, newest first.
+    async fn kept(&self, committer: &mut Committer, base: &Base) -> Result<Vec<(Cid, SystemTime)>> {
+        if committer.history.is_none() {
+            let mut history = Vec::new();
+            for cid in &base.commit.prev {
+                // One that the collector took is kept no longer.
+                match Commit::get(&self.dag, cid).await {
+                    Ok(commit) => history.push((*cid, commit.time)),
+                    Err(error) if error.kind() == ErrorKind::NotFound => {}
+                    Err(error) => return Err(error.at(cid)),
+                }
+            }
+            committer.history = Some(history);
+        }
+        let before = committer.history.iter().flatten().copied();
+        Ok([(base.cid, base.commit.time)].into_iter().chain(before).collect())
+    }
+}
+
+/// A new state that becomes the base.
+pub(super) struct Published {
+    pub(super) root: Cid,
+    pub(super) attrs: Attrs,
+    pub(super) snapshots: BTreeMap<String, Cid>,
+}
+
+pub(super) fn lost() -> Error {
+    let why = "another program moved the head of this tree: only one may write to it";
+    Error::new(ErrorKind::Unavailable, "tree.commit").because(why)
+}
+
+impl Retention {
+    /// The commits, newest first, that are kept at `now`. The newest always is.
+    pub(super) fn keep(&self, now: SystemTime, commits: Vec<(Cid, SystemTime)>) -> Vec<(Cid, SystemTime)> {
+        let mut slots = HashSet::new();
+        let mut kept = Vec::new();
+        for (cid, time) in commits {
+            let age = now.duration_since(time).unwrap_or_default();
+            let second = time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+            // The newest of each hour and day comes first and takes its place.
+            let of_hour = age > self.all && slots.insert((0, second / 3600));
+            let of_day = age > self.all && slots.insert((1, second / (24 * 3600)));
+            let is_kept =
+                kept.is_empty() || age <= self.all || (of_hour && age <= self.hourly) || (of_day && age <= self.daily);
+            if is_kept {
+                kept.push((cid, time));
+            }
+        }
+        kept
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Codec, cid_of};
+
+    /// A commit a minute for 40 days leaves all of an hour, one an hour of a day, one a day of 30.
+    #[test]
+    fn retention_thins_out() {
+        let retention = Retention::default();
+        let minute = Duration::from_mins(1);
+        let start = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+        let mut kept = Vec::new();
+        for number in 0..40 * 24 * 60_u32 {
+            let now = start + minute * number;
+            let cid = cid_of(Codec::Raw, &number.to_be_bytes());
+            kept = retention.keep(now, [(cid, now)].into_iter().chain(kept).collect());
+        }
+        let now = kept[0].1;
+        let age = |time: SystemTime| now.duration_since(time).expect("in the past");
+        let count = |from: Duration, to: Duration| kept.iter().filter(|(_, t)| age(*t) > from && age(*t) <= to).count();
+        assert_eq!(count(Duration::ZERO, retention.all), 60);
+        assert!((22..=25).contains(&count(retention.all, retention.hourly)), "hourly");
+        assert!((28..=30).contains(&count(retention.hourly, retention.daily)), "daily");
+        assert_eq!(kept.iter().filter(|(_, time)| age(*time) > retention.daily).count(), 0);
+    }
+}

@@ -1,0 +1,253 @@
+//! Opening a tree: the head, and the journal since.
+//!
+//! Spec: spec/tree.md #opening.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, atomic::AtomicU64},
+};
+
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use tokio::sync::{Mutex as AsyncMutex, RwLock};
+
+use super::{
+    Commit, ID_LEN, Shared, Tree, TreeOptions,
+    attrs::{self, Attrs, Change, Changes, InodeChange, NodeCache},
+    commit::{Committer, Pending},
+    inode::Meta,
+    layer::Layer,
+    ops::new_meta,
+    record::{Effect, Record},
+    state::{Base, ROOT, State},
+};
+use crate::{
+    Cid, Error, ErrorKind, Result,
+    dag::{Dag, Ipld, cbor},
+    heads::{Heads, Swap, Version},
+    log::{self, Each, Log, LogOptions, LogPos, Replayed},
+    media::Media,
+    vfs::NewNode,
+};
+
+/// What journals hold.
+const KIND: &str = "journal";
+/// The version of a head.
+const HEAD_VERSION: i128 = 1;
+
+/// Opens a tree: see [`Tree::open`].
+pub(super) async fn open(
+    dag: Dag,
+    journal: Arc<dyn Media>,
+    heads: Arc<dyn Heads>,
+    options: TreeOptions,
+) -> Result<Tree> {
+    let (head, version) = match heads.load(&options.head).await? {
+        Some((bytes, version)) => (Head::decode(&bytes).map_err(|error| error.at(&options.head))?, version),
+        None => create(&dag, &*heads, &options).await?,
+    };
+    let commit = Commit::get(&dag, &head.commit).await.map_err(|error| error.at(head.commit))?;
+    let Some(attrs) = commit.attrs else {
+        let why = "a root without attributes cannot be a working tree: check it out into one";
+        return Err(Error::new(ErrorKind::Unsupported, "tree.open").at(head.commit).because(why));
+    };
+    let attrs = Attrs::open(&dag, &attrs).await?;
+    let base = Base { cid: head.commit, commit: Arc::new(commit), attrs };
+    let fresh = || Replay::new(State::new(base.clone(), NodeCache::new(options.memory_len_max)));
+    let mut replay = fresh();
+    let log = Log::open(journal, LogOptions::new(KIND, &options.env), |pos, record| {
+        replay.record(pos, &record).map_err(|error| error.at(pos))
+    })
+    .await?;
+    let mut undone = false;
+    if let Some(cut) = first_absent(&dag, &replay.unflushed).await? {
+        // No sync covered that record, nor any after it.
+        replay = Replay { cut: Some(cut), ..fresh() };
+        log.replay(
+            false,
+            &mut Each(|found: Replayed| {
+                let record = log::Record { head: found.head, body: found.body };
+                replay.record(found.pos, &record).map_err(|error| error.at(found.pos))
+            }),
+        )
+        .await?;
+        undone = true;
+    }
+    let (mut state, pending) = replay.finish()?;
+    state.free_orphans();
+    let committer = Committer::new(heads, version, pending);
+    let shared = Shared {
+        dag,
+        log,
+        options,
+        id: head.id,
+        state: Mutex::new(state),
+        committer: AsyncMutex::new(committer),
+        chunk_count: AtomicU64::new(1),
+        flushed: AsyncMutex::new(0),
+        gate: RwLock::new(()),
+    };
+    if undone {
+        // What is undone must never be replayed again below what comes now: the journal begins anew.
+        let mut committer = shared.committer.lock().await;
+        if committer.pending.is_some() {
+            shared.write_out(&mut committer).await?;
+        }
+        shared.freeze(&mut committer, "").await?;
+        shared.write_out(&mut committer).await?;
+        drop(committer);
+    }
+    Ok(Tree { shared: Arc::new(shared) })
+}
+
+/// The place of the first record that names a block which the store does not have.
+async fn first_absent(dag: &Dag, named: &[(LogPos, Cid)]) -> Result<Option<LogPos>> {
+    for (pos, cid) in named {
+        if !dag.has_block(cid).await? {
+            return Ok(Some(*pos));
+        }
+    }
+    Ok(None)
+}
+
+/// A journal that is being replayed.
+struct Replay {
+    state: State,
+    /// The layers that froze and that no commit is known to hold, oldest first.
+    frozen: Vec<(Pending, Layer)>,
+    /// Blocks that records name and of which it is not known that they are durable.
+    unflushed: Vec<(LogPos, Cid)>,
+    /// Nothing from here on counts.
+    cut: Option<LogPos>,
+}
+
+impl Replay {
+    fn new(state: State) -> Self {
+        Self { state, frozen: Vec::new(), unflushed: Vec::new(), cut: None }
+    }
+
+    /// Applies one record.
+    fn record(&mut self, pos: LogPos, record: &log::Record) -> Result<()> {
+        if self.cut.is_some_and(|cut| pos >= cut) {
+            return Ok(());
+        }
+        let state = &mut self.state;
+        match Record::decode(record)? {
+            Record::Change { effects, usage, .. } => {
+                for effect in &effects {
+                    if let Effect::Slice { cid, .. } = effect {
+                        self.unflushed.push((pos, *cid));
+                    }
+                }
+                state.apply(pos, effects, usage);
+            }
+            Record::Flush { through } => self.unflushed.retain(|(pos, _)| *pos >= through),
+            Record::Freeze => {
+                let State { next_ino, inode_count, used, .. } = *state;
+                let pending = Pending { through: pos, next_ino, inode_count, used, note: String::new() };
+                self.frozen.push((pending, std::mem::take(&mut state.active)));
+            }
+            Record::Commit { through, cid } if cid == state.base.cid => {
+                // The base holds all before `through`, and counted it.
+                let committed = self.frozen.iter().rposition(|(pending, _)| pending.through <= through);
+                let Some(last) = committed else { return Ok(()) };
+                self.unflushed.retain(|(pos, _)| *pos >= through);
+                if let Some((pending, _)) = self.frozen.drain(..=last).next_back() {
+                    let base = &state.base.attrs;
+                    state.inode_count = (state.inode_count + base.inode_count()).saturating_sub(pending.inode_count);
+                    state.used = (state.used + base.used()).saturating_sub(pending.used);
+                }
+            }
+            // One that never became the head, or whose successor did.
+            Record::Commit { .. } => {}
+        }
+        Ok(())
+    }
+
+    /// The state after the last record, and the commit that was under way.
+    fn finish(mut self) -> Result<(State, Option<Pending>)> {
+        let Some((pending, layer)) = self.frozen.pop() else { return Ok((self.state, None)) };
+        if !self.frozen.is_empty() {
+            let why = "a commit began before the last one ended";
+            return Err(Error::new(ErrorKind::Corrupt, "tree.open").because(why));
+        }
+        self.state.frozen = Some(Arc::new(layer));
+        Ok((self.state, Some(pending)))
+    }
+}
+
+/// Makes an empty tree and its head.
+async fn create(dag: &Dag, heads: &dyn Heads, options: &TreeOptions) -> Result<(Head, Version)> {
+    let now = (options.env.now)();
+    let mut id = [0; ID_LEN];
+    (options.env.fill)(&mut id);
+    let root = dag.put_dir(stream::empty().boxed()).await?;
+    let (uid, gid) = options.owner;
+    let meta = Meta { uid, gid, ..new_meta(&NewNode::Dir, now) };
+    let change = InodeChange {
+        meta,
+        content: Some(root),
+        target: None,
+        parents: None,
+        data: Change::Keep,
+        xattrs: None,
+        names: BTreeMap::new(),
+    };
+    let inodes = BTreeMap::from([(ROOT, Some(change))]);
+    let changes = Changes { inodes, next_ino: ROOT.0.get() + 1, inode_count: 1, used: 0 };
+    let attrs = attrs::update(dag, None, changes).await?;
+    let commit = Commit {
+        profile: *dag.params(),
+        root: root.cid,
+        attrs: Some(attrs.cid()),
+        prev: Vec::new(),
+        snapshots: BTreeMap::new(),
+        time: now,
+        note: String::new(),
+    };
+    let head = Head { id, commit: commit.put(dag).await? };
+    dag.flush().await?;
+    match heads.swap(&options.head, None, head.encode()?).await? {
+        Swap::Done(version) => Ok((head, version)),
+        Swap::Lost => Err(super::commit::lost()),
+    }
+}
+
+/// What the head of a tree says.
+#[derive(Debug, Clone)]
+pub(super) struct Head {
+    pub(super) id: [u8; ID_LEN],
+    pub(super) commit: Cid,
+}
+
+impl Head {
+    pub(super) fn encode(&self) -> Result<Bytes> {
+        let map = BTreeMap::from([
+            ("commit".to_owned(), Ipld::Link(Box::new(self.commit))),
+            ("id".to_owned(), Ipld::Bytes(self.id.to_vec().into())),
+            ("v".to_owned(), Ipld::Integer(HEAD_VERSION)),
+        ]);
+        Ok(cbor::encode(&Ipld::Map(map))?.into())
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self> {
+        let op = "tree.open";
+        let corrupt = || Error::new(ErrorKind::Corrupt, op).because("the head is not that of a tree");
+        let Ipld::Map(map) = cbor::decode(bytes)? else { return Err(corrupt()) };
+        match map.get("v") {
+            Some(Ipld::Integer(HEAD_VERSION)) => {}
+            Some(Ipld::Integer(version)) if *version > HEAD_VERSION => {
+                return Err(Error::new(ErrorKind::Unsupported, op).because(format!(
+                    "a head of version {version}, and this program knows {HEAD_VERSION}: a newer muxfs wrote it"
+                )));
+            }
+            _ => return Err(corrupt()),
+        }
+        match (map.get("id"), map.get("commit"), map.len()) {
+            (Some(Ipld::Bytes(id)), Some(Ipld::Link(commit)), 3) => {
+                Ok(Self { id: id.as_ref().try_into().map_err(|_| corrupt())?, commit: **commit })
+            }
+            _ => Err(corrupt()),
+        }
+    }
+}

@@ -1,0 +1,300 @@
+//! What a tree knows, and one attempt to read or change it.
+//!
+//! Everything is behind one lock that is held for the time of an attempt only, and an attempt never waits: it reads what
+//! it needs, decides, and where it changes something makes one journal record and applies it. So every call is one
+//! point in time, and the journal is in the order of those points.
+
+use std::{collections::HashMap, num::NonZeroU64, sync::Arc, time::SystemTime};
+
+use bytes::Bytes;
+
+use super::{
+    attrs::{AttrNode, Attrs, INO_END, NodeCache, NodeId, Nodes},
+    commit_node::Commit,
+    inode::Meta,
+    layer::Layer,
+    record::{Effect, Record, Usage},
+    sight::{Sight, Try, refuse},
+};
+use crate::{
+    Cid, Error, ErrorKind, FileKind,
+    log::{Log, LogPos},
+    vfs::{Attr, Changed, Fsid, Ino},
+};
+
+/// The number of the root directory.
+pub(super) const ROOT: Ino = Ino(NonZeroU64::MIN);
+
+/// The commit below the layers.
+#[derive(Debug, Clone)]
+pub(super) struct Base {
+    pub(super) cid: Cid,
+    pub(super) commit: Arc<Commit>,
+    pub(super) attrs: Attrs,
+}
+
+/// How much there may be; `None` for no limit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Quota {
+    /// Bytes that all files together may take, in pages of 4 KiB.
+    pub bytes_max: Option<u64>,
+    /// Nodes there may be.
+    pub inodes_max: Option<u64>,
+}
+
+/// What a tree knows.
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) base: Base,
+    /// What changed and is not being committed.
+    pub(super) active: Layer,
+    /// What a commit is writing out.
+    pub(super) frozen: Option<Arc<Layer>>,
+    /// Committed nodes without a name that somebody leases still.
+    pub(super) orphans: Arc<Layer>,
+    pub(super) leases: HashMap<Ino, u64>,
+    pub(super) cache: NodeCache,
+    pub(super) next_ino: u64,
+    /// How many nodes have a name, and the bytes they take.
+    pub(super) inode_count: u64,
+    pub(super) used: u64,
+    /// How many nodes without a name are leased, and the bytes they take: nothing of them outlives a restart.
+    pub(super) orphan_count: u64,
+    pub(super) orphan_used: u64,
+    /// Counts the commits that became the base, so that a reader knows that what it was told is outdated.
+    pub(super) generation: u64,
+}
+
+impl State {
+    pub(super) fn new(base: Base, cache: NodeCache) -> Self {
+        Self {
+            next_ino: base.attrs.next_ino(),
+            inode_count: base.attrs.inode_count(),
+            used: base.attrs.used(),
+            base,
+            active: Layer::default(),
+            frozen: None,
+            orphans: Arc::default(),
+            leases: HashMap::new(),
+            cache,
+            orphan_count: 0,
+            orphan_used: 0,
+            generation: 0,
+        }
+    }
+
+    /// Applies a change of the journal: the only place where the state changes by one.
+    pub(super) fn apply(&mut self, pos: LogPos, effects: Vec<Effect>, usage: Usage) {
+        for effect in &effects {
+            if let Effect::Inode(ino, _) = effect
+                && ino.0.get() < INO_END
+            {
+                self.next_ino = self.next_ino.max(ino.0.get() + 1);
+            }
+        }
+        self.inode_count = self.inode_count.saturating_add_signed(usage.inodes);
+        self.used = self.used.saturating_add_signed(usage.bytes);
+        self.active.apply(pos, effects);
+    }
+
+    /// Counts a node whose last name just went, or frees it where nobody leases it.
+    pub(super) fn lost_its_name(&mut self, ino: Ino, meta: &Meta) {
+        self.orphan_count += 1;
+        self.orphan_used += meta.used;
+        self.free_if_gone(ino);
+    }
+
+    /// Frees what a node without a name held, where nobody leases it any more.
+    pub(super) fn free_if_gone(&mut self, ino: Ino) {
+        if self.leases.contains_key(&ino) {
+            return;
+        }
+        let layers = [Some(&self.active), self.frozen.as_deref(), Some(&*self.orphans)];
+        let newest = layers.into_iter().flatten().find_map(|layer| layer.nodes.get(&ino));
+        let Some(meta) = newest.map(|node| node.meta).filter(|meta| meta.nlink == 0) else { return };
+        self.active.forget(ino);
+        if self.orphans.nodes.contains_key(&ino) {
+            Arc::make_mut(&mut self.orphans).nodes.remove(&ino);
+        }
+        self.orphan_count = self.orphan_count.saturating_sub(1);
+        self.orphan_used = self.orphan_used.saturating_sub(meta.used);
+    }
+
+    /// Frees every node that has no name: after a restart nobody leases one.
+    pub(super) fn free_orphans(&mut self) {
+        let gone = self.active.nodes.iter().filter(|(_, node)| node.meta.nlink == 0).map(|(ino, _)| *ino);
+        for ino in gone.collect::<Vec<_>>() {
+            self.active.forget(ino);
+        }
+    }
+}
+
+/// Decoded nodes that an attempt may use: those that were loaded for it, and what the tree keeps.
+pub(super) struct Reading<'a> {
+    pub(super) held: &'a HashMap<NodeId, Arc<AttrNode>>,
+    pub(super) cache: &'a mut NodeCache,
+}
+
+impl Nodes for Reading<'_> {
+    fn node(&mut self, id: NodeId) -> Option<Arc<AttrNode>> {
+        self.held.get(&id).cloned().or_else(|| self.cache.node(id))
+    }
+}
+
+/// One attempt at a call.
+pub(super) struct Attempt<'a> {
+    pub(super) state: &'a mut State,
+    pub(super) held: &'a HashMap<NodeId, Arc<AttrNode>>,
+    pub(super) log: &'a Log,
+    pub(super) quota: Quota,
+    pub(super) now: SystemTime,
+}
+
+/// A change that is being put together.
+#[derive(Debug, Default)]
+pub(super) struct Edit {
+    pub(super) effects: Vec<Effect>,
+    pub(super) usage: Usage,
+    pub(super) data: Bytes,
+}
+
+impl Edit {
+    /// The metadata of an inode, stamped as changed at `now`.
+    pub(super) fn touch(&mut self, ino: Ino, meta: &mut Meta, now: SystemTime) {
+        meta.ctime = now;
+        meta.change += 1;
+        // Each inode is told of before the rest of it is.
+        self.effects.insert(0, Effect::Inode(ino, *meta));
+    }
+}
+
+impl Attempt<'_> {
+    /// The state as the layers and the base say.
+    pub(super) fn sight<T>(&mut self, look: impl FnOnce(&mut Sight<'_>) -> Try<T>) -> Try<T> {
+        let State { base, active, frozen, orphans, cache, .. } = &mut *self.state;
+        let mut reading = Reading { held: self.held, cache };
+        let layers = [Some(&*active), frozen.as_deref(), Some(&**orphans)];
+        look(&mut Sight { layers, base: &base.attrs, nodes: &mut reading })
+    }
+
+    /// The metadata of a node that is there: one with a name, or one without that somebody leases.
+    pub(super) fn meta(&mut self, ino: Ino, op: &'static str) -> Try<Meta> {
+        let meta = self.sight(|sight| sight.meta(ino))?;
+        match meta {
+            Some(meta) if meta.nlink > 0 || self.state.leases.contains_key(&ino) => Ok(meta),
+            _ => Err(Error::new(ErrorKind::Stale, op).at(ino.0).into()),
+        }
+    }
+
+    /// The metadata of a directory, which may have been removed.
+    pub(super) fn dir(&mut self, ino: Ino, op: &'static str) -> Try<Meta> {
+        let meta = self.meta(ino, op)?;
+        if meta.kind == FileKind::Dir { Ok(meta) } else { Err(Error::new(ErrorKind::NotDir, op).at(ino.0).into()) }
+    }
+
+    /// The metadata of a directory that is still there: nothing can be put into one that was removed.
+    pub(super) fn living_dir(&mut self, ino: Ino, op: &'static str) -> Try<Meta> {
+        let meta = self.dir(ino, op)?;
+        if meta.nlink == 0 {
+            return Err(Error::new(ErrorKind::NotFound, op).because("the directory was removed").into());
+        }
+        Ok(meta)
+    }
+
+    /// The metadata of a regular file.
+    pub(super) fn file(&mut self, ino: Ino, op: &'static str) -> Try<Meta> {
+        let meta = self.meta(ino, op)?;
+        match meta.kind {
+            FileKind::File => Ok(meta),
+            FileKind::Dir => Err(Error::new(ErrorKind::IsDir, op).at(ino.0).into()),
+            _ => Err(Error::new(ErrorKind::InvalidArgument, op).at(ino.0).because("only a file has bytes").into()),
+        }
+    }
+
+    /// What clients are told of a node.
+    pub(super) fn attr(&mut self, ino: Ino, meta: &Meta) -> Try<Attr> {
+        let quiet = self.state.active.is_empty() && self.state.frozen.is_none();
+        let cid = self.sight(|sight| {
+            // A directory changes with everything below it.
+            if sight.is_committed(ino) && (meta.kind != FileKind::Dir || quiet) {
+                Ok(sight.base(ino)?.and_then(|inode| inode.content).map(|link| link.cid))
+            } else {
+                Ok(None)
+            }
+        })?;
+        Ok(Attr {
+            ino,
+            fsid: Fsid(0),
+            kind: meta.kind,
+            mode: meta.mode,
+            uid: meta.uid,
+            gid: meta.gid,
+            nlink: meta.nlink,
+            rdev: meta.rdev,
+            size: meta.len(),
+            used: meta.used,
+            atime: meta.atime,
+            mtime: meta.mtime,
+            ctime: meta.ctime,
+            change: meta.change,
+            cid,
+        })
+    }
+
+    /// What a call tells that found nothing to do.
+    pub(super) fn unchanged(&mut self, ino: Ino, meta: &Meta) -> Try<Changed> {
+        Ok(Changed { before: meta.pre(), after: self.attr(ino, meta)? })
+    }
+
+    /// Counts a lease; the root's is endless and not counted.
+    pub(super) fn lease(&mut self, ino: Ino) {
+        if ino != ROOT {
+            *self.state.leases.entry(ino).or_insert(0) += 1;
+        }
+    }
+
+    /// Refuses what would pass the quota.
+    pub(super) fn check_usage(&self, usage: Usage, op: &'static str) -> Try<()> {
+        let beyond = |now: u64, more: i64, max: Option<u64>| {
+            more > 0 && max.is_some_and(|max| now.saturating_add_signed(more) > max)
+        };
+        let inode_count = self.state.inode_count + self.state.orphan_count;
+        let used = self.state.used + self.state.orphan_used;
+        if beyond(inode_count, usage.inodes, self.quota.inodes_max) {
+            let why = "as many files and directories as this mount may hold";
+            return Err(Error::new(ErrorKind::NoSpace, op).because(why).into());
+        }
+        if beyond(used, usage.bytes, self.quota.bytes_max) {
+            return Err(Error::new(ErrorKind::NoSpace, op).because("as many bytes as this mount may hold").into());
+        }
+        Ok(())
+    }
+
+    /// A number that no node had.
+    pub(super) fn next_ino(&self, op: &'static str) -> Try<Ino> {
+        match NonZeroU64::new(self.state.next_ino).filter(|number| number.get() < INO_END) {
+            Some(number) => Ok(Ino(number)),
+            None => refuse(ErrorKind::NoSpace, op),
+        }
+    }
+
+    /// Writes the change to the journal and applies it.
+    pub(super) fn record(&mut self, edit: Edit) -> Try<()> {
+        let Edit { effects, usage, data } = edit;
+        let record = Record::Change { effects, usage, data };
+        let placed = self.log.push(Log::prepare(record.encode())?)?;
+        if let Record::Change { effects, usage, .. } = record {
+            self.state.apply(placed.pos, effects, usage);
+        }
+        let layer = &mut self.state.active;
+        layer.journal_len += u64::from(placed.len);
+        layer.first.get_or_insert(self.now);
+        layer.last = Some(self.now);
+        Ok(())
+    }
+
+    /// A node before and after a change that `record` made.
+    pub(super) fn changed(&mut self, ino: Ino, before: &Meta, after: &Meta) -> Try<Changed> {
+        Ok(Changed { before: before.pre(), after: self.attr(ino, after)? })
+    }
+}

@@ -1,0 +1,462 @@
+//! What a tree keeps: the laws of a file system, whatever commits meanwhile; and what a crash leaves.
+
+mod crash;
+mod model;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+
+use super::{Tree, TreeOptions};
+use crate::{
+    Cid, Name, Result,
+    block::Mem,
+    dag::{Dag, DagOptions, Link, Params, Profile, UnixfsMeta},
+    heads::MemHeads,
+    media::MemMedia,
+    testing,
+    vfs::{
+        Attr, Changed, Cookie, DirChanged, DirPage, FsStat, Handle, Ino, Lease, Listing, NewNode, Place, RemoveKind,
+        RenameMode, Renamed, SetAttr, Vfs, XattrMode, XattrName,
+    },
+    vfs_laws,
+};
+
+/// What outlives a tree: what it is opened over again.
+#[derive(Debug, Clone)]
+struct Ground {
+    dag: Dag,
+    journal: Arc<MemMedia>,
+    heads: Arc<MemHeads>,
+}
+
+impl Ground {
+    fn new() -> Self {
+        let dag = Dag::new(Arc::new(Mem::default()), DagOptions::default());
+        Self { dag, journal: Arc::default(), heads: Arc::default() }
+    }
+
+    /// So short chunks that small files have many.
+    fn with_chunk_len(chunk_len: u32) -> Self {
+        let params = Params { chunk_len, width: 8, ..Profile::default().params() };
+        let options = DagOptions { params, ..DagOptions::default() };
+        Self { dag: Dag::new(Arc::new(Mem::default()), options), ..Self::new() }
+    }
+
+    async fn open(&self) -> Tree {
+        self.open_with(options()).await
+    }
+
+    async fn open_with(&self, options: TreeOptions) -> Tree {
+        let opened = Tree::open(self.dag.clone(), self.journal.clone(), self.heads.clone(), options).await;
+        opened.expect("the tree opens")
+    }
+}
+
+fn options() -> TreeOptions {
+    TreeOptions { auto_commit: None, ..TreeOptions::new(name("main"), testing::env()) }
+}
+
+fn name(text: &str) -> Name {
+    Name::new(text.as_bytes()).expect("a good name")
+}
+
+async fn empty() -> (Arc<dyn Vfs>, ()) {
+    (Arc::new(Ground::new().open().await), ())
+}
+
+/// A tree that commits after every so many changes: nobody may notice.
+#[derive(Debug)]
+struct Restless {
+    tree: Tree,
+    every: u64,
+    changes: std::sync::atomic::AtomicU64,
+}
+
+impl Restless {
+    async fn over_a_new_tree(every: u64) -> Arc<dyn Vfs> {
+        Arc::new(Self { tree: Ground::new().open().await, every, changes: 0.into() })
+    }
+
+    async fn changed(&self) {
+        let count = self.changes.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        if count.is_multiple_of(self.every) {
+            self.tree.commit("").await.expect("it commits");
+        }
+    }
+}
+
+async fn restless() -> (Arc<dyn Vfs>, ()) {
+    (Restless::over_a_new_tree(1).await, ())
+}
+
+async fn now_and_then() -> (Arc<dyn Vfs>, ()) {
+    (Restless::over_a_new_tree(7).await, ())
+}
+
+#[async_trait]
+impl Vfs for Restless {
+    fn root(&self) -> Ino {
+        self.tree.root()
+    }
+    async fn lookup(&self, dir: Ino, name: &Name) -> Result<Attr> {
+        self.tree.lookup(dir, name).await
+    }
+    async fn parent(&self, dir: Ino) -> Result<Attr> {
+        self.tree.parent(dir).await
+    }
+    async fn getattr(&self, ino: Ino) -> Result<Attr> {
+        self.tree.getattr(ino).await
+    }
+    async fn readdir(&self, dir: Ino, after: Cookie, count: usize, listing: Listing) -> Result<DirPage> {
+        self.tree.readdir(dir, after, count, listing).await
+    }
+    async fn read(&self, ino: Ino, offset: u64, len: u32) -> Result<Bytes> {
+        self.tree.read(ino, offset, len).await
+    }
+    async fn readlink(&self, ino: Ino) -> Result<Bytes> {
+        self.tree.readlink(ino).await
+    }
+    async fn statfs(&self, ino: Ino) -> Result<FsStat> {
+        self.tree.statfs(ino).await
+    }
+    fn handle(&self, ino: Ino) -> Result<Handle> {
+        self.tree.handle(ino)
+    }
+    async fn resolve(&self, handle: &Handle) -> Result<Attr> {
+        self.tree.resolve(handle).await
+    }
+    fn retain(&self, ino: Ino) {
+        self.tree.retain(ino);
+    }
+    fn release(&self, ino: Ino, count: u64) {
+        self.tree.release(ino, count);
+    }
+    async fn setattr(&self, ino: Ino, set: SetAttr) -> Result<Changed> {
+        let changed = self.tree.setattr(ino, set).await;
+        self.changed().await;
+        changed
+    }
+    async fn write(&self, ino: Ino, offset: u64, data: Bytes, clear_suid: bool) -> Result<Changed> {
+        let changed = self.tree.write(ino, offset, data, clear_suid).await;
+        self.changed().await;
+        changed
+    }
+    async fn create(&self, dir: Ino, name: &Name, node: NewNode, set: SetAttr) -> Result<DirChanged> {
+        let changed = self.tree.create(dir, name, node, set).await;
+        self.changed().await;
+        changed
+    }
+    async fn remove(&self, place: Place<'_>, kind: RemoveKind) -> Result<DirChanged> {
+        let changed = self.tree.remove(place, kind).await;
+        self.changed().await;
+        changed
+    }
+    async fn rename(&self, from: Place<'_>, to: Place<'_>, mode: RenameMode) -> Result<Renamed> {
+        let changed = self.tree.rename(from, to, mode).await;
+        self.changed().await;
+        changed
+    }
+    async fn link(&self, ino: Ino, dir: Ino, name: &Name) -> Result<DirChanged> {
+        let changed = self.tree.link(ino, dir, name).await;
+        self.changed().await;
+        changed
+    }
+    async fn allocate(&self, ino: Ino, range: std::ops::Range<u64>, keep_size: bool) -> Result<Changed> {
+        let changed = self.tree.allocate(ino, range, keep_size).await;
+        self.changed().await;
+        changed
+    }
+    async fn punch_hole(&self, ino: Ino, range: std::ops::Range<u64>) -> Result<Changed> {
+        let changed = self.tree.punch_hole(ino, range).await;
+        self.changed().await;
+        changed
+    }
+    async fn copy_range(&self, from: (Ino, u64), to: (Ino, u64), len: u64) -> Result<(u64, Changed)> {
+        let changed = self.tree.copy_range(from, to, len).await;
+        self.changed().await;
+        changed
+    }
+    async fn getxattr(&self, ino: Ino, name: &XattrName) -> Result<Bytes> {
+        self.tree.getxattr(ino, name).await
+    }
+    async fn listxattr(&self, ino: Ino) -> Result<Vec<XattrName>> {
+        self.tree.listxattr(ino).await
+    }
+    async fn setxattr(&self, ino: Ino, name: &XattrName, value: Bytes, mode: XattrMode) -> Result<Changed> {
+        let changed = self.tree.setxattr(ino, name, value, mode).await;
+        self.changed().await;
+        changed
+    }
+    async fn removexattr(&self, ino: Ino, name: &XattrName) -> Result<Changed> {
+        let changed = self.tree.removexattr(ino, name).await;
+        self.changed().await;
+        changed
+    }
+    async fn sync(&self, ino: Ino) -> Result<()> {
+        self.tree.sync(ino).await
+    }
+}
+
+vfs_laws!(uncommitted, empty());
+vfs_laws!(committed_at_every_change, restless());
+vfs_laws!(committed_now_and_then, now_and_then());
+
+/// Puts what stands below a directory of a tree as an import would, and returns the link of it.
+async fn import(tree: &Tree, dag: &Dag, dir: Ino) -> Option<Link> {
+    let meta = UnixfsMeta::default;
+    let attr = tree.getattr(dir).await.expect("getattr");
+    match attr.kind {
+        crate::FileKind::File => {
+            let bytes = crate::vfs::ext::read_to_end(tree, dir, 1 << 30).await.expect("read");
+            Some(dag.import(&bytes[..], meta()).await.expect("import"))
+        }
+        crate::FileKind::Symlink => {
+            let target = tree.readlink(dir).await.expect("readlink");
+            Some(dag.put_symlink(&target, meta()).await.expect("put"))
+        }
+        crate::FileKind::Dir => {
+            let mut entries = Vec::new();
+            for entry in crate::vfs::ext::list(tree, dir, usize::MAX).await.expect("list") {
+                let found = tree.lookup(dir, &entry.name).await.expect("lookup");
+                if let Some(link) = Box::pin(import(tree, dag, found.ino)).await {
+                    entries.push(Ok(crate::dag::Entry { name: entry.name, link }));
+                }
+                tree.release(found.ino, 1);
+            }
+            Some(dag.put_dir(stream::iter(entries).boxed()).await.expect("put_dir"))
+        }
+        _ => None,
+    }
+}
+
+/// The root of what is committed equals what an import of the same names and bytes gives.
+async fn root_equals_import(tree: &Tree) -> Cid {
+    tree.commit("").await.expect("it commits");
+    let (_, commit) = tree.head();
+    let dag = Dag::new(Arc::new(Mem::default()), DagOptions { params: *tree.dag().params(), ..Default::default() });
+    let imported = import(tree, &dag, tree.root()).await.expect("a root");
+    assert_eq!(commit.root, imported.cid);
+    commit.root
+}
+
+async fn make(tree: &Tree, dir: Ino, text: &str, node: NewNode) -> Lease {
+    let made = tree.create(dir, &name(text), node, SetAttr::default()).await.expect("create");
+    Lease::adopt(Arc::new(tree.clone()), made.node.ino)
+}
+
+#[tokio::test]
+async fn a_restart_finds_what_was_synced_and_what_was_committed() {
+    let ground = Ground::new();
+    let tree = ground.open().await;
+    let dir = make(&tree, tree.root(), "dir", NewNode::Dir).await;
+    let file = make(&tree, dir.ino(), "file", NewNode::File).await;
+    tree.write(file.ino(), 0, "hello".into(), false).await.expect("write");
+    tree.commit("one").await.expect("commit");
+    tree.write(file.ino(), 5, ", world".into(), false).await.expect("write");
+    let handle = tree.handle(file.ino()).expect("handle");
+    tree.sync(file.ino()).await.expect("sync");
+    drop((dir, file, tree));
+
+    let tree = ground.open().await;
+    let found = tree.resolve(&handle).await.expect("the handle still leads there");
+    assert_eq!(tree.read(found.ino, 0, 100).await.expect("read"), "hello, world");
+    assert_eq!(tree.head().1.note, "one");
+    root_equals_import(&tree).await;
+}
+
+#[tokio::test]
+async fn a_checkout_brings_back_names_attributes_and_handles() {
+    let ground = Ground::new();
+    let tree = ground.open().await;
+    let root = tree.root();
+    let file = make(&tree, root, "file", NewNode::File).await;
+    tree.write(file.ino(), 0, "old".into(), false).await.expect("write");
+    let gone = make(&tree, root, "gone", NewNode::File).await;
+    let handle = tree.handle(gone.ino()).expect("handle");
+    let before = tree.commit("before").await.expect("commit");
+    tree.write(file.ino(), 0, "new".into(), false).await.expect("write");
+    let gone_name = name("gone");
+    tree.remove(Place { dir: root, name: &gone_name, expect: None }, RemoveKind::NonDir).await.expect("remove");
+    drop(gone);
+    assert_eq!(tree.resolve(&handle).await.expect_err("removed").kind(), crate::ErrorKind::Stale);
+    let later = make(&tree, root, "later", NewNode::File).await;
+
+    tree.checkout(&before).await.expect("checkout");
+    assert_eq!(tree.read(file.ino(), 0, 10).await.expect("read"), "old");
+    assert_eq!(tree.getattr(later.ino()).await.expect_err("not there then").kind(), crate::ErrorKind::Stale);
+    let again = tree.resolve(&handle).await.expect("it is there again");
+    tree.release(again.ino, 1);
+    let made = make(&tree, root, "made", NewNode::File).await;
+    assert!(made.ino() > later.ino(), "a number is given once");
+    let after = tree.history().await.expect("history").get(1).expect("what stood before").0;
+    tree.checkout(&after).await.expect("the way back");
+    assert_eq!(tree.read(file.ino(), 0, 10).await.expect("read"), "new");
+    root_equals_import(&tree).await;
+    drop((file, later, made, tree));
+    let tree = ground.open().await;
+    root_equals_import(&tree).await;
+}
+
+#[tokio::test]
+async fn a_directory_from_anywhere_can_be_checked_out() {
+    let dag = Ground::new().open().await.dag().clone();
+    let hello = dag.import(&b"hello"[..], UnixfsMeta { mode: Some(0o600), mtime: None }).await.expect("import");
+    let link = dag.put_symlink(b"hello", UnixfsMeta::default()).await.expect("put");
+    let entry = |text: &str, link| Ok(crate::dag::Entry { name: name(text), link });
+    let sub = dag.put_dir(stream::iter([entry("hello", hello)]).boxed()).await.expect("put_dir");
+    let root = stream::iter([entry("sub", sub), entry("link", link), entry("hello", hello)]);
+    let root = dag.put_dir(root.boxed()).await.expect("put_dir");
+    let ground = Ground { dag, ..Ground::new() };
+    let tree = ground.open().await;
+    make(&tree, tree.root(), "before", NewNode::File).await;
+    tree.checkout(&root.cid).await.expect("checkout");
+    assert_eq!(tree.head().1.root, root.cid);
+    let sub = tree.lookup(tree.root(), &name("sub")).await.expect("lookup");
+    let file = tree.lookup(sub.ino, &name("hello")).await.expect("lookup");
+    assert_eq!((file.mode, file.size, file.nlink, sub.nlink), (0o600, 5, 1, 2));
+    tree.write(file.ino, 5, " there".into(), false).await.expect("write");
+    assert_eq!(tree.read(file.ino, 0, 100).await.expect("read"), "hello there");
+    let refused = tree.checkout(&hello.cid).await.expect_err("a file is no tree");
+    assert_eq!(refused.kind(), crate::ErrorKind::InvalidArgument);
+    drop(tree);
+    let tree = ground.open().await;
+    tree.commit("").await.expect("commit");
+    assert_ne!(tree.head().1.root, root.cid);
+}
+
+#[tokio::test]
+async fn a_snapshot_stays_under_its_name() {
+    let retention = super::Retention {
+        all: std::time::Duration::ZERO,
+        hourly: std::time::Duration::ZERO,
+        daily: std::time::Duration::ZERO,
+    };
+    let ground = Ground::new();
+    let tree = ground.open_with(TreeOptions { retention, ..options() }).await;
+    make(&tree, tree.root(), "a", NewNode::File).await;
+    let kept = tree.snapshot("keep").await.expect("snapshot");
+    for text in ["b", "c", "d"] {
+        make(&tree, tree.root(), text, NewNode::File).await;
+        tree.commit("").await.expect("commit");
+    }
+    assert_eq!(tree.head().1.snapshots.get("keep"), Some(&kept));
+    tree.checkout(&kept).await.expect("checkout");
+    assert_eq!(crate::vfs::ext::list(&tree, tree.root(), 9).await.expect("list").len(), 1);
+    assert!(tree.remove_snapshot("keep").await.expect("remove"));
+    assert!(!tree.remove_snapshot("keep").await.expect("remove"));
+    assert!(tree.snapshot("a/b").await.is_err());
+}
+
+#[tokio::test]
+async fn a_sync_that_fails_makes_a_tree_read_only() {
+    let media = Arc::new(crate::testing::fault::FaultyMedia::new(Arc::new(MemMedia::default())));
+    let Ground { dag, heads, .. } = Ground::new();
+    let tree = Tree::open(dag, media.clone(), heads, options()).await.expect("open");
+    let file = make(&tree, tree.root(), "file", NewNode::File).await;
+    tree.sync(file.ino()).await.expect("sync");
+    tree.write(file.ino(), 0, "lost?".into(), false).await.expect("write");
+    media.fail_next(crate::testing::fault::MediaCall::Sync, crate::ErrorKind::Io);
+    tree.sync(file.ino()).await.expect_err("the disk failed");
+    tree.sync(file.ino()).await.expect_err("and is not trusted again");
+    let refused = tree.write(file.ino(), 0, "more".into(), false).await.expect_err("nothing can be made durable");
+    assert_eq!(refused.kind(), crate::ErrorKind::ReadOnly);
+    tree.commit("").await.expect_err("nor committed");
+    assert_eq!(tree.read(file.ino(), 0, 10).await.expect("reading goes on"), "lost?");
+}
+
+#[tokio::test]
+async fn a_sparse_file_of_a_terabyte_takes_a_page() {
+    let ground = Ground::new();
+    let tree = ground.open().await;
+    let file = make(&tree, tree.root(), "sparse", NewNode::File).await;
+    tree.write(file.ino(), 1 << 40, "x".into(), false).await.expect("write");
+    tree.commit("").await.expect("commit");
+    drop((file, tree));
+    let tree = ground.open().await;
+    let attr = tree.lookup(tree.root(), &name("sparse")).await.expect("lookup");
+    assert_eq!((attr.size, attr.used), ((1 << 40) + 1, 4096));
+    assert_eq!(tree.read(attr.ino, (1 << 40) - 3, 10).await.expect("read"), "\0\0\0x");
+    tree.write(attr.ino, 5, "y".into(), false).await.expect("write");
+    assert_eq!(tree.getattr(attr.ino).await.expect("getattr").used, 8192);
+}
+
+#[tokio::test]
+async fn an_open_file_without_a_name_survives_commits() {
+    let tree = Ground::new().open().await;
+    let file = make(&tree, tree.root(), "file", NewNode::File).await;
+    tree.write(file.ino(), 0, "first".into(), false).await.expect("write");
+    tree.commit("").await.expect("commit");
+    let (root, file_name) = (tree.root(), name("file"));
+    tree.remove(Place { dir: root, name: &file_name, expect: None }, RemoveKind::NonDir).await.expect("remove");
+    tree.commit("").await.expect("commit");
+    assert_eq!(tree.read(file.ino(), 0, 100).await.expect("read"), "first");
+    tree.write(file.ino(), 5, " second".into(), false).await.expect("write");
+    tree.commit("").await.expect("commit");
+    make(&tree, root, "other", NewNode::File).await;
+    tree.commit("").await.expect("commit");
+    assert_eq!(tree.read(file.ino(), 0, 100).await.expect("read"), "first second");
+    let ino = file.ino();
+    drop(file);
+    assert_eq!(tree.getattr(ino).await.expect_err("gone").kind(), crate::ErrorKind::Stale);
+    root_equals_import(&tree).await;
+}
+
+#[tokio::test]
+async fn whole_chunks_go_past_the_journal() {
+    let ground = Ground::new();
+    let tree = ground.open().await;
+    let file = make(&tree, tree.root(), "large", NewNode::File).await;
+    let bytes: Bytes = (0..5_000_000_u32).map(|i| u8::try_from(i * 7 % 251).unwrap_or(0)).collect::<Vec<_>>().into();
+    tree.write(file.ino(), 0, bytes.clone(), false).await.expect("write");
+    tree.sync(file.ino()).await.expect("sync");
+    let journal_len: u64 = {
+        use crate::media::Media;
+        ground.journal.segments().await.expect("segments").iter().map(|segment| segment.len).sum()
+    };
+    assert!(journal_len < 1 << 20, "the journal holds {journal_len} bytes");
+    assert_eq!(crate::vfs::ext::read_to_end(&tree, file.ino(), 1 << 30).await.expect("read"), bytes);
+    tree.write(file.ino(), 1_500_000, "over a border of nothing".into(), false).await.expect("write");
+    root_equals_import(&tree).await;
+}
+
+#[tokio::test]
+async fn a_copy_shares_and_a_commit_finds_the_same_content() {
+    let tree = Ground::new().open().await;
+    let root = tree.root();
+    let file = make(&tree, root, "from", NewNode::File).await;
+    let bytes: Bytes = (0..3_000_000_u32).map(|i| u8::try_from(i * 13 % 241).unwrap_or(0)).collect::<Vec<_>>().into();
+    tree.write(file.ino(), 100, bytes, false).await.expect("write");
+    tree.commit("").await.expect("commit");
+    tree.write(file.ino(), 2_000_000, "new".into(), false).await.expect("write");
+    let copy = make(&tree, root, "to", NewNode::File).await;
+    let (len, _) = tree.copy_range((file.ino(), 0), (copy.ino(), 0), u64::MAX >> 1).await.expect("copy");
+    assert_eq!(len, 3_000_100);
+    tree.commit("").await.expect("commit");
+    let (from, to) = (tree.getattr(file.ino()).await, tree.getattr(copy.ino()).await);
+    assert_eq!(from.expect("getattr").cid, to.expect("getattr").cid);
+    root_equals_import(&tree).await;
+}
+
+#[tokio::test]
+async fn a_quota_is_kept_and_removing_works_when_it_is_used_up() {
+    let quota = super::Quota { bytes_max: Some(8192), inodes_max: Some(3) };
+    let tree = Ground::new().open_with(TreeOptions { quota, ..options() }).await;
+    let root = tree.root();
+    let file = make(&tree, root, "a", NewNode::File).await;
+    let kind = |result: Result<Changed>| result.expect_err("refused").kind();
+    assert_eq!(kind(tree.write(file.ino(), 0, vec![1; 8193].into(), false).await), crate::ErrorKind::NoSpace);
+    tree.write(file.ino(), 0, vec![1; 8192].into(), false).await.expect("it fits");
+    make(&tree, root, "b", NewNode::File).await;
+    let refused = tree.create(root, &name("c"), NewNode::File, SetAttr::default()).await;
+    assert_eq!(refused.expect_err("the fourth").kind(), crate::ErrorKind::NoSpace);
+    tree.commit("").await.expect("commit");
+    assert_eq!(tree.statfs(root).await.expect("statfs").bytes_free, 0);
+    let place_name = name("a");
+    tree.remove(Place { dir: root, name: &place_name, expect: None }, RemoveKind::NonDir).await.expect("remove");
+    drop(file);
+    assert_eq!(tree.statfs(root).await.expect("statfs").bytes_free, 8192);
+    make(&tree, root, "c", NewNode::File).await;
+}

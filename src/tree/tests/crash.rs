@@ -1,0 +1,338 @@
+//! The machine stops at any call of any disk: what is found then is a state that was, no older than the last sync.
+
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use bytes::Bytes;
+
+use super::{super::TreeOptions, name, options};
+use crate::{
+    Env, ErrorKind, FileKind, Result,
+    block::{Segments, SegmentsOptions},
+    dag::{Dag, DagOptions, Params, Profile},
+    heads::LogHeads,
+    testing::{
+        self,
+        fault::{Crash, CrashMedia, Dice},
+    },
+    tree::Tree,
+    vfs::{Ino, NewNode, Place, RemoveKind, RenameMode, SetAttr, Vfs, XattrMode, XattrName, ext::list},
+};
+
+/// So short that a chunk is cheap to write, and a file of a few KiB has many.
+const CHUNK_LEN: u32 = 1024;
+
+/// A clock that stands still within a step, so that runs that look more often tell the same times.
+#[derive(Debug, Clone, Default)]
+struct Clock(Arc<AtomicU64>);
+
+impl Clock {
+    fn env(&self) -> Env {
+        let time = self.0.clone();
+        let now = move || SystemTime::UNIX_EPOCH + Duration::from_secs(time.load(Ordering::Relaxed));
+        Env { now: Arc::new(now), ..testing::env() }
+    }
+
+    fn tick(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// The four disks of a tree.
+#[derive(Debug)]
+struct Disks([Arc<CrashMedia>; 4]);
+
+impl Disks {
+    fn new(crash: &Arc<Crash>) -> Self {
+        Self([(); 4].map(|()| Arc::new(CrashMedia::new(crash.clone()))))
+    }
+
+    fn restart(&self, seed: u64, crash: &Arc<Crash>) -> Self {
+        Self([0, 1, 2, 3].map(|i| Arc::new(self.0[i].restart(seed * 4 + i as u64, crash.clone()))))
+    }
+
+    async fn open(&self, clock: &Clock) -> Result<Tree> {
+        let [data, index, journal, heads] = self.0.clone();
+        let small = SegmentsOptions { segment_len_max: 1 << 16, ..Default::default() };
+        let params = Params { chunk_len: CHUNK_LEN, width: 8, ..Profile::default().params() };
+        let dag = Dag::new(
+            Arc::new(Segments::open(data, index, small, &clock.env()).await?),
+            DagOptions { params, ..Default::default() },
+        );
+        let heads = Arc::new(LogHeads::open(heads, &clock.env()).await?);
+        Tree::open(dag, journal, heads, TreeOptions { env: clock.env(), ..options() }).await
+    }
+}
+
+/// Everything that is seen of a tree, as text.
+async fn describe(tree: &Tree) -> Result<String> {
+    let mut text = String::new();
+    let mut todo = vec![(String::new(), tree.root())];
+    while let Some((path, dir)) = todo.pop() {
+        for entry in list(tree, dir, usize::MAX).await? {
+            let attr = tree.lookup(dir, &entry.name).await?;
+            let path = format!("{path}/{}", entry.name);
+            let content = match attr.kind {
+                FileKind::File => crate::vfs::ext::read_to_end(tree, attr.ino, 1 << 24).await?,
+                FileKind::Symlink => tree.readlink(attr.ino).await?,
+                _ => Bytes::new(),
+            };
+            let mut xattrs = BTreeMap::new();
+            for name in tree.listxattr(attr.ino).await? {
+                xattrs.insert(name.clone(), tree.getxattr(attr.ino, &name).await?);
+            }
+            writeln!(
+                text,
+                "{path} {} {:?} {:o} {} {} {} {:?} {} {} {xattrs:?}",
+                attr.ino.0,
+                attr.kind,
+                attr.mode,
+                attr.uid,
+                attr.nlink,
+                attr.size,
+                attr.mtime,
+                attr.used,
+                crate::cid_of(crate::Codec::Raw, &content)
+            )
+            .expect("text is written");
+            if attr.kind == FileKind::Dir {
+                todo.push((path, attr.ino));
+            }
+            tree.release(attr.ino, 1);
+        }
+    }
+    let room = tree.statfs(tree.root()).await?;
+    writeln!(text, "{} {}", room.bytes_free, room.inodes_free).expect("text is written");
+    Ok(text)
+}
+
+/// A workload under way.
+struct Work {
+    tree: Tree,
+    dice: Dice,
+    clock: Clock,
+    /// How many changes were made.
+    step: usize,
+    /// The changes that the last sync or commit covered.
+    synced: usize,
+}
+
+impl Work {
+    fn pick(&mut self, from: &[Ino]) -> Option<Ino> {
+        from.get(self.dice.roll(from.len())).copied()
+    }
+
+    /// One step: a change, a sync or a commit. What a change refuses is as good.
+    async fn step(&mut self) -> Result<()> {
+        self.clock.tick();
+        match self.dice.roll(20) {
+            0..2 => {
+                self.tree.sync(self.tree.root()).await?;
+                self.synced = self.step;
+                return Ok(());
+            }
+            2 => {
+                self.tree.commit("").await?;
+                self.synced = self.step;
+                return Ok(());
+            }
+            _ => {}
+        }
+        // Counted before it is tried: where the machine stops it may have happened.
+        self.step += 1;
+        match self.change().await {
+            Err(error) if matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Io | ErrorKind::ReadOnly) => {
+                Err(error)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn nodes(&self) -> Result<(Vec<Ino>, Vec<Ino>)> {
+        let (mut dirs, mut others) = (vec![self.tree.root()], Vec::new());
+        let mut at = 0;
+        while let Some(dir) = dirs.get(at).copied() {
+            at += 1;
+            for entry in list(&self.tree, dir, 1000).await? {
+                match self.tree.getattr(entry.ino).await?.kind {
+                    FileKind::Dir => dirs.push(entry.ino),
+                    _ => others.push(entry.ino),
+                }
+            }
+        }
+        Ok((dirs, others))
+    }
+
+    async fn change(&mut self) -> Result<()> {
+        let (dirs, others) = self.nodes().await?;
+        let names = ["a", "b", "c", "d"].map(name);
+        let dir = self.pick(&dirs).unwrap_or(self.tree.root());
+        let other_dir = self.pick(&dirs).unwrap_or(dir);
+        let file = self.pick(&others).unwrap_or(dir);
+        let (one, two) = (self.dice.roll(4), self.dice.roll(4));
+        let (from, to) = (&names[one], &names[two]);
+        let place = |dir, name| Place { dir, name, expect: None };
+        let offset = self.dice.roll(8) as u64 * 512;
+        let tree = self.tree.clone();
+        match self.dice.roll(16) {
+            0..4 => {
+                let node =
+                    [NewNode::File, NewNode::File, NewNode::Dir, NewNode::Symlink("to/there".into()), NewNode::Fifo];
+                let node = node[self.dice.roll(5)].clone();
+                let made = tree.create(dir, from, node, SetAttr::default()).await?;
+                tree.release(made.node.ino, 1);
+            }
+            4..8 => {
+                // Whole chunks and parts of chunks, at their borders and across them.
+                let len = [10, 512, 1024, 3000][self.dice.roll(4)];
+                let data = self.dice.bytes(len);
+                tree.write(file, offset, data.into(), true).await?;
+            }
+            8 => {
+                tree.setattr(file, SetAttr { size: Some(offset), ..Default::default() }).await?;
+            }
+            9 => {
+                tree.setattr(file, SetAttr { mode: Some(0o600), uid: Some(7), ..Default::default() }).await?;
+            }
+            10 => {
+                let made = tree.link(file, dir, from).await?;
+                tree.release(made.node.ino, 1);
+            }
+            11 => {
+                tree.remove(place(dir, from), RemoveKind::NonDir).await?;
+            }
+            12 => {
+                tree.remove(place(dir, from), RemoveKind::Dir).await?;
+            }
+            13 => {
+                let mode = [RenameMode::Replace, RenameMode::NoReplace, RenameMode::Exchange][self.dice.roll(3)];
+                tree.rename(place(dir, from), place(other_dir, to), mode).await?;
+            }
+            14 => {
+                let xattr = XattrName::new(b"user.x")?;
+                match self.dice.roll(2) {
+                    0 => {
+                        tree.setxattr(file, &xattr, "value".into(), XattrMode::Set).await?;
+                    }
+                    _ => {
+                        tree.removexattr(file, &xattr).await?;
+                    }
+                }
+            }
+            _ => match self.dice.roll(3) {
+                0 => {
+                    tree.punch_hole(file, offset..offset + 2048).await?;
+                }
+                1 => {
+                    tree.allocate(file, offset..offset + 5000, false).await?;
+                }
+                _ => {
+                    let source = self.pick(&others).unwrap_or(file);
+                    tree.copy_range((source, 0), (file, offset), 2048).await?;
+                }
+            },
+        }
+        Ok(())
+    }
+}
+
+const STEP_COUNT: usize = 40;
+
+/// Runs the workload of `seed` until the machine stops; tells what was seen after each change, if `watched`.
+async fn run(seed: u64, disks: &Disks, states: Option<&mut Vec<String>>) -> Option<Work> {
+    let clock = Clock::default();
+    let tree = disks.open(&clock).await.ok()?;
+    let mut work = Work { tree, dice: Dice::new(seed), clock, step: 0, synced: 0 };
+    let mut told = Vec::new();
+    let watched = states.is_some();
+    if watched {
+        told.push(describe(&work.tree).await.expect("it is described"));
+    }
+    for _ in 0..STEP_COUNT {
+        let before = work.step;
+        if work.step().await.is_err() {
+            break;
+        }
+        if watched && work.step > before {
+            told.push(describe(&work.tree).await.expect("it is described"));
+        }
+    }
+    if let Some(states) = states {
+        *states = told;
+    }
+    Some(work)
+}
+
+/// How many machine stops a run of the workload is tried with.
+async fn crash_everywhere(seed: u64) -> u64 {
+    let mut states = Vec::new();
+    let calls = {
+        run(seed, &Disks::new(&Crash::never()), Some(&mut states)).await.expect("it opens");
+        // Describing costs calls too: count those of a run without.
+        let crash = Crash::never();
+        run(seed, &Disks::new(&crash), None).await.expect("it opens");
+        crash.calls()
+    };
+    let mut points = 0;
+    for call in 0..calls {
+        let crash = Crash::at(call);
+        let stopped = Disks::new(&crash);
+        let work = run(seed, &stopped, None).await;
+        let (synced, issued) = work.as_ref().map_or((0, 0), |work| (work.synced, work.step));
+        drop(work);
+        // The first recovery is stopped too, now and then.
+        let again = if call.is_multiple_of(3) { Crash::at(call % 97) } else { Crash::never() };
+        let mut disks = stopped.restart(seed ^ call, &again);
+        if again.happened() || disks.open(&Clock::default()).await.is_err() {
+            let never = Crash::never();
+            disks = disks.restart(seed ^ call ^ 1, &never);
+        }
+        let never = Crash::never();
+        let disks = disks.restart(seed ^ call ^ 2, &never);
+        let tree = disks.open(&Clock::default()).await;
+        let tree = tree.unwrap_or_else(|error| panic!("seed {seed}, call {call}: {error:#}"));
+        let found = describe(&tree).await.unwrap_or_else(|error| panic!("seed {seed}, call {call}: {error:#}"));
+        let last = issued.min(states.len() - 1);
+        assert!(
+            states[synced..=last].contains(&found),
+            "seed {seed}, call {call}: {found}\nis none of the states {synced} to {last}, the first of which is\n{}",
+            states[synced]
+        );
+        // It goes on from there: what is committed is what is seen, and equals an import.
+        tree.commit("").await.unwrap_or_else(|error| panic!("seed {seed}, call {call}: {error:#}"));
+        assert_eq!(describe(&tree).await.expect("described"), found, "seed {seed}, call {call}: after a commit");
+        points += 1;
+    }
+    points
+}
+
+#[test]
+fn a_crash_at_any_call_leaves_a_state_no_older_than_the_last_sync() {
+    let threads: Vec<_> = (0..2_u64)
+        .map(|half| {
+            std::thread::spawn(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+                runtime.block_on(async {
+                    let mut points = 0;
+                    for seed in (half..SEED_COUNT).step_by(2) {
+                        points += crash_everywhere(seed).await;
+                    }
+                    points
+                })
+            })
+        })
+        .collect();
+    let points: u64 = threads.into_iter().map(|thread| thread.join().expect("no state was lost")).sum();
+    println!("{points} crash points");
+    assert!(points >= 10_000, "only {points} crash points");
+}
+
+/// 10,000 crash points and more.
+const SEED_COUNT: u64 = 180;
