@@ -6,7 +6,7 @@
 //! reads of one chunk would else load and hash that chunk eight times. Spec: spec/linked-data.md #verification.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fmt,
     hash::{DefaultHasher, Hash, Hasher},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -26,6 +26,8 @@ const HASH_OFF_LEN_MIN: usize = 256 << 10;
 const SHARD_COUNT_MAX: usize = 16;
 /// A shard must have room for a few blocks of the longest kind, or the large ones would push each other out.
 const SHARD_LEN_MIN: usize = 2 * DAG_BLOCK_LEN_MAX;
+/// So many blocks are remembered to be bad: of a store with more, each is found again when it is read again.
+const BAD_COUNT_MAX: usize = 1 << 16;
 /// What a kept block takes in memory beside its bytes: key, list and table.
 const ENTRY_LEN: usize = 256;
 
@@ -79,6 +81,14 @@ impl Dag {
     }
 
     async fn read_block(&self, cid: &Cid, key: &BlockKey) -> Result<Bytes> {
+        let read = self.read_unmarked(cid, key).await;
+        if read.as_ref().is_err_and(|error| error.kind() == ErrorKind::Corrupt) {
+            self.verified.mark_bad(key);
+        }
+        read
+    }
+
+    async fn read_unmarked(&self, cid: &Cid, key: &BlockKey) -> Result<Bytes> {
         let block = self.blocks.get(key).await?;
         let block = block.ok_or_else(|| {
             Error::new(ErrorKind::NotFound, "dag.get_block").because("the store does not hold this block")
@@ -117,8 +127,26 @@ impl Dag {
         }
         let key = BlockKey::from(cid);
         let putting = self.epochs.putting(&key).await;
-        self.blocks.put(&key, block).await?;
+        if self.verified.is_bad(&key) {
+            self.replace(&key, block).await?;
+        } else {
+            self.blocks.put(&key, block).await?;
+        }
         putting.stamp(&key);
+        Ok(())
+    }
+
+    /// Puts a block in the place of other bytes that the store gave for it: a store keeps what it has, so those are deleted
+    /// first. Left half way the key stays marked, and the next put does it.
+    async fn replace(&self, key: &BlockKey, block: Bytes) -> Result<()> {
+        let _turn = self.verified.replacing.lock().await;
+        // Another may have done so by now: a good block is deleted by nobody.
+        let found = self.blocks.get(key).await;
+        if self.verified.is_bad(key) && !matches!(found, Ok(Some(found)) if found == block) {
+            self.blocks.delete(key).await?;
+        }
+        self.blocks.put(key, block).await?;
+        self.verified.unmark_bad(key);
         Ok(())
     }
 }
@@ -144,6 +172,10 @@ async fn hashing<T: Send + 'static>(len: usize, hash: impl FnOnce() -> T + Send 
 pub(super) struct Verified {
     shards: Box<[Mutex<Shard>]>,
     shard_len_max: usize,
+    /// The keys that the store gave other bytes for.
+    bad: Mutex<HashSet<BlockKey>>,
+    /// Whoever holds it replaces bad bytes.
+    replacing: tokio::sync::Mutex<()>,
 }
 
 struct Shard {
@@ -157,7 +189,31 @@ impl Verified {
     pub(super) fn new(len_max: usize) -> Self {
         let count = (len_max / SHARD_LEN_MIN).clamp(1, SHARD_COUNT_MAX);
         let shard = || Shard { kept: LruCache::unbounded(), kept_len: 0, readings: HashMap::new() };
-        Self { shards: (0..count).map(|_| Mutex::new(shard())).collect(), shard_len_max: len_max / count }
+        Self {
+            shards: (0..count).map(|_| Mutex::new(shard())).collect(),
+            shard_len_max: len_max / count,
+            bad: Mutex::default(),
+            replacing: tokio::sync::Mutex::default(),
+        }
+    }
+
+    fn bad(&self) -> MutexGuard<'_, HashSet<BlockKey>> {
+        self.bad.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn mark_bad(&self, key: &BlockKey) {
+        let mut bad = self.bad();
+        if bad.len() < BAD_COUNT_MAX {
+            bad.insert(key.clone());
+        }
+    }
+
+    fn is_bad(&self, key: &BlockKey) -> bool {
+        self.bad().contains(key)
+    }
+
+    fn unmark_bad(&self, key: &BlockKey) {
+        self.bad().remove(key);
     }
 
     /// A lock is held for a few steps that do not panic; were one to, the shard would still be whole.
@@ -248,6 +304,7 @@ mod tests {
     struct Watched {
         inner: Mem,
         gets: AtomicUsize,
+        deletes: AtomicUsize,
         gate: Semaphore,
         lie: Mutex<Option<Bytes>>,
         outages: AtomicUsize,
@@ -268,6 +325,7 @@ mod tests {
             self.inner.put(key, block).await
         }
         async fn delete(&self, key: &BlockKey) -> Result<()> {
+            self.deletes.fetch_add(1, Ordering::SeqCst);
             self.inner.delete(key).await
         }
         fn keys(&self) -> BoxStream<'_, Result<BlockKey>> {
@@ -279,11 +337,35 @@ mod tests {
         let store = Arc::new(Watched {
             inner: Mem::default(),
             gets: AtomicUsize::new(0),
+            deletes: AtomicUsize::new(0),
             gate: Semaphore::new(1000),
             lie: Mutex::new(None),
             outages: AtomicUsize::new(0),
         });
         (Arc::clone(&store), Dag::new(store, options))
+    }
+
+    /// Bad bytes stayed for ever: a store keeps what it has, so putting the block again changed nothing.
+    #[tokio::test]
+    async fn a_block_that_was_found_corrupt_is_replaced_by_putting_it_again() {
+        let (store, dag) = watched(DagOptions { verified_len_max: 0, ..DagOptions::default() });
+        let cid = cid_of(Codec::Raw, &block(9, 1));
+        store.put(&BlockKey::from(&cid), block(9, 2)).await.expect("other bytes under its key");
+        dag.put_block(Codec::Raw, block(9, 1)).await.expect("it is there, says the store");
+        for _ in 0..2 {
+            assert_eq!(dag.get_block(&cid).await.expect_err("other bytes").kind(), ErrorKind::Corrupt);
+        }
+        dag.put_block(Codec::Raw, block(9, 1)).await.expect("put");
+        assert_eq!(dag.get_block(&cid).await.expect("replaced"), block(9, 1));
+
+        // A lie on the way is no reason to delete what is good.
+        *store.lie.lock().expect("whole") = Some(block(9, 3));
+        assert_eq!(dag.get_block(&cid).await.expect_err("a lie").kind(), ErrorKind::Corrupt);
+        *store.lie.lock().expect("whole") = None;
+        let deletes = store.deletes.load(Ordering::SeqCst);
+        dag.put_block(Codec::Raw, block(9, 1)).await.expect("put");
+        assert_eq!(store.deletes.load(Ordering::SeqCst), deletes);
+        assert_eq!(dag.get_block(&cid).await.expect("good"), block(9, 1));
     }
 
     fn block(len: usize, fill: u8) -> Bytes {

@@ -188,15 +188,15 @@ impl Places {
         let mut writer = RunWriter::new(Arc::clone(&self.index), id, count);
         let (mut group, mut seen, mut kept) = (Vec::new(), 0, 0);
         while merge.group(&mut group).await? {
+            // Below the oldest run there is nothing that a deletion could hide.
             if group.len() > 1 {
-                self.drop_outdated(&mut group).await?;
+                self.drop_outdated(&mut group, bottom).await?;
+            } else {
+                group.retain(|entry| !(bottom && entry.deleted));
             }
             for entry in &group {
-                // Below the oldest run there is nothing that a deletion could hide.
-                if !(bottom && entry.deleted) {
-                    kept += 1;
-                    writer.push(*entry).await?;
-                }
+                kept += 1;
+                writer.push(*entry).await?;
             }
             seen += 1;
             if seen % YIELD_ENTRY_COUNT == 0 {
@@ -213,8 +213,9 @@ impl Places {
         }
     }
 
-    /// Keeps the newest entry of every key. Keys are in the log only; a record that cannot be read is kept.
-    async fn drop_outdated(&self, group: &mut Vec<Entry>) -> Result<()> {
+    /// Keeps the newest entry of every key, or none where that is a deletion and `bottom`. Keys are in the log only; a
+    /// record that cannot be read is kept, a deletion above all: it hides a block, and nobody can tell which.
+    async fn drop_outdated(&self, group: &mut Vec<Entry>, bottom: bool) -> Result<()> {
         let mut keys: Vec<BlockKey> = Vec::new();
         let mut newest = Vec::new();
         for entry in group.drain(..) {
@@ -228,6 +229,9 @@ impl Places {
                     continue;
                 }
                 keys.push(key);
+                if bottom && entry.deleted {
+                    continue;
+                }
             }
             newest.push(entry);
         }

@@ -306,6 +306,31 @@ async fn a_closed_store_leaves_nothing_behind_it() {
     }
 }
 
+/// The entry of a deletion whose record had rotted was dropped from the index as if its key had been seen, and the deleted
+/// block was back.
+#[tokio::test]
+async fn a_deletion_that_rots_brings_no_block_back() {
+    let data = Arc::new(FaultyMedia::new(Arc::new(MemMedia::default())));
+    let store = open(data.clone(), Arc::new(MemMedia::default())).await;
+    store.put(&key(1), block(1, 50)).await.expect("put");
+    store.checkpoint().await.expect("checkpoint");
+    store.delete(&key(1)).await.expect("delete");
+    let entry = store.inner.lock().memory.next(fingerprint(&key(1)), None).expect("it was deleted");
+    assert!(entry.deleted);
+    data.flip(entry.pos.segment, u64::from(entry.pos.offset) + 30, 1);
+    store.checkpoint().await.expect("checkpoint");
+    let mut merged = false;
+    for n in 2..40 {
+        store.put(&key(n), block(n, 50)).await.expect("put");
+        store.checkpoint().await.expect("checkpoint");
+        merged |= store.inner.lock().runs.len() == 1;
+        assert_eq!(store.get(&key(1)).await.expect_err("nobody knows").kind(), ErrorKind::Corrupt, "{n}");
+    }
+    assert!(merged, "down to the oldest run");
+    store.put(&key(1), block(1, 60)).await.expect("put");
+    assert_eq!(store.get(&key(1)).await.expect("get"), Some(block(1, 60)));
+}
+
 /// A store that is killed again and again, each time before its log has grown by enough to write the index down, had
 /// more to replay each time.
 #[tokio::test]
