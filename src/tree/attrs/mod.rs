@@ -7,8 +7,9 @@
 //!
 //! [`update`] makes the next state and writes only what changed and the way up to the root. Look-ups are synchronous,
 //! over [`Nodes`] in memory, so that they can run under a lock; what is not there ends them with [`Halt::Missing`], to be
-//! [`load`]ed and tried again. Nodes stay in their encoded form, checked once: that is a third of the memory, and an
-//! inode is decoded in less than a microsecond. Spec: spec/attrs.md.
+//! [`load`]ed and tried again. Nodes stay in their encoded form, checked once: an inode is some hundred bytes there, and
+//! several times that as a value, so far more of them fit into a cache, and only what is asked for is decoded.
+//! Spec: spec/attrs.md.
 
 mod cache;
 mod inode;

@@ -136,6 +136,20 @@ fn read_entry(reader: &mut Reader<'_>) -> Result<NameEntry, &'static str> {
     Ok(NameEntry { rank, name, ino })
 }
 
+/// The entry of a name in a short list: compares bytes, and hashes nothing but what it finds.
+fn find(list: &[u8], name: &Name) -> Result<Option<NameEntry>, &'static str> {
+    let mut reader = Reader::new(list);
+    for _ in 0..reader.list()? {
+        let mut entry = reader;
+        let count = reader.list()?;
+        if reader.bytes()? == name.as_bytes() {
+            return read_entry(&mut entry).map(Some);
+        }
+        (2..=count).try_for_each(|_| reader.uint().map(drop))?;
+    }
+    Ok(None)
+}
+
 /// Encodes an entry.
 pub(super) fn encode_entry(entry: &NameEntry) -> Result<Vec<u8>, &'static str> {
     let index = entry.rank.bits() & RANK_INDEX_MASK;
@@ -353,6 +367,9 @@ impl Names {
     }
 
     pub(super) fn entry(&self, nodes: &mut dyn Nodes, name: &Name) -> Result<Option<NameEntry>, Halt> {
+        if let Self::Inline(encoded) = self {
+            return find(encoded, name).map_err(bad);
+        }
         let first = Rank::of(name.as_bytes());
         let mut found = None;
         self.visit(nodes, first, |entry| {
