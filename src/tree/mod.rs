@@ -17,6 +17,7 @@ mod commit;
 mod commit_node;
 mod content;
 mod extent;
+mod history;
 mod inode;
 mod layer;
 mod open;
@@ -52,7 +53,11 @@ use self::{
     sight::{Halt, Try},
     state::{Attempt, ROOT, State},
 };
-pub use self::{commit_node::Commit, state::Quota};
+pub use self::{
+    commit_node::Commit,
+    history::{History, KeptCommit, PathChange},
+    state::Quota,
+};
 use crate::{
     Cid, Env, Error, ErrorKind, Name, Result,
     dag::Dag,
