@@ -11,9 +11,11 @@
 //!       |                           |_____|
 //!     MuxFs (QFS paths, CIDs)    MuxFs::vfs() : Vfs     mux, vfs/union
 //!       |                           |
-//!    Mount::cas | Mount::location                       cas, cas_view, vfs/as_store
+//!    Mount::content | Mount::location                   cas, cas_view, working, vfs/as_store
 //!       |               |
-//!      Dag           LocalVfs                           dag: the only code that knows a CID
+//!      Tree          LocalVfs                           tree: names over content, a journal of what changed since
+//!       |
+//!      Dag                                              dag: the only code that knows a CID
 //!       |
 //!    Mem | Segments                                     block: untrusted bytes under opaque keys
 //!       |

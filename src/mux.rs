@@ -12,11 +12,13 @@ use crate::{
     cas_view::{CasView, CasViewOptions},
     dag::Dag,
     pins::Pins,
+    tree::{History, Tree},
     vfs::{
         Vfs,
         as_store::AsStore,
         union::{SLOT_MAX, Slots, UnionVfs},
     },
+    working::WorkingVfs,
 };
 
 /// Where `put` goes that names no mount, where none is configured: the first of these that is mounted. Never `/mem`,
@@ -30,6 +32,7 @@ pub struct Mount {
     store: Arc<dyn Store>,
     vfs: Arc<dyn Vfs>,
     cas: Option<Arc<Cas>>,
+    tree: Option<Tree>,
 }
 
 impl Mount {
@@ -64,7 +67,42 @@ impl Mount {
     /// ```
     pub fn cas_with_options(prefix: Prefix, dag: Dag, pins: Arc<Pins>, options: CasViewOptions) -> Self {
         let cas = Arc::new(Cas::new(prefix, dag.clone(), pins.clone()));
-        Self { prefix, store: cas.clone(), vfs: Arc::new(CasView::new(dag, pins, options)), cas: Some(cas) }
+        Self { prefix, store: cas.clone(), vfs: Arc::new(CasView::new(dag, pins, options)), cas: Some(cas), tree: None }
+    }
+
+    /// A content-addressed mount with a working tree: its inodes are those of `tree`, with all content by CID and the
+    /// history below the same root (see [`WorkingVfs`]); the QFS calls stay strict, by CID and nothing else.
+    ///
+    /// Content is put into the tree's own [`Dag`]. `options` are for what is seen by CID; the tree knows its own owners
+    /// and space.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use muxfs::{Mount, Name, Prefix, block, cas_view::CasViewOptions, dag::{Dag, DagOptions}, heads::MemHeads};
+    /// # use muxfs::{media::MemMedia, pins::Pins, testing, vfs::{NewNode, SetAttr}};
+    /// use muxfs::tree::{Tree, TreeOptions};
+    /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+    /// let env = testing::env();
+    /// let dag = Dag::new(Arc::new(block::Mem::default()), DagOptions::default());
+    /// let pins = Arc::new(Pins::open(Arc::new(MemMedia::default()), &env).await?);
+    /// let (journal, heads) = (Arc::new(MemMedia::default()), Arc::new(MemHeads::default()));
+    /// let tree = Tree::open(dag, journal, heads, TreeOptions::new(Name::new(b"mem")?, env)).await?;
+    /// let mount = Mount::content(Prefix::new("mem")?, pins, tree.clone(), CasViewOptions::default());
+    ///
+    /// let vfs = mount.vfs();
+    /// vfs.create(vfs.root(), &Name::new(b"by name")?, NewNode::Dir, SetAttr::default()).await?;
+    /// tree.commit("a directory").await?;
+    /// let root = Name::new(tree.head().1.root.to_string().as_bytes())?;
+    /// let then = vfs.lookup(vfs.root(), &root).await?;
+    /// assert!(vfs.lookup(then.ino, &Name::new(b"by name")?).await.is_ok());
+    /// # Ok::<(), muxfs::Error>(()) }).unwrap();
+    /// ```
+    pub fn content(prefix: Prefix, pins: Arc<Pins>, tree: Tree, options: CasViewOptions) -> Self {
+        let cas = Arc::new(Cas::new(prefix, tree.dag().clone(), pins.clone()));
+        let content = CasView::new(tree.dag().clone(), pins, options);
+        let history = Arc::new(History::new(tree.clone()));
+        let vfs = Arc::new(WorkingVfs::new(Arc::new(tree.clone()), content, Some(history)));
+        Self { prefix, store: cas.clone(), vfs, cas: Some(cas), tree: Some(tree) }
     }
 
     /// A location-addressed mount: any [`Vfs`], which also answers the QFS calls (see [`AsStore`]).
@@ -77,7 +115,7 @@ impl Mount {
     /// # Ok::<(), muxfs::Error>(())
     /// ```
     pub fn location(prefix: Prefix, vfs: Arc<dyn Vfs>, env: Env) -> Self {
-        Self { prefix, store: Arc::new(AsStore::new(prefix, vfs.clone(), env)), vfs, cas: None }
+        Self { prefix, store: Arc::new(AsStore::new(prefix, vfs.clone(), env)), vfs, cas: None, tree: None }
     }
 
     /// Where it stands.
@@ -98,6 +136,11 @@ impl Mount {
     /// What a content-addressed mount has beyond the QFS calls: its [`Dag`] and its pins.
     pub fn as_cas(&self) -> Option<&Arc<Cas>> {
         self.cas.as_ref()
+    }
+
+    /// The working tree of a mount that has one.
+    pub fn as_tree(&self) -> Option<&Tree> {
+        self.tree.as_ref()
     }
 }
 
@@ -298,8 +341,12 @@ mod tests {
         Name,
         block::Mem,
         dag::DagOptions,
+        heads::MemHeads,
         media::MemMedia,
         testing::{env, model::ModelFs},
+        tree::TreeOptions,
+        vfs::{NewNode, SetAttr},
+        working::HISTORY_NAME,
     };
 
     fn prefix(text: &str) -> Prefix {
@@ -374,6 +421,40 @@ mod tests {
                 None => assert_eq!(put.expect_err("nowhere").kind(), ErrorKind::InvalidArgument),
             }
         }
+    }
+
+    /// Names are the frontends'; to the QFS calls a content-addressed mount is its CIDs.
+    #[tokio::test]
+    async fn a_working_tree_is_written_by_name_and_the_calls_stay_strict() {
+        let env = env();
+        let dag = Dag::new(Arc::new(Mem::default()), DagOptions::default());
+        let pins = Arc::new(Pins::open(Arc::new(MemMedia::default()), &env).await.expect("opens"));
+        let options = TreeOptions::new(Name::new(b"main").expect("a name"), env.clone());
+        let tree = Tree::open(dag, Arc::new(MemMedia::default()), Arc::new(MemHeads::default()), options).await;
+        let tree = tree.expect("opens");
+        let mut mux = MuxFs::new();
+        mux.mount(Mount::content(prefix("mem"), pins, tree.clone(), CasViewOptions::default())).expect("mounts");
+        let vfs = mux.vfs(&env).await.expect("a view");
+        let names = ["mem", "notes.txt"].map(|text| Name::new(text.as_bytes()).expect("a name"));
+        let top = vfs.lookup(vfs.root(), &names[0]).await.expect("the mount");
+        let made = vfs.create(top.ino, &names[1], NewNode::File, SetAttr::default()).await.expect("create");
+        vfs.write(made.node.ino, 0, "by name".into(), false).await.expect("write");
+
+        let error = mux.open("/mem/notes.txt").await.expect_err("a name");
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+        assert_eq!(mux.put("/mem/notes.txt", &b"x"[..]).await.expect_err("a name").kind(), ErrorKind::InvalidArgument);
+        let commit = tree.commit("").await.expect("commits");
+        let root = tree.head().1.root;
+        let file = mux.open(format!("/mem/{root}/notes.txt")).await.expect("by CID");
+        assert_eq!(file.read_at(0, 100).await.expect("reads"), "by name");
+        for cid in [root, commit] {
+            let name = Name::new(cid.to_string().as_bytes()).expect("a name");
+            vfs.lookup(top.ino, &name).await.expect("by CID over the frontends");
+        }
+        let history = Name::new(HISTORY_NAME.as_bytes()).expect("a name");
+        let history = vfs.lookup(top.ino, &history).await.expect("hidden, and there");
+        assert_ne!(history.fsid, top.fsid, "clients see a mount point");
+        assert_eq!(mux.mounts()[0].as_tree().expect("it has one").head().0, commit);
     }
 
     /// With slots, a mount keeps its inode numbers when others come before it.
