@@ -8,7 +8,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use muxfs::{Env, Error, ErrorKind, Result};
+use muxfs::{Env, Error, ErrorKind, Result, vfs::Fsid};
 
 /// Whom the server takes a caller for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +46,9 @@ pub struct Options {
     /// Makes names and attributes durable before the reply, as RFC 1813 wants. Where this is off a crash may lose the
     /// latest of them, as with the option `async` of other servers. Default: yes.
     pub sync_names: bool,
+    /// File systems that `sync_names` is not for, by their fsid: their names are as durable as they make them
+    /// themselves. Default: none.
+    pub sync_names_except: Vec<Fsid>,
     /// How long a call that meets `Unavailable` is told to try again (JUKEBOX), from its first failure on; after that
     /// it fails (IO). Default: 30 s.
     pub unavailable_after: Duration,
@@ -84,6 +87,7 @@ impl Default for Options {
             read_only: false,
             owner_override: true,
             sync_names: true,
+            sync_names_except: Vec::new(),
             unavailable_after: Duration::from_secs(30),
             connections_max: 16_384,
             idle_timeout: Duration::from_mins(30),

@@ -51,7 +51,7 @@ pub(super) async fn setattr(cx: &Context, mut args: Decoder) -> Result<SETATTR3r
         }
     }
     Ok(match cx.identity.view.setattr(node.ino(), set).await {
-        Ok(changed) => match cx.sync_names([node.ino()]).await {
+        Ok(changed) => match cx.sync_names([&node]).await {
             Ok(()) => Nfs3Result::Ok(SETATTR3resok { obj_wcc: wcc(&changed) }),
             Err(status) => fail(status, SETATTR3resfail { obj_wcc: wcc(&changed) }),
         },

@@ -153,7 +153,7 @@ async fn place(cx: &Context, dir: &Bytes, name: &[u8]) -> Result<(Node, Name), C
 
 async fn reply_made(cx: &Context, dir: &Node, made: DirChanged) -> CREATE3res {
     let (node, dir_wcc) = (cx.adopt(made.node), wcc(&made.dir));
-    match cx.sync_names([node.ino(), dir.ino()]).await {
+    match cx.sync_names([&node, dir]).await {
         Ok(()) => reply(cx, &node, dir_wcc),
         Err(status) => fail(status, CREATE3resfail { dir_wcc }),
     }
@@ -167,7 +167,7 @@ async fn reply_found(cx: &Context, dir: &Node, mut node: Node, found: &Found) ->
             match cx.identity.view.setattr(node.ino(), set).await {
                 Ok(changed) => {
                     node.attr = changed.after;
-                    cx.sync_names([node.ino()]).await
+                    cx.sync_names([&node]).await
                 }
                 Err(error) => Err(status(&error)),
             }

@@ -205,12 +205,14 @@ impl Context {
     }
 
     /// Makes what a call did to `nodes` durable, if the server promises that before it replies.
-    async fn sync_names<const N: usize>(&self, nodes: [Ino; N]) -> Result<(), nfsstat3> {
-        if self.server.options.sync_names {
+    async fn sync_names<const N: usize>(&self, nodes: [&Node; N]) -> Result<(), nfsstat3> {
+        let options = &self.server.options;
+        if options.sync_names {
+            let promised = nodes.into_iter().filter(|node| !options.sync_names_except.contains(&node.attr.fsid));
             // Each to its end: the failure of one must not hide that of another.
-            for synced in futures_util::future::join_all(nodes.map(|ino| {
-                let sync = self.server.vfs.sync_inode(ino);
-                self.run_sync(ino, Extent::Inode, sync)
+            for synced in futures_util::future::join_all(promised.map(|node| {
+                let sync = self.server.vfs.sync_inode(node.ino());
+                self.run_sync(node.ino(), Extent::Inode, sync)
             }))
             .await
             {

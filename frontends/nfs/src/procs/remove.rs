@@ -42,7 +42,7 @@ async fn remove_name(cx: &Context, dir: &Bytes, name: Result<Name, nfsstat3>, ki
         Err(status) => Err(*status),
     };
     match removed {
-        Ok(removed) => match cx.sync_names([dir.ino()]).await {
+        Ok(removed) => match cx.sync_names([&dir]).await {
             Ok(()) => Nfs3Result::Ok(REMOVE3resok { dir_wcc: wcc(&removed.dir) }),
             Err(status) => fail(status, REMOVE3resfail { dir_wcc: wcc(&removed.dir) }),
         },
@@ -80,10 +80,11 @@ pub(super) async fn rename(cx: &Context, mut args: Decoder) -> Result<RENAME3res
 async fn rename_name(cx: &Context, from: (&Node, &[u8]), to: (&Node, &[u8])) -> Result<RENAME3resok, nfsstat3> {
     let from_name = plain_name(from.1, nfsstat3::NFS3ERR_INVAL)?;
     let to_name = plain_name(to.1, nfsstat3::NFS3ERR_INVAL)?;
-    let from = Place { dir: from.0.ino(), name: &from_name, expect: None };
-    let to = Place { dir: to.0.ino(), name: &to_name, expect: None };
-    let renamed = cx.identity.view.rename(from, to, RenameMode::Replace).await.map_err(|error| status(&error))?;
-    cx.sync_names([from.dir, to.dir]).await?;
+    let from_place = Place { dir: from.0.ino(), name: &from_name, expect: None };
+    let to_place = Place { dir: to.0.ino(), name: &to_name, expect: None };
+    let renamed =
+        cx.identity.view.rename(from_place, to_place, RenameMode::Replace).await.map_err(|error| status(&error))?;
+    cx.sync_names([from.0, to.0]).await?;
     Ok(RENAME3resok { fromdir_wcc: wcc(&renamed.from), todir_wcc: wcc(&renamed.to) })
 }
 
@@ -108,7 +109,7 @@ pub(super) async fn link(cx: &Context, mut args: Decoder) -> Result<LINK3res, Ma
         Ok(linked) => {
             let node = cx.adopt(linked.node);
             let (file_attributes, linkdir_wcc) = (post_op(&node.attr), wcc(&linked.dir));
-            match cx.sync_names([file.ino(), dir.ino()]).await {
+            match cx.sync_names([&file, &dir]).await {
                 Ok(()) => Nfs3Result::Ok(LINK3resok { file_attributes, linkdir_wcc }),
                 Err(status) => fail(status, LINK3resfail { file_attributes, linkdir_wcc }),
             }

@@ -2,7 +2,7 @@
 
 use std::{sync::atomic::Ordering, time::Duration};
 
-use muxfs::testing::Clock;
+use muxfs::{testing::Clock, vfs::Fsid};
 use muxfs_nfs::{Options, REPLY_COUNT_MAX, serve};
 
 use crate::{
@@ -320,8 +320,9 @@ async fn no_call_that_overlaps_a_failed_sync_claims_that_its_data_is_safe() {
 
 #[tokio::test]
 async fn names_are_synced_before_the_reply_if_the_server_says_so() {
-    for sync_names in [true, false] {
-        let (fs, server) = model_with(Options { sync_names, ..options() });
+    for (promised, except) in [(true, Vec::new()), (false, Vec::new()), (true, vec![Fsid(0)])] {
+        let sync_names = promised && except.is_empty();
+        let (fs, server) = model_with(Options { sync_names: promised, sync_names_except: except, ..options() });
         let mut client = Client::connect(server.local_addr()).await;
         let root = client.root().await;
         let at = |name: &[u8]| Args::new().opaque(&root).opaque(name);
