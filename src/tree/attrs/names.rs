@@ -150,6 +150,13 @@ fn find(list: &[u8], name: &Name) -> Result<Option<NameEntry>, &'static str> {
     Ok(None)
 }
 
+/// Whether an entry is of this name.
+fn is_named(encoded: &[u8], name: &Name) -> Result<bool, &'static str> {
+    let mut reader = Reader::new(encoded);
+    reader.list()?;
+    Ok(reader.bytes()? == name.as_bytes())
+}
+
 /// Encodes an entry.
 pub(super) fn encode_entry(entry: &NameEntry) -> Result<Vec<u8>, &'static str> {
     let index = entry.rank.bits() & RANK_INDEX_MASK;
@@ -372,12 +379,12 @@ impl Names {
         }
         let first = Rank::of(name.as_bytes());
         let mut found = None;
-        self.visit(nodes, first, |entry| {
-            if entry.name == *name {
-                found = Some(entry);
-                return false;
+        self.visit(nodes, first, |rank, encoded| {
+            // Names that were made to collide are many: no more than one is decoded.
+            if is_named(encoded, name)? {
+                found = Some(read_entry(&mut Reader::new(encoded))?);
             }
-            entry.rank.hash_min() == first.hash_min()
+            Ok(found.is_none() && rank.hash_min() == first.hash_min())
         })?;
         Ok(found)
     }
@@ -385,9 +392,9 @@ impl Names {
     pub(super) fn entries(&self, nodes: &mut dyn Nodes, from: Rank, count: usize) -> Result<Vec<NameEntry>, Halt> {
         let mut found = Vec::new();
         if count > 0 {
-            self.visit(nodes, from, |entry| {
-                found.push(entry);
-                found.len() < count
+            self.visit(nodes, from, |_, encoded| {
+                found.push(read_entry(&mut Reader::new(encoded))?);
+                Ok(found.len() < count)
             })?;
         }
         Ok(found)
@@ -396,22 +403,28 @@ impl Names {
     pub(super) fn ranks(&self, nodes: &mut dyn Nodes, hash_of: Rank) -> Result<Vec<NameEntry>, Halt> {
         let mut found = Vec::new();
         let Some(first) = Rank::from_bits(hash_of.bits() & !RANK_INDEX_MASK) else { return Ok(found) };
-        self.visit(nodes, first, |entry| {
-            let same = entry.rank.hash_min() == first.hash_min();
-            found.extend(same.then_some(entry));
-            same
+        self.visit(nodes, first, |rank, encoded| {
+            let same = rank.hash_min() == first.hash_min();
+            if same {
+                found.push(read_entry(&mut Reader::new(encoded))?);
+            }
+            Ok(same)
         })?;
         Ok(found)
     }
 
-    /// Shows `seen` the entries from a rank on, until it says false.
-    fn visit(&self, nodes: &mut dyn Nodes, from: Rank, mut seen: impl FnMut(NameEntry) -> bool) -> Result<(), Halt> {
+    /// Shows `seen` the entries from a rank on, encoded, until it says false.
+    fn visit(
+        &self,
+        nodes: &mut dyn Nodes,
+        from: Rank,
+        mut seen: impl FnMut(Rank, &[u8]) -> Result<bool, &'static str>,
+    ) -> Result<(), Halt> {
         let mut at = place(from);
         while at < PLACE_END {
             let run = self.run(nodes, at)?;
-            for (_, encoded) in run.entries().map(|entries| entries.from(from)).unwrap_or_default() {
-                let entry = read_entry(&mut Reader::new(encoded)).map_err(bad)?;
-                if !seen(entry) {
+            for (rank, encoded) in run.entries().map(|entries| entries.from(from)).unwrap_or_default() {
+                if !seen(*rank, encoded).map_err(bad)? {
                     return Ok(());
                 }
             }
