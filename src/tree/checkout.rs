@@ -54,6 +54,8 @@ impl Tree {
 impl Shared {
     async fn checkout(&self, committer: &mut Committer, cid: Cid) -> Result<Cid> {
         self.commit(committer, "").await?;
+        let _session = self.dag.begin_write();
+        let _lease = self.dag.lease(&cid);
         let published = match cid.codec() {
             Some(Codec::DagCbor) => self.own_commit(&cid).await?,
             _ => self.adopt(&cid).await?,

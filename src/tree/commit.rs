@@ -11,9 +11,12 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use futures_util::{StreamExt, TryStreamExt, stream, stream::BoxStream};
+
 use super::{
     AutoCommit, Commit, Retention, Shared, Tree,
     attrs::Attrs,
+    extent::Piece,
     layer::Node,
     open::Head,
     record::Record,
@@ -22,6 +25,7 @@ use super::{
 };
 use crate::{
     Cid, Error, ErrorKind, Result,
+    dag::GcRoot,
     heads::{Heads, Swap, Version},
     log::{Log, LogPos, detached},
     vfs::Ino,
@@ -88,8 +92,8 @@ impl Tree {
         Ok(wait)
     }
 
-    /// Ends the work with a tree: commits, if it does so by itself, and syncs. Without it nothing that was synced is
-    /// lost.
+    /// Ends the work with a tree: commits, if it does so by itself, syncs, and takes no more changes. Without it nothing
+    /// that was synced is lost.
     ///
     /// # Errors
     /// As `commit` and `sync`.
@@ -97,7 +101,8 @@ impl Tree {
         if self.shared.options.auto_commit.is_some() {
             self.commit("").await?;
         }
-        self.shared.sync().await
+        self.shared.sync().await?;
+        self.shared.log.close().await
     }
 
     /// Commits what is visible now and gives the commit a name, under which it stays until the name is removed.
@@ -164,6 +169,45 @@ impl Tree {
             }
         }
         Ok(history)
+    }
+}
+
+impl Tree {
+    /// What a garbage collection must keep for this tree, as it is when the stream is made: the head, the kept commits,
+    /// the named snapshots, and what changed since.
+    ///
+    /// # Errors
+    /// An item is one where a kept commit cannot be read; one that is gone is kept no longer.
+    pub fn gc_roots(&self) -> BoxStream<'static, Result<GcRoot>> {
+        let (head, changed) = {
+            let state = self.shared.lock();
+            let layers = [Some(&state.active), state.frozen.as_deref(), Some(&*state.orphans)];
+            let pieces = layers.into_iter().flatten().flat_map(|layer| layer.nodes.values());
+            let slices = pieces.flat_map(|node| node.extents.iter()).filter_map(|(_, piece)| match piece {
+                Piece::Slice(cid, _) => Some(cid),
+                _ => None,
+            });
+            (state.base.clone(), slices.collect::<HashSet<Cid>>())
+        };
+        let commits: HashSet<Cid> =
+            head.commit.prev.iter().chain(head.commit.snapshots.values()).chain([&head.cid]).copied().collect();
+        let dag = self.shared.dag.clone();
+        let kept = stream::iter(commits).then(move |cid| {
+            let dag = dag.clone();
+            async move {
+                let roots = match Commit::get(&dag, &cid).await {
+                    Ok(commit) => {
+                        let below = commit.attrs.into_iter().chain([commit.root]).map(GcRoot::Dag);
+                        below.chain([GcRoot::Block(cid)]).collect()
+                    }
+                    Err(error) if error.kind() == ErrorKind::NotFound && cid != head.cid => Vec::new(),
+                    Err(error) => return Err(error.at(cid)),
+                };
+                Ok(stream::iter(roots).map(Ok))
+            }
+        });
+        let changed = stream::iter(changed).map(|cid| Ok(GcRoot::Dag(cid)));
+        kept.try_flatten().chain(changed).boxed()
     }
 }
 
@@ -236,6 +280,8 @@ impl Shared {
     async fn write_out_as(&self, committer: &mut Committer, snapshots: Option<BTreeMap<String, Cid>>) -> Result<()> {
         let internal = || Error::new(ErrorKind::Internal, "tree.commit").because("nothing is frozen");
         let pending = committer.pending.clone().ok_or_else(internal)?;
+        // Until the head names it, nobody else keeps what is put.
+        let _session = self.dag.begin_write();
         let frozen = self.frozen().ok_or_else(internal)?;
         let links = frozen.contents().await?;
         let orphans = frozen.orphans().await?;

@@ -5,6 +5,7 @@
 //! names a chunk that is not.
 
 use std::{
+    collections::HashSet,
     ops::Range,
     sync::{Arc, atomic::Ordering},
 };
@@ -14,6 +15,7 @@ use bytes::{Bytes, BytesMut};
 use super::{Shared, extent::Piece, ops::Part};
 use crate::{
     Codec, Error, ErrorKind, Result,
+    dag::DagLease,
     log::RECORD_BODY_LEN_MAX,
     vfs::{Changed, Ino},
 };
@@ -88,6 +90,8 @@ impl Shared {
         clear_suid: bool,
     ) -> Result<Changed> {
         self.make_room().await?;
+        // Until the journal names them, nobody else keeps the chunks that are put.
+        let _session = self.dag.begin_write();
         let len = data.len() as u64;
         let parts = if self.whole_chunks(offset, len).is_some() {
             self.attempt(|attempt| attempt.can_write(ino, offset, len)).await?;
@@ -142,6 +146,11 @@ impl Shared {
     ) -> Result<(u64, Changed)> {
         self.make_room().await?;
         let (len, pieces) = self.attempt(|attempt| attempt.copy_plan(from, to, len)).await?;
+        let slices =
+            pieces.iter().filter_map(|(_, piece)| if let Piece::Slice(cid, _) = piece { Some(cid) } else { None });
+        // What is shared may lose its other owner before the copy is its own.
+        let _leases: Vec<DagLease> =
+            slices.collect::<HashSet<_>>().into_iter().map(|cid| self.dag.lease(cid)).collect();
         let mut parts = Vec::new();
         let mut journal_len = 0;
         let mut changed: Option<Changed> = None;

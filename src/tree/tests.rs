@@ -351,6 +351,43 @@ async fn a_snapshot_stays_under_its_name() {
 }
 
 #[tokio::test]
+async fn what_no_kept_commit_holds_is_collected() {
+    let nothing = std::time::Duration::ZERO;
+    let retention = super::Retention { all: nothing, hourly: nothing, daily: nothing };
+    let clock = testing::Clock::default();
+    let ground = Ground::new();
+    let tree = ground.open_with(TreeOptions { retention, env: clock.env(1), ..options() }).await;
+    let root = tree.root();
+    let large: Bytes = (0..9_000_000_u32).map(|i| u8::try_from(i * 31 % 253).unwrap_or(0)).collect::<Vec<_>>().into();
+    let file = make(&tree, root, "large", NewNode::File).await;
+    tree.write(file.ino(), 0, large.clone(), false).await.expect("write");
+    let collect = || async {
+        let options = crate::dag::GcOptions { dry_run: false, secret: [1; 32] };
+        tree.dag().collect_garbage(|| tree.gc_roots(), &options).await.expect("it collects")
+    };
+    collect().await;
+    assert_eq!(
+        crate::vfs::ext::read_to_end(&tree, file.ino(), 1 << 30).await.expect("only the journal names it"),
+        large
+    );
+    tree.commit("").await.expect("commit");
+    let large_name = name("large");
+    tree.remove(Place { dir: root, name: &large_name, expect: None }, RemoveKind::NonDir).await.expect("remove");
+    for text in ["a", "b"] {
+        make(&tree, root, text, NewNode::File).await;
+        clock.advance(std::time::Duration::from_hours(1));
+        tree.commit("").await.expect("commit");
+    }
+    collect().await;
+    assert_eq!(crate::vfs::ext::read_to_end(&tree, file.ino(), 1 << 30).await.expect("it is open"), large);
+    drop(file);
+    let report = collect().await;
+    assert!(report.bytes_removed > 8_000_000, "{report:?}");
+    assert!(report.blocks_kept < 20, "{report:?}");
+    root_equals_import(&tree).await;
+}
+
+#[tokio::test]
 async fn a_sync_that_fails_makes_a_tree_read_only() {
     let media = Arc::new(crate::testing::fault::FaultyMedia::new(Arc::new(MemMedia::default())));
     let Ground { dag, heads, .. } = Ground::new();

@@ -1,4 +1,4 @@
-//! Random changes on a tree and on the model, with commits, restarts and checkouts in between: both say the same.
+//! Random changes on a tree and on the model, with commits, restarts, collections and checkouts in between: both say the same.
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
@@ -7,6 +7,7 @@ use bytes::Bytes;
 use super::{Ground, name};
 use crate::{
     Cid, FileKind, Name, Result,
+    dag::GcOptions,
     testing::{self, fault::Dice, model::ModelFs},
     vfs::{
         Attr, Ino, NewNode, Place, RemoveKind, RenameMode, SetAttr, Vfs, XattrMode, XattrName,
@@ -229,6 +230,10 @@ async fn play(seed: u64, count: usize) {
             30..34 => {
                 tree.sync(tree.root()).await.expect("sync");
                 tree = ground.open().await;
+            }
+            35 => {
+                let options = GcOptions { dry_run: false, secret: [7; 32] };
+                ground.dag.collect_garbage(|| tree.gc_roots(), &options).await.expect("it collects");
             }
             34 if !kept.is_empty() => {
                 let now = describe(&tree).await.0;
