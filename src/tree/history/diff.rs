@@ -87,10 +87,15 @@ impl History {
             changes.push(PathChange::Changed(Vec::new()));
         }
         for name in &gone {
-            changes.push(PathChange::Removed(self.path(before, name).await?));
+            // Where another node has the name now, that one tells it.
+            if !self.has(after, name).await? {
+                changes.push(PathChange::Removed(self.path(before, name).await?));
+            }
         }
         for name in &to {
-            changes.push(PathChange::Added(self.path(after, name).await?));
+            let path = self.path(after, name).await?;
+            let replaces = self.has(before, name).await?;
+            changes.push(if replaces { PathChange::Changed(path) } else { PathChange::Added(path) });
         }
         for name in stayed.iter().filter(|_| is_changed) {
             changes.push(PathChange::Changed(self.path(after, name).await?));
@@ -102,6 +107,13 @@ impl History {
     async fn names(&self, inode: Option<&Arc<Inode>>) -> Result<Vec<(Ino, Name)>> {
         let Some(inode) = inode else { return Ok(Vec::new()) };
         self.look(|nodes| inode.parents(nodes)).await
+    }
+
+    /// Whether a directory, by its number, has a name in a commit.
+    async fn has(&self, then: &Arc<Then>, (dir, name): &(Ino, Name)) -> Result<bool> {
+        let Some(found) = self.node(then, *dir).await? else { return Ok(false) };
+        let is_dir = found.inode.meta.kind == FileKind::Dir;
+        Ok(is_dir && self.look(|nodes| found.inode.entry(nodes, name)).await?.is_some())
     }
 
     /// The path of a name in a directory.

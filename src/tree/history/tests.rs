@@ -239,6 +239,7 @@ async fn a_diff_tells_what_changed_by_path() {
     let sub = world.make(root, "sub", NewNode::Dir).await;
     world.make(sub, "inner", NewNode::File).await;
     world.make(root, "stays", NewNode::File).await;
+    world.make(root, "replaced", NewNode::File).await;
     let file = world.make(sub, "changes", NewNode::File).await;
     world.make(root, "goes", NewNode::File).await;
     let other = world.make(root, "moded", NewNode::Dir).await;
@@ -248,6 +249,9 @@ async fn a_diff_tells_what_changed_by_path() {
     let place = |dir, name| crate::vfs::Place { dir, name, expect: None };
     let (goes, sub, moved) = (name("goes"), name("sub"), name("moved"));
     tree.remove(place(root, &goes), RemoveKind::NonDir).await.expect("remove");
+    let replaced = name("replaced");
+    tree.remove(place(root, &replaced), RemoveKind::NonDir).await.expect("remove");
+    world.make(root, "replaced", NewNode::Dir).await;
     let new = world.make(other, "new", NewNode::File).await;
     tree.link(new, root, &name("linked")).await.expect("link");
     tree.setattr(other, SetAttr { mode: Some(0o700), ..SetAttr::default() }).await.expect("setattr");
@@ -268,6 +272,7 @@ async fn a_diff_tells_what_changed_by_path() {
         PathChange::Removed(path("goes")),
         PathChange::Changed(path("moded")),
         PathChange::Changed(path("moded/moved/changes")),
+        PathChange::Changed(path("replaced")),
         PathChange::Renamed { from: path("sub"), to: path("moded/moved") },
     ];
     assert_eq!(diff(&before, &after).await, expected);
