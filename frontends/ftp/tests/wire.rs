@@ -187,3 +187,4 @@ async fn connect(vfs: Arc<dyn Vfs>) -> Arc<dyn Client> {
 }
 
 muxfs::wire_laws!(ftp, connect);
+muxfs::wire_laws!(ftp_on_a_working_tree, connect, on: muxfs::testing::wire::working_tree());

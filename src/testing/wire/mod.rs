@@ -31,7 +31,14 @@ use async_trait::async_trait;
 pub use self::direct::Direct;
 use super::model::ModelFs;
 use crate::{
-    ErrorKind, FileKind,
+    ErrorKind, FileKind, Mount, Name, Prefix,
+    block::Mem,
+    cas_view::CasViewOptions,
+    dag::{Dag, DagOptions},
+    heads::MemHeads,
+    media::MemMedia,
+    pins::Pins,
+    tree::{Tree, TreeOptions},
     vfs::{SetAttr, Vfs},
 };
 
@@ -180,6 +187,21 @@ impl Bed {
     }
 }
 
+/// An empty working tree in memory, as a mount shows it: what `on` of [`wire_laws!`](crate::wire_laws) takes.
+///
+/// # Panics
+/// Where it cannot be made.
+pub async fn working_tree() -> (Arc<dyn Vfs>, ()) {
+    let env = super::env();
+    let dag = Dag::new(Arc::new(Mem::default()), DagOptions::default());
+    let pins = Arc::new(Pins::open(Arc::new(MemMedia::default()), &env).await.expect("pins in memory"));
+    let options = TreeOptions::new(Name::new(b"main").expect("a good name"), env);
+    let tree = Tree::open(dag, Arc::new(MemMedia::default()), Arc::new(MemHeads::default()), options).await;
+    let prefix = Prefix::new("mem").expect("a good prefix");
+    let mount = Mount::content(prefix, pins, tree.expect("a tree in memory"), CasViewOptions::default());
+    (mount.vfs().clone(), ())
+}
+
 /// Runs every scenario over one wire, each as a test of its own.
 ///
 /// `wire_laws!(name, connect)` makes a module `name` of tests. `connect` is an `async fn(Arc<dyn Vfs>) -> Arc<dyn
@@ -260,4 +282,5 @@ mod tests {
 
     crate::wire_laws!(direct, connect);
     crate::wire_laws!(direct_on_another, connect, on: model());
+    crate::wire_laws!(direct_on_a_working_tree, connect, on: working_tree());
 }

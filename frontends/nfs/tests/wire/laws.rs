@@ -302,3 +302,4 @@ async fn local() -> (Arc<dyn Vfs>, tempfile::TempDir) {
 }
 
 muxfs::wire_laws!(nfs_on_local, connect, on: local());
+muxfs::wire_laws!(nfs_on_a_working_tree, connect, on: muxfs::testing::wire::working_tree());
