@@ -24,12 +24,15 @@ Examples:
   muxfs ls -l /ipfs/<cid>                 list it
   muxfs cat /ipfs/<cid>/a.jpg > a.jpg     read a file, every byte verified
   muxfs get /ipfs/<cid> photos-again      copy it back
-  muxfs verify /ipfs/<cid>                re-hash everything below it";
+  muxfs verify /ipfs/<cid>                re-hash everything below it
+  muxfs put -r photos /ipfs/photos        copy a directory into the working tree, under a name
+  muxfs commit -m 'before the move'       commit it; muxfs log lists the commits
+  muxfs restore 2026-11-20T16-50-01Z /ipfs/photos";
 
 /// A multiplexing content-addressed filesystem.
 ///
-/// One namespace: /mem (RAM), /local (a host directory) and /ipfs (content by CID, on local disk), served over NFSv3
-/// and FTP. Commands given while a server runs are carried out by it.
+/// One namespace: /mem (RAM), /local (a host directory) and /ipfs (local disk), served over NFSv3 and FTP. /mem and
+/// /ipfs are written by name and keep every commit; content is read there by CID too. Commands given while a server runs are carried out by it.
 #[derive(Debug, Parser)]
 #[command(name = "muxfs", version, after_help = EXAMPLES, after_long_help = format!("{EXAMPLES}\n\n{EXIT_CODES}"))]
 pub(crate) struct Cli {
@@ -65,7 +68,7 @@ pub(crate) enum Command {
     Serve(Serve),
     /// Put a file or a directory; the last line printed is its path
     #[command(
-        after_help = "Examples:\n  muxfs put a.txt\n  muxfs put -r photos /ipfs\n  muxfs put -r photos /local/photos\n  tar c . | muxfs put - /mem\n  muxfs put --only-hash -r photos"
+        after_help = "Examples:\n  muxfs put a.txt\n  muxfs put -r photos /ipfs/photos\n  muxfs put -r photos /ipfs\n  muxfs put -r photos /local/photos\n  tar c . | muxfs put - /mem\n  muxfs put --only-hash -r photos"
     )]
     Put(Put),
     /// Copy a file or a directory out
@@ -77,7 +80,7 @@ pub(crate) enum Command {
         #[arg(required = true, value_name = "PATH")]
         paths: Vec<OsString>,
     },
-    /// List a directory; / lists the mounts, a content-addressed mount its pins
+    /// List a directory; / lists the mounts, a mount its working tree
     Ls {
         /// The directory, or a file
         #[arg(default_value = "/", value_name = "PATH")]
@@ -96,7 +99,7 @@ pub(crate) enum Command {
         #[arg(value_name = "PATH")]
         path: OsString,
     },
-    /// Remove a file or an empty directory; of a content-addressed path, its pin
+    /// Remove a file or an empty directory; of a path by CID, its pin
     Rm {
         #[arg(required = true, value_name = "PATH")]
         paths: Vec<OsString>,
@@ -109,6 +112,78 @@ pub(crate) enum Command {
         /// A content-addressed path, or a mount for all its pins
         #[arg(value_name = "PATH")]
         path: OsString,
+    },
+    /// Commit what a working tree holds now; prints the commit's CID
+    #[command(
+        after_help = "It also commits by itself.\n\nExamples:\n  muxfs commit\n  muxfs commit -m 'all photos' /ipfs"
+    )]
+    Commit {
+        /// The mount [default: the default mount]
+        #[arg(value_name = "PREFIX")]
+        mount: Option<OsString>,
+        /// A note that the commit keeps
+        #[arg(short = 'm', long, default_value = "", value_name = "NOTE", hide_default_value = true)]
+        note: String,
+    },
+    /// List the kept commits, newest first; of a path, those that changed it
+    #[command(after_help = "Examples:\n  muxfs log\n  muxfs log /ipfs/photos/a.jpg\n  ls /mnt/ipfs/.history")]
+    Log {
+        /// A mount, or a path in its working tree [default: the default mount]
+        #[arg(value_name = "PATH")]
+        path: Option<OsString>,
+    },
+    /// Tell what was added (A), removed (D), changed (M) and renamed (R) from one commit to another
+    #[command(
+        after_help = "Examples:\n  muxfs diff 2026-11-20T16-50-01Z head\n  muxfs diff before-the-move head /ipfs/photos"
+    )]
+    Diff {
+        /// The first commit: a name that log lists, a CID, or head
+        #[arg(value_name = "A")]
+        before: String,
+        /// The second
+        #[arg(value_name = "B")]
+        after: String,
+        /// Only what is there and below [default: the default mount]
+        #[arg(value_name = "PATH")]
+        path: Option<OsString>,
+    },
+    /// Commit, and name the commit so that it stays
+    #[command(after_help = "Examples:\n  muxfs snapshot before-the-move\n  muxfs snapshot --remove before-the-move")]
+    Snapshot {
+        /// The name: it is also the directory .history/NAME
+        name: String,
+        /// The mount [default: the default mount]
+        #[arg(value_name = "PREFIX")]
+        mount: Option<OsString>,
+        /// Remove the name instead
+        #[arg(long)]
+        remove: bool,
+    },
+    /// Make the whole working tree what a commit says; what it held is committed first
+    #[command(
+        after_help = "Examples:\n  muxfs checkout before-the-move\n  muxfs checkout <cid of a commit or a directory> /ipfs"
+    )]
+    Checkout {
+        /// A name that log lists, the CID of a commit or of a directory, or head
+        commit: String,
+        /// The mount [default: the default mount]
+        #[arg(value_name = "PREFIX")]
+        mount: Option<OsString>,
+    },
+    /// Make a path what it was in a commit; what it is now is committed first
+    #[command(
+        after_help = "Examples:\n  muxfs restore 2026-11-20T16-50-01Z /ipfs/photos\n  muxfs restore before-the-move /ipfs/a.txt /ipfs/a-then.txt"
+    )]
+    Restore {
+        /// A name that log lists, a CID, or head
+        #[arg(value_name = "TIME|COMMIT")]
+        commit: String,
+        /// What to restore
+        #[arg(value_name = "PATH")]
+        path: OsString,
+        /// Where to; what is there is replaced [default: PATH]
+        #[arg(value_name = "DEST")]
+        dest: Option<OsString>,
     },
     /// Print the effective configuration, as a file that --config takes
     Config,
@@ -153,7 +228,7 @@ pub(crate) struct Serve {
 pub(crate) struct Put {
     /// A file, a directory with -r, or - for standard input
     pub(crate) source: PathBuf,
-    /// /ipfs, /mem, /ipfs/<cid> (must hash to it) or /local/path [default: the default mount]
+    /// /ipfs, /mem, /ipfs/<cid> (must hash to it), or a name as /ipfs/name or /local/path [default: the default mount]
     pub(crate) target: Option<OsString>,
     /// Put a directory with all that is in it, hidden files included; symlinks are kept
     #[arg(short)]

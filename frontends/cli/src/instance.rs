@@ -7,14 +7,16 @@ use std::{
 };
 
 use muxfs::{
-    Env, Error, ErrorKind, Prefix, Result,
+    Env, Error, ErrorKind, Name, Prefix, Result,
     block::{Mem, MemOptions, Segments, SegmentsOptions},
     cas::Cas,
     cas_view::{CasViewOptions, Space},
     dag::{Dag, DagOptions, Profile},
-    media::MemMedia,
+    heads::{Heads, LogHeads, MemHeads},
+    media::{Media, MemMedia},
     mux::{Mount, MuxFs},
     pins::Pins,
+    tree::{AutoCommit, Tree, TreeOptions},
     vfs::{FsStat, Vfs, union::Slots},
 };
 use muxfs_local::{FileMedia, LocalOptions, LocalVfs};
@@ -28,6 +30,14 @@ use crate::{
 /// How much `/mem` may hold where the RAM's size cannot be told.
 const MEM_LIMIT_UNKNOWN: u64 = 1 << 30;
 
+/// The name of the head of a mount's tree.
+const HEAD: &str = "main";
+/// The space of a store that does not tell.
+const UNKNOWN: FsStat = FsStat { bytes_total: 0, bytes_free: 0, inodes_total: 0, inodes_free: 0 };
+
+/// Asks a store for its space.
+type SpaceFn = Arc<dyn Fn() -> Result<FsStat> + Send + Sync>;
+
 /// Every mount, opened.
 #[derive(Debug)]
 pub(crate) struct Instance {
@@ -40,11 +50,11 @@ pub(crate) struct Instance {
 }
 
 impl Instance {
-    /// Opens every mount of `config` over `data`.
+    /// Opens every mount of `config` over `data`; working trees commit by themselves as `auto_commit` says.
     ///
     /// # Errors
     /// Those of the stores, naming the mount.
-    pub(crate) async fn open(config: Config, data: &DataDir) -> Result<Self> {
+    pub(crate) async fn open(config: Config, data: &DataDir, auto_commit: Option<&AutoCommit>) -> Result<Self> {
         let mut mux = MuxFs::new().with_slots(Slots::open(media(&data.path().join("slots"))?, &env()).await?);
         if let Some(default) = config.default {
             mux = mux.with_default_write(default.0);
@@ -72,7 +82,10 @@ impl Instance {
                     let mem = Arc::new(Mem::new(MemOptions { len_max }));
                     let space = space_of_ram(mem.clone(), limit);
                     let pins = Arc::new(Pins::open(Arc::new(MemMedia::default()), &env()).await?);
-                    content(prefix, dag(mem, &config), pins, space)
+                    let auto_commit = auto_commit.cloned();
+                    let (journal, heads) = (Arc::new(MemMedia::default()), Arc::new(MemHeads::default()));
+                    let below = Below { journal, heads, auto_commit };
+                    content(prefix, dag(mem, &config), pins, below, space).await?
                 }
                 config::Mount::Ipfs { .. } => {
                     let dir = data.path().join("mounts").join(prefix.as_str());
@@ -82,7 +95,11 @@ impl Instance {
                     all_segments.push(segments.clone());
                     let pins = Arc::new(Pins::open(media(&dir.join("pins"))?, &env).await?);
                     all_pins.push(pins.clone());
-                    content(prefix, dag(segments, &config), pins, space_of_disk(dir))
+                    let heads = Arc::new(LogHeads::open(media(&dir.join("heads"))?, &env).await?);
+                    let auto_commit = auto_commit.cloned();
+                    let below = Below { journal: media(&dir.join("journal"))?, heads, auto_commit };
+                    let opened = content(prefix, dag(segments, &config), pins, below, space_of_disk(dir.clone())).await;
+                    opened.map_err(|error| error.at(dir.display()))?
                 }
             };
             mux.mount(opened)?;
@@ -109,9 +126,30 @@ impl Instance {
         self.mux.mounts().iter().filter_map(|mount| Some((mount.prefix(), mount.as_cas()?)))
     }
 
-    /// Makes everything that was put or written durable, and the indexes too, so that the next opening has nothing to
+    /// The working tree of a mount.
+    ///
+    /// # Errors
+    /// `NotFound` naming the mounts there are; `InvalidArgument` for one that has none.
+    pub(crate) fn tree(&self, prefix: Prefix) -> Result<&Tree> {
+        self.mux.mount_at(prefix)?.as_tree().ok_or_else(|| {
+            let named: Vec<String> = self.trees().map(|(prefix, _)| format!("/{prefix}")).collect();
+            Error::new(ErrorKind::InvalidArgument, "mount")
+                .at(format!("/{prefix}"))
+                .because(format!("it has no working tree, and no commits; those that have: {}", named.join(" ")))
+        })
+    }
+
+    /// Every working tree.
+    pub(crate) fn trees(&self) -> impl Iterator<Item = (Prefix, &Tree)> {
+        self.mux.mounts().iter().filter_map(|mount| Some((mount.prefix(), mount.as_tree()?)))
+    }
+
+    /// Commits what was written, and makes everything that was put or written durable, and the indexes too, so that the next opening has nothing to
     /// catch up with; nothing can be put or pinned after it. Without it nothing is lost that was durable before.
     pub(crate) async fn close(&self) -> Result<()> {
+        for (_, tree) in self.trees() {
+            tree.close().await?;
+        }
         for (_, cas) in self.all_by_content() {
             cas.dag().flush().await?;
         }
@@ -162,15 +200,29 @@ fn dag(blocks: Arc<dyn muxfs::BlockStore>, config: &Config) -> Dag {
     Dag::new(blocks, DagOptions { params, ..DagOptions::default() })
 }
 
-/// Its nodes belong to the server, as files that it made would.
-fn content(prefix: Prefix, dag: Dag, pins: Arc<Pins>, space: Space) -> Mount {
+/// Where a working tree is kept beside its blocks, and when it commits by itself.
+struct Below {
+    journal: Arc<dyn Media>,
+    heads: Arc<dyn Heads>,
+    auto_commit: Option<AutoCommit>,
+}
+
+/// What is seen by CID, and the root of a new tree, belong to the server, as files that it made would.
+async fn content(prefix: Prefix, dag: Dag, pins: Arc<Pins>, below: Below, space: SpaceFn) -> Result<Mount> {
     let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-    Mount::cas_with_options(prefix, dag, pins, CasViewOptions { uid, gid, space })
+    let room = space.clone();
+    // What cannot be told now is not known: writing finds out.
+    let room = Arc::new(move || room().unwrap_or(UNKNOWN));
+    let auto_commit = below.auto_commit;
+    let options = TreeOptions::new(Name::new(HEAD.as_bytes())?, env());
+    let options = TreeOptions { owner: (uid, gid), room, auto_commit, ..options };
+    let tree = Tree::open(dag, below.journal, below.heads, options).await?;
+    Ok(Mount::content(prefix, pins, tree, CasViewOptions { uid, gid, space: Space::new(move || space()) }))
 }
 
 /// What the disk has that `dir` is on.
-fn space_of_disk(dir: PathBuf) -> Space {
-    Space::new(move || {
+fn space_of_disk(dir: PathBuf) -> SpaceFn {
+    Arc::new(move || {
         let stat = rustix::fs::statvfs(&dir).map_err(|error| host(&dir, error.into()))?;
         Ok(FsStat {
             bytes_total: stat.f_blocks.saturating_mul(stat.f_frsize),
@@ -182,8 +234,8 @@ fn space_of_disk(dir: PathBuf) -> Space {
 }
 
 /// What the limit leaves.
-fn space_of_ram(mem: Arc<Mem>, limit: u64) -> Space {
-    Space::new(move || {
+fn space_of_ram(mem: Arc<Mem>, limit: u64) -> SpaceFn {
+    Arc::new(move || {
         let bytes_free = limit.saturating_sub(mem.used_len() as u64);
         Ok(FsStat { bytes_total: limit, bytes_free, inodes_total: 0, inodes_free: 0 })
     })

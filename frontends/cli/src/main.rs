@@ -14,6 +14,7 @@ mod metrics;
 mod namespace;
 mod output;
 mod owner;
+mod restore;
 mod signals;
 
 use std::{
@@ -168,6 +169,35 @@ async fn command(command: Command, namespace: &dyn Namespace, output: Output) ->
             commands::pin::add(namespace, &commands::path(&path)?, output).await?;
         }
         Command::Pin(Pin::Rm { path }) => commands::pin::rm(namespace, &commands::path(&path)?, output).await?,
+        Command::Commit { mount, note } => {
+            let mount = mount_or_default(namespace, mount.as_deref()).await?;
+            commands::history::commit(namespace, mount, &note, output).await?;
+        }
+        Command::Log { path } => {
+            let path = path_or_default(namespace, path.as_deref()).await?;
+            commands::history::log(namespace, &path, output).await?;
+        }
+        Command::Diff { before, after, path } => {
+            let path = path_or_default(namespace, path.as_deref()).await?;
+            commands::history::diff(namespace, &path, (&before, &after), output).await?;
+        }
+        Command::Snapshot { name, mount, remove } => {
+            let mount = mount_or_default(namespace, mount.as_deref()).await?;
+            if remove {
+                commands::history::remove_snapshot(namespace, mount, &name, output).await?;
+            } else {
+                commands::history::snapshot(namespace, mount, &name, output).await?;
+            }
+        }
+        Command::Checkout { commit, mount } => {
+            let mount = mount_or_default(namespace, mount.as_deref()).await?;
+            commands::history::checkout(namespace, mount, &commit, output).await?;
+        }
+        Command::Restore { commit, path, dest } => {
+            let path = commands::path(&path)?;
+            let target = dest.as_deref().map_or_else(|| Ok(path.clone()), commands::path)?;
+            commands::history::restore(namespace, &commit, &path, &target, output).await?;
+        }
         Command::Verify { path } => commands::verify::verify(namespace, &commands::path(&path)?, output).await?,
         Command::Serve(_)
         | Command::Put(_)
@@ -206,8 +236,12 @@ async fn put(config: Config, args: &Put, output: Output) -> Result<()> {
             "this mount is the RAM of a server, and none is running: start one with muxfs serve, or put into /ipfs",
         ));
     }
-    let by_content = !matches!(mount, Some(Mount::Local { .. }));
-    commands::put::put(&*served, &job, &target, by_content).await?;
+    let way = match mount {
+        Some(Mount::Local { .. }) => commands::put::Way::Place { keep: false },
+        _ if owner::names_a_place(&target) => commands::put::Way::Place { keep: true },
+        _ => commands::put::Way::Content,
+    };
+    commands::put::put(&*served, &job, &target, way).await?;
     served.close().await
 }
 
@@ -274,7 +308,10 @@ async fn open(config: Config) -> Result<Opened> {
     let begun = Instant::now();
     loop {
         match DataDir::own_or_ask(&config.data).await? {
-            Access::Owner(data) => return Ok(Opened::Own(Box::new((Instance::open(config, &data).await?, data)))),
+            // A command leaves it to a server, or to `commit`, when to commit what it wrote: the journal keeps it.
+            Access::Owner(data) => {
+                return Ok(Opened::Own(Box::new((Instance::open(config, &data, None).await?, data))));
+            }
             Access::Server(holder) => {
                 let socket = holder.socket.ok_or_else(|| Error::new(ErrorKind::Internal, "main.open"))?;
                 match Client::connect(socket).await {
@@ -301,6 +338,22 @@ async fn server(config: &Config) -> Result<Option<Client>> {
 
 fn all(paths: &[std::ffi::OsString]) -> Result<Vec<QfsPath>> {
     paths.iter().map(|path| commands::path(path)).collect()
+}
+
+/// The mount that is named, else the default one.
+async fn mount_or_default(namespace: &dyn Namespace, named: Option<&OsStr>) -> Result<Prefix> {
+    match named {
+        Some(mount) => mount_of(mount),
+        None => namespace.default_write().await,
+    }
+}
+
+/// The path that is named, else the default mount.
+async fn path_or_default(namespace: &dyn Namespace, named: Option<&OsStr>) -> Result<QfsPath> {
+    match named {
+        Some(path) => commands::path(path),
+        None => Ok(QfsPath { prefix: namespace.default_write().await?, parts: Vec::new() }),
+    }
 }
 
 /// A mount, named as `ipfs` or `/ipfs`.

@@ -1,7 +1,10 @@
 //! What a command can do with the namespace, whoever does it: this process, or the server that owns the data
 //! directory. The words here are also those of the control protocol. Spec: spec/control.md.
 
-use std::{fmt::Write as _, time::SystemTime};
+use std::{
+    fmt::Write as _,
+    time::{Duration, SystemTime},
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -64,6 +67,14 @@ pub(crate) fn seconds(time: SystemTime) -> (i64, u32) {
             }
         }
     }
+}
+
+/// The time of such seconds and nanoseconds, as near as the system can tell.
+pub(crate) fn time((seconds, nanos): (i64, u32)) -> SystemTime {
+    let (whole, nanos) = (Duration::from_secs(seconds.unsigned_abs()), Duration::from_nanos(nanos.into()));
+    let epoch = SystemTime::UNIX_EPOCH;
+    let second = if seconds < 0 { epoch.checked_sub(whole) } else { epoch.checked_add(whole) };
+    second.and_then(|second| second.checked_add(nanos)).unwrap_or(epoch)
 }
 
 /// [`FileKind`], as the control protocol and `--json` spell it.
@@ -148,6 +159,30 @@ pub(crate) enum Finding {
     Done { blocks: u64, bytes: u64, bad: u64 },
 }
 
+/// A commit of a working tree that is kept.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Logged {
+    /// Its CID.
+    pub(crate) commit: String,
+    /// The CID of its content.
+    pub(crate) root: String,
+    /// Its names in the history: when it was made, and the snapshots that name it.
+    pub(crate) names: Vec<String>,
+    /// When it was made: seconds since 1970 and nanoseconds.
+    pub(crate) time: (i64, u32),
+    pub(crate) note: String,
+}
+
+/// A path at which two commits differ.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "change", rename_all = "snake_case")]
+pub(crate) enum Difference {
+    Added { path: String },
+    Removed { path: String },
+    Changed { path: String },
+    Renamed { from: String, to: String },
+}
+
 /// What a command can do.
 #[async_trait]
 pub(crate) trait Namespace: Send + Sync {
@@ -165,6 +200,24 @@ pub(crate) trait Namespace: Send + Sync {
     async fn put_dir(&self, path: &QfsPath) -> Result<()>;
     /// Puts a symlink into a location-addressed mount, durably.
     async fn put_symlink(&self, path: &QfsPath, target: Bytes) -> Result<()>;
+    /// Sets the permission bits and the time of last change of what was put by place.
+    async fn keep(&self, path: &QfsPath, mode: u32, mtime: (i64, u32)) -> Result<()>;
+
+    /// Commits what a working tree holds; the head where nothing changed.
+    async fn commit(&self, mount: Prefix, note: &str) -> Result<Cid>;
+    /// The kept commits, newest first; of a path, those in which it is not what it was before.
+    async fn log(&self, path: &QfsPath) -> Result<Vec<Logged>>;
+    /// What changed at and below a path from one commit to another, each given by a name of `log`, its CID, or `head`.
+    fn diff<'a>(&'a self, path: &'a QfsPath, before: &'a str, after: &'a str) -> BoxStream<'a, Result<Difference>>;
+    /// Commits, and names the commit.
+    async fn snapshot(&self, mount: Prefix, name: &str) -> Result<Cid>;
+    /// Removes such a name.
+    async fn remove_snapshot(&self, mount: Prefix, name: &str) -> Result<()>;
+    /// Makes a working tree what a commit says, or a directory by its CID; commits what it was. The new head.
+    async fn checkout(&self, mount: Prefix, commit: &str) -> Result<Cid>;
+    /// Makes `target` what `path` was in a commit, and gives how many nodes that are; commits what it was.
+    async fn restore(&self, commit: &str, path: &QfsPath, target: &QfsPath) -> Result<u64>;
+
     /// The prefix that `put` writes to where none is named.
     async fn default_write(&self) -> Result<Prefix>;
 
@@ -326,11 +379,13 @@ mod tests {
 
     #[test]
     fn times_round_down() {
-        use std::time::Duration;
         let epoch = SystemTime::UNIX_EPOCH;
         assert_eq!(seconds(epoch + Duration::new(1, 5)), (1, 5));
         assert_eq!(seconds(epoch - Duration::new(1, 5)), (-2, 999_999_995));
         assert_eq!(seconds(epoch - Duration::from_secs(3)), (-3, 0));
+        for at in [epoch + Duration::new(1, 5), epoch - Duration::new(1, 5), epoch - Duration::from_secs(3)] {
+            assert_eq!(time(seconds(at)), at);
+        }
     }
 
     #[test]

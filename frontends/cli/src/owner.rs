@@ -1,6 +1,6 @@
 //! [`Namespace`] by the process that owns the data directory.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -9,16 +9,19 @@ use futures_util::{
     stream::{self, BoxStream},
 };
 use muxfs::{
-    Cid, Error, ErrorKind, Name, Prefix, QfsPath, Result, Source,
+    Cid, Error, ErrorKind, Name, Prefix, QfsPath, Result, Source, Store,
     dag::{Entry, Link, UnixfsMeta},
     file::FileKind,
-    vfs::{Attr, Cookie, Lease, Listing, as_store::AsStore, ext},
+    tree::{History, KeptCommit, PathChange},
+    vfs::{Attr, Cookie, Lease, Listing, SetAttr, SetTime, Vfs, as_store::AsStore, ext},
+    working::HISTORY_NAME,
 };
 use tokio_util::io::StreamReader;
 
 use crate::{
     instance::{Instance, env},
-    namespace::{Finding, Input, Namespace, Place, Stat, seconds},
+    namespace::{Difference, Finding, Input, Logged, Namespace, Place, Stat, seconds, time, to_text},
+    restore,
 };
 
 /// How much of a file is asked for at once: a chunk of the default profile.
@@ -38,15 +41,25 @@ impl Instance {
         ext::walk(&self.vfs, root, &names).await.map_err(|error| error.at(path))
     }
 
-    /// The location-addressed mount of a path.
+    /// What a path is in, which names a place: a location-addressed mount, or a working tree.
     fn by_place(&self, path: &QfsPath) -> Result<AsStore> {
         let mount = self.mux.mount_at(path.prefix).map_err(|error| error.at(path))?;
-        if mount.as_cas().is_some() {
+        if mount.as_cas().is_some() && !names_a_place(path) {
             return Err(Error::new(ErrorKind::InvalidArgument, "mount")
                 .at(path)
-                .because("directories and symlinks have names of their own only in a location-addressed mount"));
+                .because("content is named by its CID: name a place in the working tree, as /ipfs/name"));
         }
         Ok(AsStore::new(mount.prefix(), mount.vfs().clone(), env()))
+    }
+
+    /// Whose QFS calls a path is for. Those of a mount with a working tree are for its content, by CID; what it has by
+    /// name is called as in a location-addressed mount.
+    fn store(&self, path: &QfsPath) -> Result<Arc<dyn Store>> {
+        let mount = self.mux.mount_at(path.prefix).map_err(|error| error.at(path))?;
+        if mount.as_tree().is_some() && names_a_place(path) {
+            return Ok(Arc::new(self.by_place(path)?));
+        }
+        Ok(mount.store().clone())
     }
 
     async fn stat_entry(&self, name: Name, attr: &Attr) -> Result<Stat> {
@@ -77,6 +90,29 @@ impl Instance {
     }
 }
 
+/// Whether a path in a mount with a working tree names something in that, and not content.
+pub(crate) fn names_a_place(path: &QfsPath) -> bool {
+    !path.parts.is_empty() && path.cid().is_none()
+}
+
+/// The kept commit of a name, a CID, or `head`.
+fn find_commit<'a>(kept: &'a [KeptCommit], text: &str) -> Result<&'a KeptCommit> {
+    let found = match text {
+        "head" => kept.first(),
+        text => kept.iter().find(|kept| kept.name == text || kept.cid.to_string() == text),
+    };
+    found.ok_or_else(|| {
+        let newest: Vec<&str> = kept.iter().take(3).map(|kept| kept.name.as_str()).collect();
+        let why = format!("no commit of that name or CID is kept; the newest are {}", newest.join(" "));
+        Error::new(ErrorKind::NotFound, "commit.find").at(text).because(why)
+    })
+}
+
+/// What `log` compares of a path from commit to commit.
+fn traits_of(attr: &Attr) -> (FileKind, Option<Cid>, u32, SystemTime, SystemTime) {
+    (attr.kind, attr.cid, attr.mode, attr.mtime, attr.ctime)
+}
+
 /// The last name of a place.
 fn name_of(place: &Place) -> Result<Name> {
     match place {
@@ -96,7 +132,7 @@ impl Namespace for Instance {
                 if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotDir) {
                     return Err(error);
                 }
-                let file = self.mux.open(path.clone()).await?;
+                let file = self.store(path)?.open(path).await?;
                 let info = file.info();
                 Ok(Stat {
                     name: info.name.clone(),
@@ -136,7 +172,8 @@ impl Namespace for Instance {
     }
 
     fn read<'a>(&'a self, path: &'a QfsPath) -> BoxStream<'a, Result<Bytes>> {
-        let pieces = stream::once(self.mux.open(path.clone())).map_ok(|file| {
+        let opened = async move { self.store(path)?.open(path).await };
+        let pieces = stream::once(opened).map_ok(|file| {
             let file: Arc<dyn muxfs::File> = file.into();
             let offsets = stream::iter((0..file.info().size.max(1)).step_by(READ_LEN as usize));
             let known = offsets.map(move |offset| {
@@ -149,7 +186,7 @@ impl Namespace for Instance {
     }
 
     async fn has(&self, path: &QfsPath) -> Result<bool> {
-        self.mux.has(path.clone()).await
+        self.store(path)?.has(path).await
     }
 
     async fn put(&self, path: &QfsPath, input: Input) -> Result<QfsPath> {
@@ -157,11 +194,11 @@ impl Namespace for Instance {
             Input::File(file) => Box::new(StreamReader::new(file.stream())),
             Input::Stream(stream) => Box::new(StreamReader::new(stream)),
         };
-        self.mux.put(path.clone(), Source::Reader(source)).await
+        self.store(path)?.put(path, Source::Reader(source)).await
     }
 
     async fn delete(&self, path: &QfsPath) -> Result<bool> {
-        self.mux.delete(path.clone()).await
+        self.store(path)?.delete(path).await
     }
 
     async fn put_dir(&self, path: &QfsPath) -> Result<()> {
@@ -170,6 +207,109 @@ impl Namespace for Instance {
 
     async fn put_symlink(&self, path: &QfsPath, target: Bytes) -> Result<()> {
         self.by_place(path)?.put_symlink(path, target).await
+    }
+
+    async fn keep(&self, path: &QfsPath, mode: u32, mtime: (i64, u32)) -> Result<()> {
+        let (node, _) = self.walk(&Place::Path(path.clone())).await?;
+        let mtime = Some(SetTime::At(time(mtime)));
+        let set = SetAttr { mode: Some(mode), mtime, ..SetAttr::default() };
+        self.vfs.setattr(node.ino(), set).await.map_err(|error| error.at(path))?;
+        self.vfs.sync_inode(node.ino()).await
+    }
+
+    async fn commit(&self, mount: Prefix, note: &str) -> Result<Cid> {
+        self.tree(mount)?.commit(note).await
+    }
+
+    async fn log(&self, path: &QfsPath) -> Result<Vec<Logged>> {
+        let history: Arc<History> = Arc::new(History::new(self.tree(path.prefix)?.clone()));
+        let vfs: Arc<dyn Vfs> = history.clone();
+        let mut logged: Vec<(Logged, Option<_>)> = Vec::new();
+        for KeptCommit { name, cid, commit } in history.kept().await? {
+            let text = cid.to_string();
+            if let Some((same, _)) = logged.iter_mut().find(|(known, _)| known.commit == text) {
+                same.names.push(name);
+                continue;
+            }
+            let names: Vec<Name> =
+                std::iter::once(Name::new(name.as_bytes())?).chain(path.parts.iter().cloned()).collect();
+            let there = match ext::walk(&vfs, vfs.root(), &names).await {
+                Ok((_lease, attr)) => Some(traits_of(&attr)),
+                Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotDir) => None,
+                Err(error) => return Err(error.at(path)),
+            };
+            let (root, time, note) = (commit.root.to_string(), seconds(commit.time), commit.note.clone());
+            logged.push((Logged { commit: text, root, names: vec![name], time, note }, there));
+        }
+        if path.parts.is_empty() {
+            return Ok(logged.into_iter().map(|(logged, _)| logged).collect());
+        }
+        let before: Vec<Option<_>> = logged.iter().skip(1).map(|(_, there)| *there).chain([None]).collect();
+        let changed = logged.into_iter().zip(before).filter(|((_, there), before)| there != before);
+        Ok(changed.map(|((logged, _), _)| logged).collect())
+    }
+
+    fn diff<'a>(&'a self, path: &'a QfsPath, before: &'a str, after: &'a str) -> BoxStream<'a, Result<Difference>> {
+        let begun = async move {
+            let history = Arc::new(History::new(self.tree(path.prefix)?.clone()));
+            let kept = history.kept().await?;
+            let (before, after) = (find_commit(&kept, before)?.cid, find_commit(&kept, after)?.cid);
+            history.diff(&before, &after).await
+        };
+        let text = |names: Vec<Name>| to_text(&QfsPath { prefix: path.prefix, parts: names }.to_bytes());
+        let is_below = |names: &[Name]| names.starts_with(&path.parts);
+        let shown = move |change: PathChange| match change {
+            PathChange::Added(path) => is_below(&path).then(|| Difference::Added { path: text(path) }),
+            PathChange::Removed(path) => is_below(&path).then(|| Difference::Removed { path: text(path) }),
+            PathChange::Changed(path) => is_below(&path).then(|| Difference::Changed { path: text(path) }),
+            PathChange::Renamed { from, to } => {
+                (is_below(&from) || is_below(&to)).then(|| Difference::Renamed { from: text(from), to: text(to) })
+            }
+        };
+        let changes = stream::once(begun).try_flatten();
+        changes.try_filter_map(move |change| std::future::ready(Ok(shown(change)))).boxed()
+    }
+
+    async fn snapshot(&self, mount: Prefix, name: &str) -> Result<Cid> {
+        self.tree(mount)?.snapshot(name).await
+    }
+
+    async fn remove_snapshot(&self, mount: Prefix, name: &str) -> Result<()> {
+        if self.tree(mount)?.remove_snapshot(name).await? {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::NotFound, "snapshot.remove").at(name).because("there is no snapshot of that name"))
+    }
+
+    async fn checkout(&self, mount: Prefix, commit: &str) -> Result<Cid> {
+        let tree = self.tree(mount)?;
+        let kept = History::new(tree.clone()).kept().await?;
+        let cid = match find_commit(&kept, commit) {
+            Ok(kept) => kept.cid,
+            Err(error) => commit.parse().map_err(|_| error)?,
+        };
+        tree.checkout(&cid).await
+    }
+
+    async fn restore(&self, commit: &str, path: &QfsPath, target: &QfsPath) -> Result<u64> {
+        let refuse = |why: &str| Err(Error::new(ErrorKind::InvalidArgument, "restore").at(path).because(why));
+        let tree = self.tree(path.prefix)?;
+        let (Some((name, above)), false) = (target.parts.split_last(), path.parts.is_empty()) else {
+            return refuse("name something below the mount; to restore all of it, check the commit out");
+        };
+        if !names_a_place(path) || !names_a_place(target) || path.prefix != target.prefix {
+            return refuse("only what is in a working tree is restored, and there");
+        }
+        let kept = History::new(tree.clone()).kept().await?;
+        let then = Name::new(find_commit(&kept, commit)?.name.as_bytes())?;
+        tree.commit("").await?;
+        let parts = [&[Name::new(HISTORY_NAME.as_bytes())?, then][..], &path.parts[..]].concat();
+        let (node, attr) = self.walk(&Place::Path(QfsPath { prefix: path.prefix, parts })).await?;
+        let (dir, _) = self.walk(&Place::Path(QfsPath { prefix: path.prefix, parts: above.to_vec() })).await?;
+        let mut random = [0; 8];
+        (env().fill)(&mut random);
+        let random = u64::from_be_bytes(random);
+        restore::copy(&self.vfs, (node.ino(), &attr), (dir.ino(), name), random).await.map_err(|error| error.at(target))
     }
 
     async fn default_write(&self) -> Result<Prefix> {

@@ -63,7 +63,7 @@ pub(crate) async fn stat(namespace: &dyn Namespace, place: &Place, output: Outpu
 }
 
 /// A name or a target without what could drive a terminal.
-fn shown(text: &[u8]) -> Vec<u8> {
+pub(super) fn shown(text: &[u8]) -> Vec<u8> {
     text.iter().map(|byte| if byte.is_ascii_control() { b'?' } else { *byte }).collect()
 }
 

@@ -3,6 +3,7 @@
 mod copy_in;
 pub(crate) mod ftp_user;
 pub(crate) mod get;
+pub(crate) mod history;
 pub(crate) mod list;
 pub(crate) mod pin;
 pub(crate) mod put;

@@ -118,12 +118,24 @@ pub(crate) async fn only_hash(job: &Job<'_>, profile: Profile, prefix: Prefix) -
     walk.print(&QfsPath { prefix, parts: vec![Name::new(link.cid.to_string().as_bytes())?] })
 }
 
+/// How the source is put.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// As content, which is pinned.
+    Content,
+    /// Under names, with modes and times kept or not.
+    Place {
+        /// Whether they are.
+        keep: bool,
+    },
+}
+
 /// Puts the source and prints its path.
-pub(crate) async fn put(namespace: &dyn Namespace, job: &Job<'_>, target: &QfsPath, by_content: bool) -> Result<()> {
+pub(crate) async fn put(namespace: &dyn Namespace, job: &Job<'_>, target: &QfsPath, way: Way) -> Result<()> {
     let importer = Mounted { namespace, mount: target.prefix };
     let walk = Walk::begin(job, &importer)?;
-    if !by_content {
-        walk.copy_in(namespace, target).await?;
+    if let Way::Place { keep } = way {
+        walk.copy_in(namespace, target, keep).await?;
         return walk.print(target);
     }
     if !matches!((target.cid(), target.parts.len()), (None, 0) | (Some(_), 1)) {

@@ -9,7 +9,11 @@ use std::{
     time::Duration,
 };
 
-use muxfs::{Error, ErrorKind, Result};
+use muxfs::{
+    Error, ErrorKind, Name, Prefix, Result,
+    tree::{AutoCommit, Tree},
+    vfs::Fsid,
+};
 use serde::Serialize;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -28,6 +32,9 @@ use crate::{
 
 /// The longest path a Unix socket can have on every system, less the NUL at its end.
 const SOCKET_PATH_LEN_MAX: usize = 103;
+
+/// How long to wait after a commit that failed.
+const COMMIT_AGAIN_AFTER: Duration = Duration::from_secs(5);
 
 /// How long commands under way on the control socket may take to end once the server was told to: one may wait for
 /// input that never comes, as `put -` on a terminal does.
@@ -61,11 +68,16 @@ pub(crate) async fn serve(mut config: Config, args: &args::Serve, output: Output
         remove_ready(file)?;
     }
     let recorder = metrics::install()?;
-    let instance = Arc::new(Instance::open(config.clone(), &data).await?);
+    let instance = Arc::new(Instance::open(config.clone(), &data, Some(&AutoCommit::default())).await?);
 
-    let nfs = start_nfs(&instance, &config.nfs).map_err(|error| taken(error, "--nfs"))?;
+    let host_dirs = host_dirs(&instance, &config).await?;
+    let nfs = start_nfs(&instance, &config.nfs, host_dirs).map_err(|error| taken(error, "--nfs"))?;
     let ftp = start_ftp(&instance, &config.ftp, &data).await.map_err(|error| taken(error, "--ftp"))?;
     let stop = CancellationToken::new();
+    let committing: Vec<JoinHandle<()>> = instance
+        .trees()
+        .map(|(prefix, tree)| tokio::spawn(commit_in_time(prefix, tree.clone(), stop.clone())))
+        .collect();
     let metrics = metrics::serve(recorder, config.metrics.listen.0, stop.clone())
         .await
         .map_err(|error| taken(error, "--metrics"))?;
@@ -108,7 +120,7 @@ pub(crate) async fn serve(mut config: Config, args: &args::Serve, output: Output
     // Commands that come from here on wait for the directory instead of asking.
     data.withdraw()?;
     stop.cancel();
-    for task in [Some(control), metrics.map(|(_, task)| task)].into_iter().flatten() {
+    for task in [Some(control), metrics.map(|(_, task)| task)].into_iter().flatten().chain(committing) {
         finished(task).await;
     }
     fs::remove_file(&socket).ok();
@@ -146,7 +158,7 @@ fn taken(error: Error, flag: &str) -> Error {
     Error::new(error.kind(), error.op()).at(addr).because(why)
 }
 
-fn start_nfs(instance: &Instance, config: &config::Nfs) -> Result<Option<muxfs_nfs::Server>> {
+fn start_nfs(instance: &Instance, config: &config::Nfs, host_dirs: Vec<Fsid>) -> Result<Option<muxfs_nfs::Server>> {
     let Some(addr) = config.listen.0 else { return Ok(None) };
     if !addr.ip().is_loopback() && config.allow.is_empty() {
         return Err(Error::new(ErrorKind::InvalidArgument, "serve.nfs")
@@ -164,8 +176,9 @@ fn start_nfs(instance: &Instance, config: &config::Nfs) -> Result<Option<muxfs_n
             Squash::Root => Some(muxfs_nfs::Squash::Root),
             Squash::All => Some(muxfs_nfs::Squash::All),
         },
-        // The only writable mounts are host directories: their names are as durable as the host makes them.
-        sync_names: false,
+        // Names in working trees; those of host directories are as durable as the host makes them.
+        sync_names: true,
+        sync_names_except: host_dirs,
         env: instance::env(),
         ..muxfs_nfs::Options::default()
     };
@@ -180,6 +193,33 @@ fn start_nfs(instance: &Instance, config: &config::Nfs) -> Result<Option<muxfs_n
         options.anon_gid = rustix::process::getegid().as_raw();
     }
     muxfs_nfs::serve(instance.vfs.clone(), options).map(Some)
+}
+
+/// The file systems that are directories of the host.
+async fn host_dirs(instance: &Instance, config: &Config) -> Result<Vec<Fsid>> {
+    let mut fsids = Vec::new();
+    for mount in config.mount.iter().filter(|mount| matches!(mount, Mount::Local { .. })) {
+        let name = Name::new(mount.prefix().as_str().as_bytes())?;
+        let attr = instance.vfs.lookup(instance.vfs.root(), &name).await?;
+        instance.vfs.release(attr.ino, 1);
+        fsids.push(attr.fsid);
+    }
+    Ok(fsids)
+}
+
+/// Commits a working tree whenever it is time, until `stop`; closing commits the rest.
+async fn commit_in_time(prefix: Prefix, tree: Tree, stop: CancellationToken) {
+    loop {
+        let wait = tree.tick().await.unwrap_or_else(|error| {
+            // Nothing is lost: the journal has it.
+            tracing::error!(%prefix, error = format!("{error:#}"), "a commit failed, and is tried again");
+            COMMIT_AGAIN_AFTER
+        });
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = stop.cancelled() => return,
+        }
+    }
 }
 
 async fn start_ftp(instance: &Instance, config: &config::Ftp, data: &DataDir) -> Result<Option<muxfs_ftp::Server>> {
@@ -240,13 +280,16 @@ fn greeting(config: &Config, ready: &Ready) -> String {
     let mut lines = vec![format!("muxfs {}", env!("CARGO_PKG_VERSION"))];
     for mount in &config.mount {
         let what = match mount {
-            Mount::Mem { .. } => "content in RAM, gone when the server stops".into(),
+            Mount::Mem { .. } => "read and written in RAM, gone when the server stops".into(),
             Mount::Local { dir, read_only, .. } => {
                 let dir = local_dir(&config.data, dir.as_deref());
                 format!("{}, read{}", dir.display(), if *read_only { " only" } else { " and written in place" })
             }
             Mount::Ipfs { prefix } => {
-                format!("content by CID in {}", config.data.join("mounts").join(prefix.0.as_str()).display())
+                format!(
+                    "read and written, and content by CID, in {}",
+                    config.data.join("mounts").join(prefix.0.as_str()).display()
+                )
             }
         };
         lines.push(format!("  {:7}{what}", format!("/{}", mount.prefix())));

@@ -22,8 +22,10 @@ use muxfs::{
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::net::UnixStream;
 
-use super::{FRAME_END, FRAME_FAILURE, FRAME_LEN_MAX, Failure, Hello, PROTOCOL, PROTOCOL_HEADER};
-use crate::namespace::{EntryText, Finding, Input, LinkText, Namespace, Place, Stat, from_text, to_text};
+use super::{FRAME_END, FRAME_FAILURE, FRAME_LEN_MAX, Failure, Hello, Kept, PROTOCOL, PROTOCOL_HEADER};
+use crate::namespace::{
+    Difference, EntryText, Finding, Input, LinkText, Logged, Namespace, Place, Stat, from_text, to_text,
+};
 
 type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 
@@ -109,9 +111,21 @@ impl Client {
         serde_json::from_slice(&body).map_err(|error| Error::new(ErrorKind::Internal, "control.answer").because(error))
     }
 
-    fn frames<'a>(&'a self, call: &'a str, path: String) -> impl Stream<Item = Result<Bytes>> + Send + 'a {
+    /// Asks for what makes a commit, or names one.
+    async fn ask_cid(&self, call: &str, mount: Prefix, text: &str) -> Result<Cid> {
+        let cid: String = self.ask(Method::POST, call, &[("mount", mount.as_str()), ("text", text)], empty()).await?;
+        cid.parse()
+    }
+
+    fn frames<'a>(
+        &'a self,
+        call: &'a str,
+        path: String,
+        more: Vec<(&'a str, &'a str)>,
+    ) -> impl Stream<Item = Result<Bytes>> + Send + 'a {
         let begun = async move {
-            let response = self.request(Method::GET, call, &[("path", &path)], empty()).await?;
+            let args = [&[("path", path.as_str())], &more[..]].concat();
+            let response = self.request(Method::GET, call, &args, empty()).await?;
             let body = response.into_body().into_data_stream();
             Ok::<_, Error>(stream::try_unfold(
                 (body, BytesMut::new(), false),
@@ -219,12 +233,12 @@ impl Namespace for Client {
     }
 
     fn list<'a>(&'a self, place: &'a Place) -> BoxStream<'a, Result<Stat>> {
-        let lines = self.frames("list", path_text(&place.to_bytes()));
+        let lines = self.frames("list", path_text(&place.to_bytes()), Vec::new());
         lines.and_then(|line| async move { json(&line) }).boxed()
     }
 
     fn read<'a>(&'a self, path: &'a QfsPath) -> BoxStream<'a, Result<Bytes>> {
-        self.frames("read", path_text(&path.to_bytes())).boxed()
+        self.frames("read", path_text(&path.to_bytes()), Vec::new()).boxed()
     }
 
     async fn has(&self, path: &QfsPath) -> Result<bool> {
@@ -247,6 +261,42 @@ impl Namespace for Client {
 
     async fn put_symlink(&self, path: &QfsPath, target: Bytes) -> Result<()> {
         self.ask(Method::POST, "symlink", &[("path", &path_text(&path.to_bytes()))], whole(target)).await
+    }
+
+    async fn keep(&self, path: &QfsPath, mode: u32, mtime: (i64, u32)) -> Result<()> {
+        let body = whole(encode(&Kept { mode, mtime })?);
+        self.ask(Method::POST, "keep", &[("path", &path_text(&path.to_bytes()))], body).await
+    }
+
+    async fn commit(&self, mount: Prefix, note: &str) -> Result<Cid> {
+        self.ask_cid("commit", mount, note).await
+    }
+
+    async fn log(&self, path: &QfsPath) -> Result<Vec<Logged>> {
+        self.ask(Method::GET, "log", &[("path", &path_text(&path.to_bytes()))], empty()).await
+    }
+
+    fn diff<'a>(&'a self, path: &'a QfsPath, before: &'a str, after: &'a str) -> BoxStream<'a, Result<Difference>> {
+        let lines = self.frames("diff", path_text(&path.to_bytes()), vec![("before", before), ("after", after)]);
+        lines.and_then(|line| async move { json(&line) }).boxed()
+    }
+
+    async fn snapshot(&self, mount: Prefix, name: &str) -> Result<Cid> {
+        self.ask_cid("snapshot", mount, name).await
+    }
+
+    async fn remove_snapshot(&self, mount: Prefix, name: &str) -> Result<()> {
+        self.ask(Method::DELETE, "snapshot", &[("mount", mount.as_str()), ("text", name)], empty()).await
+    }
+
+    async fn checkout(&self, mount: Prefix, commit: &str) -> Result<Cid> {
+        self.ask_cid("checkout", mount, commit).await
+    }
+
+    async fn restore(&self, commit: &str, path: &QfsPath, target: &QfsPath) -> Result<u64> {
+        let (path, target) = (path_text(&path.to_bytes()), path_text(&target.to_bytes()));
+        let args = [("commit", commit), ("path", &path), ("target", &target)];
+        self.ask(Method::POST, "restore", &args, empty()).await
     }
 
     async fn default_write(&self) -> Result<Prefix> {
@@ -286,7 +336,7 @@ impl Namespace for Client {
     }
 
     fn verify<'a>(&'a self, path: &'a QfsPath) -> BoxStream<'a, Result<Finding>> {
-        let lines = self.frames("verify", path_text(&path.to_bytes()));
+        let lines = self.frames("verify", path_text(&path.to_bytes()), Vec::new());
         lines.and_then(|line| async move { json(&line) }).boxed()
     }
 

@@ -19,10 +19,10 @@ use serde::{Deserialize, Serialize};
 use tokio::{net::UnixListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-use super::{Failure, Hello, PROTOCOL, PROTOCOL_HEADER, frame, last_frame};
+use super::{Failure, Hello, Kept, PROTOCOL, PROTOCOL_HEADER, frame, last_frame};
 use crate::{
     instance::Instance,
-    namespace::{EntryText, Input, LinkText, Namespace as _, Place},
+    namespace::{EntryText, Input, LinkText, Logged, Namespace as _, Place},
 };
 
 /// The longest directory that a client may put in one request, in bytes of JSON: some ten million entries.
@@ -82,6 +82,13 @@ fn router(instance: Arc<Instance>) -> Router {
         .route("/v1/pin", delete(unpin))
         .route("/v1/pins", get(pins))
         .route("/v1/verify", get(verify))
+        .route("/v1/keep", post(keep))
+        .route("/v1/commit", post(commit))
+        .route("/v1/log", get(log))
+        .route("/v1/diff", get(diff))
+        .route("/v1/snapshot", post(snapshot).delete(remove_snapshot))
+        .route("/v1/checkout", post(checkout))
+        .route("/v1/restore", post(restore))
         .layer(middleware::from_fn(admit))
         .with_state(instance)
 }
@@ -171,6 +178,27 @@ struct PinArg {
 #[derive(Deserialize)]
 struct PinsArg {
     mount: Option<String>,
+}
+
+/// What a command on a working tree is about: a note, the name of a snapshot, or a commit.
+#[derive(Deserialize)]
+struct CommitArg {
+    mount: String,
+    text: String,
+}
+
+#[derive(Deserialize)]
+struct DiffArg {
+    path: String,
+    before: String,
+    after: String,
+}
+
+#[derive(Deserialize)]
+struct RestoreArg {
+    commit: String,
+    path: String,
+    target: String,
 }
 
 async fn hello() -> Json<Hello> {
@@ -269,6 +297,44 @@ async fn pins(State(owner): Owner, Query(arg): Query<PinsArg>) -> Answer<Vec<(St
     let mount = arg.mount.as_deref().map(Prefix::new).transpose()?;
     let pins = owner.pins(mount).await?;
     Ok(Json(pins.into_iter().map(|(mount, cid)| (mount.to_string(), cid.to_string())).collect()))
+}
+
+async fn keep(State(owner): Owner, Query(arg): Query<PathArg>, body: Bytes) -> Answer<()> {
+    let kept: Kept = serde_json::from_slice(&body)
+        .map_err(|error| Error::new(ErrorKind::InvalidArgument, "control.keep").because(error))?;
+    Ok(Json(owner.keep(&arg.path()?, kept.mode, kept.mtime).await?))
+}
+
+async fn commit(State(owner): Owner, Query(arg): Query<CommitArg>) -> Answer<String> {
+    Ok(Json(owner.commit(Prefix::new(&arg.mount)?, &arg.text).await?.to_string()))
+}
+
+async fn log(State(owner): Owner, Query(arg): Query<PathArg>) -> Answer<Vec<Logged>> {
+    Ok(Json(owner.log(&arg.path()?).await?))
+}
+
+async fn diff(State(owner): Owner, Query(arg): Query<DiffArg>) -> Result<Response, Refusal> {
+    let path = PathArg { path: arg.path }.path()?;
+    Ok(framed(lines(owner_stream(owner, move |owner, out| async move {
+        send_all(owner.diff(&path, &arg.before, &arg.after), &out).await;
+    }))))
+}
+
+async fn snapshot(State(owner): Owner, Query(arg): Query<CommitArg>) -> Answer<String> {
+    Ok(Json(owner.snapshot(Prefix::new(&arg.mount)?, &arg.text).await?.to_string()))
+}
+
+async fn remove_snapshot(State(owner): Owner, Query(arg): Query<CommitArg>) -> Answer<()> {
+    Ok(Json(owner.remove_snapshot(Prefix::new(&arg.mount)?, &arg.text).await?))
+}
+
+async fn checkout(State(owner): Owner, Query(arg): Query<CommitArg>) -> Answer<String> {
+    Ok(Json(owner.checkout(Prefix::new(&arg.mount)?, &arg.text).await?.to_string()))
+}
+
+async fn restore(State(owner): Owner, Query(arg): Query<RestoreArg>) -> Answer<u64> {
+    let (path, target) = (PathArg { path: arg.path }.path()?, PathArg { path: arg.target }.path()?);
+    Ok(Json(owner.restore(&arg.commit, &path, &target).await?))
 }
 
 /// The body of a request, as it comes.

@@ -4,6 +4,7 @@
 
 mod commands;
 mod serving;
+mod trees;
 
 use std::{
     fs,
