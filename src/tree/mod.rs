@@ -1,6 +1,6 @@
 //! The working tree: a file system that can be written, over committed content and a journal of what changed since.
 //!
-//! Sits on [`Dag`](crate::dag::Dag) and [`log`](crate::log) and is a [`Vfs`](crate::vfs::Vfs). Committing turns what
+//! Sits on [`Dag`] and [`log`](crate::log) and is a [`Vfs`]. Committing turns what
 //! changed into content: the same root CID as adding the same names and bytes to IPFS gives. Its parts, from the bottom:
 //! `inode` and `extent`, the shared words; `record`, what the journal says; `layer`, what changed since a commit;
 //! `attrs`, the committed POSIX metadata beside the content; `commit_node`, the block that ties both; `sight`, all of
