@@ -163,3 +163,95 @@ fn remove<'a>(vfs: &'a Arc<dyn Vfs>, dir: Ino, name: &'a Name) -> BoxFuture<'a, 
         vfs.remove(Place { dir, name, expect: None }, kind).await.map(drop)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use muxfs::{
+        testing::{self, model::ModelFs},
+        vfs::{Rdev, XattrName, ext::list},
+    };
+
+    use super::*;
+
+    fn name(text: &str) -> Name {
+        Name::new(text.as_bytes()).expect("a good name")
+    }
+
+    async fn make(vfs: &Arc<dyn Vfs>, dir: Ino, text: &str, node: NewNode, mode: u32) -> Ino {
+        let set = SetAttr { mode: Some(mode), uid: Some(7), gid: Some(8), ..SetAttr::default() };
+        vfs.create(dir, &name(text), node, set).await.expect("create").node.ino
+    }
+
+    async fn find(vfs: &Arc<dyn Vfs>, dir: Ino, text: &str) -> Attr {
+        vfs.lookup(dir, &name(text)).await.expect(text)
+    }
+
+    /// A directory with what directories have.
+    async fn world() -> (Arc<ModelFs>, Arc<dyn Vfs>, Ino) {
+        let model = ModelFs::new(testing::env());
+        let vfs: Arc<dyn Vfs> = model.clone();
+        let from = make(&vfs, vfs.root(), "from", NewNode::Dir, 0o1750).await;
+        let file = make(&vfs, from, "file", NewNode::File, 0o4711).await;
+        vfs.write(file, 3 << 20, "after a hole".into(), false).await.expect("write");
+        let xattr = XattrName::new(b"user.note").expect("a good name");
+        vfs.setxattr(file, &xattr, "kept".into(), XattrMode::Set).await.expect("setxattr");
+        vfs.link(file, from, &name("link")).await.expect("link");
+        make(&vfs, from, "symlink", NewNode::Symlink("file".into()), 0o777).await;
+        make(&vfs, from, "device", NewNode::CharDevice(Rdev { major: 1, minor: 2 }), 0o600).await;
+        make(&vfs, from, "pipe", NewNode::Fifo, 0o600).await;
+        let sub = make(&vfs, from, "sub", NewNode::Dir, 0o700).await;
+        make(&vfs, sub, "inner", NewNode::File, 0o600).await;
+        (model, vfs, from)
+    }
+
+    #[tokio::test]
+    async fn a_copy_is_what_it_is_a_copy_of() {
+        let (model, vfs, from) = world().await;
+        let root = vfs.root();
+        // What stands there is replaced, with all that is in it.
+        let old = make(&vfs, root, "to", NewNode::Dir, 0o755).await;
+        make(&vfs, old, "older", NewNode::File, 0o644).await;
+        let attr = vfs.getattr(from).await.expect("getattr");
+        let leases = model.lease_count();
+        assert_eq!(copy(&vfs, (from, &attr), (root, &name("to")), 1).await.expect("copies"), 8);
+        assert_eq!(model.lease_count(), leases);
+
+        let to = find(&vfs, root, "to").await;
+        let seen = |attr: &Attr| {
+            let kept = (attr.kind, attr.mode, attr.uid, attr.gid, attr.nlink);
+            (kept, attr.rdev, attr.size, attr.atime, attr.mtime)
+        };
+        assert_eq!(seen(&to), seen(&attr));
+        for entry in list(&*vfs, from, 100).await.expect("list") {
+            let (one, other) = (find(&vfs, from, &entry.name.to_string()).await, vfs.lookup(to.ino, &entry.name).await);
+            assert_eq!(seen(&other.expect("copied")), seen(&one), "{}", entry.name);
+        }
+        assert_eq!(list(&*vfs, to.ino, 100).await.expect("list").len(), 6, "nothing older stays");
+        let (file, link) = (find(&vfs, to.ino, "file").await, find(&vfs, to.ino, "link").await);
+        assert_eq!(file.ino, link.ino, "one file with two names");
+        assert_eq!(vfs.read(file.ino, 3 << 20, 100).await.expect("read"), "after a hole");
+        assert!(file.used < 1 << 20, "a hole stays one: {}", file.used);
+        let xattr = XattrName::new(b"user.note").expect("a good name");
+        assert_eq!(vfs.getxattr(file.ino, &xattr).await.expect("kept"), "kept");
+        let symlink = find(&vfs, to.ino, "symlink").await;
+        assert_eq!(vfs.readlink(symlink.ino).await.expect("a target"), "file");
+        assert_eq!(list(&*vfs, root, 100).await.expect("list").len(), 2, "nothing unfinished is left");
+    }
+
+    /// What cannot be copied leaves what stood there, and nothing beside it.
+    #[tokio::test]
+    async fn a_copy_that_fails_leaves_nothing() {
+        let (_, vfs, from) = world().await;
+        let root = vfs.root();
+        let old = make(&vfs, root, "to", NewNode::File, 0o600).await;
+        let attr = vfs.getattr(from).await.expect("getattr");
+        // A file that says it is longer than it is.
+        let file = find(&vfs, from, "file").await;
+        let longer = Attr { size: file.size + 1, ..file.clone() };
+        let error = copy(&vfs, (file.ino, &longer), (root, &name("to")), 1).await.expect_err("cut short");
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+        assert_eq!(find(&vfs, root, "to").await.ino, old);
+        assert_eq!(list(&*vfs, root, 100).await.expect("list").len(), 2);
+        assert_eq!(vfs.getattr(from).await.expect("getattr").change, attr.change);
+    }
+}

@@ -114,7 +114,16 @@ async fn what_was_synced_survives_kill_9_under_its_handle() {
     let server = world.serve(&[]);
     let mut nfs = mount(server.addr("nfs")).await;
     assert_eq!(read(&mut nfs, &file).await, b"over NFS");
-    assert!(world.ok(&["log"]).lines().count() >= 2, "the first commit and that of the end");
+    let log = world.ok(&["log"]);
+    assert!(log.lines().count() >= 2, "the first commit and that of the end: {log}");
+    // The history is read over every wire, by names that `log` lists.
+    let then = log.split_ascii_whitespace().nth(1).expect("a name");
+    let mut client = ftp(server.addr("ftp"));
+    let path = format!("/ipfs/.history/{then}/src/b.txt");
+    assert_eq!(client.retr_as_buffer(&path).expect("there").into_inner(), b"over FTP");
+    client.rm(&path).expect_err("the past cannot be changed");
+    let old = find(&mut nfs, &path).await;
+    assert_eq!(read(&mut nfs, &old).await, b"over FTP");
 }
 
 /// Every command on commits, as a server does it and as the command does it by itself.
@@ -214,10 +223,16 @@ fn a_directory_is_put_into_the_tree_with_its_modes_and_times() {
         assert!(mode.is_none_or(|mode| stat["mode"] == mode), "{text}");
     }
     // The same bytes under the same names have one CID, however they came.
-    world.ok(&["commit"]);
+    let commit = world.ok(&["commit"]);
     let stat: serde_json::Value =
         serde_json::from_str(&world.ok(&["--json", "stat", "/ipfs/photos/all"])).expect("JSON");
     let hashed = world.ok(&["put", "-r", "--only-hash", tree.to_str().expect("UTF-8")]);
     assert_eq!(format!("/ipfs/{}", stat["cid"].as_str().expect("committed")), hashed);
+    // Once more it finds all of it there; a file that changed since is put again.
+    world.ok(&["put", "-r", tree.to_str().expect("UTF-8"), "/ipfs/photos/all"]);
+    assert_eq!(world.ok(&["commit"]), commit, "nothing changed");
+    fs::write(tree.join("a.txt"), b"HELLO WORLD").expect("written");
+    world.ok(&["put", "-r", tree.to_str().expect("UTF-8"), "/ipfs/photos/all"]);
+    assert_eq!(world.ok(&["cat", "/ipfs/photos/all/a.txt"]), "HELLO WORLD");
     drop(server);
 }
