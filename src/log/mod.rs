@@ -26,14 +26,14 @@ use bytes::Bytes;
 use tokio::sync::Mutex as AsyncMutex;
 use tokio_util::task::TaskTracker;
 
+pub(crate) use self::{
+    frame::{FRAME_HEADER_LEN, Salt, padded},
+    replay::{Each, HeadScan, Replay, Replayed, Visitor},
+};
 use self::{
-    frame::{FRAME_HEADER_LEN, Frame, FrameHeader, FrameKind, Prepared, SEGMENT_HEADER_LEN},
+    frame::{Frame, FrameHeader, FrameKind, Prepared, SEGMENT_HEADER_LEN},
     replay::Kind,
     write::{Inner, State, Writer},
-};
-pub(crate) use self::{
-    frame::{Salt, padded},
-    replay::{Each, HeadScan, Replay, Replayed, Visitor},
 };
 use crate::{
     Env, Error, ErrorKind, Result,
@@ -413,6 +413,16 @@ impl Log {
     /// Goes through the heads of all records on the media.
     pub(crate) async fn heads(&self) -> Result<HeadScan> {
         HeadScan::new(Arc::clone(&self.inner.media), self.inner.salt).await
+    }
+
+    /// Goes through the heads of the records of one segment on the media.
+    pub(crate) async fn heads_of(&self, segment: SegmentId) -> Result<HeadScan> {
+        HeadScan::of(Arc::clone(&self.inner.media), self.inner.salt, segment).await
+    }
+
+    /// The segment that the log begins with: what was before it is dropped.
+    pub(crate) fn first(&self) -> SegmentId {
+        self.inner.lock().first
     }
 
     /// The heads of the records that are not on the media yet.

@@ -502,6 +502,13 @@ impl HeadScan {
         Ok(Self { media, salt, segments, scanner: None })
     }
 
+    /// Reads those of one segment only.
+    pub(crate) async fn of(media: Arc<dyn Media>, salt: Salt, segment: SegmentId) -> Result<Self> {
+        let mut segments = media.segments().await?;
+        segments.retain(|there| there.id == segment);
+        Ok(Self { media, salt, segments: segments.into_iter(), scanner: None })
+    }
+
     pub(crate) async fn next(&mut self) -> Result<Option<Replayed>> {
         loop {
             let Some(scanner) = &mut self.scanner else {

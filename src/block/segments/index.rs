@@ -63,15 +63,18 @@ impl Memory {
                 false
             }
             Change::Delete { removed, .. } => {
-                if let Some((removed, len)) = removed {
-                    let usage = counts.usage.entry(removed.segment).or_default();
-                    let len = u64::from(padded(*len));
-                    usage.live = usage.live.saturating_sub(len);
-                    usage.dead += len;
+                if removed.is_some_and(|removed| counts.outdate(removed)) {
                     counts.block_count = counts.block_count.saturating_sub(1);
                 }
                 counts.usage.entry(pos.segment).or_default().dead += u64::from(padded(len));
                 true
+            }
+            Change::Move { from, .. } | Change::Lose { from, .. } => {
+                if !counts.outdate(*from) {
+                    counts.block_count += 1;
+                }
+                counts.usage.entry(pos.segment).or_default().live += u64::from(padded(len));
+                false
             }
         };
         counts.last = Some((pos, crc));
@@ -163,18 +166,30 @@ impl Places {
         self.index.sync(id).await
     }
 
-    /// Writes what is in `memory` as a run; `None` if nothing is left of it.
-    pub(super) async fn spill(&self, id: SegmentId, memory: &Memory, bottom: bool) -> Result<Option<Arc<Run>>> {
+    /// Writes what is in `memory` as a run; `None` if nothing is left of it. The log begins with the segment `first`.
+    pub(super) async fn spill(
+        &self,
+        id: SegmentId,
+        memory: &Memory,
+        bottom: bool,
+        first: SegmentId,
+    ) -> Result<Option<Arc<Run>>> {
         let count = memory.len() as u64;
-        self.write_run(id, vec![Source::Memory(memory.entries().into_iter())], count, bottom).await
+        self.write_run(id, vec![Source::Memory(memory.entries().into_iter())], count, bottom, first).await
     }
 
     /// Merges the runs from `start` on into one; `None` if nothing is left of them.
-    pub(super) async fn merge(&self, id: SegmentId, runs: &[Arc<Run>], start: usize) -> Result<Option<Arc<Run>>> {
+    pub(super) async fn merge(
+        &self,
+        id: SegmentId,
+        runs: &[Arc<Run>],
+        start: usize,
+        first: SegmentId,
+    ) -> Result<Option<Arc<Run>>> {
         let merged = &runs[start..];
         let count = merged.iter().map(|run| run.entry_count).sum();
         let sources = merged.iter().map(|run| Source::Run(run.scan())).collect();
-        self.write_run(id, sources, count, start == 0).await
+        self.write_run(id, sources, count, start == 0, first).await
     }
 
     async fn write_run(
@@ -183,11 +198,14 @@ impl Places {
         sources: Vec<Source>,
         count: u64,
         bottom: bool,
+        first: SegmentId,
     ) -> Result<Option<Arc<Run>>> {
         let mut merge = Merge::new(sources).await?;
         let mut writer = RunWriter::new(Arc::clone(&self.index), id, count);
         let (mut group, mut seen, mut kept) = (Vec::new(), 0, 0);
         while merge.group(&mut group).await? {
+            // What was in a segment that is dropped was deleted, or moved to a newer one.
+            group.retain(|entry| entry.pos.segment >= first);
             // Below the oldest run there is nothing that a deletion could hide.
             if group.len() > 1 {
                 self.drop_outdated(&mut group, bottom).await?;
@@ -366,10 +384,10 @@ impl Visitor for Builder {
     async fn pause(&mut self) -> Result<()> {
         let id = self.take_id();
         let memory = std::mem::take(&mut self.memory);
-        self.runs.extend(self.places.spill(id, &memory, self.runs.is_empty()).await?);
+        self.runs.extend(self.places.spill(id, &memory, self.runs.is_empty(), SegmentId(0)).await?);
         if let Some(start) = merge_start(&self.runs) {
             let id = self.take_id();
-            let merged = self.places.merge(id, &self.runs, start).await?;
+            let merged = self.places.merge(id, &self.runs, start, SegmentId(0)).await?;
             // Their files stay for as long as the manifest on the media may name them.
             self.runs.truncate(start);
             self.runs.extend(merged);

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tokio::sync::OwnedRwLockReadGuard;
 
 use super::{
     Frozen, Inner, Place,
@@ -14,6 +15,7 @@ use super::{
 use crate::{
     BlockKey, Result,
     log::{HeadScan, LogPos},
+    media::SegmentId,
 };
 
 /// The entries that may be those of a key, newest first: from memory, then run by run.
@@ -21,6 +23,9 @@ pub(super) struct Candidates<'a> {
     inner: &'a Inner,
     fingerprint: u64,
     last: Option<Entry>,
+    /// Where the log began when the look-up did: what counted before it had been moved by then. What is dropped later is
+    /// shown, and whoever cannot read it looks again.
+    first: SegmentId,
     /// What was there when the look-up began.
     frozen: Option<Arc<Frozen>>,
     runs: Option<Arc<Vec<Arc<Run>>>>,
@@ -31,10 +36,20 @@ pub(super) struct Candidates<'a> {
 impl<'a> Candidates<'a> {
     pub(super) fn new(inner: &'a Inner, key: &BlockKey) -> Self {
         let fingerprint = fingerprint(key);
-        Self { inner, fingerprint, last: None, frozen: None, runs: None, runs_left: 0, found: Vec::new().into_iter() }
+        let (first, found) = (inner.log.first(), Vec::new().into_iter());
+        Self { inner, fingerprint, last: None, first, frozen: None, runs: None, runs_left: 0, found }
     }
 
     pub(super) async fn next(&mut self) -> Result<Option<Entry>> {
+        while let Some(entry) = self.next_of_all().await? {
+            if entry.pos.segment >= self.first {
+                return Ok(Some(entry));
+            }
+        }
+        Ok(None)
+    }
+
+    async fn next_of_all(&mut self) -> Result<Option<Entry>> {
         let runs = if let Some(runs) = &self.runs {
             Arc::clone(runs)
         } else {
@@ -71,15 +86,21 @@ impl<'a> Candidates<'a> {
 /// Goes through the log and gives the keys whose newest record it meets.
 pub(super) struct KeyScan<'a> {
     inner: &'a Arc<Inner>,
+    /// Where the log ended when it began: a block that was moved meanwhile is behind.
+    begun: LogPos,
     pending: std::vec::IntoIter<(LogPos, Bytes)>,
     scan: HeadScan,
+    /// No segment is dropped meanwhile.
+    _listing: OwnedRwLockReadGuard<()>,
 }
 
 impl<'a> KeyScan<'a> {
     pub(super) async fn new(inner: &'a Arc<Inner>) -> Result<Self> {
+        let listing = Arc::clone(&inner.listings).read_owned().await;
+        let begun = inner.log.end();
         // In this order: a record that moves to the media meanwhile is met twice rather than not at all.
         let pending = inner.log.pending_heads().into_iter();
-        Ok(Self { inner, pending, scan: inner.log.heads().await? })
+        Ok(Self { inner, begun, pending, scan: inner.log.heads().await?, _listing: listing })
     }
 
     pub(super) async fn next(&mut self) -> Result<Option<BlockKey>> {
@@ -89,7 +110,8 @@ impl<'a> KeyScan<'a> {
                 None => self.pending.next(),
             };
             let Some((pos, head)) = next else { return Ok(None) };
-            let Some(Change::Put { key }) = Change::decode(&head) else { continue };
+            let Some(change) = Change::decode(&head) else { continue };
+            let (Change::Put { key } | Change::Move { key, .. } | Change::Lose { key, .. }) = change else { continue };
             let generation = self.inner.generation();
             let is_newest = match self.is_newest(&key, pos).await {
                 Err(error) if index_is_damaged(&error) => {
@@ -111,7 +133,12 @@ impl<'a> KeyScan<'a> {
             Some(entry) if entry.pos == pos => Ok(true),
             None => Ok(false),
             // Another key with the same fingerprint, or a newer record of this one.
-            Some(_) => Ok(matches!(self.inner.find(key).await?, Place::At(entry) if entry.pos == pos)),
+            Some(_) => {
+                let (Place::At { entry, .. } | Place::Damaged(entry)) = self.inner.find(key).await? else {
+                    return Ok(false);
+                };
+                Ok(!entry.deleted && (entry.pos == pos || entry.pos >= self.begun))
+            }
         }
     }
 }

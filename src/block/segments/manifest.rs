@@ -9,7 +9,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use crate::{
     Error, ErrorKind, Result,
-    log::{LogPos, Salt},
+    log::{LogPos, Salt, padded},
     media::SegmentId,
 };
 
@@ -34,6 +34,18 @@ pub(super) struct Counts {
     pub(super) usage: BTreeMap<SegmentId, Usage>,
     /// The newest record and the checksum of its frame's header: an index of another log has another.
     pub(super) last: Option<(LogPos, u32)>,
+}
+
+impl Counts {
+    /// Counts the record at a place, with a frame of this length, as dead; whether it was counted before. It was not if
+    /// its segment was dropped: no segment of the log is without a record that is counted.
+    pub(super) fn outdate(&mut self, (pos, len): (LogPos, u32)) -> bool {
+        let Some(usage) = self.usage.get_mut(&pos.segment) else { return false };
+        let len = u64::from(padded(len));
+        usage.live = usage.live.saturating_sub(len);
+        usage.dead += len;
+        true
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

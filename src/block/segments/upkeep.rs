@@ -33,10 +33,10 @@ impl Inner {
         // The index must never know of a record that the log may lose.
         self.log.sync().await?;
         let mut runs = self.lock().runs.to_vec();
-        runs.extend(self.places.spill(self.take_index_id(), &frozen.memory, runs.is_empty()).await?);
+        runs.extend(self.places.spill(self.take_index_id(), &frozen.memory, runs.is_empty(), self.log.first()).await?);
         self.publish(&frozen, runs.clone(), true).await?;
         if let Some(start) = merge_start(&runs) {
-            let merged = self.places.merge(self.take_index_id(), &runs, start).await?;
+            let merged = self.places.merge(self.take_index_id(), &runs, start, self.log.first()).await?;
             runs.truncate(start);
             runs.extend(merged);
             self.publish(&frozen, runs, false).await?;
