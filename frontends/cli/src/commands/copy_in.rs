@@ -1,4 +1,4 @@
-//! `put` under names, into a location-addressed mount or a working tree: files, directories and symlinks under names of their own.
+//! `put` into a location-addressed mount or a working tree: files, directories and symlinks under names of their own.
 //!
 //! Every file appears whole, but a tree is no unit: one that fails half way leaves what was put before, and putting it
 //! again goes over it, past the files that are there whole where times are kept. What the target has beside it stays.
