@@ -170,6 +170,11 @@ impl History {
                     Ok(commit) => Then::new(*cid, Arc::new(commit)),
                     // A head may name commits that were not kept.
                     Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                    // One that is bad hides no other.
+                    Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Unsupported) => {
+                        tracing::warn!(commit = %cid, %error, "a kept commit cannot be read: the history goes without it");
+                        continue;
+                    }
                     Err(error) => return Err(error),
                 },
             };

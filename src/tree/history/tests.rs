@@ -283,3 +283,24 @@ async fn a_diff_tells_what_changed_by_path() {
     let error = world.history.diff(&before, &foreign).await.err().expect("not kept");
     assert_eq!(error.kind(), ErrorKind::Stale);
 }
+
+/// A commit that is gone or bad hides no other.
+#[tokio::test]
+async fn a_bad_commit_hides_no_other() {
+    let world = world(Retention::default()).await;
+    world.make(world.tree.root(), "a", NewNode::Dir).await;
+    world.commit().await;
+    let (head, commit) = world.tree.head();
+    let bad = world.tree.dag().put_block(crate::Codec::DagCbor, Bytes::from_static(b"\xa0")).await.expect("put");
+    let gone = crate::cid_of(crate::Codec::DagCbor, b"gone");
+    let mut worse = (*commit).clone();
+    worse.prev.splice(0..0, [bad, gone]);
+    worse.snapshots.insert("bad".to_owned(), bad);
+    let names = async |commit: Arc<Commit>| {
+        let kept = world.history.load(head, commit, &Kept::default()).await.expect("loads");
+        kept.entries.iter().map(|(_, name, _)| name.clone()).collect::<Vec<_>>()
+    };
+    let all = names(commit).await;
+    assert_eq!(all.len(), 2, "the first, empty one and the head");
+    assert_eq!(names(Arc::new(worse)).await, all);
+}
