@@ -6,7 +6,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    media::MemMedia,
+    SecretKey,
+    media::{MemMedia, SealedMedia},
     testing::{
         self, env,
         fault::{Crash, CrashMedia, Dice, FaultyMedia, MediaCall},
@@ -295,31 +296,47 @@ impl Cutting {
     }
 }
 
+/// The media of a log over the disk of a machine.
+type Over = fn(Arc<CrashMedia>) -> Arc<dyn Media>;
+
+fn sealed(disk: Arc<CrashMedia>) -> Arc<dyn Media> {
+    Arc::new(SealedMedia::new(disk, SecretKey::new([7; 32]), env()))
+}
+
 /// Stops the machine at every media call of a log that is divided and dropped in front, and again while it recovers:
 /// what was dropped is gone whole or there whole, and comes back by no crash once that is durable.
 #[tokio::test]
 async fn a_crash_at_any_call_of_a_log_that_is_cut_in_front_loses_nothing_else() {
+    crash_while_cutting(|disk| disk, 16).await;
+}
+
+#[tokio::test]
+async fn a_crash_at_any_call_of_a_sealed_log_that_is_cut_in_front_loses_nothing_else() {
+    crash_while_cutting(sealed, 4).await;
+}
+
+async fn crash_while_cutting(over: Over, seed_count: u64) {
     let start = Cutting { firsts: vec![0], ..Cutting::default() };
     let calls = {
         let crash = Crash::never();
-        start.clone().live(Arc::new(CrashMedia::new(crash.clone()))).await.expect("nothing fails");
+        start.clone().live(over(Arc::new(CrashMedia::new(crash.clone())))).await.expect("nothing fails");
         crash.calls()
     };
     assert!(calls > 40, "{calls}");
     for call in 0..calls {
-        for seed in 0..16 {
+        for seed in 0..seed_count {
             let mut story = start.clone();
             let mut media = Arc::new(CrashMedia::new(Crash::at(call)));
-            drop(story.live(media.clone()).await);
+            drop(story.live(over(media.clone())).await);
             for round in 0..3 {
                 let again = Crash::at((seed * 5 + call + round * 7) % (calls + 8));
                 // Once in a while only the process ends.
                 let next = if (seed + round) % 4 == 0 { media.reopen(again) } else { media.restart(seed, again) };
                 media = Arc::new(next);
-                drop(story.live(media.clone()).await);
+                drop(story.live(over(media.clone())).await);
             }
             let media = Arc::new(media.restart(seed + 1000, Crash::never()));
-            if let Err(error) = story.live(media).await {
+            if let Err(error) = story.live(over(media)).await {
                 panic!("stopped at call {call}, seed {seed}: {error}");
             }
         }
@@ -335,7 +352,7 @@ struct Story {
     keeps: bool,
 }
 
-async fn live(media: Arc<CrashMedia>, story: &mut Story) -> Result<()> {
+async fn live(media: Arc<dyn Media>, story: &mut Story) -> Result<()> {
     let (log, seen) = match open(media).await {
         Err(error) if error.kind() != ErrorKind::Unavailable => panic!("a crash is no damage: {error:#}"),
         opened => opened?,
@@ -368,24 +385,33 @@ async fn live(media: Arc<CrashMedia>, story: &mut Story) -> Result<()> {
 /// not is there up to some record, and the log goes on.
 #[tokio::test]
 async fn a_crash_at_any_call_loses_nothing_that_was_synced() {
+    crash_anywhere(|disk| disk, 12).await;
+}
+
+#[tokio::test]
+async fn a_crash_at_any_call_of_a_sealed_log_loses_nothing_that_was_synced() {
+    crash_anywhere(sealed, 6).await;
+}
+
+async fn crash_anywhere(over: Over, seed_count: u64) {
     let calls = {
         let crash = Crash::never();
         let mut story = Story::default();
-        live(Arc::new(CrashMedia::new(crash.clone())), &mut story).await.expect("nothing fails");
+        live(over(Arc::new(CrashMedia::new(crash.clone()))), &mut story).await.expect("nothing fails");
         crash.calls()
     };
     assert!(calls > 30);
     for call in 0..calls {
-        for seed in 0..12 {
+        for seed in 0..seed_count {
             let mut story = Story::default();
             let media = Arc::new(CrashMedia::new(Crash::at(call)));
             // The marks at the end are not waited for, so the last calls may not be met.
-            drop(live(media.clone(), &mut story).await);
+            drop(live(over(media.clone()), &mut story).await);
             let again = Crash::at(seed * 3 + call % 3);
             let media = Arc::new(media.restart(seed, again));
-            drop(live(media.clone(), &mut story).await);
+            drop(live(over(media.clone()), &mut story).await);
             let media = Arc::new(media.restart(seed + 1000, Crash::never()));
-            if let Err(error) = live(media, &mut story).await {
+            if let Err(error) = live(over(media), &mut story).await {
                 panic!("stopped at call {call}, seed {seed}: {error}");
             }
         }
@@ -396,15 +422,24 @@ async fn a_crash_at_any_call_loses_nothing_that_was_synced() {
 /// log after it removed what that replaced; when the power failed then, both were gone.
 #[tokio::test]
 async fn a_checkpoint_that_is_whole_in_the_cache_alone_replaces_nothing_yet() {
+    killed_then_without_power(|disk| disk, 12).await;
+}
+
+#[tokio::test]
+async fn a_sealed_checkpoint_that_is_whole_in_the_cache_alone_replaces_nothing_yet() {
+    killed_then_without_power(sealed, 6).await;
+}
+
+async fn killed_then_without_power(over: Over, seed_count: u64) {
     for call in 0..80 {
-        for seed in 0..12 {
+        for seed in 0..seed_count {
             let mut story = Story::default();
             let media = Arc::new(CrashMedia::new(Crash::at(call)));
-            drop(live(media.clone(), &mut story).await);
+            drop(live(over(media.clone()), &mut story).await);
             let media = Arc::new(media.reopen(Crash::never()));
-            let (_, seen) = open(media.clone()).await.expect("opens");
+            let (_, seen) = open(over(media.clone())).await.expect("opens");
             assert!(seen.len() >= story.acked && seen == story.appended[..seen.len()], "call {call}");
-            let (_, seen) = match open(Arc::new(media.restart(seed, Crash::never()))).await {
+            let (_, seen) = match open(over(Arc::new(media.restart(seed, Crash::never())))).await {
                 Ok(opened) => opened,
                 Err(error) => panic!("killed at call {call}, then without power, seed {seed}: {error:#}"),
             };
