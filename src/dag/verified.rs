@@ -99,6 +99,14 @@ impl Dag {
         Ok(block)
     }
 
+    /// How long the block of a CID is, in bytes, as its store says; `None` if it is absent.
+    pub(crate) async fn block_len(&self, cid: &Cid) -> Result<Option<u64>> {
+        match cid.identity() {
+            Some(content) => Ok(Some(content.len() as u64)),
+            None => self.blocks.block_len(&BlockKey::from(cid)).await,
+        }
+    }
+
     /// Whether the store has the block of a CID; what it has is not looked at.
     pub(crate) async fn has_block(&self, cid: &Cid) -> Result<bool> {
         Ok(cid.identity().is_some() || self.blocks.has(&BlockKey::from(cid)).await?)

@@ -15,14 +15,14 @@ use super::{
     inode::{Meta, NameEntry},
     ops::new_meta,
     sight::pages_of,
-    state::ROOT,
+    state::{ROOT, USED_MAX},
 };
 use crate::{
     Cid, Codec, Error, ErrorKind, FileKind, Name, Result,
     dag::{Entry, Link},
     log::detached,
     rank::Rank,
-    vfs::{Ino, NewNode},
+    vfs::{FILE_LEN_MAX, Ino, NewNode},
 };
 
 /// So many new nodes are gathered before they are put: what adopting a directory holds in memory.
@@ -63,11 +63,8 @@ impl Shared {
         self.freeze(committer, &format!("checkout of {cid}")).await?;
         let internal = || Error::new(ErrorKind::Internal, "tree.checkout");
         let pending = committer.pending.clone().ok_or_else(internal)?;
-        let counts = (published.attrs.next_ino(), published.attrs.inode_count(), published.attrs.used());
-        self.publish(committer, &pending, published, Vec::new()).await?;
-        let mut state = self.lock();
-        (state.next_ino, state.inode_count, state.used) = counts;
-        Ok(state.base.cid)
+        self.publish(committer, &pending, published, None).await?;
+        Ok(self.lock().base.cid)
     }
 
     /// The state of a commit that this tree had.
@@ -149,7 +146,10 @@ impl Adoption<'_> {
 
     async fn add(&mut self, ino: Ino, change: InodeChange) -> Result<()> {
         self.inode_count += 1;
-        self.used += change.meta.used;
+        let used = self.used.checked_add(change.meta.used).filter(|used| *used <= USED_MAX);
+        self.used = used.ok_or_else(|| {
+            Error::new(ErrorKind::NoSpace, "tree.checkout").because("its files claim more bytes than can be counted")
+        })?;
         self.changes.insert(ino, Some(change));
         if self.changes.len() >= BATCH_COUNT { self.put().await } else { Ok(()) }
     }
@@ -213,6 +213,10 @@ impl Adoption<'_> {
             _ => (self.meta(&NewNode::File, node), None),
         };
         if node.kind == FileKind::File {
+            if node.size > FILE_LEN_MAX {
+                let why = "a file that claims to be longer than any can be";
+                return Err(Error::new(ErrorKind::TooLarge, "tree.checkout").at(link.cid).because(why));
+            }
             meta.size = node.size;
             meta.used = pages_of(&(0..node.size)).end;
         }

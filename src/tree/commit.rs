@@ -11,11 +11,13 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream, stream::BoxStream};
 
 use super::{
     AutoCommit, Commit, Retention, Shared, Tree,
     attrs::Attrs,
+    commit_node::{NOTE_LEN_MAX, PREV_COUNT_MAX, SNAPSHOT_COUNT_MAX},
     extent::Piece,
     layer::Node,
     open::Head,
@@ -40,6 +42,8 @@ pub(super) struct Committer {
     pub(super) pending: Option<Pending>,
     /// The kept commits before the head, newest first, with their times; `None` before they were read.
     history: Option<Vec<(Cid, SystemTime)>>,
+    /// Heads that may or may not have been put: the swap failed, and so did asking what came of it.
+    tried: Vec<Bytes>,
 }
 
 /// What a commit that is under way will say.
@@ -53,9 +57,18 @@ pub(super) struct Pending {
     pub(super) note: String,
 }
 
+/// So many commits are kept for being young: what is committed more often than once a second is thinned out sooner.
+const YOUNG_COUNT_MAX: usize = PREV_COUNT_MAX / 2;
+
 impl Committer {
+    /// Takes note that the head is what was wanted.
+    fn moved(&mut self, version: Version) {
+        self.version = version;
+        self.tried.clear();
+    }
+
     pub(super) fn new(heads: Arc<dyn Heads>, version: Version, pending: Option<Pending>) -> Self {
-        Self { heads, version, pending, history: None }
+        Self { heads, version, pending, history: None, tried: Vec::new() }
     }
 }
 
@@ -66,8 +79,14 @@ impl Tree {
     /// Writers go on meanwhile. After an error nothing is lost, and the next commit tries again.
     ///
     /// # Errors
-    /// Those of the stores below; `Unavailable` if another program moved the head.
+    /// Those of the stores below; `Unavailable` if another program moved the head; `InvalidArgument` for a note longer
+    /// than 4096 bytes.
     pub async fn commit(&self, note: &str) -> Result<Cid> {
+        // Refused before anything freezes: a commit that can never be made would be in the way of all others.
+        if note.len() > NOTE_LEN_MAX {
+            let why = "a note has at most 4096 bytes";
+            return Err(Error::new(ErrorKind::InvalidArgument, "tree.commit").because(why));
+        }
         let (shared, note) = (Arc::clone(&self.shared), note.to_owned());
         detached("tree.commit", async move {
             let mut committer = shared.committer.lock().await;
@@ -110,7 +129,8 @@ impl Tree {
     /// A name that is there already names this commit from now on.
     ///
     /// # Errors
-    /// As `commit`; `InvalidArgument` for a name that is empty, longer than 255 bytes or with a slash.
+    /// As `commit`; `InvalidArgument` for a name that is empty, longer than 255 bytes or with a slash; `NoSpace` where
+    /// there are 2048 others.
     pub async fn snapshot(&self, name: &str) -> Result<Cid> {
         if name.is_empty() || name.len() > 255 || name.contains(['/', '\0']) {
             let why = "the name of a snapshot has 1 to 255 bytes and no slash";
@@ -146,6 +166,10 @@ impl Tree {
             let head = shared.commit(&mut committer, "").await?;
             let mut commit = (*shared.lock().base.commit).clone();
             if change(head, &mut commit.snapshots) {
+                if commit.snapshots.len() > SNAPSHOT_COUNT_MAX {
+                    let why = "a tree has at most 2048 snapshots: remove one first";
+                    return Err(Error::new(ErrorKind::NoSpace, "tree.snapshot").because(why));
+                }
                 shared.freeze(&mut committer, &commit.note).await?;
                 shared.write_out_as(&mut committer, Some(commit.snapshots)).await?;
             }
@@ -214,7 +238,8 @@ impl Tree {
 impl State {
     /// How long until a commit is due.
     fn due_in(&self, auto: &AutoCommit, now: SystemTime) -> Duration {
-        let since = |time: SystemTime| now.duration_since(time).unwrap_or_default();
+        // What was in the future was told by a clock that has been set back since: it is no reason to wait.
+        let since = |time: SystemTime| now.duration_since(time).unwrap_or(Duration::MAX);
         if self.active.is_empty() && self.frozen.is_none() {
             return auto.quiet;
         }
@@ -289,7 +314,7 @@ impl Shared {
         let changes = frozen.changes(&links, &pending).await?;
         let attrs = super::attrs::update(&self.dag, Some(&frozen.base.attrs), changes).await?;
         let snapshots = snapshots.unwrap_or_else(|| frozen.base.commit.snapshots.clone());
-        self.publish(committer, &pending, Published { root: root.cid, attrs, snapshots }, orphans).await
+        self.publish(committer, &pending, Published { root: root.cid, attrs, snapshots }, Some(orphans)).await
     }
 
     fn frozen(&self) -> Option<Frozen<'_>> {
@@ -302,12 +327,15 @@ impl Shared {
     }
 
     /// Makes a new state the base: its commit is put, the head moves, and the journal is cut.
+    ///
+    /// `orphans` are the nodes of the frozen layer that are leased and have no name; `None` where the new state is
+    /// another than what stood: then no node is but those in it.
     pub(super) async fn publish(
         &self,
         committer: &mut Committer,
         pending: &Pending,
         published: Published,
-        orphans: Vec<(Ino, Node)>,
+        orphans: Option<Vec<(Ino, Node)>>,
     ) -> Result<()> {
         let Published { root, attrs, snapshots } = published;
         let now = (self.options.env.now)();
@@ -335,8 +363,13 @@ impl Shared {
             state.base = Base { cid, commit: Arc::new(commit), attrs };
             state.frozen = None;
             state.generation += 1;
-            let kept: Vec<_> = orphans.into_iter().filter(|(ino, _)| state.leases.contains_key(ino)).collect();
-            Arc::make_mut(&mut state.orphans).nodes.extend(kept);
+            match orphans {
+                Some(orphans) => {
+                    let kept: Vec<_> = orphans.into_iter().filter(|(ino, _)| state.leases.contains_key(ino)).collect();
+                    Arc::make_mut(&mut state.orphans).nodes.extend(kept);
+                }
+                None => state.begin_at_base(),
+            }
         }
         self.log.drop_before(pending.through).await
     }
@@ -345,19 +378,34 @@ impl Shared {
     async fn swap_head(&self, committer: &mut Committer, cid: Cid) -> Result<()> {
         let name = &self.options.head;
         let head = Head { id: self.id, commit: cid }.encode()?;
-        let swapped = committer.heads.swap(name, Some(&committer.version), head.clone()).await;
-        if let Ok(Swap::Done(version)) = swapped {
-            committer.version = version;
-            return Ok(());
+        loop {
+            let swapped = committer.heads.swap(name, Some(&committer.version), head.clone()).await;
+            if let Ok(Swap::Done(version)) = swapped {
+                committer.moved(version);
+                return Ok(());
+            }
+            // After an error it may have happened: the head itself tells, and if it cannot be asked now, the next attempt
+            // has to know what it may find.
+            if swapped.is_err() && !committer.tried.contains(&head) {
+                committer.tried.push(head.clone());
+            }
+            let Some((now, version)) = committer.heads.load(name).await? else { return Err(lost()) };
+            let moved = version != committer.version;
+            match swapped {
+                _ if now == head => {
+                    committer.moved(version);
+                    return Ok(());
+                }
+                // An attempt before this one, of which it was not known, moved it: from there it moves on.
+                Ok(_) if moved && committer.tried.contains(&now) => committer.version = version,
+                Err(error) if !moved => return Err(error),
+                Err(error) if committer.tried.contains(&now) => {
+                    committer.version = version;
+                    return Err(error);
+                }
+                _ => return Err(lost()),
+            }
         }
-        // After an error it may have happened, then or in an earlier attempt: the head itself tells.
-        let now = committer.heads.load(name).await?;
-        match (now, swapped) {
-            (Some((bytes, version)), _) if bytes == head => committer.version = version,
-            (Some((_, version)), Err(error)) if version == committer.version => return Err(error),
-            _ => return Err(lost()),
-        }
-        Ok(())
     }
 
     /// The kept commits up to the base, newest first.
@@ -399,15 +447,18 @@ impl Retention {
         for (cid, time) in commits {
             let age = now.duration_since(time).unwrap_or_default();
             let second = time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+            let is_young = age <= self.all && kept.len() < YOUNG_COUNT_MAX;
             // The newest of each hour and day comes first and takes its place.
-            let of_hour = age > self.all && slots.insert((0, second / 3600));
-            let of_day = age > self.all && slots.insert((1, second / (24 * 3600)));
+            let of_hour = !is_young && slots.insert((0, second / 3600));
+            let of_day = !is_young && slots.insert((1, second / (24 * 3600)));
             let is_kept =
-                kept.is_empty() || age <= self.all || (of_hour && age <= self.hourly) || (of_day && age <= self.daily);
+                kept.is_empty() || is_young || (of_hour && age <= self.hourly) || (of_day && age <= self.daily);
             if is_kept {
                 kept.push((cid, time));
             }
         }
+        // A commit has room for no more.
+        kept.truncate(PREV_COUNT_MAX);
         kept
     }
 }

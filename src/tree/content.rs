@@ -11,6 +11,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
+use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::{Shared, extent::Piece, ops::Part};
 use crate::{
@@ -22,6 +23,8 @@ use crate::{
 
 /// How often a read asks again where the bytes are, when a commit moved them meanwhile.
 const READ_ATTEMPT_MAX: u32 = 16;
+/// So many pieces of one read are read at a time: enough to hide a disk's latency.
+const PIECE_COUNT: usize = 8;
 /// One record of a copy holds at most so many bytes of the journal, and so many parts.
 const COPY_LEN_MAX: u64 = 4 << 20;
 const COPY_PART_COUNT_MAX: usize = 256;
@@ -54,9 +57,11 @@ impl Shared {
         if let [(range, piece)] = pieces {
             return self.read_piece(range, *piece).await;
         }
+        let read = |(range, piece): (Range<u64>, Piece)| async move { self.read_piece(&range, piece).await };
+        let mut parts = stream::iter(pieces.to_vec()).map(read).buffered(PIECE_COUNT);
         let mut bytes = BytesMut::new();
-        for (range, piece) in pieces {
-            bytes.extend_from_slice(&self.read_piece(range, *piece).await?);
+        while let Some(part) = parts.try_next().await? {
+            bytes.extend_from_slice(&part);
         }
         Ok(bytes.freeze())
     }
@@ -69,7 +74,13 @@ impl Shared {
             Piece::Hole | Piece::Reserved => zeros(len as usize),
             Piece::Slice(cid, from) => self.dag.read_at(&cid, from, len).await?,
             Piece::Journal(pos, at) => {
-                let body = self.log.read(pos).await?.body;
+                let body = if let Some(body) = self.recent.get(pos) {
+                    body
+                } else {
+                    let body = self.log.read(pos).await?.body;
+                    self.recent.keep(pos, &body);
+                    body
+                };
                 let end = (at as usize).checked_add(len as usize).filter(|end| *end <= body.len());
                 let end = end.ok_or_else(|| Error::new(ErrorKind::Corrupt, "tree.read").at(pos))?;
                 body.slice(at as usize..end)
@@ -145,48 +156,84 @@ impl Shared {
         len: u64,
     ) -> Result<(u64, Changed)> {
         self.make_room().await?;
-        let (len, pieces) = self.attempt(|attempt| attempt.copy_plan(from, to, len)).await?;
+        let mut copy = Copy { from, to, len, done: 0, changed: None };
+        let mut attempt_count = 0;
+        loop {
+            let before = copy.done;
+            if let Some(changed) = self.copy_as_planned(&mut copy).await? {
+                return Ok((copy.done, changed));
+            }
+            // A commit moved the bytes: they are looked for again, from where the copy is.
+            attempt_count = if copy.done > before { 0 } else { attempt_count + 1 };
+            if attempt_count > READ_ATTEMPT_MAX {
+                let why = "commits moved the bytes again and again";
+                return Err(Error::new(ErrorKind::Unavailable, "tree.copy_range").because(why));
+            }
+        }
+    }
+
+    /// Copies what is left, from where the bytes are now; `None` if a commit moved them before all was copied: what was
+    /// planned may name blocks that nothing keeps any more.
+    async fn copy_as_planned(self: &Arc<Self>, copy: &mut Copy) -> Result<Option<Changed>> {
+        let (from, to) = ((copy.from.0, copy.from.1 + copy.done), (copy.to.0, copy.to.1 + copy.done));
+        let left = copy.len - copy.done;
+        let plan = self.attempt(|attempt| Ok((attempt.state.generation, attempt.copy_plan(from, to, left)?)));
+        let (generation, (len, pieces)) = plan.await?;
         let slices =
             pieces.iter().filter_map(|(_, piece)| if let Piece::Slice(cid, _) = piece { Some(cid) } else { None });
         // What is shared may lose its other owner before the copy is its own.
         let _leases: Vec<DagLease> =
             slices.collect::<HashSet<_>>().into_iter().map(|cid| self.dag.lease(cid)).collect();
-        let mut parts = Vec::new();
-        let mut journal_len = 0;
-        let mut changed: Option<Changed> = None;
-        let mut began = to.1;
-        let mut last = to.1;
-        for (range, piece) in split(pieces) {
-            let target = range.start - from.1 + to.1..range.end - from.1 + to.1;
-            last = target.end;
-            parts.push(match piece {
-                Piece::Hole | Piece::Reserved => Part::Hole(target),
-                Piece::Slice(cid, at) => Part::Slice(target, cid, at),
-                Piece::Journal(..) => {
-                    journal_len += range.end - range.start;
-                    Part::Bytes(target.start, self.read_piece(&range, piece).await?)
-                }
-            });
-            if journal_len >= COPY_LEN_MAX || parts.len() >= COPY_PART_COUNT_MAX {
-                let step = self.write_parts(to.0, began..last, &parts).await?;
-                changed =
-                    Some(Changed { before: changed.map_or(step.before, |changed| changed.before), after: step.after });
-                (began, journal_len) = (last, 0);
-                parts.clear();
+        let mut pieces = split(pieces).peekable();
+        loop {
+            let mut parts = Vec::new();
+            let mut journal_len = 0;
+            let begin = copy.to.1 + copy.done;
+            let mut end = begin;
+            while journal_len < COPY_LEN_MAX && parts.len() < COPY_PART_COUNT_MAX {
+                let Some((range, piece)) = pieces.next() else { break };
+                let target = range.start - from.1 + to.1..range.end - from.1 + to.1;
+                end = target.end;
+                parts.push(match piece {
+                    Piece::Hole | Piece::Reserved => Part::Hole(target),
+                    Piece::Slice(cid, at) => Part::Slice(target, cid, at),
+                    Piece::Journal(..) => {
+                        journal_len += range.end - range.start;
+                        match self.read_piece(&range, piece).await {
+                            Err(_) if self.lock().generation != generation => return Ok(None),
+                            bytes => Part::Bytes(target.start, bytes?),
+                        }
+                    }
+                });
             }
+            let range = begin..end;
+            let step = self.change(|attempt| {
+                if attempt.state.generation != generation {
+                    return Ok(None);
+                }
+                attempt.write(to.0, &range, &parts, false).map(Some)
+            });
+            let Some(step) = step.await? else { return Ok(None) };
+            copy.done += end - begin;
+            let before = copy.changed.as_ref().map_or(step.before, |changed| changed.before);
+            let changed = Changed { before, after: step.after };
+            if pieces.peek().is_none() {
+                debug_assert_eq!(end - to.1, len, "pieces have no gap");
+                return Ok(Some(changed));
+            }
+            copy.changed = Some(changed);
         }
-        if began < last || changed.is_none() {
-            let step = self.write_parts(to.0, began..last, &parts).await?;
-            changed =
-                Some(Changed { before: changed.map_or(step.before, |changed| changed.before), after: step.after });
-        }
-        let changed = changed.ok_or_else(|| Error::new(ErrorKind::Internal, "tree.copy_range"))?;
-        Ok((len, changed))
     }
+}
 
-    async fn write_parts(self: &Arc<Self>, ino: Ino, range: Range<u64>, parts: &[Part]) -> Result<Changed> {
-        self.change(|attempt| attempt.write(ino, &range, parts, false)).await
-    }
+/// A copy of a range under way.
+struct Copy {
+    from: (Ino, u64),
+    to: (Ino, u64),
+    len: u64,
+    /// How much of it is copied.
+    done: u64,
+    changed: Option<Changed>,
 }
 
 /// Pieces of the journal in lengths that fit in one record.

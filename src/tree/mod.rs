@@ -22,6 +22,7 @@ mod inode;
 mod layer;
 mod open;
 mod ops;
+mod recent;
 mod record;
 mod sight;
 mod state;
@@ -49,6 +50,7 @@ use tokio::sync::{Mutex as AsyncMutex, RwLock};
 use self::{
     attrs::{AttrNode, NodeId},
     commit::Committer,
+    recent::Recent,
     record::Record,
     sight::{Halt, Try},
     state::{Attempt, ROOT, State},
@@ -195,6 +197,7 @@ struct Shared {
     /// Names this tree in handles, so that one of another tree is not taken for its own.
     id: [u8; ID_LEN],
     state: Mutex<State>,
+    recent: Recent,
     /// Whoever holds it commits.
     committer: AsyncMutex<Committer>,
     /// How many chunks were put past the journal.
@@ -224,7 +227,7 @@ impl Shared {
             let (missing, generation) = {
                 let mut state = self.lock();
                 let generation = state.generation;
-                let now = (self.options.env.now)();
+                let now = attrs::time_in_range((self.options.env.now)());
                 let (log, quota) = (&self.log, self.options.quota);
                 match call(&mut Attempt { state: &mut state, held: &held, log, quota, now }) {
                     Ok(value) => return Ok(value),

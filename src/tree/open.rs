@@ -18,6 +18,7 @@ use super::{
     inode::Meta,
     layer::Layer,
     ops::new_meta,
+    recent::Recent,
     record::{Effect, Record},
     state::{Base, ROOT, State},
 };
@@ -82,6 +83,7 @@ pub(super) async fn open(
         options,
         id: head.id,
         state: Mutex::new(state),
+        recent: Recent::default(),
         committer: AsyncMutex::new(committer),
         chunk_count: AtomicU64::new(1),
         flushed: AsyncMutex::new(0),
@@ -128,11 +130,11 @@ impl Replay {
 
     /// Applies one record.
     fn record(&mut self, pos: LogPos, record: &log::Record) -> Result<()> {
-        if self.cut.is_some_and(|cut| pos >= cut) {
-            return Ok(());
-        }
+        let is_cut = self.cut.is_some_and(|cut| pos >= cut);
         let state = &mut self.state;
         match Record::decode(record)? {
+            // What the head names was made, wherever its record is: only changes can be undone.
+            Record::Change { .. } | Record::Flush { .. } | Record::Freeze if is_cut => {}
             Record::Change { effects, usage, .. } => {
                 for effect in &effects {
                     if let Effect::Slice { cid, .. } = effect {
@@ -154,8 +156,9 @@ impl Replay {
                 self.unflushed.retain(|(pos, _)| *pos >= through);
                 if let Some((pending, _)) = self.frozen.drain(..=last).next_back() {
                     let base = &state.base.attrs;
-                    state.inode_count = (state.inode_count + base.inode_count()).saturating_sub(pending.inode_count);
-                    state.used = (state.used + base.used()).saturating_sub(pending.used);
+                    state.inode_count =
+                        state.inode_count.saturating_add(base.inode_count()).saturating_sub(pending.inode_count);
+                    state.used = state.used.saturating_add(base.used()).saturating_sub(pending.used);
                 }
             }
             // One that never became the head, or whose successor did.
@@ -249,5 +252,57 @@ impl Head {
             }
             _ => Err(corrupt()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU64;
+
+    use super::*;
+    use crate::{
+        Codec, block::Mem, cid_of, dag::DagOptions, heads::MemHeads, media::SegmentId, testing, tree::record::Usage,
+        vfs::Ino,
+    };
+
+    /// A crash between the swap of the head and the cut of the journal, while a chunk was written that no flush covered:
+    /// the journal is replayed as far as that record, and the record of the commit is behind it. What the commit held was
+    /// counted again.
+    #[tokio::test]
+    async fn what_the_head_holds_is_no_change_wherever_its_record_is() {
+        let dag = Dag::new(Arc::new(Mem::default()), DagOptions::default());
+        let options = TreeOptions::new(crate::Name::new(b"main").expect("a name"), testing::env());
+        let (head, _) = create(&dag, &MemHeads::default(), &options).await.expect("it is made");
+        let commit = Commit::get(&dag, &head.commit).await.expect("a commit");
+        let attrs = Attrs::open(&dag, &commit.attrs.expect("attributes")).await.expect("they open");
+        let base = Base { cid: head.commit, commit: Arc::new(commit), attrs };
+        let (inode_count, used) = (base.attrs.inode_count(), base.attrs.used());
+
+        let at = |offset| LogPos { segment: SegmentId(1), offset };
+        let ino = Ino(NonZeroU64::MIN);
+        let change = |effects| Record::Change { effects, usage: Usage { inodes: 1, bytes: 4096 }, data: Bytes::new() };
+        let absent = cid_of(Codec::Raw, b"never flushed");
+        let records = [
+            change(Vec::new()),
+            Record::Freeze,
+            change(Vec::new()),
+            change(vec![Effect::Slice { ino, range: 0..1024, cid: absent, from: 0 }]),
+            Record::Commit { through: at(1), cid: head.commit },
+            change(Vec::new()),
+        ];
+        let replay = |cut| {
+            let state = State::new(base.clone(), NodeCache::new(1 << 20));
+            let mut replay = Replay { cut, ..Replay::new(state) };
+            for (offset, record) in (0..).zip(&records) {
+                replay.record(at(offset), &record.encode()).expect("it is replayed");
+            }
+            replay
+        };
+        let absent = first_absent(&dag, &replay(None).unflushed).await.expect("looked for");
+        assert_eq!(absent, Some(at(3)));
+        let (state, pending) = replay(absent).finish().expect("replayed");
+        assert!(pending.is_none(), "the commit was made");
+        // One change came after the freeze and before what is undone.
+        assert_eq!((state.inode_count, state.used), (inode_count + 1, used + 4096));
     }
 }

@@ -12,7 +12,10 @@ use std::{
 
 use bytes::Bytes;
 
-use super::inode::Meta;
+use super::{
+    attrs::{INO_END, time_in_range},
+    inode::Meta,
+};
 use crate::{
     Cid, Error, ErrorKind, FileKind, Name, Result,
     dag::wire::{put_varint, take_varint},
@@ -324,7 +327,8 @@ fn take_time(rest: &mut &[u8]) -> Result<SystemTime> {
     let time = if seconds < 0 { epoch.checked_sub(whole) } else { epoch.checked_add(whole) };
     time.filter(|_| nanos < 1_000_000_000)
         .and_then(|time| time.checked_add(Duration::from_nanos(nanos.into())))
-        .ok_or_else(|| corrupt("a time that the system cannot count"))
+        .filter(|time| time_in_range(*time) == *time)
+        .ok_or_else(|| corrupt("a time that no node has"))
 }
 
 fn put_block(to: &mut Vec<u8>, bytes: &[u8]) {
@@ -363,7 +367,8 @@ fn take_byte(rest: &mut &[u8]) -> Result<u8> {
 }
 
 fn take_ino(rest: &mut &[u8]) -> Result<Ino> {
-    NonZeroU64::new(take(rest)?).map(Ino).ok_or_else(|| corrupt("inode 0"))
+    let number = NonZeroU64::new(take(rest)?).filter(|number| number.get() < INO_END);
+    number.map(Ino).ok_or_else(|| corrupt("a number that no inode has"))
 }
 
 fn take_pos(rest: &mut &[u8]) -> Result<LogPos> {

@@ -266,26 +266,32 @@ pub(super) fn pages_of(range: &Range<u64>) -> Range<u64> {
 
 type Committed = (Option<crate::dag::Link>, u64, Option<Vec<Range<u64>>>);
 
-/// Adds where the base has the bytes of `range`: in the file's content, but for its holes and what is behind its end.
+/// Adds where the base has the bytes of `range`: in the file's content, but for its holes. Behind its end there are only
+/// pages that were reserved.
 fn committed(range: &Range<u64>, base: Option<&Committed>, to: &mut Vec<(Range<u64>, Piece)>) {
     let Some((Some(content), size, data)) = base else {
         to.push((range.clone(), Piece::Hole));
         return;
     };
-    let end = range.end.min(*size);
     let mut at = range.start;
     let all = 0..*size;
     let data = data.as_deref().unwrap_or(std::slice::from_ref(&all));
     let first = data.partition_point(|data| data.end <= range.start);
     for data in data.get(first..).unwrap_or_default() {
-        let (from, until) = (data.start.max(at), data.end.min(end));
+        let (from, until) = (data.start.max(at), data.end.min(range.end));
         if from >= until {
             break;
         }
         if at < from {
             to.push((at..from, Piece::Hole));
         }
-        to.push((from..until, Piece::Slice(content.cid, from)));
+        let end = until.min(*size).max(from);
+        if from < end {
+            to.push((from..end, Piece::Slice(content.cid, from)));
+        }
+        if end < until {
+            to.push((end..until, Piece::Reserved));
+        }
         at = until;
     }
     if at < range.end {

@@ -33,6 +33,9 @@ pub(super) struct Base {
     pub(super) attrs: Attrs,
 }
 
+/// The most bytes that all files may take: changes of the sum are signed.
+pub(super) const USED_MAX: u64 = i64::MAX as u64;
+
 /// How much there may be; `None` for no limit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Quota {
@@ -97,10 +100,18 @@ impl State {
         self.active.apply(pos, effects);
     }
 
+    /// Begins with what the base holds: nothing changed since, and no node is but those in it.
+    pub(super) fn begin_at_base(&mut self) {
+        let attrs = &self.base.attrs;
+        (self.next_ino, self.inode_count, self.used) = (attrs.next_ino(), attrs.inode_count(), attrs.used());
+        self.orphans = Arc::default();
+        (self.orphan_count, self.orphan_used) = (0, 0);
+    }
+
     /// Counts a node whose last name just went, or frees it where nobody leases it.
     pub(super) fn lost_its_name(&mut self, ino: Ino, meta: &Meta) {
         self.orphan_count += 1;
-        self.orphan_used += meta.used;
+        self.orphan_used = self.orphan_used.saturating_add(meta.used);
         self.free_if_gone(ino);
     }
 
@@ -162,7 +173,7 @@ impl Edit {
     /// The metadata of an inode, stamped as changed at `now`.
     pub(super) fn touch(&mut self, ino: Ino, meta: &mut Meta, now: SystemTime) {
         meta.ctime = now;
-        meta.change += 1;
+        meta.change = meta.change.saturating_add(1);
         // Each inode is told of before the rest of it is.
         self.effects.insert(0, Effect::Inode(ino, *meta));
     }
@@ -258,8 +269,11 @@ impl Attempt<'_> {
         let beyond = |now: u64, more: i64, max: Option<u64>| {
             more > 0 && max.is_some_and(|max| now.saturating_add_signed(more) > max)
         };
-        let inode_count = self.state.inode_count + self.state.orphan_count;
-        let used = self.state.used + self.state.orphan_used;
+        let inode_count = self.state.inode_count.saturating_add(self.state.orphan_count);
+        let used = self.state.used.saturating_add(self.state.orphan_used);
+        if beyond(used, usage.bytes, Some(USED_MAX)) {
+            return Err(Error::new(ErrorKind::NoSpace, op).because("more bytes than can be counted").into());
+        }
         if beyond(inode_count, usage.inodes, self.quota.inodes_max) {
             let why = "as many files and directories as this mount may hold";
             return Err(Error::new(ErrorKind::NoSpace, op).because(why).into());

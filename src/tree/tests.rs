@@ -1,6 +1,8 @@
 //! What a tree keeps: the laws of a file system, whatever commits meanwhile; and what a crash leaves.
 
 mod crash;
+mod found;
+mod hostile;
 mod model;
 
 use std::sync::Arc;

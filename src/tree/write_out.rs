@@ -25,7 +25,7 @@ use crate::{
     Cid, Codec, Error, ErrorKind, FileKind, Name, Result,
     dag::{Dag, Link, Patch, UnixfsMeta},
     rank::Rank,
-    vfs::Ino,
+    vfs::{FILE_LEN_MAX, Ino},
 };
 
 /// So many files are written out at a time: enough to hide a disk's latency and to use all cores for hashing.
@@ -125,7 +125,14 @@ impl Frozen<'_> {
         let patches = stream::iter(patches).then(move |patch| async move {
             match patch {
                 Planned::Hole(range) => Ok(Patch::Hole(range)),
-                Planned::Chunk(offset, cid) => Ok(Patch::Chunk(offset, cid)),
+                // The beginning of a leaf that is longer than a chunk is no chunk: files from elsewhere have such.
+                Planned::Chunk(offset, cid) if dag.block_len(&cid).await? == Some(chunk_len) => {
+                    Ok(Patch::Chunk(offset, cid))
+                }
+                Planned::Chunk(offset, cid) => {
+                    let range = offset..offset.saturating_add(chunk_len);
+                    Ok(Patch::Bytes(offset, shared.read_piece(&range, Piece::Slice(cid, 0)).await?))
+                }
                 Planned::Bytes(range, piece) => Ok(Patch::Bytes(range.start, shared.read_piece(&range, piece).await?)),
             }
         });
@@ -340,11 +347,11 @@ impl Frozen<'_> {
         self.layer.names.get(&dir).into_iter().flatten().map(entry).collect()
     }
 
-    /// The pages of a file that are no holes; `None` where none is.
+    /// The pages of a file that are no holes, those that are reserved behind its end too; `None` where no page is one.
     async fn data(&self, ino: Ino, size: u64) -> Result<Option<Vec<Range<u64>>>> {
         let end = pages_of(&(0..size)).end;
         let mut ranges: Vec<Range<u64>> = Vec::new();
-        for (range, piece) in self.look(|sight| sight.pieces(ino, 0..end)).await? {
+        for (range, piece) in self.look(|sight| sight.pieces(ino, 0..FILE_LEN_MAX)).await? {
             if !piece.is_data() {
                 continue;
             }

@@ -74,7 +74,7 @@ impl Attempt<'_> {
         let rank = self.sight(|sight| sight.free_rank(dir, name))?;
         edit.effects.push(Effect::Name { dir, rank, name: name.clone(), ino, there: true });
         let mut after = before;
-        after.entry_count += 1;
+        after.entry_count = after.entry_count.saturating_add(1);
         after.nlink = after.nlink.saturating_add(u32::from(kind == FileKind::Dir));
         after.mtime = self.now;
         edit.touch(dir, &mut after, self.now);
@@ -117,5 +117,6 @@ fn checked_target(target: &Bytes, op: &'static str) -> Try<Bytes> {
     if target.len() > SYMLINK_LEN_MAX {
         return refuse(ErrorKind::NameTooLong, op);
     }
-    Ok(target.clone())
+    // Copied: it stays for as long as the layer, and what it was read from is longer.
+    Ok(Bytes::copy_from_slice(target))
 }

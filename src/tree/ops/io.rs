@@ -79,7 +79,7 @@ impl Attempt<'_> {
         edit.data = match journalled.as_slice() {
             [] => Bytes::new(),
             [one] => (*one).clone(),
-            many => many.iter().flat_map(|bytes| bytes.iter().copied()).collect::<Vec<u8>>().into(),
+            many => many.iter().map(AsRef::as_ref).collect::<Vec<&[u8]>>().concat().into(),
         };
         let mut at = 0;
         // Pages that two parts share are counted once.
@@ -102,7 +102,8 @@ impl Attempt<'_> {
                 }
             };
             let pages = pages_of(&covered);
-            after.used += self.grown(ino, &(pages.start.max(counted)..pages.end), &before)?;
+            let grown = self.grown(ino, &(pages.start.max(counted)..pages.end), &before)?;
+            after.used = after.used.saturating_add(grown);
             counted = pages.end;
         }
         after.size = after.size.max(range.end);
@@ -134,7 +135,7 @@ impl Attempt<'_> {
         let mut edit = Edit::default();
         let pages = pages_of(range);
         let pages = pages.start..pages.end.min(FILE_LEN_MAX);
-        after.used += self.grown(ino, range, &before)?;
+        after.used = after.used.saturating_add(self.grown(ino, range, &before)?);
         // A range that takes space already keeps its bytes.
         for (part, piece) in self.sight(|sight| sight.pieces(ino, pages))? {
             if !piece.is_data() {

@@ -121,8 +121,8 @@ impl Attempt<'_> {
     /// The space there is, by the quota; `room` is what the store below has.
     pub(in super::super) fn statfs(&mut self, ino: Ino, room: FsStat) -> Try<FsStat> {
         self.meta(ino, "tree.statfs")?;
-        let used = self.state.used + self.state.orphan_used;
-        let inodes = self.state.inode_count + self.state.orphan_count;
+        let used = self.state.used.saturating_add(self.state.orphan_used);
+        let inodes = self.state.inode_count.saturating_add(self.state.orphan_count);
         let quota = self.quota;
         let left = quota.bytes_max.map_or(u64::MAX, |max| max.saturating_sub(used));
         let inodes_left = quota.inodes_max.map_or(u64::MAX, |max| max.saturating_sub(inodes));

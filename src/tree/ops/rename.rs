@@ -163,7 +163,7 @@ impl Moves {
     }
 
     fn apply(&self, dir: &mut Meta) {
-        dir.entry_count = (dir.entry_count + u64::from(self.gained.0)).saturating_sub(self.lost.0.into());
+        dir.entry_count = dir.entry_count.saturating_add(self.gained.0.into()).saturating_sub(self.lost.0.into());
         dir.nlink = (dir.nlink.saturating_add(self.gained.1)).saturating_sub(self.lost.1);
     }
 }

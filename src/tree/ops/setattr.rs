@@ -96,7 +96,8 @@ impl Attempt<'_> {
         mut edit: Edit,
         op: &'static str,
     ) -> Try<Changed> {
-        let more = after.used.cast_signed().saturating_sub(before.used.cast_signed());
+        let more = i64::try_from(i128::from(after.used) - i128::from(before.used));
+        let Ok(more) = more else { return refuse(ErrorKind::NoSpace, op) };
         edit.usage.bytes = more;
         self.check_usage(edit.usage, op)?;
         let is_orphan = after.nlink == 0;

@@ -50,7 +50,8 @@ impl Attempt<'_> {
             let why = "all extended attributes of a node have at most 1 MiB together";
             return Err(Error::new(ErrorKind::NoSpace, op).because(why).into());
         }
-        self.change_xattr(ino, name, Some(value.clone()), op)
+        // Copied: it stays for as long as the layer, and what it was read from is longer.
+        self.change_xattr(ino, name, Some(Bytes::copy_from_slice(value)), op)
     }
 
     pub(in super::super) fn removexattr(&mut self, ino: Ino, name: &XattrName) -> Try<Changed> {

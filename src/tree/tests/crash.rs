@@ -72,7 +72,7 @@ impl Disks {
 }
 
 /// Everything that is seen of a tree, as text.
-async fn describe(tree: &Tree) -> Result<String> {
+pub(super) async fn describe(tree: &Tree) -> Result<String> {
     let mut text = String::new();
     let mut todo = vec![(String::new(), tree.root())];
     while let Some((path, dir)) = todo.pop() {
