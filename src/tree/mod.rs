@@ -206,6 +206,8 @@ struct Shared {
     flushed: AsyncMutex<u64>,
     /// Whoever changes something shares it; a checkout has it alone.
     gate: RwLock<()>,
+    /// Whoever holds it reserves numbers.
+    reserving: AsyncMutex<()>,
 }
 
 impl fmt::Debug for Shared {
@@ -224,16 +226,23 @@ impl Shared {
     async fn attempt<T>(&self, mut call: impl FnMut(&mut Attempt<'_>) -> Try<T>) -> Result<T> {
         let mut held: HashMap<NodeId, Arc<AttrNode>> = HashMap::new();
         loop {
-            let (missing, generation) = {
+            let (halt, generation) = {
                 let mut state = self.lock();
                 let generation = state.generation;
                 let now = attrs::time_in_range((self.options.env.now)());
                 let (log, quota) = (&self.log, self.options.quota);
                 match call(&mut Attempt { state: &mut state, held: &held, log, quota, now }) {
                     Ok(value) => return Ok(value),
-                    Err(Halt::Error(error)) => return Err(error),
-                    Err(Halt::Missing(ids)) => (ids, generation),
+                    Err(halt) => (halt, generation),
                 }
+            };
+            let missing = match halt {
+                Halt::Missing(ids) => ids,
+                Halt::NoNumber => {
+                    self.reserve().await?;
+                    continue;
+                }
+                Halt::Error(error) => return Err(error),
             };
             match self.load(missing).await {
                 Ok(loaded) => {
@@ -248,6 +257,28 @@ impl Shared {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// Reserves numbers for new nodes, durably, unless somebody did meanwhile: a number that a crash undoes, and that is
+    /// given again, would be that of another node in somebody's handle.
+    async fn reserve(&self) -> Result<()> {
+        let _alone = self.reserving.lock().await;
+        let end = {
+            let mut state = self.lock();
+            if state.give < state.reserved {
+                return Ok(());
+            }
+            let now = attrs::time_in_range((self.options.env.now)());
+            let (log, quota, held) = (&self.log, self.options.quota, HashMap::new());
+            match (Attempt { state: &mut state, held: &held, log, quota, now }).reserve() {
+                Ok(end) => end,
+                Err(Halt::Error(error)) => return Err(error),
+                Err(Halt::Missing(_) | Halt::NoNumber) => return Err(Error::new(ErrorKind::Internal, "tree.reserve")),
+            }
+        };
+        self.log.sync().await?;
+        self.lock().reserved = end;
+        Ok(())
     }
 
     /// Loads nodes of the attribute tree.

@@ -88,6 +88,7 @@ pub(super) async fn open(
         chunk_count: AtomicU64::new(1),
         flushed: AsyncMutex::new(0),
         gate: RwLock::new(()),
+        reserving: AsyncMutex::new(()),
     };
     if undone {
         // What is undone must never be replayed again below what comes now: the journal begins anew.

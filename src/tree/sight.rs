@@ -30,6 +30,8 @@ use crate::{
 pub(super) enum Halt {
     /// These nodes of the attribute tree are not in memory.
     Missing(Vec<NodeId>),
+    /// No number is reserved that a new node could have.
+    NoNumber,
     /// The answer is an error.
     Error(Error),
 }

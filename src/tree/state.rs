@@ -13,15 +13,18 @@ use super::{
     commit_node::Commit,
     inode::Meta,
     layer::Layer,
+    ops::new_meta,
     record::{Effect, Record, Usage},
-    sight::{Sight, Try, refuse},
+    sight::{Halt, Sight, Try, refuse},
 };
 use crate::{
     Cid, Error, ErrorKind, FileKind,
     log::{Log, LogPos},
-    vfs::{Attr, Changed, Fsid, Ino},
+    vfs::{Attr, Changed, Fsid, Ino, NewNode},
 };
 
+/// So many numbers are reserved at a time: a sync for each so many new nodes, and so many that a restart skips.
+const RESERVE_COUNT: u64 = 1 << 16;
 /// The number of the root directory.
 pub(super) const ROOT: Ino = Ino(NonZeroU64::MIN);
 
@@ -58,6 +61,9 @@ pub(super) struct State {
     pub(super) leases: HashMap<Ino, u64>,
     pub(super) cache: NodeCache,
     pub(super) next_ino: u64,
+    /// The next number to give, while it is below `reserved`; what is reserved is taken in the journal, durably.
+    pub(super) give: u64,
+    pub(super) reserved: u64,
     /// How many nodes have a name, and the bytes they take.
     pub(super) inode_count: u64,
     pub(super) used: u64,
@@ -72,6 +78,8 @@ impl State {
     pub(super) fn new(base: Base, cache: NodeCache) -> Self {
         Self {
             next_ino: base.attrs.next_ino(),
+            give: 0,
+            reserved: 0,
             inode_count: base.attrs.inode_count(),
             used: base.attrs.used(),
             base,
@@ -284,12 +292,27 @@ impl Attempt<'_> {
         Ok(())
     }
 
-    /// A number that no node had.
-    pub(super) fn next_ino(&self, op: &'static str) -> Try<Ino> {
-        match NonZeroU64::new(self.state.next_ino).filter(|number| number.get() < INO_END) {
-            Some(number) => Ok(Ino(number)),
-            None => refuse(ErrorKind::NoSpace, op),
+    /// A number that no node had: one that was reserved, so that no crash makes anybody give it again.
+    pub(super) fn next_ino(&self) -> Try<Ino> {
+        match NonZeroU64::new(self.state.give) {
+            Some(number) if self.state.give < self.state.reserved => Ok(Ino(number)),
+            _ => Err(Halt::NoNumber),
         }
+    }
+
+    /// Records that numbers are taken, and tells up to where; they may be given once that is durable.
+    pub(super) fn reserve(&mut self) -> Try<u64> {
+        let first = self.state.next_ino.max(self.state.give);
+        let end = first.saturating_add(RESERVE_COUNT);
+        let Some(last) = NonZeroU64::new(end - 1).filter(|_| end <= INO_END) else {
+            return refuse(ErrorKind::NoSpace, "tree.create");
+        };
+        let mut edit = Edit::default();
+        // A node that never had a name: replay learns the number from it, and drops it.
+        edit.effects.push(Effect::Inode(Ino(last), Meta { nlink: 0, ..new_meta(&NewNode::File, self.now) }));
+        self.record(edit)?;
+        self.state.give = first;
+        Ok(end)
     }
 
     /// Writes the change to the journal and applies it.

@@ -60,6 +60,7 @@ impl Frozen<'_> {
                     Ok(value) => return Ok(value),
                     Err(Halt::Error(error)) => return Err(error),
                     Err(Halt::Missing(ids)) => ids,
+                    Err(Halt::NoNumber) => return Err(Error::new(ErrorKind::Internal, "tree.commit")),
                 }
             };
             held.extend(self.shared.load(missing).await?);

@@ -26,12 +26,14 @@ impl Attempt<'_> {
         let mut edit = Edit::default();
         edit.usage.inodes = 1;
         self.check_usage(edit.usage, op)?;
-        let ino = self.next_ino(op)?;
+        let ino = self.next_ino()?;
 
         let mut meta = new_meta(node, self.now);
         self.apply_set(&mut meta, set);
         edit.effects.extend(target.map(|target| Effect::Target(ino, target)));
-        self.add_name(dir, name, ino, kind, before, &mut meta, edit)
+        let made = self.add_name(dir, name, ino, kind, before, &mut meta, edit)?;
+        self.state.give += 1;
+        Ok(made)
     }
 
     pub(in super::super) fn link(&mut self, ino: Ino, dir: Ino, name: &Name) -> Try<DirChanged> {

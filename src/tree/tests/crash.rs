@@ -122,6 +122,8 @@ struct Work {
     step: usize,
     /// The changes that the last sync or commit covered.
     synced: usize,
+    /// The last number that was given.
+    last: Option<Ino>,
 }
 
 impl Work {
@@ -187,6 +189,7 @@ impl Work {
                     [NewNode::File, NewNode::File, NewNode::Dir, NewNode::Symlink("to/there".into()), NewNode::Fifo];
                 let node = node[self.dice.roll(5)].clone();
                 let made = tree.create(dir, from, node, SetAttr::default()).await?;
+                self.last = self.last.max(Some(made.node.ino));
                 tree.release(made.node.ino, 1);
             }
             4..8 => {
@@ -249,7 +252,7 @@ const STEP_COUNT: usize = 40;
 async fn run(seed: u64, disks: &Disks, states: Option<&mut Vec<String>>) -> Option<Work> {
     let clock = Clock::default();
     let tree = disks.open(&clock).await.ok()?;
-    let mut work = Work { tree, dice: Dice::new(seed), clock, step: 0, synced: 0 };
+    let mut work = Work { tree, dice: Dice::new(seed), clock, step: 0, synced: 0, last: None };
     let mut told = Vec::new();
     let watched = states.is_some();
     if watched {
@@ -286,6 +289,7 @@ async fn crash_everywhere(seed: u64) -> u64 {
         let stopped = Disks::new(&crash);
         let work = run(seed, &stopped, None).await;
         let (synced, issued) = work.as_ref().map_or((0, 0), |work| (work.synced, work.step));
+        let given = work.as_ref().and_then(|work| work.last);
         drop(work);
         // The first recovery is stopped too, now and then.
         let again = if call.is_multiple_of(3) { Crash::at(call % 97) } else { Crash::never() };
@@ -308,6 +312,10 @@ async fn crash_everywhere(seed: u64) -> u64 {
         // It goes on from there: what is committed is what is seen, and equals an import.
         tree.commit("").await.unwrap_or_else(|error| panic!("seed {seed}, call {call}: {error:#}"));
         assert_eq!(describe(&tree).await.expect("described"), found, "seed {seed}, call {call}: after a commit");
+        // A number that the crash undid is in somebody's handle: it is not given again.
+        let (root, unused) = (tree.root(), name("unused"));
+        let made = tree.create(root, &unused, NewNode::File, SetAttr::default()).await.expect("create");
+        assert!(Some(made.node.ino) > given, "seed {seed}, call {call}: {:?} after {given:?}", made.node.ino);
         points += 1;
     }
     points
