@@ -168,8 +168,8 @@ impl MuxFs {
     /// Keeps the inode numbers of [`MuxFs::vfs`] the same whatever is mounted later: a durable slot for each prefix.
     /// Without, they go by the order of the mounts.
     #[must_use]
-    pub fn with_slots(mut self, slots: Slots) -> Self {
-        self.slots = Some(Arc::new(slots));
+    pub fn with_slots(mut self, slots: impl Into<Arc<Slots>>) -> Self {
+        self.slots = Some(slots.into());
         self
     }
 

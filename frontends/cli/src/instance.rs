@@ -47,6 +47,7 @@ pub(crate) struct Instance {
     /// The block stores on disk.
     segments: Vec<Arc<Segments>>,
     pins: Vec<Arc<Pins>>,
+    slots: Arc<Slots>,
 }
 
 impl Instance {
@@ -55,7 +56,8 @@ impl Instance {
     /// # Errors
     /// Those of the stores, naming the mount.
     pub(crate) async fn open(config: Config, data: &DataDir, auto_commit: Option<&AutoCommit>) -> Result<Self> {
-        let mut mux = MuxFs::new().with_slots(Slots::open(media(&data.path().join("slots"))?, &env()).await?);
+        let slots = Arc::new(Slots::open(media(&data.path().join("slots"))?, &env()).await?);
+        let mut mux = MuxFs::new().with_slots(slots.clone());
         if let Some(default) = config.default {
             mux = mux.with_default_write(default.0);
         }
@@ -105,7 +107,7 @@ impl Instance {
             mux.mount(opened)?;
         }
         let vfs = mux.vfs(&env()).await?;
-        Ok(Self { mux, vfs, config, segments: all_segments, pins: all_pins })
+        Ok(Self { mux, vfs, config, segments: all_segments, pins: all_pins, slots })
     }
 
     /// The content-addressed mount at a prefix.
@@ -160,7 +162,7 @@ impl Instance {
         for segments in &self.segments {
             segments.close().await?;
         }
-        Ok(())
+        self.slots.close().await
     }
 }
 
