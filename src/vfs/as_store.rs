@@ -4,10 +4,17 @@
 //! files by path for nothing. A file is put beside its name and renamed onto it: whoever reads meets the old bytes or the
 //! new, never a part. Spec: spec/qfs.md, "By place"; symlinks: spec/paths.md.
 
-use std::{collections::BTreeMap, io::Cursor, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    io::Cursor,
+    num::NonZeroUsize,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use lru::LruCache;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 use crate::{
@@ -19,9 +26,16 @@ use crate::{
 };
 
 /// How a file that is being put is called until it is whole: this and 16 hex digits. One that a crash left behind is
-/// nobody's and may be removed.
+/// nobody's: the first put into its directory removes it when nobody wrote to it for [`PUT_AGE_MAX`].
 pub const PUT_PREFIX: &str = ".muxfs-put-";
 
+/// How long a put may go without writing before what it has so far is taken for a leftover: no source is that slow.
+pub const PUT_AGE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// How many directories are remembered to be free of leftovers; one that is forgotten is only looked through again.
+const SWEPT_COUNT_MAX: usize = 4096;
+/// How many entries of a directory are looked at for leftovers: a put into a very large one is not to wait for all.
+const SWEEP_ENTRY_COUNT_MAX: usize = 64 * PAGE_COUNT;
 /// How much of a source is held at a time, in bytes.
 const CHUNK_LEN: usize = 1 << 20;
 /// How many entries are asked for at a time.
@@ -35,6 +49,8 @@ pub struct AsStore {
     kind: Prefix,
     vfs: Arc<dyn Vfs>,
     env: Env,
+    /// The directories that were looked through for leftovers.
+    swept: Mutex<LruCache<Ino, ()>>,
 }
 
 /// A node that a walk came to, leased for as long as it is held.
@@ -64,7 +80,8 @@ impl AsStore {
     /// # Ok::<(), muxfs::Error>(()) }).unwrap();
     /// ```
     pub fn new(kind: Prefix, vfs: Arc<dyn Vfs>, env: Env) -> Self {
-        Self { kind, vfs, env }
+        let swept = NonZeroUsize::new(SWEPT_COUNT_MAX).map_or_else(LruCache::unbounded, LruCache::new);
+        Self { kind, vfs, env, swept: Mutex::new(swept) }
     }
 
     fn adopt(&self, attr: Attr) -> At {
@@ -178,8 +195,54 @@ impl AsStore {
         put.await.map_err(|error| error.at(path))
     }
 
+    /// Removes what puts left behind in a directory that were killed, once per directory. What fails is tried again by
+    /// the next put; it does not hinder this one.
+    async fn sweep(&self, dir: Ino) {
+        let known = |swept: &Mutex<LruCache<Ino, ()>>, new: bool| {
+            let mut swept = swept.lock().unwrap_or_else(PoisonError::into_inner);
+            if new { swept.put(dir, ()).is_some() } else { swept.get(&dir).is_some() }
+        };
+        if known(&self.swept, false) {
+            return;
+        }
+        match self.remove_leftovers(dir).await {
+            Ok(()) => {
+                known(&self.swept, true);
+            }
+            Err(error) => tracing::warn!(%error, "could not look for what killed puts left behind"),
+        }
+    }
+
+    async fn remove_leftovers(&self, dir: Ino) -> Result<()> {
+        let (mut after, mut seen, mut leftovers) = (Cookie::START, 0, Vec::new());
+        loop {
+            let page = self.vfs.readdir(dir, after, PAGE_COUNT, Listing::Names).await?;
+            seen += page.entries.len();
+            leftovers.extend(page.entries.iter().map(|entry| &entry.name).filter(|name| is_put_name(name)).cloned());
+            match page.entries.last() {
+                Some(last) if !page.eof && seen < SWEEP_ENTRY_COUNT_MAX => after = last.cookie,
+                _ => break,
+            }
+        }
+        for name in leftovers {
+            let Some(found) = self.lookup(dir, &name).await? else { continue };
+            let changed = found.attr.mtime.max(found.attr.ctime);
+            // A clock that was set back makes it young: then it stays.
+            let is_old = (self.env.now)().duration_since(changed).is_ok_and(|age| age >= PUT_AGE_MAX);
+            if is_old && found.attr.kind != FileKind::Dir {
+                let place = Place { dir, name: &name, expect: Some(found.ino()) };
+                match self.vfs.remove(place, RemoveKind::NonDir).await {
+                    Err(error) if error.kind() != ErrorKind::NotFound => return Err(error.at(&name)),
+                    _ => tracing::info!(%name, "removed what a killed put left behind"),
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Makes a node under a name nobody has.
     async fn create_unfinished(&self, dir: &At, node: NewNode, set: SetAttr) -> Result<Unfinished> {
+        self.sweep(dir.ino()).await;
         let mut tried = 0;
         loop {
             let mut random = [0; 8];
@@ -263,6 +326,12 @@ impl AsStore {
         self.vfs.sync(dir.ino()).await?;
         Ok(removed)
     }
+}
+
+/// Whether a name is that of a put under way, or of one that was killed.
+fn is_put_name(name: &Name) -> bool {
+    let digits = name.as_bytes().strip_prefix(PUT_PREFIX.as_bytes());
+    digits.is_some_and(|digits| digits.len() == 16 && digits.iter().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')))
 }
 
 /// Refuses a path by content.
@@ -585,6 +654,45 @@ mod tests {
             assert_eq!(error.kind(), kind, "{index}");
             assert!(error.path().is_some(), "{index}: it names the path");
         }
+    }
+
+    /// A put that was killed left its temporary file behind for ever. The first put into the directory that finds it a
+    /// day old removes it, and nothing that is younger or called otherwise.
+    #[tokio::test]
+    async fn what_killed_puts_left_behind_is_removed_a_day_later() {
+        let clock = crate::testing::Clock::default();
+        let vfs: Arc<dyn Vfs> = ModelFs::new(clock.env(1));
+        let open = || AsStore::new(Prefix::new("local").expect("a prefix"), vfs.clone(), clock.env(2));
+        let create = async |text: &str, node: NewNode| {
+            vfs.create(vfs.root(), &name(text), node, SetAttr::default()).await.expect("create");
+        };
+        let names = async || {
+            let entries = crate::vfs::ext::list(&*vfs, vfs.root(), 100).await.expect("listed");
+            entries.into_iter().map(|entry| entry.name.to_string()).collect::<std::collections::BTreeSet<_>>()
+        };
+        let put = async |store: &AsStore| {
+            store.put(&path("/local/file"), Source::from(&b"x"[..])).await.expect("put");
+        };
+        let kept = [".muxfs-put-0123", ".muxfs-put-0123456789abcdeF", ".muxfs-put-0123456789abcdef0", "notes"];
+        for text in kept {
+            create(text, NewNode::File).await;
+        }
+        create(".muxfs-put-00000000000000dd", NewNode::Dir).await;
+        create(".muxfs-put-0123456789abcdef", NewNode::File).await;
+        create(".muxfs-put-00000000000000aa", NewNode::Symlink("x".into())).await;
+        clock.advance(PUT_AGE_MAX);
+        create(".muxfs-put-00000000000000ee", NewNode::File).await;
+        let mut expected: std::collections::BTreeSet<String> = kept.map(String::from).into();
+        expected.extend([".muxfs-put-00000000000000dd", ".muxfs-put-00000000000000ee", "file"].map(String::from));
+        let store = open();
+        put(&store).await;
+        assert_eq!(names().await, expected);
+        clock.advance(PUT_AGE_MAX);
+        put(&store).await;
+        assert_eq!(names().await, expected, "a directory is looked through once");
+        put(&open()).await;
+        expected.remove(".muxfs-put-00000000000000ee");
+        assert_eq!(names().await, expected);
     }
 
     /// A source that never ends, so that its put can be dropped half way.
