@@ -69,7 +69,7 @@ impl FileBuilder {
         let width = params.width as usize;
         match params.layout {
             Layout::Balanced => Self::Balanced(Balanced { width, levels: Vec::new() }),
-            Layout::Trickle => Self::Trickle(Trickle { width, open: vec![Subtree::new(None)] }),
+            Layout::Trickle => Self::Trickle(Trickle { width, open: vec![Subtree::new(None)], alike: Vec::new() }),
         }
     }
 
@@ -78,6 +78,20 @@ impl FileBuilder {
         match self {
             Self::Balanced(balanced) => balanced.push(dag, 0, leaf).await,
             Self::Trickle(trickle) => trickle.push(dag, leaf).await,
+        }
+    }
+
+    /// Appends the same leaf `count` times, whole subtrees of a trickle at once: in a time that grows with the depth. It
+    /// is the same leaf at every call. A balanced file takes subtrees instead.
+    pub(super) async fn push_alike(&mut self, dag: &Dag, leaf: FileLink, count: u64) -> Result<()> {
+        match self {
+            Self::Balanced(balanced) => {
+                for _ in 0..count {
+                    balanced.push(dag, 0, leaf).await?;
+                }
+                Ok(())
+            }
+            Self::Trickle(trickle) => trickle.push_alike(dag, leaf, count).await,
         }
     }
 
@@ -169,6 +183,8 @@ const TRICKLE_REPEAT: u32 = 4;
 pub(super) struct Trickle {
     width: usize,
     open: Vec<Subtree>,
+    /// Full subtrees of every depth from 1 on over one leaf, as far as they were needed.
+    alike: Vec<FileLink>,
 }
 
 #[derive(Debug)]
@@ -185,6 +201,15 @@ struct Subtree {
 impl Subtree {
     fn new(depth_max: Option<u32>) -> Self {
         Self { links: Vec::new(), leaf_count: 0, depth_max, depth: 1, repeat: 0 }
+    }
+
+    /// Adds a subtree of the depth that is next.
+    fn add(&mut self, tree: FileLink) {
+        self.links.push(tree);
+        self.repeat += 1;
+        if self.repeat == TRICKLE_REPEAT {
+            (self.depth, self.repeat) = (self.depth + 1, 0);
+        }
     }
 }
 
@@ -206,16 +231,57 @@ impl Trickle {
         Ok(())
     }
 
+    async fn push_alike(&mut self, dag: &Dag, leaf: FileLink, mut count: u64) -> Result<()> {
+        while count > 0 {
+            let Some(last) = self.open.last_mut() else { break };
+            let depth = last.depth;
+            if last.leaf_count < self.width {
+                last.leaf_count += 1;
+                last.links.push(leaf);
+                count -= 1;
+            } else if last.depth_max.is_some_and(|max| depth >= max) {
+                self.close(dag).await?;
+            } else if self.leaf_count(depth) <= count {
+                count -= self.leaf_count(depth);
+                let tree = self.alike(dag, leaf, depth).await?;
+                if let Some(last) = self.open.last_mut() {
+                    last.add(tree);
+                }
+            } else {
+                self.open.push(Subtree::new(Some(depth)));
+            }
+        }
+        Ok(())
+    }
+
+    /// How many leaves a full subtree of this depth has.
+    fn leaf_count(&self, depth: u32) -> u64 {
+        // Those of depth 1 have leaves alone; each next depth has those of the one before and four times that one.
+        let more = u64::from(TRICKLE_REPEAT) + 1;
+        (1..depth).fold(self.width as u64, |count, _| count.saturating_mul(more))
+    }
+
+    /// A full subtree of this depth, each of its leaves the same.
+    async fn alike(&mut self, dag: &Dag, leaf: FileLink, depth: u32) -> Result<FileLink> {
+        let depth = depth as usize;
+        while self.alike.len() < depth {
+            let mut links = vec![leaf; self.width];
+            for below in &self.alike {
+                links.extend([*below; TRICKLE_REPEAT as usize]);
+            }
+            self.alike.push(dag.put_file_node(links, UnixfsMeta::default()).await?);
+        }
+        depth.checked_sub(1).and_then(|index| self.alike.get(index)).copied().ok_or_else(|| {
+            Error::new(ErrorKind::Internal, "dag.import").because("a subtree of a trickle has a depth of 1 at least")
+        })
+    }
+
     /// Puts the lowest open node, which is not the root.
     async fn close(&mut self, dag: &Dag) -> Result<()> {
         let Some(done) = self.open.pop() else { return Ok(()) };
         let node = dag.put_file_node(done.links, UnixfsMeta::default()).await?;
         if let Some(above) = self.open.last_mut() {
-            above.links.push(node);
-            above.repeat += 1;
-            if above.repeat == TRICKLE_REPEAT {
-                (above.depth, above.repeat) = (above.depth + 1, 0);
-            }
+            above.add(node);
         }
         Ok(())
     }

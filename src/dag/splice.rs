@@ -27,6 +27,10 @@ use crate::{Cid, Codec, Error, ErrorKind, Result, cid::SHA2_256};
 /// The longest file that is written, in bytes: what a signed offset of POSIX can reach.
 pub const FILE_LEN_MAX: u64 = i64::MAX as u64;
 
+/// How much of a base is chunked again at most, in bytes, where its nodes are of no use. A few blocks can claim to be a
+/// file of any length; one of this length takes an hour.
+pub const RECHUNK_LEN_MAX: u64 = 1 << 40;
+
 impl Dag {
     /// Puts `base` with `patches`, ascending and apart, and cut or grown to `size`; what is new and not patched is
     /// zeros, and what of a patch lies past `size` is dropped. Metadata in the root of `base` stays.
@@ -38,7 +42,7 @@ impl Dag {
     ///
     /// # Errors
     /// `InvalidArgument` for patches that overlap or descend, or a chunk that is not aligned; `TooLarge` past
-    /// [`FILE_LEN_MAX`]; `NotFound` if `base` or a needed leaf is absent; `Corrupt` if one fails verification; `IsDir`
+    /// [`FILE_LEN_MAX`], and where more than [`RECHUNK_LEN_MAX`] of `base` would have to be chunked again; `NotFound` if `base` or a needed leaf is absent; `Corrupt` if one fails verification; `IsDir`
     /// for a directory; the first error of the stream.
     pub async fn splice(&self, base: &Cid, patches: BoxStream<'_, Result<Patch>>, size: u64) -> Result<Link> {
         self.params().check_file()?;
@@ -50,7 +54,8 @@ impl Dag {
         let patches =
             Patches { stream: patches.fuse(), ahead: VecDeque::new(), end: 0, chunk_len: self.params().chunk_len };
         let builder = FileBuilder::new(self.params());
-        let mut splice = Splice { dag: self, base: *base, old, size, patches, builder, zeros: Vec::new() };
+        let mut splice =
+            Splice { dag: self, base: *base, old, size, patches, builder, zeros: Vec::new(), rechunked: 0 };
         splice.run().await?;
         let Splice { builder, old, .. } = splice;
         if size == 0 {
@@ -106,6 +111,8 @@ struct Splice<'a> {
     builder: FileBuilder,
     /// A full subtree of zeros for each height, as far as they were needed.
     zeros: Vec<FileLink>,
+    /// How much of the old file was chunked again.
+    rechunked: u64,
 }
 
 impl Splice<'_> {
@@ -227,6 +234,13 @@ impl Splice<'_> {
 
     /// Takes over bytes of the old file whose nodes are of no use: chunks them again.
     async fn old_bytes(&mut self, at: Range<u64>) -> Result<()> {
+        self.rechunked = self.rechunked.saturating_add(at.end.min(self.size).saturating_sub(at.start));
+        if self.rechunked > RECHUNK_LEN_MAX {
+            return Err(Error::new(ErrorKind::TooLarge, "dag.splice").at(self.base).because(
+                "more than 1 TiB of the file would have to be chunked again: it was not made with these parameters, or \
+                 is a trickle",
+            ));
+        }
         let mut start = at.start;
         while start < at.end.min(self.size) {
             self.chunk(start, None).await?;
@@ -237,11 +251,14 @@ impl Splice<'_> {
 
     /// Appends what follows the old file: zeros and patches, up to the new end.
     async fn zeros_from(&mut self, mut start: u64) -> Result<()> {
+        if self.params().layout == Layout::Trickle {
+            return self.trickle_zeros_from(start).await;
+        }
         while start < self.size {
             let mut height = 0;
             let fits =
                 |span: u64| start.is_multiple_of(span) && start.checked_add(span).is_some_and(|end| end <= self.size);
-            while self.params().layout == Layout::Balanced && fits(self.span(height + 1)) {
+            while fits(self.span(height + 1)) {
                 height += 1;
             }
             // The highest subtree of zeros that no patch touches; if there is none, a leaf.
@@ -259,6 +276,28 @@ impl Splice<'_> {
                     break;
                 }
                 height -= 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// `zeros_from` for a trickle, whose subtrees begin where they may: it is told how many leaves of zeros come.
+    async fn trickle_zeros_from(&mut self, mut start: u64) -> Result<()> {
+        let step = u64::from(self.params().chunk_len);
+        while start < self.size {
+            let zeros_end = match self.patches.first(start).await? {
+                Some((range, Piece::Hole)) if range.start <= start => range.end,
+                Some((range, _)) => range.start,
+                None => self.size,
+            };
+            let count = zeros_end.min(self.size).saturating_sub(start) / step;
+            if count == 0 {
+                self.chunk(start, None).await?;
+                start = start.saturating_add(step);
+            } else {
+                let leaf = self.zeros(0).await?;
+                self.builder.push_alike(self.dag, leaf, count).await?;
+                start += count * step;
             }
         }
         Ok(())
@@ -626,6 +665,26 @@ mod tests {
             splice(&dag, &base.cid, patches, size).await.expect(what);
             assert_eq!(store.take(), expected, "{what}: blocks read and put");
         }
+    }
+
+    /// A trickle that grew to an enormous size was put together leaf by leaf, for years. Growth takes subtrees; a base that
+    /// only claims to be so long, and would have to be read, is refused.
+    #[tokio::test]
+    async fn a_trickle_grows_to_any_length_at_once() {
+        let params = Params { chunk_len: 100, width: 5, layout: Layout::Trickle, ..Profile::default().params() };
+        let store = Arc::new(Noted::default());
+        let dag = dag(store.clone(), params);
+        let base = dag.import(content(1234).as_slice(), UnixfsMeta::default()).await.expect("memory");
+        store.take();
+        let patches = vec![Patch::Bytes(1 << 50, "x".into()), Patch::Hole((1 << 51)..(1 << 60))];
+        let huge = splice(&dag, &base.cid, patches, FILE_LEN_MAX).await.expect("memory");
+        let (read, put) = store.take();
+        assert!(read < 20 && put < 400, "{read} blocks read, {put} put");
+        assert_eq!(dag.read_at(&huge.cid, 1 << 50, 2).await.expect("memory"), "x\0");
+        assert_eq!(dag.read_at(&huge.cid, 1000, 234).await.expect("memory"), content(1234)[1000..]);
+        assert_eq!(dag.read_at(&huge.cid, FILE_LEN_MAX - 1, 9).await.expect("memory"), "\0");
+        let error = splice(&dag, &huge.cid, vec![], RECHUNK_LEN_MAX + 1).await.expect_err("too long to be read");
+        assert_eq!(error.kind(), ErrorKind::TooLarge, "{error}");
     }
 
     #[tokio::test]
