@@ -30,7 +30,7 @@ use crate::{
 pub const PUT_PREFIX: &str = ".muxfs-put-";
 
 /// How long a put may go without writing before what it has so far is taken for a leftover: no source is that slow.
-pub const PUT_AGE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+pub const PUT_AGE_MAX: Duration = Duration::from_hours(24);
 
 /// How many directories are remembered to be free of leftovers; one that is forgotten is only looked through again.
 const SWEPT_COUNT_MAX: usize = 4096;
