@@ -47,6 +47,7 @@
 
 pub mod block;
 mod bloom;
+pub mod calendar;
 pub mod cas;
 pub mod cas_view;
 pub mod cid;

@@ -2,31 +2,12 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use muxfs::calendar::{Utc, unix_secs};
+
 const DAY_SECS: i64 = 86_400;
 /// Half a year, as `ls` counts it: an older time shows its year instead of the hour.
 const RECENT_SECS: i64 = 365 * DAY_SECS / 2;
 const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
-
-/// A moment in UTC, to the second.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Utc {
-    year: i64,
-    month: i64,
-    day: i64,
-    hour: i64,
-    minute: i64,
-    second: i64,
-}
-
-fn unix_secs(time: SystemTime) -> i64 {
-    match time.duration_since(UNIX_EPOCH) {
-        Ok(after) => i64::try_from(after.as_secs()).unwrap_or(i64::MAX / 2),
-        Err(before) => {
-            let before = before.duration();
-            -i64::try_from(before.as_secs()).unwrap_or(i64::MAX / 2) - i64::from(before.subsec_nanos() > 0)
-        }
-    }
-}
 
 /// Days since 1970 of a date of the Gregorian calendar, whose year begins in March so that the leap day is its last.
 fn days_of(year: i64, month: i64, day: i64) -> i64 {
@@ -35,27 +16,6 @@ fn days_of(year: i64, month: i64, day: i64) -> i64 {
     let of_era = year.rem_euclid(400);
     let of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
     era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468
-}
-
-impl From<SystemTime> for Utc {
-    fn from(time: SystemTime) -> Self {
-        let secs = unix_secs(time);
-        let (days, rest) = (secs.div_euclid(DAY_SECS) + 719_468, secs.rem_euclid(DAY_SECS));
-        let (era, of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
-        let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
-        let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-        let month = (5 * of_year + 2) / 153;
-        let day = of_year - (153 * month + 2) / 5 + 1;
-        let month = if month < 10 { month + 3 } else { month - 9 };
-        Self {
-            year: era * 400 + year_of_era + i64::from(month <= 2),
-            month,
-            day,
-            hour: rest / 3600,
-            minute: rest / 60 % 60,
-            second: rest % 60,
-        }
-    }
 }
 
 /// `YYYYMMDDHHMMSS`.

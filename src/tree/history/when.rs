@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use crate::Cid;
+use crate::{Cid, calendar::Utc};
 
 /// How many of the last characters of a CID tell commits of one second apart.
 const CID_LEN: usize = 8;
@@ -24,27 +24,9 @@ pub(super) fn names<T>(commits: impl Iterator<Item = (SystemTime, Cid, T)>) -> V
     names
 }
 
-/// A time to the second, in the calendar of days since 1970, by the civil-from-days algorithm.
+/// A time to the second, without the colons that some file systems refuse.
 fn utc(time: SystemTime) -> String {
-    let seconds = match time.duration_since(SystemTime::UNIX_EPOCH) {
-        Ok(after) => i64::try_from(after.as_secs()).unwrap_or(i64::MAX),
-        // Down to the second before.
-        Err(before) => {
-            let before = before.duration();
-            -i64::try_from(before.as_secs()).unwrap_or(i64::MAX) - i64::from(before.subsec_nanos() > 0)
-        }
-    };
-    let (days, of_day) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
-    // Years begin in March here, so that the day that comes and goes is the last; 400 of them are always as long.
-    let days = days + 719_468;
-    let (era, of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
-    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-    let year = era * 400 + year_of_era + i64::from(month <= 2);
-    let (hour, minute, second) = (of_day / 3600, of_day / 60 % 60, of_day % 60);
+    let Utc { year, month, day, hour, minute, second } = Utc::from(time);
     format!("{year:04}-{month:02}-{day:02}T{hour:02}-{minute:02}-{second:02}Z")
 }
 

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use futures_util::TryStreamExt as _;
-use muxfs::Result;
+use muxfs::{Result, calendar::Utc};
 
 use crate::{
     namespace::{Kind, Namespace, Place, Stat},
@@ -93,18 +93,10 @@ fn mode(stat: &Stat) -> String {
     text
 }
 
-/// A time as `2026-01-31T23:59:59Z`: the calendar of days since 1970, by the civil-from-days algorithm.
+/// A time as `2026-01-31T23:59:59Z`.
 fn utc((seconds, _nanos): (i64, u32)) -> String {
-    let (days, second) = (seconds.div_euclid(86400), seconds.rem_euclid(86400));
-    let shifted = days + 719_468;
-    let (era, day_of_era) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-    let year = era * 400 + year_of_era + i64::from(month <= 2);
-    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", second / 3600, second / 60 % 60, second % 60)
+    let Utc { year, month, day, hour, minute, second } = Utc::of_unix(seconds);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
 }
 
 #[cfg(test)]

@@ -1,0 +1,71 @@
+//! Moments as people write them: the Gregorian calendar, in UTC.
+//!
+//! Shared by whatever shows a time: the names of kept commits, FTP's listings, the program's. Without leap seconds, as
+//! POSIX counts.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+const DAY_SECS: i64 = 86_400;
+
+/// A moment in UTC, to the second.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Utc {
+    /// The year, 0 for 1 BC and so on down.
+    pub year: i64,
+    /// 1 to 12.
+    pub month: i64,
+    /// 1 to 31.
+    pub day: i64,
+    /// 0 to 23.
+    pub hour: i64,
+    /// 0 to 59.
+    pub minute: i64,
+    /// 0 to 59.
+    pub second: i64,
+}
+
+impl Utc {
+    /// The moment so many seconds after the beginning of 1970; before it, where that is negative.
+    ///
+    /// ```
+    /// use muxfs::calendar::Utc;
+    /// let moment = Utc::of_unix(-1);
+    /// assert_eq!((moment.year, moment.month, moment.day, moment.second), (1969, 12, 31, 59));
+    /// ```
+    pub fn of_unix(seconds: i64) -> Self {
+        // Years begin in March here, so that the day that comes and goes is the last; 400 of them are always as long.
+        let (days, rest) = (seconds.div_euclid(DAY_SECS) + 719_468, seconds.rem_euclid(DAY_SECS));
+        let (era, of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
+        let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+        let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+        let month = (5 * of_year + 2) / 153;
+        let day = of_year - (153 * month + 2) / 5 + 1;
+        let month = if month < 10 { month + 3 } else { month - 9 };
+        Self {
+            year: era * 400 + year_of_era + i64::from(month <= 2),
+            month,
+            day,
+            hour: rest / 3600,
+            minute: rest / 60 % 60,
+            second: rest % 60,
+        }
+    }
+}
+
+/// Rounded down to the second.
+impl From<SystemTime> for Utc {
+    fn from(time: SystemTime) -> Self {
+        Self::of_unix(unix_secs(time))
+    }
+}
+
+/// The seconds since the beginning of 1970, rounded down; of a time too far to count, the furthest.
+pub fn unix_secs(time: SystemTime) -> i64 {
+    match time.duration_since(UNIX_EPOCH) {
+        Ok(after) => i64::try_from(after.as_secs()).unwrap_or(i64::MAX / 2),
+        Err(before) => {
+            let before = before.duration();
+            -i64::try_from(before.as_secs()).unwrap_or(i64::MAX / 2) - i64::from(before.subsec_nanos() > 0)
+        }
+    }
+}
