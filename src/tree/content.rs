@@ -45,8 +45,7 @@ impl Shared {
                     attempt_count += 1;
                 }
                 Err(error) if error.kind() == ErrorKind::NotFound => {
-                    let why = "bytes of this file are gone";
-                    return Err(Error::new(ErrorKind::Corrupt, "tree.read").at(ino.0).because(error).at(why));
+                    return Err(Error::new(ErrorKind::Corrupt, "tree.read").at(ino.0).because(error));
                 }
                 read => return read,
             }
@@ -104,9 +103,9 @@ impl Shared {
         // Until the journal names them, nobody else keeps the chunks that are put.
         let _session = self.dag.begin_write();
         let len = data.len() as u64;
-        let parts = if self.whole_chunks(offset, len).is_some() {
+        let parts = if let Some(whole) = self.whole_chunks(offset, len) {
             self.attempt(|attempt| attempt.can_write(ino, offset, len)).await?;
-            self.put_chunks(offset, data).await?
+            self.put_chunks(offset, data, whole).await?
         } else {
             vec![Part::Bytes(offset, data)]
         };
@@ -124,12 +123,9 @@ impl Shared {
         (params.raw_leaves && start < end).then_some(start..end)
     }
 
-    /// Puts the whole chunks of a write, and tells what it is made of.
-    async fn put_chunks(&self, offset: u64, data: Bytes) -> Result<Vec<Part>> {
+    /// Puts the chunks of a write that are `whole`, and tells what it is made of.
+    async fn put_chunks(&self, offset: u64, data: Bytes, whole: Range<u64>) -> Result<Vec<Part>> {
         let end = offset + data.len() as u64;
-        let Some(whole) = self.whole_chunks(offset, data.len() as u64) else {
-            return Ok(vec![Part::Bytes(offset, data)]);
-        };
         let cut = |range: Range<u64>| data.slice(place(range.start - offset)..place(range.end - offset));
         let mut parts = Vec::new();
         if offset < whole.start {

@@ -338,24 +338,7 @@ impl Found {
     }
 
     fn attr(&self, ino: Ino) -> Attr {
-        let meta = &self.inode.meta;
-        Attr {
-            ino,
-            fsid: Fsid(0),
-            kind: meta.kind,
-            mode: meta.mode,
-            uid: meta.uid,
-            gid: meta.gid,
-            nlink: meta.nlink,
-            rdev: meta.rdev,
-            size: meta.len(),
-            used: meta.used,
-            atime: meta.atime,
-            mtime: meta.mtime,
-            ctime: meta.ctime,
-            change: meta.change,
-            cid: self.inode.content.map(|link| link.cid),
-        }
+        self.inode.meta.attr(ino, self.inode.content.map(|link| link.cid))
     }
 }
 

@@ -3,9 +3,9 @@
 use std::time::SystemTime;
 
 use crate::{
-    FileKind, Name,
+    Cid, FileKind, Name,
     rank::Rank,
-    vfs::{Ino, PreAttr, Rdev},
+    vfs::{Attr, Fsid, Ino, PreAttr, Rdev},
 };
 
 /// The metadata of a node that is not its content and does not grow.
@@ -57,6 +57,27 @@ impl Meta {
     /// The size that clients are told, in bytes.
     pub(crate) fn len(&self) -> u64 {
         if self.kind == FileKind::Dir { DIR_LEN } else { self.size }
+    }
+
+    /// What clients are told of the node, with the CID of its content where that is known.
+    pub(crate) fn attr(&self, ino: Ino, cid: Option<Cid>) -> Attr {
+        Attr {
+            ino,
+            fsid: Fsid(0),
+            kind: self.kind,
+            mode: self.mode,
+            uid: self.uid,
+            gid: self.gid,
+            nlink: self.nlink,
+            rdev: self.rdev,
+            size: self.len(),
+            used: self.used,
+            atime: self.atime,
+            mtime: self.mtime,
+            ctime: self.ctime,
+            change: self.change,
+            cid,
+        }
     }
 
     /// What clients compare to know that nobody else changed the node.

@@ -20,7 +20,7 @@ use super::{
 use crate::{
     Cid, Error, ErrorKind, FileKind,
     log::{Log, LogPos},
-    vfs::{Attr, Changed, Fsid, Ino, NewNode},
+    vfs::{Attr, Changed, Ino, NewNode},
 };
 
 /// So many numbers are reserved at a time: a sync for each so many new nodes, and so many that a restart skips.
@@ -241,23 +241,7 @@ impl Attempt<'_> {
                 Ok(None)
             }
         })?;
-        Ok(Attr {
-            ino,
-            fsid: Fsid(0),
-            kind: meta.kind,
-            mode: meta.mode,
-            uid: meta.uid,
-            gid: meta.gid,
-            nlink: meta.nlink,
-            rdev: meta.rdev,
-            size: meta.len(),
-            used: meta.used,
-            atime: meta.atime,
-            mtime: meta.mtime,
-            ctime: meta.ctime,
-            change: meta.change,
-            cid,
-        })
+        Ok(meta.attr(ino, cid))
     }
 
     /// What a call tells that found nothing to do.
