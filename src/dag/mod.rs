@@ -11,6 +11,8 @@ pub mod json;
 mod layout;
 pub mod linked;
 mod murmur3;
+#[cfg(test)]
+mod noted;
 pub mod pb;
 mod read;
 mod resolve;

@@ -472,56 +472,17 @@ impl Patches<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        collections::BTreeSet,
-        sync::{Arc, Mutex},
-        time::UNIX_EPOCH,
-    };
+    use std::{sync::Arc, time::UNIX_EPOCH};
 
-    use async_trait::async_trait;
     use futures_util::stream;
     use proptest::prelude::*;
 
     use super::*;
     use crate::{
-        BlockKey, BlockStore,
+        BlockStore,
         block::Mem,
-        dag::{DagOptions, Profile},
+        dag::{DagOptions, Profile, noted::Noted},
     };
-
-    /// A store that notes what is asked of it.
-    #[derive(Debug, Default)]
-    struct Noted {
-        mem: Mem,
-        read: Mutex<BTreeSet<BlockKey>>,
-        put: Mutex<BTreeSet<BlockKey>>,
-    }
-
-    impl Noted {
-        /// How many different blocks were read and put since the last call.
-        fn take(&self) -> (usize, usize) {
-            let take = |keys: &Mutex<BTreeSet<BlockKey>>| std::mem::take(&mut *keys.lock().expect("unpoisoned")).len();
-            (take(&self.read), take(&self.put))
-        }
-    }
-
-    #[async_trait]
-    impl BlockStore for Noted {
-        async fn get(&self, key: &BlockKey) -> Result<Option<Bytes>> {
-            self.read.lock().expect("unpoisoned").insert(key.clone());
-            self.mem.get(key).await
-        }
-        async fn put(&self, key: &BlockKey, block: Bytes) -> Result<()> {
-            self.put.lock().expect("unpoisoned").insert(key.clone());
-            self.mem.put(key, block).await
-        }
-        async fn delete(&self, key: &BlockKey) -> Result<()> {
-            self.mem.delete(key).await
-        }
-        fn keys(&self) -> BoxStream<'_, Result<BlockKey>> {
-            self.mem.keys()
-        }
-    }
 
     fn dag(blocks: Arc<dyn BlockStore>, params: Params) -> Dag {
         Dag::new(blocks, DagOptions { params, verified_len_max: 0 })

@@ -1,6 +1,6 @@
 //! What a log keeps, what it cuts and what it refuses.
 
-use std::{collections::BTreeMap, fmt::Write as _};
+use std::fmt::Write as _;
 
 use proptest::prelude::*;
 
@@ -11,27 +11,9 @@ use crate::{
     testing::{
         self, env,
         fault::{Crash, CrashMedia, Dice, FaultyMedia, MediaCall},
+        media::{Image, image, load},
     },
 };
-
-type Image = BTreeMap<SegmentId, Vec<u8>>;
-
-async fn image(media: &dyn Media) -> Image {
-    let mut image = Image::new();
-    for segment in media.segments().await.expect("segments") {
-        let len = u32::try_from(segment.len).expect("small");
-        image.insert(segment.id, media.read_at(segment.id, 0, len).await.expect("read").to_vec());
-    }
-    image
-}
-
-async fn load(image: &Image) -> Arc<MemMedia> {
-    let media = Arc::new(MemMedia::default());
-    for (id, bytes) in image {
-        media.append(*id, bytes.clone().into()).await.expect("append");
-    }
-    media
-}
 
 fn options() -> LogOptions {
     LogOptions { segment_len_max: 400, ..LogOptions::new("test", &env()) }

@@ -30,6 +30,31 @@ macro_rules! media_laws {
     };
 }
 
+/// What a media holds, to be damaged and loaded again.
+#[cfg(test)]
+pub(crate) type Image = std::collections::BTreeMap<SegmentId, Vec<u8>>;
+
+/// Copies what a media holds.
+#[cfg(test)]
+pub(crate) async fn image(media: &dyn Media) -> Image {
+    let mut image = Image::new();
+    for segment in media.segments().await.expect("segments") {
+        let len = u32::try_from(segment.len).expect("small");
+        image.insert(segment.id, media.read_at(segment.id, 0, len).await.expect("read").to_vec());
+    }
+    image
+}
+
+/// A media that holds what an image says.
+#[cfg(test)]
+pub(crate) async fn load(image: &Image) -> Arc<crate::media::MemMedia> {
+    let media = Arc::new(crate::media::MemMedia::default());
+    for (id, bytes) in image {
+        media.append(*id, bytes.clone().into()).await.expect("append");
+    }
+    media
+}
+
 /// A media under test.
 pub struct Subject {
     media: Arc<dyn Media>,

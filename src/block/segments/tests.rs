@@ -14,28 +14,11 @@ use crate::{
     testing::{
         self, env,
         fault::{Crash, CrashMedia, Dice, FaultyMedia, MediaCall},
+        media::{Image, image, load},
     },
 };
 
-pub(super) type Image = BTreeMap<SegmentId, Vec<u8>>;
 pub(super) type Blocks = BTreeMap<BlockKey, Bytes>;
-
-async fn image(media: &dyn Media) -> Image {
-    let mut image = Image::new();
-    for segment in media.segments().await.expect("segments") {
-        let len = u32::try_from(segment.len).expect("small");
-        image.insert(segment.id, media.read_at(segment.id, 0, len).await.expect("read").to_vec());
-    }
-    image
-}
-
-async fn load(image: &Image) -> Arc<MemMedia> {
-    let media = Arc::new(MemMedia::default());
-    for (id, bytes) in image {
-        media.append(*id, bytes.clone().into()).await.expect("append");
-    }
-    media
-}
 
 pub(super) fn key(n: usize) -> BlockKey {
     BlockKey::new(format!("key {n}").as_bytes()).expect("a key")
