@@ -15,7 +15,7 @@
 //!
 //! ```no_run
 //! # async fn example() -> muxfs::Result<()> {
-//! # let vfs: std::sync::Arc<dyn muxfs::vfs::Vfs> = unimplemented!();
+//! # let vfs = muxfs::testing::model::ModelFs::new(muxfs::testing::env());
 //! let server = muxfs_ftp::serve(vfs, muxfs_ftp::Options::default()).await?;
 //! println!("lftp ftp://{}", server.local_addr());
 //! server.shutdown().await;
