@@ -5,13 +5,13 @@
 //! `inode` and `extent`, the shared words; `record`, what the journal says; `layer`, what changed since a commit;
 //! `attrs`, the committed POSIX metadata beside the content; `commit_node`, the block that ties both; `sight`, all of
 //! these seen as one; `state`, `ops` and `content`, the calls; `commit` and `write_out`, how changes become content;
-//! `open` and `checkout`, where a tree begins.
+//! `open` and `checkout`, where a tree begins; `check`, whether it all fits together.
 //!
 //! A write is in the journal and in memory when it returns, and durable after `sync`. Replaying the journal applies the
 //! same records as the calls did. Spec: spec/tree.md, spec/journal.md.
 
-#[allow(dead_code, unused_imports, reason = "whoever verifies and compares trees walks it: that comes next")]
 pub(crate) mod attrs;
+mod check;
 mod checkout;
 mod commit;
 mod commit_node;
@@ -56,6 +56,7 @@ use self::{
     state::{Attempt, ROOT, State},
 };
 pub use self::{
+    check::{CheckReport, Checked},
     commit_node::Commit,
     history::{History, KeptCommit, PathChange},
     state::Quota,

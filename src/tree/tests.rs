@@ -1,5 +1,6 @@
 //! What a tree keeps: the laws of a file system, whatever commits meanwhile; and what a crash leaves.
 
+mod check;
 mod crash;
 mod found;
 mod hostile;
@@ -11,7 +12,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 
-use super::{Tree, TreeOptions};
+use super::{CheckReport, Checked, Tree, TreeOptions};
 use crate::{
     Cid, Name, Result,
     block::Mem,
@@ -242,6 +243,26 @@ async fn root_equals_import(tree: &Tree) -> Cid {
     let imported = import(tree, &dag, tree.root()).await.expect("a root");
     assert_eq!(commit.root, imported.cid);
     commit.root
+}
+
+/// What a check of a tree finds to be wrong, and what it went through.
+async fn faults(tree: &Tree) -> (Vec<String>, CheckReport) {
+    let (mut faults, mut found) = (Vec::new(), tree.check());
+    while let Some(found) = found.next().await {
+        match found {
+            Checked::Progress { .. } => {}
+            Checked::Fault(error) => faults.push(format!("{error:#}")),
+            Checked::Done(report) => return (faults, report),
+        }
+    }
+    panic!("a check ends with a report");
+}
+
+/// A tree that was never checked out from elsewhere fits together, in all that it says.
+async fn assert_sound(tree: &Tree, when: &str) {
+    let (faults, report) = faults(tree).await;
+    assert!(faults.is_empty(), "{when}: {faults:#?}");
+    assert_eq!((report.fault_count, report.foreign_dir_count), (0, 0), "{when}");
 }
 
 async fn make(tree: &Tree, dir: Ino, text: &str, node: NewNode) -> Lease {

@@ -1,11 +1,11 @@
 //! Nodes in memory: what synchronous look-ups run over, and how one goes on after it met a node that is not there.
 
-use std::{collections::HashMap, fmt, sync::Arc};
+use std::{fmt, sync::Arc};
 
 use lru::LruCache;
 
-use super::node::{AttrNode, NodeId, corrupt, load};
-use crate::{Error, Result, dag::Dag};
+use super::node::{AttrNode, NodeId, corrupt};
+use crate::Error;
 
 /// Why a look-up ended without an answer.
 #[derive(Debug)]
@@ -76,35 +76,5 @@ impl Nodes for NodeCache {
 impl fmt::Debug for NodeCache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "NodeCache({} nodes, {} of {} bytes)", self.nodes.len(), self.len, self.len_max)
-    }
-}
-
-/// Nodes that one look-up loaded: held until it ends.
-#[derive(Debug, Default)]
-struct Held(HashMap<NodeId, Arc<AttrNode>>);
-
-impl Nodes for Held {
-    fn node(&mut self, id: NodeId) -> Option<Arc<AttrNode>> {
-        self.0.get(&id).cloned()
-    }
-}
-
-/// Runs a look-up to its end, loading what it misses. For callers that hold no lock and have no cache.
-///
-/// # Errors
-/// Those of the look-up, and those of [`load`].
-pub(crate) async fn lookup<T: Send>(
-    dag: &Dag,
-    mut look: impl FnMut(&mut dyn Nodes) -> Result<T, Halt> + Send,
-) -> Result<T> {
-    let mut held = Held::default();
-    loop {
-        let id = match look(&mut held) {
-            Ok(found) => return Ok(found),
-            Err(Halt::Failed(error)) => return Err(error),
-            Err(Halt::Missing(id)) => id,
-        };
-        let node = load(dag, id).await?;
-        held.0.insert(id, node);
     }
 }

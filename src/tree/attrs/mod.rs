@@ -26,11 +26,11 @@ mod walk;
 use std::sync::Arc;
 
 pub(crate) use self::{
-    cache::{Halt, NodeCache, Nodes, lookup},
+    cache::{Halt, NodeCache, Nodes},
     inode::{Inode, nanos_of, time_in_range, time_of},
     node::{AttrNode, NodeId, load},
     update::{Change, Changes, InodeChange, update},
-    walk::{Difference, blocks, diff, inodes},
+    walk::{Difference, diff, inodes},
 };
 use self::{node::corrupt, radix::Root};
 use crate::{Cid, Error, ErrorKind, Result, dag::Dag, vfs::Ino};

@@ -92,10 +92,6 @@ impl Entries {
         self.list.is_empty()
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &(Rank, Bytes)> {
-        self.list.iter()
-    }
-
     pub(super) fn into_list(self) -> Vec<(Rank, Bytes)> {
         self.list
     }

@@ -3,24 +3,22 @@
 //! What is bad is reported and passed by, so that one lost block does not hide the others; who removes anything after a
 //! walk must not do so after one that met an error.
 
-use std::{collections::HashSet, fmt, sync::Arc};
+use std::sync::Arc;
 
 use futures_util::{
     FutureExt, Stream, StreamExt,
-    future::{BoxFuture, join, ready},
-    stream::{self, BoxStream, FuturesUnordered},
+    future::{join, ready},
+    stream::{self, BoxStream},
 };
 
 use super::{
     Attrs,
     inode::Inode,
-    list::Part,
-    names::{Child, Names},
     node::{AttrNode, NodeId, corrupt, load},
     radix::{INDEX_BITS, InodeIndex, InodeLeaf, LEAF_BITS, ino_at},
     update::PUT_COUNT,
 };
-use crate::{Cid, Result, dag::Dag, vfs::Ino};
+use crate::{Result, dag::Dag, vfs::Ino};
 
 /// How many errors a walk goes past. Index nodes that lead to one leaf from many places, which are few blocks and look
 /// like very many, end here.
@@ -90,84 +88,6 @@ fn leaves(dag: Dag, id: NodeId, level: u32, number: u64) -> BoxStream<'static, L
         children.map(leaf).buffered(PUT_COUNT).boxed()
     });
     below.boxed()
-}
-
-/// The CIDs of all blocks that the tree itself consists of, the root's included, each once, parents before children.
-/// What its inodes have for content is not among them.
-pub(crate) fn blocks(dag: &Dag, attrs: &Attrs) -> BoxStream<'static, Result<Cid>> {
-    let mut walk =
-        Blocks { dag: dag.clone(), met: HashSet::new(), to_load: Vec::new(), loading: FuturesUnordered::new() };
-    walk.meet(NodeId::of(&attrs.cid()));
-    stream::unfold(walk, |mut walk| async { walk.next().await.map(|found| (found, walk)) }).boxed()
-}
-
-struct Blocks {
-    dag: Dag,
-    met: HashSet<NodeId>,
-    to_load: Vec<NodeId>,
-    loading: FuturesUnordered<BoxFuture<'static, (NodeId, Result<Arc<AttrNode>>)>>,
-}
-
-impl Blocks {
-    fn meet(&mut self, ids: impl IntoIterator<Item = NodeId>) {
-        for id in ids {
-            if self.met.insert(id) {
-                self.to_load.push(id);
-            }
-        }
-    }
-
-    async fn next(&mut self) -> Option<Result<Cid>> {
-        while self.loading.len() < PUT_COUNT {
-            let Some(id) = self.to_load.pop() else { break };
-            let dag = self.dag.clone();
-            self.loading.push(async move { (id, load(&dag, id).await) }.boxed());
-        }
-        let (id, node) = self.loading.next().await?;
-        let links = node.and_then(|node| links(&node).map_err(|why| corrupt(&id.cid(), why)));
-        Some(links.map(|links| {
-            self.meet(links);
-            id.cid()
-        }))
-    }
-}
-
-impl fmt::Debug for Blocks {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Blocks({} met, {} to load)", self.met.len(), self.to_load.len())
-    }
-}
-
-/// The nodes that a node links to.
-fn links(node: &AttrNode) -> Result<Vec<NodeId>, &'static str> {
-    Ok(match node {
-        AttrNode::Root(root) => root.inodes.into_iter().collect(),
-        AttrNode::InodeIndex(index) => index.children().map(|(_, id)| id).collect(),
-        AttrNode::Inodes(leaf) => {
-            let mut links = Vec::new();
-            for (_, record) in leaf.records() {
-                let inode = Inode::decode(record)?;
-                let parts = [Some(&inode.parents), inode.data.as_ref(), Some(&inode.xattrs)];
-                links.extend(parts.into_iter().flatten().filter_map(|part| match part {
-                    Part::Node(id) => Some(*id),
-                    Part::Inline(_) => None,
-                }));
-                if let Names::Node(id) = inode.names {
-                    links.push(id);
-                }
-            }
-            links
-        }
-        AttrNode::NameIndex(index) => {
-            let link = |(_, child): &(u32, Child)| match child {
-                Child::Leaf(id, _) | Child::Index(id) => Some(*id),
-                Child::Empty => None,
-            };
-            index.children.iter().filter_map(link).collect()
-        }
-        AttrNode::ListIndex(index) => index.children.clone(),
-        AttrNode::Names(_) | AttrNode::List(_) => Vec::new(),
-    })
 }
 
 /// An inode that is not the same in two trees.

@@ -12,7 +12,7 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{super::TreeOptions, name, options};
+use super::{super::TreeOptions, assert_sound, name, options};
 use crate::{
     Env, ErrorKind, FileKind, Result,
     block::{Segments, SegmentsOptions},
@@ -309,9 +309,11 @@ async fn crash_everywhere(seed: u64) -> u64 {
             "seed {seed}, call {call}: {found}\nis none of the states {synced} to {last}, the first of which is\n{}",
             states[synced]
         );
+        assert_sound(&tree, &format!("seed {seed}, call {call}")).await;
         // It goes on from there: what is committed is what is seen, and equals an import.
         tree.commit("").await.unwrap_or_else(|error| panic!("seed {seed}, call {call}: {error:#}"));
         assert_eq!(describe(&tree).await.expect("described"), found, "seed {seed}, call {call}: after a commit");
+        assert_sound(&tree, &format!("seed {seed}, call {call}: after a commit")).await;
         // A number that the crash undid is in somebody's handle: it is not given again.
         let (root, unused) = (tree.root(), name("unused"));
         let made = tree.create(root, &unused, NewNode::File, SetAttr::default()).await.expect("create");

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt::Write as _};
 
 use bytes::Bytes;
 
-use super::{Ground, name};
+use super::{Ground, assert_sound, name};
 use crate::{
     Cid, FileKind, Name, Result,
     dag::GcOptions,
@@ -251,9 +251,13 @@ async fn play(seed: u64, count: usize) {
             let (wanted, _) = describe(&*model).await;
             assert_eq!(found, wanted, "seed {seed}, step {number}");
             paths = found_paths;
+            if number % 250 == 249 {
+                assert_sound(&tree, &format!("seed {seed}, step {number}")).await;
+            }
         }
     }
     super::root_equals_import(&tree).await;
+    assert_sound(&tree, &format!("seed {seed}, at the end")).await;
 }
 
 #[test]

@@ -189,8 +189,7 @@ async fn check_walks(model: &Model) {
     assert!(
         walked.iter().map(|(ino, inode)| (ino, inode.meta)).eq(model.nodes.iter().map(|(ino, node)| (ino, node.meta)))
     );
-    let mut met: Vec<BlockKey> =
-        blocks(&dag, &attrs).map_ok(|cid| BlockKey::from(&cid)).try_collect().await.expect("whole");
+    let mut met: Vec<BlockKey> = reach::blocks(&dag, &attrs).await.0.iter().map(BlockKey::from).collect();
     met.sort();
     let mut all: Vec<BlockKey> = store.keys().try_collect().await.expect("keys");
     all.sort();

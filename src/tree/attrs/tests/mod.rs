@@ -3,10 +3,11 @@
 mod growth;
 mod hostile;
 mod laws;
+mod reach;
 mod vectors;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     num::NonZeroU64,
     ops::Range,
     sync::Arc,
@@ -236,4 +237,31 @@ fn colliding(count: usize) -> Vec<Name> {
         names.extend(Name::new(&bytes).ok());
     }
     names
+}
+
+/// Nodes that one look-up loaded: held until it ends.
+#[derive(Debug, Default)]
+struct Held(HashMap<NodeId, Arc<AttrNode>>);
+
+impl Nodes for Held {
+    fn node(&mut self, id: NodeId) -> Option<Arc<AttrNode>> {
+        self.0.get(&id).cloned()
+    }
+}
+
+/// Runs a look-up to its end, loading what it misses. For callers that hold no lock and have no cache.
+///
+/// # Errors
+/// Those of the look-up, and those of [`load`].
+async fn lookup<T: Send>(dag: &Dag, mut look: impl FnMut(&mut dyn Nodes) -> Result<T, Halt> + Send) -> Result<T> {
+    let mut held = Held::default();
+    loop {
+        let id = match look(&mut held) {
+            Ok(found) => return Ok(found),
+            Err(Halt::Failed(error)) => return Err(error),
+            Err(Halt::Missing(id)) => id,
+        };
+        let node = load(dag, id).await?;
+        held.0.insert(id, node);
+    }
 }
