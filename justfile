@@ -22,3 +22,7 @@ ci:
 # Benchmarks beside their peers: see benches/README.md for what each needs. Never part of CI.
 bench *ARGS:
     benches/run {{ARGS}}
+
+# What takes long. Seeds are printed, and the environment sets others.
+nightly:
+    MUXFS_KILL_ROUNDS=500 cargo test --release -p muxfs-cli --test program rounds -- --nocapture

@@ -37,7 +37,7 @@ async fn mount(addr: SocketAddr) -> Nfs {
         .expect("mounted")
 }
 
-fn at<'a>(dir: &nfs_fh3, name: &'a str) -> diropargs3<'a> {
+pub(crate) fn at<'a>(dir: &nfs_fh3, name: &'a str) -> diropargs3<'a> {
     diropargs3 { dir: dir.clone(), name: filename3(Opaque::borrowed(name.as_bytes())) }
 }
 
