@@ -225,6 +225,7 @@ impl WorkingVfs {
 }
 
 #[async_trait]
+#[deny(clippy::missing_trait_methods)]
 impl Vfs for WorkingVfs {
     fn root(&self) -> Ino {
         self.tree.vfs.root()

@@ -17,12 +17,13 @@ use crate::{
     Cid, Name, Result,
     block::Mem,
     dag::{Dag, DagOptions, Link, Params, Profile, UnixfsMeta},
+    forward_vfs,
     heads::MemHeads,
     media::MemMedia,
     testing,
     vfs::{
-        Attr, Changed, Cookie, DirChanged, DirPage, FsStat, Handle, Ino, Lease, Listing, NewNode, Place, RemoveKind,
-        RenameMode, Renamed, SetAttr, Vfs, XattrMode, XattrName,
+        Changed, DirChanged, Ino, Lease, NewNode, Place, RemoveKind, RenameMode, Renamed, SetAttr, Vfs, XattrMode,
+        XattrName,
     },
     vfs_laws,
 };
@@ -100,43 +101,11 @@ async fn now_and_then() -> (Arc<dyn Vfs>, ()) {
 }
 
 #[async_trait]
+#[deny(clippy::missing_trait_methods)]
 impl Vfs for Restless {
-    fn root(&self) -> Ino {
-        self.tree.root()
-    }
-    async fn lookup(&self, dir: Ino, name: &Name) -> Result<Attr> {
-        self.tree.lookup(dir, name).await
-    }
-    async fn parent(&self, dir: Ino) -> Result<Attr> {
-        self.tree.parent(dir).await
-    }
-    async fn getattr(&self, ino: Ino) -> Result<Attr> {
-        self.tree.getattr(ino).await
-    }
-    async fn readdir(&self, dir: Ino, after: Cookie, count: usize, listing: Listing) -> Result<DirPage> {
-        self.tree.readdir(dir, after, count, listing).await
-    }
-    async fn read(&self, ino: Ino, offset: u64, len: u32) -> Result<Bytes> {
-        self.tree.read(ino, offset, len).await
-    }
-    async fn readlink(&self, ino: Ino) -> Result<Bytes> {
-        self.tree.readlink(ino).await
-    }
-    async fn statfs(&self, ino: Ino) -> Result<FsStat> {
-        self.tree.statfs(ino).await
-    }
-    fn handle(&self, ino: Ino) -> Result<Handle> {
-        self.tree.handle(ino)
-    }
-    async fn resolve(&self, handle: &Handle) -> Result<Attr> {
-        self.tree.resolve(handle).await
-    }
-    fn retain(&self, ino: Ino) {
-        self.tree.retain(ino);
-    }
-    fn release(&self, ino: Ino, count: u64) {
-        self.tree.release(ino, count);
-    }
+    forward_vfs!(tree: root, lookup, parent, getattr, readdir, read, readlink, statfs, handle, resolve);
+    forward_vfs!(tree: retain, release, getxattr, listxattr, sync, sync_inode);
+
     async fn setattr(&self, ino: Ino, set: SetAttr) -> Result<Changed> {
         let changed = self.tree.setattr(ino, set).await;
         self.changed().await;
@@ -182,12 +151,6 @@ impl Vfs for Restless {
         self.changed().await;
         changed
     }
-    async fn getxattr(&self, ino: Ino, name: &XattrName) -> Result<Bytes> {
-        self.tree.getxattr(ino, name).await
-    }
-    async fn listxattr(&self, ino: Ino) -> Result<Vec<XattrName>> {
-        self.tree.listxattr(ino).await
-    }
     async fn setxattr(&self, ino: Ino, name: &XattrName, value: Bytes, mode: XattrMode) -> Result<Changed> {
         let changed = self.tree.setxattr(ino, name, value, mode).await;
         self.changed().await;
@@ -197,9 +160,6 @@ impl Vfs for Restless {
         let changed = self.tree.removexattr(ino, name).await;
         self.changed().await;
         changed
-    }
-    async fn sync(&self, ino: Ino) -> Result<()> {
-        self.tree.sync(ino).await
     }
 }
 

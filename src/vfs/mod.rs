@@ -2,7 +2,7 @@
 //!
 //! A [`Vfs`] names nodes by number ([`Ino`]), tells what changed before and after ([`Changed`]), and knows no callers:
 //! [`posix`] wraps one for one caller, [`narrow`] shows a part of one or one that cannot be changed, [`union`] joins
-//! many under one root. It is by inode, not by path, because that is what survives a rename: an NFS handle, an open
+//! many under one root; [`forward_vfs!`](crate::forward_vfs) writes what a wrapper passes on. It is by inode, not by path, because that is what survives a rename: an NFS handle, an open
 //! file, a hard link. Spec: spec/vfs.md.
 
 use std::{fmt::Debug, num::NonZeroU64, ops::Range, time::SystemTime};
@@ -12,6 +12,7 @@ use bytes::Bytes;
 
 pub mod as_store;
 pub mod ext;
+mod forward;
 pub mod narrow;
 pub(crate) mod part;
 pub mod posix;

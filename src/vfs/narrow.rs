@@ -9,10 +9,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::{
-    Attr, Changed, Cookie, DirChanged, DirPage, FsStat, Handle, Ino, Lease, Listing, NewNode, Place, RemoveKind,
-    RenameMode, Renamed, SetAttr, Vfs, XattrMode, XattrName, read_only,
+    Attr, Changed, DirChanged, Handle, Ino, Lease, NewNode, Place, RemoveKind, RenameMode, Renamed, SetAttr, Vfs,
+    XattrMode, XattrName, read_only,
 };
-use crate::{Error, ErrorKind, FileKind, Name, Result};
+use crate::{Error, ErrorKind, FileKind, Name, Result, forward_vfs};
 
 /// How many directories a handle may lie below the top of a subtree: bounds the climb that each costs. Deeper ones work
 /// by name, and their handles are `Stale`.
@@ -88,13 +88,14 @@ impl Subtree {
 }
 
 #[async_trait]
+#[deny(clippy::missing_trait_methods)]
 impl Vfs for Subtree {
+    forward_vfs!(vfs: lookup, getattr, readdir, read, readlink, statfs, handle, retain, release);
+    forward_vfs!(vfs: setattr, write, create, remove, rename, link, allocate, punch_hole, copy_range);
+    forward_vfs!(vfs: getxattr, listxattr, setxattr, removexattr, sync_inode);
+
     fn root(&self) -> Ino {
         self.top.ino()
-    }
-
-    async fn lookup(&self, dir: Ino, name: &Name) -> Result<Attr> {
-        self.vfs.lookup(dir, name).await
     }
 
     async fn parent(&self, dir: Ino) -> Result<Attr> {
@@ -108,102 +109,14 @@ impl Vfs for Subtree {
         self.inside(above, "subtree.parent").await
     }
 
-    async fn getattr(&self, ino: Ino) -> Result<Attr> {
-        self.vfs.getattr(ino).await
-    }
-
-    async fn readdir(&self, dir: Ino, after: Cookie, count: usize, listing: Listing) -> Result<DirPage> {
-        self.vfs.readdir(dir, after, count, listing).await
-    }
-
-    async fn read(&self, ino: Ino, offset: u64, len: u32) -> Result<Bytes> {
-        self.vfs.read(ino, offset, len).await
-    }
-
-    async fn readlink(&self, ino: Ino) -> Result<Bytes> {
-        self.vfs.readlink(ino).await
-    }
-
-    async fn statfs(&self, ino: Ino) -> Result<FsStat> {
-        self.vfs.statfs(ino).await
-    }
-
-    fn handle(&self, ino: Ino) -> Result<Handle> {
-        self.vfs.handle(ino)
-    }
-
     async fn resolve(&self, handle: &Handle) -> Result<Attr> {
         let attr = self.vfs.resolve(handle).await?;
         self.inside(attr, "subtree.resolve").await
     }
 
-    fn retain(&self, ino: Ino) {
-        self.vfs.retain(ino);
-    }
-
-    fn release(&self, ino: Ino, count: u64) {
-        self.vfs.release(ino, count);
-    }
-
-    async fn setattr(&self, ino: Ino, set: SetAttr) -> Result<Changed> {
-        self.vfs.setattr(ino, set).await
-    }
-
-    async fn write(&self, ino: Ino, offset: u64, data: Bytes, clear_suid: bool) -> Result<Changed> {
-        self.vfs.write(ino, offset, data, clear_suid).await
-    }
-
-    async fn create(&self, dir: Ino, name: &Name, node: NewNode, set: SetAttr) -> Result<DirChanged> {
-        self.vfs.create(dir, name, node, set).await
-    }
-
-    async fn remove(&self, place: Place<'_>, kind: RemoveKind) -> Result<DirChanged> {
-        self.vfs.remove(place, kind).await
-    }
-
-    async fn rename(&self, from: Place<'_>, to: Place<'_>, mode: RenameMode) -> Result<Renamed> {
-        self.vfs.rename(from, to, mode).await
-    }
-
-    async fn link(&self, ino: Ino, dir: Ino, name: &Name) -> Result<DirChanged> {
-        self.vfs.link(ino, dir, name).await
-    }
-
-    async fn allocate(&self, ino: Ino, range: Range<u64>, keep_size: bool) -> Result<Changed> {
-        self.vfs.allocate(ino, range, keep_size).await
-    }
-
-    async fn punch_hole(&self, ino: Ino, range: Range<u64>) -> Result<Changed> {
-        self.vfs.punch_hole(ino, range).await
-    }
-
-    async fn copy_range(&self, from: (Ino, u64), to: (Ino, u64), len: u64) -> Result<(u64, Changed)> {
-        self.vfs.copy_range(from, to, len).await
-    }
-
-    async fn getxattr(&self, ino: Ino, name: &XattrName) -> Result<Bytes> {
-        self.vfs.getxattr(ino, name).await
-    }
-
-    async fn listxattr(&self, ino: Ino) -> Result<Vec<XattrName>> {
-        self.vfs.listxattr(ino).await
-    }
-
-    async fn setxattr(&self, ino: Ino, name: &XattrName, value: Bytes, mode: XattrMode) -> Result<Changed> {
-        self.vfs.setxattr(ino, name, value, mode).await
-    }
-
-    async fn removexattr(&self, ino: Ino, name: &XattrName) -> Result<Changed> {
-        self.vfs.removexattr(ino, name).await
-    }
-
     // Of the root, everything: below, only the true root means that.
     async fn sync(&self, ino: Ino) -> Result<()> {
         self.vfs.sync(if ino == self.top.ino() { self.vfs.root() } else { ino }).await
-    }
-
-    async fn sync_inode(&self, ino: Ino) -> Result<()> {
-        self.vfs.sync_inode(ino).await
     }
 }
 
@@ -213,56 +126,30 @@ struct ReadOnlyView {
 }
 
 #[async_trait]
+#[deny(clippy::missing_trait_methods)]
 impl Vfs for ReadOnlyView {
-    fn root(&self) -> Ino {
-        self.vfs.root()
+    forward_vfs!(vfs: root, lookup, parent, getattr, readdir, read, readlink, statfs, handle, resolve);
+    forward_vfs!(vfs: retain, release, getxattr, listxattr, sync, sync_inode);
+
+    async fn setattr(&self, _ino: Ino, _set: SetAttr) -> Result<Changed> {
+        read_only("read_only.setattr")
     }
 
-    async fn lookup(&self, dir: Ino, name: &Name) -> Result<Attr> {
-        self.vfs.lookup(dir, name).await
+    async fn write(&self, _ino: Ino, _offset: u64, _data: Bytes, _clear_suid: bool) -> Result<Changed> {
+        read_only("read_only.write")
     }
 
-    async fn parent(&self, dir: Ino) -> Result<Attr> {
-        self.vfs.parent(dir).await
+    async fn create(&self, _dir: Ino, _name: &Name, _node: NewNode, _set: SetAttr) -> Result<DirChanged> {
+        read_only("read_only.create")
     }
 
-    async fn getattr(&self, ino: Ino) -> Result<Attr> {
-        self.vfs.getattr(ino).await
+    async fn remove(&self, _place: Place<'_>, _kind: RemoveKind) -> Result<DirChanged> {
+        read_only("read_only.remove")
     }
 
-    async fn readdir(&self, dir: Ino, after: Cookie, count: usize, listing: Listing) -> Result<DirPage> {
-        self.vfs.readdir(dir, after, count, listing).await
+    async fn rename(&self, _from: Place<'_>, _to: Place<'_>, _mode: RenameMode) -> Result<Renamed> {
+        read_only("read_only.rename")
     }
-
-    async fn read(&self, ino: Ino, offset: u64, len: u32) -> Result<Bytes> {
-        self.vfs.read(ino, offset, len).await
-    }
-
-    async fn readlink(&self, ino: Ino) -> Result<Bytes> {
-        self.vfs.readlink(ino).await
-    }
-
-    async fn statfs(&self, ino: Ino) -> Result<FsStat> {
-        self.vfs.statfs(ino).await
-    }
-
-    fn handle(&self, ino: Ino) -> Result<Handle> {
-        self.vfs.handle(ino)
-    }
-
-    async fn resolve(&self, handle: &Handle) -> Result<Attr> {
-        self.vfs.resolve(handle).await
-    }
-
-    fn retain(&self, ino: Ino) {
-        self.vfs.retain(ino);
-    }
-
-    fn release(&self, ino: Ino, count: u64) {
-        self.vfs.release(ino, count);
-    }
-
-    // setattr, write, create, remove and rename are `ReadOnly` by default; these would be `Unsupported`.
 
     async fn link(&self, _ino: Ino, _dir: Ino, _name: &Name) -> Result<DirChanged> {
         read_only("read_only.link")
@@ -280,28 +167,12 @@ impl Vfs for ReadOnlyView {
         read_only("read_only.copy_range")
     }
 
-    async fn getxattr(&self, ino: Ino, name: &XattrName) -> Result<Bytes> {
-        self.vfs.getxattr(ino, name).await
-    }
-
-    async fn listxattr(&self, ino: Ino) -> Result<Vec<XattrName>> {
-        self.vfs.listxattr(ino).await
-    }
-
     async fn setxattr(&self, _ino: Ino, _name: &XattrName, _value: Bytes, _mode: XattrMode) -> Result<Changed> {
         read_only("read_only.setxattr")
     }
 
     async fn removexattr(&self, _ino: Ino, _name: &XattrName) -> Result<Changed> {
         read_only("read_only.removexattr")
-    }
-
-    async fn sync(&self, ino: Ino) -> Result<()> {
-        self.vfs.sync(ino).await
-    }
-
-    async fn sync_inode(&self, ino: Ino) -> Result<()> {
-        self.vfs.sync_inode(ino).await
     }
 }
 

@@ -17,10 +17,10 @@ use bytes::Bytes;
 pub use self::caller::{Access, Caller};
 use self::caller::{SETGID, SUID_BITS};
 use super::{
-    Attr, Changed, Cookie, DirChanged, DirPage, FsStat, Handle, Ino, Listing, NewNode, Place, RemoveKind, RenameMode,
-    Renamed, SetAttr, SetTime, Vfs, XattrMode, XattrName,
+    Attr, Changed, Cookie, DirChanged, DirPage, Ino, Listing, NewNode, Place, RemoveKind, RenameMode, Renamed, SetAttr,
+    SetTime, Vfs, XattrMode, XattrName,
 };
-use crate::{Error, ErrorKind, FileKind, Name, Result};
+use crate::{Error, ErrorKind, FileKind, Name, Result, forward_vfs};
 
 /// How often a call that was overtaken looks again before it gives up with `Stale` or `Exists`: who loses this often
 /// loses to somebody who makes it lose.
@@ -250,10 +250,9 @@ impl Posix {
 }
 
 #[async_trait]
+#[deny(clippy::missing_trait_methods)]
 impl Vfs for Posix {
-    fn root(&self) -> Ino {
-        self.vfs.root()
-    }
+    forward_vfs!(vfs: root, getattr, readlink, statfs, handle, resolve, retain, release, sync, sync_inode);
 
     async fn lookup(&self, dir: Ino, name: &Name) -> Result<Attr> {
         if !self.caller.is_root() {
@@ -272,10 +271,6 @@ impl Vfs for Posix {
         self.vfs.parent(dir).await
     }
 
-    async fn getattr(&self, ino: Ino) -> Result<Attr> {
-        self.vfs.getattr(ino).await
-    }
-
     // Who may read a directory but not search it learns the names alone.
     async fn readdir(&self, dir: Ino, after: Cookie, count: usize, listing: Listing) -> Result<DirPage> {
         let mut listing = listing;
@@ -291,30 +286,6 @@ impl Vfs for Posix {
     async fn read(&self, ino: Ino, offset: u64, len: u32) -> Result<Bytes> {
         self.check_read(ino, "posix.read").await?;
         self.vfs.read(ino, offset, len).await
-    }
-
-    async fn readlink(&self, ino: Ino) -> Result<Bytes> {
-        self.vfs.readlink(ino).await
-    }
-
-    async fn statfs(&self, ino: Ino) -> Result<FsStat> {
-        self.vfs.statfs(ino).await
-    }
-
-    fn handle(&self, ino: Ino) -> Result<Handle> {
-        self.vfs.handle(ino)
-    }
-
-    async fn resolve(&self, handle: &Handle) -> Result<Attr> {
-        self.vfs.resolve(handle).await
-    }
-
-    fn retain(&self, ino: Ino) {
-        self.vfs.retain(ino);
-    }
-
-    fn release(&self, ino: Ino, count: u64) {
-        self.vfs.release(ino, count);
     }
 
     async fn setattr(&self, ino: Ino, set: SetAttr) -> Result<Changed> {
@@ -459,14 +430,6 @@ impl Vfs for Posix {
     async fn removexattr(&self, ino: Ino, name: &XattrName) -> Result<Changed> {
         self.check_xattr(ino, name, true, "posix.removexattr").await?;
         self.vfs.removexattr(ino, name).await
-    }
-
-    async fn sync(&self, ino: Ino) -> Result<()> {
-        self.vfs.sync(ino).await
-    }
-
-    async fn sync_inode(&self, ino: Ino) -> Result<()> {
-        self.vfs.sync_inode(ino).await
     }
 }
 

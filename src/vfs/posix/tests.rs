@@ -3,7 +3,10 @@
 use std::time::SystemTime;
 
 use super::*;
-use crate::testing::{self, model::ModelFs};
+use crate::{
+    forward_vfs,
+    testing::{self, model::ModelFs},
+};
 
 const OWNER: u32 = 10;
 const GROUP: u32 = 20;
@@ -341,52 +344,18 @@ impl Racing {
 }
 
 #[async_trait]
+#[deny(clippy::missing_trait_methods)]
 impl Vfs for Racing {
-    fn root(&self) -> Ino {
-        self.model.root()
-    }
+    forward_vfs!(model: root, parent, getattr, readdir, read, readlink, statfs, handle, resolve, retain, release);
+    forward_vfs!(model: setattr, write, create, remove, rename, link, allocate, punch_hole, copy_range);
+    forward_vfs!(model: getxattr, listxattr, setxattr, removexattr, sync, sync_inode);
+
     async fn lookup(&self, dir: Ino, name: &Name) -> Result<Attr> {
         let found = self.model.lookup(dir, name).await;
         if name.as_bytes() == b"n" {
             self.swap(dir).await;
         }
         found
-    }
-    async fn parent(&self, dir: Ino) -> Result<Attr> {
-        self.model.parent(dir).await
-    }
-    async fn getattr(&self, ino: Ino) -> Result<Attr> {
-        self.model.getattr(ino).await
-    }
-    async fn readdir(&self, dir: Ino, after: Cookie, count: usize, listing: Listing) -> Result<DirPage> {
-        self.model.readdir(dir, after, count, listing).await
-    }
-    async fn read(&self, ino: Ino, offset: u64, len: u32) -> Result<Bytes> {
-        self.model.read(ino, offset, len).await
-    }
-    async fn readlink(&self, ino: Ino) -> Result<Bytes> {
-        self.model.readlink(ino).await
-    }
-    async fn statfs(&self, ino: Ino) -> Result<FsStat> {
-        self.model.statfs(ino).await
-    }
-    fn handle(&self, ino: Ino) -> Result<Handle> {
-        self.model.handle(ino)
-    }
-    async fn resolve(&self, handle: &Handle) -> Result<Attr> {
-        self.model.resolve(handle).await
-    }
-    fn retain(&self, ino: Ino) {
-        self.model.retain(ino);
-    }
-    fn release(&self, ino: Ino, count: u64) {
-        self.model.release(ino, count);
-    }
-    async fn remove(&self, place: Place<'_>, kind: RemoveKind) -> Result<DirChanged> {
-        self.model.remove(place, kind).await
-    }
-    async fn rename(&self, from: Place<'_>, to: Place<'_>, mode: RenameMode) -> Result<Renamed> {
-        self.model.rename(from, to, mode).await
     }
 }
 

@@ -187,6 +187,7 @@ fn root_is_dir<T>(op: &'static str) -> Result<T> {
 }
 
 #[async_trait]
+#[deny(clippy::missing_trait_methods)]
 impl Vfs for UnionVfs {
     fn root(&self) -> Ino {
         ROOT

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::{
+    forward_vfs,
     testing::{self, model::ModelFs},
     vfs::{Lease, ext::list, narrow::subtree},
 };
@@ -182,50 +183,24 @@ async fn leases_of_a_mounts_root_balance() {
 
 /// A mount that breaks its promises about numbers: its directories are in a file system that no union has room for.
 #[derive(Debug)]
-struct FarDirs(Arc<ModelFs>);
+struct FarDirs {
+    model: Arc<ModelFs>,
+}
 
 #[async_trait]
+#[deny(clippy::missing_trait_methods)]
 impl Vfs for FarDirs {
-    fn root(&self) -> Ino {
-        self.0.root()
-    }
-    async fn lookup(&self, dir: Ino, name: &Name) -> Result<Attr> {
-        self.0.lookup(dir, name).await
-    }
-    async fn parent(&self, dir: Ino) -> Result<Attr> {
-        self.0.parent(dir).await
-    }
-    async fn getattr(&self, ino: Ino) -> Result<Attr> {
-        self.0.getattr(ino).await
-    }
-    async fn readdir(&self, dir: Ino, after: Cookie, count: usize, listing: Listing) -> Result<DirPage> {
-        self.0.readdir(dir, after, count, listing).await
-    }
-    async fn read(&self, ino: Ino, offset: u64, len: u32) -> Result<Bytes> {
-        self.0.read(ino, offset, len).await
-    }
-    async fn readlink(&self, ino: Ino) -> Result<Bytes> {
-        self.0.readlink(ino).await
-    }
-    async fn statfs(&self, ino: Ino) -> Result<FsStat> {
-        self.0.statfs(ino).await
-    }
-    fn handle(&self, ino: Ino) -> Result<Handle> {
-        self.0.handle(ino)
-    }
-    async fn resolve(&self, handle: &Handle) -> Result<Attr> {
-        self.0.resolve(handle).await
-    }
-    fn release(&self, ino: Ino, count: u64) {
-        self.0.release(ino, count);
-    }
+    forward_vfs!(model: root, lookup, parent, getattr, readdir, read, readlink, statfs, handle, resolve, retain, release);
+    forward_vfs!(model: setattr, write, remove, rename, allocate, punch_hole, copy_range);
+    forward_vfs!(model: getxattr, listxattr, setxattr, removexattr, sync, sync_inode);
+
     async fn create(&self, dir: Ino, name: &Name, node: NewNode, set: SetAttr) -> Result<DirChanged> {
-        let mut made = self.0.create(dir, name, node, set).await?;
+        let mut made = self.model.create(dir, name, node, set).await?;
         made.dir.after.fsid = Fsid(256);
         Ok(made)
     }
     async fn link(&self, ino: Ino, dir: Ino, name: &Name) -> Result<DirChanged> {
-        let mut made = self.0.link(ino, dir, name).await?;
+        let mut made = self.model.link(ino, dir, name).await?;
         made.dir.after.fsid = Fsid(256);
         Ok(made)
     }
@@ -237,8 +212,8 @@ async fn what_was_made_in_a_directory_that_cannot_be_told_is_given_back() {
     let model = ModelFs::new(testing::env());
     let root = model.root();
     let file = model.create(root, &name("f"), NewNode::File, SetAttr::default()).await.expect("create").node.ino;
-    let union =
-        UnionVfs::new(vec![(prefix("m"), 1, Arc::new(FarDirs(model.clone())))], &testing::env()).expect("union");
+    let union = UnionVfs::new(vec![(prefix("m"), 1, Arc::new(FarDirs { model: model.clone() }))], &testing::env())
+        .expect("union");
     let top = union.lookup(ROOT, &name("m")).await.expect("lookup").ino;
     let known = union.lookup(top, &name("f")).await.expect("lookup").ino;
     let leased = model.lease_count();

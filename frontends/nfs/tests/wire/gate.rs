@@ -8,12 +8,9 @@ use std::sync::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use muxfs::{
-    Error, ErrorKind, Name, Result, testing,
+    Error, ErrorKind, Result, forward_vfs, testing,
     testing::model::ModelFs,
-    vfs::{
-        Attr, Changed, Cookie, DirChanged, DirPage, FsStat, Handle, Ino, Listing, NewNode, Place, RemoveKind,
-        RenameMode, Renamed, SetAttr, Vfs,
-    },
+    vfs::{Changed, DirChanged, Ino, Place, RemoveKind, Vfs},
 };
 use tokio::sync::Semaphore;
 
@@ -68,22 +65,12 @@ impl Gate {
 }
 
 #[async_trait]
+#[deny(clippy::missing_trait_methods)]
 impl Vfs for Gate {
-    fn root(&self) -> Ino {
-        self.fs.root()
-    }
-    async fn lookup(&self, dir: Ino, name: &Name) -> Result<Attr> {
-        self.fs.lookup(dir, name).await
-    }
-    async fn parent(&self, dir: Ino) -> Result<Attr> {
-        self.fs.parent(dir).await
-    }
-    async fn getattr(&self, ino: Ino) -> Result<Attr> {
-        self.fs.getattr(ino).await
-    }
-    async fn readdir(&self, dir: Ino, after: Cookie, count: usize, listing: Listing) -> Result<DirPage> {
-        self.fs.readdir(dir, after, count, listing).await
-    }
+    forward_vfs!(fs: root, lookup, parent, getattr, readdir, statfs, handle, resolve, retain, release);
+    forward_vfs!(fs: setattr, create, rename, link, allocate, punch_hole, copy_range);
+    forward_vfs!(fs: getxattr, listxattr, setxattr, removexattr, sync_inode);
+
     async fn read(&self, ino: Ino, offset: u64, len: u32) -> Result<Bytes> {
         self.pass().await;
         if self.is_away.load(Ordering::SeqCst) {
@@ -95,24 +82,6 @@ impl Vfs for Gate {
         assert!(!self.panics.load(Ordering::SeqCst), "the test told it to");
         self.fs.readlink(ino).await
     }
-    async fn statfs(&self, ino: Ino) -> Result<FsStat> {
-        self.fs.statfs(ino).await
-    }
-    fn handle(&self, ino: Ino) -> Result<Handle> {
-        self.fs.handle(ino)
-    }
-    async fn resolve(&self, handle: &Handle) -> Result<Attr> {
-        self.fs.resolve(handle).await
-    }
-    fn retain(&self, ino: Ino) {
-        self.fs.retain(ino);
-    }
-    fn release(&self, ino: Ino, count: u64) {
-        self.fs.release(ino, count);
-    }
-    async fn setattr(&self, ino: Ino, set: SetAttr) -> Result<Changed> {
-        self.fs.setattr(ino, set).await
-    }
     async fn write(&self, ino: Ino, offset: u64, data: Bytes, clear_suid: bool) -> Result<Changed> {
         let changed = self.fs.write(ino, offset, data, clear_suid).await;
         if self.holds_write.load(Ordering::SeqCst) {
@@ -120,15 +89,9 @@ impl Vfs for Gate {
         }
         changed
     }
-    async fn create(&self, dir: Ino, name: &Name, node: NewNode, set: SetAttr) -> Result<DirChanged> {
-        self.fs.create(dir, name, node, set).await
-    }
     async fn remove(&self, place: Place<'_>, kind: RemoveKind) -> Result<DirChanged> {
         self.pass().await;
         self.fs.remove(place, kind).await
-    }
-    async fn rename(&self, from: Place<'_>, to: Place<'_>, mode: RenameMode) -> Result<Renamed> {
-        self.fs.rename(from, to, mode).await
     }
     async fn sync(&self, ino: Ino) -> Result<()> {
         if self.fails_sync.load(Ordering::SeqCst) {
