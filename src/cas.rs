@@ -16,7 +16,7 @@ use crate::{
     cid::SHA2_256,
     cid_of,
     dag::{
-        DAG_BLOCK_LEN_MAX, Dag, Ipld, Profile, Resolved, UnixfsMeta, linked,
+        DAG_BLOCK_LEN_MAX, Dag, DagLease, Ipld, Profile, Resolved, UnixfsMeta, linked,
         unixfs::{UnixfsType, unixfs_of},
     },
     file::{LINK_COUNT_MAX, link_key},
@@ -136,6 +136,8 @@ impl Cas {
         let Some((root, below)) = Self::split(path)? else { return self.open_mount(path) };
         let name = path.parts.last().cloned().ok_or_else(|| refuse("a path without parts"))?;
         let end = self.resolve(root, below).await?;
+        // What is open stays readable, whoever unpins it meanwhile.
+        let lease = Some(self.dag.lease(&end.cid));
         let (kind, size, mode, mtime, content) = match end.cid.codec() {
             Some(Codec::Raw | Codec::DagPb) if !self.is_other_pb(&end.cid).await? => {
                 let node = self.dag.stat(&end.cid).await?;
@@ -158,14 +160,16 @@ impl Cas {
         let size = if kind == FileKind::Dir { 0 } else { size };
         let mode = mode.map_or(default_mode(kind), |mode| mode & 0o7777);
         let cid = end.within.is_empty().then_some(end.cid);
-        Ok(ContentFile { dag: self.dag.clone(), info: FileInfo { name, kind, size, mode, mtime, cid }, content })
+        let info = FileInfo { name, kind, size, mode, mtime, cid };
+        Ok(ContentFile { dag: self.dag.clone(), info, content, _lease: lease })
     }
 
     /// The mount itself: a directory of what is pinned.
     fn open_mount(&self, path: &QfsPath) -> Result<ContentFile> {
         let (name, kind) = (Name::new(path.prefix.as_str().as_bytes())?, FileKind::Dir);
         let info = FileInfo { name, kind, size: 0, mode: default_mode(kind), mtime: None, cid: None };
-        Ok(ContentFile { dag: self.dag.clone(), info, content: Content::Mount(self.pins.clone()) })
+        let content = Content::Mount(self.pins.clone());
+        Ok(ContentFile { dag: self.dag.clone(), info, content, _lease: None })
     }
 
     /// Whether a node is dag-pb but no `UnixFS`: linked data like any other.
@@ -352,6 +356,7 @@ struct ContentFile {
     dag: Dag,
     info: FileInfo,
     content: Content,
+    _lease: Option<DagLease>,
 }
 
 #[async_trait]

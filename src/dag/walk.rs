@@ -17,7 +17,7 @@ use futures_util::{
 };
 
 use super::{Dag, Node, linked, pb::PbScan};
-use crate::{Cid, Codec, Error, FileKind, Result};
+use crate::{Cid, Codec, Error, ErrorKind, FileKind, Result};
 
 /// How many blocks a walk reads at the same time: enough to keep a disk and a few cores busy.
 pub const WALK_READ_COUNT: usize = 8;
@@ -45,9 +45,35 @@ impl Dag {
     /// A block that two codecs lead to is visited once for each, since what it links to depends on the codec. Links are
     /// followed through dag-pb, dag-cbor and dag-json; of a block that turns out bad, those that were readable are.
     pub fn walk(&self, root: &Cid) -> BoxStream<'_, Visit> {
-        let mut walk = Walk { dag: self, met: HashSet::new(), to_read: Vec::new(), reading: FuturesUnordered::new() };
-        walk.meet([Met::new(root)]);
+        let walk = Walk::begin(self, root, false);
         stream::unfold(walk, |mut walk| async { walk.next().await.map(|visit| (visit, walk)) }).boxed()
+    }
+
+    /// Looks whether every block below `root` is there: those that have links are read and verified, leaves are only
+    /// looked for.
+    ///
+    /// # Errors
+    /// That of the first block which is absent or bad, naming it.
+    pub(crate) async fn check_whole(&self, root: &Cid) -> Result<()> {
+        let mut walk = Walk::begin(self, root, true);
+        while let Some(visit) = walk.next().await {
+            if let Some(error) = visit.error {
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks for a leaf, which is not read.
+    async fn look_for(&self, cid: Cid) -> Visit {
+        let error = match self.has_block(&cid).await {
+            Ok(true) => None,
+            Ok(false) => {
+                Some(Error::new(ErrorKind::NotFound, "dag.walk").because("the store does not hold this block"))
+            }
+            Err(error) => Some(error),
+        };
+        Visit { cid, len: None, kind: None, error: error.map(|error| error.at(cid)) }
     }
 
     async fn visit(&self, cid: Cid) -> (Visit, Vec<Met>) {
@@ -114,15 +140,28 @@ struct Walk<'a> {
     met: HashSet<[u8; 16]>,
     to_read: Vec<Box<[u8]>>,
     reading: FuturesUnordered<BoxFuture<'a, (Visit, Vec<Met>)>>,
+    /// Whether leaves are looked for only, and not read.
+    passes_leaves: bool,
 }
 
-impl Walk<'_> {
+impl<'a> Walk<'a> {
+    fn begin(dag: &'a Dag, root: &Cid, passes_leaves: bool) -> Self {
+        let (met, to_read, reading) = Default::default();
+        let mut walk = Self { dag, met, to_read, reading, passes_leaves };
+        walk.meet([Met::new(root)]);
+        walk
+    }
+
     async fn next(&mut self) -> Option<Visit> {
         while self.reading.len() < WALK_READ_COUNT {
             let Some(cid) = self.to_read.pop() else { break };
             let Ok(cid) = Cid::from_bytes(&cid) else { continue }; // It was one when it was met.
             let dag = self.dag;
-            self.reading.push(async move { dag.visit(cid).await }.boxed());
+            self.reading.push(if self.passes_leaves && cid.codec() == Some(Codec::Raw) {
+                async move { (dag.look_for(cid).await, Vec::new()) }.boxed()
+            } else {
+                dag.visit(cid).boxed()
+            });
         }
         let (visit, links) = self.reading.next().await?;
         self.meet(links);
@@ -150,7 +189,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        BlockKey, BlockStore, ErrorKind,
+        BlockKey, BlockStore,
         block::Mem,
         cid_of,
         dag::{
@@ -232,6 +271,21 @@ mod tests {
         });
         assert_eq!((found[&rotten].0, found[&lying].0), (None, Some(48)));
         assert_eq!(found.len(), 8, "and what the readable half links to");
+    }
+
+    /// Leaves are looked for and not read; one that is absent, however deep, is named.
+    #[tokio::test]
+    async fn a_dag_without_one_leaf_is_not_whole() {
+        let (blocks, dag) = dag();
+        let leaves = [dag.put_block(Codec::Raw, "a".into()).await, dag.put_block(Codec::Raw, "b".into()).await];
+        let [a, b] = leaves.map(|leaf| leaf.expect("put"));
+        let dir = node(&dag, Some(b"\x08\x01"), &[a, b]).await;
+        let root = node(&dag, Some(b"\x08\x01"), &[dir]).await;
+        dag.check_whole(&root).await.expect("all is there");
+        blocks.delete(&BlockKey::from(&b)).await.expect("deleted");
+        let error = dag.check_whole(&root).await.expect_err("a leaf is gone");
+        assert_eq!(error.kind(), ErrorKind::NotFound);
+        assert_eq!(error.path(), Some(b.to_string().as_str()));
     }
 
     /// The same bytes, first as a leaf and then as a node: what the node links to must not be missed.

@@ -55,7 +55,9 @@ impl Shared {
     async fn checkout(&self, committer: &mut Committer, cid: Cid) -> Result<Cid> {
         self.commit(committer, "").await?;
         let _session = self.dag.begin_write();
-        let _lease = self.dag.lease(&cid);
+        let lease = self.dag.lease(&cid);
+        // Of what nothing kept so far the collector may have taken parts.
+        lease.settled().await;
         let published = match cid.codec() {
             Some(Codec::DagCbor) => self.own_commit(&cid).await?,
             _ => self.adopt(&cid).await?,
@@ -95,6 +97,8 @@ impl Shared {
             let why = "neither a commit nor a directory";
             return Err(Error::new(ErrorKind::InvalidArgument, "tree.checkout").at(root).because(why));
         }
+        // Whatever is missing would be missed only when it is read, and no collection would go past it.
+        self.dag.check_whole(root).await?;
         let mut adoption = Adoption {
             shared: self,
             attrs: head.attrs.clone(),

@@ -198,12 +198,13 @@ impl Tree {
 
 impl Tree {
     /// What a garbage collection must keep for this tree, as it is when the stream is made: the head, the kept commits,
-    /// the named snapshots, and what changed since.
+    /// the named snapshots, and what changed since. Before it ends it syncs, so that what changed in what it kept before
+    /// is durably so.
     ///
     /// # Errors
-    /// An item is one where a kept commit cannot be read; one that is gone is kept no longer.
+    /// An item is one where a kept commit cannot be read; one that is gone is kept no longer. Those of `sync`.
     pub fn gc_roots(&self) -> BoxStream<'static, Result<GcRoot>> {
-        let (head, changed) = {
+        let (head, doubtful, changed) = {
             let state = self.shared.lock();
             let layers = [Some(&state.active), state.frozen.as_deref(), Some(&*state.orphans)];
             let pieces = layers.into_iter().flatten().flat_map(|layer| layer.nodes.values());
@@ -211,27 +212,30 @@ impl Tree {
                 Piece::Slice(cid, _) => Some(cid),
                 _ => None,
             });
-            (state.base.clone(), slices.collect::<HashSet<Cid>>())
+            (state.base.clone(), state.doubtful.clone(), slices.collect::<HashSet<Cid>>())
         };
+        let needed: HashSet<Cid> = doubtful.into_iter().chain([head.cid]).collect();
         let commits: HashSet<Cid> =
-            head.commit.prev.iter().chain(head.commit.snapshots.values()).chain([&head.cid]).copied().collect();
+            head.commit.prev.iter().chain(head.commit.snapshots.values()).chain(&needed).copied().collect();
         let dag = self.shared.dag.clone();
         let kept = stream::iter(commits).then(move |cid| {
-            let dag = dag.clone();
+            let (dag, is_needed) = (dag.clone(), needed.contains(&cid));
             async move {
                 let roots = match Commit::get(&dag, &cid).await {
                     Ok(commit) => {
                         let below = commit.attrs.into_iter().chain([commit.root]).map(GcRoot::Dag);
                         below.chain([GcRoot::Block(cid)]).collect()
                     }
-                    Err(error) if error.kind() == ErrorKind::NotFound && cid != head.cid => Vec::new(),
+                    Err(error) if error.kind() == ErrorKind::NotFound && !is_needed => Vec::new(),
                     Err(error) => return Err(error.at(cid)),
                 };
                 Ok(stream::iter(roots).map(Ok))
             }
         });
         let changed = stream::iter(changed).map(|cid| Ok(GcRoot::Dag(cid)));
-        kept.try_flatten().chain(changed).boxed()
+        let shared = Arc::clone(&self.shared);
+        let synced = stream::once(async move { shared.sync().await }).filter_map(async |synced| synced.err().map(Err));
+        kept.try_flatten().chain(changed).chain(synced).boxed()
     }
 }
 
@@ -322,8 +326,11 @@ impl Shared {
         let layer = state.frozen.clone()?;
         let leased = |ino: &Ino| state.leases.contains_key(ino);
         let orphans = layer.nodes.iter().filter(|(ino, node)| node.meta.nlink == 0 && leased(ino));
-        let orphans = orphans.map(|(ino, _)| *ino).collect();
-        Some(Frozen { shared: self, layer, below: Arc::clone(&state.orphans), base: state.base.clone(), orphans })
+        let orphans: Vec<Ino> = orphans.map(|(ino, _)| *ino).collect();
+        let below = Arc::clone(&state.orphans);
+        let held = orphans.iter().filter_map(|ino| below.nodes.get(ino)).flat_map(|node| node.extents.iter());
+        let leases = self.leases(held.map(|(_, piece)| piece));
+        Some(Frozen { shared: self, layer, below, base: state.base.clone(), orphans, _leases: leases })
     }
 
     /// Makes a new state the base: its commit is put, the head moves, and the journal is cut.
@@ -382,18 +389,22 @@ impl Shared {
             let swapped = committer.heads.swap(name, Some(&committer.version), head.clone()).await;
             if let Ok(Swap::Done(version)) = swapped {
                 committer.moved(version);
+                self.lock().doubtful.clear();
                 return Ok(());
             }
             // After an error it may have happened: the head itself tells, and if it cannot be asked now, the next attempt
             // has to know what it may find.
             if swapped.is_err() && !committer.tried.contains(&head) {
                 committer.tried.push(head.clone());
+                // Should it have happened, a restart begins there: until it is known, the collector leaves it.
+                self.lock().doubtful.push(cid);
             }
             let Some((now, version)) = committer.heads.load(name).await? else { return Err(lost()) };
             let moved = version != committer.version;
             match swapped {
                 _ if now == head => {
                     committer.moved(version);
+                    self.lock().doubtful.clear();
                     return Ok(());
                 }
                 // An attempt before this one, of which it was not known, moved it: from there it moves on.

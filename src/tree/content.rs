@@ -4,18 +4,14 @@
 //! holds its CID; all else goes to the journal as it is. `sync` flushes blocks first, so a record that is durable never
 //! names a chunk that is not.
 
-use std::{
-    collections::HashSet,
-    ops::Range,
-    sync::{Arc, atomic::Ordering},
-};
+use std::{collections::HashSet, ops::Range, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::{Shared, extent::Piece, ops::Part};
 use crate::{
-    Codec, Error, ErrorKind, Result,
+    Cid, Codec, Error, ErrorKind, Result,
     dag::DagLease,
     log::RECORD_BODY_LEN_MAX,
     vfs::{Changed, Ino},
@@ -23,6 +19,9 @@ use crate::{
 
 /// How often a read asks again where the bytes are, when a commit moved them meanwhile.
 const READ_ATTEMPT_MAX: u32 = 16;
+/// How often a read finds bytes missing in one and the same place before it calls them lost: the same chunk may have been
+/// overwritten, collected and written again between the two looks.
+const READ_SAME_MAX: u32 = 2;
 /// So many pieces of one read are read at a time: enough to hide a disk's latency.
 const PIECE_COUNT: usize = 8;
 /// One record of a copy holds at most so many bytes of the journal, and so many parts.
@@ -31,18 +30,21 @@ const COPY_PART_COUNT_MAX: usize = 256;
 
 impl Shared {
     pub(super) async fn read(&self, ino: Ino, offset: u64, len: u32) -> Result<Bytes> {
-        let mut attempt_count = 0;
+        let (mut attempt_count, mut same_count) = (0, 0);
+        let mut before = None;
         loop {
-            let generation = self.lock().generation;
             let pieces = self.attempt(|attempt| attempt.read(ino, offset, len.into())).await?;
+            same_count = if before.as_ref() == Some(&pieces) { same_count + 1 } else { 0 };
             match self.read_pieces(&pieces).await {
-                // A commit that ended meanwhile removed what the journal had, or the collector what the old root had.
+                // A commit that ended meanwhile removed what the journal had, or somebody wrote other bytes and the
+                // collector removed these. What is missing where it is said to be again and again is lost.
                 Err(error)
                     if error.kind() == ErrorKind::NotFound
                         && attempt_count < READ_ATTEMPT_MAX
-                        && self.lock().generation != generation =>
+                        && same_count < READ_SAME_MAX =>
                 {
                     attempt_count += 1;
+                    before = Some(pieces);
                 }
                 Err(error) if error.kind() == ErrorKind::NotFound => {
                     return Err(Error::new(ErrorKind::Corrupt, "tree.read").at(ino.0).because(error));
@@ -114,6 +116,13 @@ impl Shared {
         self.attempt(|attempt| attempt.write(ino, &range, &parts, clear_suid)).await
     }
 
+    /// Keeps the blocks of pieces that something keeps now.
+    pub(super) fn leases(&self, pieces: impl IntoIterator<Item = Piece>) -> Vec<DagLease> {
+        let cid = |piece| if let Piece::Slice(cid, _) = piece { Some(cid) } else { None };
+        let cids: HashSet<Cid> = pieces.into_iter().filter_map(cid).collect();
+        cids.iter().map(|cid| self.dag.lease(cid)).collect()
+    }
+
     /// The part of a write that is whole chunks of the DAG's.
     fn whole_chunks(&self, offset: u64, len: u64) -> Option<Range<u64>> {
         let params = self.dag.params();
@@ -135,7 +144,6 @@ impl Shared {
         let mut at = whole.start;
         while at < whole.end {
             let cid = self.dag.put_block(Codec::Raw, cut(at..at + step)).await?;
-            self.chunk_count.fetch_add(1, Ordering::AcqRel);
             parts.push(Part::Slice(at..at + step, cid, 0));
             at += step;
         }
@@ -173,13 +181,13 @@ impl Shared {
     async fn copy_as_planned(self: &Arc<Self>, copy: &mut Copy) -> Result<Option<Changed>> {
         let (from, to) = ((copy.from.0, copy.from.1 + copy.done), (copy.to.0, copy.to.1 + copy.done));
         let left = copy.len - copy.done;
-        let plan = self.attempt(|attempt| Ok((attempt.state.generation, attempt.copy_plan(from, to, left)?)));
-        let (generation, (len, pieces)) = plan.await?;
-        let slices =
-            pieces.iter().filter_map(|(_, piece)| if let Piece::Slice(cid, _) = piece { Some(cid) } else { None });
-        // What is shared may lose its other owner before the copy is its own.
-        let _leases: Vec<DagLease> =
-            slices.collect::<HashSet<_>>().into_iter().map(|cid| self.dag.lease(cid)).collect();
+        let plan = self.attempt(|attempt| {
+            let (len, pieces) = attempt.copy_plan(from, to, left)?;
+            // What is shared may lose its other owner before the copy is its own: leased while that is known to keep it.
+            let leases = self.leases(pieces.iter().map(|(_, piece)| *piece));
+            Ok((attempt.state.generation, len, pieces, leases))
+        });
+        let (generation, len, pieces, _leases) = plan.await?;
         let mut pieces = split(pieces).peekable();
         loop {
             let mut parts = Vec::new();

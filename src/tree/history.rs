@@ -210,7 +210,11 @@ impl History {
     }
 
     /// Runs a look-up in attribute trees to its end, loading what it misses.
-    async fn look<T: Send>(&self, mut look: impl FnMut(&mut dyn Nodes) -> Result<T, Halt> + Send) -> Result<T> {
+    async fn look<T: Send>(
+        &self,
+        then: &Then,
+        mut look: impl FnMut(&mut dyn Nodes) -> Result<T, Halt> + Send,
+    ) -> Result<T> {
         let mut held: HashMap<NodeId, Arc<AttrNode>> = HashMap::new();
         loop {
             let id = {
@@ -221,7 +225,10 @@ impl History {
                     Err(Halt::Missing(id)) => id,
                 }
             };
-            let node = attrs::load(self.dag(), id).await?;
+            let node = match attrs::load(self.dag(), id).await {
+                Ok(node) => node,
+                Err(error) => return Err(self.unless_let_go(then, error).await),
+            };
             self.cache.lock().unwrap_or_else(PoisonError::into_inner).insert(id, node.clone());
             held.insert(id, node);
         }
@@ -230,7 +237,7 @@ impl History {
     /// The node of a number in a commit, if there is one.
     async fn node(&self, then: &Arc<Then>, ino: Ino) -> Result<Option<Found>> {
         let attrs = self.attrs(then).await?;
-        let inode = self.look(|nodes| attrs.inode(nodes, ino)).await?;
+        let inode = self.look(then, |nodes| attrs.inode(nodes, ino)).await?;
         Ok(inode.map(|inode| Found { then: then.clone(), ino, inode }))
     }
 
@@ -243,7 +250,23 @@ impl History {
             })?;
             Attrs::open(self.dag(), &attrs).await
         });
-        attrs.await
+        match attrs.await {
+            Err(error) => Err(self.unless_let_go(then, error).await),
+            attrs => attrs,
+        }
+    }
+
+    /// What an error means that was met in a commit: what is missing of one that was let go meanwhile was collected.
+    async fn unless_let_go(&self, then: &Then, error: Error) -> Error {
+        if error.kind() != ErrorKind::NotFound {
+            return error;
+        }
+        match self.now().await {
+            Ok(kept) if !kept.commits.contains_key(&then.cid) => {
+                no_longer_kept(&then.cid, "history.read").because(error)
+            }
+            _ => error,
+        }
     }
 
     /// A node that a commit says is there.
@@ -362,7 +385,7 @@ impl Vfs for History {
                 self.node_of(then, TREE_ROOT).await?
             }
             Some(dir) => {
-                let entry = self.look(|nodes| dir.inode.entry(nodes, name)).await?.ok_or_else(not_found)?;
+                let entry = self.look(&dir.then, |nodes| dir.inode.entry(nodes, name)).await?.ok_or_else(not_found)?;
                 self.node_of(&dir.then, entry.ino).await?
             }
         };
@@ -375,7 +398,7 @@ impl Vfs for History {
         if found.ino == TREE_ROOT {
             return self.root_attr().await;
         }
-        let parents = self.look(|nodes| found.inode.parents(nodes)).await?;
+        let parents = self.look(&found.then, |nodes| found.inode.parents(nodes)).await?;
         let (above, _) =
             parents.first().ok_or_else(|| Error::new(ErrorKind::NotFound, op).because("it has no name"))?;
         self.adopt(&self.node_of(&found.then, *above).await?)
@@ -416,7 +439,7 @@ impl Vfs for History {
         };
         let from = after.map_or(Rank::from_bits(0), |after| Rank::from_bits(after.bits() + 1));
         let mut names: Vec<NameEntry> = match from {
-            Some(from) => self.look(|nodes| dir.inode.entries(nodes, from, count + 1)).await?,
+            Some(from) => self.look(&dir.then, |nodes| dir.inode.entries(nodes, from, count + 1)).await?,
             None => Vec::new(),
         };
         let eof = names.len() <= count;
@@ -434,7 +457,10 @@ impl Vfs for History {
         let op = "history.read";
         let found = self.find(ino, op).await?.ok_or_else(|| Error::new(ErrorKind::IsDir, op))?;
         match (found.inode.meta.kind, found.inode.content) {
-            (FileKind::File, Some(link)) => self.dag().read_at(&link.cid, offset, len).await,
+            (FileKind::File, Some(link)) => match self.dag().read_at(&link.cid, offset, len).await {
+                Err(error) => Err(self.unless_let_go(&found.then, error).await),
+                bytes => bytes,
+            },
             (FileKind::Dir, _) => Err(Error::new(ErrorKind::IsDir, op)),
             _ => Err(Error::new(ErrorKind::InvalidArgument, op).because("only a file has bytes")),
         }
@@ -481,12 +507,12 @@ impl Vfs for History {
         let op = "history.getxattr";
         let no_attr = || Error::new(ErrorKind::NoAttr, op);
         let found = self.find(ino, op).await?.ok_or_else(no_attr)?;
-        self.look(|nodes| found.inode.xattrs(nodes)).await?.remove(name).ok_or_else(no_attr)
+        self.look(&found.then, |nodes| found.inode.xattrs(nodes)).await?.remove(name).ok_or_else(no_attr)
     }
 
     async fn listxattr(&self, ino: Ino) -> Result<Vec<XattrName>> {
         let Some(found) = self.find(ino, "history.listxattr").await? else { return Ok(Vec::new()) };
-        Ok(self.look(|nodes| found.inode.xattrs(nodes)).await?.into_keys().collect())
+        Ok(self.look(&found.then, |nodes| found.inode.xattrs(nodes)).await?.into_keys().collect())
     }
 }
 

@@ -35,10 +35,7 @@ use std::{
     fmt,
     num::NonZeroU64,
     ops::Range,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -201,9 +198,8 @@ struct Shared {
     recent: Recent,
     /// Whoever holds it commits.
     committer: AsyncMutex<Committer>,
-    /// How many chunks were put past the journal.
-    chunk_count: AtomicU64,
-    /// How many of them are durable. Whoever holds it flushes; the others find it done when they get it.
+    /// How many records that name blocks a flush covers, durably. Whoever holds it flushes; the others find it done when
+    /// they get it.
     flushed: AsyncMutex<u64>,
     /// Whoever changes something shares it; a checkout has it alone.
     gate: RwLock<()>,
@@ -487,16 +483,21 @@ impl Shared {
         self.log.sync().await
     }
 
-    /// Makes every chunk durable that was put before, and says so in the journal: a record that names one which is not
+    /// Makes every block durable that a record names, and says so in the journal: a record that names one which is not
     /// there was not durable, and replay knows it.
+    ///
+    /// So no record that was synced may be left unsaid, whoever put its block: later ones may have overwritten what it
+    /// says, and the collector have taken the block.
     async fn flush_chunks(&self) -> Result<()> {
-        let wanted = self.chunk_count.load(Ordering::Acquire);
+        let wanted = self.lock().naming_count;
         let mut flushed = self.flushed.lock().await;
         if *flushed >= wanted {
             return Ok(());
         }
-        let covered = self.chunk_count.load(Ordering::Acquire);
-        let through = self.log.end();
+        let (covered, through) = {
+            let state = self.lock();
+            (state.naming_count, self.log.end())
+        };
         self.dag.flush().await?;
         self.log.append(Record::Flush { through }.encode()).await?;
         *flushed = covered;

@@ -4,7 +4,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, atomic::AtomicU64},
+    sync::{Arc, Mutex},
 };
 
 use bytes::Bytes;
@@ -85,7 +85,6 @@ pub(super) async fn open(
         state: Mutex::new(state),
         recent: Recent::default(),
         committer: AsyncMutex::new(committer),
-        chunk_count: AtomicU64::new(1),
         flushed: AsyncMutex::new(0),
         gate: RwLock::new(()),
         reserving: AsyncMutex::new(()),

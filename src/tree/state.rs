@@ -72,6 +72,10 @@ pub(super) struct State {
     pub(super) orphan_used: u64,
     /// Counts the commits that became the base, so that a reader knows that what it was told is outdated.
     pub(super) generation: u64,
+    /// Counts the records that name blocks; those of a journal that was replayed are one.
+    pub(super) naming_count: u64,
+    /// Commits that the head may name: swapping it failed, and may have happened all the same.
+    pub(super) doubtful: Vec<Cid>,
 }
 
 impl State {
@@ -91,6 +95,8 @@ impl State {
             orphan_count: 0,
             orphan_used: 0,
             generation: 0,
+            naming_count: 1,
+            doubtful: Vec::new(),
         }
     }
 
@@ -305,6 +311,9 @@ impl Attempt<'_> {
         let record = Record::Change { effects, usage, data };
         let placed = self.log.push(Log::prepare(record.encode())?)?;
         if let Record::Change { effects, usage, .. } = record {
+            if effects.iter().any(|effect| matches!(effect, Effect::Slice { .. })) {
+                self.state.naming_count += 1;
+            }
             self.state.apply(placed.pos, effects, usage);
         }
         let layer = &mut self.state.active;

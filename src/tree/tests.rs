@@ -1,6 +1,7 @@
 //! What a tree keeps: the laws of a file system, whatever commits meanwhile; and what a crash leaves.
 
 mod check;
+mod collected;
 mod crash;
 mod found;
 mod hostile;

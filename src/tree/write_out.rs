@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     Cid, Codec, Error, ErrorKind, FileKind, Name, Result,
-    dag::{Dag, Link, Patch, UnixfsMeta},
+    dag::{Dag, DagLease, Link, Patch, UnixfsMeta},
     rank::Rank,
     vfs::{FILE_LEN_MAX, Ino},
 };
@@ -42,6 +42,8 @@ pub(super) struct Frozen<'a> {
     pub(super) base: Base,
     /// Nodes without a name that are leased.
     pub(super) orphans: Vec<Ino>,
+    /// What those hold in the DAG, should they be let go meanwhile.
+    pub(super) _leases: Vec<DagLease>,
 }
 
 /// New links of nodes.

@@ -73,7 +73,7 @@ impl History {
 
     async fn changes(&self, before: &Arc<Then>, after: &Arc<Then>, found: Difference) -> Result<Vec<PathChange>> {
         let Difference { ino, before: old, after: new } = found;
-        let (from, mut to) = (self.names(old.as_ref()).await?, self.names(new.as_ref()).await?);
+        let (from, mut to) = (self.names(before, old.as_ref()).await?, self.names(after, new.as_ref()).await?);
         let (stayed, gone): (Vec<_>, Vec<_>) = from.into_iter().partition(|name| to.contains(name));
         to.retain(|name| !stayed.contains(name));
         if let ([from], [to]) = (&gone[..], &to[..]) {
@@ -104,16 +104,16 @@ impl History {
     }
 
     /// The names of a node, each in its directory.
-    async fn names(&self, inode: Option<&Arc<Inode>>) -> Result<Vec<(Ino, Name)>> {
+    async fn names(&self, then: &Then, inode: Option<&Arc<Inode>>) -> Result<Vec<(Ino, Name)>> {
         let Some(inode) = inode else { return Ok(Vec::new()) };
-        self.look(|nodes| inode.parents(nodes)).await
+        self.look(then, |nodes| inode.parents(nodes)).await
     }
 
     /// Whether a directory, by its number, has a name in a commit.
     async fn has(&self, then: &Arc<Then>, (dir, name): &(Ino, Name)) -> Result<bool> {
         let Some(found) = self.node(then, *dir).await? else { return Ok(false) };
         let is_dir = found.inode.meta.kind == FileKind::Dir;
-        Ok(is_dir && self.look(|nodes| found.inode.entry(nodes, name)).await?.is_some())
+        Ok(is_dir && self.look(then, |nodes| found.inode.entry(nodes, name)).await?.is_some())
     }
 
     /// The path of a name in a directory.
@@ -121,7 +121,7 @@ impl History {
         let (mut path, mut above) = (vec![name.clone()], *dir);
         while above != TREE_ROOT {
             let found = self.node_of(then, above).await?;
-            let mut names = self.names(Some(&found.inode)).await?;
+            let mut names = self.names(then, Some(&found.inode)).await?;
             let (dir, name) = names.pop().filter(|_| path.len() < DEPTH_MAX).ok_or_else(|| {
                 let why = format!("inode {} leads to no root", above.0);
                 Error::new(ErrorKind::Corrupt, "history.diff").at(then.cid).because(why)

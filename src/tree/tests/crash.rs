@@ -16,13 +16,13 @@ use super::{super::TreeOptions, assert_sound, name, options};
 use crate::{
     Env, ErrorKind, FileKind, Result,
     block::{Segments, SegmentsOptions},
-    dag::{Dag, DagOptions, Params, Profile},
+    dag::{Dag, DagOptions, GcOptions, Params, Profile},
     heads::LogHeads,
     testing::{
         self,
         fault::{Crash, CrashMedia, Dice},
     },
-    tree::Tree,
+    tree::{Retention, Tree},
     vfs::{Ino, NewNode, Place, RemoveKind, RenameMode, SetAttr, Vfs, XattrMode, XattrName, ext::list},
 };
 
@@ -58,16 +58,17 @@ impl Disks {
         Self([0, 1, 2, 3].map(|i| Arc::new(self.0[i].restart(seed * 4 + i as u64, crash.clone()))))
     }
 
-    async fn open(&self, clock: &Clock) -> Result<Tree> {
+    async fn open(&self, clock: &Clock) -> Result<(Tree, Arc<Segments>)> {
         let [data, index, journal, heads] = self.0.clone();
-        let small = SegmentsOptions { segment_len_max: 1 << 16, ..Default::default() };
+        let small = SegmentsOptions { segment_len_max: 1 << 14, ..Default::default() };
         let params = Params { chunk_len: CHUNK_LEN, width: 8, ..Profile::default().params() };
-        let dag = Dag::new(
-            Arc::new(Segments::open(data, index, small, &clock.env()).await?),
-            DagOptions { params, ..Default::default() },
-        );
+        let segments = Arc::new(Segments::open(data, index, small, &clock.env()).await?);
+        let dag = Dag::new(segments.clone(), DagOptions { params, ..Default::default() });
         let heads = Arc::new(LogHeads::open(heads, &clock.env()).await?);
-        Tree::open(dag, journal, heads, TreeOptions { env: clock.env(), ..options() }).await
+        // A step takes a second: commits are let go soon, and what only they had is garbage.
+        let retention = Retention { all: Duration::from_secs(5), hourly: Duration::ZERO, daily: Duration::ZERO };
+        let options = TreeOptions { env: clock.env(), retention, ..options() };
+        Ok((Tree::open(dag, journal, heads, options).await?, segments))
     }
 }
 
@@ -113,9 +114,18 @@ pub(super) async fn describe(tree: &Tree) -> Result<String> {
     Ok(text)
 }
 
+/// Removes what nothing keeps, and gives its room back.
+async fn collect(tree: &Tree, segments: &Segments, secret: u8) -> Result<()> {
+    let options = GcOptions { secret: [secret; 32], ..GcOptions::new(&testing::env()) };
+    tree.dag().collect_garbage(|| tree.gc_roots(), &options).await?;
+    segments.compact().await?;
+    Ok(())
+}
+
 /// A workload under way.
 struct Work {
     tree: Tree,
+    segments: Arc<Segments>,
     dice: Dice,
     clock: Clock,
     /// How many changes were made.
@@ -144,6 +154,10 @@ impl Work {
                 self.tree.commit("").await?;
                 self.synced = self.step;
                 return Ok(());
+            }
+            3 => {
+                let secret = u8::try_from(self.dice.roll(256)).unwrap_or(0);
+                return collect(&self.tree, &self.segments, secret).await;
             }
             _ => {}
         }
@@ -251,8 +265,8 @@ const STEP_COUNT: usize = 40;
 /// Runs the workload of `seed` until the machine stops; tells what was seen after each change, if `watched`.
 async fn run(seed: u64, disks: &Disks, states: Option<&mut Vec<String>>) -> Option<Work> {
     let clock = Clock::default();
-    let tree = disks.open(&clock).await.ok()?;
-    let mut work = Work { tree, dice: Dice::new(seed), clock, step: 0, synced: 0, last: None };
+    let (tree, segments) = disks.open(&clock).await.ok()?;
+    let mut work = Work { tree, segments, dice: Dice::new(seed), clock, step: 0, synced: 0, last: None };
     let mut told = Vec::new();
     let watched = states.is_some();
     if watched {
@@ -301,7 +315,7 @@ async fn crash_everywhere(seed: u64) -> u64 {
         let never = Crash::never();
         let disks = disks.restart(seed ^ call ^ 2, &never);
         let tree = disks.open(&Clock::default()).await;
-        let tree = tree.unwrap_or_else(|error| panic!("seed {seed}, call {call}: {error:#}"));
+        let (tree, segments) = tree.unwrap_or_else(|error| panic!("seed {seed}, call {call}: {error:#}"));
         let found = describe(&tree).await.unwrap_or_else(|error| panic!("seed {seed}, call {call}: {error:#}"));
         let last = issued.min(states.len() - 1);
         assert!(
@@ -310,6 +324,9 @@ async fn crash_everywhere(seed: u64) -> u64 {
             states[synced]
         );
         assert_sound(&tree, &format!("seed {seed}, call {call}")).await;
+        // All of it is there, and what is not garbage stays.
+        collect(&tree, &segments, 7).await.unwrap_or_else(|error| panic!("seed {seed}, call {call}: {error:#}"));
+        assert_eq!(describe(&tree).await.expect("described"), found, "seed {seed}, call {call}: after a collection");
         // It goes on from there: what is committed is what is seen, and equals an import.
         tree.commit("").await.unwrap_or_else(|error| panic!("seed {seed}, call {call}: {error:#}"));
         assert_eq!(describe(&tree).await.expect("described"), found, "seed {seed}, call {call}: after a commit");
