@@ -13,6 +13,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures_util::stream::BoxStream;
 use lru::LruCache;
 use tokio::sync::OnceCell;
 
@@ -28,6 +29,9 @@ const SHARD_COUNT_MAX: usize = 16;
 const SHARD_LEN_MIN: usize = 2 * DAG_BLOCK_LEN_MAX;
 /// So many blocks are remembered to be bad: of a store with more, each is found again when it is read again.
 const BAD_COUNT_MAX: usize = 1 << 16;
+/// A CID of version 1, and of plain bytes.
+const CID_VERSION: u8 = 1;
+const RAW_CODE: u8 = 0x55;
 /// What a kept block takes in memory beside its bytes: key, list and table.
 const ENTRY_LEN: usize = 256;
 
@@ -110,6 +114,43 @@ impl Dag {
     /// Whether the store has the block of a CID; what it has is not looked at.
     pub(crate) async fn has_block(&self, cid: &Cid) -> Result<bool> {
         Ok(cid.identity().is_some() || self.blocks.has(&BlockKey::from(cid)).await?)
+    }
+
+    /// Every key of the store below, as [`BlockStore::keys`](crate::BlockStore::keys).
+    pub fn keys(&self) -> BoxStream<'_, Result<BlockKey>> {
+        self.blocks.keys()
+    }
+
+    /// Reads the block of a key from the store, whatever is kept in memory, and hashes it; how long it is, in bytes.
+    ///
+    /// For who checks all that a store holds: no CID is known, and so not what the block is, but that its bytes are those of
+    /// the key. `None` where it is not there.
+    ///
+    /// # Errors
+    /// `Corrupt` where the bytes are others, where the store found them to be bad, and for a key that no block of a DAG
+    /// has; `Unsupported` for a hash that is not known. The path is the block's CID as plain bytes.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use muxfs::{BlockKey, Codec, block::Mem, dag::{Dag, DagOptions}};
+    /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+    /// let dag = Dag::new(Arc::new(Mem::default()), DagOptions::default());
+    /// let cid = dag.put_block(Codec::DagCbor, b"\xf6"[..].into()).await?;
+    /// assert_eq!(dag.check_block(&BlockKey::from(&cid)).await?, Some(1));
+    /// # Ok::<(), muxfs::Error>(()) }).unwrap();
+    /// ```
+    pub async fn check_block(&self, key: &BlockKey) -> Result<Option<u64>> {
+        let plain = [&[CID_VERSION, RAW_CODE][..], key.as_bytes()].concat();
+        let cid = Cid::from_bytes(&plain).map_err(|error| {
+            let path = key.as_bytes().escape_ascii().to_string();
+            Error::new(ErrorKind::Corrupt, "dag.check_block").at(path).because(error)
+        })?;
+        match self.read_afresh(&cid).await {
+            Ok(block) => Ok(Some(block.len() as u64)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            // Named by the CID, wherever in the store it lies.
+            Err(error) => Err(Error::new(error.kind(), "dag.check_block").at(cid).because(error)),
+        }
     }
 
     /// Puts a block, by sha2-256, and gives its CID: of the version the parameters say for dag-pb, 1 for all else.

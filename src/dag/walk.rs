@@ -7,7 +7,7 @@
 //! million (a million of leaves is a terabyte); and the links met but not yet followed, which is no more than the blocks
 //! that hold them.
 
-use std::{collections::HashSet, fmt};
+use std::{borrow::BorrowMut, collections::HashSet, fmt};
 
 use bytes::Bytes;
 use futures_util::{
@@ -45,7 +45,37 @@ impl Dag {
     /// A block that two codecs lead to is visited once for each, since what it links to depends on the codec. Links are
     /// followed through dag-pb, dag-cbor and dag-json; of a block that turns out bad, those that were readable are.
     pub fn walk(&self, root: &Cid) -> BoxStream<'_, Visit> {
-        let walk = Walk::begin(self, root, false);
+        self.walk_with(root, WalkMemory::default(), true)
+    }
+
+    /// Visits what [`walk`](Self::walk) does, but for what an earlier walk with this memory visited, and of leaves only asks
+    /// whether they are there: they have no length then. For who looks from many roots at what they share, and has read
+    /// every block anyway.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use futures_util::StreamExt;
+    /// # use muxfs::{block::Mem, dag::{Dag, DagOptions, UnixfsMeta, WalkMemory}};
+    /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+    /// let dag = Dag::new(Arc::new(Mem::default()), DagOptions::default());
+    /// let file = dag.import(&b"hello"[..], UnixfsMeta::default()).await?;
+    /// let mut memory = WalkMemory::default();
+    /// assert!(dag.walk_on(&file.cid, &mut memory).all(async |visit| visit.error.is_none()).await);
+    /// assert_eq!(dag.walk_on(&file.cid, &mut memory).count().await, 0);
+    /// # Ok::<(), muxfs::Error>(()) }).unwrap();
+    /// ```
+    pub fn walk_on<'a>(&'a self, root: &Cid, memory: &'a mut WalkMemory) -> BoxStream<'a, Visit> {
+        self.walk_with(root, memory, false)
+    }
+
+    fn walk_with<'a, M: BorrowMut<WalkMemory> + Send + 'a>(
+        &'a self,
+        root: &Cid,
+        memory: M,
+        leaves: bool,
+    ) -> BoxStream<'a, Visit> {
+        let mut walk = Walk { dag: self, memory, leaves, to_read: Vec::new(), reading: FuturesUnordered::new() };
+        walk.meet([Met::new(root)]);
         stream::unfold(walk, |mut walk| async { walk.next().await.map(|visit| (visit, walk)) }).boxed()
     }
 
@@ -55,8 +85,8 @@ impl Dag {
     /// # Errors
     /// That of the first block which is absent or bad, naming it.
     pub(crate) async fn check_whole(&self, root: &Cid) -> Result<()> {
-        let mut walk = Walk::begin(self, root, true);
-        while let Some(visit) = walk.next().await {
+        let mut visits = self.walk_with(root, WalkMemory::default(), false);
+        while let Some(visit) = visits.next().await {
             if let Some(error) = visit.error {
                 return Err(error);
             }
@@ -64,8 +94,8 @@ impl Dag {
         Ok(())
     }
 
-    /// Looks for a leaf, which is not read.
-    async fn look_for(&self, cid: Cid) -> Visit {
+    /// Asks whether a leaf is there.
+    async fn visit_leaf(&self, cid: Cid) -> Visit {
         let error = match self.has_block(&cid).await {
             Ok(true) => None,
             Ok(false) => {
@@ -73,10 +103,13 @@ impl Dag {
             }
             Err(error) => Some(error),
         };
-        Visit { cid, len: None, kind: None, error: error.map(|error| error.at(cid)) }
+        Visit { cid, len: None, kind: Some(FileKind::File), error: error.map(|error| error.at(cid)) }
     }
 
-    async fn visit(&self, cid: Cid) -> (Visit, Vec<Met>) {
+    async fn visit(&self, cid: Cid, leaves: bool) -> (Visit, Vec<Met>) {
+        if !leaves && cid.codec() == Some(Codec::Raw) {
+            return (self.visit_leaf(cid).await, Vec::new());
+        }
         let mut visit = Visit { cid, len: None, kind: None, error: None };
         let mut links = Vec::new();
         match self.read_afresh(&cid).await {
@@ -135,33 +168,28 @@ impl Met {
     }
 }
 
-struct Walk<'a> {
-    dag: &'a Dag,
+/// What walks have met: 16 bytes and some table for each block.
+#[derive(Debug, Default)]
+pub struct WalkMemory {
     met: HashSet<[u8; 16]>,
-    to_read: Vec<Box<[u8]>>,
-    reading: FuturesUnordered<BoxFuture<'a, (Visit, Vec<Met>)>>,
-    /// Whether leaves are looked for only, and not read.
-    passes_leaves: bool,
 }
 
-impl<'a> Walk<'a> {
-    fn begin(dag: &'a Dag, root: &Cid, passes_leaves: bool) -> Self {
-        let (met, to_read, reading) = Default::default();
-        let mut walk = Self { dag, met, to_read, reading, passes_leaves };
-        walk.meet([Met::new(root)]);
-        walk
-    }
+struct Walk<'a, M> {
+    dag: &'a Dag,
+    memory: M,
+    /// Whether leaves are read.
+    leaves: bool,
+    to_read: Vec<Box<[u8]>>,
+    reading: FuturesUnordered<BoxFuture<'a, (Visit, Vec<Met>)>>,
+}
 
+impl<M: BorrowMut<WalkMemory>> Walk<'_, M> {
     async fn next(&mut self) -> Option<Visit> {
         while self.reading.len() < WALK_READ_COUNT {
             let Some(cid) = self.to_read.pop() else { break };
             let Ok(cid) = Cid::from_bytes(&cid) else { continue }; // It was one when it was met.
-            let dag = self.dag;
-            self.reading.push(if self.passes_leaves && cid.codec() == Some(Codec::Raw) {
-                async move { (dag.look_for(cid).await, Vec::new()) }.boxed()
-            } else {
-                dag.visit(cid).boxed()
-            });
+            let (dag, leaves) = (self.dag, self.leaves);
+            self.reading.push(async move { dag.visit(cid, leaves).await }.boxed());
         }
         let (visit, links) = self.reading.next().await?;
         self.meet(links);
@@ -170,16 +198,16 @@ impl<'a> Walk<'a> {
 
     fn meet(&mut self, links: impl IntoIterator<Item = Met>) {
         for link in links {
-            if self.met.insert(link.print) {
+            if self.memory.borrow_mut().met.insert(link.print) {
                 self.to_read.push(link.cid);
             }
         }
     }
 }
 
-impl fmt::Debug for Walk<'_> {
+impl<M: BorrowMut<WalkMemory>> fmt::Debug for Walk<'_, M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Walk({} met, {} to read)", self.met.len(), self.to_read.len())
+        write!(f, "Walk({} met, {} to read)", self.memory.borrow().met.len(), self.to_read.len())
     }
 }
 

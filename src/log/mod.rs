@@ -410,9 +410,13 @@ impl Log {
         self.inner.salt
     }
 
-    /// Goes through the heads of all records on the media.
-    pub(crate) async fn heads(&self) -> Result<HeadScan> {
-        HeadScan::new(Arc::clone(&self.inner.media), self.inner.salt).await
+    /// Goes through the heads of all records on the media, or of those from the place of one of them on.
+    pub(crate) async fn heads(&self, from: Option<LogPos>) -> Result<HeadScan> {
+        let media = Arc::clone(&self.inner.media);
+        match from {
+            Some(from) => HeadScan::since(media, self.inner.salt, from).await,
+            None => HeadScan::new(media, self.inner.salt).await,
+        }
     }
 
     /// Goes through the heads of the records of one segment on the media.

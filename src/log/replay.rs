@@ -502,6 +502,18 @@ impl HeadScan {
         Ok(Self { media, salt, segments, scanner: None })
     }
 
+    /// Reads those from a place on that one of them stands at.
+    pub(crate) async fn since(media: Arc<dyn Media>, salt: Salt, from: LogPos) -> Result<Self> {
+        let mut segments = media.segments().await?;
+        segments.retain(|there| there.id >= from.segment);
+        let first = segments.iter().position(|there| there.id == from.segment).map(|at| segments.remove(at));
+        let scanner = first.map(|segment| {
+            let part = Part { id: segment.id, end: None, media_len: segment.len };
+            Scanner::new(Arc::clone(&media), salt, part, from.offset, false)
+        });
+        Ok(Self { media, salt, segments: segments.into_iter(), scanner })
+    }
+
     /// Reads those of one segment only.
     pub(crate) async fn of(media: Arc<dyn Media>, salt: Salt, segment: SegmentId) -> Result<Self> {
         let mut segments = media.segments().await?;

@@ -4,7 +4,7 @@ use std::{ffi::OsString, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{Listen, ProfileName};
+use crate::config::{ByteCount, Listen, ProfileName};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -25,6 +25,7 @@ Examples:
   muxfs cat /ipfs/<cid>/a.jpg > a.jpg     read a file, every byte verified
   muxfs get /ipfs/<cid> photos-again      copy it back
   muxfs verify /ipfs/<cid>                re-hash everything below it
+  muxfs verify --all                      re-hash everything there is
   muxfs put -r photos /ipfs/photos        copy a directory into the working tree, under a name
   muxfs commit -m 'before the move'       commit it; muxfs log lists the commits
   muxfs restore 2026-11-20T16-50-01Z /ipfs/photos";
@@ -108,10 +109,23 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Pin(Pin),
     /// Re-hash everything reachable from a path and name what is missing or corrupt
+    #[command(
+        after_help = "Exit code 4 where something is missing or corrupt.\n\nExamples:\n  muxfs verify /ipfs/<cid>\n  muxfs verify --all\n  muxfs verify --all --max-rate 20MiB /ipfs\n  muxfs --json verify --all"
+    )]
     Verify {
-        /// A content-addressed path, or a mount for all its pins
-        #[arg(value_name = "PATH")]
-        path: OsString,
+        /// A content-addressed path, or a mount for all its pins; with --all a mount [default: all]
+        #[arg(value_name = "PATH", required_unless_present = "all")]
+        path: Option<OsString>,
+        /// Re-hash every block there is, reachable or not, then look whether pins and commits have all they need; goes on
+        /// where it was interrupted
+        #[arg(long)]
+        all: bool,
+        /// Begin again
+        #[arg(long, requires = "all")]
+        restart: bool,
+        /// Read no more than so much in a second, as 20MiB
+        #[arg(long, requires = "all", value_name = "BYTES")]
+        max_rate: Option<ByteCount>,
     },
     /// Commit what a working tree holds now; prints the commit's CID
     #[command(

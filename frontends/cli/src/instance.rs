@@ -44,8 +44,10 @@ pub(crate) struct Instance {
     pub(crate) mux: MuxFs,
     pub(crate) vfs: Arc<dyn Vfs>,
     pub(crate) config: Config,
+    /// Whoever holds it verifies everything.
+    pub(crate) verifying: tokio::sync::Mutex<()>,
     /// The block stores on disk.
-    segments: Vec<Arc<Segments>>,
+    segments: Vec<(Prefix, Arc<Segments>)>,
     pins: Vec<Arc<Pins>>,
     slots: Arc<Slots>,
 }
@@ -94,7 +96,7 @@ impl Instance {
                     let (blocks, index, env) = (media(&dir.join("blocks"))?, media(&dir.join("index"))?, env());
                     let segments = Segments::open(blocks, index, SegmentsOptions::default(), &env);
                     let segments = Arc::new(segments.await.map_err(|error| error.at(dir.display()))?);
-                    all_segments.push(segments.clone());
+                    all_segments.push((prefix, segments.clone()));
                     let pins = Arc::new(Pins::open(media(&dir.join("pins"))?, &env).await?);
                     all_pins.push(pins.clone());
                     let heads = Arc::new(LogHeads::open(media(&dir.join("heads"))?, &env).await?);
@@ -107,7 +109,15 @@ impl Instance {
             mux.mount(opened)?;
         }
         let vfs = mux.vfs(&env()).await?;
-        Ok(Self { mux, vfs, config, segments: all_segments, pins: all_pins, slots })
+        Ok(Self {
+            mux,
+            vfs,
+            config,
+            verifying: tokio::sync::Mutex::default(),
+            segments: all_segments,
+            pins: all_pins,
+            slots,
+        })
     }
 
     /// The content-addressed mount at a prefix.
@@ -126,6 +136,11 @@ impl Instance {
     /// Every content-addressed mount.
     pub(crate) fn all_by_content(&self) -> impl Iterator<Item = (Prefix, &Arc<Cas>)> {
         self.mux.mounts().iter().filter_map(|mount| Some((mount.prefix(), mount.as_cas()?)))
+    }
+
+    /// The block store of a mount that has one on disk.
+    pub(crate) fn segments_of(&self, prefix: Prefix) -> Option<&Segments> {
+        self.segments.iter().find(|(mount, _)| *mount == prefix).map(|(_, segments)| &**segments)
     }
 
     /// The working tree of a mount.
@@ -159,7 +174,7 @@ impl Instance {
         for pins in &self.pins {
             pins.close().await?;
         }
-        for segments in &self.segments {
+        for (_, segments) in &self.segments {
             segments.close().await?;
         }
         self.slots.close().await

@@ -30,6 +30,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::{
     args::{Cli, Command, Global, Pin, Put},
+    commands::verify_all::VerifyAll,
     config::{Config, Mount},
     control::Client,
     data_dir::{Access, DataDir},
@@ -198,7 +199,15 @@ async fn command(command: Command, namespace: &dyn Namespace, output: Output) ->
             let target = dest.as_deref().map_or_else(|| Ok(path.clone()), commands::path)?;
             commands::history::restore(namespace, &commit, &path, &target, output).await?;
         }
-        Command::Verify { path } => commands::verify::verify(namespace, &commands::path(&path)?, output).await?,
+        Command::Verify { path, all: true, restart, max_rate } => {
+            let mount = path.as_deref().map(mount_of).transpose()?.map(|mount| mount.to_string());
+            let options = VerifyAll { mount, restart, rate_max: max_rate.map(|rate| rate.0) };
+            commands::verify_all::verify_all(namespace, &options, output).await?;
+        }
+        Command::Verify { path, .. } => {
+            let path = path.ok_or_else(|| Error::new(ErrorKind::Internal, "main.verify"))?;
+            commands::verify::verify(namespace, &commands::path(&path)?, output).await?;
+        }
         Command::Serve(_)
         | Command::Put(_)
         | Command::Config

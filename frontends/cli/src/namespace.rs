@@ -12,7 +12,10 @@ use futures_util::stream::BoxStream;
 use muxfs::{Cid, FileKind, Name, Prefix, QfsPath, Result, dag::Entry, dag::Link, vfs::Attr};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use crate::host_file::HostFile;
+use crate::{
+    commands::verify_all::{AllFinding, VerifyAll},
+    host_file::HostFile,
+};
 
 /// What is known of a path or of an entry of a directory.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -233,6 +236,8 @@ pub(crate) trait Namespace: Send + Sync {
     async fn pins(&self, mount: Option<Prefix>) -> Result<Vec<(Prefix, Cid)>>;
     /// Re-hashes what is reachable from a content-addressed path, or from all pins of a mount.
     fn verify<'a>(&'a self, path: &'a QfsPath) -> BoxStream<'a, Result<Finding>>;
+    /// Re-hashes every block, and looks whether all that roots need is there; goes on where it stopped.
+    fn verify_all<'a>(&'a self, options: &'a VerifyAll) -> BoxStream<'a, Result<AllFinding>>;
     /// The configuration of whoever does the work, in TOML.
     async fn config(&self) -> Result<String>;
 }

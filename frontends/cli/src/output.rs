@@ -3,9 +3,10 @@
 use std::{
     io::{self, IsTerminal as _, Write as _},
     sync::Arc,
+    time::{Duration, SystemTime},
 };
 
-use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanBytes, HumanCount, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use muxfs::{Error, ErrorKind, Result};
 use serde::Serialize;
 
@@ -48,6 +49,22 @@ impl Output {
         bar.set_draw_target(if shown { ProgressDrawTarget::stderr_with_hz(5) } else { ProgressDrawTarget::hidden() });
         Progress { bar: Arc::new(Bar(bar)) }
     }
+}
+
+impl Output {
+    /// A bar of `total` bytes of which `done` were done before: they tell nothing of how long the rest takes.
+    pub(crate) fn progress_from(self, done: u64, total: u64) -> Progress {
+        let progress = self.progress(Some(total));
+        progress.set_bytes(done);
+        progress.bar.0.reset_eta();
+        progress
+    }
+}
+
+/// How long ago a moment was, given in seconds since 1970.
+pub(crate) fn ago(seconds: u64) -> String {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    format!("{} ago", HumanDuration(now.saturating_sub(Duration::from_secs(seconds))))
 }
 
 fn style(template: &str) -> ProgressStyle {

@@ -19,6 +19,7 @@ use muxfs::{
 use tokio_util::io::StreamReader;
 
 use crate::{
+    commands::verify_all::{self, AllFinding, VerifyAll},
     instance::{Instance, env},
     namespace::{Difference, Finding, Input, Logged, Namespace, Place, Stat, seconds, time, to_text},
     restore,
@@ -362,6 +363,10 @@ impl Namespace for Instance {
 
     fn verify<'a>(&'a self, path: &'a QfsPath) -> BoxStream<'a, Result<Finding>> {
         crate::commands::verify::walk(self, path)
+    }
+
+    fn verify_all<'a>(&'a self, options: &'a VerifyAll) -> BoxStream<'a, Result<AllFinding>> {
+        verify_all::run(self, options)
     }
 
     async fn config(&self) -> Result<String> {

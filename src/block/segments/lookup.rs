@@ -95,15 +95,18 @@ pub(super) struct KeyScan<'a> {
 }
 
 impl<'a> KeyScan<'a> {
-    pub(super) async fn new(inner: &'a Arc<Inner>) -> Result<Self> {
+    /// Begins at the first record, or at the place of one.
+    pub(super) async fn new(inner: &'a Arc<Inner>, from: Option<LogPos>) -> Result<Self> {
         let listing = Arc::clone(&inner.listings).read_owned().await;
         let begun = inner.log.end();
         // In this order: a record that moves to the media meanwhile is met twice rather than not at all.
-        let pending = inner.log.pending_heads().into_iter();
-        Ok(Self { inner, begun, pending, scan: inner.log.heads().await?, _listing: listing })
+        let mut pending = inner.log.pending_heads();
+        pending.retain(|(pos, _)| from.is_none_or(|from| *pos >= from));
+        let pending = pending.into_iter();
+        Ok(Self { inner, begun, pending, scan: inner.log.heads(from).await?, _listing: listing })
     }
 
-    pub(super) async fn next(&mut self) -> Result<Option<BlockKey>> {
+    pub(super) async fn next(&mut self) -> Result<Option<(LogPos, BlockKey)>> {
         loop {
             let next = match self.scan.next().await? {
                 Some(record) => Some((record.pos, record.head)),
@@ -121,7 +124,7 @@ impl<'a> KeyScan<'a> {
                 result => result?,
             };
             if is_newest {
-                return Ok(Some(key));
+                return Ok(Some((pos, key)));
             }
         }
     }

@@ -333,6 +333,39 @@ impl Segments {
         written.and(ended)
     }
 
+    /// Every key, as [`BlockStore::keys`], with the place of its block, ascending; from `from` on, or all.
+    ///
+    /// For who goes through all blocks and wants to go on where it stopped: a place that was given once is a good `from` at any
+    /// later time, also after a restart. What was before it then and is still there is not given again; blocks that came or
+    /// were moved since are behind it.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use futures_util::TryStreamExt;
+    /// # use muxfs::{BlockKey, BlockStore, block::{Segments, SegmentsOptions}, media::MemMedia};
+    /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+    /// # let (data, index, env) = (Arc::new(MemMedia::default()), Arc::new(MemMedia::default()), muxfs::testing::env());
+    /// let store = Segments::open(data, index, SegmentsOptions::default(), &env).await?;
+    /// for key in [b"a", b"b", b"c"] {
+    ///     store.put(&BlockKey::new(key)?, "block".into()).await?;
+    /// }
+    /// let all: Vec<_> = store.keys_from(None).try_collect().await?;
+    /// let rest: Vec<_> = store.keys_from(Some(all[1].0)).try_collect().await?;
+    /// assert_eq!(rest, all[1..]);
+    /// # Ok::<(), muxfs::Error>(()) }).unwrap();
+    /// ```
+    ///
+    /// # Errors
+    /// Its items': the listing ends with the first, and is incomplete.
+    pub fn keys_from(&self, from: Option<LogPos>) -> BoxStream<'_, Result<(LogPos, BlockKey)>> {
+        stream::once(KeyScan::new(&self.inner, from))
+            .map_ok(|scan| {
+                stream::try_unfold(scan, |mut scan| async move { Ok(scan.next().await?.map(|key| (key, scan))) })
+            })
+            .try_flatten()
+            .boxed()
+    }
+
     /// What the store holds.
     pub fn stats(&self) -> SegmentsStats {
         let state = self.inner.lock();
@@ -415,12 +448,7 @@ impl BlockStore for Segments {
     }
 
     fn keys(&self) -> BoxStream<'_, Result<BlockKey>> {
-        stream::once(KeyScan::new(&self.inner))
-            .map_ok(|scan| {
-                stream::try_unfold(scan, |mut scan| async move { Ok(scan.next().await?.map(|key| (key, scan))) })
-            })
-            .try_flatten()
-            .boxed()
+        self.keys_from(None).map_ok(|(_, key)| key).boxed()
     }
 }
 

@@ -11,6 +11,7 @@ pub(crate) mod read;
 pub(crate) mod remove;
 pub(crate) mod serve;
 pub(crate) mod verify;
+pub(crate) mod verify_all;
 
 use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _};
 

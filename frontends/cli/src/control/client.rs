@@ -23,6 +23,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::net::UnixStream;
 
 use super::{FRAME_END, FRAME_FAILURE, FRAME_LEN_MAX, Failure, Hello, Kept, PROTOCOL, PROTOCOL_HEADER};
+use crate::commands::verify_all::{AllFinding, VerifyAll};
 use crate::namespace::{
     Difference, EntryText, Finding, Input, LinkText, Logged, Namespace, Place, Stat, from_text, to_text,
 };
@@ -125,36 +126,35 @@ impl Client {
     ) -> impl Stream<Item = Result<Bytes>> + Send + 'a {
         let begun = async move {
             let args = [&[("path", path.as_str())], &more[..]].concat();
-            let response = self.request(Method::GET, call, &args, empty()).await?;
-            let body = response.into_body().into_data_stream();
-            Ok::<_, Error>(stream::try_unfold(
-                (body, BytesMut::new(), false),
-                move |(mut body, mut held, over)| async move {
-                    if over {
-                        return Ok(None);
-                    }
-                    let len = take(self, &mut body, &mut held, 4).await?.get_u32();
-                    match len {
-                        FRAME_END => Ok(None),
-                        FRAME_FAILURE => {
-                            let len = take(self, &mut body, &mut held, 4).await?.get_u32().min(FRAME_LEN_MAX);
-                            let failure = take(self, &mut body, &mut held, len as usize).await?;
-                            Err(serde_json::from_slice::<Failure>(&failure).map_or_else(
-                                |error| Error::new(ErrorKind::Internal, "control.frame").because(error),
-                                Error::from,
-                            ))
-                        }
-                        len if len > FRAME_LEN_MAX => Err(Error::new(ErrorKind::Internal, "control.frame")
-                            .because("the server sent a frame too long")),
-                        len => {
-                            let payload = take(self, &mut body, &mut held, len as usize).await?;
-                            Ok(Some((payload, (body, held, over))))
-                        }
-                    }
-                },
-            ))
+            Ok::<_, Error>(self.frames_of(self.request(Method::GET, call, &args, empty()).await?))
         };
         stream::once(begun).try_flatten()
+    }
+
+    /// The frames of an answer.
+    fn frames_of(&self, response: Response<Incoming>) -> impl Stream<Item = Result<Bytes>> + Send + '_ {
+        let body = response.into_body().into_data_stream();
+        stream::try_unfold((body, BytesMut::new()), move |(mut body, mut held)| async move {
+            let len = take(self, &mut body, &mut held, 4).await?.get_u32();
+            match len {
+                FRAME_END => Ok(None),
+                FRAME_FAILURE => {
+                    let len = take(self, &mut body, &mut held, 4).await?.get_u32().min(FRAME_LEN_MAX);
+                    let failure = take(self, &mut body, &mut held, len as usize).await?;
+                    Err(serde_json::from_slice::<Failure>(&failure).map_or_else(
+                        |error| Error::new(ErrorKind::Internal, "control.frame").because(error),
+                        Error::from,
+                    ))
+                }
+                len if len > FRAME_LEN_MAX => {
+                    Err(Error::new(ErrorKind::Internal, "control.frame").because("the server sent a frame too long"))
+                }
+                len => {
+                    let payload = take(self, &mut body, &mut held, len as usize).await?;
+                    Ok(Some((payload, (body, held))))
+                }
+            }
+        })
     }
 
     fn broken(&self, error: impl Into<muxfs::BoxError>) -> Error {
@@ -337,6 +337,19 @@ impl Namespace for Client {
 
     fn verify<'a>(&'a self, path: &'a QfsPath) -> BoxStream<'a, Result<Finding>> {
         let lines = self.frames("verify", path_text(&path.to_bytes()), Vec::new());
+        lines.and_then(|line| async move { json(&line) }).boxed()
+    }
+
+    fn verify_all<'a>(&'a self, options: &'a VerifyAll) -> BoxStream<'a, Result<AllFinding>> {
+        let restart = options.restart.to_string();
+        let rate_max = options.rate_max.map(|rate| rate.to_string());
+        let asked = async move {
+            let mut args = vec![("restart", restart.as_str())];
+            args.extend(options.mount.as_deref().map(|mount| ("mount", mount)));
+            args.extend(rate_max.as_deref().map(|rate| ("rate_max", rate)));
+            self.request(Method::GET, "verify-all", &args, empty()).await
+        };
+        let lines = stream::once(asked).map_ok(|response| self.frames_of(response)).try_flatten();
         lines.and_then(|line| async move { json(&line) }).boxed()
     }
 

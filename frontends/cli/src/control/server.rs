@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Failure, Hello, Kept, PROTOCOL, PROTOCOL_HEADER, frame, last_frame};
 use crate::{
+    commands::verify_all::VerifyAll,
     instance::Instance,
     namespace::{EntryText, Input, LinkText, Logged, Namespace as _, Place},
 };
@@ -82,6 +83,7 @@ fn router(instance: Arc<Instance>) -> Router {
         .route("/v1/pin", delete(unpin))
         .route("/v1/pins", get(pins))
         .route("/v1/verify", get(verify))
+        .route("/v1/verify-all", get(verify_all))
         .route("/v1/keep", post(keep))
         .route("/v1/commit", post(commit))
         .route("/v1/log", get(log))
@@ -240,6 +242,12 @@ async fn verify(State(owner): Owner, Query(arg): Query<PathArg>) -> Result<Respo
     let path = arg.path()?;
     Ok(framed(lines(owner_stream(owner, move |owner, out| async move {
         send_all(owner.verify(&path), &out).await;
+    }))))
+}
+
+async fn verify_all(State(owner): Owner, Query(options): Query<VerifyAll>) -> Result<Response, Refusal> {
+    Ok(framed(lines(owner_stream(owner, move |owner, out| async move {
+        send_all(owner.verify_all(&options), &out).await;
     }))))
 }
 

@@ -6,6 +6,7 @@ mod commands;
 mod rounds;
 mod serving;
 mod trees;
+mod verify;
 
 use std::{
     fs,
