@@ -3,9 +3,10 @@
 //! The lowest seam: [`Log`](crate::log::Log) and [`Segments`](crate::block::Segments) keep everything they have in
 //! segments of a `Media`, and never see a file. Six small calls, so that a test can stop the world between any two of
 //! them and a wrapper can keep nothing in clear. [`MemMedia`] keeps segments in memory, [`SealedMedia`] encrypts those of another
-//! media; files are `muxfs_local::FileMedia`. The laws are in `testing::media`. Spec: spec/media.md.
+//! media, [`OverlayMedia`] shows those of another and changes none; files are `muxfs_local::FileMedia`. The laws are in `testing::media`. Spec: spec/media.md.
 
 mod mem;
+mod overlay;
 mod sealed;
 
 use std::{
@@ -16,7 +17,7 @@ use std::{
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 
-pub use self::{mem::MemMedia, sealed::SealedMedia};
+pub use self::{mem::MemMedia, overlay::OverlayMedia, sealed::SealedMedia};
 use crate::Result;
 
 /// The number of a segment: the owner of the media gives them out, ascending, and never gives one twice.
