@@ -26,6 +26,7 @@ Examples:
   muxfs get /ipfs/<cid> photos-again      copy it back
   muxfs verify /ipfs/<cid>                re-hash everything below it
   muxfs verify --all                      re-hash everything there is
+  muxfs doctor                            look at the data directory and explain what is wrong
   muxfs put -r photos /ipfs/photos        copy a directory into the working tree, under a name
   muxfs commit -m 'before the move'       commit it; muxfs log lists the commits
   muxfs restore 2026-11-20T16-50-01Z /ipfs/photos";
@@ -127,6 +128,11 @@ pub(crate) enum Command {
         #[arg(long, requires = "all", value_name = "BYTES")]
         max_rate: Option<ByteCount>,
     },
+    /// Look at the data directory and what is around it, and explain what is wrong; changes nothing
+    #[command(
+        after_help = "Asks the server where one runs. Exit code 1 where something is an error.\n\nExamples:\n  muxfs doctor\n  muxfs --quiet doctor             only what is not well\n  muxfs --json doctor | jq 'select(.level == \"error\")'"
+    )]
+    Doctor,
     /// Commit what a working tree holds now; prints the commit's CID
     #[command(
         after_help = "It also commits by itself.\n\nExamples:\n  muxfs commit\n  muxfs commit -m 'all photos' /ipfs"

@@ -43,7 +43,39 @@ pub(crate) enum Access {
     Server(Holder),
 }
 
+/// What is known of a directory without touching it.
+#[derive(Debug)]
+pub(crate) enum Peek {
+    /// There is none, or nobody ever owned it.
+    Absent,
+    /// Nobody owns it, nor can anybody for as long as this is held.
+    Free(File),
+    Server(Holder),
+    /// A command owns it, or a server that is starting or ending.
+    Busy(Option<u32>),
+}
+
 impl DataDir {
+    /// Looks who owns a directory; makes and changes nothing.
+    ///
+    /// # Errors
+    /// `Denied`, `NotDir`, `Io`.
+    pub(crate) fn peek(path: &Path) -> Result<Peek> {
+        let lock = match File::open(path.join("lock")) {
+            Ok(lock) => lock,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Peek::Absent),
+            Err(error) => return Err(io(path, error)),
+        };
+        match flock(&lock, FlockOperation::NonBlockingLockShared) {
+            Ok(()) => Ok(Peek::Free(lock)),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(match read_holder(&lock) {
+                Some(holder) if holder.socket.is_some() => Peek::Server(holder),
+                holder => Peek::Busy(holder.map(|holder| holder.pid)),
+            }),
+            Err(error) => Err(io(path, error.into())),
+        }
+    }
+
     /// Makes the directory if it is absent and takes the lock, at once or not at all.
     ///
     /// # Errors
@@ -186,6 +218,26 @@ mod tests {
         assert!(format!("{error:#}").contains(&std::process::id().to_string()), "{error:#}");
         drop(owner);
         DataDir::own(dir.path()).expect("free again");
+    }
+
+    #[test]
+    fn who_only_looks_changes_nothing() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("data");
+        assert!(matches!(DataDir::peek(&path), Ok(Peek::Absent)));
+        assert!(!path.exists());
+        let owner = DataDir::own(&path).expect("free");
+        assert!(matches!(DataDir::peek(&path), Ok(Peek::Busy(Some(pid))) if pid == std::process::id()));
+        owner.announce(Path::new("/x/control")).expect("writes");
+        assert!(matches!(DataDir::peek(&path), Ok(Peek::Server(_))));
+        drop(owner);
+        let before = fs::read(path.join("lock")).expect("there");
+        let looking = DataDir::peek(&path).expect("looked");
+        assert!(matches!(looking, Peek::Free(_)));
+        assert_eq!(DataDir::own(&path).expect_err("somebody looks").kind(), ErrorKind::Unavailable);
+        drop(looking);
+        assert_eq!(fs::read(path.join("lock")).expect("there"), before);
+        DataDir::own(&path).expect("free again");
     }
 
     #[tokio::test]

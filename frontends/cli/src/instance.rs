@@ -31,7 +31,7 @@ use crate::{
 const MEM_LIMIT_UNKNOWN: u64 = 1 << 30;
 
 /// The name of the head of a mount's tree.
-const HEAD: &str = "main";
+pub(crate) const HEAD: &str = "main";
 /// The space of a store that does not tell.
 const UNKNOWN: FsStat = FsStat { bytes_total: 0, bytes_free: 0, inodes_total: 0, inodes_free: 0 };
 

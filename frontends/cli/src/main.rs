@@ -118,7 +118,11 @@ async fn until_signal(cli: Cli) -> Result<ExitCode> {
 
 async fn run(cli: Cli) -> Result<ExitCode> {
     let output = Output { json: cli.global.json, quiet: cli.global.quiet };
-    let config = effective(&cli.global)?;
+    let config = effective(&cli.global);
+    if let Command::Doctor = cli.command {
+        return commands::doctor::doctor(config, output).await;
+    }
+    let config = config?;
     match cli.command {
         Command::Completions { shell } => {
             let mut script = Vec::new();
@@ -210,6 +214,7 @@ async fn command(command: Command, namespace: &dyn Namespace, output: Output) ->
         }
         Command::Serve(_)
         | Command::Put(_)
+        | Command::Doctor
         | Command::Config
         | Command::FtpUser { .. }
         | Command::Completions { .. } => {

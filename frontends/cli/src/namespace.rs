@@ -13,7 +13,10 @@ use muxfs::{Cid, FileKind, Name, Prefix, QfsPath, Result, dag::Entry, dag::Link,
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::{
-    commands::verify_all::{AllFinding, VerifyAll},
+    commands::{
+        doctor,
+        verify_all::{AllFinding, VerifyAll},
+    },
     host_file::HostFile,
 };
 
@@ -238,6 +241,8 @@ pub(crate) trait Namespace: Send + Sync {
     fn verify<'a>(&'a self, path: &'a QfsPath) -> BoxStream<'a, Result<Finding>>;
     /// Re-hashes every block, and looks whether all that roots need is there; goes on where it stopped.
     fn verify_all<'a>(&'a self, options: &'a VerifyAll) -> BoxStream<'a, Result<AllFinding>>;
+    /// What is wrong with what is in the mounts, and what is not.
+    fn doctor(&self) -> BoxStream<'_, Result<doctor::Finding>>;
     /// The configuration of whoever does the work, in TOML.
     async fn config(&self) -> Result<String>;
 }

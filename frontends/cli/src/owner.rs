@@ -19,7 +19,10 @@ use muxfs::{
 use tokio_util::io::StreamReader;
 
 use crate::{
-    commands::verify_all::{self, AllFinding, VerifyAll},
+    commands::{
+        doctor,
+        verify_all::{self, AllFinding, VerifyAll},
+    },
     instance::{Instance, env},
     namespace::{Difference, Finding, Input, Logged, Namespace, Place, Stat, seconds, time, to_text},
     restore,
@@ -363,6 +366,10 @@ impl Namespace for Instance {
 
     fn verify<'a>(&'a self, path: &'a QfsPath) -> BoxStream<'a, Result<Finding>> {
         crate::commands::verify::walk(self, path)
+    }
+
+    fn doctor(&self) -> BoxStream<'_, Result<doctor::Finding>> {
+        doctor::findings(|out| async move { doctor::of_instance(self, &out).await })
     }
 
     fn verify_all<'a>(&'a self, options: &'a VerifyAll) -> BoxStream<'a, Result<AllFinding>> {

@@ -1,6 +1,7 @@
 //! One file per command. Each works on a [`Namespace`]: the server's, where one runs, else this process's own.
 
 mod copy_in;
+pub(crate) mod doctor;
 pub(crate) mod ftp_user;
 pub(crate) mod get;
 pub(crate) mod history;

@@ -169,6 +169,12 @@ pub(crate) fn progress_path(data: &std::path::Path, mount: Prefix) -> PathBuf {
     data.join("verify").join(mount.as_str())
 }
 
+/// When the last verification of all of a mount ended, in seconds since 1970, and how much it found to be bad.
+pub(crate) async fn last_done(data: &std::path::Path, mount: Prefix) -> Result<Option<(u64, u64)>> {
+    let run = ProgressFile::new(progress_path(data, mount)).load().await?;
+    Ok(run.filter(|run| run.place == Place::Done).map(|run| (run.ended, run.bad_count)))
+}
+
 fn seconds_now() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

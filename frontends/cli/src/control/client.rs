@@ -23,7 +23,10 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::net::UnixStream;
 
 use super::{FRAME_END, FRAME_FAILURE, FRAME_LEN_MAX, Failure, Hello, Kept, PROTOCOL, PROTOCOL_HEADER};
-use crate::commands::verify_all::{AllFinding, VerifyAll};
+use crate::commands::{
+    doctor::Finding as Diagnosis,
+    verify_all::{AllFinding, VerifyAll},
+};
 use crate::namespace::{
     Difference, EntryText, Finding, Input, LinkText, Logged, Namespace, Place, Stat, from_text, to_text,
 };
@@ -337,6 +340,12 @@ impl Namespace for Client {
 
     fn verify<'a>(&'a self, path: &'a QfsPath) -> BoxStream<'a, Result<Finding>> {
         let lines = self.frames("verify", path_text(&path.to_bytes()), Vec::new());
+        lines.and_then(|line| async move { json(&line) }).boxed()
+    }
+
+    fn doctor(&self) -> BoxStream<'_, Result<Diagnosis>> {
+        let asked = self.request(Method::GET, "doctor", &[], empty());
+        let lines = stream::once(asked).map_ok(|response| self.frames_of(response)).try_flatten();
         lines.and_then(|line| async move { json(&line) }).boxed()
     }
 

@@ -84,6 +84,7 @@ fn router(instance: Arc<Instance>) -> Router {
         .route("/v1/pins", get(pins))
         .route("/v1/verify", get(verify))
         .route("/v1/verify-all", get(verify_all))
+        .route("/v1/doctor", get(doctor))
         .route("/v1/keep", post(keep))
         .route("/v1/commit", post(commit))
         .route("/v1/log", get(log))
@@ -249,6 +250,12 @@ async fn verify_all(State(owner): Owner, Query(options): Query<VerifyAll>) -> Re
     Ok(framed(lines(owner_stream(owner, move |owner, out| async move {
         send_all(owner.verify_all(&options), &out).await;
     }))))
+}
+
+async fn doctor(State(owner): Owner) -> Response {
+    framed(lines(owner_stream(owner, move |owner, out| async move {
+        send_all(owner.doctor(), &out).await;
+    })))
 }
 
 async fn has(State(owner): Owner, Query(arg): Query<PathArg>) -> Answer<bool> {

@@ -37,7 +37,7 @@ fn rot(world: &World, bytes: &[u8]) {
 }
 
 /// Every file below a directory.
-fn files(dir: &Path) -> Vec<PathBuf> {
+pub(crate) fn files(dir: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir).expect("a directory") {
         let path = entry.expect("an entry").path();
@@ -48,7 +48,7 @@ fn files(dir: &Path) -> Vec<PathBuf> {
 }
 
 /// A tree, pinned and in a commit, and a file that nothing keeps.
-fn fill(world: &World) -> String {
+pub(crate) fn fill(world: &World) -> String {
     let tree = world.tree();
     let tree = tree.to_str().expect("UTF-8");
     world.ok(&["put", "-r", tree]);
@@ -165,6 +165,9 @@ fn it_goes_on_after_kill_9() {
     }
 }
 
+/// What is done to a file of so many bytes.
+pub(crate) type Harm = fn(&Path, u64);
+
 /// A data directory that is damaged in any file, by a flip, a cut or a loss: something is said, and nothing panics.
 #[test]
 fn no_damage_makes_it_panic() {
@@ -179,7 +182,6 @@ fn no_damage_makes_it_panic() {
         if len == 0 {
             continue;
         }
-        type Harm = fn(&Path, u64);
         let harms: [Harm; 4] = [
             |file, len| flip(file, len / 2),
             |file, _| flip(file, 5),
@@ -198,14 +200,14 @@ fn no_damage_makes_it_panic() {
     }
 }
 
-fn flip(file: &Path, at: u64) {
+pub(crate) fn flip(file: &Path, at: u64) {
     let file = fs::OpenOptions::new().read(true).write(true).open(file).expect("open");
     let mut byte = [0];
     file.read_exact_at(&mut byte, at).expect("read");
     file.write_all_at(&[byte[0] ^ 0x10], at).expect("written");
 }
 
-fn copy(from: &Path, to: &Path) {
+pub(crate) fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).expect("made");
     for entry in fs::read_dir(from).expect("a directory") {
         let path = entry.expect("an entry").path();

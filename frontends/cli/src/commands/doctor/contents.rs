@@ -1,0 +1,295 @@
+//! What is in the mounts: stores, pins, heads, journals and trees.
+
+use std::{
+    collections::BTreeSet,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use futures_util::{StreamExt as _, TryStreamExt as _};
+use muxfs::{
+    Cid, Error, ErrorKind, Name, Prefix, Result,
+    block::{Segments, SegmentsOptions},
+    dag::{Dag, DagOptions, Profile},
+    heads::{Heads as _, LogHeads},
+    media::{Media, MemMedia, OverlayMedia},
+    pins::Pins,
+    tree::{Checked, Tree, TreeOptions},
+    vfs::union::Slots,
+};
+use muxfs_local::FileMedia;
+
+use super::{Finding, Findings, place_of};
+use crate::{
+    config::{Config, Mount},
+    instance::{HEAD, Instance, env},
+    output::{bytes, count},
+};
+
+/// A clock that is behind by less is no reason to speak.
+const AHEAD_MAX: Duration = Duration::from_mins(1);
+/// So many faults of one kind are told; of more, how many.
+const FAULT_COUNT_MAX: u64 = 100;
+const LOST: &str = "muxfs verify --all names what is lost; put that content again, or restore a commit that has it";
+
+/// Looks into the mounts that this process has open.
+pub(crate) async fn of_instance(instance: &Instance, out: &Findings) {
+    for (prefix, cas) in instance.all_by_content() {
+        let place = format!("/{prefix}");
+        if let Some(segments) = instance.segments_of(prefix) {
+            let stats = segments.stats();
+            let found = format!("{} blocks, {}", count(stats.block_count), bytes(stats.live_len));
+            out.tell(Finding::ok("blocks", &place, found)).await;
+        }
+        pins(&place, cas.pins(), cas.dag(), out).await;
+        if let Ok(tree) = instance.tree(prefix) {
+            look_at_tree(&place, tree, out).await;
+        }
+    }
+}
+
+/// Looks into the mounts that nobody has open, and changes nothing.
+pub(super) async fn offline(config: &Config, out: &Findings) {
+    let slots = config.data.join("slots");
+    if slots.exists() {
+        let opened = async { Slots::open(over(&slots)?, &env()).await.map(drop) };
+        let found = report(opened.await, "slots", &slots, "reads well");
+        out.tell(found).await;
+    }
+    for mount in &config.mount {
+        match mount {
+            Mount::Mem { .. } => {}
+            Mount::Local { dir, .. } => {
+                // One that is not named is made.
+                if let Some(dir) = dir.as_deref().filter(|dir| !dir.is_dir()) {
+                    let advice = "make it, or mount the disk that has it, or name another in the configuration";
+                    let (place, found) = (format!("/{}", mount.prefix()), format!("{} is no directory", dir.display()));
+                    out.tell(Finding::error("local", &place, found, advice)).await;
+                }
+            }
+            Mount::Ipfs { .. } => {
+                let dir = config.data.join("mounts").join(mount.prefix().as_str());
+                if dir.exists() {
+                    closed_mount(config, mount.prefix(), &dir, out).await;
+                } else {
+                    let found = "nothing was put there yet";
+                    out.tell(Finding::ok("blocks", &format!("/{}", mount.prefix()), found)).await;
+                }
+            }
+        }
+    }
+}
+
+/// A media of the directory that keeps every change in memory; an empty one where there is no directory.
+fn over(dir: &Path) -> Result<Arc<dyn Media>> {
+    if !dir.exists() {
+        return Ok(Arc::new(MemMedia::default()));
+    }
+    Ok(Arc::new(OverlayMedia::new(Arc::new(FileMedia::open(dir)?))))
+}
+
+fn report(result: Result<()>, check: &str, place: &Path, found: &str) -> Finding {
+    match result {
+        Ok(()) => Finding::ok(check, &place.display(), found),
+        Err(error) => failure(check, place, &error),
+    }
+}
+
+/// What to do about a log that cannot be opened.
+fn failure(check: &str, place: &Path, error: &Error) -> Finding {
+    let advice = match error.kind() {
+        ErrorKind::Unsupported => "use the newer muxfs that wrote it",
+        ErrorKind::Unavailable => "end the process that has it open",
+        ErrorKind::Denied | ErrorKind::NotPermitted | ErrorKind::ReadOnly => "run muxfs as the owner of the files",
+        _ => "keep a copy of the directory; look at the disk (dmesg, smartctl); bring the file back from a backup",
+    };
+    Finding::error(check, &place_of(error, place), format!("{error:#}"), advice)
+}
+
+/// A mount on disk, part by part: what cannot be opened does not hide the others.
+async fn closed_mount(config: &Config, prefix: Prefix, dir: &Path, out: &Findings) {
+    let place = format!("/{prefix}");
+    let Some(segments) = blocks(&place, dir, out).await else { return };
+    let params = Profile::from(config.profile).params();
+    let dag = Dag::new(segments.clone(), DagOptions { params, ..DagOptions::default() });
+
+    let at = dir.join("pins");
+    let opened = async { Pins::open(over(&at)?, &env()).await };
+    match opened.await {
+        Ok(kept) => pins(&place, &kept, &dag, out).await,
+        Err(error) => out.tell(failure("pins", &at, &error)).await,
+    }
+
+    let at = dir.join("heads");
+    let opened = async {
+        let heads = LogHeads::open(over(&at)?, &env()).await?;
+        let head = heads.load(&Name::new(HEAD.as_bytes())?).await?;
+        Ok::<_, Error>((heads, head.is_some()))
+    };
+    let heads = match opened.await {
+        Ok((heads, true)) => heads,
+        Ok((_, false)) if segments.stats().block_count == 0 => return,
+        Ok((_, false)) => {
+            let advice = "bring the directory back from a backup: a server that starts now makes an empty tree. \
+                          Content that is pinned is still read by its CID";
+            let found = "the tree has no head, and the store has blocks";
+            return out.tell(Finding::error("heads", &at.display(), found, advice)).await;
+        }
+        Err(error) => return out.tell(failure("heads", &at, &error)).await,
+    };
+    out.tell(Finding::ok("heads", &at.display(), "reads well")).await;
+
+    let at = dir.join("journal");
+    let opened = async {
+        let journal = over(&at)?;
+        let len: u64 = journal.segments().await?.iter().map(|segment| segment.len).sum();
+        let options = TreeOptions { auto_commit: None, ..TreeOptions::new(Name::new(HEAD.as_bytes())?, env()) };
+        Ok::<_, Error>((Tree::open(dag, journal, Arc::new(heads), options).await?, len))
+    };
+    match opened.await {
+        Ok((tree, len)) => {
+            out.tell(Finding::ok("journal", &at.display(), format!("{}, can be replayed", bytes(len)))).await;
+            look_at_tree(&place, &tree, out).await;
+        }
+        Err(error) => out.tell(failure("journal", &at, &error)).await,
+    }
+}
+
+/// Opens the blocks of a mount, and holds its index against its files.
+async fn blocks(place: &str, dir: &Path, out: &Findings) -> Option<Arc<Segments>> {
+    let at = dir.join("blocks");
+    let built = Arc::new(AtomicBool::new(false));
+    let told = built.clone();
+    let options = SegmentsOptions {
+        on_build_index: Some(Arc::new(move |_| told.store(true, Ordering::Relaxed))),
+        ..SegmentsOptions::default()
+    };
+    let opened = async {
+        let data = over(&at)?;
+        let len: u64 = data.segments().await?.iter().map(|segment| segment.len).sum();
+        let segments = Segments::open(data, over(&dir.join("index"))?, options, &env()).await?;
+        let mut keys = segments.keys_from(None);
+        let mut key_count = 0_u64;
+        while keys.try_next().await?.is_some() {
+            key_count += 1;
+        }
+        drop(keys);
+        Ok::<_, Error>((segments, len, key_count))
+    };
+    let (segments, len, key_count) = match opened.await {
+        Ok(opened) => opened,
+        Err(error) => {
+            out.tell(failure("blocks", &at, &error)).await;
+            return None;
+        }
+    };
+    let stats = segments.stats();
+    let found = format!("{} blocks, {} of {} on the disk", count(stats.block_count), bytes(stats.live_len), bytes(len));
+    if key_count != stats.block_count || stats.live_len + stats.dead_len > len {
+        let found = format!("{found}, and the files hold {} blocks: some were destroyed or cut off", count(key_count));
+        out.tell(Finding::error("blocks", place, found, LOST)).await;
+    } else {
+        out.tell(Finding::ok("blocks", place, found)).await;
+    }
+    if built.load(Ordering::Relaxed) {
+        let found = "it is missing or damaged, and was built from the blocks for this look";
+        let advice = "nothing is lost: the next muxfs that opens the directory builds it again, which takes a while";
+        out.tell(Finding::warning("index", &dir.join("index").display(), found, advice)).await;
+    } else {
+        out.tell(Finding::ok("index", &dir.join("index").display(), "belongs to the blocks")).await;
+    }
+    Some(Arc::new(segments))
+}
+
+/// Whether the root of every pin is there.
+async fn pins(place: &str, pins: &Pins, dag: &Dag, out: &Findings) {
+    let (mut list, mut pin_count, mut bad_count) = (pins.list(), 0_u64, 0_u64);
+    loop {
+        match list.try_next().await {
+            Ok(Some(pin)) => {
+                pin_count += 1;
+                if let Err(error) = dag.get_block(&pin).await {
+                    // It may have gone meanwhile, and been collected.
+                    if pins.contains(&pin) {
+                        bad_count += 1;
+                        if bad_count <= FAULT_COUNT_MAX {
+                            out.tell(Finding::error("pins", &format!("{place}/{pin}"), format!("{error:#}"), LOST))
+                                .await;
+                        }
+                    }
+                }
+            }
+            Ok(None) => break,
+            Err(error) => return out.tell(Finding::error("pins", place, format!("{error:#}"), LOST)).await,
+        }
+    }
+    if bad_count == 0 {
+        out.tell(Finding::ok("pins", place, format!("{} pins, the roots of all are there", count(pin_count)))).await;
+    } else if bad_count > FAULT_COUNT_MAX {
+        let found = format!("the roots of {} of {} pins are missing or bad", count(bad_count), count(pin_count));
+        out.tell(Finding::error("pins", place, found, LOST)).await;
+    }
+}
+
+/// A tree: its commits, and whether it fits together.
+async fn look_at_tree(place: &str, tree: &Tree, out: &Findings) {
+    commits(place, tree, out).await;
+    let mut found = tree.check();
+    while let Some(found) = found.next().await {
+        match found {
+            Checked::Progress { .. } => {}
+            Checked::Fault(error) => {
+                let place = format!("{place} {}", error.path().unwrap_or_default());
+                let advice =
+                    "keep a copy of the data directory and report it; muxfs restore brings back what a kept commit has";
+                out.tell(Finding::error("tree", &place, format!("{error:#}"), advice)).await;
+            }
+            Checked::Done(report) => {
+                let found = format!(
+                    "{} inodes and {} names looked at, {} faults",
+                    count(report.inode_count),
+                    count(report.name_count),
+                    count(report.fault_count)
+                );
+                if report.fault_count == 0 {
+                    out.tell(Finding::ok("tree", place, found)).await;
+                } else {
+                    out.tell(Finding::error("tree", place, found, LOST)).await;
+                }
+            }
+        }
+    }
+}
+
+/// Whether what the head keeps is there, and not from the future.
+async fn commits(place: &str, tree: &Tree, out: &Findings) {
+    let (head, commit) = tree.head();
+    let now = SystemTime::now();
+    if let Ok(ahead) = commit.time.duration_since(now)
+        && ahead > AHEAD_MAX
+    {
+        let found = format!("the last commit was made {} s in the future", ahead.as_secs());
+        let advice = "set the clock: commits are kept and listed by their times";
+        out.tell(Finding::warning("clock", place, found, advice)).await;
+    }
+    let kept: BTreeSet<Cid> = commit.prev.iter().chain(commit.snapshots.values()).copied().collect();
+    let mut lost = 0;
+    for cid in &kept {
+        if let Err(error) = tree.dag().get_block(cid).await {
+            // Another head may keep it no longer.
+            if tree.head().0 == head {
+                lost += 1;
+                if lost <= FAULT_COUNT_MAX {
+                    out.tell(Finding::error("commits", &format!("{place} {cid}"), format!("{error:#}"), LOST)).await;
+                }
+            }
+        }
+    }
+    let found =
+        format!("the head is {head}; {} kept before it, {} snapshots", commit.prev.len(), commit.snapshots.len());
+    out.tell(Finding::ok("commits", place, found)).await;
+}
