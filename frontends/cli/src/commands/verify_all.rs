@@ -261,7 +261,7 @@ impl Job<'_> {
                 }
                 // Deleted meanwhile.
                 Ok(None) => {}
-                Err(error) if error.kind() == ErrorKind::Corrupt => {
+                Err(error) if is_of_the_block(&error) => {
                     self.run.blocks += 1;
                     let path = error.path().unwrap_or_default().to_owned();
                     self.bad(path, &error, None).await?;
@@ -322,7 +322,10 @@ impl Job<'_> {
                 match Commit::get(dag, &cid).await {
                     Ok(commit) => (what, commit.attrs.into_iter().chain([commit.root]).collect()),
                     Err(_) if self.tree.is_some_and(|tree| !kept(tree).contains(&cid)) => return Ok(()),
-                    Err(error) => return self.bad(text.to_owned(), &error, Some(what)).await,
+                    Err(error) if is_of_the_block(&error) => {
+                        return self.bad(text.to_owned(), &error, Some(what)).await;
+                    }
+                    Err(error) => return Err(error),
                 }
             }
         };
@@ -333,8 +336,10 @@ impl Job<'_> {
                 pace.took(visit.len.unwrap_or(0)).await;
                 match visit.error {
                     None => {}
-                    Some(error) if matches!(error.kind(), ErrorKind::Io | ErrorKind::Unavailable) => return Err(error),
-                    Some(error) => self.bad(visit.cid.to_string(), &error, Some(what.clone())).await?,
+                    Some(error) if is_of_the_block(&error) => {
+                        self.bad(visit.cid.to_string(), &error, Some(what.clone())).await?;
+                    }
+                    Some(error) => return Err(error),
                 }
                 self.tell_now_and_then().await?;
             }
@@ -375,6 +380,12 @@ impl Job<'_> {
             None => Ok(()),
         }
     }
+}
+
+/// Whether an error is one block's, as that of a sector that cannot be read, and no reason to look at no other.
+fn is_of_the_block(error: &Error) -> bool {
+    use ErrorKind::{Corrupt, Io, NotFound, TooLarge, Unsupported};
+    matches!(error.kind(), Corrupt | Io | NotFound | TooLarge | Unsupported)
 }
 
 /// What keeps content.
