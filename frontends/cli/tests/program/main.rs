@@ -4,6 +4,7 @@
 
 mod commands;
 mod doctor;
+mod roots;
 mod rounds;
 mod serving;
 mod trees;
