@@ -28,7 +28,8 @@ const UNSTABLE: u32 = 0;
 const FILE_SYNC: u32 = 2;
 
 const MIB: usize = 1 << 20;
-const BIG_LEN: u64 = 256 << 20;
+/// How many MiB the big file has, unless `MUXFS_BENCH_MIB` says.
+const BIG_MIB: usize = 256;
 const SMALL_COUNT: usize = 2000;
 const STAT_COUNT: usize = 20_000;
 const LIST_COUNT: usize = 10_000;
@@ -73,6 +74,11 @@ impl Reply {
         let len = self.u32()? as usize;
         let bytes = self.0.drain(..len.next_multiple_of(4).min(self.0.len())).take(len).collect();
         Ok(bytes)
+    }
+    /// Whether the data of a READ begins with these bytes; after `count`.
+    fn read_begins(&mut self, bytes: &[u8]) -> Result<bool> {
+        let (_eof, _len) = (self.u32()?, self.u32()?);
+        Ok(self.0.iter().take(bytes.len()).eq(bytes))
     }
     fn skip(&mut self, len: usize) {
         self.0.drain(..len.min(self.0.len()));
@@ -253,11 +259,20 @@ fn main() -> Result<()> {
     let dir = handle_of(nfs.nfs(MKDIR, &args)?)?;
 
     let big = handle_of(nfs.nfs(CREATE, &create(&dir, "big"))?)?;
-    let data: Vec<u8> = (0..MIB).map(|i| ((i * 2_654_435_761) >> 13).to_le_bytes()[0]).collect();
-    let pieces = usize::try_from(BIG_LEN)? / MIB;
+    // Pieces that no server can shrink, and no two alike: who keeps equal blocks once would write only one of them.
+    let mut state = 1u64;
+    let noise = (0..MIB / 8).flat_map(|_| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state ^ state >> 29).to_le_bytes()
+    });
+    let data: Vec<u8> = noise.collect();
+    let mark = |piece: usize| ((piece as u64) << 32 | u64::from(std::process::id())).to_le_bytes();
+    let pieces = std::env::var("MUXFS_BENCH_MIB").map_or(Ok(BIG_MIB), |text| text.parse())?;
     let begun = Instant::now();
+    let mut marked = data.clone();
     nfs.chains(WINDOW, pieces, |piece, step, _| {
-        Ok((step == 0).then(|| (WRITE, write(&big, (piece * MIB) as u64, &data, UNSTABLE))))
+        marked[..8].copy_from_slice(&mark(piece));
+        Ok((step == 0).then(|| (WRITE, write(&big, (piece * MIB) as u64, &marked, UNSTABLE))))
     })?;
     nfs.nfs(COMMIT, &Xdr::default().opaque(&big).u64(0).u32(0))?;
     told("sequential write", rate(pieces, begun), "MiB/s");
@@ -268,13 +283,14 @@ fn main() -> Result<()> {
         if let Some(mut reply) = reply {
             reply.post_op_attr()?;
             wrong |= reply.u32()? as usize != MIB;
+            wrong |= !reply.read_begins(&mark(piece))?;
         }
         let args = Xdr::default().opaque(&big).u64((piece * MIB) as u64).u32(u32::try_from(MIB)?);
         Ok((step == 0).then_some((READ, args)))
     })?;
     told("sequential read", rate(pieces, begun), "MiB/s");
     if wrong {
-        return Err("a READ was short".into());
+        return Err("a READ was short or wrong".into());
     }
 
     for window in [1, WINDOW] {
