@@ -288,7 +288,7 @@ impl Check {
                 match look(&mut Sight { layers, base: &self.stand.base.attrs, nodes: &mut reading }) {
                     Ok(value) => return Ok(value),
                     Err(Halt::Error(error)) => return Err(error),
-                    Err(Halt::NoNumber) => return Err(Error::new(ErrorKind::Internal, "tree.check")),
+                    Err(Halt::NoNumber | Halt::Undecided) => return Err(Error::new(ErrorKind::Internal, "tree.check")),
                     Err(Halt::Missing(ids)) => ids,
                 }
             };

@@ -37,6 +37,9 @@ impl Tree {
     /// for an own commit, and a look at every node for a directory, which comes without owners and modes of its own
     /// unless UnixFS tells them: the tree's owner gets it.
     ///
+    /// After an error the state is as before, but where the head could not be read it may have moved: whoever changes
+    /// something next finds out, and is refused (`Unavailable`) until the head can be read.
+    ///
     /// # Errors
     /// `InvalidArgument` for what is neither; `Unsupported` for a commit of another tree: check out its root;
     /// `NotFound`, `Corrupt` where blocks are missing or bad; as `commit`.

@@ -11,7 +11,6 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream, stream::BoxStream};
 
 use super::{
@@ -42,8 +41,26 @@ pub(super) struct Committer {
     pub(super) pending: Option<Pending>,
     /// The kept commits before the head, newest first, with their times; `None` before they were read.
     history: Option<Vec<(Cid, SystemTime)>>,
-    /// Heads that may or may not have been put: the swap failed, and so did asking what came of it.
-    tried: Vec<Bytes>,
+    /// The state that a checkout may have made the head's: nothing changes before that is known.
+    undecided: Option<Next>,
+}
+
+/// A state whose commit is to become the base.
+struct Next {
+    base: Base,
+    history: Vec<(Cid, SystemTime)>,
+    /// Where the journal begins that it does not hold.
+    through: LogPos,
+    /// The leased nodes without a name; `None` where it is another state than what stood, with other nodes.
+    orphans: Option<Vec<(Ino, Node)>>,
+}
+
+/// What became of a swap of the head.
+enum Swapped {
+    Yes,
+    No(Error),
+    /// The head could not be asked.
+    Unknown(Error),
 }
 
 /// What a commit that is under way will say.
@@ -61,20 +78,14 @@ pub(super) struct Pending {
 const YOUNG_COUNT_MAX: usize = PREV_COUNT_MAX / 2;
 
 impl Committer {
-    /// Takes note that the head is what was wanted.
-    fn moved(&mut self, version: Version) {
-        self.version = version;
-        self.tried.clear();
-    }
-
     pub(super) fn new(heads: Arc<dyn Heads>, version: Version, pending: Option<Pending>) -> Self {
-        Self { heads, version, pending, history: None, tried: Vec::new() }
+        Self { heads, version, pending, history: None, undecided: None }
     }
 }
 
 impl Tree {
     /// Commits what is visible now and returns its CID, durable, blocks first, then the head; the present head where
-    /// nothing changed.
+    /// nothing changed and there is no note: a note makes a commit in any case, to be found by it.
     ///
     /// Writers go on meanwhile. After an error nothing is lost, and the next commit tries again.
     ///
@@ -277,10 +288,15 @@ impl Shared {
     }
 
     pub(super) async fn commit(&self, committer: &mut Committer, note: &str) -> Result<Cid> {
-        if committer.pending.is_some() {
+        self.decide(committer).await?;
+        self.thaw_nothing(committer);
+        let mut is_said = note.is_empty();
+        if let Some(pending) = &committer.pending {
+            // This very commit failed before.
+            is_said |= pending.note == note;
             self.write_out(committer).await?;
         }
-        if !self.lock().active.is_empty() {
+        if !self.lock().active.is_empty() || !is_said {
             self.freeze(committer, note).await?;
             self.write_out(committer).await?;
         }
@@ -298,6 +314,16 @@ impl Shared {
         state.frozen = Some(Arc::new(std::mem::take(&mut state.active)));
         committer.pending = Some(Pending { through: placed.pos, next_ino, inode_count, used, note: note.to_owned() });
         Ok(())
+    }
+
+    /// Forgets a commit that failed and had nothing to hold but what was to be said of it: a checkout, or the name of a
+    /// snapshot.
+    fn thaw_nothing(&self, committer: &mut Committer) {
+        let mut state = self.lock();
+        if state.frozen.as_ref().is_some_and(|layer| layer.is_empty()) {
+            state.frozen = None;
+            committer.pending = None;
+        }
     }
 
     /// Turns the frozen layer into a commit.
@@ -362,12 +388,31 @@ impl Shared {
         // The journal says what the commit holds before the head says that it counts.
         self.log.append(Record::Commit { through: pending.through, cid }.encode()).await?;
         self.log.sync().await?;
-        self.swap_head(committer, cid).await?;
+        let base = Base { cid, commit: Arc::new(commit), attrs };
+        let next = Next { base, history, through: pending.through, orphans };
+        match self.swap_head(committer, cid).await? {
+            Swapped::Yes => self.begin(committer, next).await,
+            Swapped::No(error) => Err(error),
+            Swapped::Unknown(error) => {
+                // What a commit holds stands either way. Of a checkout a crash may find the one state or the other, and
+                // a change belongs to the one that it was made on.
+                if next.orphans.is_none() {
+                    self.lock().undecided = true;
+                    committer.undecided = Some(next);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Makes the commit that the head names the base.
+    async fn begin(&self, committer: &mut Committer, next: Next) -> Result<()> {
+        let Next { base, history, through, orphans } = next;
         committer.pending = None;
         committer.history = Some(history);
         {
             let mut state = self.lock();
-            state.base = Base { cid, commit: Arc::new(commit), attrs };
+            state.base = base;
             state.frozen = None;
             state.generation += 1;
             match orphans {
@@ -378,41 +423,84 @@ impl Shared {
                 None => state.begin_at_base(),
             }
         }
-        self.log.drop_before(pending.through).await
+        self.log.drop_before(through).await
+    }
+
+    /// Asks the head whether a checkout happened of which that is not known, before anything changes.
+    pub(super) async fn before_change(&self) -> Result<()> {
+        let mut committer = self.committer.lock().await;
+        self.decide(&mut committer).await.map_err(|error| {
+            let why = format!("a checkout may have happened, and the head that tells cannot be read: {error:#}");
+            Error::new(ErrorKind::Unavailable, "tree.change").because(why)
+        })
+    }
+
+    /// Finds out whether a checkout happened.
+    async fn decide(&self, committer: &mut Committer) -> Result<()> {
+        let Some(next) = &committer.undecided else { return Ok(()) };
+        let loaded = committer.heads.load(&self.options.head).await?;
+        let (now, version) = loaded.ok_or_else(lost)?;
+        let now = self.commit_of(&now)?;
+        let happened = now == next.base.cid;
+        if !happened && version != committer.version && !self.lock().doubtful.contains(&now) {
+            return Err(lost());
+        }
+        let next = committer.undecided.take();
+        committer.version = version;
+        self.lock().undecided = false;
+        match next.filter(|_| happened) {
+            Some(next) => {
+                self.lock().doubtful.clear();
+                self.begin(committer, next).await
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// The commit that a head of this tree names.
+    fn commit_of(&self, head: &[u8]) -> Result<Cid> {
+        let head = Head::decode(head).map_err(|_| lost())?;
+        if head.id == self.id { Ok(head.commit) } else { Err(lost()) }
     }
 
     /// Makes the head name a commit.
-    async fn swap_head(&self, committer: &mut Committer, cid: Cid) -> Result<()> {
+    async fn swap_head(&self, committer: &mut Committer, cid: Cid) -> Result<Swapped> {
         let name = &self.options.head;
         let head = Head { id: self.id, commit: cid }.encode()?;
         loop {
             let swapped = committer.heads.swap(name, Some(&committer.version), head.clone()).await;
             if let Ok(Swap::Done(version)) = swapped {
-                committer.moved(version);
+                committer.version = version;
                 self.lock().doubtful.clear();
-                return Ok(());
+                return Ok(Swapped::Yes);
             }
             // After an error it may have happened: the head itself tells, and if it cannot be asked now, the next attempt
             // has to know what it may find.
-            if swapped.is_err() && !committer.tried.contains(&head) {
-                committer.tried.push(head.clone());
-                // Should it have happened, a restart begins there: until it is known, the collector leaves it.
-                self.lock().doubtful.push(cid);
+            if swapped.is_err() {
+                let doubtful = &mut self.lock().doubtful;
+                if !doubtful.contains(&cid) {
+                    doubtful.push(cid);
+                }
             }
-            let Some((now, version)) = committer.heads.load(name).await? else { return Err(lost()) };
+            let (now, version) = match committer.heads.load(name).await {
+                Ok(loaded) => loaded.ok_or_else(lost)?,
+                Err(error) => return Ok(Swapped::Unknown(error)),
+            };
+            let now = self.commit_of(&now)?;
             let moved = version != committer.version;
+            let was_doubtful = self.lock().doubtful.contains(&now);
             match swapped {
-                _ if now == head => {
-                    committer.moved(version);
+                _ if now == cid => {
+                    committer.version = version;
                     self.lock().doubtful.clear();
-                    return Ok(());
+                    return Ok(Swapped::Yes);
                 }
                 // An attempt before this one, of which it was not known, moved it: from there it moves on.
-                Ok(_) if moved && committer.tried.contains(&now) => committer.version = version,
-                Err(error) if !moved => return Err(error),
-                Err(error) if committer.tried.contains(&now) => {
+                Ok(_) if moved && was_doubtful => committer.version = version,
+                Err(error) if !moved => return Ok(Swapped::No(error)),
+                Err(error) if was_doubtful => {
                     committer.version = version;
-                    return Err(error);
+                    return Ok(Swapped::No(error));
                 }
                 _ => return Err(lost()),
             }

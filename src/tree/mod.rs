@@ -223,23 +223,19 @@ impl Shared {
     async fn attempt<T>(&self, mut call: impl FnMut(&mut Attempt<'_>) -> Try<T>) -> Result<T> {
         let mut held: HashMap<NodeId, Arc<AttrNode>> = HashMap::new();
         loop {
-            let (halt, generation) = {
-                let mut state = self.lock();
-                let generation = state.generation;
-                let now = attrs::time_in_range((self.options.env.now)());
-                let (log, quota) = (&self.log, self.options.quota);
-                match call(&mut Attempt { state: &mut state, held: &held, log, quota, now }) {
-                    Ok(value) => return Ok(value),
-                    Err(halt) => (halt, generation),
-                }
-            };
-            let missing = match halt {
-                Halt::Missing(ids) => ids,
-                Halt::NoNumber => {
+            let (tried, generation) = self.try_once(&held, &mut call);
+            let missing = match tried {
+                Ok(value) => return Ok(value),
+                Err(Halt::Missing(ids)) => ids,
+                Err(Halt::NoNumber) => {
                     self.reserve().await?;
                     continue;
                 }
-                Halt::Error(error) => return Err(error),
+                Err(Halt::Undecided) => {
+                    self.before_change().await?;
+                    continue;
+                }
+                Err(Halt::Error(error)) => return Err(error),
             };
             match self.load(missing).await {
                 Ok(loaded) => {
@@ -256,22 +252,32 @@ impl Shared {
         }
     }
 
+    /// Runs `call` once, with what is in memory and what is `held`; tells also which base it saw.
+    fn try_once<T>(
+        &self,
+        held: &HashMap<NodeId, Arc<AttrNode>>,
+        call: impl FnOnce(&mut Attempt<'_>) -> Try<T>,
+    ) -> (Try<T>, u64) {
+        let mut state = self.lock();
+        let generation = state.generation;
+        let now = attrs::time_in_range((self.options.env.now)());
+        let (log, quota) = (&self.log, self.options.quota);
+        (call(&mut Attempt { state: &mut state, held, log, quota, now }), generation)
+    }
+
     /// Reserves numbers for new nodes, durably, unless somebody did meanwhile: a number that a crash undoes, and that is
     /// given again, would be that of another node in somebody's handle.
     async fn reserve(&self) -> Result<()> {
         let _alone = self.reserving.lock().await;
-        let end = {
-            let mut state = self.lock();
-            if state.give < state.reserved {
-                return Ok(());
-            }
-            let now = attrs::time_in_range((self.options.env.now)());
-            let (log, quota, held) = (&self.log, self.options.quota, HashMap::new());
-            match (Attempt { state: &mut state, held: &held, log, quota, now }).reserve() {
-                Ok(end) => end,
-                Err(Halt::Error(error)) => return Err(error),
-                Err(Halt::Missing(_) | Halt::NoNumber) => return Err(Error::new(ErrorKind::Internal, "tree.reserve")),
-            }
+        let (tried, _) = self.try_once(&HashMap::new(), |attempt| {
+            if attempt.next_ino().is_ok() { Ok(None) } else { attempt.reserve().map(Some) }
+        });
+        let end = match tried {
+            Ok(Some(end)) => end,
+            Ok(None) => return Ok(()),
+            Err(Halt::Undecided) => return self.before_change().await,
+            Err(Halt::Error(error)) => return Err(error),
+            Err(Halt::Missing(_) | Halt::NoNumber) => return Err(Error::new(ErrorKind::Internal, "tree.reserve")),
         };
         self.log.sync().await?;
         self.lock().reserved = end;

@@ -145,6 +145,10 @@ impl Replay {
             }
             Record::Flush { through } => self.unflushed.retain(|(pos, _)| *pos >= through),
             Record::Freeze => {
+                // A commit of nothing that failed, such as a checkout, was not tried again.
+                if self.frozen.last().is_some_and(|(_, layer)| layer.is_empty()) {
+                    self.frozen.pop();
+                }
                 let State { next_ino, inode_count, used, .. } = *state;
                 let pending = Pending { through: pos, next_ino, inode_count, used, note: String::new() };
                 self.frozen.push((pending, std::mem::take(&mut state.active)));
@@ -233,7 +237,7 @@ impl Head {
         Ok(cbor::encode(&Ipld::Map(map))?.into())
     }
 
-    fn decode(bytes: &[u8]) -> Result<Self> {
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self> {
         let op = "tree.open";
         let corrupt = || Error::new(ErrorKind::Corrupt, op).because("the head is not that of a tree");
         let Ipld::Map(map) = cbor::decode(bytes)? else { return Err(corrupt()) };

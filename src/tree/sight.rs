@@ -32,6 +32,8 @@ pub(super) enum Halt {
     Missing(Vec<NodeId>),
     /// No number is reserved that a new node could have.
     NoNumber,
+    /// It is not known which state a change would change.
+    Undecided,
     /// The answer is an error.
     Error(Error),
 }

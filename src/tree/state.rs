@@ -76,6 +76,8 @@ pub(super) struct State {
     pub(super) naming_count: u64,
     /// Commits that the head may name: swapping it failed, and may have happened all the same.
     pub(super) doubtful: Vec<Cid>,
+    /// Whether a checkout is among them, so that nobody knows what a change would change.
+    pub(super) undecided: bool,
 }
 
 impl State {
@@ -97,6 +99,7 @@ impl State {
             generation: 0,
             naming_count: 1,
             doubtful: Vec::new(),
+            undecided: false,
         }
     }
 
@@ -307,6 +310,9 @@ impl Attempt<'_> {
 
     /// Writes the change to the journal and applies it.
     pub(super) fn record(&mut self, edit: Edit) -> Try<()> {
+        if self.state.undecided {
+            return Err(Halt::Undecided);
+        }
         let Edit { effects, usage, data } = edit;
         let record = Record::Change { effects, usage, data };
         let placed = self.log.push(Log::prepare(record.encode())?)?;

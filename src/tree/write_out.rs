@@ -62,7 +62,9 @@ impl Frozen<'_> {
                     Ok(value) => return Ok(value),
                     Err(Halt::Error(error)) => return Err(error),
                     Err(Halt::Missing(ids)) => ids,
-                    Err(Halt::NoNumber) => return Err(Error::new(ErrorKind::Internal, "tree.commit")),
+                    Err(Halt::NoNumber | Halt::Undecided) => {
+                        return Err(Error::new(ErrorKind::Internal, "tree.commit"));
+                    }
                 }
             };
             held.extend(self.shared.load(missing).await?);

@@ -3,21 +3,19 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::{Duration, SystemTime},
 };
 
-use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 
 use super::{super::TreeOptions, Ground, make, name, options, root_equals_import};
 use crate::{
-    Env, Error, ErrorKind, Name, Result,
+    Env, ErrorKind,
     block::Mem,
     dag::{Dag, DagOptions, Params, Profile, UnixfsMeta},
-    heads::{Heads, MemHeads, Swap, Version},
     media::MemMedia,
     testing::{
         self,
@@ -59,60 +57,6 @@ async fn a_note_that_is_too_long_is_refused_and_in_nobodys_way() {
     assert_eq!(refused.kind(), ErrorKind::InvalidArgument);
     tree.commit(&"n".repeat(4096)).await.expect("it fits");
     root_equals_import(&tree).await;
-}
-
-/// Heads that swap and then say that they failed, and that cannot be asked then either.
-#[derive(Debug, Default)]
-struct Mute {
-    inner: MemHeads,
-    is_mute: AtomicBool,
-}
-
-impl Mute {
-    fn speak(&self) -> Result<()> {
-        if self.is_mute.load(Ordering::Relaxed) { Err(Error::new(ErrorKind::Unavailable, "mute")) } else { Ok(()) }
-    }
-}
-
-#[async_trait]
-impl Heads for Mute {
-    async fn load(&self, name: &Name) -> Result<Option<(Bytes, Version)>> {
-        self.speak()?;
-        self.inner.load(name).await
-    }
-    async fn swap(&self, name: &Name, expected: Option<&Version>, head: Bytes) -> Result<Swap> {
-        let swapped = self.inner.swap(name, expected, head).await;
-        self.speak()?;
-        swapped
-    }
-}
-
-/// A swap that seemed to fail and had happened made the tree believe for ever that another program wrote to it.
-#[tokio::test]
-async fn a_swap_of_which_nobody_knew_is_not_anothers() {
-    // A clock that ticks: an attempt later is another commit.
-    let time = Arc::new(AtomicU64::new(0));
-    let now = move || SystemTime::UNIX_EPOCH + Duration::from_secs(time.fetch_add(1, Ordering::Relaxed));
-    let options = TreeOptions { env: Env { now: Arc::new(now), ..testing::env() }, ..options() };
-    let Ground { dag, journal, .. } = Ground::new();
-    let heads = Arc::new(Mute::default());
-    let tree = Tree::open(dag.clone(), journal.clone(), heads.clone(), options.clone()).await.expect("open");
-    for text in ["a", "b"] {
-        make(&tree, tree.root(), text, NewNode::File).await;
-        heads.is_mute.store(true, Ordering::Relaxed);
-        tree.commit("").await.expect_err("nobody knows");
-        tree.commit("").await.expect_err("nor now");
-        heads.is_mute.store(false, Ordering::Relaxed);
-        tree.commit("").await.expect("it is asked, and moves on");
-    }
-    let text = crate::vfs::ext::list(&tree, tree.root(), 9).await.expect("list").len();
-    assert_eq!(text, 2);
-    // Another program's head still is.
-    let other = heads.load(&options.head).await.expect("load").expect("a head");
-    let swapped = heads.swap(&options.head, Some(&other.1), "another".into()).await.expect("swap");
-    assert!(matches!(swapped, Swap::Done(_)));
-    make(&tree, tree.root(), "c", NewNode::File).await;
-    assert_eq!(tree.commit("").await.expect_err("another's").kind(), ErrorKind::Unavailable);
 }
 
 /// Pages reserved behind the end of a file were forgotten by a commit, but not what they take: that was counted twice
