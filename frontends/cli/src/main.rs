@@ -14,6 +14,7 @@ mod metrics;
 mod namespace;
 mod output;
 mod owner;
+mod place_node;
 mod restore;
 mod signals;
 

@@ -110,6 +110,24 @@ impl From<FileKind> for Kind {
     }
 }
 
+/// What a copy keeps of its source beside its bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Kept {
+    /// The twelve permission bits; those of a symlink mean nothing and stay.
+    pub(crate) mode: Option<u32>,
+    /// Seconds since 1970 and nanoseconds.
+    pub(crate) mtime: (i64, u32),
+    /// User and group, where they are kept.
+    #[serde(default)]
+    pub(crate) owner: Option<(u32, u32)>,
+    /// Where the bytes are holes: first and length, in bytes.
+    #[serde(default)]
+    pub(crate) holes: Vec<(u64, u64)>,
+    /// Extended attributes, as text.
+    #[serde(default)]
+    pub(crate) xattrs: Vec<(String, String)>,
+}
+
 /// A place in the namespace: its root, which lists the mounts, or a QFS path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Place {
@@ -206,8 +224,12 @@ pub(crate) trait Namespace: Send + Sync {
     async fn put_dir(&self, path: &QfsPath) -> Result<()>;
     /// Puts a symlink into a location-addressed mount, durably.
     async fn put_symlink(&self, path: &QfsPath, target: Bytes) -> Result<()>;
-    /// Sets the permission bits and the time of last change of what was put by place.
-    async fn keep(&self, path: &QfsPath, mode: u32, mtime: (i64, u32)) -> Result<()>;
+    /// Gives what is at `source` by place one more name, durably; what is there and no directory is replaced.
+    async fn put_link(&self, source: &QfsPath, target: &QfsPath) -> Result<()>;
+    /// Puts a pipe, a socket or a device by place, durably; likewise.
+    async fn put_node(&self, path: &QfsPath, kind: Kind, rdev: (u32, u32)) -> Result<()>;
+    /// Gives what was put by place what its source had, its time last.
+    async fn keep(&self, path: &QfsPath, kept: &Kept) -> Result<()>;
 
     /// Commits what a working tree holds; the head where nothing changed.
     async fn commit(&self, mount: Prefix, note: &str) -> Result<Cid>;

@@ -13,7 +13,10 @@ use muxfs::{
     dag::{Entry, Link, UnixfsMeta},
     file::FileKind,
     tree::{History, KeptCommit, PathChange},
-    vfs::{Attr, Cookie, Lease, Listing, SetAttr, SetTime, Vfs, as_store::AsStore, ext},
+    vfs::{
+        Attr, Cookie, Lease, Listing, NewNode, Rdev, SetAttr, SetTime, Vfs, XattrMode, XattrName, as_store::AsStore,
+        ext,
+    },
     working::HISTORY_NAME,
 };
 use tokio_util::io::StreamReader;
@@ -24,7 +27,10 @@ use crate::{
         verify_all::{self, AllFinding, VerifyAll},
     },
     instance::{Instance, env},
-    namespace::{Difference, Finding, Input, Logged, Namespace, Place, Stat, seconds, time, to_text},
+    namespace::{
+        Difference, Finding, Input, Kept, Kind, Logged, Namespace, Place, Stat, from_text, seconds, time, to_text,
+    },
+    place_node::{self, Putting},
     restore,
 };
 
@@ -64,6 +70,19 @@ impl Instance {
             return Ok(Arc::new(self.by_place(path)?));
         }
         Ok(mount.store().clone())
+    }
+
+    /// Puts a node under the last name of a path, whose directory is there.
+    async fn place(&self, path: &QfsPath, putting: Putting) -> Result<()> {
+        let Some((name, above)) = path.parts.split_last() else {
+            return Err(Error::new(ErrorKind::IsDir, "put.node").at(path));
+        };
+        let above = QfsPath { prefix: path.prefix, parts: above.to_vec() };
+        let (dir, _) = self.walk(&Place::Path(above)).await?;
+        let mut random = [0; 8];
+        (env().fill)(&mut random);
+        let put = place_node::put(&self.vfs, (dir.ino(), name), putting, u64::from_be_bytes(random));
+        put.await.map_err(|error| error.at(path))
     }
 
     async fn stat_entry(&self, name: Name, attr: &Attr) -> Result<Stat> {
@@ -213,11 +232,55 @@ impl Namespace for Instance {
         self.by_place(path)?.put_symlink(path, target).await
     }
 
-    async fn keep(&self, path: &QfsPath, mode: u32, mtime: (i64, u32)) -> Result<()> {
-        let (node, _) = self.walk(&Place::Path(path.clone())).await?;
-        let mtime = Some(SetTime::At(time(mtime)));
-        let set = SetAttr { mode: Some(mode), mtime, ..SetAttr::default() };
-        self.vfs.setattr(node.ino(), set).await.map_err(|error| error.at(path))?;
+    async fn put_link(&self, source: &QfsPath, target: &QfsPath) -> Result<()> {
+        // Both by place, and in one mount: else the file system below says so.
+        self.by_place(source)?;
+        self.by_place(target)?;
+        let (node, _) = self.walk(&Place::Path(source.clone())).await?;
+        self.place(target, Putting::Link(node.ino())).await
+    }
+
+    async fn put_node(&self, path: &QfsPath, kind: Kind, (major, minor): (u32, u32)) -> Result<()> {
+        self.by_place(path)?;
+        let rdev = Rdev { major, minor };
+        let node = match kind {
+            Kind::Fifo => NewNode::Fifo,
+            Kind::Socket => NewNode::Socket,
+            Kind::CharDevice => NewNode::CharDevice(rdev),
+            Kind::BlockDevice => NewNode::BlockDevice(rdev),
+            Kind::File | Kind::Dir | Kind::Symlink => {
+                let why = "files, directories and symlinks are put in their own ways";
+                return Err(Error::new(ErrorKind::InvalidArgument, "put.node").at(path).because(why));
+            }
+        };
+        self.place(path, Putting::Node(node)).await
+    }
+
+    async fn keep(&self, path: &QfsPath, kept: &Kept) -> Result<()> {
+        let (node, attr) = self.walk(&Place::Path(path.clone())).await?;
+        let keep = async {
+            for (first, len) in &kept.holes {
+                // What is reserved or written behind the end is none of the source's.
+                let end = first.saturating_add(*len).min(attr.size);
+                if *first < end {
+                    self.vfs.punch_hole(node.ino(), *first..end).await?;
+                }
+            }
+            for (name, value) in &kept.xattrs {
+                let bad = || Error::new(ErrorKind::InvalidArgument, "put.keep").because("bad hex digits");
+                let name = XattrName::new(&from_text(name).ok_or_else(bad)?)?;
+                let value = from_text(value).ok_or_else(bad)?;
+                self.vfs.setxattr(node.ino(), &name, value.into(), XattrMode::Set).await?;
+            }
+            let (uid, gid) = kept.owner.unzip();
+            let mtime = Some(SetTime::At(time(kept.mtime)));
+            // The mode after the owner: to give a file away takes its set-user-id bit.
+            if uid.is_some() {
+                self.vfs.setattr(node.ino(), SetAttr { uid, gid, ..SetAttr::default() }).await?;
+            }
+            self.vfs.setattr(node.ino(), SetAttr { mode: kept.mode, mtime, ..SetAttr::default() }).await
+        };
+        keep.await.map_err(|error: Error| error.at(path))?;
         self.vfs.sync_inode(node.ino()).await
     }
 

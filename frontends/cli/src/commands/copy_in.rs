@@ -2,52 +2,56 @@
 //!
 //! Every file appears whole, but a tree is no unit: one that fails half way leaves what was put before, and putting it
 //! again goes over it, past the files that are there whole where times are kept. What the target has beside it stays.
+//! A working tree also gets what a backup would keep: see [`source`].
+
+mod source;
 
 use std::{
+    collections::HashMap,
     ffi::OsStr,
     fs,
-    os::unix::{ffi::OsStrExt as _, fs::PermissionsExt as _},
+    os::unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, future::BoxFuture, stream};
-use muxfs::{ErrorKind, QfsPath, Result};
+use muxfs::{ErrorKind, Name, QfsPath, Result};
+use tokio::sync::OnceCell;
 
-use super::put::{Entries, FILES_AT_ONCE, Walk, host};
-use crate::namespace::{Kind, Namespace, Place, Stat, seconds};
+use super::put::{Entries, FILES_AT_ONCE, Walk, entries, host};
+use crate::namespace::{Kind, Namespace, Place, Stat};
+
+/// The nodes of the host that have several names, by device and number, and where the first of them was put.
+type Links = Mutex<HashMap<(u64, u64), Arc<OnceCell<QfsPath>>>>;
 
 /// Where a copy goes.
 #[derive(Clone, Copy)]
 struct To<'a> {
     namespace: &'a dyn Namespace,
     keep: bool,
+    links: &'a Links,
 }
 
 impl To<'_> {
     /// Whether a file was copied whole before, and its source did not change since: its time is set last.
-    async fn has(&self, path: &Path, target: &QfsPath) -> Result<bool> {
-        if !self.keep {
-            return Ok(false);
-        }
-        let metadata = fs::metadata(path).map_err(|error| host(path, error))?;
-        let there = self.there(target).await?;
+    async fn has(&self, metadata: &fs::Metadata, target: &QfsPath) -> Result<bool> {
+        let there = if self.keep { self.there(target).await? } else { None };
         Ok(there.is_some_and(|there| {
-            (there.kind, there.size) == (Kind::File, metadata.len()) && Kept::of(&there) == Kept::on_host(&metadata)
+            (there.kind, there.size) == (Kind::File, metadata.len()) && source::is_kept(&there, metadata)
         }))
     }
 
-    /// Gives a copy the permissions and the time of its source, if it has others.
-    async fn keep(&self, path: &Path, target: &QfsPath) -> Result<()> {
-        if !self.keep {
+    /// Gives a copy what its source has, if it is not there yet.
+    async fn keep(&self, path: &Path, metadata: &fs::Metadata, target: &QfsPath) -> Result<()> {
+        if !self.keep || self.there(target).await?.is_some_and(|there| source::is_kept(&there, metadata)) {
             return Ok(());
         }
-        let metadata = fs::metadata(path).map_err(|error| host(path, error))?;
-        let Some(kept) = Kept::on_host(&metadata) else { return Ok(()) };
-        if self.there(target).await?.is_some_and(|there| Kept::of(&there) == Some(kept)) {
-            return Ok(());
+        match source::kept(path, metadata).map_err(|error| host(path, error))? {
+            Some(kept) => self.namespace.keep(target, &kept).await,
+            None => Ok(()),
         }
-        self.namespace.keep(target, kept.mode, kept.mtime).await
     }
 
     async fn there(&self, target: &QfsPath) -> Result<Option<Stat>> {
@@ -57,78 +61,114 @@ impl To<'_> {
             Err(error) => Err(error),
         }
     }
-}
 
-/// What a copy keeps of its source.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Kept {
-    mode: u32,
-    mtime: (i64, u32),
-}
-
-impl Kept {
-    fn of(stat: &Stat) -> Option<Self> {
-        stat.mtime.map(|mtime| Self { mode: stat.mode, mtime })
-    }
-
-    /// `None` on a host that tells no times.
-    fn on_host(metadata: &fs::Metadata) -> Option<Self> {
-        let mtime = seconds(metadata.modified().ok()?);
-        Some(Self { mode: metadata.permissions().mode() & 0o7777, mtime })
+    /// Where the first name of a node is put, if it has several and they stay one.
+    fn first_of(&self, metadata: &fs::Metadata) -> Option<Arc<OnceCell<QfsPath>>> {
+        if !self.keep || metadata.nlink() < 2 {
+            return None;
+        }
+        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        Some(links.entry((metadata.dev(), metadata.ino())).or_default().clone())
     }
 }
 
 impl Walk<'_> {
     /// Puts the source to `target`: a directory becomes that one, or is merged into it.
     ///
-    /// With `keep`, permissions and times of files and directories too.
+    /// With `keep`, what the nodes have beside their bytes too.
     pub(super) async fn copy_in(&self, namespace: &dyn Namespace, target: &QfsPath, keep: bool) -> Result<()> {
-        let source = self.job.source;
-        let to = To { namespace, keep };
-        if source != Path::new("-") && fs::metadata(source).is_ok_and(|metadata| metadata.is_dir()) {
+        let (source, links) = (self.job.source, Links::default());
+        let to = To { namespace, keep, links: &links };
+        if source == Path::new("-") {
+            let input = self.open(source)?;
+            to.namespace.put(target, input).await.map_err(|error| error.at(source.display()))?;
+            self.count(0);
+            return Ok(());
+        }
+        // One that is named is followed.
+        let metadata = fs::metadata(source).map_err(|error| host(source, error))?;
+        if metadata.is_dir() {
             return self.copy_dir(to, source.into(), target.clone()).await;
         }
-        self.copy_leaf(to, source, false, target).await
+        self.copy_file(to, source, &metadata, target).await
     }
 
     fn copy_dir<'b>(&'b self, to: To<'b>, path: PathBuf, target: QfsPath) -> BoxFuture<'b, Result<()>> {
         Box::pin(async move {
             // Listed before it is made: a directory that is put into itself is not met again in the copy.
-            let Entries { dirs, leaves } = self.entries(&path)?;
+            let Entries { dirs, leaves, others } = entries(&path)?;
             to.namespace.put_dir(&target).await?;
             let (below, at) = (&path, &target);
-            let leaves = stream::iter(leaves).map(|(name, is_symlink)| async move {
+            let names = leaves.into_iter().map(|(name, _)| name).chain(others);
+            let leaves = stream::iter(names).map(|name: Name| async move {
                 let path = below.join(OsStr::from_bytes(name.as_bytes()));
-                self.copy_leaf(to, &path, is_symlink, &at.join(&name)).await
+                self.copy_leaf(to, &path, &at.join(&name)).await
             });
             leaves.buffer_unordered(FILES_AT_ONCE).try_collect::<()>().await?;
             for name in dirs {
                 self.copy_dir(to, path.join(OsStr::from_bytes(name.as_bytes())), target.join(&name)).await?;
             }
             // Last: what was put into it moved its time.
-            to.keep(&path, &target).await
+            let metadata = fs::metadata(&path).map_err(|error| host(&path, error))?;
+            to.keep(&path, &metadata, &target).await
         })
     }
 
-    async fn copy_leaf(&self, to: To<'_>, path: &Path, is_symlink: bool, target: &QfsPath) -> Result<()> {
-        if is_symlink {
-            let link = fs::read_link(path).map_err(|error| host(path, error))?;
-            let bytes = Bytes::copy_from_slice(link.as_os_str().as_bytes());
-            if to.keep && to.there(target).await?.is_some_and(|there| there.target.as_ref() == Some(&bytes)) {
-                return Ok(());
-            }
-            return to.namespace.put_symlink(target, bytes).await;
+    /// Puts what is no directory: its bytes once, however many names it has.
+    async fn copy_leaf(&self, to: To<'_>, path: &Path, target: &QfsPath) -> Result<()> {
+        let metadata = fs::symlink_metadata(path).map_err(|error| host(path, error))?;
+        let Some(first) = to.first_of(&metadata) else { return self.copy_node(to, path, &metadata, target).await };
+        let copied = async {
+            self.copy_node(to, path, &metadata, target).await?;
+            Ok::<_, muxfs::Error>(target.clone())
+        };
+        let first = first.get_or_try_init(|| copied).await?;
+        // One that was skipped is nowhere.
+        if first == target || to.there(first).await?.is_none() {
+            return Ok(());
         }
-        if path != Path::new("-") && to.has(path, target).await? {
-            self.count(fs::metadata(path).map_or(0, |metadata| metadata.len()));
+        to.namespace.put_link(first, target).await?;
+        self.count(0);
+        Ok(())
+    }
+
+    async fn copy_node(&self, to: To<'_>, path: &Path, metadata: &fs::Metadata, target: &QfsPath) -> Result<()> {
+        if metadata.is_symlink() {
+            return self.copy_symlink(to, path, metadata, target).await;
+        }
+        let Some((kind, rdev)) = source::special(metadata) else {
+            return self.copy_file(to, path, metadata, target).await;
+        };
+        if !to.keep {
+            self.skip(path, "not a file, directory or symlink");
+            return Ok(());
+        }
+        if matches!(kind, Kind::CharDevice | Kind::BlockDevice) && !source::is_root() {
+            self.skip(path, "only root copies devices");
+            return Ok(());
+        }
+        to.namespace.put_node(target, kind, rdev).await?;
+        to.keep(path, metadata, target).await
+    }
+
+    async fn copy_symlink(&self, to: To<'_>, path: &Path, metadata: &fs::Metadata, target: &QfsPath) -> Result<()> {
+        let link = fs::read_link(path).map_err(|error| host(path, error))?;
+        let bytes = Bytes::copy_from_slice(link.as_os_str().as_bytes());
+        if !to.keep || to.there(target).await?.is_none_or(|there| there.target.as_ref() != Some(&bytes)) {
+            to.namespace.put_symlink(target, bytes).await?;
+        }
+        to.keep(path, metadata, target).await
+    }
+
+    async fn copy_file(&self, to: To<'_>, path: &Path, metadata: &fs::Metadata, target: &QfsPath) -> Result<()> {
+        if to.has(metadata, target).await? {
+            self.count(metadata.len());
             return Ok(());
         }
         let input = self.open(path)?;
         let len = input.len_known();
         to.namespace.put(target, input).await.map_err(|error| error.at(path.display()))?;
-        if path != Path::new("-") {
-            to.keep(path, target).await?;
-        }
+        to.keep(path, metadata, target).await?;
         self.count(len);
         Ok(())
     }

@@ -163,6 +163,26 @@ pub(super) struct Entries {
     pub(super) dirs: Vec<Name>,
     /// Files, and symlinks, which say so.
     pub(super) leaves: Vec<(Name, bool)>,
+    /// Pipes, sockets and devices.
+    pub(super) others: Vec<Name>,
+}
+
+/// What a directory of the host holds.
+pub(super) fn entries(path: &Path) -> Result<Entries> {
+    let mut entries = Entries::default();
+    for entry in fs::read_dir(path).map_err(|error| host(path, error))? {
+        let entry = entry.map_err(|error| host(path, error))?;
+        let name = Name::new(entry.file_name().as_bytes()).map_err(|error| error.at(entry.path().display()))?;
+        let kind = entry.file_type().map_err(|error| host(&entry.path(), error))?;
+        if kind.is_dir() {
+            entries.dirs.push(name);
+        } else if kind.is_fifo() || kind.is_socket() || kind.is_block_device() || kind.is_char_device() {
+            entries.others.push(name);
+        } else {
+            entries.leaves.push((name, kind.is_symlink()));
+        }
+    }
+    Ok(entries)
 }
 
 /// A walk over the source.
@@ -235,29 +255,19 @@ impl<'a> Walk<'a> {
         Input::Stream(stream.boxed())
     }
 
-    /// What a directory of the host holds. What is neither file, directory nor symlink is skipped, and told.
-    pub(super) fn entries(&self, path: &Path) -> Result<Entries> {
-        let mut entries = Entries::default();
-        for entry in fs::read_dir(path).map_err(|error| host(path, error))? {
-            let entry = entry.map_err(|error| host(path, error))?;
-            let name = Name::new(entry.file_name().as_bytes()).map_err(|error| error.at(entry.path().display()))?;
-            let kind = entry.file_type().map_err(|error| host(&entry.path(), error))?;
-            if kind.is_dir() {
-                entries.dirs.push(name);
-            } else if kind.is_fifo() || kind.is_socket() || kind.is_block_device() || kind.is_char_device() {
-                self.skipped.fetch_add(1, Ordering::Relaxed);
-                let what = format!("skipped {}: not a file, directory or symlink", entry.path().display());
-                self.job.output.notice(&what);
-            } else {
-                entries.leaves.push((name, kind.is_symlink()));
-            }
-        }
-        Ok(entries)
+    /// Tells that what is neither file, directory nor symlink is skipped.
+    pub(super) fn skip(&self, path: &Path, why: &str) {
+        self.skipped.fetch_add(1, Ordering::Relaxed);
+        self.job.output.notice(&format!("skipped {}: {why}", path.display()));
     }
 
     fn dir(&self, path: PathBuf) -> BoxFuture<'_, Result<Link>> {
         Box::pin(async move {
-            let Entries { dirs, leaves } = self.entries(&path)?;
+            let Entries { dirs, leaves, others } = entries(&path)?;
+            for name in others {
+                let path = path.join(std::ffi::OsStr::from_bytes(name.as_bytes()));
+                self.skip(&path, "not a file, directory or symlink");
+            }
             let leaves = stream::iter(leaves).map(|(name, is_symlink)| {
                 let path = path.join(std::ffi::OsStr::from_bytes(name.as_bytes()));
                 async move {

@@ -22,13 +22,13 @@ use muxfs::{
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::net::UnixStream;
 
-use super::{FRAME_END, FRAME_FAILURE, FRAME_LEN_MAX, Failure, Hello, Kept, PROTOCOL, PROTOCOL_HEADER};
+use super::{FRAME_END, FRAME_FAILURE, FRAME_LEN_MAX, Failure, Hello, PROTOCOL, PROTOCOL_HEADER};
 use crate::commands::{
     doctor::Finding as Diagnosis,
     verify_all::{AllFinding, VerifyAll},
 };
 use crate::namespace::{
-    Difference, EntryText, Finding, Input, LinkText, Logged, Namespace, Place, Stat, from_text, to_text,
+    Difference, EntryText, Finding, Input, Kept, Kind, LinkText, Logged, Namespace, Place, Stat, from_text, to_text,
 };
 
 type Body = UnsyncBoxBody<Bytes, std::io::Error>;
@@ -266,8 +266,18 @@ impl Namespace for Client {
         self.ask(Method::POST, "symlink", &[("path", &path_text(&path.to_bytes()))], whole(target)).await
     }
 
-    async fn keep(&self, path: &QfsPath, mode: u32, mtime: (i64, u32)) -> Result<()> {
-        let body = whole(encode(&Kept { mode, mtime })?);
+    async fn put_link(&self, source: &QfsPath, target: &QfsPath) -> Result<()> {
+        let (path, target) = (path_text(&source.to_bytes()), path_text(&target.to_bytes()));
+        self.ask(Method::POST, "link", &[("path", &path), ("target", &target)], empty()).await
+    }
+
+    async fn put_node(&self, path: &QfsPath, kind: Kind, rdev: (u32, u32)) -> Result<()> {
+        let body = whole(encode(&(kind, rdev))?);
+        self.ask(Method::POST, "node", &[("path", &path_text(&path.to_bytes()))], body).await
+    }
+
+    async fn keep(&self, path: &QfsPath, kept: &Kept) -> Result<()> {
+        let body = whole(encode(kept)?);
         self.ask(Method::POST, "keep", &[("path", &path_text(&path.to_bytes()))], body).await
     }
 

@@ -46,13 +46,6 @@ struct Hello {
     pid: u32,
 }
 
-/// What `/v1/keep` sets.
-#[derive(Debug, Serialize, Deserialize)]
-struct Kept {
-    mode: u32,
-    mtime: (i64, u32),
-}
-
 /// A stream in frames: a length as `u32` in big-endian and that many bytes. A frame of no bytes ends it well,
 /// `u32::MAX` and a [`Failure`] in a frame of its own ends it badly; what just stops was cut off.
 const FRAME_END: u32 = 0;

@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc};
 use axum::{
     Json, Router,
     body::Body,
-    extract::{ConnectInfo, Query, Request, State, connect_info::Connected},
+    extract::{ConnectInfo, DefaultBodyLimit, Query, Request, State, connect_info::Connected},
     http::StatusCode,
     middleware::{self, Next},
     response::{IntoResponse, Response},
@@ -19,15 +19,18 @@ use serde::{Deserialize, Serialize};
 use tokio::{net::UnixListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-use super::{Failure, Hello, Kept, PROTOCOL, PROTOCOL_HEADER, frame, last_frame};
+use super::{Failure, Hello, PROTOCOL, PROTOCOL_HEADER, frame, last_frame};
 use crate::{
     commands::verify_all::VerifyAll,
     instance::Instance,
-    namespace::{EntryText, Input, LinkText, Logged, Namespace as _, Place},
+    namespace::{EntryText, Input, Kept, LinkText, Logged, Namespace as _, Place},
 };
 
 /// The longest directory that a client may put in one request, in bytes of JSON: some ten million entries.
 const DIR_LEN_MAX: usize = 2 << 30;
+
+/// What a copy keeps of its source, at most, in bytes of JSON: a MiB of extended attributes in hex, and some holes.
+const KEPT_LEN_MAX: usize = 16 << 20;
 
 /// Takes commands on `socket` until `stop`.
 ///
@@ -85,7 +88,9 @@ fn router(instance: Arc<Instance>) -> Router {
         .route("/v1/verify", get(verify))
         .route("/v1/verify-all", get(verify_all))
         .route("/v1/doctor", get(doctor))
-        .route("/v1/keep", post(keep))
+        .route("/v1/link", post(put_link))
+        .route("/v1/node", post(put_node))
+        .route("/v1/keep", post(keep).layer(DefaultBodyLimit::max(KEPT_LEN_MAX)))
         .route("/v1/commit", post(commit))
         .route("/v1/log", get(log))
         .route("/v1/diff", get(diff))
@@ -165,6 +170,12 @@ impl PathArg {
     fn path(&self) -> Result<QfsPath, Error> {
         QfsPath::parse(&super::client::path_bytes(&self.path)?)
     }
+}
+
+#[derive(Deserialize)]
+struct LinkArg {
+    path: String,
+    target: String,
 }
 
 #[derive(Deserialize)]
@@ -317,7 +328,18 @@ async fn pins(State(owner): Owner, Query(arg): Query<PinsArg>) -> Answer<Vec<(St
 async fn keep(State(owner): Owner, Query(arg): Query<PathArg>, body: Bytes) -> Answer<()> {
     let kept: Kept = serde_json::from_slice(&body)
         .map_err(|error| Error::new(ErrorKind::InvalidArgument, "control.keep").because(error))?;
-    Ok(Json(owner.keep(&arg.path()?, kept.mode, kept.mtime).await?))
+    Ok(Json(owner.keep(&arg.path()?, &kept).await?))
+}
+
+async fn put_link(State(owner): Owner, Query(arg): Query<LinkArg>) -> Answer<()> {
+    let (path, target) = (PathArg { path: arg.path }.path()?, PathArg { path: arg.target }.path()?);
+    Ok(Json(owner.put_link(&path, &target).await?))
+}
+
+async fn put_node(State(owner): Owner, Query(arg): Query<PathArg>, body: Bytes) -> Answer<()> {
+    let (kind, rdev) = serde_json::from_slice(&body)
+        .map_err(|error| Error::new(ErrorKind::InvalidArgument, "control.node").because(error))?;
+    Ok(Json(owner.put_node(&arg.path()?, kind, rdev).await?))
 }
 
 async fn commit(State(owner): Owner, Query(arg): Query<CommitArg>) -> Answer<String> {

@@ -3,6 +3,7 @@
 //! Each test owns a data directory, starts `muxfs` as a process and speaks to it as a client would.
 
 mod commands;
+mod copies;
 mod doctor;
 mod roots;
 mod rounds;
