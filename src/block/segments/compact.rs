@@ -8,13 +8,13 @@
 //!
 //! One block is on its way at a time, under the lock of its key; everybody else reads, puts and deletes meanwhile.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering};
 
 use bytes::Bytes;
 
-use super::{Inner, Place, Segments, entry::Entry, index_is_damaged, is_lost, record::Change};
+use super::{Inner, Place, Segments, entry::Entry, index_is_damaged, is_lost, lookup::Candidates, record::Change};
 use crate::{
-    BlockKey, Result,
+    BlockKey, ErrorKind, Result,
     log::{LogPos, detached},
     media::SegmentId,
 };
@@ -81,12 +81,24 @@ impl Inner {
         self.log.sync().await?;
         let sources: Vec<SegmentId> = self.lock().counts.usage.range(..end).map(|(id, _)| *id).collect();
         let (mut moved, mut done, mut stray, mut is_all) = (0, None, None, true);
+        let last = sources.last().copied();
         for source in sources {
-            if self.is_compact_from(source) {
+            if self.is_compact_from(source) || self.closing.load(Ordering::Relaxed) {
                 is_all = false;
                 break;
             }
-            self.move_live(source, &mut report, &mut stray).await?;
+            // Nothing is read of a segment in which all is dead, but a key of the last one, which may be needed.
+            if Some(source) == last || !self.is_dead(source) {
+                if report.blocks_moved == 0 && done.is_some() {
+                    // What takes no copying comes back first: on a full disk that is the room to copy to.
+                    self.drop_before(done, &mut report).await?;
+                }
+                self.empty(source, done, &mut report, &mut stray).await?;
+            }
+            if self.closing.load(Ordering::Relaxed) {
+                is_all = false;
+                break;
+            }
             done = Some(SegmentId(source.0 + 1));
             if report.bytes_moved - moved >= u64::from(self.options.segment_len_max) {
                 moved = report.bytes_moved;
@@ -98,6 +110,32 @@ impl Inner {
         }
         self.drop_before(done, &mut report).await?;
         Ok(report)
+    }
+
+    /// Moves what is live in a segment; where there is no room for that, the room of those that are `done` is taken.
+    async fn empty(
+        self: &Arc<Self>,
+        source: SegmentId,
+        done: Option<SegmentId>,
+        report: &mut CompactReport,
+        stray: &mut Option<BlockKey>,
+    ) -> Result<()> {
+        match self.move_live(source, report, stray).await {
+            Err(error) if error.kind() == ErrorKind::NoSpace => {
+                let before = report.segments_removed;
+                self.drop_before(done, report).await?;
+                if report.segments_removed == before {
+                    return Err(error);
+                }
+                self.move_live(source, report, stray).await
+            }
+            moved => moved,
+        }
+    }
+
+    /// Whether nothing in a segment is live.
+    fn is_dead(&self, source: SegmentId) -> bool {
+        self.lock().counts.usage.get(&source).is_none_or(|usage| usage.live == 0)
     }
 
     /// Whether there is little to gain in this segment and all later ones.
@@ -117,6 +155,9 @@ impl Inner {
     ) -> Result<()> {
         let mut heads = self.log.heads_of(source).await?;
         while let Some(record) = heads.next().await? {
+            if self.closing.load(Ordering::Relaxed) {
+                break;
+            }
             let Some(change) = Change::decode(&record.head) else { continue };
             let key = change.key();
             if matches!(change, Change::Delete { .. }) {
@@ -124,11 +165,12 @@ impl Inner {
                 *stray = Some(key.clone());
                 continue;
             }
+            let is_lost = matches!(change, Change::Lose { .. });
             let generation = self.generation();
-            let moved = match self.move_block(key, record.pos).await {
+            let moved = match self.move_block(key, record.pos, is_lost).await {
                 Err(error) if index_is_damaged(&error) => {
                     self.rebuild(generation, error).await?;
-                    self.move_block(key, record.pos).await?
+                    self.move_block(key, record.pos, is_lost).await?
                 }
                 moved => moved?,
             };
@@ -141,14 +183,30 @@ impl Inner {
         Ok(())
     }
 
-    /// Appends the block of a key again if it is at this place, and gives the length of its frame.
-    async fn move_block(self: &Arc<Self>, key: &BlockKey, pos: LogPos) -> Result<Option<u32>> {
+    /// Appends the block of a key again if it is at this place, and gives the length of its frame. `is_lost` says that the
+    /// record there has no block.
+    async fn move_block(self: &Arc<Self>, key: &BlockKey, pos: LogPos, is_lost: bool) -> Result<Option<u32>> {
         let _open = self.gate.read().await;
         let _turn = self.stripe(key).lock().await;
-        let (entry, bad) = match self.find(key).await? {
-            Place::At { entry, .. } => (entry, false),
-            Place::Damaged(entry) if !entry.deleted => (entry, true),
-            Place::Damaged(_) | Place::Absent => return Ok(None),
+        let mut candidates = Candidates::new(self, key);
+        let Some(first) = candidates.next().await? else { return Ok(None) };
+        // Mostly the index tells it without another look at the log: its newest entry is this very record, or it has none
+        // of it any more.
+        let (entry, bad) = if first.pos == pos && !first.deleted {
+            (first, is_lost || self.lock().rotten.contains(&pos))
+        } else {
+            let mut is_known = first.pos == pos;
+            while !is_known && let Some(entry) = candidates.next().await? {
+                is_known = entry.pos == pos;
+            }
+            if !is_known {
+                return Ok(None);
+            }
+            match self.find(key).await? {
+                Place::At { entry, .. } => (entry, false),
+                Place::Damaged(entry) if !entry.deleted => (entry, true),
+                Place::Damaged(_) | Place::Absent => return Ok(None),
+            }
         };
         if entry.pos != pos {
             return Ok(None);

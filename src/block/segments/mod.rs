@@ -22,7 +22,10 @@ mod upkeep;
 use std::{
     collections::BTreeSet,
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use async_trait::async_trait;
@@ -151,6 +154,8 @@ struct Inner {
     gate: RwLock<()>,
     /// Whoever holds it compacts.
     compacting: AsyncMutex<()>,
+    /// A compaction that goes on when the store is closed ends with the block that it is at.
+    closing: AtomicBool,
     /// Held for reading by every listing of the keys, for writing while segments are dropped.
     listings: Arc<RwLock<()>>,
     /// What goes on in the background.
@@ -296,6 +301,7 @@ impl Segments {
             upkeep: AsyncMutex::new(()),
             gate: RwLock::new(()),
             compacting: AsyncMutex::new(()),
+            closing: AtomicBool::new(false),
             listings: Arc::default(),
             tasks: TaskTracker::new(),
         });
@@ -326,6 +332,7 @@ impl Segments {
     /// # Errors
     /// As `flush`; also then nothing goes on in the background.
     pub async fn close(&self) -> Result<()> {
+        self.inner.closing.store(true, Ordering::Relaxed);
         let written = self.checkpoint().await;
         let ended = self.inner.log.close().await;
         self.inner.tasks.close();

@@ -1,12 +1,13 @@
 //! What compaction gives back, what it leaves alone, and what a crash in the middle of it leaves.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use async_trait::async_trait;
 use futures_util::{StreamExt, TryStreamExt};
 
 use super::*;
 use crate::{
-    BlockStore, ErrorKind,
+    BlockStore, Error, ErrorKind,
     block::{
         Segments, SegmentsOptions,
         segments::{
@@ -14,7 +15,7 @@ use crate::{
             tests::{Story, block, contents, crash_everywhere, key, open, tiny},
         },
     },
-    media::{Media, MemMedia},
+    media::{Media, MemMedia, Segment},
     testing::{
         env,
         fault::{Dice, FaultyMedia},
@@ -219,4 +220,78 @@ async fn nobody_is_disturbed() {
     for n in (0..200).step_by(4) {
         assert_eq!(store.get(&key(n)).await.expect("get"), Some(block(n, 150)));
     }
+}
+
+/// A store that is closed does not wait for a compaction that has far to go, and loses nothing by it.
+#[tokio::test]
+async fn closing_ends_a_compaction_half_way() {
+    for steps in 0..60 {
+        let (data, index): (Arc<MemMedia>, Arc<MemMedia>) = Default::default();
+        let store = Arc::new(mostly_dead(open(data.clone(), index.clone()).await).await);
+        let compacting = tokio::spawn({
+            let store = store.clone();
+            async move { store.compact().await.map(|report| report.blocks_moved) }
+        });
+        for _ in 0..steps {
+            tokio::task::yield_now().await;
+        }
+        store.close().await.expect("close");
+        let moved = compacting.await.expect("no panic");
+        assert!(steps > 0 || !moved.is_ok_and(|moved| moved > 8), "it was closed at once");
+        drop(store);
+        assert_eq!(contents(&open(data, index).await).await.len(), 50, "after {steps} steps");
+    }
+}
+
+/// A media that takes so much and no more.
+#[derive(Debug, Default)]
+struct Bounded {
+    inner: MemMedia,
+    len_max: AtomicU64,
+}
+
+#[async_trait]
+impl Media for Bounded {
+    async fn append(&self, segment: SegmentId, bytes: Bytes) -> Result<u64> {
+        if media_len(&self.inner).await + bytes.len() as u64 > self.len_max.load(Ordering::SeqCst) {
+            return Err(Error::new(ErrorKind::NoSpace, "media.append"));
+        }
+        self.inner.append(segment, bytes).await
+    }
+    async fn sync(&self, segment: SegmentId) -> Result<()> {
+        self.inner.sync(segment).await
+    }
+    async fn read_at(&self, segment: SegmentId, offset: u64, len: u32) -> Result<Bytes> {
+        self.inner.read_at(segment, offset, len).await
+    }
+    async fn segments(&self) -> Result<Vec<Segment>> {
+        self.inner.segments().await
+    }
+    async fn remove(&self, segment: SegmentId) -> Result<()> {
+        self.inner.remove(segment).await
+    }
+}
+
+/// On a full disk nothing could be copied, so nothing came back, though whole segments were dead.
+#[tokio::test]
+async fn a_full_disk_gives_back_first_what_needs_no_copying() {
+    let data = Arc::new(Bounded { len_max: u64::MAX.into(), ..Bounded::default() });
+    let options = SegmentsOptions { segment_len_max: 4000, ..tiny() };
+    let store = Segments::open(data.clone(), Arc::<MemMedia>::default(), options, &env()).await.expect("open");
+    for n in 0..200 {
+        store.put(&key(n), block(n, 150)).await.expect("put");
+    }
+    // The first segments are dead, and in the others half of it is.
+    for n in (0..200).filter(|n| *n < 60 || n % 2 == 0) {
+        store.delete(&key(n)).await.expect("delete");
+    }
+    store.flush().await.expect("flush");
+    let before = contents(&store).await;
+    let full = media_len(&*data).await;
+    // Room for a few headers, and for no segment.
+    data.len_max.store(full + 500, Ordering::SeqCst);
+    let report = store.compact().await.expect("it makes its own room");
+    assert!(report.segments_removed > 5 && report.blocks_moved > 0, "{report:?}");
+    assert!(media_len(&*data).await < full * 2 / 3);
+    assert_eq!(contents(&store).await, before);
 }
