@@ -271,7 +271,7 @@ async fn commits(tree: &Tree) -> Result<usize> {
 }
 
 async fn collect(tree: &Tree, blocks: &Segments) -> Result<()> {
-    let options = GcOptions { dry_run: false, secret: [7; 32] };
+    let options = GcOptions { dry_run: false, secret: [7; 32], on_progress: None };
     let roots = || -> BoxStream<'_, _> { tree.gc_roots().boxed() };
     tree.dag().collect_garbage(roots, &options).await?;
     blocks.compact().await?;

@@ -6,11 +6,13 @@
 
 use std::sync::Arc;
 
+use futures_util::StreamExt;
+
 use crate::{
     Env, Error, ErrorKind, File, Prefix, QfsPath, Result, SecretKey, Source, Store,
     cas::Cas,
     cas_view::{CasView, CasViewOptions},
-    dag::Dag,
+    dag::{Dag, GcOptions, GcReport},
     pins::Pins,
     tree::{History, Tree},
     vfs::{
@@ -141,6 +143,44 @@ impl Mount {
     /// The working tree of a mount that has one.
     pub fn as_tree(&self) -> Option<&Tree> {
         self.tree.as_ref()
+    }
+
+    /// Removes the blocks that neither a pin nor the working tree keeps, nor who reads or writes now: see
+    /// [`Dag::collect_garbage`]. Others go on meanwhile. How the store gives the room back is its own affair
+    /// ([`Segments::compact`](crate::block::Segments::compact)).
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use muxfs::{Codec, Mount, Prefix, block, dag::{Dag, DagOptions, GcOptions}, media::MemMedia, pins::Pins, testing};
+    /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+    /// # let env = testing::env();
+    /// let dag = Dag::new(Arc::new(block::Mem::default()), DagOptions::default());
+    /// let pins = Arc::new(Pins::open(Arc::new(MemMedia::default()), &env).await?);
+    /// let mount = Mount::cas(Prefix::new("mem")?, dag.clone(), pins.clone());
+    /// let kept = dag.put_block(Codec::Raw, "pinned".into()).await?;
+    /// pins.add(&kept).await?;
+    /// dag.put_block(Codec::Raw, "not pinned".into()).await?;
+    /// let report = mount.collect_garbage(&GcOptions::new(&env)).await?;
+    /// assert_eq!((report.blocks_kept, report.blocks_removed), (1, 1));
+    /// # Ok::<(), muxfs::Error>(()) }).unwrap();
+    /// ```
+    ///
+    /// # Errors
+    /// `Unsupported` for a location-addressed mount; as [`Dag::collect_garbage`].
+    pub async fn collect_garbage(&self, options: &GcOptions) -> Result<GcReport> {
+        let Some(cas) = &self.cas else {
+            let why = "it is not content-addressed: there is nothing to collect";
+            return Err(Error::new(ErrorKind::Unsupported, "mux.collect_garbage")
+                .at(QfsPath::mount(self.prefix))
+                .because(why));
+        };
+        // Every source of roots of the `Dag`: one that is forgotten here is lost.
+        let roots = || match &self.tree {
+            // The tree tells what it holds at this moment; what moves from it to a pin meanwhile is leased.
+            Some(tree) => tree.gc_roots().chain(cas.pins().roots()).boxed(),
+            None => cas.pins().roots(),
+        };
+        cas.dag().collect_garbage(roots, options).await
     }
 }
 

@@ -24,7 +24,7 @@ pub(crate) mod wire;
 
 pub use chunk::ReadAt;
 pub use dir::SYMLINK_LEN_MAX;
-pub use gc::{DagLease, GcOptions, GcReport, GcRoot, WriteSession};
+pub use gc::{DagLease, GcOptions, GcProgress, GcReport, GcRoot, OnGcProgress, WriteSession};
 pub use hamt::{HAMT_FANOUT_MAX, HAMT_FANOUT_MIN};
 pub use import::IMPORT_LEN_MAX;
 pub use ipld::Ipld;

@@ -355,8 +355,8 @@ impl Shared {
         let orphans: Vec<Ino> = orphans.map(|(ino, _)| *ino).collect();
         let below = Arc::clone(&state.orphans);
         let held = orphans.iter().filter_map(|ino| below.nodes.get(ino)).flat_map(|node| node.extents.iter());
-        let leases = self.leases(held.map(|(_, piece)| piece));
-        Some(Frozen { shared: self, layer, below, base: state.base.clone(), orphans, _leases: leases })
+        let kept = self.leases(held.map(|(_, piece)| piece));
+        Some(Frozen { shared: self, layer, below, base: state.base.clone(), orphans, _leases: kept })
     }
 
     /// Makes a new state the base: its commit is put, the head moves, and the journal is cut.

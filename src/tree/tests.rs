@@ -347,7 +347,7 @@ async fn what_no_kept_commit_holds_is_collected() {
     let file = make(&tree, root, "large", NewNode::File).await;
     tree.write(file.ino(), 0, large.clone(), false).await.expect("write");
     let collect = || async {
-        let options = crate::dag::GcOptions { dry_run: false, secret: [1; 32] };
+        let options = crate::dag::GcOptions::new(&testing::env());
         tree.dag().collect_garbage(|| tree.gc_roots(), &options).await.expect("it collects")
     };
     collect().await;

@@ -12,7 +12,7 @@ use std::collections::HashSet;
 
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::BoxStream, stream::FuturesUnordered};
 
-use super::{GcRoot, filter::KeyFilter};
+use super::{GcProgress, GcRoot, OnGcProgress, filter::KeyFilter};
 use crate::{
     BlockKey, Cid, Codec, ErrorKind, Result,
     dag::{
@@ -21,11 +21,15 @@ use crate::{
     },
 };
 
+/// Progress is told when so many more nodes were met.
+const TELL_COUNT: usize = 1024;
+
 /// The marks of one collection.
 pub(super) struct Marks {
     secret: [u8; 32],
     marked: KeyFilter,
     visited: HashSet<[u8; 12]>,
+    on_progress: Option<OnGcProgress>,
 }
 
 /// What it means that a node is not there.
@@ -45,9 +49,16 @@ struct Met {
 }
 
 impl Marks {
-    pub(super) fn new(secret: [u8; 32]) -> Self {
+    pub(super) fn new(secret: [u8; 32], on_progress: Option<OnGcProgress>) -> Self {
         let seed = secret.first_chunk().map_or(0, |first| u64::from_le_bytes(*first));
-        Self { secret, marked: KeyFilter::new(seed), visited: HashSet::new() }
+        Self { secret, marked: KeyFilter::new(seed), visited: HashSet::new(), on_progress }
+    }
+
+    /// Tells how far it is, and waits for who is told.
+    pub(super) async fn tell(&self, progress: GcProgress) {
+        if let Some(on_progress) = &self.on_progress {
+            on_progress(progress).await;
+        }
     }
 
     /// How many bytes of memory the visited nodes take: a byte beside each in a table that is seven eighths full at most.
@@ -72,8 +83,12 @@ impl Marks {
         absent: Absent,
     ) -> Result<()> {
         let (mut to_visit, mut visiting) = (Vec::new(), FuturesUnordered::<BoxFuture<'_, Result<Vec<Met>>>>::new());
-        let mut more_roots = true;
+        let (mut more_roots, mut told) = (true, self.visited.len());
         loop {
+            if self.visited.len() >= told + TELL_COUNT {
+                told = self.visited.len();
+                self.tell(GcProgress::Marking { nodes: told as u64 }).await;
+            }
             while visiting.len() < WALK_READ_COUNT {
                 if let Some(node) = to_visit.pop() {
                     visiting.push(visit(dag, self.secret, node).boxed());

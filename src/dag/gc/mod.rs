@@ -16,7 +16,9 @@ mod simulation;
 #[cfg(test)]
 mod tests;
 
-use futures_util::{StreamExt, TryStreamExt, stream, stream::BoxStream};
+use std::{fmt, sync::Arc};
+
+use futures_util::{StreamExt, TryStreamExt, future::BoxFuture, stream, stream::BoxStream};
 
 pub(super) use self::epoch::Epochs;
 pub use self::epoch::{DagLease, WriteSession};
@@ -47,14 +49,43 @@ impl From<Cid> for GcRoot {
     }
 }
 
+/// How far a collection is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GcProgress {
+    /// It looks for what the roots reach.
+    Marking {
+        /// How many of the blocks that may have links were met so far.
+        nodes: u64,
+    },
+    /// It goes through what the store holds.
+    Sweeping {
+        /// How many blocks stay so far.
+        blocks_kept: u64,
+        /// How many are gone, or would be, so far.
+        blocks_removed: u64,
+    },
+}
+
+/// Who is told how far a collection is, and waited for: a run is as slow as this makes it, and nobody waits for a run.
+pub type OnGcProgress = Arc<dyn Fn(GcProgress) -> BoxFuture<'static, ()> + Send + Sync>;
+
 /// How a collection goes about it.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct GcOptions {
     /// Only counts what would be removed, and what would be kept.
     pub dry_run: bool,
     /// A secret that is another for each run: garbage that one run mistakes for marked is met by the next, and nobody
     /// can make blocks that it mistakes for one another.
     pub secret: [u8; 32],
+    /// Is called every thousand blocks or so.
+    pub on_progress: Option<OnGcProgress>,
+}
+
+impl fmt::Debug for GcOptions {
+    /// Without the secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GcOptions").field("dry_run", &self.dry_run).finish_non_exhaustive()
+    }
 }
 
 impl GcOptions {
@@ -70,7 +101,7 @@ impl GcOptions {
     pub fn new(env: &Env) -> Self {
         let mut secret = [0; 32];
         (env.fill)(&mut secret);
-        Self { dry_run: false, secret }
+        Self { dry_run: false, secret, on_progress: None }
     }
 }
 
@@ -105,7 +136,7 @@ impl Dag {
     /// let dag = Dag::new(Arc::new(Mem::default()), DagOptions::default());
     /// let cid = dag.put_block(Codec::Raw, "kept for as long as it is read".into()).await?;
     /// let lease = dag.lease(&cid);
-    /// let options = GcOptions { dry_run: false, secret: [1; 32] };
+    /// let options = GcOptions::new(&muxfs::testing::env());
     /// assert_eq!(dag.collect_garbage(|| stream::empty().boxed(), &options).await?.blocks_removed, 0);
     /// drop(lease);
     /// assert_eq!(dag.collect_garbage(|| stream::empty().boxed(), &options).await?.blocks_removed, 1);
@@ -129,7 +160,7 @@ impl Dag {
     /// let dag = Dag::new(Arc::new(Mem::default()), DagOptions::default());
     /// let session = dag.begin_write();
     /// let cid = dag.put_block(Codec::Raw, "not yet linked".into()).await?;
-    /// let options = GcOptions { dry_run: false, secret: [1; 32] };
+    /// let options = GcOptions::new(&muxfs::testing::env());
     /// assert_eq!(dag.collect_garbage(|| stream::empty().boxed(), &options).await?.blocks_fresh, 1);
     /// drop(session);
     /// # Ok::<(), muxfs::Error>(()) }).unwrap();
@@ -159,11 +190,11 @@ impl Dag {
         options: &GcOptions,
     ) -> Result<GcReport> {
         let epoch = self.epochs.begin_collection().await;
-        let mut marks = Marks::new(options.secret);
+        let mut marks = Marks::new(options.secret, options.on_progress.clone());
         marks.mark(self, roots(), Absent::Refused).await?;
         let mut report = GcReport { bytes_kept: options.dry_run.then_some(0), ..GcReport::default() };
         let mut keys = self.blocks.keys();
-        let mut batch = Vec::new();
+        let (mut batch, mut met) = (Vec::new(), 0);
         loop {
             let key = keys.try_next().await?;
             let is_last = key.is_none();
@@ -175,6 +206,11 @@ impl Dag {
             if is_last || batch.len() >= BATCH_COUNT {
                 let sweep = Sweep { dag: self, epoch: &epoch, dry_run: options.dry_run };
                 sweep.run(&mut marks, std::mem::take(&mut batch), &mut report).await?;
+            }
+            met += 1;
+            if met % BATCH_COUNT == 0 || is_last {
+                let GcReport { blocks_kept, blocks_removed, .. } = report;
+                marks.tell(GcProgress::Sweeping { blocks_kept, blocks_removed }).await;
             }
             if is_last {
                 break;

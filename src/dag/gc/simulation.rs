@@ -421,7 +421,7 @@ impl World {
     async fn collect(self, mut dice: Dice) -> Result<()> {
         let mut secret = [0; 32];
         secret[..8].copy_from_slice(&dice.bits().to_le_bytes());
-        let options = GcOptions { dry_run: dice.roll(5) == 0, secret };
+        let options = GcOptions { dry_run: dice.roll(5) == 0, secret, on_progress: None };
         let roots = || {
             *lock(&self.store.era) = self.dag.epochs.collecting();
             let model = lock(&self.model);

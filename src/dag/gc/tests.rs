@@ -32,7 +32,7 @@ use crate::{
 };
 
 fn options(run: u8) -> GcOptions {
-    GcOptions { dry_run: false, secret: [run; 32] }
+    GcOptions { dry_run: false, secret: [run; 32], on_progress: None }
 }
 
 fn roots<'a>(roots: &[GcRoot]) -> BoxStream<'a, Result<GcRoot>> {
@@ -233,7 +233,7 @@ async fn marks_are_small() {
         ));
         nodes.push(GcRoot::Dag(dag.put_linked(&Ipld::Integer(n)).await.expect("put")));
     }
-    let mut marks = Marks::new([7; 32]);
+    let mut marks = Marks::new([7; 32], None);
     marks.mark(&dag, roots(&nodes), super::mark::Absent::Refused).await.expect("mark");
     let for_one_in_sixteen = marks.visited_memory_len() * (10_000_000 / 16) / 8000;
     assert!(for_ten_million_blocks + for_one_in_sixteen < 64 << 20, "{for_one_in_sixteen}");

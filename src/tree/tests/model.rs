@@ -232,7 +232,7 @@ async fn play(seed: u64, count: usize) {
                 tree = ground.open().await;
             }
             35 => {
-                let options = GcOptions { dry_run: false, secret: [7; 32] };
+                let options = GcOptions::new(&testing::env());
                 ground.dag.collect_garbage(|| tree.gc_roots(), &options).await.expect("it collects");
             }
             34 if !kept.is_empty() => {

@@ -176,7 +176,7 @@ async fn a_commit_that_may_be_the_head_is_kept() {
             heads.mute(true);
             tree.commit("").await.expect_err("nobody knows");
         }
-        let options = GcOptions { dry_run: false, secret: [1; 32] };
+        let options = GcOptions::new(&testing::env());
         ground.dag.collect_garbage(|| tree.gc_roots(), &options).await.expect("it collects");
         drop(tree);
         let tree = ground.open().await;
