@@ -109,6 +109,19 @@ pub(crate) enum Command {
     /// List, add and remove pins: the roots to keep
     #[command(subcommand)]
     Pin(Pin),
+    /// Remove what nothing keeps, and give its room back
+    ///
+    /// Kept is what is pinned, what working trees and their kept commits hold, and what is being put. A server does it by
+    /// itself; it goes on beside everything else, and an interrupted one has removed some of the garbage.
+    #[command(after_help = "Examples:\n  muxfs gc --dry-run\n  muxfs gc\n  muxfs --json gc /ipfs")]
+    Gc {
+        /// The mount [default: every content-addressed one]
+        #[arg(value_name = "MOUNT")]
+        mount: Option<OsString>,
+        /// Only tell what would be removed
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Re-hash everything reachable from a path and name what is missing or corrupt
     #[command(
         after_help = "Exit code 4 where something is missing or corrupt.\n\nExamples:\n  muxfs verify /ipfs/<cid>\n  muxfs verify --all\n  muxfs verify --all --max-rate 20MiB /ipfs\n  muxfs --json verify --all"

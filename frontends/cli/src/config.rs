@@ -9,9 +9,10 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     str::FromStr,
+    time::Duration,
 };
 
-use muxfs::{Error, ErrorKind, Prefix, Result, dag::Profile};
+use muxfs::{Error, ErrorKind, Prefix, Result, dag::Profile, tree::Retention};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// Where NFS listens if nothing else is said.
@@ -33,6 +34,8 @@ pub(crate) struct Config {
     pub(crate) nfs: Nfs,
     pub(crate) ftp: Ftp,
     pub(crate) metrics: Metrics,
+    pub(crate) gc: Gc,
+    pub(crate) history: History,
     /// In the order in which they are listed at the root.
     pub(crate) mount: Vec<Mount>,
 }
@@ -152,6 +155,47 @@ pub(crate) struct Metrics {
     pub(crate) listen: Listen,
 }
 
+/// When a server removes what nothing keeps.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Gc {
+    pub(crate) enabled: bool,
+    /// A mount is collected at most so often, and only after something was let go or put; sooner where its disk is
+    /// nearly full.
+    pub(crate) every: Span,
+}
+
+impl Default for Gc {
+    fn default() -> Self {
+        Self { enabled: true, every: Span(Duration::from_mins(15)) }
+    }
+}
+
+/// Which commits of working trees stay.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct History {
+    /// Every commit of so long ago,
+    pub(crate) all: Span,
+    /// the last of every hour so long,
+    pub(crate) hourly: Span,
+    /// and the last of every day so long.
+    pub(crate) daily: Span,
+}
+
+impl Default for History {
+    fn default() -> Self {
+        let Retention { all, hourly, daily } = Retention::default();
+        Self { all: Span(all), hourly: Span(hourly), daily: Span(daily) }
+    }
+}
+
+impl History {
+    pub(crate) fn retention(&self) -> Retention {
+        Retention { all: self.all.0, hourly: self.hourly.0, daily: self.daily.0 }
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         let prefix = |text| PrefixText(Prefix::new(text).expect("a good prefix"));
@@ -162,6 +206,8 @@ impl Default for Config {
             nfs: Nfs::default(),
             ftp: Ftp::default(),
             metrics: Metrics::default(),
+            gc: Gc::default(),
+            history: History::default(),
             mount: vec![
                 Mount::Mem { prefix: prefix("mem"), limit: None },
                 Mount::Local { prefix: prefix("local"), dir: None, read_only: false },
@@ -296,6 +342,47 @@ impl<'de> Deserialize<'de> for Listen {
     }
 }
 
+/// A length of time: text as `90s`, `15m`, `1h`, `30d`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Span(pub(crate) Duration);
+
+/// The units of time, the longest first, in seconds.
+const SPAN_UNITS: [(&str, u64); 4] = [("d", 24 * 3600), ("h", 3600), ("m", 60), ("s", 1)];
+
+impl FromStr for Span {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+        let (number, unit) = text.split_at(digits);
+        let unit = SPAN_UNITS.iter().find(|(name, _)| *name == unit.trim());
+        let (_, unit) = unit.ok_or_else(|| format!("{text:?} is not a length of time as 90s, 15m, 1h or 30d"))?;
+        let number: u64 = number.parse().map_err(|_| format!("{text:?} is not a length of time as 15m"))?;
+        let seconds = number.checked_mul(*unit).ok_or_else(|| format!("{text:?} is longer than can be counted"))?;
+        Ok(Self(Duration::from_secs(seconds)))
+    }
+}
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.0.as_secs();
+        let (name, unit) =
+            SPAN_UNITS.iter().find(|(_, unit)| seconds > 0 && seconds.is_multiple_of(*unit)).unwrap_or(&("s", 1));
+        write!(f, "{}{name}", seconds / unit)
+    }
+}
+
+impl Serialize for Span {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Span {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+}
+
 /// A number of bytes: `1048576`, or text as `512MiB`, `4GiB`, `1GB`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
@@ -402,6 +489,18 @@ mod tests {
         let twice = "[[mount]]\nkind = \"mem\"\nprefix = \"a\"\n[[mount]]\nkind = \"ipfs\"\nprefix = \"a\"";
         toml::from_str::<Config>(twice).expect("parses").check().expect_err("the prefix is there twice");
         toml::from_str::<Config>("default = \"nope\"").expect("parses").check().expect_err("no such mount");
+    }
+
+    #[test]
+    fn spans() {
+        for (text, seconds) in [("0s", 0), ("90s", 90), ("15m", 900), ("1 h", 3600), ("30d", 2_592_000), ("60s", 60)] {
+            let span: Span = text.parse().expect(text);
+            assert_eq!(span.0, Duration::from_secs(seconds), "{text}");
+            assert_eq!(span.to_string().parse(), Ok(span));
+        }
+        for text in ["", "m", "15", "-1s", "1.5h", "15min", "99999999999999999999d", "9999999999999999d"] {
+            text.parse::<Span>().expect_err(text);
+        }
     }
 
     #[test]

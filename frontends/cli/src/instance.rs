@@ -16,7 +16,7 @@ use muxfs::{
     media::{Media, MemMedia},
     mux::{Mount, MuxFs},
     pins::Pins,
-    tree::{AutoCommit, Tree, TreeOptions},
+    tree::{AutoCommit, Retention, Tree, TreeOptions},
     vfs::{FsStat, Vfs, union::Slots},
 };
 use muxfs_local::{FileMedia, LocalOptions, LocalVfs};
@@ -47,9 +47,37 @@ pub(crate) struct Instance {
     /// Whoever holds it verifies everything.
     pub(crate) verifying: tokio::sync::Mutex<()>,
     /// The block stores on disk.
-    segments: Vec<(Prefix, Arc<Segments>)>,
+    disks: Vec<Disk>,
+    /// Whether it serves others for as long as it is there, and what it has in RAM is worth something.
+    pub(crate) serves: bool,
     pins: Vec<Arc<Pins>>,
     slots: Arc<Slots>,
+}
+
+/// The blocks of a mount on disk.
+#[derive(Debug)]
+pub(crate) struct Disk {
+    prefix: Prefix,
+    pub(crate) segments: Arc<Segments>,
+    /// Where the blocks are, and their index.
+    media: [Arc<FileMedia>; 2],
+}
+
+impl Disk {
+    /// What it takes, in bytes.
+    pub(crate) async fn len(&self) -> Result<u64> {
+        let mut len = 0;
+        for media in &self.media {
+            len += media.segments().await?.iter().map(|segment| segment.len).sum::<u64>();
+        }
+        Ok(len)
+    }
+
+    /// Whether a quarter of it or more is dead.
+    pub(crate) fn is_worth_compacting(&self) -> bool {
+        let stats = self.segments.stats();
+        stats.dead_len >= stats.live_len / 3 && stats.dead_len > 0
+    }
 }
 
 impl Instance {
@@ -63,7 +91,8 @@ impl Instance {
         if let Some(default) = config.default {
             mux = mux.with_default_write(default.0);
         }
-        let (mut all_segments, mut all_pins) = (Vec::new(), Vec::new());
+        let (mut disks, mut all_pins) = (Vec::new(), Vec::new());
+        let (serves, retention) = (auto_commit.is_some(), config.history.retention());
         for mount in &config.mount {
             let prefix = mount.prefix();
             let opened = match mount {
@@ -88,20 +117,21 @@ impl Instance {
                     let pins = Arc::new(Pins::open(Arc::new(MemMedia::default()), &env()).await?);
                     let auto_commit = auto_commit.cloned();
                     let (journal, heads) = (Arc::new(MemMedia::default()), Arc::new(MemHeads::default()));
-                    let below = Below { journal, heads, auto_commit };
+                    let below = Below { journal, heads, auto_commit, retention: retention.clone() };
                     content(prefix, dag(mem, &config), pins, below, space).await?
                 }
                 config::Mount::Ipfs { .. } => {
                     let dir = data.path().join("mounts").join(prefix.as_str());
                     let (blocks, index, env) = (media(&dir.join("blocks"))?, media(&dir.join("index"))?, env());
-                    let segments = Segments::open(blocks, index, SegmentsOptions::default(), &env);
+                    let segments = Segments::open(blocks.clone(), index.clone(), SegmentsOptions::default(), &env);
                     let segments = Arc::new(segments.await.map_err(|error| error.at(dir.display()))?);
-                    all_segments.push((prefix, segments.clone()));
+                    disks.push(Disk { prefix, segments: segments.clone(), media: [blocks, index] });
                     let pins = Arc::new(Pins::open(media(&dir.join("pins"))?, &env).await?);
                     all_pins.push(pins.clone());
                     let heads = Arc::new(LogHeads::open(media(&dir.join("heads"))?, &env).await?);
                     let auto_commit = auto_commit.cloned();
-                    let below = Below { journal: media(&dir.join("journal"))?, heads, auto_commit };
+                    let journal = media(&dir.join("journal"))?;
+                    let below = Below { journal, heads, auto_commit, retention: retention.clone() };
                     let opened = content(prefix, dag(segments, &config), pins, below, space_of_disk(dir.clone())).await;
                     opened.map_err(|error| error.at(dir.display()))?
                 }
@@ -109,15 +139,12 @@ impl Instance {
             mux.mount(opened)?;
         }
         let vfs = mux.vfs(&env()).await?;
-        Ok(Self {
-            mux,
-            vfs,
-            config,
-            verifying: tokio::sync::Mutex::default(),
-            segments: all_segments,
-            pins: all_pins,
-            slots,
-        })
+        Ok(Self { mux, vfs, config, verifying: tokio::sync::Mutex::default(), disks, serves, pins: all_pins, slots })
+    }
+
+    /// The blocks of a mount that has them on disk.
+    pub(crate) fn disk(&self, prefix: Prefix) -> Option<&Disk> {
+        self.disks.iter().find(|disk| disk.prefix == prefix)
     }
 
     /// The content-addressed mount at a prefix.
@@ -140,7 +167,7 @@ impl Instance {
 
     /// The block store of a mount that has one on disk.
     pub(crate) fn segments_of(&self, prefix: Prefix) -> Option<&Segments> {
-        self.segments.iter().find(|(mount, _)| *mount == prefix).map(|(_, segments)| &**segments)
+        self.disk(prefix).map(|disk| &*disk.segments)
     }
 
     /// The working tree of a mount.
@@ -174,8 +201,8 @@ impl Instance {
         for pins in &self.pins {
             pins.close().await?;
         }
-        for (_, segments) in &self.segments {
-            segments.close().await?;
+        for disk in &self.disks {
+            disk.segments.close().await?;
         }
         self.slots.close().await
     }
@@ -217,11 +244,12 @@ fn dag(blocks: Arc<dyn muxfs::BlockStore>, config: &Config) -> Dag {
     Dag::new(blocks, DagOptions { params, ..DagOptions::default() })
 }
 
-/// Where a working tree is kept beside its blocks, and when it commits by itself.
+/// Where a working tree is kept beside its blocks, when it commits by itself, and what it keeps of that.
 struct Below {
     journal: Arc<dyn Media>,
     heads: Arc<dyn Heads>,
     auto_commit: Option<AutoCommit>,
+    retention: Retention,
 }
 
 /// What is seen by CID, and the root of a new tree, belong to the server, as files that it made would.
@@ -230,9 +258,9 @@ async fn content(prefix: Prefix, dag: Dag, pins: Arc<Pins>, below: Below, space:
     let room = space.clone();
     // What cannot be told now is not known: writing finds out.
     let room = Arc::new(move || room().unwrap_or(UNKNOWN));
-    let auto_commit = below.auto_commit;
+    let Below { auto_commit, retention, .. } = below;
     let options = TreeOptions::new(Name::new(HEAD.as_bytes())?, env());
-    let options = TreeOptions { owner: (uid, gid), room, auto_commit, ..options };
+    let options = TreeOptions { owner: (uid, gid), room, auto_commit, retention, ..options };
     let tree = Tree::open(dag, below.journal, below.heads, options).await?;
     Ok(Mount::content(prefix, pins, tree, CasViewOptions { uid, gid, space: Space::new(move || space()) }))
 }

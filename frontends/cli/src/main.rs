@@ -4,6 +4,7 @@
 //! socket, or owns the data directory itself for as long as it takes. Spec: spec/cli.md.
 
 mod args;
+mod collector;
 mod commands;
 mod config;
 mod control;
@@ -203,6 +204,10 @@ async fn command(command: Command, namespace: &dyn Namespace, output: Output) ->
             let path = commands::path(&path)?;
             let target = dest.as_deref().map_or_else(|| Ok(path.clone()), commands::path)?;
             commands::history::restore(namespace, &commit, &path, &target, output).await?;
+        }
+        Command::Gc { mount, dry_run } => {
+            let mount = mount.as_deref().map(mount_of).transpose()?;
+            commands::gc::gc(namespace, mount, dry_run, output).await?;
         }
         Command::Verify { path, all: true, restart, max_rate } => {
             let mount = path.as_deref().map(mount_of).transpose()?.map(|mount| mount.to_string());

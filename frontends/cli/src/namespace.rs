@@ -183,6 +183,52 @@ pub(crate) enum Finding {
     Done { blocks: u64, bytes: u64, bad: u64 },
 }
 
+/// One thing that `gc` has to say.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "gc", rename_all = "snake_case")]
+pub(crate) enum Collecting {
+    /// So many blocks that have links were met on the way down from what is kept.
+    Marking { mount: String, nodes: u64 },
+    /// So many blocks were looked at: what stays, and what is gone or would be.
+    Sweeping { mount: String, blocks_kept: u64, blocks_removed: u64 },
+    /// The room of what is gone goes back to the disk.
+    Compacting { mount: String },
+    /// A mount is done.
+    Done(Collected),
+}
+
+/// What a garbage collection did in a mount, or would do.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Collected {
+    pub(crate) mount: String,
+    pub(crate) dry_run: bool,
+    pub(crate) blocks_kept: u64,
+    /// Told by a dry run, which has the time to ask.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) bytes_kept: Option<u64>,
+    /// Of those that are kept, what only stays because it was put since somebody began to put.
+    pub(crate) blocks_fresh: u64,
+    pub(crate) blocks_removed: u64,
+    pub(crate) bytes_removed: u64,
+    /// What the blocks and their index take on disk; absent of a mount that is in RAM.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) disk_before: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) disk_after: Option<u64>,
+    pub(crate) seconds: f64,
+}
+
+/// Keeps something from being collected until it is dropped.
+pub(crate) struct Hold {
+    _keeps: Box<dyn std::any::Any + Send + Sync>,
+}
+
+impl Hold {
+    pub(crate) fn new<T: Send + Sync + 'static>(keeps: T) -> Self {
+        Self { _keeps: Box::new(keeps) }
+    }
+}
+
 /// A commit of a working tree that is kept.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Logged {
@@ -249,10 +295,16 @@ pub(crate) trait Namespace: Send + Sync {
     /// The prefix that `put` writes to where none is named.
     async fn default_write(&self) -> Result<Prefix>;
 
-    /// Puts a file into a content-addressed mount; neither pinned nor durable until [`Namespace::pin`] is.
+    /// Puts a file into a content-addressed mount; neither pinned nor durable until [`Namespace::pin`] is, nor kept but
+    /// by a [`Namespace::hold`].
     async fn import(&self, mount: Prefix, input: Input) -> Result<Link>;
     async fn import_symlink(&self, mount: Prefix, target: Bytes) -> Result<Link>;
     async fn import_dir(&self, mount: Prefix, entries: Vec<Entry>) -> Result<Link>;
+    /// Keeps from being collected what is put into a mount from now on, and what is below `cid`, if there is one: for
+    /// who puts many things before he pins what is above them, and for who pins what nothing keeps yet.
+    async fn hold(&self, mount: Prefix, cid: Option<&Cid>) -> Result<Hold>;
+    /// Removes what nothing keeps in a mount, or in each, and gives its room back; or only tells what it would remove.
+    fn gc(&self, mount: Option<Prefix>, dry_run: bool) -> BoxStream<'_, Result<Collecting>>;
     /// Pins a root, durably, with everything that was imported before. Whether it was new.
     async fn pin(&self, mount: Prefix, cid: &Cid) -> Result<bool>;
     /// Whether it was pinned.

@@ -28,7 +28,8 @@ use crate::{
     },
     instance::{Instance, env},
     namespace::{
-        Difference, Finding, Input, Kept, Kind, Logged, Namespace, Place, Stat, from_text, seconds, time, to_text,
+        Collecting, Difference, Finding, Hold, Input, Kept, Kind, Logged, Namespace, Place, Stat, from_text, seconds,
+        time, to_text,
     },
     place_node::{self, Putting},
     restore,
@@ -402,6 +403,20 @@ impl Namespace for Instance {
 
     async fn import_dir(&self, mount: Prefix, entries: Vec<Entry>) -> Result<Link> {
         self.by_content(mount)?.dag().put_dir(stream::iter(entries.into_iter().map(Ok)).boxed()).await
+    }
+
+    async fn hold(&self, mount: Prefix, cid: Option<&Cid>) -> Result<Hold> {
+        let dag = self.by_content(mount)?.dag();
+        let session = dag.begin_write();
+        let lease = cid.map(|cid| dag.lease(cid));
+        if let Some(lease) = &lease {
+            lease.settled().await;
+        }
+        Ok(Hold::new((session, lease)))
+    }
+
+    fn gc(&self, mount: Option<Prefix>, dry_run: bool) -> BoxStream<'_, Result<Collecting>> {
+        crate::collector::collect_all(self, mount, dry_run)
     }
 
     async fn pin(&self, mount: Prefix, cid: &Cid) -> Result<bool> {

@@ -3,6 +3,7 @@
 mod copy_in;
 pub(crate) mod doctor;
 pub(crate) mod ftp_user;
+pub(crate) mod gc;
 pub(crate) mod get;
 pub(crate) mod history;
 pub(crate) mod list;

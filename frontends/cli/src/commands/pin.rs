@@ -21,6 +21,8 @@ pub(crate) async fn ls(namespace: &dyn Namespace, mount: Option<Prefix>, output:
 /// Pins what a path leads to, once all below it was found here and whole.
 pub(crate) async fn add(namespace: &dyn Namespace, path: &QfsPath, output: Output) -> Result<()> {
     let cid = super::root_of(namespace, path, "pin").await?;
+    // What is found whole is still so when it is pinned.
+    let _hold = namespace.hold(path.prefix, Some(&cid)).await?;
     let mut findings = namespace.verify(path);
     while let Some(finding) = findings.try_next().await? {
         if let Finding::Bad { cid, error } = finding {

@@ -143,6 +143,8 @@ pub(crate) async fn put(namespace: &dyn Namespace, job: &Job<'_>, target: &QfsPa
             .at(target)
             .because(format!("content goes to /{0} or to /{0}/<cid>, by no other name", target.prefix)));
     }
+    // Until the pin, nothing else keeps what is imported.
+    let _hold = namespace.hold(target.prefix, None).await?;
     let link = walk.source().await?;
     match target.cid() {
         Some(cid) if cid.multihash_bytes() == link.cid.multihash_bytes() && cid.codec() == link.cid.codec() => {}

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::put::host;
 use crate::{
-    args,
+    args, collector,
     config::{self, Config, Mount, Squash},
     control,
     data_dir::{DataDir, private_dir},
@@ -74,10 +74,14 @@ pub(crate) async fn serve(mut config: Config, args: &args::Serve, output: Output
     let nfs = start_nfs(&instance, &config.nfs, host_dirs).map_err(|error| taken(error, "--nfs"))?;
     let ftp = start_ftp(&instance, &config.ftp, &data).await.map_err(|error| taken(error, "--ftp"))?;
     let stop = CancellationToken::new();
-    let committing: Vec<JoinHandle<()>> = instance
+    let mut upkeep: Vec<JoinHandle<()>> = instance
         .trees()
         .map(|(prefix, tree)| tokio::spawn(commit_in_time(prefix, tree.clone(), stop.clone())))
         .collect();
+    if config.gc.enabled {
+        let collecting = collector::collect_in_time(instance.clone(), config.gc.clone(), stop.clone());
+        upkeep.push(tokio::spawn(collecting));
+    }
     let metrics = metrics::serve(recorder, config.metrics.listen.0, stop.clone())
         .await
         .map_err(|error| taken(error, "--metrics"))?;
@@ -120,7 +124,7 @@ pub(crate) async fn serve(mut config: Config, args: &args::Serve, output: Output
     // Commands that come from here on wait for the directory instead of asking.
     data.withdraw()?;
     stop.cancel();
-    for task in [Some(control), metrics.map(|(_, task)| task)].into_iter().flatten().chain(committing) {
+    for task in [Some(control), metrics.map(|(_, task)| task)].into_iter().flatten().chain(upkeep) {
         finished(task).await;
     }
     fs::remove_file(&socket).ok();

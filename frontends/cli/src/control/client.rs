@@ -28,7 +28,8 @@ use crate::commands::{
     verify_all::{AllFinding, VerifyAll},
 };
 use crate::namespace::{
-    Difference, EntryText, Finding, Input, Kept, Kind, LinkText, Logged, Namespace, Place, Stat, from_text, to_text,
+    Collecting, Difference, EntryText, Finding, Hold, Input, Kept, Kind, LinkText, Logged, Namespace, Place, Stat,
+    from_text, to_text,
 };
 
 type Body = UnsyncBoxBody<Bytes, std::io::Error>;
@@ -123,13 +124,13 @@ impl Client {
 
     fn frames<'a>(
         &'a self,
+        method: Method,
         call: &'a str,
-        path: String,
-        more: Vec<(&'a str, &'a str)>,
+        args: Vec<(&'a str, String)>,
     ) -> impl Stream<Item = Result<Bytes>> + Send + 'a {
         let begun = async move {
-            let args = [&[("path", path.as_str())], &more[..]].concat();
-            Ok::<_, Error>(self.frames_of(self.request(Method::GET, call, &args, empty()).await?))
+            let args: Vec<(&str, &str)> = args.iter().map(|(name, value)| (*name, value.as_str())).collect();
+            Ok::<_, Error>(self.frames_of(self.request(method, call, &args, empty()).await?))
         };
         stream::once(begun).try_flatten()
     }
@@ -236,12 +237,12 @@ impl Namespace for Client {
     }
 
     fn list<'a>(&'a self, place: &'a Place) -> BoxStream<'a, Result<Stat>> {
-        let lines = self.frames("list", path_text(&place.to_bytes()), Vec::new());
+        let lines = self.frames(Method::GET, "list", vec![("path", path_text(&place.to_bytes()))]);
         lines.and_then(|line| async move { json(&line) }).boxed()
     }
 
     fn read<'a>(&'a self, path: &'a QfsPath) -> BoxStream<'a, Result<Bytes>> {
-        self.frames("read", path_text(&path.to_bytes()), Vec::new()).boxed()
+        self.frames(Method::GET, "read", vec![("path", path_text(&path.to_bytes()))]).boxed()
     }
 
     async fn has(&self, path: &QfsPath) -> Result<bool> {
@@ -290,7 +291,8 @@ impl Namespace for Client {
     }
 
     fn diff<'a>(&'a self, path: &'a QfsPath, before: &'a str, after: &'a str) -> BoxStream<'a, Result<Difference>> {
-        let lines = self.frames("diff", path_text(&path.to_bytes()), vec![("before", before), ("after", after)]);
+        let args = vec![("path", path_text(&path.to_bytes())), ("before", before.into()), ("after", after.into())];
+        let lines = self.frames(Method::GET, "diff", args);
         lines.and_then(|line| async move { json(&line) }).boxed()
     }
 
@@ -331,6 +333,22 @@ impl Namespace for Client {
         link(self.ask(Method::POST, "import/dir", &[("mount", mount.as_str())], whole(body)).await?)
     }
 
+    async fn hold(&self, mount: Prefix, cid: Option<&Cid>) -> Result<Hold> {
+        let cid = cid.map(ToString::to_string);
+        let args = [("mount", mount.as_str())].into_iter().chain(cid.iter().map(|cid| ("cid", cid.as_str())));
+        let response = self.request(Method::GET, "hold", &args.collect::<Vec<_>>(), empty()).await?;
+        let mut body = response.into_body().into_data_stream();
+        // The answer begins when it holds, and has no end: to drop it ends the connection, as the end of this process does.
+        take(self, &mut body, &mut BytesMut::new(), 4).await?;
+        Ok(Hold::new(Mutex::new(body)))
+    }
+
+    fn gc(&self, mount: Option<Prefix>, dry_run: bool) -> BoxStream<'_, Result<Collecting>> {
+        let mut args = vec![("dry_run", if dry_run { "true" } else { "false" }.to_owned())];
+        args.extend(mount.map(|mount| ("mount", mount.to_string())));
+        self.frames(Method::POST, "gc", args).and_then(|line| async move { json(&line) }).boxed()
+    }
+
     async fn pin(&self, mount: Prefix, cid: &Cid) -> Result<bool> {
         let args = [("mount", mount.as_str()), ("cid", &cid.to_string())];
         self.ask(Method::POST, "pin", &args, empty()).await
@@ -349,7 +367,7 @@ impl Namespace for Client {
     }
 
     fn verify<'a>(&'a self, path: &'a QfsPath) -> BoxStream<'a, Result<Finding>> {
-        let lines = self.frames("verify", path_text(&path.to_bytes()), Vec::new());
+        let lines = self.frames(Method::GET, "verify", vec![("path", path_text(&path.to_bytes()))]);
         lines.and_then(|line| async move { json(&line) }).boxed()
     }
 

@@ -82,6 +82,8 @@ fn router(instance: Arc<Instance>) -> Router {
         .route("/v1/import/file", post(import))
         .route("/v1/import/symlink", post(import_symlink))
         .route("/v1/import/dir", post(import_dir))
+        .route("/v1/hold", get(hold))
+        .route("/v1/gc", post(gc))
         .route("/v1/pin", post(pin))
         .route("/v1/pin", delete(unpin))
         .route("/v1/pins", get(pins))
@@ -192,6 +194,18 @@ struct PinArg {
 #[derive(Deserialize)]
 struct PinsArg {
     mount: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct HoldArg {
+    mount: String,
+    cid: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct GcArg {
+    mount: Option<String>,
+    dry_run: bool,
 }
 
 /// What a command on a working tree is about: a note, the name of a snapshot, or a commit.
@@ -307,6 +321,25 @@ async fn import_dir(State(owner): Owner, Query(arg): Query<MountArg>, body: Body
         .map_err(|error| Error::new(ErrorKind::InvalidArgument, "control.dir").because(error))?;
     let entries = entries.into_iter().map(Entry::try_from).collect::<Result<_, _>>()?;
     Ok(Json(owner.import_dir(Prefix::new(&arg.mount)?, entries).await?.into()))
+}
+
+/// Holds for as long as the answer, which has no end, is read: with its connection the client lets go, however it ends.
+async fn hold(State(owner): Owner, Query(arg): Query<HoldArg>) -> Result<Response, Refusal> {
+    let cid: Option<Cid> = arg.cid.map(|cid| cid.parse()).transpose()?;
+    let held = owner.hold(Prefix::new(&arg.mount)?, cid.as_ref()).await?;
+    let begun = stream::once(std::future::ready(Ok(Bytes::from_static(b"held"))));
+    let endless = stream::once(async move {
+        let _held = held;
+        std::future::pending().await
+    });
+    Ok(framed(begun.chain(endless)))
+}
+
+async fn gc(State(owner): Owner, Query(arg): Query<GcArg>) -> Result<Response, Refusal> {
+    let mount = arg.mount.as_deref().map(Prefix::new).transpose()?;
+    Ok(framed(lines(owner_stream(owner, move |owner, out| async move {
+        send_all(owner.gc(mount, arg.dry_run), &out).await;
+    }))))
 }
 
 async fn pin(State(owner): Owner, Query(arg): Query<PinArg>) -> Answer<bool> {
