@@ -113,6 +113,8 @@ const TELL_EVERY: Duration = Duration::from_millis(200);
 const SAVE_EVERY: Duration = Duration::from_secs(1);
 /// So many keys are listed at a time: a listing holds up compaction.
 const KEY_COUNT: usize = 256;
+/// So often the blocks are counted before it is given up because others put and delete.
+const COUNT_TRY_COUNT: usize = 3;
 /// So many blocks are read and hashed at a time: enough to keep a disk and all cores busy.
 const READ_COUNT: usize = 16;
 
@@ -198,7 +200,10 @@ impl Job<'_> {
         self.tell().await?;
         if matches!(self.run.place, Place::Blocks { .. }) {
             match self.segments {
-                Some(segments) => self.blocks_on_disk(segments, pace).await?,
+                Some(segments) => {
+                    self.blocks_on_disk(segments, pace).await?;
+                    self.nameless_blocks(segments).await?;
+                }
                 None => self.blocks_in_ram(pace).await?,
             }
             self.run.place = Place::Roots { after: None };
@@ -227,6 +232,26 @@ impl Job<'_> {
                 return Ok(());
             }
         }
+    }
+
+    /// Tells of blocks that the index knows and whose records say no key any more.
+    async fn nameless_blocks(&mut self, segments: &Segments) -> Result<()> {
+        for _ in 0..COUNT_TRY_COUNT {
+            let before = segments.stats();
+            let key_count = segments.keys_from(None).try_fold(0, async |count, _| Ok(count + 1)).await?;
+            // What came or went meanwhile may have been counted or not.
+            if segments.stats() != before {
+                continue;
+            }
+            let nameless = before.block_count.saturating_sub(key_count);
+            if nameless > 0 {
+                let why = format!("the records of {} blocks are destroyed: nobody can tell which", count(nameless));
+                let error = Error::new(ErrorKind::Corrupt, "verify.all").because(why);
+                self.bad("blocks".into(), &error, None).await?;
+            }
+            return Ok(());
+        }
+        Ok(())
     }
 
     async fn blocks_in_ram(&mut self, pace: &mut Pace) -> Result<()> {
