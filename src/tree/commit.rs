@@ -413,6 +413,8 @@ impl Shared {
         {
             let mut state = self.lock();
             state.base = base;
+            // In one step: a collection in between would find what the head names neither here nor there.
+            state.doubtful.clear();
             state.frozen = None;
             state.generation += 1;
             match orphans {
@@ -449,10 +451,7 @@ impl Shared {
         committer.version = version;
         self.lock().undecided = false;
         match next.filter(|_| happened) {
-            Some(next) => {
-                self.lock().doubtful.clear();
-                self.begin(committer, next).await
-            }
+            Some(next) => self.begin(committer, next).await,
             None => Ok(()),
         }
     }

@@ -6,6 +6,7 @@ mod crash;
 mod found;
 mod hostile;
 mod model;
+mod races;
 mod uncertain;
 
 use std::sync::Arc;
