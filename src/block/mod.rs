@@ -14,7 +14,7 @@ use futures_util::stream::BoxStream;
 
 pub use self::{
     mem::{Mem, MemOptions},
-    segments::{BuildIndex, CompactReport, OnBuildIndex, Segments, SegmentsOptions, SegmentsStats},
+    segments::{BuildIndex, CompactReport, IsFull, OnBuildIndex, Segments, SegmentsOptions, SegmentsStats},
 };
 use crate::{Cid, Error, ErrorKind, Result};
 

@@ -101,6 +101,7 @@ impl Shared {
         data: Bytes,
         clear_suid: bool,
     ) -> Result<Changed> {
+        self.refuse_when_short()?;
         self.make_room().await?;
         // Until the journal names them, nobody else keeps the chunks that are put.
         let _session = self.dag.begin_write();
@@ -159,6 +160,7 @@ impl Shared {
         to: (Ino, u64),
         len: u64,
     ) -> Result<(u64, Changed)> {
+        self.refuse_when_short()?;
         self.make_room().await?;
         let mut copy = Copy { from, to, len, done: 0, changed: None };
         let mut attempt_count = 0;

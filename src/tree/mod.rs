@@ -74,6 +74,10 @@ use crate::{
 const HANDLE_MAGIC: u8 = b't';
 /// How many bytes of a tree's identity are in its handles.
 const ID_LEN: usize = 16;
+/// So much of the disk below, in bytes, or one part in so many of a small one, is left for removing, beside what a commit
+/// of all that changed takes.
+const RESERVE_LEN: u64 = 64 << 20;
+const RESERVE_PART: u64 = 32;
 /// How many nodes of the attribute tree are loaded at a time: enough to hide a disk's latency.
 const LOAD_COUNT: usize = 16;
 
@@ -138,7 +142,8 @@ pub struct TreeOptions {
     pub memory_len_max: usize,
     /// The owner and the group of the root of a tree that is made.
     pub owner: (u32, u32),
-    /// The space of the store below, as `statfs` tells it.
+    /// The space of the store below, as `statfs` tells it; asked before whatever makes the tree grow, which is refused
+    /// with `NoSpace` where too little is left. All zeros are not known.
     pub room: Room,
     /// Clock and randomness.
     pub env: Env,
@@ -297,6 +302,27 @@ impl Shared {
         self.attempt(call).await
     }
 
+    /// `change`, of what makes the tree grow.
+    async fn grow<T>(self: &Arc<Self>, call: impl FnMut(&mut Attempt<'_>) -> Try<T>) -> Result<T> {
+        self.refuse_when_short()?;
+        self.change(call).await
+    }
+
+    /// Refuses what makes the tree grow where what is left below it is needed to commit what changed, and to remove.
+    fn refuse_when_short(&self) -> Result<()> {
+        let room = (self.options.room)();
+        let journal_len = {
+            let state = self.lock();
+            state.active.journal_len.saturating_add(state.frozen.as_ref().map_or(0, |frozen| frozen.journal_len))
+        };
+        let kept = RESERVE_LEN.min(room.bytes_total / RESERVE_PART);
+        if room.bytes_total > 0 && room.bytes_free < kept.saturating_add(journal_len) {
+            let why = "what is left of the disk is kept for committing and removing";
+            return Err(Error::new(ErrorKind::NoSpace, "tree.change").because(why));
+        }
+        Ok(())
+    }
+
     /// Waits until the journal and memory have room for one more change.
     async fn make_room(self: &Arc<Self>) -> Result<()> {
         self.log.ready().await.map_err(|error| match error.kind() {
@@ -431,7 +457,7 @@ impl Vfs for Tree {
     }
 
     async fn create(&self, dir: Ino, name: &Name, node: NewNode, set: SetAttr) -> Result<DirChanged> {
-        self.shared.change(|attempt| attempt.create(dir, name, &node, &set)).await
+        self.shared.grow(|attempt| attempt.create(dir, name, &node, &set)).await
     }
 
     async fn remove(&self, place: Place<'_>, kind: RemoveKind) -> Result<DirChanged> {
@@ -443,11 +469,11 @@ impl Vfs for Tree {
     }
 
     async fn link(&self, ino: Ino, dir: Ino, name: &Name) -> Result<DirChanged> {
-        self.shared.change(|attempt| attempt.link(ino, dir, name)).await
+        self.shared.grow(|attempt| attempt.link(ino, dir, name)).await
     }
 
     async fn allocate(&self, ino: Ino, range: Range<u64>, keep_size: bool) -> Result<Changed> {
-        self.shared.change(|attempt| attempt.allocate(ino, &range, keep_size)).await
+        self.shared.grow(|attempt| attempt.allocate(ino, &range, keep_size)).await
     }
 
     async fn punch_hole(&self, ino: Ino, range: Range<u64>) -> Result<Changed> {
@@ -467,7 +493,7 @@ impl Vfs for Tree {
     }
 
     async fn setxattr(&self, ino: Ino, name: &XattrName, value: Bytes, mode: XattrMode) -> Result<Changed> {
-        self.shared.change(|attempt| attempt.setxattr(ino, name, &value, mode)).await
+        self.shared.grow(|attempt| attempt.setxattr(ino, name, &value, mode)).await
     }
 
     async fn removexattr(&self, ino: Ino, name: &XattrName) -> Result<Changed> {

@@ -30,6 +30,11 @@ use crate::{
 /// How much `/mem` may hold where the RAM's size cannot be told.
 const MEM_LIMIT_UNKNOWN: u64 = 1 << 30;
 
+/// Blocks leave so much of a disk, in bytes, or one part in so many of a small one: half of what working trees leave, so that
+/// those can always commit.
+const DISK_RESERVE_LEN: u64 = 32 << 20;
+const DISK_RESERVE_PART: u64 = 64;
+
 /// The name of the head of a mount's tree.
 pub(crate) const HEAD: &str = "main";
 /// The space of a store that does not tell.
@@ -123,7 +128,7 @@ impl Instance {
                 config::Mount::Ipfs { .. } => {
                     let dir = data.path().join("mounts").join(prefix.as_str());
                     let (blocks, index, env) = (media(&dir.join("blocks"))?, media(&dir.join("index"))?, env());
-                    let segments = Segments::open(blocks.clone(), index.clone(), SegmentsOptions::default(), &env);
+                    let segments = Segments::open(blocks.clone(), index.clone(), segments_options(&dir), &env);
                     let segments = Arc::new(segments.await.map_err(|error| error.at(dir.display()))?);
                     disks.push(Disk { prefix, segments: segments.clone(), media: [blocks, index] });
                     let pins = Arc::new(Pins::open(media(&dir.join("pins"))?, &env).await?);
@@ -263,6 +268,15 @@ async fn content(prefix: Prefix, dag: Dag, pins: Arc<Pins>, below: Below, space:
     let options = TreeOptions { owner: (uid, gid), room, auto_commit, retention, ..options };
     let tree = Tree::open(dag, below.journal, below.heads, options).await?;
     Ok(Mount::content(prefix, pins, tree, CasViewOptions { uid, gid, space: Space::new(move || space()) }))
+}
+
+/// Segments in a directory leave a little of the disk, so that what is removed can be noted, and what is left be moved.
+fn segments_options(dir: &Path) -> SegmentsOptions {
+    let space = space_of_disk(dir.into());
+    let is_full = move || {
+        space().is_ok_and(|space| space.bytes_free < (space.bytes_total / DISK_RESERVE_PART).min(DISK_RESERVE_LEN))
+    };
+    SegmentsOptions { is_full: Some(Arc::new(is_full)), ..SegmentsOptions::default() }
 }
 
 /// What the disk has that `dir` is on.

@@ -74,6 +74,9 @@ pub struct BuildIndex {
 /// Who is told how far the building of an index is.
 pub type OnBuildIndex = Arc<dyn Fn(BuildIndex) + Send + Sync>;
 
+/// Tells whether a disk has no room for new blocks.
+pub type IsFull = Arc<dyn Fn() -> bool + Send + Sync>;
+
 /// How a [`Segments`] cuts its files and how much it holds in memory.
 #[derive(Clone)]
 pub struct SegmentsOptions {
@@ -92,6 +95,9 @@ pub struct SegmentsOptions {
     pub compact_percent_min: u8,
     /// Is told how far the building of the index is, when it is missing or damaged and the log is long.
     pub on_build_index: Option<OnBuildIndex>,
+    /// Tells that what is free on the disk is to be left for deletions and compaction, which take a little before they
+    /// give more: new blocks are then refused. Asked with every new block. `None` fills the disk.
+    pub is_full: Option<IsFull>,
 }
 
 impl Default for SegmentsOptions {
@@ -105,6 +111,7 @@ impl Default for SegmentsOptions {
             compact_len_min: 64 << 20,
             compact_percent_min: 25,
             on_build_index: None,
+            is_full: None,
         }
     }
 }
@@ -551,6 +558,10 @@ impl Inner {
             Place::Damaged(entry) if !entry.deleted => Some((entry.pos, entry.len)),
             Place::Damaged(_) | Place::Absent => None,
         };
+        if self.options.is_full.as_ref().is_some_and(|is_full| is_full()) {
+            let why = "what is left of the disk is kept for removing: remove something, and collect garbage";
+            return Err(Error::new(ErrorKind::NoSpace, "segments.put").because(why));
+        }
         if let Some(removed) = replaced {
             self.append(Change::Delete { key: key.clone(), removed: Some(removed) }, Bytes::new()).await?;
         }

@@ -13,7 +13,7 @@ use crate::{
     dag::{GcOptions, GcReport},
     heads::{Heads, Swap, Version},
     tree::{History, Retention},
-    vfs::ext::list,
+    vfs::{FsStat, ext::list},
 };
 
 async fn collect(tree: &Tree) -> GcReport {
@@ -137,4 +137,42 @@ async fn a_reader_of_a_commit_that_was_let_go_is_told_so() {
     tree.commit("").await.expect("commit");
     assert!(collect(&tree).await.blocks_removed > 0);
     assert_eq!(history.read(old.ino(), 0, 9).await.expect_err("gone").kind(), ErrorKind::Stale);
+}
+
+/// A disk that writers filled had no room for the journal to note what was removed.
+#[tokio::test]
+async fn on_a_disk_that_is_nearly_full_only_what_grows_is_refused() {
+    let free = Arc::new(std::sync::atomic::AtomicU64::new(1 << 30));
+    let told = free.clone();
+    let space = move || FsStat {
+        bytes_total: 1 << 40,
+        bytes_free: told.load(Ordering::Relaxed),
+        inodes_total: 0,
+        inodes_free: 0,
+    };
+    let tree = Ground::new().open_with(TreeOptions { room: Arc::new(space), ..options() }).await;
+    let root = tree.root();
+    let file = make(&tree, root, "file", NewNode::File).await;
+    tree.write(file.ino(), 0, vec![1; 5000].into(), false).await.expect("write");
+    let (file_name, other) = (name("file"), name("other"));
+
+    // Enough to remove, and not to commit what would be written.
+    free.store((64 << 20) + 1000, Ordering::Relaxed);
+    let refused = [
+        tree.write(file.ino(), 0, "more".into(), false).await.map(drop),
+        tree.create(root, &other, NewNode::Dir, SetAttr::default()).await.map(drop),
+        tree.link(file.ino(), root, &other).await.map(drop),
+        tree.allocate(file.ino(), 0..10_000, true).await.map(drop),
+        tree.copy_range((file.ino(), 0), (file.ino(), 5000), 100).await.map(drop),
+    ];
+    for refused in refused {
+        assert_eq!(refused.expect_err("it would grow").kind(), ErrorKind::NoSpace);
+    }
+    assert_eq!(tree.read(file.ino(), 0, 9).await.expect("read"), vec![1; 9]);
+    tree.setattr(file.ino(), SetAttr { size: Some(10), ..SetAttr::default() }).await.expect("cut");
+    tree.commit("").await.expect("commit");
+    tree.remove(Place { dir: root, name: &file_name, expect: None }, RemoveKind::NonDir).await.expect("remove");
+    tree.commit("").await.expect("commit");
+    free.store(1 << 30, Ordering::Relaxed);
+    make(&tree, root, "other", NewNode::File).await;
 }

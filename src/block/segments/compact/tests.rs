@@ -295,3 +295,37 @@ async fn a_full_disk_gives_back_first_what_needs_no_copying() {
     assert!(media_len(&*data).await < full * 2 / 3);
     assert_eq!(contents(&store).await, before);
 }
+
+/// A disk that blocks filled to the last byte had no room to note what was deleted, so nothing ever came back.
+#[tokio::test]
+async fn what_fills_a_disk_can_be_deleted_and_its_room_comes_back() {
+    let data = Arc::new(Bounded { len_max: 60_000.into(), ..Bounded::default() });
+    let len = Arc::new(AtomicU64::new(0));
+    let told = len.clone();
+    let options = SegmentsOptions {
+        segment_len_max: 4000,
+        // The last 15,000 bytes, as the disk was found before the last put.
+        is_full: Some(Arc::new(move || told.load(Ordering::SeqCst) > 45_000)),
+        ..tiny()
+    };
+    let store = Segments::open(data.clone(), Arc::<MemMedia>::default(), options, &env()).await.expect("open");
+    let mut count = 0;
+    let full = loop {
+        store.flush().await.expect("flush");
+        len.store(media_len(&*data).await, Ordering::SeqCst);
+        match store.put(&key(count), block(count, 150)).await {
+            Ok(()) => count += 1,
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(full.kind(), ErrorKind::NoSpace);
+    assert!(count > 100, "{count}");
+    store.put(&key(0), block(0, 150)).await.expect("what is there needs no room");
+    for n in 10..count {
+        store.delete(&key(n)).await.expect("deleting goes on");
+    }
+    store.flush().await.expect("flush");
+    store.compact().await.expect("compact");
+    assert!(media_len(&*data).await < 10_000);
+    assert_eq!(contents(&store).await.len(), 10);
+}
