@@ -49,7 +49,8 @@ async fn open(dir: &Path) -> Result<Tree> {
     let blocks = Segments::open(media("blocks")?, media("index")?, SegmentsOptions::default(), &env).await?;
     let dag = Dag::new(Arc::new(blocks), DagOptions::default());
     let heads = Arc::new(LogHeads::open(media("heads")?, &env).await?);
-    Tree::open(dag, media("journal")?, heads, TreeOptions::new(Name::new(b"bench")?, env)).await
+    let journal = Arc::new(FileMedia::open_ahead(dir.join("journal"))?);
+    Tree::open(dag, journal, heads, TreeOptions::new(Name::new(b"bench")?, env)).await
 }
 
 #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^52")]

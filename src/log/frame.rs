@@ -306,7 +306,7 @@ impl Frame {
 }
 
 /// The length with the zeros that follow it.
-pub(crate) fn padded(len: u32) -> u32 {
+pub(crate) const fn padded(len: u32) -> u32 {
     len.next_multiple_of(8)
 }
 

@@ -19,10 +19,12 @@ mod write;
 use std::{
     collections::VecDeque,
     fmt::{self, Debug},
+    panic::AssertUnwindSafe,
     sync::{Arc, Mutex},
 };
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use tokio::sync::Mutex as AsyncMutex;
 use tokio_util::task::TaskTracker;
 
@@ -224,7 +226,7 @@ impl Log {
             segment_len_max: options.segment_len_max.min(SEGMENT_LEN_MAX),
             state: Mutex::new(state),
             writer: AsyncMutex::new(Writer { last, open: false }),
-            syncer: AsyncMutex::default(),
+            syncer: Arc::default(),
             tasks: TaskTracker::new(),
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -251,8 +253,13 @@ impl Log {
     /// and for every later call that would change the log: what it covered counts as lost until the log is reopened.
     pub async fn sync(&self) -> Result<()> {
         let target = self.end();
+        if self.synced() >= target {
+            return Ok(());
+        }
+        // Who waits for the sync of another needs no task for that.
+        let turn = Arc::clone(&self.inner.syncer).lock_owned().await;
         let inner = Arc::clone(&self.inner);
-        self.detached("log.sync", async move { inner.sync_to(target).await }).await
+        self.detached("log.sync", async move { inner.sync_to(target, &turn).await }).await
     }
 
     /// Replaces everything in the log by `records`, durably and all or nothing, and removes what was there.
@@ -519,10 +526,20 @@ fn corrupt(pos: LogPos) -> Error {
 }
 
 /// Runs work that must not stop half way when its caller is dropped.
+///
+/// It begins at once and here; a task is made only for what has to wait, when the disk is busy with it already.
 pub(crate) async fn detached<T: Send + 'static>(
     op: &'static str,
     work: impl Future<Output = Result<T>> + Send + 'static,
 ) -> Result<T> {
+    let mut work = work.boxed();
+    let began = AssertUnwindSafe(async { (&mut work).now_or_never() }).catch_unwind().await;
+    match began {
+        Ok(Some(result)) => return result,
+        // The task asks again, whatever was called meanwhile.
+        Ok(None) => {}
+        Err(_panic) => return Err(Error::new(ErrorKind::Internal, op).because("it panicked")),
+    }
     match tokio::spawn(work).await {
         Ok(result) => result,
         Err(error) if error.is_panic() => Err(Error::new(ErrorKind::Internal, op).because(error)),

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     SecretKey,
-    media::{MemMedia, SealedMedia},
+    media::{Durable, MemMedia, SealedMedia},
     testing::{
         self, env,
         fault::{Crash, CrashMedia, Dice, FaultyMedia, MediaCall},
@@ -531,6 +531,7 @@ async fn callers_of_sync_share_the_work() {
             let log = log.clone();
             tokio::spawn(async move {
                 log.append(record(n)).await?;
+                tokio::task::yield_now().await;
                 log.sync().await
             })
         })
@@ -539,6 +540,92 @@ async fn callers_of_sync_share_the_work() {
         caller.await.expect("no panic").expect("sync");
     }
     assert!(media.calls(MediaCall::Sync) < 10, "{} syncs for 100 callers", media.calls(MediaCall::Sync));
+}
+
+/// A mark that says that the record before it is durable must not be on the media before it is: the group that was to carry
+/// both was not written, both were written later without a sync, and a crash then tore the record. Replay took the torn
+/// tail for damage.
+#[tokio::test]
+async fn a_mark_of_a_group_that_was_not_written_says_nothing() {
+    let disk: Arc<MemMedia> = Arc::default();
+    let media = Arc::new(FaultyMedia::new(disk.clone()));
+    let log = Log::open(media.clone(), LogOptions::new("test", &env()), |_, _| Ok(())).await.expect("open");
+    log.append(record(0)).await.expect("append");
+    log.sync().await.expect("sync");
+    let begin = log.append(record(1)).await.expect("append").offset as usize;
+    for _ in 0..3 {
+        media.fail_next(MediaCall::Append, ErrorKind::NoSpace);
+        assert_eq!(log.sync().await.expect_err("the disk is full").kind(), ErrorKind::NoSpace);
+    }
+    log.append(record(2)).await.expect("append");
+    log.inner.write_out().await.expect("there is room again");
+    let mut torn = image(&*disk).await;
+    torn.get_mut(&SegmentId(0)).expect("it is there")[begin] ^= 1;
+    let (_, seen) = open(load(&torn).await).await.expect("a torn tail is no damage");
+    assert_eq!(seen, [record(0)]);
+    log.sync().await.expect("sync");
+    assert_eq!(open(disk).await.expect("open").1, [record(0), record(1), record(2)]);
+}
+
+/// A media that takes no mark with what it makes durable.
+#[derive(Debug)]
+struct Unmarked(MemMedia);
+
+#[async_trait::async_trait]
+impl Media for Unmarked {
+    async fn append(&self, segment: SegmentId, bytes: Bytes) -> Result<u64> {
+        self.0.append(segment, bytes).await
+    }
+    async fn append_durable(&self, segment: SegmentId, parts: Vec<Bytes>, _mark: Bytes) -> Result<Durable> {
+        let offset = self.0.append_vectored(segment, parts).await?;
+        Ok(Durable { offset, synced: Ok(()), is_marked: false })
+    }
+    async fn sync(&self, segment: SegmentId) -> Result<()> {
+        self.0.sync(segment).await
+    }
+    async fn read_at(&self, segment: SegmentId, offset: u64, len: u32) -> Result<Bytes> {
+        self.0.read_at(segment, offset, len).await
+    }
+    async fn segments(&self) -> Result<Vec<crate::media::Segment>> {
+        self.0.segments().await
+    }
+    async fn remove(&self, segment: SegmentId) -> Result<()> {
+        self.0.remove(segment).await
+    }
+}
+
+/// The place of a mark that was not written is kept for it: records that came behind it stay where they are.
+#[tokio::test]
+async fn a_mark_that_was_not_written_is_written_with_what_follows() {
+    let media = Arc::new(Unmarked(MemMedia::default()));
+    let (log, _) = open(media.clone()).await.expect("open");
+    let mut places = Vec::new();
+    for n in 0..9 {
+        places.push(log.append(record(n)).await.expect("append"));
+        log.sync().await.expect("sync");
+    }
+    for (n, pos) in places.into_iter().enumerate() {
+        assert_eq!(log.read(pos).await.expect("read"), record(n));
+    }
+    assert_eq!(open(media).await.expect("open").1, (0..9).map(record).collect::<Vec<_>>());
+}
+
+/// Behind the last record there may be room that was made ready, and never used.
+#[tokio::test]
+async fn zeros_and_old_bytes_behind_the_last_record_are_its_end() {
+    let (good, records) = durable(14).await;
+    let last = *good.keys().last().expect("there are some");
+    for (fill, len) in [(0, 1), (0, 7), (0, 24), (0, 5000), (0, 2 << 20), (0xa5, 5000)] {
+        let mut ahead = good.clone();
+        let bytes = ahead.get_mut(&last).expect("it is there");
+        bytes.resize(bytes.len() + len, fill);
+        let media = load(&ahead).await;
+        for _ in 0..2 {
+            let (log, seen) = open(media.clone()).await.expect("room is no damage");
+            assert_eq!(seen, records, "{len} bytes");
+            log.close().await.expect("close");
+        }
+    }
 }
 
 #[tokio::test]

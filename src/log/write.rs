@@ -6,18 +6,24 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use tokio::sync::Mutex as AsyncMutex;
+use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 use tokio_util::task::TaskTracker;
 
 use super::{
     COPY_LEN_MAX, LogPos, Placed, Record, WRITE_LEN_MAX,
-    frame::{Frame, FrameKind, Prepared, SEGMENT_HEADER_LEN, Salt, SegmentHeader},
+    frame::{FRAME_HEADER_LEN, Frame, FrameKind, Prepared, SEGMENT_HEADER_LEN, Salt, SegmentHeader, padded},
     replay::Kind,
 };
 use crate::{
     Error, ErrorKind, Result,
     media::{Media, SegmentId},
 };
+
+/// A sync writes no more than this in the same call of the media: nobody else appends to it meanwhile.
+const GROUP_LEN_MAX: usize = 128 * 1024;
+/// How long the frame of a mark is.
+const MARK_LEN: u32 = 24;
+const _: () = assert!(FRAME_HEADER_LEN == 24 && MARK_LEN == padded(MARK_LEN));
 
 pub(super) struct Inner {
     pub(super) media: Arc<dyn Media>,
@@ -28,7 +34,7 @@ pub(super) struct Inner {
     /// Whoever holds it appends to the media.
     pub(super) writer: AsyncMutex<Writer>,
     /// Whoever holds it syncs; the others find it done when they get it.
-    pub(super) syncer: AsyncMutex<()>,
+    pub(super) syncer: Arc<AsyncMutex<()>>,
     /// What goes on in the background.
     pub(super) tasks: TaskTracker,
 }
@@ -89,6 +95,41 @@ impl State {
         self.pending_len += len as usize;
         self.pending.push_back(frame);
         placed
+    }
+
+    /// All that is pending, and the mark that is to follow it, where that is little and all of segment `open`.
+    ///
+    /// The mark says that what stands before it is durable, which it is not yet; the one that is pending in its place,
+    /// should this one not be written, says no more than is true now.
+    fn group(&mut self, open: SegmentId, salt: Salt, segment_len_max: u32) -> Option<(Vec<Frame>, Frame)> {
+        let fits = self.next.segment == open
+            && self.pending.front().is_some_and(|first| first.pos.segment == open)
+            && self.pending_len <= GROUP_LEN_MAX
+            && self.next.offset <= segment_len_max.saturating_sub(MARK_LEN);
+        if !fits {
+            return None;
+        }
+        let frames = self.pending.iter().cloned().collect();
+        let mark = || Prepared::new(FrameKind::Mark, Record::default());
+        let says_so = mark()?.place(salt, self.next, self.next.offset);
+        self.push(mark()?, salt, segment_len_max);
+        Some((frames, says_so))
+    }
+
+    /// Takes a mark out again that was not written, if nothing came behind it: tried often, they would gather.
+    fn take_back(&mut self, mark: &Frame) {
+        if self.next == mark.end() && self.pending.pop_back_if(|last| last.pos == mark.pos).is_some() {
+            self.next = mark.pos;
+            self.pending_len -= MARK_LEN as usize;
+        }
+    }
+
+    /// Takes note that the media has the first `count` frames that were pending.
+    fn written(&mut self, count: usize) {
+        for frame in self.pending.drain(..count.min(self.pending.len())) {
+            self.pending_len -= frame.len() + frame.padding().len();
+            self.written = frame.end();
+        }
     }
 
     /// Lets the next frame go to a segment that no frame was in, and returns where.
@@ -153,11 +194,36 @@ impl Inner {
                 return Err(self.poison(format!("{} is appended to by another, at {offset}", start.segment)));
             }
             writer.last = Some((end.segment, end.offset));
+            self.lock().written(batch.len());
+        }
+    }
+
+    /// Writes what is pending, syncs it and marks that it did, all at once and in one call of the media; `None` where it
+    /// takes more than one.
+    async fn write_group(&self, writer: &mut Writer) -> Result<Option<LogPos>> {
+        let Some((segment, _)) = writer.last.filter(|_| writer.open) else { return Ok(None) };
+        let group = {
             let mut state = self.lock();
-            state.pending.drain(..batch.len());
-            let len: usize = batch.iter().map(|frame| frame.len() + frame.padding().len()).sum();
-            state.pending_len -= len;
-            state.written = end;
+            state.usable("log.sync")?;
+            state.group(segment, self.salt, self.segment_len_max)
+        };
+        let Some((frames, mark)) = group else { return Ok(None) };
+        let (Some(start), end) = (frames.first().map(|frame| frame.pos), mark.pos) else { return Ok(None) };
+        let durable = match self.media.append_durable(segment, parts(&frames), mark.front.clone()).await {
+            Ok(durable) => durable,
+            Err(error) => {
+                self.lock().take_back(&mark);
+                return Err(error);
+            }
+        };
+        if durable.offset != u64::from(start.offset) {
+            return Err(self.poison(format!("{segment} is appended to by another, at {}", durable.offset)));
+        }
+        writer.last = Some((segment, if durable.is_marked { mark.end() } else { end }.offset));
+        self.lock().written(frames.len() + usize::from(durable.is_marked));
+        match durable.synced {
+            Ok(()) => Ok(Some(end)),
+            Err(error) => Err(self.sync_failed(&error).await),
         }
     }
 
@@ -200,17 +266,22 @@ impl Inner {
         self.sync_segment(header.id).await
     }
 
-    pub(super) async fn sync_to(self: &Arc<Self>, target: LogPos) -> Result<()> {
-        let _turn = self.syncer.lock().await;
+    /// Syncs what is before `target`; whoever calls it has its turn.
+    pub(super) async fn sync_to(self: &Arc<Self>, target: LogPos, _turn: &OwnedMutexGuard<()>) -> Result<()> {
         if self.lock().synced >= target {
             return Ok(());
         }
-        let written = self.write_out().await?;
+        let mut writer = self.writer.lock().await;
+        if let Some(synced) = self.write_group(&mut writer).await? {
+            return self.note_synced(synced);
+        }
+        let written = self.write_pending(&mut writer).await?;
         self.lock().usable("log.sync")?;
         // Nothing was ever written: there is nothing to lose.
-        if self.writer.lock().await.last.is_none() {
+        if writer.last.is_none() {
             return Ok(());
         }
+        drop(writer);
         self.sync_segment(written.segment).await?;
         self.note_synced(written)?;
         self.mark();
@@ -218,13 +289,14 @@ impl Inner {
     }
 
     /// Lets the log say that it is durable up to here even if no record follows, so that replay can tell damage there
-    /// from a torn tail. Nothing waits for it.
+    /// from a torn tail. Nothing waits for it. A group has its mark already.
     pub(super) fn mark(self: &Arc<Self>) {
         let Some(mark) = Prepared::new(FrameKind::Mark, Record::default()) else { return };
         let mut state = self.lock();
         let fits = state.next.offset.saturating_add(mark.padded_len()) <= self.segment_len_max;
         let current = state.synced.segment == state.next.segment;
-        if !state.pending.is_empty() || state.writing || !fits || !current {
+        // A write that is on its way in the background may be past what it found.
+        if !state.pending.is_empty() || !fits || !current {
             return;
         }
         state.push(mark, self.salt, self.segment_len_max);
@@ -236,12 +308,14 @@ impl Inner {
     pub(super) async fn sync_segment(&self, segment: SegmentId) -> Result<()> {
         match self.media.sync(segment).await {
             Ok(()) => Ok(()),
-            Err(error) => {
-                let error = self.poison(format!("{error:#}"));
-                self.end_where_durable().await;
-                Err(error)
-            }
+            Err(error) => Err(self.sync_failed(&error).await),
         }
+    }
+
+    async fn sync_failed(&self, error: &Error) -> Error {
+        let error = self.poison(format!("{error:#}"));
+        self.end_where_durable().await;
+        error
     }
 
     /// Lets the log end where it was durable last, for the next opening: systems call clean what they could not write,

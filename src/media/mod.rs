@@ -1,7 +1,7 @@
 //! The disk under a log: segments that only grow.
 //!
 //! The lowest seam: [`Log`](crate::log::Log) and [`Segments`](crate::block::Segments) keep everything they have in
-//! segments of a `Media`, and never see a file. Six small calls, so that a test can stop the world between any two of
+//! segments of a `Media`, and never see a file. Few small calls, so that a test can stop the world between any two of
 //! them and a wrapper can keep nothing in clear. [`MemMedia`] keeps segments in memory, [`SealedMedia`] encrypts those of another
 //! media, [`OverlayMedia`] shows those of another and changes none; files are `muxfs_local::FileMedia`. The laws are in `testing::media`. Spec: spec/media.md.
 
@@ -39,10 +39,21 @@ pub struct Segment {
     pub len: u64,
 }
 
+/// How a [`Media::append_durable`] ended whose append went well.
+#[derive(Debug)]
+pub struct Durable {
+    /// Where the bytes begin.
+    pub offset: u64,
+    /// How the sync went. A failure is final, as one of [`Media::sync`] is.
+    pub synced: Result<()>,
+    /// Whether the mark was added; where it was not, nothing was, and it may be tried again.
+    pub is_marked: bool,
+}
+
 /// The disk under a log: segments that only grow. A crash can be simulated between any two calls.
 ///
-/// After a crash a segment holds what was synced and then perhaps a part of what was not, the last bytes torn; a
-/// removed one may be back, whole. Nothing is truncated: whoever reopens begins a new segment.
+/// After a crash a segment holds what was synced and then perhaps a part of what was not, the last bytes torn, and zeros
+/// perhaps; a removed one may be back, whole. Nothing is truncated: whoever reopens begins a new segment.
 #[async_trait]
 pub trait Media: Debug + Send + Sync + 'static {
     /// Adds `bytes` at the end and returns the offset they begin at. The first append makes the segment.
@@ -70,6 +81,18 @@ pub trait Media: Debug + Send + Sync + 'static {
     /// durable.
     async fn sync(&self, segment: SegmentId) -> Result<()>;
 
+    /// Adds `parts`, makes the segment durable, and then adds `mark`, which may say so: the same as `append_vectored`,
+    /// `sync` and `append`, each only if the one before went well. A disk need not be asked three times.
+    ///
+    /// # Errors
+    /// As `append_vectored`: nothing was added. What fails later is in the value.
+    async fn append_durable(&self, segment: SegmentId, parts: Vec<Bytes>, mark: Bytes) -> Result<Durable> {
+        let offset = self.append_vectored(segment, parts).await?;
+        let synced = self.sync(segment).await;
+        let is_marked = synced.is_ok() && self.append(segment, mark).await.is_ok();
+        Ok(Durable { offset, synced, is_marked })
+    }
+
     /// The bytes from `offset`; short only at the end of the segment, empty past it.
     ///
     /// # Errors
@@ -94,6 +117,9 @@ impl<M: Media + ?Sized> Media for Arc<M> {
     }
     async fn sync(&self, segment: SegmentId) -> Result<()> {
         (**self).sync(segment).await
+    }
+    async fn append_durable(&self, segment: SegmentId, parts: Vec<Bytes>, mark: Bytes) -> Result<Durable> {
+        (**self).append_durable(segment, parts, mark).await
     }
     async fn read_at(&self, segment: SegmentId, offset: u64, len: u32) -> Result<Bytes> {
         (**self).read_at(segment, offset, len).await

@@ -129,7 +129,8 @@ impl Moment {
 /// A [`Media`] in a machine that stops at a [`Crash`]; [`CrashMedia::restart`] gives what a disk would hold then.
 ///
 /// What was synced is whole. Of what was not, each segment keeps a random part: nothing, a prefix, or all of it with
-/// sectors that never arrived. A removed segment may be back. Worse than most disks, as bad as some.
+/// sectors that never arrived; and behind that, if some of it was synced, there may be room that was made ready: zeros, and
+/// old bytes of something else. A removed segment may be back. Worse than most disks, as bad as some.
 #[derive(Debug)]
 pub struct CrashMedia {
     crash: Arc<Crash>,
@@ -149,6 +150,8 @@ struct Written {
     bytes: Vec<u8>,
     /// How much of it is durable; `None` if not even its name is.
     synced: Option<usize>,
+    /// Whether this process synced some of it: room behind it may be made ready from then on.
+    is_ready: bool,
     /// What a failed sync could not write and the system calls clean since: there until the machine stops.
     lost: Vec<Range<usize>>,
 }
@@ -216,7 +219,7 @@ impl CrashMedia {
         let mut dice = Dice::new(seed ^ 0xc0ff_ee00);
         let segments = disk.segments.into_iter().chain(back).filter_map(|(id, written)| {
             let survived = survive(written, &mut dice)?;
-            Some((id, Written { synced: Some(survived.len()), bytes: survived, lost: Vec::new() }))
+            Some((id, Written { synced: Some(survived.len()), bytes: survived, ..Written::default() }))
         });
         Self::with(crash, Disk { segments: segments.collect(), removed: BTreeMap::new() })
     }
@@ -240,7 +243,7 @@ impl CrashMedia {
 
 fn survive(written: Written, dice: &mut Dice) -> Option<Vec<u8>> {
     const SECTOR_LEN: usize = 512;
-    let Written { mut bytes, synced, lost } = written;
+    let Written { mut bytes, synced, is_ready, lost } = written;
     for range in lost {
         bytes[range].fill(0);
     }
@@ -272,6 +275,13 @@ fn survive(written: Written, dice: &mut Dice) -> Option<Vec<u8>> {
             }
         }
     }
+    // Nothing is made ready behind a segment of which nothing is durable yet.
+    if is_ready && dice.roll(2) == 0 {
+        for _ in 0..dice.roll(4) {
+            let fill = if dice.roll(4) == 0 { 0xa5 } else { 0 };
+            bytes.resize(bytes.len() + dice.roll(2 * SECTOR_LEN), fill);
+        }
+    }
     Some(bytes)
 }
 
@@ -300,6 +310,7 @@ impl Media for CrashMedia {
         // One that the crash met: `restart` may keep all of it anyway.
         if moment == Moment::Before {
             written.synced = Some(written.bytes.len());
+            written.is_ready = !written.bytes.is_empty();
         }
         moment.reply(())
     }

@@ -25,7 +25,7 @@ macro_rules! media_laws {
         $crate::laws!(media, $module, $make, [$($except)?],
             append_tells_where_it_begins, parts_are_one_append, a_read_is_short_only_at_the_end,
             what_does_not_exist_is_not_found, the_first_append_makes_the_segment, segments_ascend,
-            a_removed_segment_is_gone, segments_are_apart, readers_see_whole_appends,
+            a_removed_segment_is_gone, a_durable_append_is_three_calls, segments_are_apart, readers_see_whole_appends,
             what_was_synced_survives_reopening);
     };
 }
@@ -183,6 +183,34 @@ pub async fn a_removed_segment_is_gone(subject: Subject) {
         assert_eq!(media.segments().await.expect("segments"), [Segment { id: SegmentId(8), len: 5 }]);
     }
     media.remove(SegmentId(99)).await.expect("nothing to remove");
+}
+
+/// `append_durable` is `append_vectored`, `sync` and `append` in one; other calls may come before and after.
+pub async fn a_durable_append_is_three_calls(subject: Subject) {
+    let media = &*subject.media;
+    let mut expected = Vec::new();
+    // Also past the megabyte that a disk may have made ready.
+    for n in 0_usize..60 {
+        let parts: Vec<Bytes> = vec![n.to_string().into(), Bytes::new(), vec![b'x'; n * 700].into()];
+        let mark = format!("<{n}>");
+        let joined = parts.concat();
+        let durable = media.append_durable(ID, parts, mark.clone().into()).await.expect("append");
+        assert_eq!(durable.offset, expected.len() as u64);
+        durable.synced.expect("sync");
+        assert!(durable.is_marked);
+        expected.extend(joined);
+        expected.extend(mark.bytes());
+        if n % 7 == 0 {
+            assert_eq!(append(media, ID, "between").await, expected.len() as u64);
+            expected.extend(b"between");
+        }
+        if n % 11 == 0 {
+            media.sync(ID).await.expect("sync");
+        }
+    }
+    let len = u32::try_from(expected.len()).expect("small");
+    assert_eq!(media.segments().await.expect("segments"), [Segment { id: ID, len: len.into() }]);
+    assert!(read(media, ID, 0, len + 1).await == expected);
 }
 
 /// What is done to one segment does not show in another.

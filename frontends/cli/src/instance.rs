@@ -135,7 +135,9 @@ impl Instance {
                     all_pins.push(pins.clone());
                     let heads = Arc::new(LogHeads::open(media(&dir.join("heads"))?, &env).await?);
                     let auto_commit = auto_commit.cloned();
-                    let journal = media(&dir.join("journal"))?;
+                    let journal = dir.join("journal");
+                    private_dir(&journal)?;
+                    let journal = Arc::new(FileMedia::open_ahead(journal)?);
                     let below = Below { journal, heads, auto_commit, retention: retention.clone() };
                     let opened = content(prefix, dag(segments, &config), pins, below, space_of_disk(dir.clone())).await;
                     opened.map_err(|error| error.at(dir.display()))?

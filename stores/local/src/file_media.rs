@@ -22,7 +22,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use muxfs::{
     Error, ErrorKind, Result,
-    media::{Media, Segment, SegmentId},
+    media::{Durable, Media, Segment, SegmentId},
 };
 use rustix::{fs::FlockOperation, io::Errno};
 
@@ -51,6 +51,8 @@ pub struct FileMedia {
 
 struct Inner {
     dir: PathBuf,
+    /// Whether zeros are written ahead.
+    ahead: bool,
     /// The directory, locked for as long as it is open.
     _lease: File,
     state: Mutex<State>,
@@ -79,6 +81,12 @@ struct Slot {
 struct Tail {
     /// Whether the directory entry is known to be durable.
     named: bool,
+    /// Where it ended when it was synced last, by us.
+    synced: u64,
+    /// Where the zeros end that stand behind it; not behind `len` if there are none.
+    zeros_end: u64,
+    /// How many are written the next time.
+    zeros_len: ZerosLen,
     /// How much was appended since it was last written back.
     unwritten_len: u64,
     /// Whether it is being written back.
@@ -90,6 +98,24 @@ struct Tail {
 /// After so much the disk is set to work without being asked, so that a later sync finds little left to do. Much more
 /// than a sync costs, much less than a kernel lets gather by itself.
 const WRITE_BACK_LEN: u64 = 16 << 20;
+
+/// Syncs of no more than this at a time are made quicker by zeros ahead; more at a time takes longer than what they save.
+const SMALL_LEN: u64 = 128 * 1024;
+/// So many zeros are written ahead at first, and at most: a journal of little stays short, and one that is much used
+/// grows in one of some hundred syncs.
+const ZEROS_LEN_MIN: u64 = 64 * 1024;
+const ZEROS_LEN_MAX: u64 = 1 << 20;
+
+static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
+
+/// How many zeros are written ahead; 0 where the disk took none.
+struct ZerosLen(u64);
+
+impl Default for ZerosLen {
+    fn default() -> Self {
+        Self(ZEROS_LEN_MIN)
+    }
+}
 
 impl FileMedia {
     /// Opens the directory, and makes it if there is none.
@@ -108,8 +134,35 @@ impl FileMedia {
     /// # Errors
     /// `Unavailable` while another owner has the directory; `Denied`, `NoSpace`, `ReadOnly`, `Io`. All with the path.
     pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
+        Self::open_with(dir.as_ref(), false)
+    }
+
+    /// As `open`, for a log that is synced often, a little at a time: a sync that makes no file longer costs a disk less.
+    ///
+    /// Behind the segment that is appended to, zeros are written, at most 1 MiB and only while there is room. They are no
+    /// part of it and go when the next segment begins or the media is dropped. After a crash they are at its end, as what
+    /// a torn append leaves may be: for owners that know where what they wrote ends.
+    ///
+    /// ```
+    /// use muxfs::media::{Media, SegmentId};
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+    /// let media = muxfs_local::FileMedia::open_ahead(dir.path())?;
+    /// assert_eq!(media.append(SegmentId(0), "hello".into()).await?, 0);
+    /// media.sync(SegmentId(0)).await?;
+    /// assert_eq!(media.segments().await?[0].len, 5);
+    /// # Ok::<(), muxfs::Error>(()) }).unwrap();
+    /// ```
+    ///
+    /// # Errors
+    /// As `open`.
+    pub fn open_ahead(dir: impl AsRef<Path>) -> Result<Self> {
+        Self::open_with(dir.as_ref(), true)
+    }
+
+    fn open_with(dir: &Path, ahead: bool) -> Result<Self> {
         const OP: &str = "file_media.open";
-        let dir = dir.as_ref().to_path_buf();
+        let dir = dir.to_path_buf();
         make_dir(&dir).map_err(|error| io_error(OP, &dir, error))?;
         let lease = lease(&dir)?;
         let mut segments = BTreeMap::new();
@@ -120,7 +173,7 @@ impl FileMedia {
             segments.insert(id, Arc::new(Slot { len: len.into(), ..Slot::default() }));
         }
         let state = Mutex::new(State { segments, open: VecDeque::new() });
-        let inner = Inner { dir, _lease: lease, state };
+        let inner = Inner { dir, ahead, _lease: lease, state };
         #[cfg(target_os = "linux")]
         inner.forget_cached();
         Ok(Self { inner: Arc::new(inner) })
@@ -166,6 +219,10 @@ impl Media for FileMedia {
         self.blocking("file_media.sync", move |inner| inner.sync(segment)).await
     }
 
+    async fn append_durable(&self, segment: SegmentId, parts: Vec<Bytes>, mark: Bytes) -> Result<Durable> {
+        self.blocking("file_media.append", move |inner| inner.append_durable(segment, &parts, &mark)).await
+    }
+
     async fn read_at(&self, segment: SegmentId, offset: u64, len: u32) -> Result<Bytes> {
         #[cfg(target_os = "linux")]
         if len <= INLINE_READ_LEN_MAX
@@ -193,6 +250,9 @@ impl Inner {
         let path = self.path(segment);
         let file = self.file(segment, true).map_err(|error| io_error(OP, &path, error))?;
         let slot = Arc::clone(self.lock().segments.entry(segment).or_default());
+        if slot.len.load(Ordering::Acquire) == 0 {
+            self.drop_zeros(|other| other != segment);
+        }
         let mut tail = lock(&slot.tail);
         tail.usable(OP, &path)?;
         let offset = slot.len.load(Ordering::Acquire);
@@ -207,6 +267,7 @@ impl Inner {
             }
             Err(error) => {
                 // A later, shorter append must not leave the rest of this one behind it as if it had been appended.
+                tail.zeros_end = 0;
                 if let Err(second) = file.set_len(offset) {
                     tail.failed = Some(format!("a part of a failed append could not be cut off: {second}"));
                 }
@@ -215,9 +276,20 @@ impl Inner {
         }
     }
 
+    fn append_durable(&self, segment: SegmentId, parts: &[Bytes], mark: &Bytes) -> Result<Durable> {
+        let (offset, mut write_back) = self.append(segment, parts)?;
+        let synced = self.sync(segment);
+        let marked = synced.as_ref().ok().and_then(|()| self.append(segment, std::slice::from_ref(mark)).ok());
+        write_back |= marked.is_some_and(|(_, write_back)| write_back);
+        if write_back && let Ok(slot) = self.slot("file_media.write_back", segment) {
+            // It has just been written.
+            lock(&slot.tail).writing = false;
+        }
+        Ok(Durable { offset, synced, is_marked: marked.is_some() })
+    }
+
     fn write_back(&self, segment: SegmentId) {
         let Ok(slot) = self.slot("file_media.write_back", segment) else { return };
-        lock(&slot.tail).unwritten_len = 0;
         if let Err(error) = self.sync(segment)
             // One that was removed meanwhile needs no sync.
             && self.slot("file_media.write_back", segment).is_ok()
@@ -232,25 +304,48 @@ impl Inner {
         let path = self.path(segment);
         let slot = self.slot(OP, segment)?;
         let _turn = lock(&slot.syncing);
-        let named = {
-            let tail = lock(&slot.tail);
+        let file = self.file(segment, false);
+        let (named, end) = {
+            let mut tail = lock(&slot.tail);
             tail.usable(OP, &path)?;
-            tail.named
+            tail.unwritten_len = 0;
+            let end = slot.len.load(Ordering::Acquire);
+            if self.ahead
+                && let Ok(file) = &file
+            {
+                tail.write_zeros(file, end);
+            }
+            (tail.named, end)
         };
-        let synced = self
-            .file(segment, false)
-            .and_then(|file| file.sync_data())
-            .and_then(|()| if named { Ok(()) } else { sync_dir(&self.dir) });
+        let synced =
+            file.and_then(|file| file.sync_data()).and_then(|()| if named { Ok(()) } else { sync_dir(&self.dir) });
         let mut tail = lock(&slot.tail);
         match synced {
             Ok(()) => {
                 tail.named = true;
+                tail.synced = end;
                 Ok(())
             }
             Err(error) => {
                 // The kernel may have dropped what it could not write: asking again would lie.
                 tail.failed = Some(format!("a sync failed: {error}"));
                 Err(io_error(OP, &path, error))
+            }
+        }
+    }
+
+    /// Cuts off the zeros behind segments that are not appended to any more.
+    fn drop_zeros(&self, which: impl Fn(SegmentId) -> bool) {
+        if !self.ahead {
+            return;
+        }
+        let slots: Vec<_> = self.lock().segments.iter().map(|(id, slot)| (*id, Arc::clone(slot))).collect();
+        for (segment, slot) in slots.into_iter().filter(|(id, _)| which(*id)) {
+            let mut tail = lock(&slot.tail);
+            let end = slot.len.load(Ordering::Acquire);
+            // Left there they do no harm.
+            if tail.zeros_end > end && self.file(segment, false).is_ok_and(|file| file.set_len(end).is_ok()) {
+                tail.zeros_end = 0;
             }
         }
     }
@@ -353,7 +448,38 @@ impl Inner {
     }
 }
 
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.drop_zeros(|_| true);
+    }
+}
+
 impl Tail {
+    /// Writes zeros behind `end` where few are left, for the next syncs to find the file as long as they need it; they
+    /// become durable together with what is synced now.
+    ///
+    /// Not in the first sync: who looks at the length tells a segment that was torn at birth from one that was durable.
+    fn write_zeros(&mut self, file: &File, end: u64) {
+        let ZerosLen(len) = self.zeros_len;
+        if self.synced == 0 || end - self.synced > SMALL_LEN || self.zeros_end.saturating_sub(end) > len / 8 {
+            return;
+        }
+        let mut at = self.zeros_end.max(end);
+        let wanted = end + len;
+        while at < wanted {
+            let count = ZEROS.len().min(usize::try_from(wanted - at).unwrap_or(ZEROS.len()));
+            if file.write_all_at(&ZEROS[..count], at).is_err() {
+                // The disk is full, or nearly so: what is left of it is for what has to be kept.
+                self.zeros_len = ZerosLen(0);
+                self.zeros_end = if file.set_len(end).is_ok() { 0 } else { wanted };
+                return;
+            }
+            at += count as u64;
+        }
+        self.zeros_end = wanted;
+        self.zeros_len = ZerosLen((len * 2).min(ZEROS_LEN_MAX));
+    }
+
     fn usable(&self, op: &'static str, path: &Path) -> Result<()> {
         match &self.failed {
             None => Ok(()),
@@ -453,6 +579,116 @@ mod tests {
     }
 
     muxfs::media_laws!(in_files, subject());
+
+    async fn subject_ahead() -> muxfs::testing::media::Subject {
+        let dir = Arc::new(tempfile::tempdir().expect("tempdir"));
+        muxfs::testing::media::Subject::reopening(move || {
+            let dir = Arc::clone(&dir);
+            Box::pin(async move { Arc::new(open_ahead(dir.path())) as Arc<dyn Media> })
+        })
+        .await
+    }
+
+    muxfs::media_laws!(in_files_with_zeros_ahead, subject_ahead());
+
+    fn open_ahead(dir: &Path) -> FileMedia {
+        FileMedia::open_ahead(dir).expect("a temporary directory opens")
+    }
+
+    fn file_len(dir: &Path, segment: u64) -> u64 {
+        fs::metadata(dir.join(format!("{segment:016x}.seg"))).expect("it is there").len()
+    }
+
+    /// Every sync of a file that had grown made the file system write down its new length: a journal of its own, waited for.
+    #[tokio::test]
+    async fn small_syncs_seldom_make_a_file_longer() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let media = open_ahead(dir.path());
+        let id = SegmentId(0);
+        let (mut lens, mut appended) = (std::collections::BTreeSet::new(), 0);
+        media.append(id, vec![1; 64].into()).await.expect("append");
+        media.sync(id).await.expect("sync");
+        assert_eq!(file_len(dir.path(), 0), 64, "nothing stands behind a header that is not durable yet");
+        for n in 0..1000_u32 {
+            let len = 300 + (n * 37) % 4000;
+            let durable =
+                media.append_durable(id, vec![vec![2; len as usize].into()], "mark".into()).await.expect("append");
+            durable.synced.expect("sync");
+            appended += u64::from(len) + 4;
+            lens.insert(file_len(dir.path(), 0));
+            assert!(file_len(dir.path(), 0) <= 64 + appended + ZEROS_LEN_MAX);
+        }
+        assert!(lens.len() < 12, "{} lengths in 1000 syncs", lens.len());
+        assert_eq!(media.segments().await.expect("segments"), [Segment { id, len: 64 + appended }]);
+
+        media.append(SegmentId(1), "next".into()).await.expect("append");
+        assert_eq!(file_len(dir.path(), 0), 64 + appended, "one that is not appended to any more keeps no zeros");
+        for _ in 0..3 {
+            media.append_durable(SegmentId(1), vec!["more".into()], Bytes::new()).await.expect("append");
+        }
+        assert!(file_len(dir.path(), 1) > 16);
+        drop(media);
+        assert_eq!(file_len(dir.path(), 1), 16, "and none does when all is closed");
+    }
+
+    /// Much at a time would be written twice for nothing.
+    #[tokio::test]
+    async fn large_syncs_write_no_zeros() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let media = open_ahead(dir.path());
+        for n in 1..=5 {
+            media.append(SegmentId(0), vec![1; 1 << 20].into()).await.expect("append");
+            media.sync(SegmentId(0)).await.expect("sync");
+            assert_eq!(file_len(dir.path(), 0), n << 20);
+        }
+    }
+
+    /// What a killed process leaves: its zeros too. The next one finds its records and goes on.
+    #[tokio::test]
+    async fn a_log_ends_where_zeros_begin() {
+        let (dir, killed) = (tempfile::tempdir().expect("tempdir"), tempfile::tempdir().expect("tempdir"));
+        let options = muxfs::log::LogOptions::new("test", &muxfs::testing::env());
+        let log = muxfs::log::Log::open(Arc::new(open_ahead(dir.path())), options.clone(), |_, _| Ok(()))
+            .await
+            .expect("open");
+        for n in 0..50_u8 {
+            log.append(vec![n; 100]).await.expect("append");
+            log.sync().await.expect("sync");
+        }
+        for entry in fs::read_dir(dir.path()).expect("it is there") {
+            let path = entry.expect("it is there").path();
+            fs::copy(&path, killed.path().join(path.file_name().expect("it has one"))).expect("copied");
+        }
+        assert!(file_len(killed.path(), 0) >= ZEROS_LEN_MIN);
+        for round in 0..3 {
+            let mut seen = Vec::new();
+            let each = |_, record: muxfs::log::Record| {
+                seen.push(record.body);
+                Ok(())
+            };
+            let log =
+                muxfs::log::Log::open(Arc::new(open_ahead(killed.path())), options.clone(), each).await.expect("open");
+            assert_eq!(seen, (0..50 + round).map(|n| Bytes::from(vec![n; 100])).collect::<Vec<_>>());
+            log.append(vec![50 + round; 100]).await.expect("append");
+            log.close().await.expect("close");
+        }
+    }
+
+    /// Zeros are not worth the last of a disk: the file is as long as what it holds, and grows as far as it can.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_full_disk_takes_no_zeros_and_nothing_fails() {
+        let full = OpenOptions::new().write(true).open("/dev/full").expect("it is there");
+        let mut tail = Tail { synced: 64, ..Tail::default() };
+        tail.write_zeros(&full, 100);
+        assert_eq!(tail.zeros_len.0, 0);
+        let dir = tempfile::tempdir().expect("tempdir");
+        let file = File::create(dir.path().join("file")).expect("create");
+        file.set_len(100).expect("set");
+        tail.zeros_end = 0;
+        tail.write_zeros(&file, 100);
+        assert_eq!(file.metadata().expect("metadata").len(), 100, "and it is not tried again");
+    }
 
     fn open(dir: &Path) -> FileMedia {
         FileMedia::open(dir).expect("a temporary directory opens")
