@@ -369,6 +369,20 @@ impl Log {
         self.inner.lock().poisoned("log.poisoned")
     }
 
+    /// Hands every record that was appended before this call to the media: there it outlives this process, though not yet
+    /// the power.
+    ///
+    /// # Errors
+    /// As `append`.
+    pub(crate) async fn write(&self) -> Result<()> {
+        let target = self.end();
+        if self.inner.lock().written >= target {
+            return Ok(());
+        }
+        let inner = Arc::clone(&self.inner);
+        self.detached("log.write", async move { inner.write_out().await.map(drop) }).await
+    }
+
     pub(crate) fn prepare(record: Record) -> Result<Prepared> {
         Prepared::new(FrameKind::Record, record).ok_or_else(|| {
             Error::new(ErrorKind::TooLarge, "log.append").because(format!(

@@ -140,6 +140,9 @@ pub struct TreeOptions {
     /// How much of what changed since the last commit, and of what was read, is held in memory, in bytes, each; beyond
     /// it writers wait for a commit.
     pub memory_len_max: usize,
+    /// Hands every change but written bytes to the system before its call returns: it outlives a process that is killed,
+    /// though not yet the power. For frontends that do not sync names.
+    pub write_through: bool,
     /// The owner and the group of the root of a tree that is made.
     pub owner: (u32, u32),
     /// The space of the store below, as `statfs` tells it; asked before whatever makes the tree grow, which is refused
@@ -166,6 +169,7 @@ impl TreeOptions {
             retention: Retention::default(),
             quota: Quota::default(),
             memory_len_max: 64 << 20,
+            write_through: false,
             owner: (0, 0),
             room: Arc::new(move || endless),
             env,
@@ -181,6 +185,7 @@ impl fmt::Debug for TreeOptions {
             .field("retention", &self.retention)
             .field("quota", &self.quota)
             .field("memory_len_max", &self.memory_len_max)
+            .field("write_through", &self.write_through)
             .finish_non_exhaustive()
     }
 }
@@ -299,7 +304,11 @@ impl Shared {
     async fn change<T>(self: &Arc<Self>, call: impl FnMut(&mut Attempt<'_>) -> Try<T>) -> Result<T> {
         self.make_room().await?;
         let _no_checkout = self.gate.read().await;
-        self.attempt(call).await
+        let done = self.attempt(call).await?;
+        if self.options.write_through {
+            self.log.write().await?;
+        }
+        Ok(done)
     }
 
     /// `change`, of what makes the tree grow.

@@ -61,13 +61,18 @@ pub(crate) enum Mount {
         read_only: bool,
     },
     /// Blocks on local disk below the data directory, with the CIDs that IPFS gives.
-    Ipfs { prefix: PrefixText },
+    Ipfs {
+        prefix: PrefixText,
+        /// Replies to a change of names or attributes before it is durable, as other servers do that are told so.
+        #[serde(rename = "async", default)]
+        is_async: bool,
+    },
 }
 
 impl Mount {
     pub(crate) fn prefix(&self) -> Prefix {
         match self {
-            Self::Mem { prefix, .. } | Self::Local { prefix, .. } | Self::Ipfs { prefix } => prefix.0,
+            Self::Mem { prefix, .. } | Self::Local { prefix, .. } | Self::Ipfs { prefix, .. } => prefix.0,
         }
     }
 }
@@ -211,7 +216,7 @@ impl Default for Config {
             mount: vec![
                 Mount::Mem { prefix: prefix("mem"), limit: None },
                 Mount::Local { prefix: prefix("local"), dir: None, read_only: false },
-                Mount::Ipfs { prefix: prefix("ipfs") },
+                Mount::Ipfs { prefix: prefix("ipfs"), is_async: false },
             ],
         }
     }
@@ -469,10 +474,21 @@ mod tests {
             ("dat = \"x\"", "dat"),
             ("[nfs]\nlisen = \"off\"", "lisen"),
             ("[[mount]]\nkind = \"local\"\nprefix = \"local\"\ndri = \"/x\"", "dri"),
+            ("[[mount]]\nkind = \"local\"\nprefix = \"local\"\nasync = true", "async"),
         ] {
             let error = toml::from_str::<Config>(text).expect_err(text).to_string();
             assert!(error.contains(key), "{error}");
         }
+    }
+
+    #[test]
+    fn names_are_durable_unless_it_is_said() {
+        let mount = |more: &str| {
+            let text = format!("[[mount]]\nkind = \"ipfs\"\nprefix = \"ipfs\"\n{more}");
+            toml::from_str::<Config>(&text).expect("parses").mount.remove(0)
+        };
+        assert!(matches!(mount(""), Mount::Ipfs { is_async: false, .. }));
+        assert!(matches!(mount("async = true"), Mount::Ipfs { is_async: true, .. }));
     }
 
     #[test]

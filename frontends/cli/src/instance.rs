@@ -122,10 +122,11 @@ impl Instance {
                     let pins = Arc::new(Pins::open(Arc::new(MemMedia::default()), &env()).await?);
                     let auto_commit = auto_commit.cloned();
                     let (journal, heads) = (Arc::new(MemMedia::default()), Arc::new(MemHeads::default()));
-                    let below = Below { journal, heads, auto_commit, retention: retention.clone() };
+                    let retention = retention.clone();
+                    let below = Below { journal, heads, auto_commit, retention, write_through: false };
                     content(prefix, dag(mem, &config), pins, below, space).await?
                 }
-                config::Mount::Ipfs { .. } => {
+                config::Mount::Ipfs { is_async, .. } => {
                     let dir = data.path().join("mounts").join(prefix.as_str());
                     let (blocks, index, env) = (media(&dir.join("blocks"))?, media(&dir.join("index"))?, env());
                     let segments = Segments::open(blocks.clone(), index.clone(), segments_options(&dir), &env);
@@ -138,7 +139,8 @@ impl Instance {
                     let journal = dir.join("journal");
                     private_dir(&journal)?;
                     let journal = Arc::new(FileMedia::open_ahead(journal)?);
-                    let below = Below { journal, heads, auto_commit, retention: retention.clone() };
+                    let (retention, write_through) = (retention.clone(), *is_async);
+                    let below = Below { journal, heads, auto_commit, retention, write_through };
                     let opened = content(prefix, dag(segments, &config), pins, below, space_of_disk(dir.clone())).await;
                     opened.map_err(|error| error.at(dir.display()))?
                 }
@@ -257,6 +259,8 @@ struct Below {
     heads: Arc<dyn Heads>,
     auto_commit: Option<AutoCommit>,
     retention: Retention,
+    /// Whether names outlive this process without a sync.
+    write_through: bool,
 }
 
 /// What is seen by CID, and the root of a new tree, belong to the server, as files that it made would.
@@ -265,9 +269,9 @@ async fn content(prefix: Prefix, dag: Dag, pins: Arc<Pins>, below: Below, space:
     let room = space.clone();
     // What cannot be told now is not known: writing finds out.
     let room = Arc::new(move || room().unwrap_or(UNKNOWN));
-    let Below { auto_commit, retention, .. } = below;
+    let Below { auto_commit, retention, write_through, .. } = below;
     let options = TreeOptions::new(Name::new(HEAD.as_bytes())?, env());
-    let options = TreeOptions { owner: (uid, gid), room, auto_commit, retention, ..options };
+    let options = TreeOptions { owner: (uid, gid), room, auto_commit, retention, write_through, ..options };
     let tree = Tree::open(dag, below.journal, below.heads, options).await?;
     Ok(Mount::content(prefix, pins, tree, CasViewOptions { uid, gid, space: Space::new(move || space()) }))
 }

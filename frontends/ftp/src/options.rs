@@ -8,7 +8,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use muxfs::{Env, Error, ErrorKind, Result};
+use muxfs::{Env, Error, ErrorKind, Result, vfs::Fsid};
 
 /// Where the certificate of explicit TLS comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,6 +49,9 @@ pub struct Options {
     pub hide_dot_files: bool,
     /// Permission bits that new files and directories do not get.
     pub umask: u32,
+    /// File systems whose names are not made durable before the reply, by their fsid: a crash may lose the latest of
+    /// them. What was uploaded is durable all the same. Default: none.
+    pub sync_names_except: Vec<Fsid>,
     /// How long a session may say nothing, and a transfer may stand still.
     pub idle_timeout: Duration,
     /// How long a refused login waits for its answer.
@@ -77,6 +80,7 @@ impl Default for Options {
             passive_host: None,
             hide_dot_files: false,
             umask: 0o022,
+            sync_names_except: Vec::new(),
             idle_timeout: Duration::from_mins(5),
             login_delay: Duration::from_secs(1),
             sessions_max: 128,

@@ -323,7 +323,7 @@ impl Session {
         };
         let tree = async {
             let home = path::parse(&[], home.as_bytes())?;
-            Tree::open(Arc::clone(&self.shared.vfs), caller, &home, read_only, options.umask).await
+            Tree::open(Arc::clone(&self.shared.vfs), caller, &home, read_only, options).await
         };
         match tree.await {
             Ok(tree) => Ok(Login { user: name.to_owned(), tree: Arc::new(tree) }),

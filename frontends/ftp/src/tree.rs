@@ -11,12 +11,13 @@ use muxfs::{
     Cid, Error, ErrorKind, FileKind, Name, Result,
     path::PATH_LEN_MAX,
     vfs::{
-        Attr, Cookie, DirEntry, Ino, Lease, Listing, NewNode, Place, RemoveKind, RenameMode, SetAttr, SetTime, Vfs,
+        Attr, Cookie, DirEntry, Fsid, Ino, Lease, Listing, NewNode, Place, RemoveKind, RenameMode, SetAttr, SetTime,
+        Vfs,
         posix::{Access, Caller, posix},
     },
 };
 
-use crate::path::PARTIAL_PREFIX;
+use crate::{options::Options, path::PARTIAL_PREFIX};
 
 /// The most symlinks one path may cross: what Linux allows.
 pub(crate) const HOPS_MAX: usize = 40;
@@ -59,6 +60,8 @@ pub(crate) struct Tree {
     caller: Caller,
     read_only: bool,
     umask: u32,
+    /// The file systems whose names are durable when they are.
+    sync_names_except: Vec<Fsid>,
 }
 
 enum Step {
@@ -77,13 +80,14 @@ impl Tree {
         caller: Caller,
         home: &[Name],
         read_only: bool,
-        umask: u32,
+        options: &Options,
     ) -> Result<Self> {
         let vfs = posix(vfs, caller.clone());
         let root = vfs.root();
         vfs.retain(root);
         let home_lease = Lease::adopt(Arc::clone(&vfs), root);
-        let mut tree = Self { vfs, home: home_lease, caller, read_only, umask };
+        let (umask, sync_names_except) = (options.umask, options.sync_names_except.clone());
+        let mut tree = Self { vfs, home: home_lease, caller, read_only, umask, sync_names_except };
         tree.home = tree.dir(home).await?.lease;
         Ok(tree)
     }
@@ -225,19 +229,24 @@ impl Tree {
         self.vfs.sync_inode(node.ino()).await
     }
 
+    /// Makes names and attributes durable, if that is promised of their file system.
+    pub(crate) async fn sync_names(&self, node: &Node) -> Result<()> {
+        if self.sync_names_except.contains(&node.attr.fsid) { Ok(()) } else { self.sync(node).await }
+    }
+
     pub(crate) async fn make_dir(&self, path: &[Name]) -> Result<()> {
         self.writable()?;
         let (dir, name) = self.place(path, Last::Keep).await?;
         let set = SetAttr { mode: Some(0o777 & !self.umask), ..SetAttr::default() };
         let made = self.vfs.create(dir.ino(), &name, NewNode::Dir, set).await?;
         drop(self.adopt(made.node));
-        self.sync(&dir).await
+        self.sync_names(&dir).await
     }
 
     pub(crate) async fn remove(&self, dir: &Node, name: &Name, kind: RemoveKind) -> Result<()> {
         self.writable()?;
         self.vfs.remove(Place { dir: dir.ino(), name, expect: None }, kind).await?;
-        self.sync(dir).await
+        self.sync_names(dir).await
     }
 
     pub(crate) async fn rename(&self, from: &[Name], to: &[Name]) -> Result<()> {
@@ -247,8 +256,8 @@ impl Tree {
         let from = Place { dir: from_dir.ino(), name: &from_name, expect: None };
         let to = Place { dir: to_dir.ino(), name: &to_name, expect: None };
         self.vfs.rename(from, to, RenameMode::Replace).await?;
-        self.sync(&to_dir).await?;
-        if from_dir.ino() == to_dir.ino() { Ok(()) } else { self.sync(&from_dir).await }
+        self.sync_names(&to_dir).await?;
+        if from_dir.ino() == to_dir.ino() { Ok(()) } else { self.sync_names(&from_dir).await }
     }
 
     pub(crate) async fn set_mode(&self, path: &[Name], mode: u32) -> Result<()> {
@@ -263,7 +272,7 @@ impl Tree {
         self.writable()?;
         let node = self.node(path, Last::Follow).await?;
         self.vfs.setattr(node.ino(), set).await?;
-        self.sync(&node).await
+        self.sync_names(&node).await
     }
 
     /// The CID of a path, where the file system knows it.
@@ -319,7 +328,7 @@ impl Tree {
         let from = Place { dir: dir.ino(), name: partial, expect: Some(file.ino()) };
         let to = Place { dir: dir.ino(), name, expect: None };
         self.vfs.rename(from, to, RenameMode::Replace).await?;
-        self.sync(dir).await
+        self.sync_names(dir).await
     }
 }
 

@@ -66,7 +66,7 @@ impl Backend {
     pub async fn open(vfs: Arc<dyn Vfs>, caller: Caller, home: &str, env: Env) -> muxfs::Result<Self> {
         let home = path::parse(&[], home.as_bytes())?;
         let defaults = crate::Options::default();
-        let tree = Tree::open(vfs, caller, &home, false, defaults.umask).await?;
+        let tree = Tree::open(vfs, caller, &home, false, &defaults).await?;
         Ok(Self { tree: Arc::new(tree), slots: Arc::default(), env, partial_lifetime: defaults.partial_lifetime })
     }
 

@@ -266,7 +266,7 @@ impl Upload {
             Goal::Appear { dir, partial, name, old } => {
                 if let Some(old) = old {
                     self.tree.take_after(&self.file, old).await?;
-                    self.tree.sync(&self.file).await?;
+                    self.tree.sync_names(&self.file).await?;
                 }
                 self.tree.appear(dir, partial, &self.file, name).await
             }
@@ -280,7 +280,7 @@ impl Upload {
                 self.tree.remove(dir, partial, RemoveKind::NonDir).await
             }
             Goal::Appear { dir, .. } => match self.settle().await {
-                Ok(()) => self.tree.sync(dir).await,
+                Ok(()) => self.tree.sync_names(dir).await,
                 failed => failed,
             },
             Goal::InPlace { .. } => self.settle().await,

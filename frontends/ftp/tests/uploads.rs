@@ -6,7 +6,10 @@ mod raw;
 
 use std::{sync::Arc, time::Duration};
 
-use muxfs::testing::{Clock, model::ModelFs};
+use muxfs::{
+    testing::{Clock, model::ModelFs},
+    vfs::Vfs,
+};
 use muxfs_ftp::Options;
 use raw::{Raw, at_rest, make_file, model, model_on, names, options, start};
 use tokio::io::AsyncWriteExt;
@@ -254,6 +257,25 @@ async fn a_reply_of_226_comes_after_a_sync() {
         assert!(fs.sync_count() > synced, "{command}");
         synced = fs.sync_count();
     }
+}
+
+/// Where names are not promised an upload is synced all the same, and nothing else is.
+#[tokio::test]
+async fn names_of_an_excepted_file_system_wait_for_no_sync() {
+    let fs = model().await;
+    let excepted = fs.getattr(fs.root()).await.expect("the root").fsid;
+    let server = start(fs.clone(), Options { sync_names_except: vec![excepted], ..options() }).await;
+    let mut raw = Raw::enter(server.local_addr()).await;
+    for command in ["STOR f", "APPE f", "STOR f", "STOU"] {
+        let before = fs.sync_count();
+        assert_eq!(raw.put(command, b"x").await, 226);
+        assert_eq!(fs.sync_count(), before + 1, "{command}: the bytes");
+    }
+    let before = fs.sync_count();
+    for (command, code) in [("MKD d", 257), ("RMD d", 250), ("SITE CHMOD 600 f", 200), ("DELE f", 250)] {
+        raw.want(command, code).await;
+    }
+    assert_eq!(fs.sync_count(), before);
 }
 
 #[tokio::test]

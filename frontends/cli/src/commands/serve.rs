@@ -70,9 +70,11 @@ pub(crate) async fn serve(mut config: Config, args: &args::Serve, output: Output
     let recorder = metrics::install()?;
     let instance = Arc::new(Instance::open(config.clone(), &data, Some(&AutoCommit::default())).await?);
 
-    let host_dirs = host_dirs(&instance, &config).await?;
-    let nfs = start_nfs(&instance, &config.nfs, host_dirs).map_err(|error| taken(error, "--nfs"))?;
-    let ftp = start_ftp(&instance, &config.ftp, &data).await.map_err(|error| taken(error, "--ftp"))?;
+    // Names in host directories are as durable as the host makes them.
+    let unsynced = fsids(&instance, &config, |mount| matches!(mount, Mount::Local { .. }) || is_async(mount)).await?;
+    let nfs = start_nfs(&instance, &config.nfs, unsynced).map_err(|error| taken(error, "--nfs"))?;
+    let unsynced = fsids(&instance, &config, is_async).await?;
+    let ftp = start_ftp(&instance, &config.ftp, &data, unsynced).await.map_err(|error| taken(error, "--ftp"))?;
     let stop = CancellationToken::new();
     let mut upkeep: Vec<JoinHandle<()>> = instance
         .trees()
@@ -162,7 +164,7 @@ fn taken(error: Error, flag: &str) -> Error {
     Error::new(error.kind(), error.op()).at(addr).because(why)
 }
 
-fn start_nfs(instance: &Instance, config: &config::Nfs, host_dirs: Vec<Fsid>) -> Result<Option<muxfs_nfs::Server>> {
+fn start_nfs(instance: &Instance, config: &config::Nfs, unsynced: Vec<Fsid>) -> Result<Option<muxfs_nfs::Server>> {
     let Some(addr) = config.listen.0 else { return Ok(None) };
     if !addr.ip().is_loopback() && config.allow.is_empty() {
         return Err(Error::new(ErrorKind::InvalidArgument, "serve.nfs")
@@ -180,9 +182,8 @@ fn start_nfs(instance: &Instance, config: &config::Nfs, host_dirs: Vec<Fsid>) ->
             Squash::Root => Some(muxfs_nfs::Squash::Root),
             Squash::All => Some(muxfs_nfs::Squash::All),
         },
-        // Names in working trees; those of host directories are as durable as the host makes them.
         sync_names: true,
-        sync_names_except: host_dirs,
+        sync_names_except: unsynced,
         env: instance::env(),
         ..muxfs_nfs::Options::default()
     };
@@ -199,10 +200,14 @@ fn start_nfs(instance: &Instance, config: &config::Nfs, host_dirs: Vec<Fsid>) ->
     muxfs_nfs::serve(instance.vfs.clone(), options).map(Some)
 }
 
-/// The file systems that are directories of the host.
-async fn host_dirs(instance: &Instance, config: &Config) -> Result<Vec<Fsid>> {
+fn is_async(mount: &Mount) -> bool {
+    matches!(mount, Mount::Ipfs { is_async: true, .. })
+}
+
+/// The file systems of some mounts.
+async fn fsids(instance: &Instance, config: &Config, which: fn(&Mount) -> bool) -> Result<Vec<Fsid>> {
     let mut fsids = Vec::new();
-    for mount in config.mount.iter().filter(|mount| matches!(mount, Mount::Local { .. })) {
+    for mount in config.mount.iter().filter(|mount| which(mount)) {
         let name = Name::new(mount.prefix().as_str().as_bytes())?;
         let attr = instance.vfs.lookup(instance.vfs.root(), &name).await?;
         instance.vfs.release(attr.ino, 1);
@@ -226,7 +231,12 @@ async fn commit_in_time(prefix: Prefix, tree: Tree, stop: CancellationToken) {
     }
 }
 
-async fn start_ftp(instance: &Instance, config: &config::Ftp, data: &DataDir) -> Result<Option<muxfs_ftp::Server>> {
+async fn start_ftp(
+    instance: &Instance,
+    config: &config::Ftp,
+    data: &DataDir,
+    unsynced: Vec<Fsid>,
+) -> Result<Option<muxfs_ftp::Server>> {
     let Some(addr) = config.listen.0 else { return Ok(None) };
     let tls = match (&config.tls_cert, &config.tls_key) {
         (Some(cert), Some(key)) => Some(muxfs_ftp::Tls::Files { cert: cert.clone(), key: key.clone() }),
@@ -244,6 +254,7 @@ async fn start_ftp(instance: &Instance, config: &config::Ftp, data: &DataDir) ->
         tls_required: config.tls_required,
         passive_ports: config.passive_ports[0]..=config.passive_ports[1],
         passive_host: config.passive_host,
+        sync_names_except: unsynced,
         env: instance::env(),
         ..muxfs_ftp::Options::default()
     };
@@ -289,7 +300,7 @@ fn greeting(config: &Config, ready: &Ready) -> String {
                 let dir = local_dir(&config.data, dir.as_deref());
                 format!("{}, read{}", dir.display(), if *read_only { " only" } else { " and written in place" })
             }
-            Mount::Ipfs { prefix } => {
+            Mount::Ipfs { prefix, .. } => {
                 format!(
                     "read and written, and content by CID, in {}",
                     config.data.join("mounts").join(prefix.0.as_str()).display()
