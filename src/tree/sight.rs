@@ -21,6 +21,7 @@ use super::{
 };
 use crate::{
     Error, ErrorKind, Name,
+    dag::murmur3_x64_64,
     rank::Rank,
     vfs::{Ino, XattrName},
 };
@@ -129,19 +130,25 @@ impl<'a> Sight<'a> {
     /// The lowest place that is free for a new name.
     pub(super) fn free_rank(&mut self, dir: Ino, name: &Name) -> Try<Rank> {
         let first = Rank::of(name.as_bytes());
-        let mut taken: BTreeMap<Rank, bool> = BTreeMap::new();
+        let mut taken: BTreeMap<Rank, Option<Name>> = BTreeMap::new();
         for names in self.names(dir) {
             for (rank, entry) in names.range(first..=first.last()) {
-                taken.entry(*rank).or_insert(entry.is_some());
+                taken.entry(*rank).or_insert_with(|| entry.as_ref().map(|(name, _)| name.clone()));
             }
         }
         if let Some(inode) = self.base(dir)? {
             for entry in inode.ranks(self.nodes, first)? {
-                taken.entry(entry.rank).or_insert(true);
+                taken.entry(entry.rank).or_insert(Some(entry.name));
             }
         }
+        // Should the directory grow, no commit could hold both: a sharded directory tells names by their hashes.
+        let hash = murmur3_x64_64(name.as_bytes());
+        if let Some(other) = taken.values().flatten().find(|other| murmur3_x64_64(other.as_bytes()) == hash) {
+            let why = format!("its hash is that of {other}, and no directory of UnixFS has room for both");
+            return Err(Error::new(ErrorKind::InvalidArgument, "tree.create").at(name).because(why).into());
+        }
         let mut rank = first;
-        while taken.get(&rank).copied().unwrap_or(false) {
+        while taken.get(&rank).is_some_and(Option::is_some) {
             let next = rank.next().ok_or_else(|| {
                 Error::new(ErrorKind::NoSpace, "tree.create").because("65536 names of this directory have one hash")
             })?;

@@ -2,6 +2,7 @@
 
 mod check;
 mod collected;
+mod collide;
 mod crash;
 mod found;
 mod hostile;

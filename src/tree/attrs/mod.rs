@@ -19,7 +19,7 @@ mod names_update;
 mod node;
 mod radix;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 mod update;
 mod walk;
 

@@ -210,7 +210,7 @@ fn below(rng: &mut ChaCha20Rng, end: u64) -> u64 {
 }
 
 /// Names of one hash: the second block of each takes the hash to a state that the first led elsewhere.
-fn colliding(count: usize) -> Vec<Name> {
+pub(in crate::tree) fn colliding(count: usize) -> Vec<Name> {
     fn inverse(odd: u64) -> u64 {
         (0..6).fold(odd, |inverse, _| inverse.wrapping_mul(2u64.wrapping_sub(odd.wrapping_mul(inverse))))
     }
