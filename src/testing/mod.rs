@@ -24,6 +24,7 @@ pub mod model;
 pub mod store;
 pub mod vfs;
 pub mod wire;
+pub mod workload;
 
 /// Where the clock of the tests begins, in seconds since 1970: a time of no meaning, long past.
 const CLOCK_START_SECS: u64 = 1_700_000_000;
