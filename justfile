@@ -26,3 +26,4 @@ bench *ARGS:
 # What takes long. Seeds are printed, and the environment sets others.
 nightly:
     MUXFS_KILL_ROUNDS=500 cargo test --release -p muxfs-cli --test program rounds -- --nocapture
+    MUXFS_SIMULATE_SEEDS=100000 cargo test --release --test simulate -- --nocapture
