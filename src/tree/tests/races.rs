@@ -31,6 +31,11 @@ const WORLD_COUNT: u64 = 50;
 const WRITER_COUNT: u64 = 3;
 const CHUNK_LEN: usize = 64;
 
+/// Of so many kinds that most chunks are let go at some time, and of so few that they come back after they were collected.
+fn kind(dice: &mut Dice) -> u8 {
+    u8::try_from(dice.roll(100)).unwrap_or(0)
+}
+
 /// Lets the others run, now more and now less.
 #[derive(Debug)]
 struct Turns {
@@ -138,9 +143,8 @@ impl World {
             let offset = dice.roll(6) * CHUNK_LEN + if dice.roll(3) == 0 { 7 } else { 0 };
             match dice.roll(12) {
                 0..5 => {
-                    // Of few kinds, so that chunks come back that were collected.
                     let len = [20, CHUNK_LEN, 3 * CHUNK_LEN][dice.roll(3)];
-                    let data = vec![b"abc"[dice.roll(3)]; len];
+                    let data = vec![kind(&mut dice); len];
                     let mut after = files[at].clone();
                     after.resize(after.len().max(offset + len), 0);
                     after[offset..offset + len].copy_from_slice(&data);
@@ -260,7 +264,7 @@ impl World {
             let mut entries = Vec::new();
             for text in ["a", "b", "c"] {
                 // What a writer writes too, and nobody else.
-                let content = vec![b"abcd"[dice.roll(4)]; dice.roll(5 * CHUNK_LEN)];
+                let content = vec![kind(&mut dice); dice.roll(5 * CHUNK_LEN)];
                 let link = dag.import(&content[..], UnixfsMeta::default()).await.expect("import");
                 entries.push(Ok(crate::dag::Entry { name: name(text), link }));
             }
