@@ -28,8 +28,8 @@ use crate::{
     cas_view::CasView,
     vfs::{
         Attr, Changed, Cookie, DirChanged, DirPage, FsStat, Fsid, Handle, INO_BITS, Ino, LEAF_HANDLE_LEN_MAX, Listing,
-        NewNode, Place, RemoveKind, RenameMode, Renamed, SetAttr, Vfs, XattrMode, XattrName, narrow::read_only_view,
-        part::Part,
+        NewNode, Place, RemoveKind, RenameMode, Renamed, Seek, SetAttr, Vfs, XattrMode, XattrName,
+        narrow::read_only_view, part::Part,
     },
 };
 
@@ -384,6 +384,11 @@ impl Vfs for WorkingVfs {
         let (branch, source, target) = self.find_both(from.0, to.0, "working.copy_range")?;
         let (copied, changed) = branch.vfs.copy_range((source, from.1), (target, to.1), len).await?;
         Ok((copied, branch.changed_up(changed)?))
+    }
+
+    async fn seek(&self, ino: Ino, offset: u64, what: Seek) -> Result<Option<u64>> {
+        let (branch, leaf) = self.find(ino, "working.seek")?;
+        branch.vfs.seek(leaf, offset, what).await
     }
 
     async fn getxattr(&self, ino: Ino, name: &XattrName) -> Result<Bytes> {

@@ -66,7 +66,7 @@ use crate::{
     media::Media,
     vfs::{
         Attr, Changed, Cookie, DirChanged, DirPage, FsStat, Handle, Ino, Listing, NewNode, Place, RemoveKind,
-        RenameMode, Renamed, SetAttr, Vfs, XattrMode, XattrName,
+        RenameMode, Renamed, Seek, SetAttr, Vfs, XattrMode, XattrName,
     },
 };
 
@@ -491,6 +491,10 @@ impl Vfs for Tree {
 
     async fn copy_range(&self, from: (Ino, u64), to: (Ino, u64), len: u64) -> Result<(u64, Changed)> {
         self.shared.copy_range(from, to, len).await
+    }
+
+    async fn seek(&self, ino: Ino, offset: u64, what: Seek) -> Result<Option<u64>> {
+        self.shared.attempt(|attempt| attempt.seek(ino, offset, what)).await
     }
 
     async fn getxattr(&self, ino: Ino, name: &XattrName) -> Result<Bytes> {

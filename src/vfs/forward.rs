@@ -25,7 +25,7 @@
 /// impl Vfs for Quiet {
 ///     forward_vfs!(vfs: root, lookup, parent, getattr, readdir, read, readlink, statfs, handle, resolve);
 ///     forward_vfs!(vfs: retain, release, setattr, write, create, remove, rename, link, allocate, punch_hole);
-///     forward_vfs!(vfs: copy_range, getxattr, listxattr, setxattr, removexattr, sync_inode);
+///     forward_vfs!(vfs: copy_range, seek, getxattr, listxattr, setxattr, removexattr, sync_inode);
 ///
 ///     async fn sync(&self, ino: Ino) -> Result<()> {
 ///         if ino == self.root() { Ok(()) } else { self.vfs.sync(ino).await }
@@ -161,6 +161,12 @@ macro_rules! forward_vfs {
                 -> (u64, $crate::vfs::Changed)
         }
     };
+    (@ seek $to:ident) => {
+        $crate::forward_vfs! {
+            @async seek $to [] (ino: $crate::vfs::Ino, offset: u64, what: $crate::vfs::Seek)
+                -> ::std::option::Option<u64>
+        }
+    };
     (@ getxattr $to:ident) => {
         $crate::forward_vfs! {
             @async getxattr $to ['a] (ino: $crate::vfs::Ino, name: &'a $crate::vfs::XattrName)
@@ -230,7 +236,7 @@ mod tests {
         testing::{self, model::ModelFs},
         vfs::{
             Attr, Changed, Cookie, DirChanged, DirPage, FsStat, Handle, Ino, Lease, Listing, NewNode, Place,
-            RemoveKind, RenameMode, Renamed, SetAttr, Vfs, XattrMode, XattrName, narrow, posix,
+            RemoveKind, RenameMode, Renamed, Seek, SetAttr, Vfs, XattrMode, XattrName, narrow, posix,
         },
     };
 
@@ -297,6 +303,7 @@ mod tests {
         allocate(ino: Ino, range: Range<u64>, keep_size: bool) -> Changed;
         punch_hole(ino: Ino, range: Range<u64>) -> Changed;
         copy_range(from: (Ino, u64), to: (Ino, u64), len: u64) -> (u64, Changed);
+        seek(ino: Ino, offset: u64, what: Seek) -> Option<u64>;
         getxattr(ino: Ino, name: &XattrName) -> Bytes;
         listxattr(ino: Ino) -> Vec<XattrName>;
         setxattr(ino: Ino, name: &XattrName, value: Bytes, mode: XattrMode) -> Changed;
@@ -363,6 +370,7 @@ mod tests {
         call!(allocate(file, 0..10, false));
         call!(punch_hole(file, 0..10));
         call!(copy_range((file, 0), (file, 10), 10));
+        call!(seek(file, 0, Seek::Data));
         call!(setxattr(file, &xattr, "value".into(), XattrMode::Set));
         call!(getxattr(file, &old));
         call!(listxattr(file));

@@ -347,6 +347,15 @@ impl XattrName {
     }
 }
 
+/// What [`Vfs::seek`] looks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seek {
+    /// Bytes that take space.
+    Data,
+    /// Zeros that take none. Every file has one at its end.
+    Hole,
+}
+
 /// What `setxattr` does where the attribute is there or not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum XattrMode {
@@ -513,6 +522,18 @@ pub trait Vfs: Debug + Send + Sync + 'static {
     /// `CrossDevice` between mounts; `InvalidArgument` for ranges of one file that overlap; `TooLarge`.
     async fn copy_range(&self, from: (Ino, u64), to: (Ino, u64), len: u64) -> Result<(u64, Changed)> {
         unsupported("vfs.copy_range")
+    }
+
+    /// Where the next data or the next hole begins, at `offset` or after it; `None` where there is none: from the end of
+    /// the file on, and where only a hole follows for who looks for data. A file system may take a hole for data.
+    async fn seek(&self, ino: Ino, offset: u64, what: Seek) -> Result<Option<u64>> {
+        // A file in one piece, which is right for any; what is no file is refused as in reading.
+        self.read(ino, offset, 0).await?;
+        let size = self.getattr(ino).await?.size;
+        Ok((offset < size).then_some(match what {
+            Seek::Data => offset,
+            Seek::Hole => size,
+        }))
     }
 
     /// The value of an extended attribute.

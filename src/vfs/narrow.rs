@@ -91,7 +91,7 @@ impl Subtree {
 #[deny(clippy::missing_trait_methods)]
 impl Vfs for Subtree {
     forward_vfs!(vfs: lookup, getattr, readdir, read, readlink, statfs, handle, retain, release);
-    forward_vfs!(vfs: setattr, write, create, remove, rename, link, allocate, punch_hole, copy_range);
+    forward_vfs!(vfs: setattr, write, create, remove, rename, link, allocate, punch_hole, copy_range, seek);
     forward_vfs!(vfs: getxattr, listxattr, setxattr, removexattr, sync_inode);
 
     fn root(&self) -> Ino {
@@ -129,7 +129,7 @@ struct ReadOnlyView {
 #[deny(clippy::missing_trait_methods)]
 impl Vfs for ReadOnlyView {
     forward_vfs!(vfs: root, lookup, parent, getattr, readdir, read, readlink, statfs, handle, resolve);
-    forward_vfs!(vfs: retain, release, getxattr, listxattr, sync, sync_inode);
+    forward_vfs!(vfs: retain, release, seek, getxattr, listxattr, sync, sync_inode);
 
     async fn setattr(&self, _ino: Ino, _set: SetAttr) -> Result<Changed> {
         read_only("read_only.setattr")

@@ -4,6 +4,8 @@ use std::{collections::BTreeMap, ops::Range};
 
 use bytes::Bytes;
 
+use crate::vfs::Seek;
+
 /// How finely holes are told from data.
 pub(super) const PAGE_LEN: usize = 4096;
 const PAGE: u64 = PAGE_LEN as u64;
@@ -49,6 +51,27 @@ impl Content {
                 .copy_from_slice(&page[place(from - index * PAGE)..place(to - index * PAGE)]);
         }
         bytes.into()
+    }
+
+    /// Where the next page that is there, or is not, begins.
+    pub(super) fn seek(&self, offset: u64, what: Seek) -> Option<u64> {
+        if offset >= self.len {
+            return None;
+        }
+        let mut index = offset / PAGE;
+        match what {
+            Seek::Data => index = *self.pages.range(index..).next()?.0,
+            Seek::Hole => {
+                while self.pages.contains_key(&index) {
+                    index += 1;
+                }
+            }
+        }
+        let found = offset.max(index * PAGE);
+        match what {
+            Seek::Data => (found < self.len).then_some(found),
+            Seek::Hole => Some(found.min(self.len)),
+        }
     }
 
     /// Writes `data` at `offset`; the end must not pass `u64::MAX`.

@@ -23,7 +23,7 @@ use crate::{
     Env, Error, ErrorKind, Name, Result,
     vfs::{
         Attr, Changed, Cookie, DirChanged, DirPage, FsStat, Handle, Ino, Listing, NewNode, Place, RemoveKind,
-        RenameMode, Renamed, SetAttr, Vfs, XattrMode, XattrName,
+        RenameMode, Renamed, Seek, SetAttr, Vfs, XattrMode, XattrName,
     },
 };
 
@@ -243,6 +243,10 @@ impl Vfs for ModelFs {
 
     async fn copy_range(&self, from: (Ino, u64), to: (Ino, u64), len: u64) -> Result<(u64, Changed)> {
         self.change("model.copy_range", |state, now| state.copy_range(from, to, len, now))
+    }
+
+    async fn seek(&self, ino: Ino, offset: u64, what: Seek) -> Result<Option<u64>> {
+        self.with("model.seek", |state| state.seek(ino, offset, what))
     }
 
     async fn getxattr(&self, ino: Ino, name: &XattrName) -> Result<Bytes> {

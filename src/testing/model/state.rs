@@ -13,7 +13,7 @@ use super::{
 use crate::{
     Error, ErrorKind, FileKind, Name, Result,
     vfs::{
-        Attr, Changed, Cookie, DirEntry, DirPage, FILE_LEN_MAX, Fsid, Ino, Listing, PreAttr, Rdev, XATTR_LEN_MAX,
+        Attr, Changed, Cookie, DirEntry, DirPage, FILE_LEN_MAX, Fsid, Ino, Listing, PreAttr, Rdev, Seek, XATTR_LEN_MAX,
         XattrMode, XattrName,
     },
 };
@@ -273,6 +273,10 @@ impl State {
 
     pub(super) fn read(&self, ino: Ino, offset: u64, len: u32) -> Result<Bytes> {
         Ok(self.file(ino, "model.read")?.read(offset, len))
+    }
+
+    pub(super) fn seek(&self, ino: Ino, offset: u64, what: Seek) -> Result<Option<u64>> {
+        Ok(self.file(ino, "model.seek")?.seek(offset, what))
     }
 
     pub(super) fn readlink(&self, ino: Ino) -> Result<Bytes> {

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::{Bed, assert_frames, assert_kind, assert_moved, assert_same, at_once, content_of, unless_unsupported};
 use crate::{
     ErrorKind,
-    vfs::{Cookie, FILE_LEN_MAX, Ino, Listing, NewNode, SetAttr},
+    vfs::{Cookie, FILE_LEN_MAX, Ino, Listing, NewNode, Seek, SetAttr},
 };
 
 async fn write(bed: &Bed, ino: Ino, offset: u64, data: impl Into<Bytes>) {
@@ -61,6 +61,34 @@ pub async fn writes_past_the_end_leave_a_hole(bed: &Bed) {
     assert_eq!(bed.vfs.read(file.ino(), 0, 8).await.expect("read"), &b"begin\0\0\0"[..]);
     assert_eq!(bed.vfs.read(file.ino(), AT - 2, 10).await.expect("read"), &b"\0\0end"[..]);
     assert!(bed.vfs.read(file.ino(), AT / 2, 10_000).await.expect("read").iter().all(|byte| *byte == 0));
+}
+
+/// From data to hole and on to data all bytes that are no zeros are met, and the end is a hole.
+pub async fn holes_and_data_are_found(bed: &Bed) {
+    const AT: u64 = 8 << 20;
+    let file = bed.file(bed.root(), "f", "begin").await;
+    write(bed, file.ino(), AT, "middle").await;
+    let size = 3 * AT;
+    set_size(bed, file.ino(), size).await;
+    let seek = async |offset, what| bed.vfs.seek(file.ino(), offset, what).await.expect("seek");
+    let (mut at, mut found) = (0, Vec::new());
+    while let Some(data) = seek(at, Seek::Data).await {
+        assert!(data >= at && data < size, "{data} from {at}");
+        assert_eq!(seek(data, Seek::Data).await, Some(data), "data is where it was found");
+        let hole = seek(data, Seek::Hole).await.expect("the end is one");
+        assert!(hole > data && hole <= size, "{hole} from {data}");
+        found.push(data..hole);
+        at = hole;
+    }
+    for bytes in [0..5, AT..AT + 6] {
+        assert!(found.iter().any(|data| data.start <= bytes.start && bytes.end <= data.end), "{bytes:?} in {found:?}");
+    }
+    for offset in [size, size + 1, FILE_LEN_MAX, u64::MAX] {
+        assert_eq!((seek(offset, Seek::Data).await, seek(offset, Seek::Hole).await), (None, None), "{offset}");
+    }
+    let empty = bed.file(bed.root(), "empty", "").await;
+    assert_eq!(bed.vfs.seek(empty.ino(), 0, Seek::Hole).await.expect("seek"), None);
+    assert_kind(bed.vfs.seek(bed.root(), 0, Seek::Data).await, ErrorKind::IsDir);
 }
 
 /// A write of no bytes moves nothing, not even the end.

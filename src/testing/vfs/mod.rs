@@ -333,7 +333,7 @@ macro_rules! vfs_laws {
             rename_without_replacing, rename_exchanges_two_names, rename_exchanges_across_directories,
             rename_exchange_wants_both, rename_checks_what_is_expected, rename_moves_dot_dot,
             rename_into_a_removed_directory_is_not_found, renames_at_once_make_no_loop,
-            writes_are_read_back, writes_overlap, writes_past_the_end_leave_a_hole, writing_nothing_changes_nothing,
+            writes_are_read_back, writes_overlap, writes_past_the_end_leave_a_hole, holes_and_data_are_found, writing_nothing_changes_nothing,
             writes_past_the_limit_are_refused, offsets_pass_four_gibibytes, write_to_what_is_no_file_is_refused,
             writes_at_once_all_land, cutting_off_and_growing_shows_zeros, sizes_out_of_bounds_are_refused,
             every_write_moves_the_change_counter, reading_changes_nothing, clear_suid_drops_both_bits,

@@ -13,8 +13,11 @@ use super::super::{
 };
 use crate::{
     Cid, Error, ErrorKind,
-    vfs::{Changed, FILE_LEN_MAX, Ino},
+    vfs::{Changed, FILE_LEN_MAX, Ino, Seek},
 };
+
+/// How far a seek looks at first; twice as far each time, so that neither many pieces nor a long hole cost much.
+const SEEK_LEN_MIN: u64 = 16 << 20;
 
 /// Where the bytes of a range are, ascending and without a gap.
 pub(in super::super) type Pieces = Vec<(Range<u64>, Piece)>;
@@ -47,6 +50,21 @@ impl Attempt<'_> {
             return Ok(Vec::new());
         }
         self.sight(|sight| sight.pieces(ino, offset..end))
+    }
+
+    /// Where the next data or hole of a file begins.
+    pub(in super::super) fn seek(&mut self, ino: Ino, offset: u64, what: Seek) -> Try<Option<u64>> {
+        let meta = self.file(ino, "tree.seek")?;
+        let (mut at, mut len) = (offset, SEEK_LEN_MIN);
+        while at < meta.size {
+            let end = at.saturating_add(len).min(meta.size);
+            let pieces = self.sight(|sight| sight.pieces(ino, at..end))?;
+            if let Some((range, _)) = pieces.into_iter().find(|(_, piece)| piece.is_data() == (what == Seek::Data)) {
+                return Ok(Some(range.start));
+            }
+            (at, len) = (end, len.saturating_mul(2));
+        }
+        Ok((what == Seek::Hole && offset < meta.size).then_some(meta.size))
     }
 
     /// Whether a file can take `len` bytes at `offset`: asked before blocks are put that only such a write needs.

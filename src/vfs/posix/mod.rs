@@ -17,8 +17,8 @@ use bytes::Bytes;
 pub use self::caller::{Access, Caller};
 use self::caller::{SETGID, SUID_BITS};
 use super::{
-    Attr, Changed, Cookie, DirChanged, DirPage, Ino, Listing, NewNode, Place, RemoveKind, RenameMode, Renamed, SetAttr,
-    SetTime, Vfs, XattrMode, XattrName,
+    Attr, Changed, Cookie, DirChanged, DirPage, Ino, Listing, NewNode, Place, RemoveKind, RenameMode, Renamed, Seek,
+    SetAttr, SetTime, Vfs, XattrMode, XattrName,
 };
 use crate::{Error, ErrorKind, FileKind, Name, Result, forward_vfs};
 
@@ -407,6 +407,11 @@ impl Vfs for Posix {
         self.check_read(from.0, "posix.copy_range").await?;
         self.check_write_and_drop_suid(to.0, "posix.copy_range").await?;
         self.vfs.copy_range(from, to, len).await
+    }
+
+    async fn seek(&self, ino: Ino, offset: u64, what: Seek) -> Result<Option<u64>> {
+        self.check_read(ino, "posix.seek").await?;
+        self.vfs.seek(ino, offset, what).await
     }
 
     async fn getxattr(&self, ino: Ino, name: &XattrName) -> Result<Bytes> {

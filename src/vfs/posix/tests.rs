@@ -347,7 +347,7 @@ impl Racing {
 #[deny(clippy::missing_trait_methods)]
 impl Vfs for Racing {
     forward_vfs!(model: root, parent, getattr, readdir, read, readlink, statfs, handle, resolve, retain, release);
-    forward_vfs!(model: setattr, write, create, remove, rename, link, allocate, punch_hole, copy_range);
+    forward_vfs!(model: setattr, write, create, remove, rename, link, allocate, punch_hole, copy_range, seek);
     forward_vfs!(model: getxattr, listxattr, setxattr, removexattr, sync, sync_inode);
 
     async fn lookup(&self, dir: Ino, name: &Name) -> Result<Attr> {

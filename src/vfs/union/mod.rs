@@ -17,8 +17,8 @@ use bytes::Bytes;
 pub use self::slots::{SLOT_MAX, Slots};
 use super::{
     Attr, Changed, Cookie, DirChanged, DirEntry, DirPage, FsStat, Fsid, Handle, INO_BITS, Ino, LEAF_HANDLE_LEN_MAX,
-    Listing, NewNode, Place, Rdev, RemoveKind, RenameMode, Renamed, SetAttr, Vfs, XattrMode, XattrName, part::Part,
-    read_only,
+    Listing, NewNode, Place, Rdev, RemoveKind, RenameMode, Renamed, Seek, SetAttr, Vfs, XattrMode, XattrName,
+    part::Part, read_only,
 };
 use crate::{Env, Error, ErrorKind, FileKind, Name, Prefix, Result};
 
@@ -344,6 +344,13 @@ impl Vfs for UnionVfs {
         let (mount, source, target) = self.find_both(from.0, to.0, "union.copy_range")?;
         let (copied, changed) = mount.vfs.copy_range((source, from.1), (target, to.1), len).await?;
         Ok((copied, mount.changed_up(changed)?))
+    }
+
+    async fn seek(&self, ino: Ino, offset: u64, what: Seek) -> Result<Option<u64>> {
+        match self.find(ino, "union.seek")? {
+            Some((mount, leaf)) => mount.vfs.seek(leaf, offset, what).await,
+            None => root_is_dir("union.seek"),
+        }
     }
 
     async fn getxattr(&self, ino: Ino, name: &XattrName) -> Result<Bytes> {

@@ -191,7 +191,7 @@ struct FarDirs {
 #[deny(clippy::missing_trait_methods)]
 impl Vfs for FarDirs {
     forward_vfs!(model: root, lookup, parent, getattr, readdir, read, readlink, statfs, handle, resolve, retain, release);
-    forward_vfs!(model: setattr, write, remove, rename, allocate, punch_hole, copy_range);
+    forward_vfs!(model: setattr, write, remove, rename, allocate, punch_hole, copy_range, seek);
     forward_vfs!(model: getxattr, listxattr, setxattr, removexattr, sync, sync_inode);
 
     async fn create(&self, dir: Ino, name: &Name, node: NewNode, set: SetAttr) -> Result<DirChanged> {

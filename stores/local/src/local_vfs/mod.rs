@@ -39,7 +39,7 @@ use muxfs::{
     Error, ErrorKind, Name, Result,
     vfs::{
         Attr, Changed, Cookie, DirChanged, DirPage, FsStat, Handle, Ino, Listing, NewNode, Place, RemoveKind,
-        RenameMode, Renamed, SetAttr, Vfs, XattrMode, XattrName,
+        RenameMode, Renamed, Seek, SetAttr, Vfs, XattrMode, XattrName,
     },
 };
 use rustix::{
@@ -420,6 +420,10 @@ impl Vfs for LocalVfs {
             local.copy_range(from, to, len)
         })
         .await
+    }
+
+    async fn seek(&self, ino: Ino, offset: u64, what: Seek) -> Result<Option<u64>> {
+        self.local.seek(ino, offset, what)
     }
 
     async fn getxattr(&self, ino: Ino, name: &XattrName) -> Result<Bytes> {

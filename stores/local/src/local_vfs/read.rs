@@ -6,9 +6,13 @@ use std::{
 };
 
 use bytes::Bytes;
-use muxfs::{Result, vfs::Ino};
+use muxfs::{
+    Result,
+    vfs::{Ino, Seek},
+};
 use rustix::{
     fd::OwnedFd,
+    fs::SeekFrom,
     io::{Errno, ReadWriteFlags},
 };
 
@@ -135,6 +139,24 @@ impl Local {
         match reading.run(at_once) {
             Ok(()) => Ok(Read::Done(reading.finish())),
             Err(Errno::AGAIN | Errno::OPNOTSUPP | Errno::NOSYS) => Ok(Read::Waits(reading)),
+            Err(errno) => Err(fail(OP)(errno)),
+        }
+    }
+
+    /// Asks the host, which tells holes by its own blocks. Nobody reads or writes at the place that this moves.
+    pub(super) fn seek(&self, ino: Ino, offset: u64, what: Seek) -> Result<Option<u64>> {
+        const OP: &str = "local.seek";
+        let data = self.file(ino, false, OP)?;
+        if i64::try_from(offset).is_err() {
+            return Ok(None);
+        }
+        let from = match what {
+            Seek::Data => SeekFrom::Data(offset),
+            Seek::Hole => SeekFrom::Hole(offset),
+        };
+        match rustix::fs::seek(&data.fd, from) {
+            Ok(found) => Ok(Some(found)),
+            Err(Errno::NXIO) => Ok(None),
             Err(errno) => Err(fail(OP)(errno)),
         }
     }
