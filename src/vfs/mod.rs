@@ -17,6 +17,7 @@ pub mod narrow;
 pub(crate) mod part;
 pub mod posix;
 pub mod union;
+pub mod watch;
 
 pub use ext::Lease;
 

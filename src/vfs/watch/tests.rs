@@ -1,0 +1,212 @@
+//! Each change is heard by those who keep copies before it returns, and nobody waits for ever.
+
+use std::{
+    future::Future,
+    task::{Context, Poll, Waker},
+};
+
+use super::*;
+use crate::testing::{self, model::ModelFs};
+
+fn name(text: &str) -> Name {
+    Name::new(text.as_bytes()).expect("a good name")
+}
+
+async fn make(vfs: &Arc<dyn Vfs>, text: &str) -> Ino {
+    vfs.create(vfs.root(), &name(text), NewNode::File, SetAttr::default()).await.expect("create").node.ino
+}
+
+/// Whether a future is ready now.
+fn is_ready<F: Future + Unpin>(future: &mut F) -> bool {
+    matches!(std::pin::Pin::new(future).poll(&mut Context::from_waker(Waker::noop())), Poll::Ready(_))
+}
+
+fn watch() -> Watch {
+    Watch::new(ModelFs::new(testing::env()))
+}
+
+fn all() -> Knows {
+    Box::new(|_| true)
+}
+
+/// Takes the changes that wait.
+async fn heard(changes: &Changes) -> Vec<Change> {
+    let mut heard = Vec::new();
+    while changes.first_waiting().is_some() {
+        let (number, change) = changes.next().await;
+        heard.push(change);
+        changes.done(number);
+    }
+    heard
+}
+
+#[tokio::test]
+async fn a_change_returns_when_the_others_have_seen_to_it() {
+    let watch = watch();
+    let (writer, (_view, changes)) = (watch.view(), watch.caching_view(all()));
+    let root = writer.root();
+    let a = name("a");
+    let mut making = writer.create(root, &a, NewNode::File, SetAttr::default());
+    assert!(!is_ready(&mut making), "nobody has heard yet");
+    let (number, change) = changes.next().await;
+    assert_eq!(change, Change::Name { dir: root, name: a.clone() });
+    assert!(!is_ready(&mut making), "it is not done");
+    changes.done(number);
+    making.await.expect("done");
+}
+
+/// Every call that changes something is heard of, with each node that it is about.
+#[tokio::test]
+async fn each_kind_of_change_is_told() {
+    let watch = watch();
+    let vfs = watch.view();
+    let (root, [a, b, c]) = (vfs.root(), ["a", "b", "c"].map(name));
+    let (one, two) = (make(&vfs, "a").await, make(&vfs, "b").await);
+    let (_view, changes) = watch.caching_view(all());
+    let xattr = XattrName::new(b"user.x").expect("a good name");
+    let place = |name| Place { dir: root, name, expect: None };
+    let named = |name: &Name| Change::Name { dir: root, name: name.clone() };
+    let work = async {
+        let size = SetAttr { size: Some(10), ..SetAttr::default() };
+        let mode = SetAttr { mode: Some(0o600), ..SetAttr::default() };
+        vfs.setattr(one, size).await.map(drop)?;
+        vfs.setattr(one, mode).await.map(drop)?;
+        vfs.write(one, 0, "x".into(), false).await.map(drop)?;
+        vfs.allocate(one, 0..10, false).await.map(drop)?;
+        vfs.punch_hole(one, 0..10).await.map(drop)?;
+        vfs.copy_range((one, 0), (two, 0), 5).await.map(drop)?;
+        vfs.setxattr(one, &xattr, "v".into(), XattrMode::Set).await.map(drop)?;
+        vfs.removexattr(one, &xattr).await.map(drop)?;
+        vfs.link(one, root, &c).await.map(drop)?;
+        vfs.rename(place(&c), place(&b), RenameMode::Replace).await.map(drop)?;
+        vfs.remove(place(&a), RemoveKind::NonDir).await.map(drop)
+    };
+    let listen = async {
+        let mut heard = Vec::new();
+        loop {
+            let (number, change) = changes.next().await;
+            changes.done(number);
+            heard.push(change);
+            if heard.len() == 16 {
+                return heard;
+            }
+        }
+    };
+    let (done, heard) = tokio::join!(work, listen);
+    done.expect("all of it works");
+    let content = |ino| Change::Node { ino, content: true };
+    let attrs = |ino| Change::Node { ino, content: false };
+    let expected = vec![
+        content(one),
+        attrs(one),
+        content(one),
+        content(one),
+        content(one),
+        content(two),
+        attrs(one),
+        attrs(one),
+        named(&c),
+        attrs(one),
+        named(&c),
+        named(&b),
+        attrs(two),
+        attrs(one),
+        named(&a),
+        attrs(one),
+    ];
+    assert_eq!(heard, expected);
+}
+
+#[tokio::test]
+async fn a_view_is_not_told_of_what_it_did_nor_of_what_its_client_does_not_know() {
+    let watch = watch();
+    let writer = watch.view();
+    let (known, unknown) = (make(&writer, "known").await, make(&writer, "unknown").await);
+    let (own, changes) = watch.caching_view(Box::new(move |ino| ino == known));
+    own.write(known, 0, "x".into(), false).await.expect("nobody is waited for");
+    writer.write(unknown, 0, "x".into(), false).await.expect("nobody is waited for");
+    assert_eq!(heard(&changes).await, []);
+    let mut writing = writer.write(known, 0, "y".into(), false);
+    assert!(!is_ready(&mut writing));
+    assert_eq!(heard(&changes).await, [Change::Node { ino: known, content: true }]);
+    writing.await.expect("done");
+}
+
+/// A change that fails, or is given up half way, may have been made all the same.
+#[tokio::test]
+async fn what_fails_is_told_without_waiting() {
+    let watch = watch();
+    let (writer, (_view, changes)) = (watch.view(), watch.caching_view(all()));
+    let (root, absent) = (writer.root(), name("absent"));
+    let place = Place { dir: root, name: &absent, expect: None };
+    writer.remove(place, RemoveKind::NonDir).await.expect_err("there is none");
+    assert_eq!(heard(&changes).await, [Change::Name { dir: root, name: absent.clone() }]);
+    let mut making = writer.create(root, &absent, NewNode::Dir, SetAttr::default());
+    assert!(!is_ready(&mut making));
+    drop(making);
+    assert_eq!(heard(&changes).await, [Change::Name { dir: root, name: absent }]);
+}
+
+/// Two views whose clients lock a directory while they change it would wait for each other for ever.
+#[tokio::test]
+async fn two_caching_views_that_change_one_directory_do_not_wait_for_each_other() {
+    let watch = watch();
+    let ((one, of_one), (two, of_two)) = (watch.caching_view(all()), watch.caching_view(all()));
+    let root = one.root();
+    let (a, b) = (name("a"), name("b"));
+    let mut by_one = one.create(root, &a, NewNode::File, SetAttr::default());
+    assert!(!is_ready(&mut by_one));
+    let mut by_two = two.create(root, &b, NewNode::File, SetAttr::default());
+    assert!(is_ready(&mut by_two), "the first waits for what this call holds");
+    by_one.await.expect("and what that one holds is needed now");
+    assert_eq!(heard(&of_one).await, [Change::Name { dir: root, name: b.clone() }]);
+    assert_eq!(heard(&of_two).await, [Change::Name { dir: root, name: a.clone() }]);
+}
+
+#[tokio::test]
+async fn one_that_is_gone_is_not_waited_for() {
+    let watch = watch();
+    let (writer, (_view, changes)) = (watch.view(), watch.caching_view(all()));
+    let a = name("a");
+    let mut making = writer.create(writer.root(), &a, NewNode::File, SetAttr::default());
+    assert!(!is_ready(&mut making));
+    drop(changes);
+    making.await.expect("done");
+    make(&writer, "b").await;
+}
+
+/// An answer that was looked for before a change must not be cached, whoever comes first.
+#[tokio::test]
+async fn an_answer_that_a_change_overtook_is_not_fresh() {
+    let watch = watch();
+    let (writer, (view, changes)) = (watch.view(), watch.caching_view(Box::new(|_| false)));
+    let begun = changes.begin();
+    assert!(changes.settle(begun, |fresh| fresh));
+    let file = make(&view, "own").await;
+    assert!(changes.settle(begun, |fresh| fresh), "what the client does itself it knows");
+    // The client does not know the node yet, so it is not told of it: only the age tells.
+    writer.write(file, 0, "x".into(), false).await.expect("written");
+    assert!(!changes.settle(begun, |fresh| fresh));
+    assert!(changes.settle(changes.begin(), |fresh| fresh));
+}
+
+#[tokio::test]
+async fn a_view_that_stopped_costs_no_more_than_its_bound() {
+    let watch = watch();
+    let (writer, (_view, changes)) = (watch.view(), watch.caching_view(all()));
+    let file = {
+        let f = name("f");
+        let mut making = writer.create(writer.root(), &f, NewNode::File, SetAttr::default());
+        assert!(!is_ready(&mut making));
+        heard(&changes).await;
+        making.await.expect("made").node.ino
+    };
+    for number in 0..CHANGE_COUNT_MAX + 10 {
+        // Two kinds by turns: the same one again is not put twice.
+        let set = SetAttr { size: (number % 2 == 0).then_some(1), mode: Some(0o600), ..SetAttr::default() };
+        assert!(!is_ready(&mut writer.setattr(file, set)));
+    }
+    let waiting = heard(&changes).await;
+    assert!(waiting.len() < CHANGE_COUNT_MAX, "{}", waiting.len());
+    assert!(waiting.contains(&Change::Everything));
+}
