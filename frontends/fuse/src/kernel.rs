@@ -1,0 +1,877 @@
+//! What the kernel asks: one call of the file system for each request, with as little between as there can be.
+//!
+//! An event loop of fuser's copies what a request carries, takes room for it and starts a task; the task answers. So the
+//! loops never wait for a store, and a slow file holds up nobody else. Spec: spec/fuse.md #requests.
+
+use std::{
+    ffi::OsStr,
+    io,
+    ops::Range,
+    os::unix::ffi::OsStrExt as _,
+    path::Path,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use bytes::Bytes;
+use fuser::{
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation,
+    INodeNo, InitFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
+    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs,
+    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+};
+use muxfs::{
+    Cid, Error, ErrorKind, FileKind, Name, Result,
+    vfs::{Attr, Ino, NewNode, Place, RemoveKind, RenameMode, Seek, SetAttr, XattrMode, XattrName},
+};
+
+use crate::{
+    attr::{
+        FOR_EVER, MODE_MASK, SETGID, bare_attr, device_of_number, file_attr, file_type, kind_of_mode, set_time,
+        without_suid,
+    },
+    errno::errno,
+    listing::{self, Entry, What},
+    nodes::Trust,
+    server::Shared,
+};
+
+/// The longest write that the kernel sends at once, and the longest read: a chunk of the DAG.
+pub const WRITE_LEN_MAX: u32 = 1 << 20;
+/// How far the kernel reads ahead.
+pub const READ_AHEAD_LEN: u32 = 1 << 20;
+
+/// How many requests that nobody waits for (reading ahead, writing back) the kernel has under way, and from how many on
+/// it holds back: its default of 12 leaves slow stores idle.
+const BACKGROUND_COUNT: u16 = 128;
+const CONGESTION_COUNT: u16 = 96;
+
+/// The longest range that one call copies: the reply counts in 32 bits, and a signal is heard in between.
+const COPY_LEN_MAX: u64 = 1 << 30;
+
+// Of open(2) on Linux, on all architectures that it shares them between: fuser passes them as they came.
+const O_APPEND: i32 = 0o2000;
+// Of fallocate(2).
+const KEEP_SIZE: i32 = 0x01;
+const PUNCH_HOLE: i32 = 0x02;
+const ZERO_RANGE: i32 = 0x10;
+// Of lseek(2).
+const SEEK_DATA: i32 = 3;
+const SEEK_HOLE: i32 = 4;
+// Of setxattr(2).
+const XATTR_CREATE: i32 = 1;
+const XATTR_REPLACE: i32 = 2;
+
+/// Access lists are not kept: saying so lets programs go by the mode.
+const ACL_PREFIX: &[u8] = b"system.posix_acl_";
+/// Seen by root alone.
+const TRUSTED_PREFIX: &[u8] = b"trusted.";
+
+/// Numbers are never used again, or held by a lease where a host does: one generation is enough.
+const GENERATION: Generation = Generation(0);
+/// No open file has a state of its own: the kernel holds the node.
+const NO_HANDLE: FileHandle = FileHandle(0);
+
+/// The file system as fuser calls it.
+#[derive(Debug)]
+pub(crate) struct Kernel {
+    shared: Arc<Shared>,
+}
+
+impl Kernel {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    /// Starts the task of a request that carries, or asks for, `len` bytes.
+    fn go<F: Future<Output = ()> + Send + 'static>(&self, len: u32, task: impl FnOnce(Arc<Shared>) -> F) {
+        let permit = self.shared.room(len);
+        let task = task(self.shared.clone());
+        drop(self.shared.runtime.spawn(async move {
+            task.await;
+            drop(permit);
+        }));
+    }
+
+    fn ino(&self, id: INodeNo) -> Option<Ino> {
+        self.shared.nodes.ino(id.0)
+    }
+}
+
+/// Who asks, as far as a request tells.
+#[derive(Debug, Clone, Copy)]
+struct Asker {
+    uid: u32,
+    gid: u32,
+}
+
+impl From<&Request> for Asker {
+    fn from(request: &Request) -> Self {
+        Self { uid: request.uid(), gid: request.gid() }
+    }
+}
+
+impl Asker {
+    /// Whoever may keep setuid bits when they write.
+    fn is_root(self) -> bool {
+        self.uid == 0
+    }
+}
+
+impl Shared {
+    fn attr(&self, attr: &Attr) -> FileAttr {
+        file_attr(attr, self.nodes.id(attr.ino), self.options.uid, self.options.gid)
+    }
+
+    /// How long the kernel may believe an answer about what has this trust.
+    fn believed(&self, trust: Trust, fresh: bool) -> Duration {
+        match trust {
+            _ if !fresh => Duration::ZERO,
+            Trust::Watched => FOR_EVER,
+            Trust::Outside => self.options.outside_timeout,
+            Trust::Unwatched => Duration::ZERO,
+        }
+    }
+
+    /// Answers with a node that was leased for the kernel.
+    fn entry(&self, begun: u64, attr: &Attr, reply: ReplyEntry) {
+        let trust = self.trust_of(attr);
+        self.nodes.add(attr.ino, trust);
+        let shown = self.attr(attr);
+        self.changes.settle(begun, |fresh| reply.entry(&self.believed(trust, fresh), &shown, GENERATION));
+    }
+
+    fn attributes(&self, begun: u64, attr: &Attr, reply: ReplyAttr) {
+        let (trust, shown) = (self.trust_of(attr), self.attr(attr));
+        self.changes.settle(begun, |fresh| reply.attr(&self.believed(trust, fresh), &shown));
+    }
+
+    /// Whether the kernel may remember that a directory has no such name.
+    fn absence_is_told(&self, dir: Ino, name: &Name) -> bool {
+        // Content comes into a store without any call on the tree that shows it.
+        let is_content = || name.as_str().is_some_and(|text| Cid::parse_in_path(text).is_ok());
+        self.nodes.trust(dir) == Trust::Watched && !is_content()
+    }
+
+    async fn make(&self, dir: Ino, name: &Name, node: NewNode, mode: Option<u32>, asker: Asker) -> Result<Attr> {
+        let above = self.ask(|| self.vfs.getattr(dir)).await?;
+        let inherits = above.mode & SETGID != 0;
+        let mode = match (node.kind(), mode) {
+            (FileKind::Dir, Some(mode)) if inherits => Some(mode | SETGID),
+            (_, mode) => mode,
+        };
+        let set = SetAttr {
+            mode: mode.map(|mode| mode & MODE_MASK),
+            uid: Some(self.options.uid.unwrap_or(asker.uid)),
+            gid: Some(if inherits { above.gid } else { self.options.gid.unwrap_or(asker.gid) }),
+            ..SetAttr::default()
+        };
+        Ok(self.ask(|| self.vfs.create(dir, name, node.clone(), set.clone())).await?.node)
+    }
+
+    /// What is set of a node, and what that takes from its mode.
+    async fn set(&self, ino: Ino, mut set: SetAttr, asker: Asker) -> Result<Attr> {
+        if let Some(uid) = self.options.uid {
+            refuse_other_owner(set.uid, uid)?;
+            set.uid = None;
+        }
+        if let Some(gid) = self.options.gid {
+            refuse_other_owner(set.gid, gid)?;
+            set.gid = None;
+        }
+        let changes_hands = set.uid.is_some() || set.gid.is_some();
+        let is_cut = set.size.is_some() && !asker.is_root();
+        if changes_hands || is_cut {
+            let attr = self.ask(|| self.vfs.getattr(ino)).await?;
+            let mode = set.mode.unwrap_or(attr.mode);
+            if attr.kind != FileKind::Dir && without_suid(mode) != mode {
+                set.mode = Some(without_suid(mode));
+            }
+        }
+        Ok(self.ask(|| self.vfs.setattr(ino, set.clone())).await?.after)
+    }
+
+    /// Drops setuid and setgid where one who is not root changes what is in a file.
+    async fn drop_suid(&self, ino: Ino, asker: Asker) -> Result<()> {
+        if asker.is_root() {
+            return Ok(());
+        }
+        let mode = self.ask(|| self.vfs.getattr(ino)).await?.mode;
+        if without_suid(mode) != mode {
+            let set = SetAttr { mode: Some(without_suid(mode)), ..SetAttr::default() };
+            self.ask(|| self.vfs.setattr(ino, set.clone())).await?;
+        }
+        Ok(())
+    }
+
+    async fn write(&self, ino: Ino, offset: u64, data: Bytes, flags: WriteFlags, open_flags: i32) -> Result<()> {
+        let clear_suid = flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+        let mut at = offset;
+        if open_flags & O_APPEND != 0 && !flags.contains(WriteFlags::FUSE_WRITE_CACHE) {
+            // The kernel appends where it believes that the file ends; another frontend may have written since.
+            at = self.ask(|| self.vfs.getattr(ino)).await?.size;
+        }
+        self.ask(|| self.vfs.write(ino, at, data.clone(), clear_suid)).await?;
+        if at != offset {
+            self.own.send(ino).ok();
+        }
+        Ok(())
+    }
+
+    async fn allocate(&self, ino: Ino, range: Range<u64>, mode: i32, asker: Asker) -> Result<()> {
+        let keep_size = mode & KEEP_SIZE != 0;
+        self.drop_suid(ino, asker).await?;
+        match mode & !KEEP_SIZE {
+            0 => self.ask(|| self.vfs.allocate(ino, range.clone(), keep_size)).await.map(drop),
+            PUNCH_HOLE if keep_size => self.ask(|| self.vfs.punch_hole(ino, range.clone())).await.map(drop),
+            ZERO_RANGE => {
+                self.ask(|| self.vfs.punch_hole(ino, range.clone())).await?;
+                self.ask(|| self.vfs.allocate(ino, range.clone(), keep_size)).await.map(drop)
+            }
+            _ => Err(Error::new(ErrorKind::Unsupported, "fuse.fallocate")),
+        }
+    }
+
+    /// Whether a file can be written at all: a file system that only reads says so when a file is opened.
+    async fn check_writable(&self, ino: Ino) -> Result<()> {
+        self.ask(|| self.vfs.setattr(ino, SetAttr::default())).await.map(drop)
+    }
+
+    /// What the kernel may keep of a file from one opening to the next.
+    fn file_flags(&self, ino: Ino) -> FopenFlags {
+        match self.nodes.trust(ino) {
+            // Closing has nothing to do: what is written is visible, and durable after fsync.
+            Trust::Watched => FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH,
+            Trust::Outside | Trust::Unwatched => FopenFlags::FOPEN_NOFLUSH,
+        }
+    }
+
+    fn list(&self, begun: u64, dir: Ino, entries: Vec<Entry>, mut reply: ReplyDirectoryPlus) {
+        let fresh = self.changes.settle(begun, |fresh| {
+            for Entry { name, offset, what } in entries {
+                let name = OsStr::from_bytes(&name);
+                let (id, attr, believed) = match &what {
+                    What::Dot(ino) => {
+                        let id = self.nodes.id(*ino);
+                        (id, bare_attr(id, FileType::Directory), Duration::ZERO)
+                    }
+                    What::Unknown(ino, kind) => {
+                        let id = self.nodes.id(*ino);
+                        (id, bare_attr(id, *kind), Duration::ZERO)
+                    }
+                    What::Node(attr, _) => {
+                        let believed = self.believed(self.trust_of(attr), fresh);
+                        (self.nodes.id(attr.ino), self.attr(attr), believed)
+                    }
+                };
+                // The lease of what does not fit is given back.
+                if reply.add(INodeNo(id), offset, name, &believed, &attr, GENERATION) {
+                    break;
+                }
+                if let What::Node(attr, _lease) = &what {
+                    self.vfs.retain(attr.ino);
+                    self.nodes.add(attr.ino, self.trust_of(attr));
+                }
+            }
+            reply.ok();
+            fresh
+        });
+        if !fresh {
+            // The kernel keeps the listing, which may be old.
+            self.own.send(dir).ok();
+        }
+    }
+}
+
+/// With owners that are shown alike, giving a file to whom it is shown as is nothing, and to another one impossible.
+fn refuse_other_owner(set: Option<u32>, shown: u32) -> Result<()> {
+    match set {
+        Some(id) if id != shown => Err(Error::new(ErrorKind::NotPermitted, "fuse.setattr")
+            .because("the mount shows one owner for all (-o uid=, gid=)")),
+        _ => Ok(()),
+    }
+}
+
+fn name(text: &OsStr) -> Result<Name> {
+    Name::new(text.as_bytes())
+}
+
+/// The name of an extended attribute that may be kept.
+fn xattr_name(text: &OsStr) -> Result<XattrName> {
+    if text.as_bytes().starts_with(ACL_PREFIX) {
+        return Err(Error::new(ErrorKind::Unsupported, "fuse.xattr").because("access lists are not kept"));
+    }
+    XattrName::new(text.as_bytes())
+}
+
+/// Gives an attribute's value, or its length where none is asked for.
+fn sized(data: &[u8], size: u32, reply: ReplyXattr) {
+    match u32::try_from(data.len()) {
+        Ok(len) if size == 0 => reply.size(len),
+        Ok(len) if len <= size => reply.data(data),
+        _ => reply.error(Errno::ERANGE),
+    }
+}
+
+fn done(result: Result<()>, reply: ReplyEmpty) {
+    match result {
+        Ok(()) => reply.ok(),
+        Err(error) => reply.error(errno(&error)),
+    }
+}
+
+/// Answers a request that names no node, or what cannot be a name.
+macro_rules! or_refuse {
+    ($value:expr, $reply:ident) => {
+        match $value {
+            Some(value) => value,
+            None => return $reply.error(Errno::ESTALE),
+        }
+    };
+    (name $value:expr, $reply:ident) => {
+        match $value {
+            Ok(value) => value,
+            Err(error) => return $reply.error(errno(&error)),
+        }
+    };
+}
+
+impl Filesystem for Kernel {
+    fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        let options = &self.shared.options;
+        // Each takes the nearest that the kernel can.
+        config.set_max_write(WRITE_LEN_MAX).or_else(|near| config.set_max_write(near)).ok();
+        config.set_max_readahead(READ_AHEAD_LEN).or_else(|near| config.set_max_readahead(near)).ok();
+        config.set_max_background(BACKGROUND_COUNT).ok();
+        config.set_congestion_threshold(CONGESTION_COUNT).ok();
+        let mut wanted = vec![
+            InitFlags::FUSE_PARALLEL_DIROPS,
+            InitFlags::FUSE_DO_READDIRPLUS,
+            InitFlags::FUSE_HANDLE_KILLPRIV_V2,
+            InitFlags::FUSE_CACHE_SYMLINKS,
+            InitFlags::FUSE_ASYNC_DIO,
+        ];
+        // Where all changes are told pages go by word alone; else the kernel also looks at the time of the last change.
+        wanted.push(if options.outside.is_empty() {
+            InitFlags::FUSE_EXPLICIT_INVAL_DATA
+        } else {
+            InitFlags::FUSE_AUTO_INVAL_DATA
+        });
+        if options.write_back {
+            wanted.push(InitFlags::FUSE_WRITEBACK_CACHE);
+        }
+        for flag in wanted {
+            if config.add_capabilities(flag).is_err() {
+                tracing::debug!(?flag, "this kernel cannot");
+            }
+        }
+        Ok(())
+    }
+
+    // ---- names
+
+    fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let dir = or_refuse!(self.ino(parent), reply);
+        let name = or_refuse!(name self::name(name), reply);
+        self.go(0, |shared| async move {
+            let begun = shared.changes.begin();
+            match shared.ask(|| shared.vfs.lookup(dir, &name)).await {
+                Ok(attr) => shared.entry(begun, &attr, reply),
+                Err(error) if error.kind() == ErrorKind::NotFound && shared.absence_is_told(dir, &name) => {
+                    let none = bare_attr(0, FileType::RegularFile);
+                    shared.changes.settle(begun, |fresh| {
+                        let believed = shared.believed(Trust::Watched, fresh);
+                        reply.entry(&believed, &none, GENERATION);
+                    });
+                }
+                Err(error) => reply.error(errno(&error)),
+            }
+        });
+    }
+
+    fn forget(&self, _request: &Request, id: INodeNo, count: u64) {
+        let Some(ino) = self.ino(id) else { return };
+        let given_back = self.shared.nodes.forget(ino, count);
+        if given_back > 0 {
+            self.shared.vfs.release(ino, given_back);
+        }
+    }
+
+    fn mknod(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        let rdev = device_of_number(rdev);
+        let node = match kind_of_mode(mode) {
+            Some(FileKind::File) => NewNode::File,
+            Some(FileKind::Fifo) => NewNode::Fifo,
+            Some(FileKind::Socket) => NewNode::Socket,
+            Some(FileKind::CharDevice) => NewNode::CharDevice(rdev),
+            Some(FileKind::BlockDevice) => NewNode::BlockDevice(rdev),
+            Some(FileKind::Dir | FileKind::Symlink) | None => return reply.error(Errno::EINVAL),
+        };
+        self.new_node(request, parent, name, node, Some(mode), reply);
+    }
+
+    fn mkdir(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, _umask: u32, reply: ReplyEntry) {
+        self.new_node(request, parent, name, NewNode::Dir, Some(mode), reply);
+    }
+
+    fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
+        let target = Bytes::copy_from_slice(target.as_os_str().as_bytes());
+        self.new_node(request, parent, name, NewNode::Symlink(target), None, reply);
+    }
+
+    fn create(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        _flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let dir = or_refuse!(self.ino(parent), reply);
+        let name = or_refuse!(name self::name(name), reply);
+        let asker = Asker::from(request);
+        self.go(0, |shared| async move {
+            let begun = shared.changes.begin();
+            match shared.make(dir, &name, NewNode::File, Some(mode), asker).await {
+                Ok(attr) => {
+                    let trust = shared.trust_of(&attr);
+                    shared.nodes.add(attr.ino, trust);
+                    let (shown, flags) = (shared.attr(&attr), shared.file_flags(attr.ino));
+                    shared.changes.settle(begun, |fresh| {
+                        reply.created(&shared.believed(trust, fresh), &shown, GENERATION, NO_HANDLE, flags);
+                    });
+                }
+                // Another frontend was first. The kernel looks again, and opens what is there if the caller may.
+                Err(error) if error.kind() == ErrorKind::Exists => reply.error(Errno::ESTALE),
+                Err(error) => reply.error(errno(&error)),
+            }
+        });
+    }
+
+    fn link(&self, _request: &Request, id: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let (ino, dir) = (or_refuse!(self.ino(id), reply), or_refuse!(self.ino(parent), reply));
+        let name = or_refuse!(name self::name(name), reply);
+        self.go(0, |shared| async move {
+            let begun = shared.changes.begin();
+            match shared.ask(|| shared.vfs.link(ino, dir, &name)).await {
+                Ok(made) => shared.entry(begun, &made.node, reply),
+                Err(error) => reply.error(errno(&error)),
+            }
+        });
+    }
+
+    fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.remove(parent, name, RemoveKind::NonDir, reply);
+    }
+
+    fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.remove(parent, name, RemoveKind::Dir, reply);
+    }
+
+    fn rename(
+        &self,
+        _request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        new_parent: INodeNo,
+        new_name: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let mode = if flags.is_empty() {
+            RenameMode::Replace
+        } else if flags == RenameFlags::RENAME_NOREPLACE {
+            RenameMode::NoReplace
+        } else if flags == RenameFlags::RENAME_EXCHANGE {
+            RenameMode::Exchange
+        } else {
+            return reply.error(Errno::EINVAL);
+        };
+        let (from, to) = (or_refuse!(self.ino(parent), reply), or_refuse!(self.ino(new_parent), reply));
+        let name = or_refuse!(name self::name(name), reply);
+        let new_name = or_refuse!(name self::name(new_name), reply);
+        self.go(0, |shared| async move {
+            let from = Place { dir: from, name: &name, expect: None };
+            let to = Place { dir: to, name: &new_name, expect: None };
+            done(shared.ask(|| shared.vfs.rename(from, to, mode)).await.map(drop), reply);
+        });
+    }
+
+    // ---- attributes
+
+    fn getattr(&self, _request: &Request, id: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
+        let ino = or_refuse!(self.ino(id), reply);
+        self.go(0, |shared| async move {
+            let begun = shared.changes.begin();
+            match shared.ask(|| shared.vfs.getattr(ino)).await {
+                Ok(attr) => shared.attributes(begun, &attr, reply),
+                Err(error) => reply.error(errno(&error)),
+            }
+        });
+    }
+
+    fn setattr(
+        &self,
+        request: &Request,
+        id: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        _handle: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let ino = or_refuse!(self.ino(id), reply);
+        let mode = mode.map(|mode| mode & MODE_MASK);
+        let set = SetAttr { size, mode, uid, gid, atime: atime.map(set_time), mtime: mtime.map(set_time) };
+        let asker = Asker::from(request);
+        self.go(0, |shared| async move {
+            let begun = shared.changes.begin();
+            match shared.set(ino, set, asker).await {
+                Ok(attr) => shared.attributes(begun, &attr, reply),
+                Err(error) => reply.error(errno(&error)),
+            }
+        });
+    }
+
+    fn readlink(&self, _request: &Request, id: INodeNo, reply: ReplyData) {
+        let ino = or_refuse!(self.ino(id), reply);
+        self.go(0, |shared| async move {
+            match shared.ask(|| shared.vfs.readlink(ino)).await {
+                Ok(target) => reply.data(&target),
+                Err(error) => reply.error(errno(&error)),
+            }
+        });
+    }
+
+    fn statfs(&self, _request: &Request, id: INodeNo, reply: ReplyStatfs) {
+        const BLOCK_LEN: u32 = 4096;
+        const NAME_LEN_MAX: u32 = 255;
+        let ino = or_refuse!(self.ino(id), reply);
+        self.go(0, |shared| async move {
+            match shared.ask(|| shared.vfs.statfs(ino)).await {
+                Ok(stat) => {
+                    let [total, free] = [stat.bytes_total, stat.bytes_free].map(|bytes| bytes / u64::from(BLOCK_LEN));
+                    reply.statfs(
+                        total,
+                        free,
+                        free,
+                        stat.inodes_total,
+                        stat.inodes_free,
+                        BLOCK_LEN,
+                        NAME_LEN_MAX,
+                        BLOCK_LEN,
+                    );
+                }
+                Err(error) => reply.error(errno(&error)),
+            }
+        });
+    }
+
+    // ---- the bytes of files
+
+    fn open(&self, _request: &Request, id: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let ino = or_refuse!(self.ino(id), reply);
+        if flags.acc_mode() == OpenAccMode::O_RDONLY {
+            return reply.opened(NO_HANDLE, self.shared.file_flags(ino));
+        }
+        self.go(0, |shared| async move {
+            match shared.check_writable(ino).await {
+                Ok(()) => reply.opened(NO_HANDLE, shared.file_flags(ino)),
+                Err(error) => reply.error(errno(&error)),
+            }
+        });
+    }
+
+    fn read(
+        &self,
+        _request: &Request,
+        id: INodeNo,
+        _handle: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        let ino = or_refuse!(self.ino(id), reply);
+        self.go(size, |shared| async move {
+            match shared.ask(|| shared.vfs.read(ino, offset, size)).await {
+                Ok(data) => reply.data(&data),
+                Err(error) => reply.error(errno(&error)),
+            }
+        });
+    }
+
+    fn write(
+        &self,
+        _request: &Request,
+        id: INodeNo,
+        _handle: FileHandle,
+        offset: u64,
+        data: &[u8],
+        write_flags: WriteFlags,
+        flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let ino = or_refuse!(self.ino(id), reply);
+        let Ok(len) = u32::try_from(data.len()) else { return reply.error(Errno::EINVAL) };
+        // Room first: what waits has no copy yet.
+        let permit = self.shared.room(len);
+        let data = Bytes::copy_from_slice(data);
+        let shared = self.shared.clone();
+        drop(self.shared.runtime.spawn(async move {
+            match shared.write(ino, offset, data, write_flags, flags.0).await {
+                Ok(()) => reply.written(len),
+                Err(error) => reply.error(errno(&error)),
+            }
+            drop(permit);
+        }));
+    }
+
+    /// Nothing is to be done when a file is closed: kernels that ask all the same need not again.
+    fn flush(&self, _request: &Request, _id: INodeNo, _handle: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn fsync(&self, _request: &Request, id: INodeNo, _handle: FileHandle, _data: bool, reply: ReplyEmpty) {
+        self.sync(id, reply);
+    }
+
+    fn fallocate(
+        &self,
+        request: &Request,
+        id: INodeNo,
+        _handle: FileHandle,
+        offset: u64,
+        len: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        let ino = or_refuse!(self.ino(id), reply);
+        let Some(end) = offset.checked_add(len) else { return reply.error(Errno::EFBIG) };
+        let asker = Asker::from(request);
+        self.go(0, |shared| async move { done(shared.allocate(ino, offset..end, mode, asker).await, reply) });
+    }
+
+    fn lseek(&self, _request: &Request, id: INodeNo, _handle: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+        let ino = or_refuse!(self.ino(id), reply);
+        let what = match whence {
+            SEEK_DATA => Seek::Data,
+            SEEK_HOLE => Seek::Hole,
+            _ => return reply.error(Errno::EINVAL),
+        };
+        let Ok(offset) = u64::try_from(offset) else { return reply.error(Errno::ENXIO) };
+        self.go(0, |shared| async move {
+            match shared.ask(|| shared.vfs.seek(ino, offset, what)).await {
+                Ok(found) => match found.and_then(|found| i64::try_from(found).ok()) {
+                    Some(found) => reply.offset(found),
+                    None => reply.error(Errno::ENXIO),
+                },
+                Err(error) => reply.error(errno(&error)),
+            }
+        });
+    }
+
+    fn copy_file_range(
+        &self,
+        request: &Request,
+        from: INodeNo,
+        _from_handle: FileHandle,
+        from_offset: u64,
+        to: INodeNo,
+        _to_handle: FileHandle,
+        to_offset: u64,
+        len: u64,
+        _flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        let (from, to) = (or_refuse!(self.ino(from), reply), or_refuse!(self.ino(to), reply));
+        let asker = Asker::from(request);
+        let len = len.min(COPY_LEN_MAX);
+        self.go(0, |shared| async move {
+            let copied = async {
+                shared.drop_suid(to, asker).await?;
+                let (len, _) = shared.ask(|| shared.vfs.copy_range((from, from_offset), (to, to_offset), len)).await?;
+                Ok(len)
+            };
+            match copied.await {
+                Ok(len) => reply.written(u32::try_from(len).unwrap_or(u32::MAX)),
+                Err(error) => reply.error(errno(&error)),
+            }
+        });
+    }
+
+    // ---- directories
+
+    fn opendir(&self, _request: &Request, id: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        let dir = or_refuse!(self.ino(id), reply);
+        let flags = match self.shared.nodes.trust(dir) {
+            Trust::Watched => FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_CACHE_DIR,
+            Trust::Outside | Trust::Unwatched => FopenFlags::empty(),
+        };
+        reply.opened(NO_HANDLE, flags);
+    }
+
+    fn readdir(&self, _request: &Request, id: INodeNo, _handle: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        let dir = or_refuse!(self.ino(id), reply);
+        self.go(0, |shared| async move {
+            match listing::page(&shared, dir, offset, listing::PAGE_LEN).await {
+                Ok(entries) => {
+                    for Entry { name, offset, what } in entries {
+                        let (ino, kind) = match &what {
+                            What::Dot(ino) => (*ino, FileType::Directory),
+                            What::Unknown(ino, kind) => (*ino, *kind),
+                            What::Node(attr, _) => (attr.ino, file_type(attr.kind)),
+                        };
+                        let id = INodeNo(shared.nodes.id(ino));
+                        if reply.add(id, offset, kind, OsStr::from_bytes(&name)) {
+                            break;
+                        }
+                    }
+                    reply.ok();
+                }
+                Err(error) => reply.error(errno(&error)),
+            }
+        });
+    }
+
+    fn readdirplus(
+        &self,
+        _request: &Request,
+        id: INodeNo,
+        _handle: FileHandle,
+        offset: u64,
+        reply: ReplyDirectoryPlus,
+    ) {
+        let dir = or_refuse!(self.ino(id), reply);
+        self.go(listing::PAGE_LEN, |shared| async move {
+            let begun = shared.changes.begin();
+            match listing::page(&shared, dir, offset, listing::PAGE_LEN).await {
+                Ok(entries) => shared.list(begun, dir, entries, reply),
+                Err(error) => reply.error(errno(&error)),
+            }
+        });
+    }
+
+    fn fsyncdir(&self, _request: &Request, id: INodeNo, _handle: FileHandle, _data: bool, reply: ReplyEmpty) {
+        self.sync(id, reply);
+    }
+
+    // ---- extended attributes
+
+    fn setxattr(
+        &self,
+        _request: &Request,
+        id: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        let ino = or_refuse!(self.ino(id), reply);
+        let name = or_refuse!(name xattr_name(name), reply);
+        let mode = match flags {
+            0 => XattrMode::Set,
+            XATTR_CREATE => XattrMode::Create,
+            XATTR_REPLACE => XattrMode::Replace,
+            _ => return reply.error(Errno::EINVAL),
+        };
+        let value = Bytes::copy_from_slice(value);
+        self.go(0, |shared| async move {
+            done(shared.ask(|| shared.vfs.setxattr(ino, &name, value.clone(), mode)).await.map(drop), reply);
+        });
+    }
+
+    fn getxattr(&self, _request: &Request, id: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        let ino = or_refuse!(self.ino(id), reply);
+        let name = or_refuse!(name xattr_name(name), reply);
+        self.go(0, |shared| async move {
+            match shared.ask(|| shared.vfs.getxattr(ino, &name)).await {
+                Ok(value) => sized(&value, size, reply),
+                Err(error) => reply.error(errno(&error)),
+            }
+        });
+    }
+
+    fn listxattr(&self, request: &Request, id: INodeNo, size: u32, reply: ReplyXattr) {
+        let ino = or_refuse!(self.ino(id), reply);
+        let asker = Asker::from(request);
+        self.go(0, |shared| async move {
+            match shared.ask(|| shared.vfs.listxattr(ino)).await {
+                Ok(names) => {
+                    let shown = |name: &&XattrName| asker.is_root() || !name.as_bytes().starts_with(TRUSTED_PREFIX);
+                    let list: Vec<u8> =
+                        names.iter().filter(shown).flat_map(|name| [name.as_bytes(), b"\0"].concat()).collect();
+                    sized(&list, size, reply);
+                }
+                Err(error) => reply.error(errno(&error)),
+            }
+        });
+    }
+
+    fn removexattr(&self, _request: &Request, id: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let ino = or_refuse!(self.ino(id), reply);
+        let name = or_refuse!(name xattr_name(name), reply);
+        self.go(0, |shared| async move {
+            done(shared.ask(|| shared.vfs.removexattr(ino, &name)).await.map(drop), reply);
+        });
+    }
+}
+
+impl Kernel {
+    fn new_node(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        node: NewNode,
+        mode: Option<u32>,
+        reply: ReplyEntry,
+    ) {
+        let dir = or_refuse!(self.ino(parent), reply);
+        let name = or_refuse!(name self::name(name), reply);
+        let asker = Asker::from(request);
+        self.go(0, |shared| async move {
+            let begun = shared.changes.begin();
+            match shared.make(dir, &name, node, mode, asker).await {
+                Ok(attr) => shared.entry(begun, &attr, reply),
+                Err(error) => reply.error(errno(&error)),
+            }
+        });
+    }
+
+    fn remove(&self, parent: INodeNo, name: &OsStr, kind: RemoveKind, reply: ReplyEmpty) {
+        let dir = or_refuse!(self.ino(parent), reply);
+        let name = or_refuse!(name self::name(name), reply);
+        self.go(0, |shared| async move {
+            let place = Place { dir, name: &name, expect: None };
+            done(shared.ask(|| shared.vfs.remove(place, kind)).await.map(drop), reply);
+        });
+    }
+
+    fn sync(&self, id: INodeNo, reply: ReplyEmpty) {
+        let ino = or_refuse!(self.ino(id), reply);
+        self.go(0, |shared| async move { done(shared.ask(|| shared.vfs.sync_inode(ino)).await, reply) });
+    }
+}

@@ -1,0 +1,286 @@
+//! A mount: the session with the kernel, what all requests share, and the end of it.
+
+use std::{
+    io,
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use fuser::{Config, MountOption, Session, SessionACL};
+use muxfs::{
+    Error, ErrorKind, FileKind, Result,
+    vfs::{
+        Attr, Fsid, Ino, Vfs, ext,
+        narrow::{read_only_view, subtree},
+        watch::{Changes, Watch},
+    },
+};
+use tokio::{
+    runtime::Handle,
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
+    time::sleep,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    kernel::Kernel,
+    nodes::{Nodes, Trust},
+    notify,
+    options::Options,
+    place,
+};
+
+/// The bytes of requests and replies in flight: bounds what a mount takes in memory while its stores are slow.
+pub const IN_FLIGHT_LEN_MAX: usize = 64 << 20;
+
+/// In flight is counted in units of so many bytes, and each request takes one more.
+const UNIT_LEN: u32 = 4096;
+#[expect(clippy::cast_possible_truncation, reason = "64 MiB are few units")]
+const UNIT_COUNT: u32 = (IN_FLIGHT_LEN_MAX / UNIT_LEN as usize) as u32;
+
+/// The most event loops: one copies what is written and starts a task, which is quick.
+const LOOP_COUNT_MAX: usize = 4;
+
+/// How a store that is out of reach is asked again.
+const PAUSE_MIN: Duration = Duration::from_millis(20);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// The low bits of an fsid that say `.history`: the list of its commits grows by itself. Spec: spec/vfs.md #fsid
+const HISTORY_FSID: u64 = 1;
+const LEAF_FSID_MASK: u64 = 0xff;
+
+/// What the requests of one mount share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) vfs: Arc<dyn Vfs>,
+    pub(crate) nodes: Arc<Nodes>,
+    pub(crate) changes: Changes,
+    pub(crate) options: Options,
+    pub(crate) runtime: Handle,
+    /// What the kernel is to be told besides what others change.
+    pub(crate) own: mpsc::UnboundedSender<Ino>,
+    room: Arc<Semaphore>,
+}
+
+impl Shared {
+    /// Room for a request of `len` bytes; waits until there is.
+    pub(crate) fn room(&self, len: u32) -> Option<OwnedSemaphorePermit> {
+        let units = (1 + len.div_ceil(UNIT_LEN)).min(UNIT_COUNT);
+        let room = self.room.clone();
+        match room.clone().try_acquire_many_owned(units) {
+            Ok(permit) => Some(permit),
+            // Nobody closes it.
+            Err(_) => self.runtime.block_on(room.acquire_many_owned(units)).ok(),
+        }
+    }
+
+    /// Asks the file system, again and again while a store is out of reach, but not for ever.
+    pub(crate) async fn ask<T, F: Future<Output = Result<T>>>(&self, mut call: impl FnMut() -> F) -> Result<T> {
+        let begun = Instant::now();
+        let mut pause = PAUSE_MIN;
+        loop {
+            match call().await {
+                Err(error)
+                    if error.kind() == ErrorKind::Unavailable && begun.elapsed() < self.options.unavailable_after =>
+                {
+                    sleep(pause).await;
+                    pause = (pause * 2).min(PAUSE_MAX);
+                }
+                answer => return answer,
+            }
+        }
+    }
+
+    /// What the kernel may believe of a node.
+    pub(crate) fn trust_of(&self, attr: &Attr) -> Trust {
+        trust_of(attr.fsid, &self.options)
+    }
+}
+
+fn trust_of(fsid: Fsid, options: &Options) -> Trust {
+    if options.outside.contains(&fsid) {
+        Trust::Outside
+    } else if fsid.0 & LEAF_FSID_MASK == HISTORY_FSID {
+        Trust::Unwatched
+    } else {
+        Trust::Watched
+    }
+}
+
+/// A mounted file system. When it is dropped it is taken out of its place; calls under way end by themselves.
+#[derive(Debug)]
+pub struct Mounted {
+    dir: PathBuf,
+    ended: watch::Receiver<Option<Arc<Result<()>>>>,
+}
+
+/// Mounts a part of what `watch` stands before at `dir`, which must be a directory. Ready when it returns.
+///
+/// A mount that a crashed process left there is replaced. Must be called within a tokio runtime of several threads,
+/// which serves the requests and must outlive the mount; no thread of it may use the mounted directory by calls that
+/// block.
+///
+/// ```no_run
+/// # async fn example() -> muxfs::Result<()> {
+/// use muxfs::{testing, testing::model::ModelFs, vfs::watch::Watch};
+/// use muxfs_fuse::{Options, mount};
+///
+/// let watch = Watch::new(ModelFs::new(testing::env()));
+/// let mounted = mount(&watch, "/mnt/x", Options::default()).await?;
+/// // std::fs works below /mnt/x, in this process and in others.
+/// mounted.unmount().await?;
+/// # Ok(()) }
+/// ```
+///
+/// # Errors
+/// `NotFound`, `NotDir` for `dir`, or for what is to be mounted; `Exists` where a MuxFS is mounted already; `Unsupported`
+/// where the system has no FUSE, `Denied` where the user may not; each says what to do.
+pub async fn mount(watch: &Watch, dir: impl AsRef<Path>, options: Options) -> Result<Mounted> {
+    let dir = dir.as_ref().to_owned();
+    let nodes = Arc::new(Nodes::new());
+    let known = nodes.clone();
+    let (view, changes) = watch.caching_view(Box::new(move |ino| known.knows(ino)));
+    let (top, attr) = ext::walk(&view, view.root(), &options.below).await?;
+    if attr.kind != FileKind::Dir {
+        return Err(Error::new(ErrorKind::NotDir, "fuse.mount").because("only a directory can be mounted"));
+    }
+    nodes.set_root(attr.ino, trust_of(attr.fsid, &options));
+    let mut vfs = if options.below.is_empty() { view } else { subtree(view, top) };
+    if options.read_only {
+        vfs = read_only_view(vfs);
+    }
+
+    let (own, own_invalid) = mpsc::unbounded_channel();
+    let room = Arc::new(Semaphore::new(UNIT_COUNT as usize));
+    let runtime = Handle::current();
+    let shared = Arc::new(Shared { vfs, nodes, changes, options, runtime: runtime.clone(), own, room });
+    let kernel = Kernel::new(shared.clone());
+    let session = runtime.spawn_blocking(move || {
+        let dir = place::prepare(&dir)?;
+        let session =
+            Session::new(kernel, &dir, &config(&shared.options)).map_err(|error| place::refused(&dir, error))?;
+        Ok::<_, Error>((session, dir, shared))
+    });
+    let (session, dir, shared) = session.await.map_err(bug)??;
+
+    let stop = CancellationToken::new();
+    let (ended, receiver) = watch::channel(None);
+    let (over, session_over) = tokio::sync::oneshot::channel();
+    notify::start(shared.clone(), session.notifier(), own_invalid, stop.clone())?;
+    let run = move || {
+        // Nobody waits for it once the runtime is gone.
+        over.send(session.run()).ok();
+    };
+    thread::Builder::new().name("fuse".into()).spawn(run).map_err(bug)?;
+    tokio::spawn(async move {
+        let served = session_over.await.unwrap_or_else(|_| Err(io::Error::other("a panic ended it")));
+        let all = shared.room.acquire_many(UNIT_COUNT).await;
+        let synced = shared.vfs.sync(shared.vfs.root()).await;
+        for (ino, count) in shared.nodes.drain() {
+            shared.vfs.release(ino, count);
+        }
+        stop.cancel();
+        drop(all);
+        let served = served.map_err(|error| Error::new(ErrorKind::Io, "fuse.session").because(error));
+        ended.send_replace(Some(Arc::new(served.and(synced))));
+    });
+    Ok(Mounted { dir, ended: receiver })
+}
+
+fn bug(error: impl Into<muxfs::BoxError>) -> Error {
+    Error::new(ErrorKind::Internal, "fuse.mount").because(error)
+}
+
+fn config(options: &Options) -> Config {
+    let mut config = Config::default();
+    config.mount_options = vec![
+        MountOption::FSName(options.source.clone()),
+        // Also where no helper mounts.
+        MountOption::CUSTOM("subtype=muxfs".into()),
+        MountOption::DefaultPermissions,
+    ];
+    let switches = [
+        (options.read_only, MountOption::RO),
+        (options.dev, MountOption::Dev),
+        (options.suid, MountOption::Suid),
+        (options.no_exec, MountOption::NoExec),
+    ];
+    config.mount_options.extend(switches.into_iter().filter(|(on, _)| *on).map(|(_, option)| option));
+    config.acl = if options.allow_other { SessionACL::All } else { SessionACL::Owner };
+    let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    config.n_threads = Some(cores.clamp(2, LOOP_COUNT_MAX));
+    config.clone_fd = place::can_open_device();
+    config
+}
+
+impl Mounted {
+    /// Where it is.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Waits until it is unmounted, by whomever, and everything that was written is durable.
+    ///
+    /// # Errors
+    /// `Io` where the session with the kernel failed; those of [`Vfs::sync`].
+    pub async fn wait(&self) -> Result<()> {
+        let mut ended = self.ended.clone();
+        match ended.wait_for(Option::is_some).await {
+            Ok(ended) => match ended.as_deref() {
+                None | Some(Ok(())) => Ok(()),
+                Some(Err(error)) => {
+                    Err(Error::new(error.kind(), "fuse.session").at(self.dir.display()).because(format!("{error:#}")))
+                }
+            },
+            Err(_) => Err(bug("the runtime ended before the mount")),
+        }
+    }
+
+    /// Unmounts, and waits until everything that was written is durable.
+    ///
+    /// # Errors
+    /// `Unavailable` while programs use it, and it stays mounted; those of [`Mounted::wait`].
+    pub async fn unmount(&self) -> Result<()> {
+        self.take_out(false).await?;
+        self.wait().await
+    }
+
+    /// Takes it out of its place at once, whoever uses it; those may go on until they close what they have open.
+    ///
+    /// # Errors
+    /// `Denied`, `Io`.
+    pub async fn detach(&self) -> Result<()> {
+        self.take_out(true).await
+    }
+
+    fn is_over(&self) -> bool {
+        self.ended.borrow().is_some()
+    }
+
+    async fn take_out(&self, lazy: bool) -> Result<()> {
+        if self.is_over() {
+            return Ok(());
+        }
+        let dir = self.dir.clone();
+        let taken = tokio::task::spawn_blocking(move || place::unmount(&dir, lazy)).await.map_err(bug)?;
+        match taken {
+            // Somebody else was first.
+            Err(error) if error.kind() == ErrorKind::InvalidArgument => Ok(()),
+            taken => taken,
+        }
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        if self.is_over() {
+            return;
+        }
+        if let Err(error) = place::unmount(&self.dir, true) {
+            tracing::debug!("{error:#}");
+        }
+    }
+}
