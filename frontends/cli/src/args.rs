@@ -17,6 +17,27 @@ Exit codes:
   6  permission denied, or read-only
   130, 143  interrupted by SIGINT, by SIGTERM";
 
+const MOUNT_HELP: &str = "\
+A running server serves the mount, which then ends with it; else a process of its own does, until it is taken away.
+
+Options:
+  ro                  nothing can be changed
+  allow_other         other users too; /etc/fuse.conf must say user_allow_other, except for root
+  uid=N, gid=N        show everything as this user's, this group's
+  prefix=PATH         as PREFIX
+  noexec              no programs are run from it
+  dev, suid           device files and setuid bits mean something; for root
+  writeback_cache     the kernel sends what was written later: for a tree that nobody else changes
+  data=DIR, config=FILE
+                      as --data and --config, for /etc/fstab
+
+Examples:
+  muxfs mount /mnt/x
+  muxfs mount /ipfs ~/photos
+  muxfs mount -f -o ro,allow_other /local /mnt/local
+  mount -t fuse.muxfs /ipfs /mnt/x            (as root; also in /etc/fstab)
+  muxfs umount /mnt/x";
+
 const EXAMPLES: &str = "\
 Examples:
   muxfs serve                             serve /mem, /local and /ipfs over NFS and FTP on this machine
@@ -68,6 +89,12 @@ pub(crate) struct Global {
 pub(crate) enum Command {
     /// Serve the namespace over NFS and FTP until Ctrl-C or SIGTERM
     Serve(Serve),
+    /// Mount the namespace, or a part of it, on a directory of this machine
+    #[command(after_help = MOUNT_HELP)]
+    Mount(Mount),
+    /// Take a mount away, when everything written through it is durable
+    #[command(after_help = "Examples:\n  muxfs umount /mnt/x\n  muxfs umount -l /mnt/x")]
+    Umount(Umount),
     /// Put a file or a directory; the last line printed is its path
     #[command(
         after_help = "Examples:\n  muxfs put a.txt\n  muxfs put -r photos /ipfs/photos\n  muxfs put -r photos /ipfs\n  muxfs put -r photos /local/photos\n  tar c . | muxfs put - /mem\n  muxfs put --only-hash -r photos"
@@ -252,9 +279,37 @@ pub(crate) struct Serve {
     /// Where metrics are served for Prometheus, at /metrics [default: off]
     #[arg(long, value_name = "ADDR|off")]
     pub(crate) metrics: Option<Listen>,
+    /// Mount the namespace on this directory, too; may be given again
+    #[arg(long, value_name = "DIR")]
+    pub(crate) mount: Vec<PathBuf>,
     /// Written when all frontends accept, with their addresses in JSON; removed at the end
     #[arg(long, value_name = "FILE")]
     pub(crate) ready_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Mount {
+    /// What to mount, as /ipfs or /ipfs/photos [default: the whole namespace], and the directory to mount it on
+    #[arg(required = true, num_args = 1..=2, value_names = ["PREFIX", "DIR"])]
+    pub(crate) places: Vec<OsString>,
+    /// Words between commas, listed below
+    #[arg(short = 'o', value_name = "OPTIONS")]
+    pub(crate) options: Vec<String>,
+    /// Stay until the mount is taken away, or Ctrl-C or SIGTERM takes it
+    #[arg(short, long)]
+    pub(crate) foreground: bool,
+    /// Tell the command that started this process when it is ready
+    #[arg(long, hide = true)]
+    pub(crate) detached: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Umount {
+    /// Where it is mounted
+    pub(crate) dir: PathBuf,
+    /// Also while programs use it; those keep it until they close what they have open
+    #[arg(short, long)]
+    pub(crate) lazy: bool,
 }
 
 #[derive(Debug, Args)]

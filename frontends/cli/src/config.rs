@@ -15,6 +15,8 @@ use std::{
 use muxfs::{Error, ErrorKind, Prefix, Result, dag::Profile, tree::Retention};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use crate::mounts::MountPoint;
+
 /// Where NFS listens if nothing else is said.
 pub(crate) const NFS_ADDR: &str = "127.0.0.1:11111";
 /// Where FTP listens if nothing else is said.
@@ -33,6 +35,7 @@ pub(crate) struct Config {
     pub(crate) profile: ProfileName,
     pub(crate) nfs: Nfs,
     pub(crate) ftp: Ftp,
+    pub(crate) fuse: Fuse,
     pub(crate) metrics: Metrics,
     pub(crate) gc: Gc,
     pub(crate) history: History,
@@ -153,6 +156,13 @@ impl Default for Ftp {
     }
 }
 
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Fuse {
+    /// What `serve` mounts on this machine.
+    pub(crate) mounts: Vec<MountPoint>,
+}
+
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 #[derive(Default)]
@@ -210,6 +220,7 @@ impl Default for Config {
             profile: ProfileName::default(),
             nfs: Nfs::default(),
             ftp: Ftp::default(),
+            fuse: Fuse::default(),
             metrics: Metrics::default(),
             gc: Gc::default(),
             history: History::default(),
@@ -265,6 +276,9 @@ impl Config {
             && !seen.contains(&default)
         {
             return refuse(format!("default: there is no mount {:?}", default.as_str()));
+        }
+        for point in &self.fuse.mounts {
+            point.fuse_options().map_err(|error| error.at(point.dir.display()))?;
         }
         if self.ftp.tls_cert.is_some() != self.ftp.tls_key.is_some() {
             return refuse("ftp: tls_cert and tls_key go together".into());

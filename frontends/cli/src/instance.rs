@@ -17,7 +17,7 @@ use muxfs::{
     mux::{Mount, MuxFs},
     pins::Pins,
     tree::{AutoCommit, Retention, Tree, TreeOptions},
-    vfs::{FsStat, Vfs, union::Slots},
+    vfs::{FsStat, Fsid, Vfs, union::Slots, watch::Watch},
 };
 use muxfs_local::{FileMedia, LocalOptions, LocalVfs};
 
@@ -25,6 +25,7 @@ use crate::{
     commands::put::host,
     config::{self, Config},
     data_dir::{DataDir, private_dir},
+    mounts::Mounts,
 };
 
 /// How much `/mem` may hold where the RAM's size cannot be told.
@@ -47,7 +48,12 @@ type SpaceFn = Arc<dyn Fn() -> Result<FsStat> + Send + Sync>;
 #[derive(Debug)]
 pub(crate) struct Instance {
     pub(crate) mux: MuxFs,
+    /// All mounts, as commands and the frontends of the network see and change them.
     pub(crate) vfs: Arc<dyn Vfs>,
+    /// Tells the mounts on this machine of each change.
+    pub(crate) watch: Watch,
+    /// Those mounts.
+    pub(crate) mounts: Arc<Mounts>,
     pub(crate) config: Config,
     /// Whoever holds it verifies everything.
     pub(crate) verifying: tokio::sync::Mutex<()>,
@@ -147,8 +153,21 @@ impl Instance {
             };
             mux.mount(opened)?;
         }
-        let vfs = mux.vfs(&env()).await?;
-        Ok(Self { mux, vfs, config, verifying: tokio::sync::Mutex::default(), disks, serves, pins: all_pins, slots })
+        let watch = Watch::new(mux.vfs(&env()).await?);
+        let vfs = watch.view();
+        let outside = fsids(&*vfs, &config, |mount| matches!(mount, config::Mount::Local { .. })).await?;
+        Ok(Self {
+            mux,
+            vfs,
+            mounts: Arc::new(Mounts::new(watch.clone(), outside)),
+            watch,
+            config,
+            verifying: tokio::sync::Mutex::default(),
+            disks,
+            serves,
+            pins: all_pins,
+            slots,
+        })
     }
 
     /// The blocks of a mount that has them on disk.
@@ -215,6 +234,18 @@ impl Instance {
         }
         self.slots.close().await
     }
+}
+
+/// The file systems of some mounts.
+pub(crate) async fn fsids(vfs: &dyn Vfs, config: &Config, which: fn(&config::Mount) -> bool) -> Result<Vec<Fsid>> {
+    let mut fsids = Vec::new();
+    for mount in config.mount.iter().filter(|mount| which(mount)) {
+        let name = Name::new(mount.prefix().as_str().as_bytes())?;
+        let attr = vfs.lookup(vfs.root(), &name).await?;
+        vfs.release(attr.ino, 1);
+        fsids.push(attr.fsid);
+    }
+    Ok(fsids)
 }
 
 /// The host directory of a local mount.

@@ -12,6 +12,7 @@ mod data_dir;
 mod host_file;
 mod instance;
 mod metrics;
+mod mounts;
 mod namespace;
 mod output;
 mod owner;
@@ -46,7 +47,8 @@ use crate::{
 const WORKER_COUNT_MIN: usize = 4;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let Some(arguments) = commands::mount::as_typed(std::env::args_os().collect()) else { return ExitCode::SUCCESS };
+    let cli = Cli::parse_from(arguments);
     let filter = EnvFilter::try_from_env("MUXFS_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
     // A log line that cannot be written is lost: its complaint would panic on the same broken pipe.
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).log_internal_errors(false).init();
@@ -100,8 +102,8 @@ const CLEAN_UP_WAIT_MAX: Duration = Duration::from_secs(2);
 /// Runs the command; one that SIGINT or SIGTERM interrupts is dropped where it waits, and with it what it has not
 /// finished. A server ends in its own way.
 async fn until_signal(cli: Cli) -> Result<ExitCode> {
-    if matches!(cli.command, Command::Serve(_)) {
-        return run(cli).await;
+    if matches!(&cli.command, Command::Serve(_) | Command::Mount(args::Mount { foreground: true, .. })) {
+        return Box::pin(run(cli)).await;
     }
     let mut signals = Signals::new()?;
     let mut task = tokio::spawn(run(cli));
@@ -118,7 +120,10 @@ async fn until_signal(cli: Cli) -> Result<ExitCode> {
     Ok(ExitCode::from(signal.exit_code()))
 }
 
-async fn run(cli: Cli) -> Result<ExitCode> {
+async fn run(mut cli: Cli) -> Result<ExitCode> {
+    if let Command::Mount(args) = &mut cli.command {
+        commands::mount::take_flags(args, &mut cli.global);
+    }
     let output = Output { json: cli.global.json, quiet: cli.global.quiet };
     let config = effective(&cli.global);
     if let Command::Doctor = cli.command {
@@ -135,6 +140,11 @@ async fn run(cli: Cli) -> Result<ExitCode> {
             commands::ftp_user::ftp_user(&name, &home, read_only, users.as_deref())?;
         }
         Command::Serve(args) => commands::serve::serve(config, &args, output).await?,
+        Command::Mount(args) => {
+            let server = server(&config).await?;
+            return Box::pin(commands::mount::mount(config, &args, server, output)).await;
+        }
+        Command::Umount(args) => commands::mount::umount(&args, server(&config).await?).await?,
         Command::Put(put) => self::put(config, &put, output).await?,
         Command::Config => {
             let text = match server(&config).await? {
@@ -219,6 +229,8 @@ async fn command(command: Command, namespace: &dyn Namespace, output: Output) ->
             commands::verify::verify(namespace, &commands::path(&path)?, output).await?;
         }
         Command::Serve(_)
+        | Command::Mount(_)
+        | Command::Umount(_)
         | Command::Put(_)
         | Command::Doctor
         | Command::Config

@@ -15,7 +15,7 @@ use muxfs::{
     tree::{History, KeptCommit, PathChange},
     vfs::{
         Attr, Cookie, Lease, Listing, NewNode, Rdev, SetAttr, SetTime, Vfs, XattrMode, XattrName, as_store::AsStore,
-        ext,
+        ext, narrow::subtree,
     },
     working::HISTORY_NAME,
 };
@@ -53,22 +53,25 @@ impl Instance {
     }
 
     /// What a path is in, which names a place: a location-addressed mount, or a working tree.
-    fn by_place(&self, path: &QfsPath) -> Result<AsStore> {
+    async fn by_place(&self, path: &QfsPath) -> Result<AsStore> {
         let mount = self.mux.mount_at(path.prefix).map_err(|error| error.at(path))?;
         if mount.as_cas().is_some() && !names_a_place(path) {
             return Err(Error::new(ErrorKind::InvalidArgument, "mount")
                 .at(path)
                 .because("content is named by its CID: name a place in the working tree, as /ipfs/name"));
         }
-        Ok(AsStore::new(mount.prefix(), mount.vfs().clone(), env()))
+        // Not the mount itself: whoever caches is to hear of it.
+        let root = QfsPath { prefix: path.prefix, parts: Vec::new() };
+        let (top, _) = self.walk(&Place::Path(root)).await?;
+        Ok(AsStore::new(mount.prefix(), subtree(self.vfs.clone(), top), env()))
     }
 
     /// Whose QFS calls a path is for. Those of a mount with a working tree are for its content, by CID; what it has by
     /// name is called as in a location-addressed mount.
-    fn store(&self, path: &QfsPath) -> Result<Arc<dyn Store>> {
+    async fn store(&self, path: &QfsPath) -> Result<Arc<dyn Store>> {
         let mount = self.mux.mount_at(path.prefix).map_err(|error| error.at(path))?;
-        if mount.as_tree().is_some() && names_a_place(path) {
-            return Ok(Arc::new(self.by_place(path)?));
+        if mount.as_cas().is_none() || mount.as_tree().is_some() && names_a_place(path) {
+            return Ok(Arc::new(self.by_place(path).await?));
         }
         Ok(mount.store().clone())
     }
@@ -156,7 +159,7 @@ impl Namespace for Instance {
                 if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotDir) {
                     return Err(error);
                 }
-                let file = self.store(path)?.open(path).await?;
+                let file = self.store(path).await?.open(path).await?;
                 let info = file.info();
                 Ok(Stat {
                     name: info.name.clone(),
@@ -196,7 +199,7 @@ impl Namespace for Instance {
     }
 
     fn read<'a>(&'a self, path: &'a QfsPath) -> BoxStream<'a, Result<Bytes>> {
-        let opened = async move { self.store(path)?.open(path).await };
+        let opened = async move { self.store(path).await?.open(path).await };
         let pieces = stream::once(opened).map_ok(|file| {
             let file: Arc<dyn muxfs::File> = file.into();
             let offsets = stream::iter((0..file.info().size.max(1)).step_by(READ_LEN as usize));
@@ -210,7 +213,7 @@ impl Namespace for Instance {
     }
 
     async fn has(&self, path: &QfsPath) -> Result<bool> {
-        self.store(path)?.has(path).await
+        self.store(path).await?.has(path).await
     }
 
     async fn put(&self, path: &QfsPath, input: Input) -> Result<QfsPath> {
@@ -218,31 +221,31 @@ impl Namespace for Instance {
             Input::File(file) => Box::new(StreamReader::new(file.stream())),
             Input::Stream(stream) => Box::new(StreamReader::new(stream)),
         };
-        self.store(path)?.put(path, Source::Reader(source)).await
+        self.store(path).await?.put(path, Source::Reader(source)).await
     }
 
     async fn delete(&self, path: &QfsPath) -> Result<bool> {
-        self.store(path)?.delete(path).await
+        self.store(path).await?.delete(path).await
     }
 
     async fn put_dir(&self, path: &QfsPath) -> Result<()> {
-        self.by_place(path)?.put_dir(path).await
+        self.by_place(path).await?.put_dir(path).await
     }
 
     async fn put_symlink(&self, path: &QfsPath, target: Bytes) -> Result<()> {
-        self.by_place(path)?.put_symlink(path, target).await
+        self.by_place(path).await?.put_symlink(path, target).await
     }
 
     async fn put_link(&self, source: &QfsPath, target: &QfsPath) -> Result<()> {
         // Both by place, and in one mount: else the file system below says so.
-        self.by_place(source)?;
-        self.by_place(target)?;
+        drop(self.by_place(source).await?);
+        drop(self.by_place(target).await?);
         let (node, _) = self.walk(&Place::Path(source.clone())).await?;
         self.place(target, Putting::Link(node.ino())).await
     }
 
     async fn put_node(&self, path: &QfsPath, kind: Kind, (major, minor): (u32, u32)) -> Result<()> {
-        self.by_place(path)?;
+        drop(self.by_place(path).await?);
         let rdev = Rdev { major, minor };
         let node = match kind {
             Kind::Fifo => NewNode::Fifo,
@@ -356,7 +359,9 @@ impl Namespace for Instance {
             Ok(kept) => kept.cid,
             Err(error) => commit.parse().map_err(|_| error)?,
         };
-        tree.checkout(&cid).await
+        let head = tree.checkout(&cid).await?;
+        self.watch.everything_changed().await;
+        Ok(head)
     }
 
     async fn restore(&self, commit: &str, path: &QfsPath, target: &QfsPath) -> Result<u64> {

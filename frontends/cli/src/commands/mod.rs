@@ -7,6 +7,7 @@ pub(crate) mod gc;
 pub(crate) mod get;
 pub(crate) mod history;
 pub(crate) mod list;
+pub(crate) mod mount;
 pub(crate) mod pin;
 pub(crate) mod put;
 pub(crate) mod read;

@@ -10,7 +10,7 @@ use std::{
 };
 
 use muxfs::{
-    Error, ErrorKind, Name, Prefix, Result,
+    Error, ErrorKind, Prefix, Result,
     tree::{AutoCommit, Tree},
     vfs::Fsid,
 };
@@ -24,8 +24,9 @@ use crate::{
     config::{self, Config, Mount, Squash},
     control,
     data_dir::{DataDir, private_dir},
-    instance::{self, Instance, local_dir},
+    instance::{self, Instance, fsids, local_dir},
     metrics,
+    mounts::MountPoint,
     output::{self, Output},
     signals::Signals,
 };
@@ -49,6 +50,8 @@ struct Ready {
     ftp: Option<SocketAddr>,
     #[serde(skip_serializing_if = "Option::is_none")]
     metrics: Option<SocketAddr>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    mounts: Vec<PathBuf>,
     control: PathBuf,
     data: PathBuf,
     pid: u32,
@@ -59,22 +62,72 @@ pub(crate) async fn serve(mut config: Config, args: &args::Serve, output: Output
     config.nfs.listen = args.nfs.unwrap_or(config.nfs.listen);
     config.ftp.listen = args.ftp.unwrap_or(config.ftp.listen);
     config.metrics.listen = args.metrics.unwrap_or(config.metrics.listen);
-    // From here on: a signal that comes while the stores open is not lost.
-    let mut signals = Signals::new()?;
-    raise_open_files();
+    for dir in &args.mount {
+        let dir = std::path::absolute(dir).map_err(|error| host(dir, error))?;
+        config.fuse.mounts.push(MountPoint { dir, prefix: None, options: String::new() });
+    }
+    let signals = Signals::new()?;
     let data = DataDir::own(&config.data)?;
-    if let Some(file) = &args.ready_file {
+    let ready_file = args.ready_file.as_deref();
+    if let Some(file) = ready_file {
         // What a killed server left would tell that this one is ready.
         remove_ready(file)?;
     }
+    let ready = |config: &Config, ready: &Ready| {
+        if output.json {
+            output.result(b"", ready)?;
+        } else if !output.quiet {
+            output::raw(greeting(config, ready).as_bytes())?;
+        }
+        ready_file.map_or(Ok(()), |file| write_ready(file, ready))
+    };
+    let done = run(config, data, signals, Until::Signal, ready, output).await;
+    if let Some(file) = ready_file {
+        fs::remove_file(file).ok();
+    }
+    done
+}
+
+/// Serves the mounts on this machine that `config` names until they are taken away, or a signal comes.
+pub(crate) async fn serve_mounts(
+    config: Config,
+    data: DataDir,
+    ready: impl FnOnce() -> Result<()>,
+    output: Output,
+) -> Result<()> {
+    run(config, data, Signals::new()?, Until::Unmounted, |_, _| ready(), output).await
+}
+
+/// What ends a server, besides a signal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Until {
+    Signal,
+    /// Nothing of it is mounted on this machine any more.
+    Unmounted,
+}
+
+async fn run(
+    config: Config,
+    data: DataDir,
+    // Heard from here on: one that comes while the stores open is not lost.
+    mut signals: Signals,
+    until: Until,
+    on_ready: impl FnOnce(&Config, &Ready) -> Result<()>,
+    output: Output,
+) -> Result<()> {
+    raise_open_files();
     let recorder = metrics::install()?;
     let instance = Arc::new(Instance::open(config.clone(), &data, Some(&AutoCommit::default())).await?);
 
     // Names in host directories are as durable as the host makes them.
-    let unsynced = fsids(&instance, &config, |mount| matches!(mount, Mount::Local { .. }) || is_async(mount)).await?;
+    let unsynced =
+        fsids(&*instance.vfs, &config, |mount| matches!(mount, Mount::Local { .. }) || is_async(mount)).await?;
     let nfs = start_nfs(&instance, &config.nfs, unsynced).map_err(|error| taken(error, "--nfs"))?;
-    let unsynced = fsids(&instance, &config, is_async).await?;
+    let unsynced = fsids(&*instance.vfs, &config, is_async).await?;
     let ftp = start_ftp(&instance, &config.ftp, &data, unsynced).await.map_err(|error| taken(error, "--ftp"))?;
+    for point in &config.fuse.mounts {
+        instance.mounts.mount(point).await?;
+    }
     let stop = CancellationToken::new();
     let mut upkeep: Vec<JoinHandle<()>> = instance
         .trees()
@@ -95,28 +148,24 @@ pub(crate) async fn serve(mut config: Config, args: &args::Serve, output: Output
         nfs: nfs.as_ref().map(muxfs_nfs::Server::local_addr),
         ftp: ftp.as_ref().map(muxfs_ftp::Server::local_addr),
         metrics: metrics.as_ref().map(|(addr, _)| *addr),
+        mounts: config.fuse.mounts.iter().map(|point| point.dir.clone()).collect(),
         control: socket.clone(),
         data: data.path().into(),
         pid: std::process::id(),
     };
-    if output.json {
-        output.result(b"", &ready)?;
-    } else if !output.quiet {
-        output::raw(greeting(&config, &ready).as_bytes())?;
-    }
-    if let Some(file) = &args.ready_file {
-        write_ready(file, &ready)?;
-    }
+    on_ready(&config, &ready)?;
 
-    let by = signals.next().await;
-    output.notice(&format!("muxfs: {}: finishing what is under way; once more ends at once", by.name()));
+    let by = tokio::select! {
+        by = signals.next() => Some(by),
+        () = instance.mounts.all_ended(), if until == Until::Unmounted => None,
+    };
+    if let Some(by) = by {
+        output.notice(&format!("muxfs: {}: finishing what is under way; once more ends at once", by.name()));
+    }
     tokio::spawn(async move {
         signals.next().await;
         std::process::exit(1);
     });
-    if let Some(file) = &args.ready_file {
-        fs::remove_file(file).ok();
-    }
     if let Some(nfs) = nfs {
         nfs.shutdown().await;
     }
@@ -130,6 +179,8 @@ pub(crate) async fn serve(mut config: Config, args: &args::Serve, output: Output
         finished(task).await;
     }
     fs::remove_file(&socket).ok();
+    // Last: no command can mount any more.
+    instance.mounts.close().await;
     instance.close().await
 }
 
@@ -202,18 +253,6 @@ fn start_nfs(instance: &Instance, config: &config::Nfs, unsynced: Vec<Fsid>) -> 
 
 fn is_async(mount: &Mount) -> bool {
     matches!(mount, Mount::Ipfs { is_async: true, .. })
-}
-
-/// The file systems of some mounts.
-async fn fsids(instance: &Instance, config: &Config, which: fn(&Mount) -> bool) -> Result<Vec<Fsid>> {
-    let mut fsids = Vec::new();
-    for mount in config.mount.iter().filter(|mount| which(mount)) {
-        let name = Name::new(mount.prefix().as_str().as_bytes())?;
-        let attr = instance.vfs.lookup(instance.vfs.root(), &name).await?;
-        instance.vfs.release(attr.ino, 1);
-        fsids.push(attr.fsid);
-    }
-    Ok(fsids)
 }
 
 /// Commits a working tree whenever it is time, until `stop`; closing commits the rest.
@@ -325,6 +364,10 @@ fn greeting(config: &Config, ready: &Ready) -> String {
         lines.push(format!("FTP on {addr}"));
         lines.push(format!("  lftp   lftp {who}ftp://{host}:{port}/local"));
         lines.push(format!("  curl   curl {who}-T FILE ftp://{host}:{port}/local/"));
+    }
+    for point in &config.fuse.mounts {
+        let what = point.prefix.as_deref().unwrap_or("/");
+        lines.push(format!("{what} mounted on {}", point.dir.display()));
     }
     if let Some(addr) = ready.metrics {
         lines.push(format!("Metrics on http://{}:{}/metrics", connect_host(addr.ip()), addr.port()));

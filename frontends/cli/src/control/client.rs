@@ -1,6 +1,11 @@
 //! The command's side: [`Namespace`] by asking the server.
 
-use std::{fmt::Write as _, path::PathBuf, sync::Mutex};
+use std::{
+    fmt::Write as _,
+    os::unix::ffi::OsStrExt as _,
+    path::{Path, PathBuf},
+    sync::Mutex,
+};
 
 use async_trait::async_trait;
 use bytes::{Buf as _, Bytes, BytesMut};
@@ -27,6 +32,7 @@ use crate::commands::{
     doctor::Finding as Diagnosis,
     verify_all::{AllFinding, VerifyAll},
 };
+use crate::mounts::MountPoint;
 use crate::namespace::{
     Collecting, Difference, EntryText, Finding, Hold, Input, Kept, Kind, LinkText, Logged, Namespace, Place, Stat,
     from_text, to_text,
@@ -114,6 +120,18 @@ impl Client {
         let body = http_body_util::Limited::new(response.into_body(), ANSWER_LEN_MAX);
         let body = body.collect().await.map_err(|error| self.broken(error))?.to_bytes();
         serde_json::from_slice(&body).map_err(|error| Error::new(ErrorKind::Internal, "control.answer").because(error))
+    }
+
+    /// Has the server mount.
+    pub(crate) async fn mount(&self, point: &MountPoint) -> Result<()> {
+        self.ask(Method::POST, "mount", &[], whole(encode(point)?)).await
+    }
+
+    /// Has the server unmount, where it mounted.
+    pub(crate) async fn umount(&self, dir: &Path, lazy: bool) -> Result<bool> {
+        let dir = path_text(dir.as_os_str().as_bytes());
+        let lazy = if lazy { "true" } else { "false" };
+        self.ask(Method::DELETE, "mount", &[("dir", &dir), ("lazy", lazy)], empty()).await
     }
 
     /// Asks for what makes a commit, or names one.

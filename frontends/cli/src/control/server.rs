@@ -1,6 +1,9 @@
 //! The server's side: each call of [`Namespace`] as one route.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use axum::{
     Json, Router,
@@ -23,6 +26,7 @@ use super::{Failure, Hello, PROTOCOL, PROTOCOL_HEADER, frame, last_frame};
 use crate::{
     commands::verify_all::VerifyAll,
     instance::Instance,
+    mounts::MountPoint,
     namespace::{EntryText, Input, Kept, LinkText, Logged, Namespace as _, Place},
 };
 
@@ -99,6 +103,7 @@ fn router(instance: Arc<Instance>) -> Router {
         .route("/v1/snapshot", post(snapshot).delete(remove_snapshot))
         .route("/v1/checkout", post(checkout))
         .route("/v1/restore", post(restore))
+        .route("/v1/mount", post(mount).delete(umount))
         .layer(middleware::from_fn(admit))
         .with_state(instance)
 }
@@ -229,6 +234,12 @@ struct RestoreArg {
     target: String,
 }
 
+#[derive(Deserialize)]
+struct UmountArg {
+    dir: String,
+    lazy: bool,
+}
+
 async fn hello() -> Json<Hello> {
     Json(Hello {
         program: env!("CARGO_PKG_NAME").into(),
@@ -240,6 +251,22 @@ async fn hello() -> Json<Hello> {
 
 async fn config(State(owner): Owner) -> Answer<String> {
     Ok(Json(owner.config().await?))
+}
+
+async fn mount(State(owner): Owner, body: Bytes) -> Answer<()> {
+    let point: MountPoint = serde_json::from_slice(&body)
+        .map_err(|error| Error::new(ErrorKind::InvalidArgument, "control.mount").because(error))?;
+    Ok(Json(owner.mounts.mount(&point).await?))
+}
+
+/// Whether there was a mount of this process.
+async fn umount(State(owner): Owner, Query(arg): Query<UmountArg>) -> Answer<bool> {
+    use std::{ffi::OsString, os::unix::ffi::OsStringExt as _};
+    let dir = PathBuf::from(OsString::from_vec(super::client::path_bytes(&arg.dir)?));
+    match owner.mounts.unmount(&dir, arg.lazy).await {
+        Some(taken) => Ok(Json(taken.map(|()| true)?)),
+        None => Ok(Json(false)),
+    }
 }
 
 async fn default_write(State(owner): Owner) -> Answer<String> {

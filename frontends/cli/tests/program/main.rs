@@ -6,6 +6,7 @@ mod collecting;
 mod commands;
 mod copies;
 mod doctor;
+mod mounting;
 mod roots;
 mod rounds;
 mod serving;

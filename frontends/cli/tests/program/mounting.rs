@@ -1,0 +1,215 @@
+//! `mount` and `umount`: by a process of its own, by a server, after a crash, beside other ways in.
+#![cfg(target_os = "linux")]
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+    time::Instant,
+};
+
+use super::{PATIENCE, World};
+
+/// A world that can mount, with a directory to mount on; says so where this machine cannot.
+fn mountable() -> Option<(World, PathBuf)> {
+    if fs::File::options().read(true).write(true).open("/dev/fuse").is_err() {
+        muxfs::testing::skip("this machine has no /dev/fuse that this user can open");
+        return None;
+    }
+    let world = World::new();
+    let dir = world.path("mnt");
+    fs::create_dir(&dir).expect("made");
+    Some((world, dir))
+}
+
+/// Takes a mount away at the end of a test, however it ends: a test that failed leaves none behind.
+struct Mount<'a>(&'a World, &'a Path);
+
+impl Drop for Mount<'_> {
+    fn drop(&mut self) {
+        let taken = self.0.command().args(["umount", "-l"]).arg(self.1).output();
+        taken.expect("the program runs");
+    }
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("UTF-8")
+}
+
+/// The process that owns the data directory.
+fn owner(world: &World) -> rustix::process::Pid {
+    let lock = fs::read(world.path("data/lock")).expect("there is one");
+    let lock: serde_json::Value = serde_json::from_slice(&lock).expect("JSON");
+    let pid = lock["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok()).expect("a number");
+    rustix::process::Pid::from_raw(pid).expect("not 0")
+}
+
+/// Waits until a process is gone that is no child of this one.
+fn wait_for_end(pid: rustix::process::Pid) {
+    let begun = Instant::now();
+    while rustix::process::test_kill_process(pid).is_ok() {
+        assert!(begun.elapsed() < PATIENCE, "{pid:?} does not end");
+        std::thread::yield_now();
+    }
+}
+
+fn silent(output: &Output) {
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && output.stdout.is_empty() && told.is_empty(), "{output:?}");
+}
+
+/// The command returns when the mount answers; what is written through it and by other commands is one tree; after
+/// `umount` the process is gone and everything is there.
+#[test]
+fn a_process_of_its_own_serves_a_mount() {
+    let Some((world, dir)) = mountable() else { return };
+    let _mount = Mount(&world, &dir);
+    silent(&world.run(&["mount", "/ipfs", text(&dir)]));
+    let pid = owner(&world);
+    fs::write(dir.join("a.txt"), "by a program").expect("written");
+    assert_eq!(world.ok(&["cat", "/ipfs/a.txt"]), "by a program");
+    fs::metadata(dir.join("b.txt")).expect_err("not there, and the kernel knows");
+    let put = world.fed(&["put", "-", "/ipfs/b.txt"], b"by a command");
+    assert!(put.status.success(), "{put:?}");
+    assert_eq!(fs::read_to_string(dir.join("b.txt")).expect("seen at once"), "by a command");
+    world.ok(&["rm", "/ipfs/a.txt"]);
+    fs::metadata(dir.join("a.txt")).expect_err("gone at once");
+
+    let told = world.fails(&["mount", "/ipfs", text(&dir)], 1);
+    assert!(told.contains("umount"), "it says what to do: {told}");
+    // A second one is served by the same process, which stays until both are gone.
+    let second = world.path("second");
+    fs::create_dir(&second).expect("made");
+    silent(&world.run(&["mount", "-o", "ro", text(&second)]));
+    assert_eq!(owner(&world), pid);
+    assert_eq!(fs::read_to_string(second.join("ipfs/b.txt")).expect("there"), "by a command");
+    fs::write(dir.join("b.txt"), "changed here").expect("written");
+    assert_eq!(fs::read_to_string(second.join("ipfs/b.txt")).expect("there"), "changed here");
+    fs::write(second.join("ipfs/c"), "").expect_err("it only reads");
+    silent(&world.run(&["umount", text(&second)]));
+    silent(&world.run(&["umount", text(&dir)]));
+    wait_for_end(pid);
+    assert!(fs::read_dir(&dir).expect("a directory again").next().is_none());
+    assert_eq!(world.ok(&["cat", "/ipfs/b.txt"]), "changed here");
+}
+
+/// A checkout replaces the tree below the mount, and the kernel forgets what it knew of it.
+#[test]
+fn a_checkout_is_seen_through_a_mount() {
+    let Some((world, dir)) = mountable() else { return };
+    let _mount = Mount(&world, &dir);
+    silent(&world.run(&["mount", "/ipfs", text(&dir)]));
+    fs::create_dir(dir.join("d")).expect("made");
+    fs::write(dir.join("d/f"), "then").expect("written");
+    world.ok(&["snapshot", "then"]);
+    assert_eq!(fs::read_to_string(dir.join(".history/then/d/f")).expect("there"), "then");
+    fs::write(dir.join("d/f"), "now").expect("written");
+    fs::remove_file(dir.join("d/f")).expect("removed");
+    fs::metadata(dir.join("d/f")).expect_err("gone, and the kernel knows");
+    fs::write(dir.join("g"), "later").expect("written");
+    world.ok(&["checkout", "then"]);
+    assert_eq!(fs::read_to_string(dir.join("d/f")).expect("back"), "then");
+    fs::metadata(dir.join("g")).expect_err("it was not there then");
+}
+
+/// What was synced through a mount outlives `kill -9` of its process, and the next `mount` replaces what that left.
+#[test]
+fn a_killed_mount_is_replaced_and_loses_nothing_synced() {
+    let Some((world, dir)) = mountable() else { return };
+    let _mount = Mount(&world, &dir);
+    for round in 0..5 {
+        silent(&world.run(&["mount", "/ipfs", text(&dir)]));
+        let pid = owner(&world);
+        for before in 0..round {
+            let text = fs::read_to_string(dir.join(format!("f{before}"))).expect("it was synced");
+            assert_eq!(text, format!("round {before}"));
+        }
+        let path = dir.join(format!("f{round}"));
+        fs::write(&path, format!("round {round}")).expect("written");
+        fs::File::open(&path).expect("open").sync_all().expect("durable");
+        fs::File::open(&dir).expect("open").sync_all().expect("durable");
+        fs::write(dir.join("unsynced"), "may be lost").expect("written");
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("killed");
+        wait_for_end(pid);
+        fs::read_dir(&dir).expect_err("nobody answers");
+    }
+    silent(&world.run(&["umount", text(&dir)]));
+}
+
+/// A server mounts what it is told to, and takes it along when it ends. FTP and the mount show one tree.
+#[test]
+fn a_server_serves_mounts_too() {
+    let Some((world, dir)) = mountable() else { return };
+    let _mount = Mount(&world, &dir);
+    let server = world.serve(&["--mount", text(&dir)]);
+    assert_eq!(server.ready["mounts"][0].as_str(), dir.to_str());
+    let mut ftp = suppaftp::FtpStream::connect(server.addr("ftp")).expect("connected");
+    ftp.login("anyone", "x").expect("loopback takes any name");
+    ftp.transfer_type(suppaftp::types::FileType::Binary).expect("binary");
+    for prefix in ["ipfs", "mem", "local"] {
+        for round in 0..10 {
+            let (path, sent) = (dir.join(prefix).join("f"), format!("{prefix} by FTP {round}"));
+            ftp.put_file(format!("/{prefix}/f"), &mut sent.as_bytes()).expect("put");
+            assert_eq!(fs::read_to_string(&path).expect("seen at once"), sent);
+            let written = format!("by a program {round}");
+            fs::write(&path, &written).expect("written");
+            let got = ftp.retr_as_buffer(&format!("/{prefix}/f")).expect("got").into_inner();
+            assert_eq!(String::from_utf8_lossy(&got), written);
+        }
+    }
+    let second = world.path("second");
+    fs::create_dir(&second).expect("made");
+    silent(&world.run(&["mount", "/local", text(&second)]));
+    assert_eq!(fs::read_to_string(second.join("f")).expect("there"), "by a program 9");
+    let told = world.fails(&["mount", "-f", "/mem", text(&second)], 5);
+    assert!(told.contains("server"), "{told}");
+    let open = fs::File::open(second.join("f")).expect("open");
+    let told = world.fails(&["umount", text(&second)], 5);
+    assert!(told.contains("-l"), "it says what to do: {told}");
+    drop(open);
+    silent(&world.run(&["umount", text(&second)]));
+    assert_eq!(server.terminate(), Some(0));
+    assert!(fs::read_dir(&dir).expect("a directory again").next().is_none());
+}
+
+/// In the foreground the command is the process: SIGTERM ends both in order. `mount.fuse` calls it in a way of its own.
+#[test]
+fn a_mount_in_the_foreground_ends_with_its_command() {
+    let Some((world, dir)) = mountable() else { return };
+    let _mount = Mount(&world, &dir);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_muxfs"));
+    let options = format!("rw,noauto,data={}", world.path("data").display());
+    let mut child = command.args(["/ipfs", text(&dir), "-o", &options, "-f"]).spawn().expect("the program runs");
+    let begun = Instant::now();
+    while !is_mounted(&dir) {
+        assert!(begun.elapsed() < PATIENCE, "it is not mounted");
+        std::thread::yield_now();
+    }
+    fs::write(dir.join("f"), "through the mount").expect("written");
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("signalled");
+    assert_eq!(child.wait().expect("a child").code(), Some(0));
+    assert_eq!(world.ok(&["cat", "/ipfs/f"]), "through the mount");
+}
+
+fn is_mounted(dir: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    let device = |path: &Path| fs::metadata(path).map(|attr| attr.dev()).ok();
+    device(dir) != dir.parent().and_then(device)
+}
+
+#[test]
+fn what_cannot_be_mounted_is_said() {
+    let Some((world, dir)) = mountable() else { return };
+    let absent = world.path("absent");
+    for (args, code, hint) in [
+        (vec!["mount", "/ipfs", text(&absent)], 3, "make it first"),
+        (vec!["mount", "/nope", text(&dir)], 3, "nope"),
+        (vec!["mount", "-o", "allow_othre", text(&dir)], 2, "allow_othre"),
+        (vec!["mount", "a", "b", "c"], 2, "DIR"),
+        (vec!["umount", text(&dir)], 2, "nothing is mounted"),
+    ] {
+        let told = world.fails(&args, code);
+        assert!(told.contains(hint), "{args:?}: {told}");
+    }
+}
