@@ -138,7 +138,7 @@ pub struct Mounted {
 /// # Errors
 /// `NotFound`, `NotDir` for `dir`, or for what is to be mounted; `Exists` where a MuxFS is mounted already; `Unsupported`
 /// where the system has no FUSE, `Denied` where the user may not; each says what to do.
-pub async fn mount(watch: &Watch, dir: impl AsRef<Path>, options: Options) -> Result<Mounted> {
+pub async fn mount(watch: &Watch, dir: impl AsRef<Path>, mut options: Options) -> Result<Mounted> {
     let dir = dir.as_ref().to_owned();
     let nodes = Arc::new(Nodes::new());
     let known = nodes.clone();
@@ -146,6 +146,10 @@ pub async fn mount(watch: &Watch, dir: impl AsRef<Path>, options: Options) -> Re
     let (top, attr) = ext::walk(&view, view.root(), &options.below).await?;
     if attr.kind != FileKind::Dir {
         return Err(Error::new(ErrorKind::NotDir, "fuse.mount").because("only a directory can be mounted"));
+    }
+    if !options.below.is_empty() {
+        // A part of one file system shows no other, and goes by word alone where that one does.
+        options.outside.retain(|fsid| fsid.0 & !LEAF_FSID_MASK == attr.fsid.0 & !LEAF_FSID_MASK);
     }
     nodes.set_root(attr.ino, trust_of(attr.fsid, &options));
     let mut vfs = if options.below.is_empty() { view } else { subtree(view, top) };

@@ -5,6 +5,7 @@ use std::{
     io,
     os::unix::fs::{MetadataExt as _, chown},
     path::Path,
+    time::Duration,
 };
 
 use muxfs::{ErrorKind, vfs::NewNode};
@@ -95,6 +96,26 @@ async fn a_part_is_mounted_read_only() {
     })
     .await;
     within_patience(part.unmount()).await.expect("unmounted");
+    bed.end().await;
+}
+
+/// A call waits for a store that is out of reach, as long as it may.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_out_of_reach_is_waited_for() {
+    let Some(bed) = Bed::new().await else { return };
+    let hasty_dir = tempfile::tempdir().expect("a directory");
+    let options = Options { unavailable_after: Duration::ZERO, ..Options::default() };
+    let hasty = mount(&bed.watch, hasty_dir.path(), options).await.expect("mounted");
+    let (patient, hasty_path) = (bed.path("f"), hasty.dir().join("f"));
+    bed.fs.fail(Some(ErrorKind::Unavailable));
+    let waiting = tokio::spawn(blocking(move || fs::write(patient, "after all")));
+    let failed = blocking(move || fs::write(hasty_path, "")).await.expect_err("it does not wait");
+    assert_eq!(failed.raw_os_error(), Some(5), "EIO");
+    assert!(!waiting.is_finished());
+    bed.fs.fail(None);
+    within_patience(waiting).await.expect("no panic").expect("written");
+    assert_eq!(bed.read("f").await, b"after all");
+    within_patience(hasty.unmount()).await.expect("unmounted");
     bed.end().await;
 }
 
