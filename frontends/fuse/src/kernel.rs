@@ -644,6 +644,7 @@ impl Filesystem for Kernel {
                 Ok(()) => reply.written(len),
                 Err(error) => reply.error(errno(&error)),
             }
+            drop(shared);
             drop(permit);
         }));
     }

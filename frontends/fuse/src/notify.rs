@@ -18,7 +18,10 @@ use muxfs::{
     Error, ErrorKind, Name, Result,
     vfs::{Ino, ext, watch::Change},
 };
-use tokio::{sync::mpsc, time::interval};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::interval,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::server::Shared;
@@ -32,14 +35,15 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How many names of the root are dropped after a change of everything: each one more keeps what it was for a while.
 const NAME_COUNT_MAX: usize = 1 << 20;
 
-/// Begins to tell, until `stop`.
+/// Begins to tell, until `stop`; the future is ready when that has ended, and nothing of `shared` is held any more.
 pub(crate) fn start(
     shared: Arc<Shared>,
     notifier: Notifier,
     mut own: mpsc::UnboundedReceiver<Ino>,
     stop: CancellationToken,
-) -> Result<()> {
-    tokio::spawn(watchdog(shared.clone(), stop.clone()));
+) -> Result<impl Future<Output = ()> + Send + use<>> {
+    let watching = tokio::spawn(watchdog(shared.clone(), stop.clone()));
+    let (over, told) = oneshot::channel();
     let tell = move || {
         let runtime = shared.runtime.clone();
         let teller = Teller { shared, notifier };
@@ -51,15 +55,22 @@ pub(crate) fn start(
                     (number, change) = teller.shared.changes.next() => Some((Some(number), change)),
                 }
             };
-            let Some((number, change)) = runtime.block_on(next) else { return };
+            let Some((number, change)) = runtime.block_on(next) else { break };
             teller.tell(change);
             if let Some(number) = number {
                 teller.shared.changes.done(number);
             }
         }
+        drop(teller);
+        // Nobody waits for it once the runtime is gone.
+        over.send(()).ok();
     };
     let failed = |error| Error::new(ErrorKind::Internal, "fuse.notify").because(error);
-    thread::Builder::new().name("fuse-notify".into()).spawn(tell).map(drop).map_err(failed)
+    thread::Builder::new().name("fuse-notify".into()).spawn(tell).map_err(failed)?;
+    Ok(async move {
+        watching.await.ok();
+        told.await.ok();
+    })
 }
 
 /// Lets go whoever waits for a kernel that is stuck.

@@ -173,7 +173,7 @@ pub async fn mount(watch: &Watch, dir: impl AsRef<Path>, mut options: Options) -
     let stop = CancellationToken::new();
     let (ended, receiver) = watch::channel(None);
     let (over, session_over) = tokio::sync::oneshot::channel();
-    notify::start(shared.clone(), session.notifier(), own_invalid, stop.clone())?;
+    let telling = notify::start(shared.clone(), session.notifier(), own_invalid, stop.clone())?;
     let run = move || {
         // Nobody waits for it once the runtime is gone.
         over.send(session.run()).ok();
@@ -187,7 +187,10 @@ pub async fn mount(watch: &Watch, dir: impl AsRef<Path>, mut options: Options) -
             shared.vfs.release(ino, count);
         }
         stop.cancel();
+        telling.await;
         drop(all);
+        // And with it the lease of what is mounted.
+        drop(shared);
         let served = served.map_err(|error| Error::new(ErrorKind::Io, "fuse.session").because(error));
         ended.send_replace(Some(Arc::new(served.and(synced))));
     });
