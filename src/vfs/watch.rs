@@ -31,7 +31,8 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use super::{
-    Changed, DirChanged, Ino, NewNode, Place, RemoveKind, RenameMode, Renamed, SetAttr, Vfs, XattrMode, XattrName,
+    Changed, DirChanged, Ino, Lease, NewNode, Place, RemoveKind, RenameMode, Renamed, SetAttr, Vfs, XattrMode,
+    XattrName,
 };
 use crate::{Name, Result, forward_vfs};
 
@@ -369,6 +370,15 @@ impl View {
         self.hub.others(self.own.as_ref()).is_empty()
     }
 
+    /// Tells of a call that gave a node away, leased; whoever stops waiting has no lease to give back.
+    async fn given(&self, about: About<'_>, made: DirChanged) -> DirChanged {
+        let lease = Lease::adopt(self.vfs.clone(), made.node.ino);
+        about.told().await;
+        // The caller's own.
+        self.vfs.retain(lease.ino());
+        made
+    }
+
     /// The node that a rename replaces or exchanges, where anybody is to hear of it.
     async fn replaced_by(&self, to: &Place<'_>) -> Option<Ino> {
         if self.is_alone() {
@@ -427,8 +437,7 @@ impl Vfs for View {
     async fn create(&self, dir: Ino, name: &Name, node: NewNode, set: SetAttr) -> Result<DirChanged> {
         let about = self.about([name_in(dir, name)]);
         let made = self.vfs.create(dir, name, node, set).await?;
-        about.told().await;
-        Ok(made)
+        Ok(self.given(about, made).await)
     }
 
     async fn remove(&self, place: Place<'_>, kind: RemoveKind) -> Result<DirChanged> {
@@ -451,8 +460,7 @@ impl Vfs for View {
     async fn link(&self, ino: Ino, dir: Ino, name: &Name) -> Result<DirChanged> {
         let about = self.about([name_in(dir, name), node(ino, false)]);
         let made = self.vfs.link(ino, dir, name).await?;
-        about.told().await;
-        Ok(made)
+        Ok(self.given(about, made).await)
     }
 
     async fn allocate(&self, ino: Ino, range: Range<u64>, keep_size: bool) -> Result<Changed> {

@@ -147,6 +147,25 @@ async fn what_fails_is_told_without_waiting() {
     assert_eq!(heard(&changes).await, [Change::Name { dir: root, name: absent }]);
 }
 
+/// A call that was given up while it waited for others left a lease behind that nobody knew of.
+#[tokio::test]
+async fn what_is_given_up_leases_nothing() {
+    let model = ModelFs::new(testing::env());
+    let watch = Watch::new(model.clone());
+    let (writer, (_view, changes)) = (watch.view(), watch.caching_view(all()));
+    let (root, a, b, c) = (writer.root(), name("a"), name("b"), name("c"));
+    let mut making = writer.create(root, &a, NewNode::File, SetAttr::default());
+    assert!(!is_ready(&mut making));
+    heard(&changes).await;
+    let file = making.await.expect("made").node.ino;
+    assert_eq!(model.lease_count(), 1, "what is given is leased");
+    let mut making = writer.create(root, &b, NewNode::File, SetAttr::default());
+    let mut linking = writer.link(file, root, &c);
+    assert!(!is_ready(&mut making) && !is_ready(&mut linking));
+    drop((making, linking));
+    assert_eq!(model.lease_count(), 1);
+}
+
 /// Two views whose clients lock a directory while they change it would wait for each other for ever.
 #[tokio::test]
 async fn two_caching_views_that_change_one_directory_do_not_wait_for_each_other() {
