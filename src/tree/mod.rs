@@ -65,7 +65,7 @@ use crate::{
     log::Log,
     media::Media,
     vfs::{
-        Attr, Changed, Cookie, DirChanged, DirPage, FsStat, Handle, Ino, Listing, NewNode, Place, RemoveKind,
+        Attr, Changed, Cookie, DirChanged, DirPage, FsStat, Handle, Ino, Lease, Listing, NewNode, Place, RemoveKind,
         RenameMode, Renamed, Seek, SetAttr, Vfs, XattrMode, XattrName,
     },
 };
@@ -311,6 +311,22 @@ impl Shared {
         Ok(done)
     }
 
+    /// `grow`, of what gives a node away, leased. Whoever stops waiting or is told of an error has no lease to give back.
+    async fn give(self: &Arc<Self>, call: impl FnMut(&mut Attempt<'_>) -> Try<DirChanged>) -> Result<DirChanged> {
+        self.refuse_when_short()?;
+        self.make_room().await?;
+        let _no_checkout = self.gate.read().await;
+        let given = self.attempt(call).await?;
+        if self.options.write_through {
+            let (tree, ino) = (Arc::new(Tree { shared: Arc::clone(self) }), given.node.ino);
+            let _lease = Lease::adopt(tree.clone(), ino);
+            self.log.write().await?;
+            // The caller's own.
+            tree.retain(ino);
+        }
+        Ok(given)
+    }
+
     /// `change`, of what makes the tree grow.
     async fn grow<T>(self: &Arc<Self>, call: impl FnMut(&mut Attempt<'_>) -> Try<T>) -> Result<T> {
         self.refuse_when_short()?;
@@ -466,7 +482,7 @@ impl Vfs for Tree {
     }
 
     async fn create(&self, dir: Ino, name: &Name, node: NewNode, set: SetAttr) -> Result<DirChanged> {
-        self.shared.grow(|attempt| attempt.create(dir, name, &node, &set)).await
+        self.shared.give(|attempt| attempt.create(dir, name, &node, &set)).await
     }
 
     async fn remove(&self, place: Place<'_>, kind: RemoveKind) -> Result<DirChanged> {
@@ -478,7 +494,7 @@ impl Vfs for Tree {
     }
 
     async fn link(&self, ino: Ino, dir: Ino, name: &Name) -> Result<DirChanged> {
-        self.shared.grow(|attempt| attempt.link(ino, dir, name)).await
+        self.shared.give(|attempt| attempt.link(ino, dir, name)).await
     }
 
     async fn allocate(&self, ino: Ino, range: Range<u64>, keep_size: bool) -> Result<Changed> {

@@ -8,15 +8,16 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::{StreamExt, stream};
+use futures_util::{FutureExt, StreamExt, stream};
 
 use super::{super::TreeOptions, Ground, make, name, options, root_equals_import};
 use crate::{
-    Env, ErrorKind,
+    Env, ErrorKind, Result,
     block::Mem,
     dag::{Dag, DagOptions, Params, Profile, UnixfsMeta},
-    media::MemMedia,
+    media::{Media, MemMedia, Segment, SegmentId},
     testing::{
         self,
         fault::{FaultyMedia, MediaCall},
@@ -206,4 +207,67 @@ async fn small_reads_of_a_long_record_read_it_once() {
     }
     let count = media.calls(MediaCall::Read) - before;
     assert!(count <= 4, "{count} reads of the media for 192 pages of two records");
+}
+
+/// A media that appends nothing before it is let.
+#[derive(Debug)]
+struct Gated {
+    inner: Arc<dyn Media>,
+    gate: tokio::sync::RwLock<()>,
+}
+
+#[async_trait]
+impl Media for Gated {
+    async fn append(&self, segment: SegmentId, bytes: Bytes) -> Result<u64> {
+        let _open = self.gate.read().await;
+        self.inner.append(segment, bytes).await
+    }
+    async fn sync(&self, segment: SegmentId) -> Result<()> {
+        self.inner.sync(segment).await
+    }
+    async fn read_at(&self, segment: SegmentId, offset: u64, len: u32) -> Result<Bytes> {
+        self.inner.read_at(segment, offset, len).await
+    }
+    async fn segments(&self) -> Result<Vec<Segment>> {
+        self.inner.segments().await
+    }
+    async fn remove(&self, segment: SegmentId) -> Result<()> {
+        self.inner.remove(segment).await
+    }
+}
+
+/// A tree that hands each change to the system before it answers leased the node of a call that then failed, or was given
+/// up: nobody knew of that lease, so nobody gave it back, and what was removed later was kept for ever.
+#[tokio::test]
+async fn a_node_that_nobody_was_given_is_leased_by_nobody() {
+    let faulty = Arc::new(FaultyMedia::new(Arc::new(MemMedia::default())));
+    let media = Arc::new(Gated { inner: faulty.clone(), gate: tokio::sync::RwLock::default() });
+    let (ground, options) = (Ground::new(), TreeOptions { write_through: true, ..options() });
+    let tree = Tree::open(ground.dag, media.clone(), ground.heads, options).await.expect("open");
+    let root = tree.root();
+    let file = make(&tree, root, "file", NewNode::File).await;
+    let leases = || tree.shared.lock().leases.clone();
+    let before = leases();
+
+    let names = ["failed", "failed link", "given up", "given up link"].map(name);
+    let [failed, failed_link, given_up, given_up_link] = &names;
+    faulty.fail_next(MediaCall::Append, ErrorKind::NoSpace);
+    let refused = tree.create(root, failed, NewNode::File, SetAttr::default()).await.expect_err("no room");
+    assert_eq!((refused.kind(), leases()), (ErrorKind::NoSpace, before.clone()));
+    faulty.fail_next(MediaCall::Append, ErrorKind::NoSpace);
+    tree.link(file.ino(), root, failed_link).await.expect_err("no room");
+    assert_eq!(leases(), before);
+
+    let closed = media.gate.write().await;
+    let creating = tree.create(root, given_up, NewNode::Dir, SetAttr::default());
+    assert!(creating.now_or_never().is_none(), "it waits for the system");
+    assert!(tree.link(file.ino(), root, given_up_link).now_or_never().is_none(), "it waits for the system");
+    assert_eq!(leases(), before);
+    drop(closed);
+    for there in &names {
+        // They were made all the same, and can be told now.
+        let found = tree.lookup(root, there).await.expect("it is there");
+        tree.release(found.ino, 1);
+    }
+    assert_eq!(leases(), before);
 }
