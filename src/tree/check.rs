@@ -77,8 +77,8 @@ impl Tree {
     ///
     /// Reads the whole attribute tree, the blocks of directories and symlinks that have another form than expected, and
     /// the topmost block of each file; what is below is for [`Dag::walk`]. Changes nothing; others read, write and commit
-    /// meanwhile, and what is checked stays as it was at the call. Memory: 16 MiB, some 20 bytes for a directory, and a
-    /// copy of what changed since the last commit.
+    /// meanwhile, and what is checked stays as it was at the call. Memory: 16 MiB, some 20 bytes for a directory, the
+    /// names of the directory that is looked at, and a copy of what changed since the last commit.
     ///
     /// ```
     /// # use std::sync::Arc;
