@@ -126,13 +126,14 @@ impl Tree {
     /// that was synced is lost.
     ///
     /// # Errors
-    /// As `commit` and `sync`.
+    /// As `commit` and `sync`; also then it has ended, and where only the commit failed, what changed is durable in the
+    /// journal.
     pub async fn close(&self) -> Result<()> {
-        if self.shared.options.auto_commit.is_some() {
-            self.commit("").await?;
-        }
-        self.shared.sync().await?;
-        self.shared.log.close().await
+        let committed =
+            if self.shared.options.auto_commit.is_some() { self.commit("").await.map(drop) } else { Ok(()) };
+        let synced = self.shared.sync().await;
+        let closed = self.shared.log.close().await;
+        committed.and(synced).and(closed)
     }
 
     /// Commits what is visible now and gives the commit a name, under which it stays until the name is removed.

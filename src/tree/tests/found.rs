@@ -20,7 +20,7 @@ use crate::{
     media::{Media, MemMedia, Segment, SegmentId},
     testing::{
         self,
-        fault::{FaultyMedia, MediaCall},
+        fault::{BlockCall, Faulty, FaultyMedia, MediaCall},
     },
     tree::{AutoCommit, Quota, Tree},
     vfs::{FILE_LEN_MAX, NewNode, Place, RemoveKind, SetAttr, Vfs, XattrMode, XattrName},
@@ -270,4 +270,24 @@ async fn a_node_that_nobody_was_given_is_leased_by_nobody() {
         tree.release(found.ino, 1);
     }
     assert_eq!(leases(), before);
+}
+
+/// A tree that could not commit when it was closed, on a full disk for one, gave up what no sync had covered, though the
+/// journal had room for it.
+#[tokio::test]
+async fn what_cannot_be_committed_at_the_end_is_in_the_journal() {
+    let blocks = Arc::new(Faulty::new(Mem::default()));
+    let ground = Ground { dag: Dag::new(blocks.clone(), DagOptions::default()), ..Ground::new() };
+    let tree = ground.open_with(TreeOptions { auto_commit: Some(AutoCommit::default()), ..options() }).await;
+    let file = make(&tree, tree.root(), "file", NewNode::File).await;
+    tree.write(file.ino(), 0, "kept".into(), false).await.expect("write");
+    blocks.fail_next(BlockCall::Put, ErrorKind::NoSpace);
+    assert_eq!(tree.close().await.expect_err("no room").kind(), ErrorKind::NoSpace);
+    tree.write(file.ino(), 0, "lost".into(), false).await.expect_err("it has ended");
+    drop((file, tree));
+
+    let tree = ground.open().await;
+    let file = tree.lookup(tree.root(), &name("file")).await.expect("lookup");
+    assert_eq!(tree.read(file.ino, 0, 9).await.expect("read"), "kept");
+    root_equals_import(&tree).await;
 }
