@@ -216,23 +216,25 @@ impl Instance {
         self.mux.mounts().iter().filter_map(|mount| Some((mount.prefix(), mount.as_tree()?)))
     }
 
-    /// Commits what was written, and makes everything that was put or written durable, and the indexes too, so that the next opening has nothing to
-    /// catch up with; nothing can be put or pinned after it. Without it nothing is lost that was durable before.
+    /// Commits what was written, and makes everything that was put or written durable, and the indexes too, so that the next
+    /// opening has nothing to catch up with; nothing can be put or pinned after it. Without it nothing is lost that was
+    /// durable before. A part that fails keeps no other from its end; the first error is told.
     pub(crate) async fn close(&self) -> Result<()> {
+        let mut closed = Ok(());
         for (_, tree) in self.trees() {
-            tree.close().await?;
+            closed = closed.and(tree.close().await);
         }
         for (_, cas) in self.all_by_content() {
-            cas.dag().flush().await?;
+            closed = closed.and(cas.dag().flush().await);
         }
-        self.vfs.sync(self.vfs.root()).await?;
+        closed = closed.and(self.vfs.sync(self.vfs.root()).await);
         for pins in &self.pins {
-            pins.close().await?;
+            closed = closed.and(pins.close().await);
         }
         for disk in &self.disks {
-            disk.segments.close().await?;
+            closed = closed.and(disk.segments.close().await);
         }
-        self.slots.close().await
+        closed.and(self.slots.close().await)
     }
 }
 
