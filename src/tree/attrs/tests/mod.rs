@@ -122,10 +122,10 @@ impl Node {
     /// Adds a name, at the lowest free place, as a tree does; `None` where it is there already.
     fn add(&mut self, name: &Name, ino: Ino) -> Option<NameEntry> {
         let mut rank = Rank::of(name.as_bytes());
-        while let Some(entry) = self.names.get(&rank) {
-            if entry.name == *name {
-                return None;
-            }
+        if self.names.range(rank..=rank.last()).any(|(_, entry)| entry.name == *name) {
+            return None;
+        }
+        while self.names.contains_key(&rank) {
             rank = rank.next()?;
         }
         let entry = NameEntry { rank, name: name.clone(), ino };
