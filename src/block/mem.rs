@@ -6,7 +6,7 @@ use std::{
     collections::BTreeMap,
     fmt,
     ops::Bound,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use async_trait::async_trait;
@@ -14,7 +14,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt, stream, stream::BoxStream};
 
 use super::{BLOCK_LEN_MAX, BlockKey, BlockStore};
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, media::MemLimit};
 
 /// What a block costs besides its bytes and its key's: map entry and allocations, so that very many tiny blocks do not
 /// slip under the limit.
@@ -38,16 +38,15 @@ impl Default for MemOptions {
 }
 
 /// A [`BlockStore`] in memory; gone when dropped.
-#[derive(Default)]
 pub struct Mem {
-    options: MemOptions,
-    state: Mutex<State>,
+    limit: Arc<MemLimit>,
+    blocks: Mutex<BTreeMap<BlockKey, Bytes>>,
 }
 
-#[derive(Default)]
-struct State {
-    blocks: BTreeMap<BlockKey, Bytes>,
-    len: usize,
+impl Default for Mem {
+    fn default() -> Self {
+        Self::new(MemOptions::default())
+    }
 }
 
 impl Mem {
@@ -62,80 +61,79 @@ impl Mem {
     /// assert_eq!(mem.get(&key).await?, Some("block".into()));
     /// # Ok::<(), muxfs::Error>(()) }).unwrap();
     /// ```
-    pub fn new(options: MemOptions) -> Self {
-        Self { options, state: Mutex::default() }
+    pub fn new(MemOptions { len_max }: MemOptions) -> Self {
+        Self { limit: Arc::new(MemLimit::new(len_max)), blocks: Mutex::default() }
     }
 
-    /// How many bytes of memory it takes, as [`MemOptions::len_max`] counts them.
+    /// Its limit, for what else is to count: a journal in the same memory.
+    pub fn limit(&self) -> Arc<MemLimit> {
+        Arc::clone(&self.limit)
+    }
+
+    /// How many bytes of memory it takes, as [`MemOptions::len_max`] counts them; with what else shares its limit.
     pub fn used_len(&self) -> usize {
-        self.lock().len
+        self.limit.used_len()
     }
 
     /// How many blocks there are.
     pub fn block_count(&self) -> usize {
-        self.lock().blocks.len()
+        self.lock().len()
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<BlockKey, Bytes>> {
         // Map and length change together without a panic in between.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.blocks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn keys_after(&self, last: Option<&BlockKey>) -> Vec<BlockKey> {
         let from = last.map_or(Bound::Unbounded, Bound::Excluded);
-        self.lock().blocks.range((from, Bound::Unbounded)).take(KEYS_BATCH_COUNT).map(|(key, _)| key.clone()).collect()
+        self.lock().range((from, Bound::Unbounded)).take(KEYS_BATCH_COUNT).map(|(key, _)| key.clone()).collect()
     }
 }
 
 impl fmt::Debug for Mem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let state = self.lock();
-        write!(f, "Mem({} blocks, {} of {} bytes)", state.blocks.len(), state.len, self.options.len_max)
+        let (used, len_max) = (self.limit.used_len(), self.limit.len_max());
+        write!(f, "Mem({} blocks, {used} of {len_max} bytes)", self.lock().len())
     }
 }
 
 #[async_trait]
 impl BlockStore for Mem {
     async fn get(&self, key: &BlockKey) -> Result<Option<Bytes>> {
-        Ok(self.lock().blocks.get(key).cloned())
+        Ok(self.lock().get(key).cloned())
     }
 
     async fn put(&self, key: &BlockKey, block: Bytes) -> Result<()> {
         if block.len() > BLOCK_LEN_MAX {
             return Err(Error::new(ErrorKind::TooLarge, "mem.put"));
         }
-        if self.lock().blocks.contains_key(key) {
+        if self.lock().contains_key(key) {
             return Ok(());
         }
         let block = own(block);
-        let len = entry_len(key, &block);
-        let mut state = self.lock();
-        if state.blocks.contains_key(key) {
+        let mut blocks = self.lock();
+        if blocks.contains_key(key) {
             return Ok(());
         }
-        if len > self.options.len_max.saturating_sub(state.len) {
-            return Err(Error::new(ErrorKind::NoSpace, "mem.put")
-                .because(format!("{} of {} bytes are used", state.len, self.options.len_max)));
-        }
-        state.len += len;
-        state.blocks.insert(key.clone(), block);
+        self.limit.take(entry_len(key, &block), "mem.put")?;
+        blocks.insert(key.clone(), block);
         Ok(())
     }
 
     async fn delete(&self, key: &BlockKey) -> Result<()> {
-        let mut state = self.lock();
-        if let Some(block) = state.blocks.remove(key) {
-            state.len -= entry_len(key, &block);
+        if let Some(block) = self.lock().remove(key) {
+            self.limit.give(entry_len(key, &block));
         }
         Ok(())
     }
 
     async fn has(&self, key: &BlockKey) -> Result<bool> {
-        Ok(self.lock().blocks.contains_key(key))
+        Ok(self.lock().contains_key(key))
     }
 
     async fn block_len(&self, key: &BlockKey) -> Result<Option<u64>> {
-        Ok(self.lock().blocks.get(key).map(|block| block.len() as u64))
+        Ok(self.lock().get(key).map(|block| block.len() as u64))
     }
 
     fn keys(&self) -> BoxStream<'_, Result<BlockKey>> {

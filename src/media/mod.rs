@@ -17,7 +17,11 @@ use std::{
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 
-pub use self::{mem::MemMedia, overlay::OverlayMedia, sealed::SealedMedia};
+pub use self::{
+    mem::{MemLimit, MemMedia},
+    overlay::OverlayMedia,
+    sealed::SealedMedia,
+};
 use crate::Result;
 
 /// The number of a segment: the owner of the media gives them out, ascending, and never gives one twice.

@@ -13,7 +13,7 @@ use muxfs::{
     cas_view::{CasViewOptions, Space},
     dag::{Dag, DagOptions, Profile},
     heads::{Heads, LogHeads, MemHeads},
-    media::{Media, MemMedia},
+    media::{Media, MemLimit, MemMedia},
     mux::{Mount, MuxFs},
     pins::Pins,
     tree::{AutoCommit, Retention, Tree, TreeOptions},
@@ -124,10 +124,10 @@ impl Instance {
                     let limit = limit.map_or_else(quarter_of_ram, |limit| limit.0);
                     let len_max = usize::try_from(limit).unwrap_or(usize::MAX);
                     let mem = Arc::new(Mem::new(MemOptions { len_max }));
-                    let space = space_of_ram(mem.clone(), limit);
+                    let space = space_of_ram(mem.limit());
                     let pins = Arc::new(Pins::open(Arc::new(MemMedia::default()), &env()).await?);
                     let auto_commit = auto_commit.cloned();
-                    let (journal, heads) = (Arc::new(MemMedia::default()), Arc::new(MemHeads::default()));
+                    let (journal, heads) = (Arc::new(MemMedia::within(mem.limit())), Arc::new(MemHeads::default()));
                     let retention = retention.clone();
                     let below = Below { journal, heads, auto_commit, retention, write_through: false };
                     content(prefix, dag(mem, &config), pins, below, space).await?
@@ -332,10 +332,11 @@ fn space_of_disk(dir: PathBuf) -> SpaceFn {
 }
 
 /// What the limit leaves.
-fn space_of_ram(mem: Arc<Mem>, limit: u64) -> SpaceFn {
+fn space_of_ram(limit: Arc<MemLimit>) -> SpaceFn {
     Arc::new(move || {
-        let bytes_free = limit.saturating_sub(mem.used_len() as u64);
-        Ok(FsStat { bytes_total: limit, bytes_free, inodes_total: 0, inodes_free: 0 })
+        let bytes_total = limit.len_max() as u64;
+        let bytes_free = bytes_total.saturating_sub(limit.used_len() as u64);
+        Ok(FsStat { bytes_total, bytes_free, inodes_total: 0, inodes_free: 0 })
     })
 }
 
