@@ -43,6 +43,8 @@ pub(super) struct Committer {
     history: Option<Vec<(Cid, SystemTime)>>,
     /// The state that a checkout may have made the head's: nothing changes before that is known.
     undecided: Option<Next>,
+    /// Whether the last commit found no room.
+    is_short: bool,
 }
 
 /// A state whose commit is to become the base.
@@ -76,10 +78,13 @@ pub(super) struct Pending {
 
 /// So many commits are kept for being young: what is committed more often than once a second is thinned out sooner.
 const YOUNG_COUNT_MAX: usize = PREV_COUNT_MAX / 2;
+/// A layer that found no room joins what changed since while both take at most so many times the memory that a layer may:
+/// bounds what a store that is full for long makes a tree hold.
+const THAWED_COUNT_MAX: usize = 4;
 
 impl Committer {
     pub(super) fn new(heads: Arc<dyn Heads>, version: Version, pending: Option<Pending>) -> Self {
-        Self { heads, version, pending, history: None, undecided: None }
+        Self { heads, version, pending, history: None, undecided: None, is_short: false }
     }
 }
 
@@ -291,6 +296,9 @@ impl Shared {
     pub(super) async fn commit(&self, committer: &mut Committer, note: &str) -> Result<Cid> {
         self.decide(committer).await?;
         self.thaw_nothing(committer);
+        if committer.is_short {
+            self.thaw(committer);
+        }
         let mut is_said = note.is_empty();
         if let Some(pending) = &committer.pending {
             // This very commit failed before.
@@ -327,9 +335,29 @@ impl Shared {
         }
     }
 
+    /// Puts a frozen layer that found no room together with what changed since, to be frozen with it: what was removed
+    /// meanwhile needs no room then. Its note was that of a commit that whoever asked for it saw fail.
+    fn thaw(&self, committer: &mut Committer) {
+        let mut state = self.lock();
+        let State { active, frozen, leases, doubtful, .. } = &mut *state;
+        let memory_len = frozen.as_ref().map_or(0, |layer| layer.memory_len.saturating_add(active.memory_len));
+        // A commit that the head may name is finished first.
+        let is_certain =
+            doubtful.is_empty() && memory_len <= self.options.memory_len_max.saturating_mul(THAWED_COUNT_MAX);
+        if active.is_empty() || !is_certain {
+            return;
+        }
+        if let Some(below) = frozen.take() {
+            active.settle_on(Arc::unwrap_or_clone(below), |ino| leases.contains_key(&ino));
+            committer.pending = None;
+        }
+    }
+
     /// Turns the frozen layer into a commit.
     pub(super) async fn write_out(&self, committer: &mut Committer) -> Result<()> {
-        self.write_out_as(committer, None).await
+        let written = self.write_out_as(committer, None).await;
+        committer.is_short = written.as_ref().is_err_and(|error| error.kind() == ErrorKind::NoSpace);
+        written
     }
 
     /// Turns the frozen layer into a commit, with these named snapshots or those of the base.

@@ -46,6 +46,17 @@ impl Node {
     fn new(meta: Meta) -> Self {
         Self { meta, target: None, parents: BTreeMap::new(), xattrs: BTreeMap::new(), extents: Extents::default() }
     }
+
+    /// Takes in what a newer layer says.
+    fn settle(&mut self, newer: Self) {
+        self.meta = newer.meta;
+        self.target = newer.target.or(self.target.take());
+        self.parents.extend(newer.parents);
+        self.xattrs.extend(newer.xattrs);
+        for (range, piece) in newer.extents.iter() {
+            self.extents.insert(range, piece);
+        }
+    }
 }
 
 /// What changed since a commit.
@@ -129,6 +140,26 @@ impl Layer {
         if let Some(node) = self.nodes.get_mut(&ino) {
             change(node);
         }
+    }
+
+    /// Becomes one with the layer below it. Nodes without a name that nobody leases hold nothing.
+    pub(super) fn settle_on(&mut self, mut below: Self, is_leased: impl Fn(Ino) -> bool) {
+        for (ino, node) in std::mem::take(&mut self.nodes) {
+            let is_gone = node.meta.nlink == 0 && !is_leased(ino);
+            below.nodes.entry(ino).or_insert_with(|| Node::new(node.meta)).settle(node);
+            if is_gone {
+                below.forget(ino);
+            }
+        }
+        for (dir, names) in std::mem::take(&mut self.names) {
+            below.names.entry(dir).or_default().extend(names);
+        }
+        below.record_count = below.record_count.saturating_add(self.record_count);
+        below.journal_len = below.journal_len.saturating_add(self.journal_len);
+        below.memory_len = below.memory_len.saturating_add(self.memory_len);
+        below.first = below.first.or(self.first);
+        below.last = self.last.or(below.last);
+        *self = below;
     }
 
     /// Forgets the bytes and attributes of a node that nobody can reach any more; that it is gone stays known.

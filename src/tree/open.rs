@@ -142,6 +142,8 @@ impl Replay {
                     }
                 }
                 state.apply(pos, effects, usage);
+                let len = record.head.len().saturating_add(record.body.len());
+                state.active.journal_len = state.active.journal_len.saturating_add(len as u64);
             }
             Record::Flush { through } => self.unflushed.retain(|(pos, _)| *pos >= through),
             Record::Freeze => {
@@ -173,10 +175,10 @@ impl Replay {
 
     /// The state after the last record, and the commit that was under way.
     fn finish(mut self) -> Result<(State, Option<Pending>)> {
-        let Some((pending, layer)) = self.frozen.pop() else { return Ok((self.state, None)) };
-        if !self.frozen.is_empty() {
-            let why = "a commit began before the last one ended";
-            return Err(Error::new(ErrorKind::Corrupt, "tree.open").because(why));
+        let Some((pending, mut layer)) = self.frozen.pop() else { return Ok((self.state, None)) };
+        // Commits that found no room: each began anew with what had changed since.
+        while let Some((_, below)) = self.frozen.pop() {
+            layer.settle_on(below, |_| false);
         }
         self.state.frozen = Some(Arc::new(layer));
         Ok((self.state, Some(pending)))
@@ -308,5 +310,6 @@ mod tests {
         assert!(pending.is_none(), "the commit was made");
         // One change came after the freeze and before what is undone.
         assert_eq!((state.inode_count, state.used), (inode_count + 1, used + 4096));
+        assert!(state.active.journal_len > 0, "what is replayed is to be committed, and needs room");
     }
 }

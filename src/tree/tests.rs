@@ -5,6 +5,7 @@ mod collected;
 mod collide;
 mod crash;
 mod found;
+mod full;
 mod hostile;
 mod model;
 mod races;
