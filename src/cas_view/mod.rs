@@ -30,7 +30,7 @@ use crate::{
     dag::{Dag, Node},
     pins::Pins,
     rank::Rank,
-    vfs::{Attr, Cookie, DirEntry, DirPage, FsStat, Fsid, Handle, Ino, Listing, Rdev, Vfs},
+    vfs::{Attr, Cookie, DirEntry, DirPage, FsStat, Fsid, Handle, Ino, Listing, READ_LEN_MAX, Rdev, Vfs},
 };
 
 /// The root's number. Derived numbers have bit 55 set, so it is none of them.
@@ -330,7 +330,7 @@ impl Vfs for CasView {
             FileKind::Symlink => {
                 Err(Error::new(ErrorKind::InvalidArgument, "cas_view.read").at(cid).because("a symlink has no bytes"))
             }
-            _ => self.dag.read_at(&cid, offset, len).await,
+            _ => self.dag.read_at(&cid, offset, len.min(READ_LEN_MAX)).await,
         }
     }
 

@@ -14,7 +14,7 @@ use crate::{
     Cid, Codec, Error, ErrorKind, Result,
     dag::DagLease,
     log::RECORD_BODY_LEN_MAX,
-    vfs::{Changed, Ino},
+    vfs::{Changed, Ino, READ_LEN_MAX},
 };
 
 /// How often a read asks again where the bytes are, when a commit moved them meanwhile.
@@ -30,6 +30,7 @@ const COPY_PART_COUNT_MAX: usize = 256;
 
 impl Shared {
     pub(super) async fn read(&self, ino: Ino, offset: u64, len: u32) -> Result<Bytes> {
+        let len = len.min(READ_LEN_MAX);
         let (mut attempt_count, mut same_count) = (0, 0);
         let mut before = None;
         loop {

@@ -34,7 +34,7 @@ use crate::{
     Cid, Error, ErrorKind, FileKind, Name, Result,
     dag::Dag,
     rank::Rank,
-    vfs::{Attr, Cookie, DirEntry, DirPage, FsStat, Fsid, Handle, Ino, Listing, Rdev, Vfs, XattrName},
+    vfs::{Attr, Cookie, DirEntry, DirPage, FsStat, Fsid, Handle, Ino, Listing, READ_LEN_MAX, Rdev, Vfs, XattrName},
 };
 
 /// The root's number. Derived numbers have bit 52 set, so it is none of them.
@@ -457,7 +457,7 @@ impl Vfs for History {
         let op = "history.read";
         let found = self.find(ino, op).await?.ok_or_else(|| Error::new(ErrorKind::IsDir, op))?;
         match (found.inode.meta.kind, found.inode.content) {
-            (FileKind::File, Some(link)) => match self.dag().read_at(&link.cid, offset, len).await {
+            (FileKind::File, Some(link)) => match self.dag().read_at(&link.cid, offset, len.min(READ_LEN_MAX)).await {
                 Err(error) => Err(self.unless_let_go(&found.then, error).await),
                 bytes => bytes,
             },

@@ -13,7 +13,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use lru::LruCache;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
@@ -21,7 +21,7 @@ use crate::{
     Addressing, Env, Error, ErrorKind, File, FileInfo, FileKind, Name, Prefix, QfsPath, Result, Source, Store,
     dag::Ipld,
     file::{LINK_COUNT_MAX, link_key},
-    vfs::{Attr, Cookie, Ino, Lease, Listing, NewNode, Place, RemoveKind, RenameMode, SetAttr, Vfs},
+    vfs::{Attr, Cookie, Ino, Lease, Listing, NewNode, Place, READ_LEN_MAX, RemoveKind, RenameMode, SetAttr, Vfs},
     walk::{Step, Walk, escapes},
 };
 
@@ -491,7 +491,23 @@ impl File for PlacedFile {
         if self.info.kind == FileKind::Dir {
             return Err(Error::new(ErrorKind::IsDir, "as_store.read_at").at(&self.path));
         }
-        self.vfs.read(self.lease.ino(), offset, len).await.map_err(|error| error.at(&self.path))
+        let read = async |done: u32| {
+            let bytes = self.vfs.read(self.lease.ino(), offset.saturating_add(done.into()), len - done).await;
+            bytes.map_err(|error| error.at(&self.path))
+        };
+        let first = read(0).await?;
+        if len <= READ_LEN_MAX || first.len() < READ_LEN_MAX as usize {
+            return Ok(first);
+        }
+        let mut bytes = BytesMut::from(&*first);
+        while let Some(done) = u32::try_from(bytes.len()).ok().filter(|done| *done < len) {
+            let more = read(done).await?;
+            if more.is_empty() {
+                break;
+            }
+            bytes.extend_from_slice(&more);
+        }
+        Ok(bytes.freeze())
     }
 
     async fn linked_data(&self) -> Result<Option<Ipld>> {

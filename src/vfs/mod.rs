@@ -65,6 +65,10 @@ pub const LEAF_HANDLE_LEN_MAX: usize = 48;
 /// The longest file, in bytes: what a signed 64-bit offset of POSIX and of RFC 1813's clients can reach.
 pub const FILE_LEN_MAX: u64 = i64::MAX as u64;
 
+/// The most bytes of one [`Vfs::read`]: a hole is as long as somebody says, and its zeros take memory. Sixteen times what
+/// NFS and FUSE ask for at once.
+pub const READ_LEN_MAX: u32 = 16 << 20;
+
 /// The longest target of a symlink, in bytes: `PATH_MAX` of Linux less its NUL.
 pub const SYMLINK_LEN_MAX: usize = 4095;
 
@@ -417,7 +421,8 @@ pub trait Vfs: Debug + Send + Sync + 'static {
     /// `BadCookie` for one that was never given.
     async fn readdir(&self, dir: Ino, after: Cookie, count: usize, listing: Listing) -> Result<DirPage>;
 
-    /// The bytes from `offset`; short only at the end of the file, empty past it. Holes read as zeros.
+    /// The bytes from `offset`; short only at the end of the file, empty past it. Holes read as zeros. Of more than
+    /// [`READ_LEN_MAX`] bytes the first so many.
     async fn read(&self, ino: Ino, offset: u64, len: u32) -> Result<Bytes>;
 
     /// The target of a symlink.

@@ -13,8 +13,8 @@ use super::{
 use crate::{
     Error, ErrorKind, FileKind, Name, Result,
     vfs::{
-        Attr, Changed, Cookie, DirEntry, DirPage, FILE_LEN_MAX, Fsid, Ino, Listing, PreAttr, Rdev, Seek, XATTR_LEN_MAX,
-        XattrMode, XattrName,
+        Attr, Changed, Cookie, DirEntry, DirPage, FILE_LEN_MAX, Fsid, Ino, Listing, PreAttr, READ_LEN_MAX, Rdev, Seek,
+        XATTR_LEN_MAX, XattrMode, XattrName,
     },
 };
 
@@ -272,7 +272,7 @@ impl State {
     }
 
     pub(super) fn read(&self, ino: Ino, offset: u64, len: u32) -> Result<Bytes> {
-        Ok(self.file(ino, "model.read")?.read(offset, len))
+        Ok(self.file(ino, "model.read")?.read(offset, len.min(READ_LEN_MAX)))
     }
 
     pub(super) fn seek(&self, ino: Ino, offset: u64, what: Seek) -> Result<Option<u64>> {

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::{Bed, assert_frames, assert_kind, assert_moved, assert_same, at_once, content_of, unless_unsupported};
 use crate::{
     ErrorKind,
-    vfs::{Cookie, FILE_LEN_MAX, Ino, Listing, NewNode, Seek, SetAttr},
+    vfs::{Cookie, FILE_LEN_MAX, Ino, Listing, NewNode, READ_LEN_MAX, Seek, SetAttr},
 };
 
 async fn write(bed: &Bed, ino: Ino, offset: u64, data: impl Into<Bytes>) {
@@ -61,6 +61,8 @@ pub async fn writes_past_the_end_leave_a_hole(bed: &Bed) {
     assert_eq!(bed.vfs.read(file.ino(), 0, 8).await.expect("read"), &b"begin\0\0\0"[..]);
     assert_eq!(bed.vfs.read(file.ino(), AT - 2, 10).await.expect("read"), &b"\0\0end"[..]);
     assert!(bed.vfs.read(file.ino(), AT / 2, 10_000).await.expect("read").iter().all(|byte| *byte == 0));
+    let zeros = bed.vfs.read(file.ino(), 8, u32::MAX).await.expect("read").len();
+    assert_eq!(zeros, READ_LEN_MAX as usize, "zeros take memory, so there is a most of them");
 }
 
 /// From data to hole and on to data all bytes that are no zeros are met, and the end is a hole.

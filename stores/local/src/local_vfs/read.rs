@@ -8,7 +8,7 @@ use std::{
 use bytes::Bytes;
 use muxfs::{
     Result,
-    vfs::{Ino, Seek},
+    vfs::{Ino, READ_LEN_MAX, Seek},
 };
 use rustix::{
     fd::OwnedFd,
@@ -122,7 +122,7 @@ impl Local {
     pub(super) fn read(&self, ino: Ino, offset: u64, len: u32) -> Result<Read> {
         const OP: &str = "local.read";
         let data = self.file(ino, false, OP)?;
-        let mut len = usize::try_from(len).unwrap_or(usize::MAX);
+        let mut len = usize::try_from(len.min(READ_LEN_MAX)).unwrap_or(usize::MAX);
         if offset > i64::MAX.unsigned_abs() - u64::from(u32::MAX) {
             return Ok(Read::Done(Bytes::new()));
         }
