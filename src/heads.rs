@@ -269,7 +269,8 @@ fn encode(name: &Name, head: &Bytes, number: u64) -> Record {
 }
 
 fn decode(mut record: Record) -> Option<(Name, Bytes, u64)> {
-    let number = record.head.try_get_u64_le().ok()?;
+    // There is one behind it.
+    let number = record.head.try_get_u64_le().ok().filter(|number| *number < u64::MAX)?;
     Some((Name::new(&record.head).ok()?, Bytes::copy_from_slice(&record.body), number))
 }
 
@@ -277,7 +278,7 @@ fn decode(mut record: Record) -> Option<(Name, Bytes, u64)> {
 mod tests {
     use super::*;
     use crate::{
-        media::MemMedia,
+        media::{MemMedia, SegmentId},
         testing::{
             env,
             fault::{Crash, CrashMedia, FaultyMedia, MediaCall},
@@ -365,5 +366,82 @@ mod tests {
             assert!(matches!(heads.swap(&name(), version.as_ref(), "x".into()).await, Ok(Swap::Done(_))));
         }
         assert!(media.segments().await.expect("segments").len() <= SEGMENT_COUNT_MAX + 2);
+    }
+
+    async fn two_heads() -> (Arc<MemMedia>, [(Name, Vec<Bytes>); 2]) {
+        let media = Arc::new(MemMedia::default());
+        let heads = LogHeads::open(media.clone(), &env()).await.expect("open");
+        let mut all = [(name(), Vec::new()), (Name::new(b"other").expect("a name"), Vec::new())];
+        for number in 0..3_u8 {
+            for (name, values) in &mut all {
+                let version = heads.load(name).await.expect("load").map(|(_, version)| version);
+                let value = Bytes::from(vec![number; 5 + usize::from(number)]);
+                assert!(matches!(heads.swap(name, version.as_ref(), value.clone()).await, Ok(Swap::Done(_))));
+                values.push(value);
+            }
+        }
+        (media, all)
+    }
+
+    /// Opens what somebody damaged: it is refused, or each head is one that it once was.
+    async fn check_damaged(segments: &[(SegmentId, Vec<u8>)], all: &[(Name, Vec<Bytes>)], what: &str) {
+        let media = Arc::new(MemMedia::default());
+        for (id, bytes) in segments {
+            media.append(*id, bytes.clone().into()).await.expect("append");
+        }
+        let Ok(heads) = LogHeads::open(media, &env()).await else { return };
+        for (name, values) in all {
+            match heads.load(name).await.expect("load") {
+                Some((head, version)) => {
+                    assert!(values.contains(&head), "{what}: {head:?} never was {name}");
+                    assert!(
+                        matches!(heads.swap(name, Some(&version), "next".into()).await, Ok(Swap::Done(_))),
+                        "{what}"
+                    );
+                }
+                None => assert!(matches!(heads.swap(name, None, "next".into()).await, Ok(Swap::Done(_))), "{what}"),
+            }
+            assert_eq!(heads.load(name).await.expect("load").expect("set").0, "next", "{what}");
+        }
+    }
+
+    /// Every bit of every byte flipped, every length cut off, every end doubled: detected, or an older head; no panic.
+    #[tokio::test]
+    async fn what_is_damaged_is_refused_or_an_older_head() {
+        let (media, all) = two_heads().await;
+        let mut segments = Vec::new();
+        for segment in media.segments().await.expect("segments") {
+            let len = u32::try_from(segment.len).expect("short");
+            segments.push((segment.id, media.read_at(segment.id, 0, len).await.expect("read").to_vec()));
+        }
+        for at in 0..segments.len() {
+            for byte in 0..=segments[at].1.len() {
+                let mut damaged = segments.clone();
+                damaged[at].1.truncate(byte);
+                check_damaged(&damaged, &all, &format!("{at} cut at {byte}")).await;
+                let mut doubled = segments.clone();
+                doubled[at].1.extend_from_slice(&segments[at].1[byte..]);
+                check_damaged(&doubled, &all, &format!("{at} doubled from {byte}")).await;
+            }
+            for byte in 0..segments[at].1.len() {
+                for bit in 0..8 {
+                    let mut damaged = segments.clone();
+                    damaged[at].1[byte] ^= 1 << bit;
+                    check_damaged(&damaged, &all, &format!("{at} with bit {bit} of {byte}")).await;
+                }
+            }
+        }
+        check_damaged(&segments, &all, "whole").await;
+    }
+
+    /// A record that is whole and says that its swap was the last that can be counted: the next one was counted past it.
+    #[tokio::test]
+    async fn a_number_that_no_swap_has_is_refused() {
+        let media = Arc::new(MemMedia::default());
+        let log = Log::open(media.clone(), LogOptions::new("heads", &env()), |_, _| Ok(())).await.expect("open");
+        log.append(encode(&name(), &"a".into(), u64::MAX)).await.expect("append");
+        log.close().await.expect("close");
+        drop(log);
+        assert_eq!(LogHeads::open(media, &env()).await.expect_err("refused").kind(), ErrorKind::Corrupt);
     }
 }
