@@ -225,6 +225,7 @@ impl CrashMedia {
     }
 
     /// The same disk for the next process where only this one died: what was not synced is there, and still not durable.
+    /// What a failed sync could not write is gone, since a media of files lets the system forget what it calls clean.
     ///
     /// ```
     /// use muxfs::{media::{Media, SegmentId}, testing::fault::{Crash, CrashMedia}};
@@ -237,7 +238,13 @@ impl CrashMedia {
     /// ```
     #[must_use]
     pub fn reopen(&self, crash: Arc<Crash>) -> Self {
-        Self::with(crash, lock(&self.disk).clone())
+        let mut disk = lock(&self.disk).clone();
+        for written in disk.segments.values_mut() {
+            for range in written.lost.drain(..) {
+                written.bytes[range].fill(0);
+            }
+        }
+        Self::with(crash, disk)
     }
 }
 
