@@ -23,8 +23,9 @@ use crate::{
     vfs::{FILE_LEN_MAX, Ino, XattrName},
 };
 
-/// About what a node, a name and a range take in memory beside their bytes.
-const NODE_LEN: usize = 400;
+/// About what a node, a name and a range take in memory beside their bytes. The maps of a node that has one name and one
+/// range have room for eleven of each.
+const NODE_LEN: usize = 1300;
 const NAME_LEN: usize = 120;
 const EXTENT_LEN: usize = 160;
 
