@@ -48,9 +48,20 @@ Examples:
   muxfs verify /ipfs/<cid>                re-hash everything below it
   muxfs verify --all                      re-hash everything there is
   muxfs doctor                            look at the data directory and explain what is wrong
+  muxfs gc --dry-run                      tell what nothing keeps; without --dry-run remove it
   muxfs put -r photos /ipfs/photos        copy a directory into the working tree, under a name
   muxfs commit -m 'before the move'       commit it; muxfs log lists the commits
-  muxfs restore 2026-11-20T16-50-01Z /ipfs/photos";
+  muxfs restore 2026-11-20T16-50-01Z /ipfs/photos
+                                          make it what it was then
+  muxfs mount /ipfs ~/files               use the working tree as a directory of this machine";
+
+/// A number of bytes that is not zero.
+fn some_bytes(text: &str) -> Result<ByteCount, String> {
+    match text.parse()? {
+        ByteCount(0) => Err("nothing would ever be read: leave it out to read as fast as possible".into()),
+        some => Ok(some),
+    }
+}
 
 /// A multiplexing content-addressed filesystem.
 ///
@@ -165,7 +176,7 @@ pub(crate) enum Command {
         #[arg(long, requires = "all")]
         restart: bool,
         /// Read no more than so much in a second, as 20MiB
-        #[arg(long, requires = "all", value_name = "BYTES")]
+        #[arg(long, requires = "all", value_name = "BYTES", value_parser = some_bytes)]
         max_rate: Option<ByteCount>,
     },
     /// Look at the data directory and what is around it, and explain what is wrong; changes nothing
@@ -318,7 +329,8 @@ pub(crate) struct Put {
     pub(crate) source: PathBuf,
     /// /ipfs, /mem, /ipfs/<cid> (must hash to it), or a name as /ipfs/name or /local/path [default: the default mount]
     pub(crate) target: Option<OsString>,
-    /// Put a directory with all that is in it, hidden files included; symlinks are kept
+    /// Put a directory with all that is in it, hidden files included; symlinks are kept, and under a name in a working tree
+    /// modes, times, hard links, holes, extended attributes, pipes and sockets too
     #[arg(short)]
     pub(crate) recursive: bool,
     /// Print the path without storing anything

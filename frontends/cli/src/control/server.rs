@@ -439,7 +439,8 @@ fn input(body: Body) -> Input {
     Input::Stream(body.into_data_stream().map_err(std::io::Error::other).boxed())
 }
 
-/// What a task sends, as a stream: the task borrows the owner for as long as it sends.
+/// What a task sends, as a stream: the task borrows the owner for as long as it sends. It ends, wherever it is, when nobody
+/// takes what it sends any more.
 fn owner_stream<T, F>(
     owner: Arc<Instance>,
     run: impl FnOnce(Arc<Instance>, tokio::sync::mpsc::Sender<Result<T, Error>>) -> F,
@@ -449,7 +450,14 @@ where
     F: Future<Output = ()> + Send + 'static,
 {
     let (out, items) = tokio::sync::mpsc::channel(4);
-    tokio::spawn(run(owner, out));
+    let taken = out.clone();
+    let sending = run(owner, out);
+    tokio::spawn(async move {
+        tokio::select! {
+            () = sending => {}
+            () = taken.closed() => {}
+        }
+    });
     stream::unfold(items, |mut items| async move { items.recv().await.map(|item| (item, items)) })
 }
 

@@ -76,6 +76,7 @@ fn a_whole_store_is_whole_with_a_server_and_without() {
         world.fails(&["verify"], 2);
         world.fails(&["verify", "--restart", "/ipfs"], 2);
         world.fails(&["verify", "--all", "/local"], 2);
+        world.fails(&["verify", "--all", "--max-rate", "0"], 2);
         drop(server);
     }
 }
@@ -174,6 +175,33 @@ fn it_goes_on_after_kill_9() {
         assert_eq!(last["blocks"], fresh["blocks"], "each block once");
         assert_eq!(last["bytes"], fresh["bytes"]);
         assert!(last["bad"].as_u64() >= Some(1));
+    }
+}
+
+/// A server went on for a command that was gone, for as long as it had nothing to tell: everybody else was refused.
+#[test]
+fn it_ends_with_its_command() {
+    let world = World::new();
+    let _server = world.serve(&[]);
+    fill(&world);
+    let mut command = world.command();
+    // A byte a second: it waits for hours.
+    let command = command.args(["verify", "--all", "--max-rate", "1", "/ipfs"]).stdout(Stdio::null());
+    let mut child = command.spawn().expect("the program runs");
+    let begun = Instant::now();
+    while !world.path("data/verify/ipfs").exists() {
+        assert!(begun.elapsed() < PATIENCE, "it does not begin");
+        std::thread::yield_now();
+    }
+    child.kill().expect("killed");
+    child.wait().expect("a child");
+    loop {
+        let output = world.run(&["verify", "--all", "/ipfs"]);
+        match output.status.code() {
+            Some(0) => break,
+            Some(5) => assert!(begun.elapsed() < PATIENCE, "it goes on for nobody"),
+            code => panic!("{code:?}: {}", String::from_utf8_lossy(&output.stderr)),
+        }
     }
 }
 
