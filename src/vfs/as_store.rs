@@ -444,7 +444,11 @@ impl Drop for Unfinished {
         let Some(name) = self.name.take() else { return };
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         let (vfs, dir) = (self.vfs.clone(), self.dir.clone());
-        drop(runtime.spawn(async move { remove_unfinished(&*vfs, dir.ino(), &name).await }));
+        drop(runtime.spawn(async move {
+            remove_unfinished(&*vfs, dir.ino(), &name).await;
+            // The process may be about to end; else the name would be back with the next one.
+            vfs.sync(dir.ino()).await.ok();
+        }));
     }
 }
 

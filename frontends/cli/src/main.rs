@@ -24,11 +24,12 @@ use std::{
     ffi::OsStr,
     io,
     process::ExitCode,
+    sync::{Arc, OnceLock, Weak},
     time::{Duration, Instant},
 };
 
 use clap::{CommandFactory as _, Parser as _};
-use muxfs::{Error, ErrorKind, Prefix, Result, dag::Profile, path::QfsPath};
+use muxfs::{Error, ErrorKind, Prefix, Result, dag::Profile, path::QfsPath, vfs::Vfs};
 use tracing_subscriber::EnvFilter;
 
 use crate::{
@@ -98,15 +99,20 @@ fn exit_code(kind: ErrorKind) -> u8 {
 
 /// How long a command that was interrupted may take to remove what it has not finished.
 const CLEAN_UP_WAIT_MAX: Duration = Duration::from_secs(2);
+const CLEAN_UP_POLL: Duration = Duration::from_millis(5);
+
+/// The file system that a command has opened.
+type InUse = Arc<OnceLock<Weak<dyn Vfs>>>;
 
 /// Runs the command; one that SIGINT or SIGTERM interrupts is dropped where it waits, and with it what it has not
 /// finished. A server ends in its own way.
 async fn until_signal(cli: Cli) -> Result<ExitCode> {
     if matches!(&cli.command, Command::Serve(_) | Command::Mount(args::Mount { foreground: true, .. })) {
-        return Box::pin(run(cli)).await;
+        return Box::pin(run(cli, InUse::default())).await;
     }
     let mut signals = Signals::new()?;
-    let mut task = tokio::spawn(run(cli));
+    let in_use = InUse::default();
+    let mut task = tokio::spawn(run(cli, in_use.clone()));
     let signal = tokio::select! {
         done = &mut task => {
             return done.map_err(|error| Error::new(ErrorKind::Internal, "main.run").because(error))?;
@@ -115,12 +121,19 @@ async fn until_signal(cli: Cli) -> Result<ExitCode> {
     };
     task.abort();
     // One that blocks its thread, as on a pipe that nobody writes to, is not waited for.
-    tokio::time::timeout(CLEAN_UP_WAIT_MAX, task).await.ok();
+    let cleaned_up = async {
+        task.await.ok();
+        // What was dropped leaves tasks that remove what it had not finished, and use the file system for that.
+        while in_use.get().is_some_and(|vfs| vfs.strong_count() > 0) {
+            tokio::time::sleep(CLEAN_UP_POLL).await;
+        }
+    };
+    tokio::time::timeout(CLEAN_UP_WAIT_MAX, cleaned_up).await.ok();
     output::told(&format!("muxfs: {}", signal.name()));
     Ok(ExitCode::from(signal.exit_code()))
 }
 
-async fn run(mut cli: Cli) -> Result<ExitCode> {
+async fn run(mut cli: Cli, in_use: InUse) -> Result<ExitCode> {
     if let Command::Mount(args) = &mut cli.command {
         commands::mount::take_flags(args, &mut cli.global);
     }
@@ -145,7 +158,7 @@ async fn run(mut cli: Cli) -> Result<ExitCode> {
             return Box::pin(commands::mount::mount(config, &args, server, output)).await;
         }
         Command::Umount(args) => commands::mount::umount(&args, server(&config).await?).await?,
-        Command::Put(put) => self::put(config, &put, output).await?,
+        Command::Put(put) => self::put(config, &in_use, &put, output).await?,
         Command::Config => {
             let text = match server(&config).await? {
                 Some(client) => client.config().await?,
@@ -154,7 +167,7 @@ async fn run(mut cli: Cli) -> Result<ExitCode> {
             output::raw(text.as_bytes())?;
         }
         other => {
-            let namespace = open(config).await?;
+            let namespace = open(config, &in_use).await?;
             let done = command(other, &*namespace, output).await?;
             namespace.close().await?;
             return Ok(done);
@@ -242,7 +255,7 @@ async fn command(command: Command, namespace: &dyn Namespace, output: Output) ->
     Ok(ExitCode::SUCCESS)
 }
 
-async fn put(config: Config, args: &Put, output: Output) -> Result<()> {
+async fn put(config: Config, in_use: &InUse, args: &Put, output: Output) -> Result<()> {
     let job = commands::put::Job { source: &args.source, recursive: args.recursive, output };
     let target = args.target.as_deref().map(commands::path).transpose()?;
     if args.only_hash {
@@ -250,7 +263,7 @@ async fn put(config: Config, args: &Put, output: Output) -> Result<()> {
         let prefix = target.map_or_else(|| Prefix::new("ipfs"), |target| Ok(target.prefix))?;
         return commands::put::only_hash(&job, profile, prefix).await;
     }
-    let served = open(config).await?;
+    let served = open(config, in_use).await?;
     // A server does the work with its own configuration, whatever this command was given.
     let config = Config::parse(&served.config().await?)?;
     if args.profile.is_some_and(|profile| profile != config.profile) {
@@ -336,13 +349,15 @@ impl std::ops::Deref for Opened {
     }
 }
 
-async fn open(config: Config) -> Result<Opened> {
+async fn open(config: Config, in_use: &InUse) -> Result<Opened> {
     let begun = Instant::now();
     loop {
         match DataDir::own_or_ask(&config.data).await? {
             // A command leaves it to a server, or to `commit`, when to commit what it wrote: the journal keeps it.
             Access::Owner(data) => {
-                return Ok(Opened::Own(Box::new((Instance::open(config, &data, None).await?, data))));
+                let instance = Instance::open(config, &data, None).await?;
+                in_use.set(Arc::downgrade(&instance.vfs)).ok();
+                return Ok(Opened::Own(Box::new((instance, data))));
             }
             Access::Server(holder) => {
                 let socket = holder.socket.ok_or_else(|| Error::new(ErrorKind::Internal, "main.open"))?;

@@ -1,6 +1,6 @@
 //! Commands, with and without a server: the same results either way.
 
-use std::fs;
+use std::{fs, io::Write as _, process::Stdio};
 
 use crate::{World, assert_same_tree};
 
@@ -167,6 +167,27 @@ fn a_get_that_is_cut_short_leaves_nothing() {
     let nowhere = into.join("nowhere/x");
     let told = world.fails(&["get", path, nowhere.to_str().expect("UTF-8")], 3);
     assert!(told.contains("nowhere/x") && !told.contains(".muxfs-get"), "{told}");
+}
+
+/// A process that worked without a server ended before it had removed the file that it was putting, and what it had
+/// removed was not durable: the next command listed the part.
+#[test]
+fn a_put_that_is_cut_short_leaves_nothing() {
+    let world = World::new();
+    let local = world.path("data/local");
+    for (signal, code) in [(rustix::process::Signal::INT, 130), (rustix::process::Signal::TERM, 143)] {
+        for target in ["/ipfs/sub/x", "/local/sub/x"] {
+            let mut put = world.command();
+            let mut put = put.args(["put", "-", target]).stdin(Stdio::piped()).spawn().expect("the program runs");
+            let mut input = put.stdin.take().expect("piped");
+            // More than a pipe holds: it was begun.
+            input.write_all(&vec![7; 8 << 20]).expect("it reads");
+            rustix::process::kill_process(rustix::process::Pid::from_child(&put), signal).expect("signalled");
+            assert_eq!(put.wait().expect("a child").code(), Some(code), "{signal:?}");
+            assert_eq!(world.ok(&["ls", target.strip_suffix("/x").expect("below")]), "", "{signal:?}");
+        }
+    }
+    assert_eq!(fs::read_dir(local.join("sub")).expect("there").count(), 0);
 }
 
 /// The command took its own mounts for the server's: a put below a host directory that only the server's configuration
