@@ -113,7 +113,7 @@ async fn collect(instance: &Instance, mount: &Mount, dry_run: bool, way: Way, te
     let mut disk_after = disk_before;
     if let Some(disk) = disk.filter(|disk| !dry_run && (way == Way::AtOnce || disk.is_worth_compacting())) {
         tell(Collecting::Compacting { mount: prefix.to_string() });
-        compact(disk).await?;
+        compact(disk).await.map_err(|error| no_room_to_copy(prefix, error))?;
         disk_after = len_on(Some(disk)).await?;
     }
     Ok(Collected {
@@ -139,6 +139,15 @@ fn not_whole(prefix: Prefix, error: Error) -> Error {
         "something that is kept is not all there, so nothing was removed (muxfs verify names what is bad; unpin it, or put it again): {error:#}"
     );
     Error::new(ErrorKind::Corrupt, "gc").at(format!("/{prefix}")).because(why)
+}
+
+/// What it means that the disk is full when all garbage is gone.
+fn no_room_to_copy(prefix: Prefix, error: Error) -> Error {
+    if error.kind() != ErrorKind::NoSpace {
+        return error;
+    }
+    let why = "the garbage was removed, and its room comes back when there is room to copy what lies between: make some on the disk, and collect again";
+    Error::new(ErrorKind::NoSpace, "gc").at(format!("/{prefix}")).because(why)
 }
 
 async fn len_on(disk: Option<&Disk>) -> Result<Option<u64>> {

@@ -31,10 +31,14 @@ use crate::{
 /// How much `/mem` may hold where the RAM's size cannot be told.
 const MEM_LIMIT_UNKNOWN: u64 = 1 << 30;
 
-/// Blocks leave so much of a disk, in bytes, or one part in so many of a small one: half of what working trees leave, so that
-/// those can always commit.
+/// To give room back, a segment of blocks is copied before it goes: it is one part in so many of its disk, within these bounds.
+const SEGMENT_PART: u64 = 256;
+const SEGMENT_LEN_MIN: u64 = 4 << 20;
+const SEGMENT_LEN_MAX: u64 = 256 << 20;
+/// Beside the length of a segment, blocks leave so much of a disk, in bytes, or one part in so many of a small one: some are
+/// on their way when it is found to be full, and deletions are to be noted.
 const DISK_RESERVE_LEN: u64 = 32 << 20;
-const DISK_RESERVE_PART: u64 = 64;
+const DISK_RESERVE_PART: u64 = 4;
 
 /// The name of the head of a mount's tree.
 pub(crate) const HEAD: &str = "main";
@@ -129,13 +133,14 @@ impl Instance {
                     let auto_commit = auto_commit.cloned();
                     let (journal, heads) = (Arc::new(MemMedia::within(mem.limit())), Arc::new(MemHeads::default()));
                     let retention = retention.clone();
-                    let below = Below { journal, heads, auto_commit, retention, write_through: false };
+                    let below = Below { journal, heads, auto_commit, retention, write_through: false, reserve_len: 0 };
                     content(prefix, dag(mem, &config), pins, below, space).await?
                 }
                 config::Mount::Ipfs { is_async, .. } => {
                     let dir = data.path().join("mounts").join(prefix.as_str());
+                    let space = space_of_disk(dir.clone());
                     let (blocks, index, env) = (media(&dir.join("blocks"))?, media(&dir.join("index"))?, env());
-                    let segments = Segments::open(blocks.clone(), index.clone(), segments_options(&dir), &env);
+                    let segments = Segments::open(blocks.clone(), index.clone(), segments_options(&space), &env);
                     let segments = Arc::new(segments.await.map_err(|error| error.at(dir.display()))?);
                     disks.push(Disk { prefix, segments: segments.clone(), media: [blocks, index] });
                     let pins = Arc::new(Pins::open(media(&dir.join("pins"))?, &env).await?);
@@ -146,8 +151,9 @@ impl Instance {
                     private_dir(&journal)?;
                     let journal = Arc::new(FileMedia::open_ahead(journal)?);
                     let (retention, write_through) = (retention.clone(), *is_async);
-                    let below = Below { journal, heads, auto_commit, retention, write_through };
-                    let opened = content(prefix, dag(segments, &config), pins, below, space_of_disk(dir.clone())).await;
+                    let reserve_len = reserve_len(space().map_or(0, |space| space.bytes_total));
+                    let below = Below { journal, heads, auto_commit, retention, write_through, reserve_len };
+                    let opened = content(prefix, dag(segments, &config), pins, below, space).await;
                     opened.map_err(|error| error.at(dir.display()))?
                 }
             };
@@ -294,15 +300,22 @@ struct Below {
     retention: Retention,
     /// Whether names outlive this process without a sync.
     write_through: bool,
+    /// How much of the space below is not for the tree.
+    reserve_len: u64,
 }
 
 /// What is seen by CID, and the root of a new tree, belong to the server, as files that it made would.
 async fn content(prefix: Prefix, dag: Dag, pins: Arc<Pins>, below: Below, space: SpaceFn) -> Result<Mount> {
     let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    let Below { auto_commit, retention, write_through, reserve_len, .. } = below;
     let room = space.clone();
     // What cannot be told now is not known: writing finds out.
-    let room = Arc::new(move || room().unwrap_or(UNKNOWN));
-    let Below { auto_commit, retention, write_through, .. } = below;
+    let room = Arc::new(move || {
+        room().map_or(UNKNOWN, |space| {
+            // What blocks leave is not for the tree either: so it can always commit.
+            FsStat { bytes_free: space.bytes_free.saturating_sub(reserve_len), ..space }
+        })
+    });
     let options = TreeOptions::new(Name::new(HEAD.as_bytes())?, env());
     let options = TreeOptions { owner: (uid, gid), room, auto_commit, retention, write_through, ..options };
     let tree = Tree::open(dag, below.journal, below.heads, options).await?;
@@ -310,12 +323,22 @@ async fn content(prefix: Prefix, dag: Dag, pins: Arc<Pins>, below: Below, space:
 }
 
 /// Segments in a directory leave a little of the disk, so that what is removed can be noted, and what is left be moved.
-fn segments_options(dir: &Path) -> SegmentsOptions {
-    let space = space_of_disk(dir.into());
-    let is_full = move || {
-        space().is_ok_and(|space| space.bytes_free < (space.bytes_total / DISK_RESERVE_PART).min(DISK_RESERVE_LEN))
-    };
-    SegmentsOptions { is_full: Some(Arc::new(is_full)), ..SegmentsOptions::default() }
+fn segments_options(space: &SpaceFn) -> SegmentsOptions {
+    let bytes_total = space().map_or(0, |space| space.bytes_total);
+    let (space, reserve_len) = (space.clone(), reserve_len(bytes_total));
+    let is_full = move || space().is_ok_and(|space| space.bytes_free < reserve_len);
+    let segment_len_max = u32::try_from(segment_len(bytes_total)).unwrap_or(u32::MAX);
+    SegmentsOptions { segment_len_max, is_full: Some(Arc::new(is_full)), ..SegmentsOptions::default() }
+}
+
+/// How long segments of blocks are on a disk of so many bytes.
+fn segment_len(bytes_total: u64) -> u64 {
+    (bytes_total / SEGMENT_PART).clamp(SEGMENT_LEN_MIN, SEGMENT_LEN_MAX)
+}
+
+/// How much blocks leave of a disk of so many bytes.
+fn reserve_len(bytes_total: u64) -> u64 {
+    segment_len(bytes_total) + (bytes_total / DISK_RESERVE_PART).min(DISK_RESERVE_LEN)
 }
 
 /// What the disk has that `dir` is on.

@@ -95,6 +95,10 @@ impl Inner {
                 }
                 self.empty(source, done, &mut report, &mut stray).await?;
             }
+            if report.postponed {
+                // What is moved gives no room back while somebody lists, and takes some.
+                return Ok(report);
+            }
             if self.closing.load(Ordering::Relaxed) {
                 is_all = false;
                 break;
@@ -103,6 +107,9 @@ impl Inner {
             if report.bytes_moved - moved >= u64::from(self.options.segment_len_max) {
                 moved = report.bytes_moved;
                 self.drop_before(done, &mut report).await?;
+                if report.postponed {
+                    return Ok(report);
+                }
             }
         }
         if is_all && let Some(key) = stray {
@@ -124,6 +131,9 @@ impl Inner {
             Err(error) if error.kind() == ErrorKind::NoSpace => {
                 let before = report.segments_removed;
                 self.drop_before(done, report).await?;
+                if report.postponed {
+                    return Ok(());
+                }
                 if report.segments_removed == before {
                     return Err(error);
                 }

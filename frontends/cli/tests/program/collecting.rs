@@ -4,7 +4,7 @@ use std::{
     fs,
     io::{Read as _, Write as _},
     path::Path,
-    process::Stdio,
+    process::{Command, Stdio},
     sync::atomic::{AtomicBool, Ordering},
     time::Instant,
 };
@@ -225,4 +225,60 @@ fn a_put_that_was_killed_keeps_nothing() {
     put.wait().expect("a child");
     wait_for("it is still kept", || number(&gc(&world, &["/ipfs"])[0], "blocks_removed") >= 4);
     assert_eq!(server.terminate(), Some(0));
+}
+
+/// A small disk that is taken away in the end.
+struct SmallDisk(std::path::PathBuf);
+
+impl SmallDisk {
+    /// `None` where this user, or this machine, mounts none.
+    fn mount(dir: &Path, options: &str) -> Option<Self> {
+        fs::create_dir_all(dir).expect("made");
+        let mut mount = Command::new("mount");
+        let mount = mount.args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(dir).stderr(Stdio::null());
+        mount.status().is_ok_and(|status| status.success()).then(|| Self(dir.into()))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        Command::new("umount").arg(&self.0).status().ok();
+    }
+}
+
+/// A disk that puts had filled had no room to copy what lay before the garbage. Each collection took some of what was left,
+/// and at last nothing could be removed.
+#[test]
+fn a_disk_that_is_full_gives_its_room_back() {
+    let world = World::new();
+    let Some(_disk) = SmallDisk::mount(&world.path("data"), "size=96m,mode=0700") else {
+        eprintln!("SKIPPED: this user mounts no small disk");
+        return;
+    };
+    let source = world.path("x");
+    let put = |seed| {
+        fs::write(&source, unique(6 * MIB, seed)).expect("written");
+        world.run(&["put", source.to_str().expect("UTF-8"), "/ipfs"])
+    };
+    let mut paths = Vec::new();
+    let full = loop {
+        let output = put(paths.len() as u64);
+        if !output.status.success() {
+            break output;
+        }
+        paths.push(String::from_utf8(output.stdout).expect("UTF-8").trim_end().to_owned());
+    };
+    let told = String::from_utf8_lossy(&full.stderr).into_owned();
+    assert!(full.status.code() == Some(1) && told.contains("no space left"), "{told}");
+    assert!(paths.len() > 8, "{} files fit", paths.len());
+    // The first stay: what is garbage lies behind them.
+    for path in paths.drain(4..) {
+        world.ok(&["rm", &path]);
+    }
+    world.ok(&["gc", "/ipfs"]);
+    for seed in 100..105 {
+        let output = put(seed);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    assert!(world.ok(&["verify", "/ipfs"]).contains("all there and whole"));
 }
