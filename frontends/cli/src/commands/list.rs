@@ -94,7 +94,7 @@ fn mode(stat: &Stat) -> String {
 }
 
 /// A time as `2026-01-31T23:59:59Z`.
-fn utc((seconds, _nanos): (i64, u32)) -> String {
+pub(super) fn utc((seconds, _nanos): (i64, u32)) -> String {
     let Utc { year, month, day, hour, minute, second } = Utc::of_unix(seconds);
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
 }

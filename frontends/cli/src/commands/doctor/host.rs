@@ -12,7 +12,7 @@ use rustix::process::{Resource, geteuid, getrlimit};
 
 use super::{Finding, Findings};
 use crate::{
-    commands::verify_all::last_done,
+    commands::{list::utc, verify_all::last_done},
     config::{Config, Mount},
     output::{ago, bytes, count},
 };
@@ -47,7 +47,10 @@ pub(super) async fn look(config: &Config, served: bool, out: &Findings) {
 fn clock() -> Vec<Finding> {
     let advice = "set the clock, or run a time service: times of files and commits come from it";
     vec![match SystemTime::now().duration_since(SystemTime::UNIX_EPOCH) {
-        Ok(now) if now >= CLOCK_MIN => Finding::ok("clock", "-", format!("{} s since 1970", now.as_secs())),
+        Ok(now) if now >= CLOCK_MIN => {
+            let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+            Finding::ok("clock", "-", format!("it is {}", utc((now, 0))))
+        }
         _ => Finding::error("clock", "-", "the clock is before 2026", advice),
     }]
 }
@@ -216,7 +219,8 @@ fn log_files(dir: &Path) -> Vec<Finding> {
         }
     }
     let formats: Vec<String> = formats.into_iter().collect();
-    let found = format!("{} files, {} ({})", count(files), bytes(len), formats.join(", "));
+    let formats = if formats.is_empty() { String::new() } else { format!(" ({})", formats.join(", ")) };
+    let found = format!("{} files, {}{formats}", count(files), bytes(len));
     findings.push(Finding::ok("files", &dir.display(), found));
     findings
 }
