@@ -74,7 +74,7 @@ pub(super) async fn open(
         .await?;
         undone = true;
     }
-    let (mut state, pending) = replay.finish()?;
+    let (mut state, pending) = replay.finish();
     state.free_orphans();
     let committer = Committer::new(heads, version, pending);
     let shared = Shared {
@@ -174,14 +174,14 @@ impl Replay {
     }
 
     /// The state after the last record, and the commit that was under way.
-    fn finish(mut self) -> Result<(State, Option<Pending>)> {
-        let Some((pending, mut layer)) = self.frozen.pop() else { return Ok((self.state, None)) };
+    fn finish(mut self) -> (State, Option<Pending>) {
+        let Some((pending, mut layer)) = self.frozen.pop() else { return (self.state, None) };
         // Commits that found no room: each began anew with what had changed since.
         while let Some((_, below)) = self.frozen.pop() {
             layer.settle_on(below, |_| false);
         }
         self.state.frozen = Some(Arc::new(layer));
-        Ok((self.state, Some(pending)))
+        (self.state, Some(pending))
     }
 }
 
@@ -306,7 +306,7 @@ mod tests {
         };
         let absent = first_absent(&dag, &replay(None).unflushed).await.expect("looked for");
         assert_eq!(absent, Some(at(3)));
-        let (state, pending) = replay(absent).finish().expect("replayed");
+        let (state, pending) = replay(absent).finish();
         assert!(pending.is_none(), "the commit was made");
         // One change came after the freeze and before what is undone.
         assert_eq!((state.inode_count, state.used), (inode_count + 1, used + 4096));
