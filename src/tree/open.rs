@@ -19,7 +19,7 @@ use super::{
     layer::Layer,
     ops::new_meta,
     recent::Recent,
-    record::{Effect, Record},
+    record::{Effect, Record, Usage},
     state::{Base, ROOT, State},
 };
 use crate::{
@@ -115,8 +115,12 @@ async fn first_absent(dag: &Dag, named: &[(LogPos, Cid)]) -> Result<Option<LogPo
 /// A journal that is being replayed.
 struct Replay {
     state: State,
-    /// The layers that froze and that no commit is known to hold, oldest first.
-    frozen: Vec<(Pending, Layer)>,
+    /// The layers that froze and that no commit is known to hold, oldest first, and the sum of all usage until then.
+    frozen: Vec<(Pending, Layer, Usage)>,
+    /// The sum of what all records so far said of the usage, and what of it the base counts. Both may be below zero: the
+    /// base may hold the end of what is replayed from its beginning.
+    usage: Usage,
+    counted: Usage,
     /// Blocks that records name and of which it is not known that they are durable.
     unflushed: Vec<(LogPos, Cid)>,
     /// Nothing from here on counts.
@@ -125,7 +129,8 @@ struct Replay {
 
 impl Replay {
     fn new(state: State) -> Self {
-        Self { state, frozen: Vec::new(), unflushed: Vec::new(), cut: None }
+        let (usage, counted) = Default::default();
+        Self { state, frozen: Vec::new(), usage, counted, unflushed: Vec::new(), cut: None }
     }
 
     /// Applies one record.
@@ -141,30 +146,29 @@ impl Replay {
                         self.unflushed.push((pos, *cid));
                     }
                 }
-                state.apply(pos, effects, usage);
+                state.apply(pos, effects, Usage::default());
+                self.usage.inodes = self.usage.inodes.saturating_add(usage.inodes);
+                self.usage.bytes = self.usage.bytes.saturating_add(usage.bytes);
                 let len = record.head.len().saturating_add(record.body.len());
                 state.active.journal_len = state.active.journal_len.saturating_add(len as u64);
             }
             Record::Flush { through } => self.unflushed.retain(|(pos, _)| *pos >= through),
             Record::Freeze => {
                 // A commit of nothing that failed, such as a checkout, was not tried again.
-                if self.frozen.last().is_some_and(|(_, layer)| layer.is_empty()) {
+                if self.frozen.last().is_some_and(|(_, layer, _)| layer.is_empty()) {
                     self.frozen.pop();
                 }
                 let State { next_ino, inode_count, used, .. } = *state;
                 let pending = Pending { through: pos, next_ino, inode_count, used, note: String::new() };
-                self.frozen.push((pending, std::mem::take(&mut state.active)));
+                self.frozen.push((pending, std::mem::take(&mut state.active), self.usage));
             }
             Record::Commit { through, cid } if cid == state.base.cid => {
                 // The base holds all before `through`, and counted it.
-                let committed = self.frozen.iter().rposition(|(pending, _)| pending.through <= through);
+                let committed = self.frozen.iter().rposition(|(pending, ..)| pending.through <= through);
                 let Some(last) = committed else { return Ok(()) };
                 self.unflushed.retain(|(pos, _)| *pos >= through);
-                if let Some((pending, _)) = self.frozen.drain(..=last).next_back() {
-                    let base = &state.base.attrs;
-                    state.inode_count =
-                        state.inode_count.saturating_add(base.inode_count()).saturating_sub(pending.inode_count);
-                    state.used = state.used.saturating_add(base.used()).saturating_sub(pending.used);
+                if let Some((_, _, usage)) = self.frozen.drain(..=last).next_back() {
+                    self.counted = usage;
                 }
             }
             // One that never became the head, or whose successor did.
@@ -175,13 +179,23 @@ impl Replay {
 
     /// The state after the last record, and the commit that was under way.
     fn finish(mut self) -> (State, Option<Pending>) {
-        let Some((pending, mut layer)) = self.frozen.pop() else { return (self.state, None) };
+        (self.state.inode_count, self.state.used) = self.totals(self.usage);
+        let Some((mut pending, mut layer, usage)) = self.frozen.pop() else { return (self.state, None) };
+        (pending.inode_count, pending.used) = self.totals(usage);
         // Commits that found no room: each began anew with what had changed since.
-        while let Some((_, below)) = self.frozen.pop() {
+        while let Some((_, below, _)) = self.frozen.pop() {
             layer.settle_on(below, |_| false);
         }
         self.state.frozen = Some(Arc::new(layer));
         (self.state, Some(pending))
+    }
+
+    /// How many inodes there were and how many bytes they took when the usage summed up to `usage`.
+    fn totals(&self, usage: Usage) -> (u64, u64) {
+        let base = &self.state.base.attrs;
+        let inodes = usage.inodes.saturating_sub(self.counted.inodes);
+        let bytes = usage.bytes.saturating_sub(self.counted.bytes);
+        (base.inode_count().saturating_add_signed(inodes), base.used().saturating_add_signed(bytes))
     }
 }
 
@@ -266,10 +280,7 @@ mod tests {
     use std::num::NonZeroU64;
 
     use super::*;
-    use crate::{
-        Codec, block::Mem, cid_of, dag::DagOptions, heads::MemHeads, media::SegmentId, testing, tree::record::Usage,
-        vfs::Ino,
-    };
+    use crate::{Codec, block::Mem, cid_of, dag::DagOptions, heads::MemHeads, media::SegmentId, testing, vfs::Ino};
 
     /// A crash between the swap of the head and the cut of the journal, while a chunk was written that no flush covered:
     /// the journal is replayed as far as that record, and the record of the commit is behind it. What the commit held was
@@ -311,5 +322,30 @@ mod tests {
         // One change came after the freeze and before what is undone.
         assert_eq!((state.inode_count, state.used), (inode_count + 1, used + 4096));
         assert!(state.active.journal_len > 0, "what is replayed is to be committed, and needs room");
+    }
+
+    /// The base may hold the end of what is replayed from its beginning: what was removed before it froze is counted off
+    /// twice on the way, and that must not get lost at zero.
+    #[tokio::test]
+    async fn what_the_base_holds_is_counted_once() {
+        let dag = Dag::new(Arc::new(Mem::default()), DagOptions::default());
+        let options = TreeOptions::new(crate::Name::new(b"main").expect("a name"), testing::env());
+        let (head, _) = create(&dag, &MemHeads::default(), &options).await.expect("created");
+        let commit = Commit::get(&dag, &head.commit).await.expect("there");
+        let inodes = BTreeMap::new();
+        let used = Changes { inodes, next_ino: 9, inode_count: 2, used: 4096 };
+        let attrs = Attrs::open(&dag, &commit.attrs.expect("it has attributes")).await.expect("opened");
+        let attrs = attrs::update(&dag, Some(&attrs), used).await.expect("updated");
+        let base = Base { cid: head.commit, commit: Arc::new(commit), attrs };
+        let at = |offset| LogPos { segment: SegmentId(1), offset };
+        let removed =
+            Record::Change { effects: Vec::new(), usage: Usage { inodes: -1, bytes: -4096 }, data: Bytes::new() };
+        let commit = Record::Commit { through: at(2), cid: head.commit };
+        let mut replay = Replay::new(State::new(base, NodeCache::new(1 << 20)));
+        for (offset, record) in (0..).zip([&removed, &removed, &Record::Freeze, &removed, &commit]) {
+            replay.record(at(offset), &record.encode()).expect("it is replayed");
+        }
+        let (state, _) = replay.finish();
+        assert_eq!((state.inode_count, state.used), (1, 0));
     }
 }
