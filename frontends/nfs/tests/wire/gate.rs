@@ -69,7 +69,7 @@ impl Gate {
 impl Vfs for Gate {
     forward_vfs!(fs: root, lookup, parent, getattr, readdir, statfs, handle, resolve, retain, release);
     forward_vfs!(fs: setattr, create, rename, link, allocate, punch_hole, copy_range, seek);
-    forward_vfs!(fs: getxattr, listxattr, setxattr, removexattr, sync_inode);
+    forward_vfs!(fs: getxattr, listxattr, setxattr, removexattr);
 
     async fn read(&self, ino: Ino, offset: u64, len: u32) -> Result<Bytes> {
         self.pass().await;
@@ -102,5 +102,8 @@ impl Vfs for Gate {
             self.pass().await;
         }
         synced
+    }
+    async fn sync_inode(&self, ino: Ino) -> Result<()> {
+        self.sync(ino).await
     }
 }
