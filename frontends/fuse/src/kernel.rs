@@ -1,15 +1,18 @@
 //! What the kernel asks: one call of the file system for each request, with as little between as there can be.
 //!
-//! An event loop of fuser's copies what a request carries, takes room for it and starts a task; the task answers. So the
-//! loops never wait for a store, and a slow file holds up nobody else. Spec: spec/fuse.md #requests.
+//! An event loop of fuser's copies what a request carries, takes room for it and begins with the answer. Most are ready
+//! at once, from memory, and no other thread has to wake up for them; one that has to wait goes on as a task. So the loops
+//! never wait for a store, and a slow file holds up nobody else. Spec: spec/fuse.md #requests.
 
 use std::{
     ffi::OsStr,
     io,
     ops::Range,
     os::unix::ffi::OsStrExt as _,
+    panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
     sync::Arc,
+    task::{Context, Poll, Waker},
     time::{Duration, SystemTime},
 };
 
@@ -38,7 +41,7 @@ use crate::{
 
 /// The longest write that the kernel sends at once, and the longest read: a chunk of the DAG.
 pub const WRITE_LEN_MAX: u32 = 1 << 20;
-/// How far the kernel reads ahead.
+/// How far the kernel reads ahead: it allows file systems an eighth of that, unless root says otherwise.
 pub const READ_AHEAD_LEN: u32 = 1 << 20;
 
 /// How many requests that nobody waits for (reading ahead, writing back) the kernel has under way, and from how many on
@@ -83,14 +86,28 @@ impl Kernel {
         Self { shared }
     }
 
-    /// Starts the task of a request that carries, or asks for, `len` bytes.
-    fn go<F: Future<Output = ()> + Send + 'static>(&self, len: u32, task: impl FnOnce(Arc<Shared>) -> F) {
+    /// Does the work of a request that carries, or asks for, `len` bytes.
+    fn go<F: Future<Output = ()> + Send + 'static>(&self, len: u32, work: impl FnOnce(Arc<Shared>) -> F) {
         let permit = self.shared.room(len);
-        let task = task(self.shared.clone());
-        drop(self.shared.runtime.spawn(async move {
-            task.await;
+        let work = work(self.shared.clone());
+        self.begin(async move {
+            work.await;
             drop(permit);
-        }));
+        });
+    }
+
+    /// Does what can be done at once here and now, and starts a task for what has to wait.
+    fn begin(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let mut work = Box::pin(work);
+        // What it starts belongs to the runtime; and a bug in one answer must not end the loop, and with it the mount.
+        let _runtime = self.shared.runtime.enter();
+        let polled = catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(&mut Context::from_waker(Waker::noop()))));
+        match polled {
+            Ok(Poll::Ready(())) => {}
+            // It asks to be woken anew when the task begins.
+            Ok(Poll::Pending) => drop(self.shared.runtime.spawn(work)),
+            Err(_) => tracing::error!("a bug ended an answer: the kernel is told EIO"),
+        }
     }
 
     fn ino(&self, id: INodeNo) -> Option<Ino> {
@@ -639,14 +656,14 @@ impl Filesystem for Kernel {
         let permit = self.shared.room(len);
         let data = Bytes::copy_from_slice(data);
         let shared = self.shared.clone();
-        drop(self.shared.runtime.spawn(async move {
+        self.begin(async move {
             match shared.write(ino, offset, data, write_flags, flags.0).await {
                 Ok(()) => reply.written(len),
                 Err(error) => reply.error(errno(&error)),
             }
             drop(shared);
             drop(permit);
-        }));
+        });
     }
 
     /// Nothing is to be done when a file is closed: kernels that ask all the same need not again.

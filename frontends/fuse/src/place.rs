@@ -110,6 +110,23 @@ pub(crate) fn is_mounted(dir: &Path) -> bool {
     mounts.split(|byte| *byte == b'\n').any(|line| is_line_of(line, dir))
 }
 
+/// Has the kernel read ahead as far as it is told in files of what is mounted at a full path. Only root may, and it costs
+/// nothing but time where it cannot be.
+pub(crate) fn read_ahead(dir: &Path, len: u32) {
+    let Ok(mounts) = fs::read(MOUNTS) else { return };
+    // The last one is on top.
+    let line = mounts.split(|byte| *byte == b'\n').rfind(|line| is_line_of(line, dir));
+    let device = line.and_then(device_of).and_then(|device| std::str::from_utf8(device).ok());
+    let Some(device) = device else { return };
+    let told = fs::write(format!("/sys/class/bdi/{device}/read_ahead_kb"), (len / 1024).to_string());
+    told.unwrap_or_else(|error| tracing::debug!(%error, "the kernel reads ahead less than it could"));
+}
+
+/// The device of a line of mountinfo, as MAJOR:MINOR.
+fn device_of(line: &[u8]) -> Option<&[u8]> {
+    line.split(|byte| *byte == b' ').nth(2)
+}
+
 /// A line of mountinfo: ID PARENT DEV ROOT DIR OPTIONS [FIELDS] - TYPE SOURCE OPTIONS.
 fn is_line_of(line: &[u8], dir: &Path) -> bool {
     use std::os::unix::ffi::OsStrExt as _;
@@ -179,6 +196,7 @@ mod tests {
     fn mounts_are_found_by_their_place_and_type() {
         let line = b"36 25 0:31 / /mnt/a\\040b rw,nosuid - fuse.muxfs muxfs rw,user_id=0";
         assert!(is_line_of(line, Path::new("/mnt/a b")));
+        assert_eq!(device_of(line), Some(&b"0:31"[..]));
         assert!(!is_line_of(line, Path::new("/mnt/a")));
         let tagged = b"36 25 0:31 / /mnt/a rw shared:5 master:1 - fuse.muxfs muxfs rw";
         assert!(is_line_of(tagged, Path::new("/mnt/a")));

@@ -26,7 +26,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    kernel::Kernel,
+    kernel::{Kernel, READ_AHEAD_LEN},
     nodes::{Nodes, Trust},
     notify,
     options::Options,
@@ -166,6 +166,7 @@ pub async fn mount(watch: &Watch, dir: impl AsRef<Path>, mut options: Options) -
         let dir = place::prepare(&dir)?;
         let session =
             Session::new(kernel, &dir, &config(&shared.options)).map_err(|error| place::refused(&dir, error))?;
+        place::read_ahead(&dir, READ_AHEAD_LEN);
         Ok::<_, Error>((session, dir, shared))
     });
     let (session, dir, shared) = session.await.map_err(bug)??;
