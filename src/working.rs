@@ -18,7 +18,7 @@
 //! linked or renamed to, so no change of the tree ever hides what is immutable, and a path with a CID in it is good for
 //! ever. Spec: spec/vfs.md #working-tree.
 
-use std::{num::NonZeroU64, ops::Range, sync::Arc};
+use std::{fs::File, num::NonZeroU64, ops::Range, sync::Arc};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -281,6 +281,11 @@ impl Vfs for WorkingVfs {
     async fn read(&self, ino: Ino, offset: u64, len: u32) -> Result<Bytes> {
         let (branch, leaf) = self.find(ino, "working.read")?;
         branch.vfs.read(leaf, offset, len).await
+    }
+
+    async fn host_file(&self, ino: Ino) -> Result<Option<File>> {
+        let (branch, leaf) = self.find(ino, "working.host_file")?;
+        branch.vfs.host_file(leaf).await
     }
 
     async fn readlink(&self, ino: Ino) -> Result<Bytes> {

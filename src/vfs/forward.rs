@@ -23,7 +23,7 @@
 /// #[async_trait::async_trait]
 /// #[deny(clippy::missing_trait_methods)]
 /// impl Vfs for Quiet {
-///     forward_vfs!(vfs: root, lookup, parent, getattr, readdir, read, readlink, statfs, handle, resolve);
+///     forward_vfs!(vfs: root, lookup, parent, getattr, readdir, read, host_file, readlink, statfs, handle, resolve);
 ///     forward_vfs!(vfs: retain, release, setattr, write, create, remove, rename, link, allocate, punch_hole);
 ///     forward_vfs!(vfs: copy_range, seek, getxattr, listxattr, setxattr, removexattr, sync_inode);
 ///
@@ -73,6 +73,11 @@ macro_rules! forward_vfs {
     };
     (@ read $to:ident) => {
         $crate::forward_vfs! { @async read $to [] (ino: $crate::vfs::Ino, offset: u64, len: u32) -> ::bytes::Bytes }
+    };
+    (@ host_file $to:ident) => {
+        $crate::forward_vfs! {
+            @async host_file $to [] (ino: $crate::vfs::Ino) -> ::std::option::Option<::std::fs::File>
+        }
     };
     (@ readlink $to:ident) => {
         $crate::forward_vfs! { @async readlink $to [] (ino: $crate::vfs::Ino) -> ::bytes::Bytes }
@@ -224,6 +229,7 @@ macro_rules! forward_vfs {
 #[cfg(test)]
 mod tests {
     use std::{
+        fs::File,
         ops::Range,
         sync::{Arc, Mutex, PoisonError},
     };
@@ -291,6 +297,7 @@ mod tests {
         getattr(ino: Ino) -> Attr;
         readdir(dir: Ino, after: Cookie, count: usize, listing: Listing) -> DirPage;
         read(ino: Ino, offset: u64, len: u32) -> Bytes;
+        host_file(ino: Ino) -> Option<File>;
         readlink(ino: Ino) -> Bytes;
         statfs(ino: Ino) -> FsStat;
         resolve(handle: &Handle) -> Attr;
@@ -355,6 +362,7 @@ mod tests {
         call!(getattr(file));
         call!(readdir(root, Cookie::START, 10, Listing::Names));
         call!(read(file, 0, 10));
+        call!(host_file(file));
         call!(readlink(link));
         call!(statfs(file));
         call!(fn handle(file));

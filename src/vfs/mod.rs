@@ -5,7 +5,7 @@
 //! many under one root; [`forward_vfs!`](crate::forward_vfs) writes what a wrapper passes on. It is by inode, not by path, because that is what survives a rename: an NFS handle, an open
 //! file, a hard link. Spec: spec/vfs.md.
 
-use std::{fmt::Debug, num::NonZeroU64, ops::Range, time::SystemTime};
+use std::{fmt::Debug, fs::File, num::NonZeroU64, ops::Range, time::SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -424,6 +424,19 @@ pub trait Vfs: Debug + Send + Sync + 'static {
     /// The bytes from `offset`; short only at the end of the file, empty past it. Holes read as zeros. Of more than
     /// [`READ_LEN_MAX`] bytes the first so many.
     async fn read(&self, ino: Ino, offset: u64, len: u32) -> Result<Bytes>;
+
+    /// The host's own file behind a file of a leased inode, open for reading, where there is one: for a frontend whose
+    /// kernel can read and write it past this file system. `None` where the bytes lie nowhere but here.
+    ///
+    /// It shows what `read` shows, and goes on doing so when names go and come, as an open file does. What is written
+    /// past this file system nobody is told of; a frontend lets its kernel write only where a `setattr` of nothing is not
+    /// refused, and takes setuid and setgid away itself.
+    ///
+    /// # Errors
+    /// Those of `read`.
+    async fn host_file(&self, ino: Ino) -> Result<Option<File>> {
+        Ok(None)
+    }
 
     /// The target of a symlink.
     ///

@@ -417,7 +417,7 @@ fn name_in(dir: Ino, name: &Name) -> Change {
 #[async_trait]
 #[deny(clippy::missing_trait_methods)]
 impl Vfs for View {
-    forward_vfs!(vfs: root, lookup, parent, getattr, readdir, read, readlink, statfs, handle, resolve);
+    forward_vfs!(vfs: root, lookup, parent, getattr, readdir, read, host_file, readlink, statfs, handle, resolve);
     forward_vfs!(vfs: retain, release, seek, getxattr, listxattr, sync, sync_inode);
 
     async fn setattr(&self, ino: Ino, set: SetAttr) -> Result<Changed> {

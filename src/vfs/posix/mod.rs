@@ -9,7 +9,7 @@
 
 mod caller;
 
-use std::{ops::Range, sync::Arc};
+use std::{fs::File, ops::Range, sync::Arc};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -286,6 +286,12 @@ impl Vfs for Posix {
     async fn read(&self, ino: Ino, offset: u64, len: u32) -> Result<Bytes> {
         self.check_read(ino, "posix.read").await?;
         self.vfs.read(ino, offset, len).await
+    }
+
+    // As an open file goes on being read by whoever could open it.
+    async fn host_file(&self, ino: Ino) -> Result<Option<File>> {
+        self.check_read(ino, "posix.host_file").await?;
+        self.vfs.host_file(ino).await
     }
 
     async fn setattr(&self, ino: Ino, set: SetAttr) -> Result<Changed> {

@@ -9,7 +9,7 @@
 
 mod slots;
 
-use std::{num::NonZeroU64, ops::Range, sync::Arc, time::SystemTime};
+use std::{fs::File, num::NonZeroU64, ops::Range, sync::Arc, time::SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -230,6 +230,13 @@ impl Vfs for UnionVfs {
         match self.find(ino, "union.read")? {
             Some((mount, leaf)) => mount.vfs.read(leaf, offset, len).await,
             None => root_is_dir("union.read"),
+        }
+    }
+
+    async fn host_file(&self, ino: Ino) -> Result<Option<File>> {
+        match self.find(ino, "union.host_file")? {
+            Some((mount, leaf)) => mount.vfs.host_file(leaf).await,
+            None => root_is_dir("union.host_file"),
         }
     }
 

@@ -25,6 +25,7 @@ mod xattrs;
 
 use std::{
     fmt,
+    fs::File,
     ops::Range,
     path::Path,
     sync::{
@@ -310,6 +311,10 @@ impl Vfs for LocalVfs {
             Read::Done(bytes) => Ok(bytes),
             Read::Waits(reading) => self.blocking("local.read", move |_| reading.wait()).await,
         }
+    }
+
+    async fn host_file(&self, ino: Ino) -> Result<Option<File>> {
+        self.local.host_file(ino).map(Some)
     }
 
     async fn readlink(&self, ino: Ino) -> Result<Bytes> {

@@ -1,6 +1,7 @@
 //! Reading: from the page cache at once, from the disk on a thread that may wait.
 
 use std::{
+    fs::File,
     io::IoSliceMut,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -12,7 +13,7 @@ use muxfs::{
 };
 use rustix::{
     fd::OwnedFd,
-    fs::SeekFrom,
+    fs::{OFlags, SeekFrom},
     io::{Errno, ReadWriteFlags},
 };
 
@@ -141,6 +142,15 @@ impl Local {
             Err(Errno::AGAIN | Errno::OPNOTSUPP | Errno::NOSYS) => Ok(Read::Waits(reading)),
             Err(errno) => Err(fail(OP)(errno)),
         }
+    }
+
+    /// Opens the host's file anew: what is done with the descriptor is no business of those that are kept here.
+    pub(super) fn host_file(&self, ino: Ino) -> Result<File> {
+        const OP: &str = "local.host_file";
+        self.must_be_file(ino, OP)?;
+        let anchor = self.anchor(ino, OP)?;
+        let fd = self.with_room(|| self.host.reopen(&anchor.fd, OFlags::RDONLY)).map_err(fail(OP))?;
+        Ok(File::from(fd))
     }
 
     /// Asks the host, which tells holes by its own blocks. Nobody reads or writes at the place that this moves.

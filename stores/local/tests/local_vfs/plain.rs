@@ -13,6 +13,24 @@ use muxfs_local::{LocalOptions, LocalVfs};
 
 use crate::world::{World, kind, name};
 
+/// The descriptor is of the file as others see it, and nobody writes by it.
+#[tokio::test]
+async fn the_host_file_shows_what_is_read_and_cannot_be_written() {
+    use std::os::unix::fs::FileExt as _;
+    const EBADF: i32 = 9;
+    let world = World::new();
+    let made = world.vfs.create(world.vfs.root(), &name("f"), NewNode::File, SetAttr::default()).await.expect("create");
+    let ino = made.node.ino;
+    let file = world.vfs.host_file(ino).await.expect("opened").expect("there is one");
+    world.vfs.write(ino, 0, "bytes".into(), false).await.expect("write");
+    std::fs::rename(world.host("f"), world.host("g")).expect("renamed");
+    let mut back = [0; 5];
+    file.read_exact_at(&mut back, 0).expect("read");
+    assert_eq!(&back, b"bytes");
+    assert_eq!(file.write_at(b"x", 0).expect_err("it only reads").raw_os_error(), Some(EBADF));
+    assert_eq!(kind(world.vfs.host_file(world.vfs.root()).await), ErrorKind::IsDir);
+}
+
 #[tokio::test]
 async fn what_is_written_is_on_the_host_and_numbers_are_the_hosts() {
     let world = World::new();
