@@ -28,6 +28,7 @@ Options:
   noexec              no programs are run from it
   dev, suid           device files and setuid bits mean something; for root
   writeback_cache     the kernel sends what was written later: for a tree that nobody else changes
+  no_passthrough      the kernel never reads and writes files below /local by itself, as it does for root
   data=DIR, config=FILE
                       as --data and --config, for /etc/fstab
 

@@ -79,6 +79,7 @@ impl MountPoint {
                 "suid" => options.suid = true,
                 "noexec" => options.no_exec = true,
                 "writeback_cache" => options.write_back = true,
+                "no_passthrough" => options.passthrough = false,
                 word => match word.split_once('=') {
                     Some(("uid", id)) => options.uid = Some(number(word, id)?),
                     Some(("gid", id)) => options.gid = Some(number(word, id)?),

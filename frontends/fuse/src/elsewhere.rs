@@ -20,6 +20,11 @@ impl Mounted {
         match self.0 {}
     }
 
+    /// Whether the kernel reads and writes host files by itself.
+    pub fn passes_through(&self) -> bool {
+        match self.0 {}
+    }
+
     /// Waits until it is unmounted.
     pub async fn wait(&self) -> Result<()> {
         match self.0 {}

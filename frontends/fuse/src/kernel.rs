@@ -6,6 +6,7 @@
 
 use std::{
     ffi::OsStr,
+    fs::File,
     io,
     ops::Range,
     os::unix::ffi::OsStrExt as _,
@@ -18,10 +19,10 @@ use std::{
 
 use bytes::Bytes;
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation,
-    INodeNo, InitFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
-    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs,
-    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    BackingId, BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags,
+    Generation, INodeNo, InitFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr,
+    ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen,
+    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use muxfs::{
     Cid, Error, ErrorKind, FileKind, Name, Result,
@@ -36,6 +37,7 @@ use crate::{
     errno::errno,
     listing::{self, Entry, What},
     nodes::Trust,
+    passthrough::{NO_HANDLE, Opener, Passthrough},
     server::Shared,
 };
 
@@ -48,6 +50,10 @@ pub const READ_AHEAD_LEN: u32 = 1 << 20;
 /// it holds back: its default of 12 leaves slow stores idle.
 const BACKGROUND_COUNT: u16 = 128;
 const CONGESTION_COUNT: u16 = 96;
+
+/// How many file systems stand on each other where the kernel reads host files by itself: this one on the host's, which
+/// leaves room for an overlay on top.
+const BACKING_DEPTH: u32 = 1;
 
 /// The longest range that one call copies: the reply counts in 32 bits, and a signal is heard in between.
 const COPY_LEN_MAX: u64 = 1 << 30;
@@ -72,8 +78,6 @@ const TRUSTED_PREFIX: &[u8] = b"trusted.";
 
 /// Numbers are never used again, or held by a lease where a host does: one generation is enough.
 const GENERATION: Generation = Generation(0);
-/// No open file has a state of its own: the kernel holds the node.
-const NO_HANDLE: FileHandle = FileHandle(0);
 
 /// The file system as fuser calls it.
 #[derive(Debug)]
@@ -132,6 +136,10 @@ impl Asker {
     /// Whoever may keep setuid bits when they write.
     fn is_root(self) -> bool {
         self.uid == 0
+    }
+
+    fn opens(self, flags: OpenFlags) -> Opener {
+        Opener { is_root: self.is_root(), writes: flags.acc_mode() != OpenAccMode::O_RDONLY }
     }
 }
 
@@ -196,6 +204,10 @@ impl Shared {
             refuse_other_owner(set.gid, gid)?;
             set.gid = None;
         }
+        if set.mode.is_some() && self.passthrough.others_write(ino) {
+            // As their next write would.
+            set.mode = set.mode.map(without_suid);
+        }
         let changes_hands = set.uid.is_some() || set.gid.is_some();
         let is_cut = set.size.is_some() && !asker.is_root();
         if changes_hands || is_cut {
@@ -250,8 +262,50 @@ impl Shared {
     }
 
     /// Whether a file can be written at all: a file system that only reads says so when a file is opened.
-    async fn check_writable(&self, ino: Ino) -> Result<()> {
-        self.ask(|| self.vfs.setattr(ino, SetAttr::default())).await.map(drop)
+    async fn check_writable(&self, ino: Ino) -> Result<Attr> {
+        Ok(self.ask(|| self.vfs.setattr(ino, SetAttr::default())).await?.after)
+    }
+
+    /// The host file that the kernel may read and write by itself from now on, where none of its kind is open yet.
+    async fn file_behind(&self, ino: Ino) -> Option<File> {
+        if !self.passthrough.is_on() || !self.passthrough.wants_file(ino) {
+            return None;
+        }
+        let file = self.vfs.host_file(ino).await;
+        file.unwrap_or_else(|error| {
+            tracing::debug!("the kernel does not read and write this file by itself: {error:#}");
+            None
+        })
+    }
+
+    /// How a file that was just opened is read and written.
+    fn opened(
+        &self,
+        ino: Ino,
+        opener: Opener,
+        mode: Option<u32>,
+        file: Option<&File>,
+        register: impl FnOnce(&File) -> io::Result<BackingId>,
+    ) -> (FileHandle, FopenFlags, Option<Arc<BackingId>>) {
+        let flags = self.file_flags(ino);
+        if !self.passthrough.is_on() || self.nodes.trust(ino) != Trust::Outside {
+            return (NO_HANDLE, flags, None);
+        }
+        // Each write of another to such a file is to come here, where it takes setuid away: this flag wins over the way.
+        let takes_suid = opener.writes && !opener.is_root && mode.is_some_and(|mode| without_suid(mode) != mode);
+        let (direct, opener) = if takes_suid {
+            (FopenFlags::FOPEN_DIRECT_IO, Opener { writes: false, ..opener })
+        } else {
+            (FopenFlags::empty(), opener)
+        };
+        let (handle, way) = self.passthrough.count(ino, opener, file, register);
+        let flags = match &way {
+            // Who writes past us is heard of when they close.
+            Some(_) if opener.writes => FopenFlags::empty(),
+            Some(_) => FopenFlags::FOPEN_NOFLUSH | direct,
+            None => flags | direct,
+        };
+        (handle, flags, way)
     }
 
     /// What the kernel may keep of a file from one opening to the next.
@@ -377,6 +431,15 @@ impl Filesystem for Kernel {
         if options.write_back {
             wanted.push(InitFlags::FUSE_WRITEBACK_CACHE);
         }
+        // Only root may, only host files can, and it excludes the write-back cache.
+        let may_pass = options.passthrough && !options.write_back && !options.outside.is_empty();
+        if may_pass
+            && rustix::process::geteuid().is_root()
+            && config.set_max_stack_depth(BACKING_DEPTH).is_ok()
+            && config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok()
+        {
+            self.shared.passthrough.turn_on();
+        }
         for flag in wanted {
             if config.add_capabilities(flag).is_err() {
                 tracing::debug!(?flag, "this kernel cannot");
@@ -452,21 +515,32 @@ impl Filesystem for Kernel {
         name: &OsStr,
         mode: u32,
         _umask: u32,
-        _flags: i32,
+        flags: i32,
         reply: ReplyCreate,
     ) {
         let dir = or_refuse!(self.ino(parent), reply);
         let name = or_refuse!(name self::name(name), reply);
         let asker = Asker::from(request);
+        let opener = asker.opens(OpenFlags(flags));
         self.go(0, |shared| async move {
             let begun = shared.changes.begin();
             match shared.make(dir, &name, NewNode::File, Some(mode), asker).await {
                 Ok(attr) => {
                     let trust = shared.trust_of(&attr);
                     shared.nodes.add(attr.ino, trust);
-                    let (shown, flags) = (shared.attr(&attr), shared.file_flags(attr.ino));
+                    let shown = shared.attr(&attr);
+                    let file = shared.file_behind(attr.ino).await;
+                    let register = |file: &File| reply.open_backing(file);
+                    let (handle, flags, way) =
+                        shared.opened(attr.ino, opener, Some(attr.mode), file.as_ref(), register);
                     shared.changes.settle(begun, |fresh| {
-                        reply.created(&shared.believed(trust, fresh), &shown, GENERATION, NO_HANDLE, flags);
+                        let believed = shared.believed(trust, fresh);
+                        match way {
+                            Some(way) => {
+                                reply.created_passthrough(&believed, &shown, GENERATION, handle, flags, &way);
+                            }
+                            None => reply.created(&believed, &shown, GENERATION, handle, flags),
+                        }
                     });
                 }
                 // Another frontend was first. The kernel looks again, and opens what is there if the caller may.
@@ -605,17 +679,44 @@ impl Filesystem for Kernel {
 
     // ---- the bytes of files
 
-    fn open(&self, _request: &Request, id: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+    fn open(&self, request: &Request, id: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let ino = or_refuse!(self.ino(id), reply);
-        if flags.acc_mode() == OpenAccMode::O_RDONLY {
+        let opener = Asker::from(request).opens(flags);
+        let passes = self.shared.passthrough.is_on() && self.shared.nodes.trust(ino) == Trust::Outside;
+        if !opener.writes && !passes {
             return reply.opened(NO_HANDLE, self.shared.file_flags(ino));
         }
         self.go(0, |shared| async move {
-            match shared.check_writable(ino).await {
-                Ok(()) => reply.opened(NO_HANDLE, shared.file_flags(ino)),
-                Err(error) => reply.error(errno(&error)),
+            let mut mode = None;
+            if opener.writes {
+                match shared.check_writable(ino).await {
+                    Ok(attr) => mode = Some(attr.mode),
+                    Err(error) => return reply.error(errno(&error)),
+                }
+            }
+            let file = if passes { shared.file_behind(ino).await } else { None };
+            let register = |file: &File| reply.open_backing(file);
+            let (handle, flags, way) = shared.opened(ino, opener, mode, file.as_ref(), register);
+            match way {
+                Some(way) => reply.opened_passthrough(handle, flags, &way),
+                None => reply.opened(handle, flags),
             }
         });
+    }
+
+    fn release(
+        &self,
+        _request: &Request,
+        id: INodeNo,
+        handle: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        let ino = or_refuse!(self.ino(id), reply);
+        self.shared.passthrough.release(ino, handle);
+        reply.ok();
     }
 
     fn read(
@@ -666,9 +767,17 @@ impl Filesystem for Kernel {
         });
     }
 
-    /// Nothing is to be done when a file is closed: kernels that ask all the same need not again.
-    fn flush(&self, _request: &Request, _id: INodeNo, _handle: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
-        reply.error(Errno::ENOSYS);
+    /// Tells other mounts of what was written past us. Nothing else is to be done when a file is closed: kernels that ask
+    /// all the same need not again.
+    fn flush(&self, _request: &Request, id: INodeNo, handle: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
+        let ino = or_refuse!(self.ino(id), reply);
+        if Passthrough::writes(handle) {
+            self.go(0, |shared| async move { done(shared.check_writable(ino).await.map(drop), reply) });
+        } else if self.shared.passthrough.is_on() {
+            reply.ok();
+        } else {
+            reply.error(Errno::ENOSYS);
+        }
     }
 
     fn fsync(&self, _request: &Request, id: INodeNo, _handle: FileHandle, _data: bool, reply: ReplyEmpty) {

@@ -28,6 +28,8 @@ mod nodes;
 mod notify;
 mod options;
 #[cfg(target_os = "linux")]
+mod passthrough;
+#[cfg(target_os = "linux")]
 mod place;
 #[cfg(target_os = "linux")]
 mod server;

@@ -36,6 +36,9 @@ pub struct Options {
     pub write_back: bool,
     /// File systems that are also changed past MuxFS, as host directories are, by their fsid. Default: none.
     pub outside: Vec<Fsid>,
+    /// Lets the kernel read and write the files of those by itself, where it can (Linux 6.9) and this process is root; not
+    /// with `write_back`. Default: yes.
+    pub passthrough: bool,
     /// How long the kernel may believe what it knows of those. Default: 1 s.
     pub outside_timeout: Duration,
     /// How long a call waits for a store that is out of reach before it fails with EIO. Default: 30 s.
@@ -56,6 +59,7 @@ impl Default for Options {
             gid: None,
             write_back: false,
             outside: Vec::new(),
+            passthrough: true,
             outside_timeout: Duration::from_secs(1),
             unavailable_after: Duration::from_secs(30),
         }

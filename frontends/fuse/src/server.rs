@@ -30,6 +30,7 @@ use crate::{
     nodes::{Nodes, Trust},
     notify,
     options::Options,
+    passthrough::Passthrough,
     place,
 };
 
@@ -58,6 +59,7 @@ pub(crate) struct Shared {
     pub(crate) vfs: Arc<dyn Vfs>,
     pub(crate) nodes: Arc<Nodes>,
     pub(crate) changes: Changes,
+    pub(crate) passthrough: Passthrough,
     pub(crate) options: Options,
     pub(crate) runtime: Handle,
     /// What the kernel is to be told besides what others change.
@@ -114,6 +116,7 @@ fn trust_of(fsid: Fsid, options: &Options) -> Trust {
 #[derive(Debug)]
 pub struct Mounted {
     dir: PathBuf,
+    passes_through: bool,
     ended: watch::Receiver<Option<Arc<Result<()>>>>,
 }
 
@@ -160,7 +163,8 @@ pub async fn mount(watch: &Watch, dir: impl AsRef<Path>, mut options: Options) -
     let (own, own_invalid) = mpsc::unbounded_channel();
     let room = Arc::new(Semaphore::new(UNIT_COUNT as usize));
     let runtime = Handle::current();
-    let shared = Arc::new(Shared { vfs, nodes, changes, options, runtime: runtime.clone(), own, room });
+    let passthrough = Passthrough::new();
+    let shared = Arc::new(Shared { vfs, nodes, changes, passthrough, options, runtime: runtime.clone(), own, room });
     let kernel = Kernel::new(shared.clone());
     let session = runtime.spawn_blocking(move || {
         let dir = place::prepare(&dir)?;
@@ -171,6 +175,7 @@ pub async fn mount(watch: &Watch, dir: impl AsRef<Path>, mut options: Options) -
     });
     let (session, dir, shared) = session.await.map_err(bug)??;
 
+    let passes_through = shared.passthrough.is_on();
     let stop = CancellationToken::new();
     let (ended, receiver) = watch::channel(None);
     let (over, session_over) = tokio::sync::oneshot::channel();
@@ -195,7 +200,7 @@ pub async fn mount(watch: &Watch, dir: impl AsRef<Path>, mut options: Options) -
         let served = served.map_err(|error| Error::new(ErrorKind::Io, "fuse.session").because(error));
         ended.send_replace(Some(Arc::new(served.and(synced))));
     });
-    Ok(Mounted { dir, ended: receiver })
+    Ok(Mounted { dir, passes_through, ended: receiver })
 }
 
 fn bug(error: impl Into<muxfs::BoxError>) -> Error {
@@ -228,6 +233,11 @@ impl Mounted {
     /// Where it is.
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// Whether the kernel reads and writes host files by itself.
+    pub fn passes_through(&self) -> bool {
+        self.passes_through
     }
 
     /// Waits until it is unmounted, by whomever, and everything that was written is durable.
