@@ -18,6 +18,10 @@ Exit codes:
   130, 143  interrupted by SIGINT, by SIGTERM";
 
 const MOUNT_HELP: &str = "\
+Arguments:
+  [PREFIX]  What to mount, as /ipfs or /ipfs/photos [default: the whole namespace]
+  <DIR>     The directory of this machine to mount it on
+
 A running server serves the mount, which then ends with it; else a process of its own does, until it is taken away.
 
 Options:
@@ -102,7 +106,7 @@ pub(crate) enum Command {
     /// Serve the namespace over NFS and FTP until Ctrl-C or SIGTERM
     Serve(Serve),
     /// Mount the namespace, or a part of it, on a directory of this machine
-    #[command(after_help = MOUNT_HELP)]
+    #[command(after_help = MOUNT_HELP, override_usage = "muxfs mount [OPTIONS] [PREFIX] <DIR>")]
     Mount(Mount),
     /// Take a mount away, when everything written through it is durable
     #[command(after_help = "Examples:\n  muxfs umount /mnt/x\n  muxfs umount -l /mnt/x")]
@@ -301,8 +305,8 @@ pub(crate) struct Serve {
 
 #[derive(Debug, Args)]
 pub(crate) struct Mount {
-    /// What to mount, as /ipfs or /ipfs/photos [default: the whole namespace], and the directory to mount it on
-    #[arg(required = true, num_args = 1..=2, value_names = ["PREFIX", "DIR"])]
+    /// What to mount, and where; told in the help by hand, which cannot say that the first of two may be left out
+    #[arg(required = true, num_args = 1..=2, hide = true)]
     pub(crate) places: Vec<OsString>,
     /// Words between commas, listed below
     #[arg(short = 'o', value_name = "OPTIONS")]
