@@ -23,6 +23,10 @@ ci:
 bench *ARGS:
     benches/run {{ARGS}}
 
+# FUSE beside gocryptfs, bindfs and the bare file system: RUNS rounds, five where it is not said.
+bench-fs:
+    benches/run fs
+
 # What takes long. Seeds are printed, and the environment sets others.
 nightly:
     MUXFS_KILL_ROUNDS=500 cargo test --release -p muxfs-cli --test program rounds -- --nocapture
