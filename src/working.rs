@@ -1,10 +1,9 @@
-//! The inodes of a content-addressed mount that can be written: its working tree, and below the same root all content
-//! by CID and, hidden, the history.
+//! The inodes of a content-addressed mount that can be written: its working tree, below the same root all content by
+//! CID, and, hidden in each directory, its history.
 //!
-//! Sits between the union of mounts and three file systems that know nothing of each other: a tree (any [`Vfs`] that
-//! can be changed), a [`CasView`], and a view of old commits. It keeps nothing. Which part a node is in shows in its
-//! number and in the first byte of its handle, so that nothing is translated by a table and all of it is the same after
-//! a restart:
+//! Sits between the union of mounts and three file systems: a tree (any [`Vfs`] that can be changed), a [`CasView`], and
+//! the [`History`] of that tree. It keeps nothing. Which part a node is in shows in its number and in the first byte of
+//! its handle, so that nothing is translated by a table and all of it is the same after a restart:
 //!
 //! ```text
 //! bits 55, 54, 53    part       its own number
@@ -14,9 +13,11 @@
 //! any  1   any       content    bit 55 set: bit 54 of it stands in bit 55 here
 //! ```
 //!
-//! A name at the root that is a CID always means that content, and `.history` the history: neither can be created,
-//! linked or renamed to, so no change of the tree ever hides what is immutable, and a path with a CID in it is good for
-//! ever. Spec: spec/vfs.md #working-tree.
+//! A name at the root that is a CID always means that content, and `.history` in any directory of the tree the history of
+//! that directory: neither can be created, linked or renamed to, so no change of the tree ever hides what is immutable,
+//! and a path with a CID in it is good for ever. A tree that came from elsewhere may have such names all the same. Those
+//! at its root are hidden; a `.history` below it is what it is, so that nobody's files are out of reach.
+//! Spec: spec/vfs.md #working-tree.
 
 use std::{fs::File, num::NonZeroU64, ops::Range, sync::Arc};
 
@@ -26,6 +27,7 @@ use bytes::Bytes;
 use crate::{
     Cid, Error, ErrorKind, Name, Result,
     cas_view::CasView,
+    tree::History,
     vfs::{
         Attr, Changed, Cookie, DirChanged, DirPage, FsStat, Fsid, Handle, INO_BITS, Ino, LEAF_HANDLE_LEN_MAX, Listing,
         NewNode, Place, RemoveKind, RenameMode, Renamed, Seek, SetAttr, Vfs, XattrMode, XattrName,
@@ -33,7 +35,7 @@ use crate::{
     },
 };
 
-/// The name at the root that the history is reached by. It is not listed.
+/// The name in each directory that its history is reached by. It is not listed.
 pub const HISTORY_NAME: &str = ".history";
 
 /// Set in the numbers of content, here and in [`CasView`]; with [`CONTENT_BIT`] clear, in derived numbers of the tree.
@@ -50,7 +52,14 @@ const TAG_LEN: usize = 1;
 pub struct WorkingVfs {
     tree: Branch,
     content: Branch,
-    history: Option<Branch>,
+    history: Option<Past>,
+}
+
+/// The history, as a part, and as what knows the lists of directories.
+#[derive(Debug)]
+struct Past {
+    branch: Branch,
+    history: Arc<History>,
 }
 
 #[derive(Debug)]
@@ -121,15 +130,22 @@ impl Part for Branch {
     }
 }
 
-/// What a name at the root means.
+/// What a name in a directory means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Meaning {
+    /// What the directory has by it.
     Entry,
+    /// The content of that CID, whatever the directory has by it.
     Content,
+    /// The history of the root, whatever it has by it.
     History,
+    /// What the directory has by it, and else its history.
+    EntryOrHistory,
 }
 
 impl Meaning {
-    fn of(name: &Name) -> Self {
+    /// What a name at the root means.
+    fn at_root(name: &Name) -> Self {
         match name.as_str() {
             Some(HISTORY_NAME) => Self::History,
             Some(text) if Cid::parse_in_path(text).is_ok() => Self::Content,
@@ -139,10 +155,10 @@ impl Meaning {
 }
 
 impl WorkingVfs {
-    /// Joins a tree, whose root becomes the root of all, with the content of a store and, where there is one, a history.
+    /// Joins a tree, whose root becomes the root of all, with the content of a store and, where it keeps one, its history.
     ///
-    /// The tree's numbers are below 2^53, or between 2^55 and 2^55 + 2^54; the history's below 2^53. Handles of either
-    /// have at most 47 bytes, their fsid is 0. What they give beyond that is refused as `Internal` when it is met.
+    /// The tree's numbers are below 2^53, or between 2^55 and 2^55 + 2^54. Its handles have at most 47 bytes, their fsid is
+    /// 0. What it gives beyond that is refused as `Internal` when it is met.
     ///
     /// ```
     /// # use std::sync::Arc;
@@ -161,16 +177,20 @@ impl WorkingVfs {
     /// assert!(working.create(working.root(), &name, NewNode::Dir, SetAttr::default()).await.is_err());
     /// # Ok::<(), muxfs::Error>(()) }).unwrap();
     /// ```
-    pub fn new(tree: Arc<dyn Vfs>, content: CasView, history: Option<Arc<dyn Vfs>>) -> Self {
+    pub fn new(tree: Arc<dyn Vfs>, content: CasView, history: Option<Arc<History>>) -> Self {
+        let past = |history: Arc<History>| Past {
+            branch: Branch { kind: Kind::History, vfs: read_only_view(history.clone()) },
+            history,
+        };
         Self {
             tree: Branch { kind: Kind::Tree, vfs: tree },
             content: Branch { kind: Kind::Content, vfs: read_only_view(Arc::new(content)) },
-            history: history.map(|vfs| Branch { kind: Kind::History, vfs: read_only_view(vfs) }),
+            history: history.map(past),
         }
     }
 
     fn branches(&self) -> impl Iterator<Item = &Branch> {
-        [&self.tree, &self.content].into_iter().chain(&self.history)
+        [&self.tree, &self.content].into_iter().chain(self.history.as_ref().map(|past| &past.branch))
     }
 
     /// The part a node is in, and its number there.
@@ -190,7 +210,11 @@ impl WorkingVfs {
 
     /// What a name in a directory means.
     fn meaning(&self, dir: Ino, name: &Name) -> Meaning {
-        if dir == self.root() { Meaning::of(name) } else { Meaning::Entry }
+        if dir == self.root() {
+            return Meaning::at_root(name);
+        }
+        let is_hidden = name.as_bytes() == HISTORY_NAME.as_bytes() && self.history.is_some();
+        if is_hidden && Kind::of(dir.0.get()) == Some(Kind::Tree) { Meaning::EntryOrHistory } else { Meaning::Entry }
     }
 
     /// Refuses a name that cannot be given to a node.
@@ -198,21 +222,53 @@ impl WorkingVfs {
         let why = match self.meaning(dir, name) {
             Meaning::Entry => return Ok(()),
             Meaning::Content => "the name is a CID, and means that content",
-            Meaning::History => "the name means the history",
+            Meaning::History | Meaning::EntryOrHistory => "the name means the history of the directory",
         };
         Err(Error::new(ErrorKind::InvalidArgument, op).at(name).because(why))
     }
 
-    /// What the tree says of taking a name away. It may hold one that means content, and can be rid of it; where it does
-    /// not, what is met by the name is immutable.
+    /// The place of a name that is to be taken away, as the tree has it.
+    ///
+    /// The tree may hold one that means something else, and can be rid of it; where it does not, what is met by the name
+    /// is immutable, and so is what whoever looked at it expects there.
+    async fn taken_from<'a>(
+        &self,
+        branch: &Branch,
+        place: Place<'a>,
+        leaf: Ino,
+        op: &'static str,
+    ) -> Result<Place<'a>> {
+        let down = branch.place_down(place, leaf, op);
+        if down.is_ok() || self.meaning(place.dir, place.name) == Meaning::Entry {
+            return down;
+        }
+        let there = branch.vfs.lookup(leaf, place.name).await;
+        branch.vfs.release(self.taken_away(&place, op, there)?.ino, 1);
+        down
+    }
+
+    /// What the tree says of taking a name away.
     fn taken_away<T>(&self, place: &Place<'_>, op: &'static str, result: Result<T>) -> Result<T> {
-        let is_entry = matches!(self.meaning(place.dir, place.name), Meaning::Entry);
+        let is_entry = self.meaning(place.dir, place.name) == Meaning::Entry;
         result.map_err(|error| match error.kind() {
             ErrorKind::NotFound if !is_entry => {
                 Error::new(ErrorKind::ReadOnly, op).at(place.name).because("it is not in the tree, and immutable")
             }
             _ => error,
         })
+    }
+
+    /// A name that a directory of the tree has, or else its history.
+    async fn entry_or_history(&self, leaf: Ino, name: &Name) -> Result<Attr> {
+        let (absent, past) = match (self.tree.vfs.lookup(leaf, name).await, &self.history) {
+            (Err(error), Some(past)) if error.kind() == ErrorKind::NotFound => (error, past),
+            (found, _) => return self.tree.leased_up(found?),
+        };
+        match past.history.of(leaf).await {
+            // It was removed, and nothing is in it.
+            Err(error) if error.kind() == ErrorKind::Stale => Err(absent),
+            list => past.branch.leased_up(list?),
+        }
     }
 
     /// The root of a part, leased.
@@ -236,7 +292,8 @@ impl Vfs for WorkingVfs {
         let (branch, leaf) = match (self.meaning(dir, name), &self.history) {
             (Meaning::Entry, _) => self.find(dir, op)?,
             (Meaning::Content, _) => (&self.content, self.content.vfs.root()),
-            (Meaning::History, Some(history)) => return Self::root_of(history).await,
+            (Meaning::EntryOrHistory, _) => return self.entry_or_history(self.find(dir, op)?.1, name).await,
+            (Meaning::History, Some(past)) => return Self::root_of(&past.branch).await,
             (Meaning::History, None) => {
                 return Err(Error::new(ErrorKind::NotFound, op).at(name).because("this mount keeps no history"));
             }
@@ -247,10 +304,14 @@ impl Vfs for WorkingVfs {
     async fn parent(&self, dir: Ino) -> Result<Attr> {
         let (branch, leaf) = self.find(dir, "working.parent")?;
         let top = branch.vfs.root();
-        if branch.kind == Kind::History && leaf == top {
-            return Self::root_of(&self.tree).await;
-        }
         let above = branch.vfs.parent(leaf).await?;
+        if branch.kind == Kind::History
+            && let Some(dir) = History::dir_of(leaf)
+        {
+            branch.vfs.release(above.ino, 1);
+            // The directory need not be leased; its handle makes it so.
+            return self.tree.leased_up(self.tree.vfs.resolve(&self.tree.vfs.handle(dir)?).await?);
+        }
         if branch.kind == Kind::Content && above.ino == top {
             branch.vfs.release(top, 1);
             return Self::root_of(&self.tree).await;
@@ -269,7 +330,7 @@ impl Vfs for WorkingVfs {
         if dir == self.root() {
             // A name that means something else is listed, but what it means is for `lookup` to say.
             for entry in page.entries.iter_mut().filter(|entry| entry.attr.is_some()) {
-                if !matches!(Meaning::of(&entry.name), Meaning::Entry) {
+                if Meaning::at_root(&entry.name) != Meaning::Entry {
                     entry.attr = None;
                     self.release(entry.ino, 1);
                 }
@@ -353,7 +414,7 @@ impl Vfs for WorkingVfs {
     async fn remove(&self, place: Place<'_>, kind: RemoveKind) -> Result<DirChanged> {
         let op = "working.remove";
         let (branch, leaf) = self.find(place.dir, op)?;
-        let removed = branch.vfs.remove(branch.place_down(place, leaf, op)?, kind).await;
+        let removed = branch.vfs.remove(self.taken_from(branch, place, leaf, op).await?, kind).await;
         branch.removed_up(self.taken_away(&place, op, removed)?)
     }
 
@@ -364,7 +425,8 @@ impl Vfs for WorkingVfs {
             self.check_new(from.dir, from.name, op)?;
         }
         let (branch, from_leaf, to_leaf) = self.find_both(from.dir, to.dir, op)?;
-        let places = (branch.place_down(from, from_leaf, op)?, branch.place_down(to, to_leaf, op)?);
+        let from_place = self.taken_from(branch, from, from_leaf, op).await?;
+        let places = (from_place, branch.place_down(to, to_leaf, op)?);
         let renamed = branch.vfs.rename(places.0, places.1, mode).await;
         branch.renamed_up(self.taken_away(&from, op, renamed)?)
     }

@@ -1,18 +1,23 @@
-//! The history of a tree: a read-only [`Vfs`] whose root lists the kept commits, each as the tree was then.
+//! The history of a tree: a read-only [`Vfs`] whose root lists the kept commits, each as the tree was then; and of each
+//! directory of the tree a list of the commits that had it, each as the directory was then.
 //!
-//! Sits beside the tree, on the same [`Dag`]; a content-addressed mount shows it as `.history`. It keeps nothing that
-//! is not in the commits: which there are, the head says; an inode's number here is derived from the commit and the
-//! number it had there, so it is the same after a restart; a handle carries both. A commit that is no longer kept is
-//! `Stale`, also where its blocks are still there: the collector may take them at any time. Spec: spec/history.md.
+//! Sits beside the tree, on the same [`Dag`]; a content-addressed mount shows these lists as `.history`. It keeps nothing
+//! that is not in the commits: which there are, the head says; an inode's number here is derived from the commit, the
+//! number it had there and the list that leads to it, so it is the same after a restart; a handle carries all three. A
+//! commit that is no longer kept is `Stale`, also where its blocks are still there: the collector may take them at any
+//! time.
+//!
+//! What is met below two lists has two numbers: a directory then has one directory above it, as kernels want it, and
+//! what is below a part of the tree leads nowhere but there. Spec: spec/history.md.
 
 mod diff;
 mod held;
+mod kept;
 mod when;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     fmt,
-    num::NonZeroU64,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::SystemTime,
 };
@@ -20,15 +25,17 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
-use tokio::sync::OnceCell;
 
 pub use self::diff::PathChange;
-use self::held::{Held, Place};
+use self::{
+    held::{Held, Named, Place, list_of},
+    kept::{Kept, Then},
+};
 use super::{
     Commit, Tree,
     attrs::{self, AttrNode, Attrs, Halt, Inode, NodeCache, NodeId, Nodes},
     inode::NameEntry,
-    state::{ROOT as TREE_ROOT, Reading},
+    state::{ROOT, Reading},
 };
 use crate::{
     Cid, Error, ErrorKind, FileKind, Name, Result,
@@ -37,13 +44,13 @@ use crate::{
     vfs::{Attr, Cookie, DirEntry, DirPage, FsStat, Fsid, Handle, Ino, Listing, READ_LEN_MAX, Rdev, Vfs, XattrName},
 };
 
-/// The root's number. Derived numbers have bit 52 set, so it is none of them.
-const ROOT: Ino = Ino(NonZeroU64::MIN);
+/// What a list lets of a directory's mode through: nothing is written there, and nothing belongs to whom it is shown as.
+const LIST_MODE: u32 = 0o555;
 /// How much of the attribute trees of old commits is held in memory, in bytes: looking back is rare.
 const CACHE_LEN_MAX: usize = 8 << 20;
 /// The most entries of one page, whatever was asked for: bounds what a page takes in memory.
 const PAGE_COUNT_MAX: usize = 4096;
-/// How many entries' attributes are looked up at a time: enough to hide a disk's latency.
+/// How many nodes, or commits that may have a directory, are looked up at a time: enough to hide a disk's latency.
 const STAT_COUNT: usize = 16;
 
 /// A commit that is kept, as the history shows it.
@@ -72,29 +79,19 @@ impl fmt::Debug for History {
     }
 }
 
-/// The commits that a head keeps.
-#[derive(Default)]
-struct Kept {
-    /// `None` before the first was asked.
-    head: Option<Cid>,
-    commits: HashMap<Cid, Arc<Then>>,
-    /// In the order of a listing.
-    entries: Vec<(Rank, Name, Arc<Then>)>,
-}
-
-/// A kept commit.
-struct Then {
-    cid: Cid,
-    commit: Arc<Commit>,
-    /// Opened when it is first looked into.
-    attrs: OnceCell<Attrs>,
-}
-
-/// A node of a commit, decoded.
+/// A node of a commit, decoded, and the list that leads to it.
 struct Found {
+    top: Ino,
     then: Arc<Then>,
     ino: Ino,
     inode: Arc<Inode>,
+}
+
+/// What a number leads to.
+enum Spot {
+    /// The list of the commits that had a directory. It has the directory's number.
+    List(Box<Attr>),
+    Node(Found),
 }
 
 impl History {
@@ -138,6 +135,49 @@ impl History {
         Ok(all)
     }
 
+    /// The list of the commits that had a directory of the tree, leased: by the names of the root, each as the directory
+    /// was then, whatever it was called and wherever it was.
+    ///
+    /// It has the directory's number, is there for as long as the directory is, and may be read by whom the directory's
+    /// mode lets read it now.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use muxfs::{Name, block, dag::{Dag, DagOptions}, heads::MemHeads, media::MemMedia, testing};
+    /// # use muxfs::{tree::{History, Tree, TreeOptions}, vfs::{NewNode, Place, RenameMode, SetAttr, Vfs}};
+    /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+    /// # let dag = Dag::new(Arc::new(block::Mem::default()), DagOptions::default());
+    /// # let options = TreeOptions::new(Name::new(b"main")?, testing::env());
+    /// # let tree = Tree::open(dag, Arc::new(MemMedia::default()), Arc::new(MemHeads::default()), options).await?;
+    /// let history = History::new(tree.clone());
+    /// let (old, new) = (Name::new(b"old")?, Name::new(b"new")?);
+    /// let dir = tree.create(tree.root(), &old, NewNode::Dir, SetAttr::default()).await?.node.ino;
+    /// tree.commit("").await?;
+    /// let from = Place { dir: tree.root(), name: &old, expect: None };
+    /// tree.rename(from, Place { name: &new, ..from }, RenameMode::Replace).await?;
+    /// let list = history.of(dir).await?;
+    /// let then = Name::new(history.kept().await?[0].name.as_bytes())?;
+    /// assert!(history.lookup(list.ino, &then).await.is_ok());
+    /// # Ok::<(), muxfs::Error>(()) }).unwrap();
+    /// ```
+    ///
+    /// # Errors
+    /// `Stale` for what is no directory of the tree, or was removed.
+    pub async fn of(&self, dir: Ino) -> Result<Attr> {
+        self.list(dir, "history.of").await
+    }
+
+    /// The directory whose list a node is; `None` for what is in a commit.
+    pub fn dir_of(list: Ino) -> Option<Ino> {
+        list_of(list)
+    }
+
+    /// How many nodes are leased.
+    #[cfg(test)]
+    pub(crate) fn lease_count(&self) -> usize {
+        self.held().len()
+    }
+
     fn dag(&self) -> &Dag {
         self.tree.dag()
     }
@@ -153,60 +193,9 @@ impl History {
         if before.head == Some(head) {
             return Ok(before);
         }
-        let kept = Arc::new(self.load(head, commit, &before).await?);
+        let kept = Arc::new(Kept::load(self.dag(), head, commit, &before).await?);
         *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = kept.clone();
         Ok(kept)
-    }
-
-    /// Loads what a head keeps; what was kept before is not read again.
-    async fn load(&self, head: Cid, commit: Arc<Commit>, before: &Kept) -> Result<Kept> {
-        let mut commits = HashMap::from([(head, Then::new(head, commit.clone()))]);
-        let mut times = vec![head];
-        for cid in commit.prev.iter().chain(commit.snapshots.values()) {
-            let then = match (commits.get(cid), before.commits.get(cid)) {
-                (Some(_), _) => continue,
-                (None, Some(then)) => then.clone(),
-                (None, None) => match Commit::get(self.dag(), cid).await {
-                    Ok(commit) => Then::new(*cid, Arc::new(commit)),
-                    // A head may name commits that were not kept.
-                    Err(error) if error.kind() == ErrorKind::NotFound => continue,
-                    // One that is bad hides no other.
-                    Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Unsupported) => {
-                        tracing::warn!(commit = %cid, %error, "a kept commit cannot be read: the history goes without it");
-                        continue;
-                    }
-                    Err(error) => return Err(error),
-                },
-            };
-            commits.insert(*cid, then);
-            times.push(*cid);
-        }
-        let times = times.iter().filter_map(|cid| commits.get(cid));
-        let mut named: BTreeMap<String, Arc<Then>> = BTreeMap::new();
-        for (name, then) in when::names(times.map(|then| (then.commit.time, then.cid, then))) {
-            named.insert(name, then.clone());
-        }
-        // Who names a snapshot as another one was made, means the snapshot.
-        for (name, cid) in &commit.snapshots {
-            if let Some(then) = commits.get(cid) {
-                named.insert(name.clone(), then.clone());
-            }
-        }
-        let mut entries: Vec<(Rank, Name, Arc<Then>)> = Vec::with_capacity(named.len());
-        for (name, then) in named {
-            let Ok(name) = Name::new(name.as_bytes()) else { continue };
-            entries.push((Rank::of(name.as_bytes()), name, then));
-        }
-        entries.sort_by(|one, other| (one.0, &one.1).cmp(&(other.0, &other.1)));
-        for at in 1..entries.len() {
-            let (before, after) = entries.split_at_mut(at);
-            if let (Some((last, ..)), Some((rank, ..))) = (before.last(), after.first_mut())
-                && last.hash_min() == rank.hash_min()
-            {
-                *rank = last.next().unwrap_or(*rank);
-            }
-        }
-        Ok(Kept { head: Some(head), commits, entries })
     }
 
     /// Runs a look-up in attribute trees to its end, loading what it misses.
@@ -234,11 +223,10 @@ impl History {
         }
     }
 
-    /// The node of a number in a commit, if there is one.
-    async fn node(&self, then: &Arc<Then>, ino: Ino) -> Result<Option<Found>> {
+    /// The inode of a number in a commit, if there is one.
+    async fn inode(&self, then: &Then, ino: Ino) -> Result<Option<Arc<Inode>>> {
         let attrs = self.attrs(then).await?;
-        let inode = self.look(then, |nodes| attrs.inode(nodes, ino)).await?;
-        Ok(inode.map(|inode| Found { then: then.clone(), ino, inode }))
+        self.look(then, |nodes| attrs.inode(nodes, ino)).await
     }
 
     /// The attributes of a commit.
@@ -269,31 +257,44 @@ impl History {
         }
     }
 
-    /// A node that a commit says is there.
-    async fn node_of(&self, then: &Arc<Then>, ino: Ino) -> Result<Found> {
-        self.node(then, ino).await?.ok_or_else(|| {
+    /// An inode that a commit says is there.
+    async fn inode_of(&self, then: &Then, ino: Ino) -> Result<Arc<Inode>> {
+        self.inode(then, ino).await?.ok_or_else(|| {
             let why = format!("it names inode {}, and has none", ino.0);
             Error::new(ErrorKind::Corrupt, "history.node").at(then.cid).because(why)
         })
     }
 
-    /// The node of a leased number; `None` for the root.
-    async fn find(&self, ino: Ino, op: &'static str) -> Result<Option<Found>> {
-        if ino == ROOT {
-            return Ok(None);
-        }
-        let place = self.held().place(ino).ok_or_else(|| Error::new(ErrorKind::Stale, op))?;
-        let kept = self.now().await?;
-        let then = kept.commits.get(&place.commit).ok_or_else(|| no_longer_kept(&place.commit, op))?;
-        self.node_of(then, place.ino).await.map(Some)
+    /// A node that a commit says is there.
+    async fn node_of(&self, top: Ino, then: &Arc<Then>, ino: Ino) -> Result<Found> {
+        Ok(Found { top, then: then.clone(), ino, inode: self.inode_of(then, ino).await? })
     }
 
-    /// A leased directory; `None` for the root.
-    async fn dir(&self, ino: Ino, op: &'static str) -> Result<Option<Found>> {
-        let found = self.find(ino, op).await?;
-        match &found {
-            Some(Found { inode, .. }) if inode.meta.kind != FileKind::Dir => Err(Error::new(ErrorKind::NotDir, op)),
-            _ => Ok(found),
+    /// The directory of a list as a commit has it, if it does.
+    async fn top_of(&self, top: Ino, then: &Arc<Then>) -> Result<Option<Found>> {
+        if top == ROOT {
+            return self.node_of(top, then, ROOT).await.map(Some);
+        }
+        let inode = self.inode(then, top).await?.filter(|inode| inode.meta.kind == FileKind::Dir);
+        Ok(inode.map(|inode| Found { top, then: then.clone(), ino: top, inode }))
+    }
+
+    /// The list of a number, or the node of a leased one.
+    async fn find(&self, ino: Ino, op: &'static str) -> Result<Spot> {
+        if let Some(top) = list_of(ino) {
+            return self.list(top, op).await.map(|list| Spot::List(Box::new(list)));
+        }
+        let Place { top, commit, ino } = self.held().place(ino).ok_or_else(|| Error::new(ErrorKind::Stale, op))?;
+        let kept = self.now().await?;
+        let then = kept.commits.get(&commit).ok_or_else(|| no_longer_kept(&commit, op))?;
+        self.node_of(top, then, ino).await.map(Spot::Node)
+    }
+
+    /// A list, or a leased directory.
+    async fn dir(&self, ino: Ino, op: &'static str) -> Result<Spot> {
+        match self.find(ino, op).await? {
+            Spot::Node(found) if found.inode.meta.kind != FileKind::Dir => Err(Error::new(ErrorKind::NotDir, op)),
+            spot => Ok(spot),
         }
     }
 
@@ -303,17 +304,17 @@ impl History {
         Ok(found.attr(ino))
     }
 
-    /// The root. What it lists changes with the head, so its times are the head's.
-    async fn root_attr(&self) -> Result<Attr> {
+    /// The list of a directory. What it lists changes with the head, so its times are the head's; who may read it is the
+    /// directory's to say.
+    async fn list(&self, top: Ino, op: &'static str) -> Result<Attr> {
+        let gone = || Error::new(ErrorKind::Stale, op).because("there is no such directory in the tree");
         let kept = self.now().await?;
-        let head = kept.head.and_then(|head| kept.commits.get(&head));
-        let time = head.map_or(SystemTime::UNIX_EPOCH, |then| then.commit.time);
-        let nanos = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_nanos();
-        Ok(Attr {
-            ino: ROOT,
+        let time = kept.newest().map_or(SystemTime::UNIX_EPOCH, |then| then.commit.time);
+        let mut attr = Attr {
+            ino: top,
             fsid: Fsid(0),
             kind: FileKind::Dir,
-            mode: 0o555,
+            mode: LIST_MODE,
             uid: 0,
             gid: 0,
             nlink: u32::try_from(kept.entries.len()).unwrap_or(u32::MAX).saturating_add(2),
@@ -323,17 +324,93 @@ impl History {
             atime: time,
             mtime: time,
             ctime: time,
-            change: u64::try_from(nanos).unwrap_or(u64::MAX),
+            change: 0,
             cid: None,
-        })
+        };
+        if top != ROOT {
+            let dir = self.tree.getattr(list_of(top).ok_or_else(gone)?).await?;
+            if dir.kind != FileKind::Dir || dir.nlink == 0 {
+                return Err(gone());
+            }
+            // One is what file systems say that do not count.
+            (attr.mode, attr.uid, attr.gid, attr.nlink) = (dir.mode & LIST_MODE, dir.uid, dir.gid, 1);
+            attr.ctime = time.max(dir.ctime);
+        }
+        let nanos = attr.ctime.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_nanos();
+        attr.change = u64::try_from(nanos).unwrap_or(u64::MAX);
+        Ok(attr)
+    }
+
+    /// A page of a list: the commits that have its directory. One of which that cannot be told is listed without
+    /// attributes, and hides no other.
+    async fn commits(&self, top: Ino, after: Option<Rank>, count: usize, listing: Listing) -> Result<DirPage> {
+        let kept = self.now().await?;
+        let from = kept.entries.partition_point(|(rank, ..)| after.is_some_and(|after| *rank <= after));
+        let mut looked = stream::iter(from..kept.entries.len())
+            .map(|at| {
+                let kept = kept.clone();
+                async move { (at, self.listed(&kept, at, top, listing).await) }
+            })
+            .buffered(STAT_COUNT);
+        let (mut listed, mut eof) = (Vec::new(), true);
+        while let Some((at, found)) = looked.next().await {
+            let Some(found) = found else { continue };
+            if listed.len() == count {
+                eof = false;
+                break;
+            }
+            listed.push((at, found));
+        }
+        drop(looked);
+        // From here nothing is awaited: all are leased, or none.
+        let mut entries = Vec::with_capacity(listed.len());
+        for (at, found) in listed {
+            let Some((rank, name, then)) = kept.entries.get(at) else { continue };
+            let place = Place { top, commit: then.cid, ino: top };
+            entries.push(self.entry(name.clone(), *rank, place, found.as_ref())?);
+        }
+        Ok(DirPage { entries, eof })
+    }
+
+    /// Whether a list has the commit at a place, and its directory there where attributes are asked for and can be read.
+    async fn listed(&self, kept: &Kept, at: usize, top: Ino, listing: Listing) -> Option<Option<Found>> {
+        let (_, _, then) = kept.entries.get(at)?;
+        if top == ROOT && listing == Listing::Names {
+            return Some(None);
+        }
+        match self.top_of(top, then).await {
+            Ok(found) => found.map(|found| Some(found).filter(|_| listing == Listing::Attrs)),
+            Err(error) if error.kind() == ErrorKind::Stale => None,
+            Err(_) => Some(None),
+        }
+    }
+
+    /// A page of a directory of a commit.
+    async fn names(&self, dir: &Found, after: Option<Rank>, count: usize, listing: Listing) -> Result<DirPage> {
+        let from = after.map_or(Rank::from_bits(0), |after| Rank::from_bits(after.bits() + 1));
+        let mut names: Vec<NameEntry> = match from {
+            Some(from) => self.look(&dir.then, |nodes| dir.inode.entries(nodes, from, count + 1)).await?,
+            None => Vec::new(),
+        };
+        let eof = names.len() <= count;
+        names.truncate(count);
+        let inos = names.iter().map(|entry| entry.ino).collect();
+        let nodes = self.attrs_of(dir, inos, listing).await;
+        let mut entries = Vec::with_capacity(names.len());
+        for (entry, node) in names.into_iter().zip(&nodes) {
+            let place = Place { ino: entry.ino, ..dir.place() };
+            entries.push(self.entry(entry.name, entry.rank, place, node.as_ref())?);
+        }
+        Ok(DirPage { entries, eof })
     }
 
     /// The attributes of entries, where they are asked for and can be read: one that is bad hides no other.
-    async fn attrs_of(&self, then: &Arc<Then>, inos: Vec<Ino>, listing: Listing) -> Vec<Option<Found>> {
+    async fn attrs_of(&self, dir: &Found, inos: Vec<Ino>, listing: Listing) -> Vec<Option<Found>> {
         match listing {
             Listing::Names => inos.iter().map(|_| None).collect(),
             Listing::Attrs => {
-                let found = stream::iter(inos).map(|ino| async move { self.node_of(then, ino).await.ok() });
+                let found =
+                    stream::iter(inos).map(|ino| async move { self.node_of(dir.top, &dir.then, ino).await.ok() });
                 found.buffered(STAT_COUNT).collect().await
             }
         }
@@ -349,15 +426,9 @@ impl History {
     }
 }
 
-impl Then {
-    fn new(cid: Cid, commit: Arc<Commit>) -> Arc<Self> {
-        Arc::new(Self { cid, commit, attrs: OnceCell::new() })
-    }
-}
-
 impl Found {
     fn place(&self) -> Place {
-        Place { commit: self.then.cid, ino: self.ino }
+        Place { top: self.top, commit: self.then.cid, ino: self.ino }
     }
 
     fn attr(&self, ino: Ino) -> Attr {
@@ -371,6 +442,7 @@ fn no_longer_kept(commit: &Cid, op: &'static str) -> Error {
 
 #[async_trait]
 impl Vfs for History {
+    /// The list of the root of the tree.
     fn root(&self) -> Ino {
         ROOT
     }
@@ -379,36 +451,40 @@ impl Vfs for History {
         let op = "history.lookup";
         let not_found = || Error::new(ErrorKind::NotFound, op).at(name);
         let found = match self.dir(dir, op).await? {
-            None => {
+            Spot::List(list) => {
                 let kept = self.now().await?;
-                let (_, _, then) = kept.entries.iter().find(|(_, kept, _)| kept == name).ok_or_else(not_found)?;
-                self.node_of(then, TREE_ROOT).await?
+                let then = kept.find(name).ok_or_else(not_found)?;
+                self.top_of(list.ino, then).await?.ok_or_else(not_found)?
             }
-            Some(dir) => {
+            Spot::Node(dir) => {
                 let entry = self.look(&dir.then, |nodes| dir.inode.entry(nodes, name)).await?.ok_or_else(not_found)?;
-                self.node_of(&dir.then, entry.ino).await?
+                self.node_of(dir.top, &dir.then, entry.ino).await?
             }
         };
         self.adopt(&found)
     }
 
+    /// A list is its own: what is above it is in the tree.
     async fn parent(&self, dir: Ino) -> Result<Attr> {
         let op = "history.parent";
-        let Some(found) = self.find(dir, op).await? else { return self.root_attr().await };
-        if found.ino == TREE_ROOT {
-            return self.root_attr().await;
+        let found = match self.find(dir, op).await? {
+            Spot::List(list) => return Ok(*list),
+            Spot::Node(found) => found,
+        };
+        if found.ino == found.top {
+            return self.list(found.top, op).await;
         }
         let parents = self.look(&found.then, |nodes| found.inode.parents(nodes)).await?;
         let (above, _) =
             parents.first().ok_or_else(|| Error::new(ErrorKind::NotFound, op).because("it has no name"))?;
-        self.adopt(&self.node_of(&found.then, *above).await?)
+        self.adopt(&self.node_of(found.top, &found.then, *above).await?)
     }
 
     async fn getattr(&self, ino: Ino) -> Result<Attr> {
-        match self.find(ino, "history.getattr").await? {
-            Some(found) => Ok(found.attr(ino)),
-            None => self.root_attr().await,
-        }
+        Ok(match self.find(ino, "history.getattr").await? {
+            Spot::Node(found) => found.attr(ino),
+            Spot::List(list) => *list,
+        })
     }
 
     async fn readdir(&self, dir: Ino, after: Cookie, count: usize, listing: Listing) -> Result<DirPage> {
@@ -419,43 +495,15 @@ impl Vfs for History {
             Cookie::START => None,
             after => Some(Rank::from_cookie(after).ok_or_else(|| Error::new(ErrorKind::BadCookie, op))?),
         };
-        let mut entries = Vec::new();
-        let Some(dir) = dir else {
-            let kept = self.now().await?;
-            let rest = kept.entries.iter().filter(|(rank, ..)| after.is_none_or(|after| *rank > after));
-            let mut rest: Vec<_> = rest.take(count + 1).collect();
-            let eof = rest.len() <= count;
-            rest.truncate(count);
-            let mut nodes = Vec::with_capacity(rest.len());
-            for (_, _, then) in &rest {
-                nodes.extend(self.attrs_of(then, vec![TREE_ROOT], listing).await);
-            }
-            // From here nothing is awaited: all are leased, or none.
-            for ((rank, name, then), node) in rest.into_iter().zip(&nodes) {
-                let place = Place { commit: then.cid, ino: TREE_ROOT };
-                entries.push(self.entry(name.clone(), *rank, place, node.as_ref())?);
-            }
-            return Ok(DirPage { entries, eof });
-        };
-        let from = after.map_or(Rank::from_bits(0), |after| Rank::from_bits(after.bits() + 1));
-        let mut names: Vec<NameEntry> = match from {
-            Some(from) => self.look(&dir.then, |nodes| dir.inode.entries(nodes, from, count + 1)).await?,
-            None => Vec::new(),
-        };
-        let eof = names.len() <= count;
-        names.truncate(count);
-        let inos = names.iter().map(|entry| entry.ino).collect();
-        let nodes = self.attrs_of(&dir.then, inos, listing).await;
-        for (entry, node) in names.into_iter().zip(&nodes) {
-            let place = Place { commit: dir.then.cid, ino: entry.ino };
-            entries.push(self.entry(entry.name, entry.rank, place, node.as_ref())?);
+        match dir {
+            Spot::List(list) => self.commits(list.ino, after, count, listing).await,
+            Spot::Node(dir) => self.names(&dir, after, count, listing).await,
         }
-        Ok(DirPage { entries, eof })
     }
 
     async fn read(&self, ino: Ino, offset: u64, len: u32) -> Result<Bytes> {
         let op = "history.read";
-        let found = self.find(ino, op).await?.ok_or_else(|| Error::new(ErrorKind::IsDir, op))?;
+        let Spot::Node(found) = self.find(ino, op).await? else { return Err(Error::new(ErrorKind::IsDir, op)) };
         match (found.inode.meta.kind, found.inode.content) {
             (FileKind::File, Some(link)) => match self.dag().read_at(&link.cid, offset, len.min(READ_LEN_MAX)).await {
                 Err(error) => Err(self.unless_let_go(&found.then, error).await),
@@ -468,7 +516,10 @@ impl Vfs for History {
 
     async fn readlink(&self, ino: Ino) -> Result<Bytes> {
         let op = "history.readlink";
-        let target = self.find(ino, op).await?.and_then(|found| found.inode.target.clone());
+        let target = match self.find(ino, op).await? {
+            Spot::Node(found) => found.inode.target.clone(),
+            Spot::List(_) => None,
+        };
         target.ok_or_else(|| Error::new(ErrorKind::InvalidArgument, op).because("only a symlink has a target"))
     }
 
@@ -479,20 +530,22 @@ impl Vfs for History {
     }
 
     fn handle(&self, ino: Ino) -> Result<Handle> {
-        if ino == ROOT {
-            return Ok(held::root_handle());
-        }
-        let place = self.held().place(ino).ok_or_else(|| Error::new(ErrorKind::Stale, "history.handle"))?;
-        held::encode(&place)
+        let place = || self.held().place(ino).ok_or_else(|| Error::new(ErrorKind::Stale, "history.handle"));
+        let named = list_of(ino).map_or_else(|| place().map(Named::Node), |top| Ok(Named::List(top)));
+        held::encode(&named?)
     }
 
     async fn resolve(&self, handle: &Handle) -> Result<Attr> {
         let op = "history.resolve";
-        let Some(place) = held::decode(handle)? else { return self.root_attr().await };
+        let place = match held::decode(handle)? {
+            Named::List(top) => return self.list(top, op).await,
+            Named::Node(place) => place,
+        };
         let kept = self.now().await?;
         let then = kept.commits.get(&place.commit).ok_or_else(|| no_longer_kept(&place.commit, op))?;
-        let found = self.node(then, place.ino).await?;
-        self.adopt(&found.ok_or_else(|| Error::new(ErrorKind::Stale, op).because("the commit has no such node"))?)
+        let gone = || Error::new(ErrorKind::Stale, op).because("the commit has no such node");
+        let inode = self.inode(then, place.ino).await?.ok_or_else(gone)?;
+        self.adopt(&Found { top: place.top, then: then.clone(), ino: place.ino, inode })
     }
 
     fn retain(&self, ino: Ino) {
@@ -506,12 +559,12 @@ impl Vfs for History {
     async fn getxattr(&self, ino: Ino, name: &XattrName) -> Result<Bytes> {
         let op = "history.getxattr";
         let no_attr = || Error::new(ErrorKind::NoAttr, op);
-        let found = self.find(ino, op).await?.ok_or_else(no_attr)?;
+        let Spot::Node(found) = self.find(ino, op).await? else { return Err(no_attr()) };
         self.look(&found.then, |nodes| found.inode.xattrs(nodes)).await?.remove(name).ok_or_else(no_attr)
     }
 
     async fn listxattr(&self, ino: Ino) -> Result<Vec<XattrName>> {
-        let Some(found) = self.find(ino, "history.listxattr").await? else { return Ok(Vec::new()) };
+        let Spot::Node(found) = self.find(ino, "history.listxattr").await? else { return Ok(Vec::new()) };
         Ok(self.look(&found.then, |nodes| found.inode.xattrs(nodes)).await?.into_keys().collect())
     }
 }

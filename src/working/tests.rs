@@ -1,4 +1,7 @@
-//! What the join adds to its parts: the names that mean something else, the borders, numbers, handles and leases.
+//! What the join adds to its parts: the names that mean something else, the borders, numbers, handles and leases. The
+//! history of each directory has a file of its own.
+
+mod past;
 
 use proptest::prelude::*;
 
@@ -7,6 +10,7 @@ use crate::{
     FileKind, block,
     cas_view::CasViewOptions,
     dag::{Dag, DagOptions, Entry, Link, UnixfsMeta},
+    heads::MemHeads,
     media::MemMedia,
     pins::Pins,
     testing::{
@@ -14,6 +18,7 @@ use crate::{
         model::ModelFs,
         vfs::{SpecimenNode, build_specimen, specimen},
     },
+    tree::{Tree, TreeOptions},
     vfs::{Lease, ext::list, narrow::subtree},
 };
 
@@ -26,21 +31,21 @@ fn place(dir: Ino, name: &Name) -> Place<'_> {
 }
 
 /// Outlives a law, and then finds that every lease was given back.
-struct Balanced([Arc<ModelFs>; 2]);
+struct Balanced(Arc<ModelFs>, Arc<History>);
 
 impl Drop for Balanced {
     fn drop(&mut self) {
         // A law that failed shows its own panic.
         if !std::thread::panicking() {
-            assert_eq!(self.0.each_ref().map(|model| model.lease_count()), [0, 0], "leases were never given back");
+            assert_eq!((self.0.lease_count(), self.1.lease_count()), (0, 0), "leases were never given back");
         }
     }
 }
 
-/// A tree and a history that are models, over a store with a directory of one file.
+/// A tree that is a model and a history with the one commit `then`, over a store with a directory of one file.
 struct World {
     tree: Arc<ModelFs>,
-    history: Arc<ModelFs>,
+    history: Arc<History>,
     dag: Dag,
     working: Arc<WorkingVfs>,
     dir: Link,
@@ -52,14 +57,22 @@ async fn view_of(dag: &Dag) -> CasView {
     CasView::new(dag.clone(), pins, CasViewOptions::default())
 }
 
+/// A tree, empty, in memory.
+async fn empty_tree(clock: &testing::Clock) -> Tree {
+    let dag = Dag::new(Arc::new(block::Mem::default()), DagOptions::default());
+    let options = TreeOptions { auto_commit: None, ..TreeOptions::new(name("main"), clock.env(2)) };
+    let opened = Tree::open(dag, Arc::new(MemMedia::default()), Arc::new(MemHeads::default()), options).await;
+    opened.expect("the tree opens")
+}
+
 async fn world() -> World {
     let clock = testing::Clock::default();
-    let (tree, history) = (ModelFs::new(clock.env(1)), ModelFs::new(clock.env(2)));
+    let (tree, old) = (ModelFs::new(clock.env(1)), empty_tree(&clock).await);
+    old.snapshot("then").await.expect("a snapshot");
+    let history = Arc::new(History::new(old));
     let dag = Dag::new(Arc::new(block::Mem::default()), DagOptions::default());
     let file = dag.import(&b"for ever"[..], UnixfsMeta::default()).await.expect("imports");
     let dir = dir_of(&dag, vec![("file".to_owned(), file)]).await;
-    let made = history.create(history.root(), &name("then"), NewNode::Dir, SetAttr::default()).await.expect("create");
-    history.release(made.node.ino, 1);
     let working = Arc::new(WorkingVfs::new(tree.clone(), view_of(&dag).await, Some(history.clone())));
     World { tree, history, dag, working, dir, file }
 }
@@ -89,18 +102,19 @@ impl World {
 
 async fn working_tree() -> (Arc<dyn Vfs>, Balanced) {
     let World { tree, history, working, .. } = world().await;
-    (working, Balanced([tree, history]))
+    (working, Balanced(tree, history))
 }
 
-/// The specimen below `.history`.
+/// The specimen as it was committed, below `.history`.
 async fn history_of_a_working_tree() -> (Arc<dyn Vfs>, Balanced) {
-    let tree = ModelFs::new(testing::env());
-    let history = ModelFs::new(testing::env());
-    build_specimen(&(history.clone() as Arc<dyn Vfs>)).await.expect("the specimen is built");
-    let dag = Dag::new(Arc::new(block::Mem::default()), DagOptions::default());
-    let working = Arc::new(WorkingVfs::new(tree.clone(), view_of(&dag).await, Some(history.clone())));
+    let (model, old) = (ModelFs::new(testing::env()), empty_tree(&testing::Clock::default()).await);
+    build_specimen(&(Arc::new(old.clone()) as Arc<dyn Vfs>)).await.expect("the specimen is built");
+    old.snapshot("then").await.expect("a snapshot");
+    let (dag, history) = (old.dag().clone(), Arc::new(History::new(old)));
+    let working = Arc::new(WorkingVfs::new(model.clone(), view_of(&dag).await, Some(history.clone())));
     let top = working.lookup(working.root(), &name(HISTORY_NAME)).await.expect("lookup");
-    (subtree(working.clone(), Lease::adopt(working, top.ino)), Balanced([tree, history]))
+    let then = working.lookup(top.ino, &name("then")).await.expect("lookup");
+    (subtree(working.clone(), Lease::adopt(working, then.ino)), Balanced(model, history))
 }
 
 /// The specimen below the CID of its root.
@@ -119,7 +133,7 @@ async fn content_of_a_working_tree() -> (Arc<dyn Vfs>, Balanced) {
     }
     let root = dir_of(&dag, above.remove("").expect("the root")).await;
     let top = working.lookup(working.root(), &name(&root.cid.to_string())).await.expect("lookup");
-    (subtree(working.clone(), Lease::adopt(working, top.ino)), Balanced([tree, history]))
+    (subtree(working.clone(), Lease::adopt(working, top.ino)), Balanced(tree, history))
 }
 
 crate::vfs_laws!(of_the_tree, working_tree());
@@ -143,7 +157,7 @@ async fn a_cid_at_the_root_is_that_content_and_the_history_is_hidden() {
     // One that is not in the store is not found; nor is anything of the sort below the root, where names are names.
     let absent = crate::cid_of(crate::Codec::Raw, b"absent").to_string();
     let sub = world.make(root, "sub", NewNode::Dir).await;
-    for (dir, text) in [(root, absent), (sub, world.dir.cid.to_string()), (sub, HISTORY_NAME.to_owned())] {
+    for (dir, text) in [(root, absent), (sub, world.dir.cid.to_string()), (dir.ino, HISTORY_NAME.to_owned())] {
         assert_eq!(world.working.lookup(dir, &name(&text)).await.expect_err(&text).kind(), ErrorKind::NotFound);
         if dir == sub {
             world.make(sub, &text, NewNode::File).await;
@@ -268,14 +282,14 @@ async fn each_part_answers_for_its_own_space_and_the_tree_is_synced() {
     let world = world().await;
     let (working, root) = (&world.working, world.working.root());
     let [dir, _, history] = world.immutable().await;
-    let totals = [root, dir.ino, history.ino].map(|ino| working.statfs(ino));
-    let [tree, content, old] = totals;
-    assert!(tree.await.expect("statfs").bytes_total > 0 && old.await.expect("statfs").bytes_total > 0);
-    assert_eq!(content.await.expect("statfs").bytes_total, 0);
+    assert!(working.statfs(root).await.expect("statfs").bytes_total > 0);
+    for immutable in [dir.ino, history.ino] {
+        assert_eq!(working.statfs(immutable).await.expect("statfs").bytes_total, 0);
+    }
     working.sync(root).await.expect("sync");
     working.sync(dir.ino).await.expect("sync");
     working.sync_inode(root).await.expect("sync");
-    assert_eq!((world.tree.sync_count(), world.history.sync_count()), (2, 0));
+    assert_eq!(world.tree.sync_count(), 2);
     world.tree.fail(Some(ErrorKind::Io));
     assert_eq!(working.sync(root).await.expect_err("the tree failed").kind(), ErrorKind::Io);
 }

@@ -16,7 +16,7 @@ use crate::{
     Cid, Error, ErrorKind, FileKind, Name, Result,
     tree::{
         attrs::{Difference, Inode, diff},
-        state::ROOT as TREE_ROOT,
+        state::ROOT,
     },
     vfs::Ino,
 };
@@ -73,7 +73,7 @@ impl History {
 
     async fn changes(&self, before: &Arc<Then>, after: &Arc<Then>, found: Difference) -> Result<Vec<PathChange>> {
         let Difference { ino, before: old, after: new } = found;
-        let (from, mut to) = (self.names(before, old.as_ref()).await?, self.names(after, new.as_ref()).await?);
+        let (from, mut to) = (self.names_of(before, old.as_ref()).await?, self.names_of(after, new.as_ref()).await?);
         let (stayed, gone): (Vec<_>, Vec<_>) = from.into_iter().partition(|name| to.contains(name));
         to.retain(|name| !stayed.contains(name));
         if let ([from], [to]) = (&gone[..], &to[..]) {
@@ -83,7 +83,7 @@ impl History {
         let moved = !gone.is_empty() || !to.is_empty();
         let is_changed = old.zip(new).is_some_and(|(old, new)| differ(&old, &new, moved));
         let mut changes = Vec::new();
-        if is_changed && ino == TREE_ROOT {
+        if is_changed && ino == ROOT {
             changes.push(PathChange::Changed(Vec::new()));
         }
         for name in &gone {
@@ -104,24 +104,24 @@ impl History {
     }
 
     /// The names of a node, each in its directory.
-    async fn names(&self, then: &Then, inode: Option<&Arc<Inode>>) -> Result<Vec<(Ino, Name)>> {
+    async fn names_of(&self, then: &Then, inode: Option<&Arc<Inode>>) -> Result<Vec<(Ino, Name)>> {
         let Some(inode) = inode else { return Ok(Vec::new()) };
         self.look(then, |nodes| inode.parents(nodes)).await
     }
 
     /// Whether a directory, by its number, has a name in a commit.
     async fn has(&self, then: &Arc<Then>, (dir, name): &(Ino, Name)) -> Result<bool> {
-        let Some(found) = self.node(then, *dir).await? else { return Ok(false) };
-        let is_dir = found.inode.meta.kind == FileKind::Dir;
-        Ok(is_dir && self.look(then, |nodes| found.inode.entry(nodes, name)).await?.is_some())
+        let Some(inode) = self.inode(then, *dir).await? else { return Ok(false) };
+        let is_dir = inode.meta.kind == FileKind::Dir;
+        Ok(is_dir && self.look(then, |nodes| inode.entry(nodes, name)).await?.is_some())
     }
 
     /// The path of a name in a directory.
     async fn path(&self, then: &Arc<Then>, (dir, name): &(Ino, Name)) -> Result<Vec<Name>> {
         let (mut path, mut above) = (vec![name.clone()], *dir);
-        while above != TREE_ROOT {
-            let found = self.node_of(then, above).await?;
-            let mut names = self.names(then, Some(&found.inode)).await?;
+        while above != ROOT {
+            let inode = self.inode_of(then, above).await?;
+            let mut names = self.names_of(then, Some(&inode)).await?;
             let (dir, name) = names.pop().filter(|_| path.len() < DEPTH_MAX).ok_or_else(|| {
                 let why = format!("inode {} leads to no root", above.0);
                 Error::new(ErrorKind::Corrupt, "history.diff").at(then.cid).because(why)

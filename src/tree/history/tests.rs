@@ -1,6 +1,6 @@
 //! What the history shows: each kept commit as the tree was, the same after a restart, and nothing that is not kept.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, num::NonZeroU64, time::Duration};
 
 use super::*;
 use crate::{
@@ -70,7 +70,7 @@ impl Drop for Balanced {
     fn drop(&mut self) {
         // A law that failed shows its own panic.
         if !std::thread::panicking() {
-            assert_eq!(self.0.held().len(), 0, "leases were never given back");
+            assert_eq!(self.0.lease_count(), 0, "leases were never given back");
         }
     }
 }
@@ -196,9 +196,11 @@ async fn handles_and_numbers_survive_a_restart() {
     assert_eq!(again.parent(again.root()).await.expect("parent").ino, again.root());
     let root = again.handle(again.root()).expect("handle");
     assert_eq!(again.resolve(&root).await.expect("resolves").ino, again.root());
-    let nowhere =
-        held::encode(&Place { commit: held::decode(&handle).expect("ours").expect("a node").commit, ino: NOWHERE });
-    assert_eq!(again.resolve(&nowhere.expect("a handle")).await.expect_err("no such node").kind(), ErrorKind::Stale);
+    let Named::Node(place) = held::decode(&handle).expect("ours") else { panic!("a node") };
+    let elsewhere = [Named::Node(Place { ino: NOWHERE, ..place }), Named::List(NOWHERE)];
+    for nowhere in elsewhere.map(|named| held::encode(&named).expect("a handle")) {
+        assert_eq!(again.resolve(&nowhere).await.expect_err("no such node").kind(), ErrorKind::Stale);
+    }
 }
 
 /// A number that no tree of these tests has.
@@ -297,7 +299,7 @@ async fn a_bad_commit_hides_no_other() {
     worse.prev.splice(0..0, [bad, gone]);
     worse.snapshots.insert("bad".to_owned(), bad);
     let names = async |commit: Arc<Commit>| {
-        let kept = world.history.load(head, commit, &Kept::default()).await.expect("loads");
+        let kept = Kept::load(world.tree.dag(), head, commit, &Kept::default()).await.expect("loads");
         kept.entries.iter().map(|(_, name, _)| name.clone()).collect::<Vec<_>>()
     };
     let all = names(commit).await;

@@ -17,7 +17,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, future::BoxFuture, stream};
-use muxfs::{ErrorKind, Name, QfsPath, Result};
+use muxfs::{ErrorKind, Name, QfsPath, Result, working::HISTORY_NAME};
 use tokio::sync::OnceCell;
 
 use super::put::{Entries, FILES_AT_ONCE, Walk, entries, host};
@@ -99,13 +99,20 @@ impl Walk<'_> {
             let Entries { dirs, leaves, others } = entries(&path)?;
             to.namespace.put_dir(&target).await?;
             let (below, at) = (&path, &target);
-            let names = leaves.into_iter().map(|(name, _)| name).chain(others);
+            let can_be_given = |name: &Name| {
+                let is_taken = to.keep && name.as_bytes() == HISTORY_NAME.as_bytes();
+                if is_taken {
+                    self.skip(&below.join(HISTORY_NAME), "in a working tree the name means the history");
+                }
+                !is_taken
+            };
+            let names = leaves.into_iter().map(|(name, _)| name).chain(others).filter(can_be_given);
             let leaves = stream::iter(names).map(|name: Name| async move {
                 let path = below.join(OsStr::from_bytes(name.as_bytes()));
                 self.copy_leaf(to, &path, &at.join(&name)).await
             });
             leaves.buffer_unordered(FILES_AT_ONCE).try_collect::<()>().await?;
-            for name in dirs {
+            for name in dirs.into_iter().filter(can_be_given) {
                 self.copy_dir(to, path.join(OsStr::from_bytes(name.as_bytes())), target.join(&name)).await?;
             }
             // Last: what was put into it moved its time.

@@ -119,11 +119,16 @@ async fn what_was_synced_survives_kill_9_under_its_handle() {
     // The history is read over every wire, by names that `log` lists.
     let then = log.split_ascii_whitespace().nth(1).expect("a name");
     let mut client = ftp(server.addr("ftp"));
-    let path = format!("/ipfs/.history/{then}/src/b.txt");
-    assert_eq!(client.retr_as_buffer(&path).expect("there").into_inner(), b"over FTP");
-    client.rm(&path).expect_err("the past cannot be changed");
-    let old = find(&mut nfs, &path).await;
-    assert_eq!(read(&mut nfs, &old).await, b"over FTP");
+    for path in [format!("/ipfs/.history/{then}/src/b.txt"), format!("/ipfs/src/.history/{then}/b.txt")] {
+        assert_eq!(client.retr_as_buffer(&path).expect("there").into_inner(), b"over FTP");
+        client.rm(&path).expect_err("the past cannot be changed");
+        let old = find(&mut nfs, &path).await;
+        assert_eq!(read(&mut nfs, &old).await, b"over FTP");
+        assert_eq!(world.ok(&["cat", &path]), "over FTP");
+    }
+    assert!(client.nlst(Some("/ipfs/src/.history")).expect("a listing").contains(&then.to_owned()));
+    assert!(!client.list(Some("-a /ipfs/src")).expect("a listing").concat().contains(".history"), "hidden");
+    client.mkdir("/ipfs/src/.history").expect_err("the name is taken");
 }
 
 /// Every command on commits, as a server does it and as the command does it by itself.
@@ -212,6 +217,14 @@ fn a_directory_is_put_into_the_tree_with_its_modes_and_times() {
         fs::File::open(tree.join(path)).expect("opened").set_modified(old).expect("set");
     }
     let server = world.serve(&[]);
+    // A name that means something else there is said to be left out, and the rest is put.
+    let taken = tree.join("sub/.history");
+    fs::create_dir(&taken).expect("made");
+    fs::write(taken.join("of the host"), "").expect("written");
+    let put = world.run(&["put", "-r", tree.to_str().expect("UTF-8"), "/ipfs/photos/all"]);
+    assert!(put.status.success() && String::from_utf8_lossy(&put.stderr).contains("sub/.history"), "{put:?}");
+    fs::remove_dir_all(&taken).expect("removed");
+    fs::File::open(tree.join("sub")).expect("opened").set_modified(old).expect("set");
     assert_eq!(world.ok(&["put", "-r", tree.to_str().expect("UTF-8"), "/ipfs/photos/all"]), "/ipfs/photos/all");
     let back = world.path("back");
     world.ok(&["get", "/ipfs/photos/all", back.to_str().expect("UTF-8")]);

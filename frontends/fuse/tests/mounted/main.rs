@@ -7,6 +7,7 @@
 mod ends;
 mod files;
 mod laws;
+mod past;
 mod shared_names;
 
 use std::{

@@ -46,7 +46,7 @@ async fn page(client: &mut Client, plus: bool, dir: &[u8], cookie: u64, count: u
     Ok(page)
 }
 
-async fn all(client: &mut Client, plus: bool, dir: &[u8], count: u32) -> Vec<Vec<u8>> {
+pub(crate) async fn all(client: &mut Client, plus: bool, dir: &[u8], count: u32) -> Vec<Vec<u8>> {
     let (mut names, mut cookie) = (Vec::new(), 0);
     loop {
         let page = page(client, plus, dir, cookie, count).await.unwrap();

@@ -9,5 +9,6 @@ mod gate;
 mod laws;
 mod limits;
 mod listings;
+mod past;
 mod procedures;
 mod raw;
