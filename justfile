@@ -31,3 +31,6 @@ bench-fs:
 nightly:
     MUXFS_KILL_ROUNDS=500 cargo test --release -p muxfs-cli --test program rounds -- --nocapture
     MUXFS_SIMULATE_SEEDS=100000 cargo test --release --test simulate -- --nocapture
+    MUXFS_EXERCISE_STEPS=1500000 cargo test --release -p muxfs --test exercise -- --nocapture
+    MUXFS_EXERCISE_STEPS=1500000 cargo test --release -p muxfs-fuse --test mounted exercise:: -- --nocapture
+    MUXFS_EXERCISE_STEPS=1500000 cargo test --release -p muxfs-nfs --test wire exercise:: -- --nocapture

@@ -16,6 +16,7 @@ use std::{
 use crate::Env;
 
 pub mod block_store;
+pub mod exerciser;
 pub mod fault;
 pub mod heads;
 mod laws;

@@ -5,6 +5,7 @@
 #![cfg(target_os = "linux")]
 
 mod ends;
+mod exercise;
 mod files;
 mod laws;
 mod past;

@@ -36,7 +36,7 @@ const CHUNK_LEN: usize = 256 * 1024;
 
 /// A socket in the terms of `nfs3_client`.
 #[derive(Debug)]
-struct Socket(TcpStream);
+pub(crate) struct Socket(TcpStream);
 
 impl nfs3_client::io::AsyncRead for Socket {
     async fn async_read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
@@ -75,15 +75,15 @@ async fn mount(server: Arc<Server>) -> Arc<dyn Client> {
     Arc::new(Wire { server, root: nfs_fh3 { data: root.fhandle.0 }, client: Mutex::new(client) })
 }
 
-async fn dial(addr: SocketAddr) -> Socket {
+pub(crate) async fn dial(addr: SocketAddr) -> Socket {
     Socket(TcpStream::connect(addr).await.expect("the server listens"))
 }
 
-fn root_user() -> opaque_auth<'static> {
+pub(crate) fn root_user() -> opaque_auth<'static> {
     opaque_auth::auth_unix(&auth_unix::default())
 }
 
-fn answer<T, E>(result: Nfs3Result<T, E>) -> Answer<T> {
+pub(crate) fn answer<T, E>(result: Nfs3Result<T, E>) -> Answer<T> {
     match result {
         Nfs3Result::Ok(value) => Ok(value),
         Nfs3Result::Err((status, _)) => {
@@ -93,11 +93,11 @@ fn answer<T, E>(result: Nfs3Result<T, E>) -> Answer<T> {
     }
 }
 
-fn at<'a>(dir: &nfs_fh3, name: &'a [u8]) -> diropargs3<'a> {
+pub(crate) fn at<'a>(dir: &nfs_fh3, name: &'a [u8]) -> diropargs3<'a> {
     diropargs3 { dir: dir.clone(), name: filename3::from(name) }
 }
 
-fn option<T: nfs3_client::nfs3_types::xdr_codec::Pack + nfs3_client::nfs3_types::xdr_codec::Unpack>(
+pub(crate) fn option<T: nfs3_client::nfs3_types::xdr_codec::Pack + nfs3_client::nfs3_types::xdr_codec::Unpack>(
     from: Nfs3Option<T>,
 ) -> T {
     match from {

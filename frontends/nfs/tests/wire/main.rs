@@ -5,6 +5,7 @@
 mod adapter;
 mod callers;
 mod calls;
+mod exercise;
 mod gate;
 mod laws;
 mod limits;
