@@ -71,10 +71,11 @@ const SEEK_HOLE: i32 = 4;
 const XATTR_CREATE: i32 = 1;
 const XATTR_REPLACE: i32 = 2;
 
-/// Access lists are not kept: saying so lets programs go by the mode.
-const ACL_PREFIX: &[u8] = b"system.posix_acl_";
 /// Seen by root alone.
 const TRUSTED_PREFIX: &[u8] = b"trusted.";
+/// The namespaces of Linux that are kept. Of `system.` only access lists have a meaning, and saying that they are not
+/// kept lets programs go by the mode.
+const XATTR_PREFIXES: [&[u8]; 3] = [b"security.", TRUSTED_PREFIX, b"user."];
 
 /// Numbers are never used again, or held by a lease where a host does: one generation is enough.
 const GENERATION: Generation = Generation(0);
@@ -367,10 +368,15 @@ fn name(text: &OsStr) -> Result<Name> {
     Name::new(text.as_bytes())
 }
 
+/// Whether an extended attribute is in a namespace that is kept.
+fn is_kept(name: &[u8]) -> bool {
+    XATTR_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+}
+
 /// The name of an extended attribute that may be kept.
 fn xattr_name(text: &OsStr) -> Result<XattrName> {
-    if text.as_bytes().starts_with(ACL_PREFIX) {
-        return Err(Error::new(ErrorKind::Unsupported, "fuse.xattr").because("access lists are not kept"));
+    if !is_kept(text.as_bytes()) {
+        return Err(Error::new(ErrorKind::Unsupported, "fuse.xattr").because("no such namespace is kept"));
     }
     XattrName::new(text.as_bytes())
 }
@@ -947,7 +953,10 @@ impl Filesystem for Kernel {
         self.go(0, |shared| async move {
             match shared.ask(|| shared.vfs.listxattr(ino)).await {
                 Ok(names) => {
-                    let shown = |name: &&XattrName| asker.is_root() || !name.as_bytes().starts_with(TRUSTED_PREFIX);
+                    let shown = |name: &&XattrName| {
+                        let name = name.as_bytes();
+                        is_kept(name) && (asker.is_root() || !name.starts_with(TRUSTED_PREFIX))
+                    };
                     let list: Vec<u8> =
                         names.iter().filter(shown).flat_map(|name| [name.as_bytes(), b"\0"].concat()).collect();
                     sized(&list, size, reply);
