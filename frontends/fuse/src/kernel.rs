@@ -149,6 +149,15 @@ impl Shared {
         file_attr(attr, self.nodes.id(attr.ino), self.options.uid, self.options.gid)
     }
 
+    /// How long the kernel may believe an answer about a node that has this trust.
+    ///
+    /// One that is setuid or setgid not at all: writing takes that away, and the kernel, which leaves it to the file
+    /// system, goes on believing the mode that it has.
+    fn believed_of(&self, attr: &Attr, trust: Trust, fresh: bool) -> Duration {
+        let is_plain = attr.kind == FileKind::Dir || without_suid(attr.mode) == attr.mode;
+        self.believed(trust, fresh && is_plain)
+    }
+
     /// How long the kernel may believe an answer about what has this trust.
     fn believed(&self, trust: Trust, fresh: bool) -> Duration {
         match trust {
@@ -164,12 +173,12 @@ impl Shared {
         let trust = self.trust_of(attr);
         self.nodes.add(attr.ino, trust);
         let shown = self.attr(attr);
-        self.changes.settle(begun, |fresh| reply.entry(&self.believed(trust, fresh), &shown, GENERATION));
+        self.changes.settle(begun, |fresh| reply.entry(&self.believed_of(attr, trust, fresh), &shown, GENERATION));
     }
 
     fn attributes(&self, begun: u64, attr: &Attr, reply: ReplyAttr) {
         let (trust, shown) = (self.trust_of(attr), self.attr(attr));
-        self.changes.settle(begun, |fresh| reply.attr(&self.believed(trust, fresh), &shown));
+        self.changes.settle(begun, |fresh| reply.attr(&self.believed_of(attr, trust, fresh), &shown));
     }
 
     /// Whether the kernel may remember that a directory has no such name.
@@ -332,7 +341,7 @@ impl Shared {
                         (id, bare_attr(id, *kind), Duration::ZERO)
                     }
                     What::Node(attr, _) => {
-                        let believed = self.believed(self.trust_of(attr), fresh);
+                        let believed = self.believed_of(attr, self.trust_of(attr), fresh);
                         (self.nodes.id(attr.ino), self.attr(attr), believed)
                     }
                 };
@@ -540,7 +549,7 @@ impl Filesystem for Kernel {
                     let (handle, flags, way) =
                         shared.opened(attr.ino, opener, Some(attr.mode), file.as_ref(), register);
                     shared.changes.settle(begun, |fresh| {
-                        let believed = shared.believed(trust, fresh);
+                        let believed = shared.believed_of(&attr, trust, fresh);
                         match way {
                             Some(way) => {
                                 reply.created_passthrough(&believed, &shown, GENERATION, handle, flags, &way);

@@ -3,7 +3,10 @@
 use std::{
     fs::{self, File},
     io::{self, Read as _, Seek as _, SeekFrom, Write as _},
-    os::unix::fs::{FileExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _, chown},
+    os::unix::{
+        fs::{FileExt as _, FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, chown},
+        process::CommandExt as _,
+    },
     path::Path,
     process::Command,
 };
@@ -11,8 +14,9 @@ use std::{
 use muxfs::testing;
 use rustix::{
     fs::{
-        AtFlags, CWD, FallocateFlags, FileType, Mode, RenameFlags, XattrFlags, copy_file_range, fallocate, getxattr,
-        listxattr, mknodat, removexattr, renameat_with, setxattr, statvfs, symlinkat, unlinkat,
+        AtFlags, CWD, FallocateFlags, FileType, Mode, OFlags, RenameFlags, StatxFlags, XattrFlags, copy_file_range,
+        fallocate, getxattr, listxattr, mknodat, removexattr, renameat_with, setxattr, statvfs, statx, symlinkat,
+        unlinkat,
     },
     io::Errno,
 };
@@ -141,6 +145,33 @@ async fn attributes_are_kept_and_their_sizes_told() {
         assert_lengths_are_told(&path, &["user.note", "5", "21"]);
         removexattr(&path, "user.note").expect("removed");
         assert_eq!(removexattr(&path, "user.note"), Err(Errno::NODATA));
+    })
+    .await;
+    bed.end().await;
+}
+
+/// Setuid and setgid go when another user writes. They went from the file, but the kernel went on believing the mode that
+/// it knew: who asked for the mode alone was told the old one, and so was whoever ran the file.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_another_user_wrote_is_seen_without_setuid() {
+    const NOBODY: u32 = 65_534;
+    if !is_root() {
+        return;
+    }
+    let Some(bed) = Bed::new().await else { return };
+    let path = bed.path("f");
+    blocking(move || {
+        for flags in [OFlags::empty(), OFlags::DIRECT] {
+            fs::write(&path, "#!/bin/true\n").expect("made");
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o6777)).expect("set");
+            let mode = || statx(CWD, &path, AtFlags::empty(), StatxFlags::MODE).expect("there").stx_mode & 0o7777;
+            assert_eq!(mode(), 0o6777);
+            let flags = i32::try_from(flags.bits()).expect("flags of open(2)");
+            let file = File::options().write(true).custom_flags(flags).open(&path).expect("opened");
+            let wrote = Command::new("echo").arg("other").uid(NOBODY).gid(NOBODY).stdout(file).status();
+            assert!(wrote.expect("started").success());
+            assert_eq!(mode(), 0o777, "{flags:#o}");
+        }
     })
     .await;
     bed.end().await;
