@@ -26,7 +26,7 @@ use fuser::{
 };
 use muxfs::{
     Cid, Error, ErrorKind, FileKind, Name, Result,
-    vfs::{Attr, Ino, NewNode, Place, RemoveKind, RenameMode, Seek, SetAttr, XattrMode, XattrName},
+    vfs::{Attr, Ino, NewNode, Place, RemoveKind, RenameMode, Seek, SetAttr, XattrMode, XattrName, watch::Change},
 };
 
 use crate::{
@@ -252,7 +252,7 @@ impl Shared {
         }
         self.ask(|| self.vfs.write(ino, at, data.clone(), clear_suid)).await?;
         if at != offset {
-            self.own.send(ino).ok();
+            self.own.send(Change::Node { ino, content: true }).ok();
         }
         Ok(())
     }
@@ -359,7 +359,7 @@ impl Shared {
         });
         if !fresh {
             // The kernel keeps the listing, which may be old.
-            self.own.send(dir).ok();
+            self.own.send(Change::Node { ino: dir, content: true }).ok();
         }
     }
 }
@@ -610,7 +610,19 @@ impl Filesystem for Kernel {
         self.go(0, |shared| async move {
             let from = Place { dir: from, name: &name, expect: None };
             let to = Place { dir: to, name: &new_name, expect: None };
-            done(shared.ask(|| shared.vfs.rename(from, to, mode)).await.map(drop), reply);
+            let was_told = shared.changes.first_waiting().is_none();
+            let begun = shared.changes.begin();
+            let renamed = shared.ask(|| shared.vfs.rename(from, to, mode)).await;
+            let fresh = shared.changes.settle(begun, |fresh| {
+                done(renamed.map(drop), reply);
+                fresh && was_told
+            });
+            if !fresh {
+                // The kernel moves the node that it believes to be there; by now another one may have had the name.
+                for Place { dir, name, .. } in [from, to] {
+                    shared.own.send(Change::Name { dir, name: name.clone() }).ok();
+                }
+            }
         });
     }
 
@@ -650,9 +662,9 @@ impl Filesystem for Kernel {
         let set = SetAttr { size, mode, uid, gid, atime: atime.map(set_time), mtime: mtime.map(set_time) };
         let asker = Asker::from(request);
         self.go(0, |shared| async move {
-            let begun = shared.changes.begin();
             match shared.set(ino, set, asker).await {
-                Ok(attr) => shared.attributes(begun, &attr, reply),
+                // Not to be believed: the kernel takes this reply also where it has been told of a later change by now.
+                Ok(attr) => reply.attr(&Duration::ZERO, &shared.attr(&attr)),
                 Err(error) => reply.error(errno(&error)),
             }
         });

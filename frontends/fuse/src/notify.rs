@@ -39,7 +39,7 @@ const NAME_COUNT_MAX: usize = 1 << 20;
 pub(crate) fn start(
     shared: Arc<Shared>,
     notifier: Notifier,
-    mut own: mpsc::UnboundedReceiver<Ino>,
+    mut own: mpsc::UnboundedReceiver<Change>,
     stop: CancellationToken,
 ) -> Result<impl Future<Output = ()> + Send + use<>> {
     let watching = tokio::spawn(watchdog(shared.clone(), stop.clone()));
@@ -51,7 +51,7 @@ pub(crate) fn start(
             let next = async {
                 tokio::select! {
                     () = stop.cancelled() => None,
-                    Some(ino) = own.recv() => Some((None, Change::Node { ino, content: true })),
+                    Some(change) = own.recv() => Some((None, change)),
                     (number, change) = teller.shared.changes.next() => Some((Some(number), change)),
                 }
             };
@@ -129,10 +129,12 @@ impl Teller {
         told.unwrap_or_else(|error| tracing::debug!(%error, "the kernel does not take word of a node"));
     }
 
+    /// Drops a name, and then the attributes and the listing of its directory: to drop a name waits for the lock of the
+    /// directory, and so for who is just taking up a listing from before.
     fn name(&self, dir: Ino, name: &Name) {
-        self.node(dir, true);
         let id = INodeNo(self.shared.nodes.id(dir));
         let told = self.notifier.inval_entry(id, OsStr::from_bytes(name.as_bytes()));
         told.unwrap_or_else(|error| tracing::debug!(%error, "the kernel does not take word of a name"));
+        self.node(dir, true);
     }
 }

@@ -13,9 +13,9 @@ use fuser::{Config, MountOption, Session, SessionACL};
 use muxfs::{
     Error, ErrorKind, FileKind, Result,
     vfs::{
-        Attr, Fsid, Ino, Vfs, ext,
+        Attr, Fsid, Vfs, ext,
         narrow::{read_only_view, subtree},
-        watch::{Changes, Watch},
+        watch::{Change, Changes, Watch},
     },
 };
 use tokio::{
@@ -63,7 +63,7 @@ pub(crate) struct Shared {
     pub(crate) options: Options,
     pub(crate) runtime: Handle,
     /// What the kernel is to be told besides what others change.
-    pub(crate) own: mpsc::UnboundedSender<Ino>,
+    pub(crate) own: mpsc::UnboundedSender<Change>,
     room: Arc<Semaphore>,
 }
 

@@ -110,6 +110,39 @@ async fn an_open_file_sees_what_another_frontend_wrote() {
     bed.end().await;
 }
 
+/// A program moved a name that another frontend gave to another file at that moment: the kernel moved the file that it
+/// knew, which the file system had not, and the new name led there for as long as it was cached.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_name_that_is_moved_while_it_is_given_away_leads_to_what_was_moved() {
+    const ROUNDS: usize = 300;
+    let Some(bed) = Bed::new().await else { return };
+    let (vfs, root) = (bed.elsewhere.clone(), bed.elsewhere.root());
+    let [a, b, other] = ["a", "b", "other"].map(name);
+    let place = |name| Place { dir: root, name, expect: None };
+    for round in 0..ROUNDS {
+        drop(bed.make(root, "a", NewNode::File).await);
+        drop(bed.make(root, "other", NewNode::File).await);
+        let (from, to) = (bed.path("a"), bed.path("b"));
+        let moved = blocking(move || {
+            fs::metadata(&from).expect("there, and the kernel knows");
+            fs::rename(from, to)
+        });
+        let given = vfs.rename(place(&other), place(&a), RenameMode::Replace);
+        let (moved, given) = tokio::join!(moved, given);
+        moved.expect("it has one file or the other");
+        given.expect("renamed");
+        let path = bed.path("b");
+        let seen = blocking(move || fs::metadata(path).expect("moved here").ino()).await;
+        let is = vfs.lookup(root, &b).await.expect("moved here").ino;
+        vfs.release(is, 1);
+        assert_eq!(seen, is.0.get(), "round {round}");
+        vfs.remove(place(&b), RemoveKind::NonDir).await.expect("removed");
+        vfs.remove(place(&a), RemoveKind::NonDir).await.ok();
+    }
+    drop(vfs);
+    bed.end().await;
+}
+
 /// The file system is replaced below all views, as a checkout does.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_change_of_everything_is_seen() {
