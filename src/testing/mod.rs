@@ -20,6 +20,7 @@ pub mod exerciser;
 pub mod fault;
 pub mod heads;
 mod laws;
+pub mod linear;
 pub mod media;
 pub mod model;
 pub mod store;

@@ -11,7 +11,7 @@ use std::{
 use super::{PATIENCE, World};
 
 /// A world that can mount, with a directory to mount on; says so where this machine cannot.
-fn mountable() -> Option<(World, PathBuf)> {
+pub(crate) fn mountable() -> Option<(World, PathBuf)> {
     if fs::File::options().read(true).write(true).open("/dev/fuse").is_err() {
         muxfs::testing::skip("this machine has no /dev/fuse that this user can open");
         return None;
@@ -23,7 +23,7 @@ fn mountable() -> Option<(World, PathBuf)> {
 }
 
 /// Takes a mount away at the end of a test, however it ends: a test that failed leaves none behind.
-struct Mount<'a>(&'a World, &'a Path);
+pub(crate) struct Mount<'a>(pub(crate) &'a World, pub(crate) &'a Path);
 
 impl Drop for Mount<'_> {
     fn drop(&mut self) {
@@ -32,7 +32,7 @@ impl Drop for Mount<'_> {
     }
 }
 
-fn text(path: &Path) -> &str {
+pub(crate) fn text(path: &Path) -> &str {
     path.to_str().expect("UTF-8")
 }
 

@@ -23,7 +23,7 @@ use tokio::net::TcpStream;
 
 use crate::World;
 
-type Nfs = Nfs3Connection<TokioIo<TcpStream>>;
+pub(crate) type Nfs = Nfs3Connection<TokioIo<TcpStream>>;
 
 /// Mounts `/`, as root: whoever that is to a server of another user.
 async fn mount(addr: SocketAddr) -> Nfs {
@@ -41,7 +41,7 @@ pub(crate) fn at<'a>(dir: &nfs_fh3, name: &'a str) -> diropargs3<'a> {
     diropargs3 { dir: dir.clone(), name: filename3(Opaque::borrowed(name.as_bytes())) }
 }
 
-async fn find(nfs: &mut Nfs, path: &str) -> nfs_fh3 {
+pub(crate) async fn find(nfs: &mut Nfs, path: &str) -> nfs_fh3 {
     let mut handle = nfs.root_nfs_fh3();
     for part in path.split('/').filter(|part| !part.is_empty()) {
         handle = nfs.lookup(&LOOKUP3args { what: at(&handle, part) }).await.expect("answered").unwrap().object;

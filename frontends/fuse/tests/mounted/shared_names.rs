@@ -1,5 +1,4 @@
-//! Each change that completed is seen by the next call, whichever frontend either came through. Spec: spec/fuse.md
-//! #coherence.
+//! Each change that completed is seen by the next call, whichever frontend either came through. Spec: spec/coherence.md.
 
 use std::{
     fs::{self, File},
