@@ -206,7 +206,14 @@ fn it_ends_with_its_command() {
 }
 
 /// What is done to a file of so many bytes.
-pub(crate) type Harm = fn(&Path, u64);
+type Harm = fn(&Path, u64);
+/// A flip in the middle and near the beginning, a cut, a loss.
+pub(crate) const HARMS: [Harm; 4] = [
+    |file, len| flip(file, len / 2),
+    |file, _| flip(file, 5),
+    |file, len| fs::OpenOptions::new().write(true).open(file).expect("open").set_len(len / 2).expect("cut"),
+    |file, _| fs::remove_file(file).expect("removed"),
+];
 
 /// A data directory that is damaged in any file, by a flip, a cut or a loss: something is said, and nothing panics.
 #[test]
@@ -222,13 +229,7 @@ fn no_damage_makes_it_panic() {
         if len == 0 {
             continue;
         }
-        let harms: [Harm; 4] = [
-            |file, len| flip(file, len / 2),
-            |file, _| flip(file, 5),
-            |file, len| fs::OpenOptions::new().write(true).open(file).expect("open").set_len(len / 2).expect("cut"),
-            |file, _| fs::remove_file(file).expect("removed"),
-        ];
-        for (number, harm) in harms.into_iter().enumerate() {
+        for (number, harm) in HARMS.into_iter().enumerate() {
             fs::remove_dir_all(&data).expect("removed");
             copy(&whole, &data);
             harm(&data.join(&name), len);
