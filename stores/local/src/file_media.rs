@@ -26,12 +26,20 @@ use muxfs::{
 };
 use rustix::{fs::FlockOperation, io::Errno};
 
+use crate::buffers::Buffers;
+
 /// How many files stay open between calls: a store of any size must not use up the process's descriptors.
 const FILES_OPEN_MAX: usize = 64;
 
 /// Longer reads go to the blocking pool even if the page cache holds them: copying takes longer than the way there.
 #[cfg(target_os = "linux")]
 const INLINE_READ_LEN_MAX: u32 = 128 * 1024;
+
+/// Reads of about a chunk take a buffer that was used before; what is read is kept for a while, so not those that would
+/// leave much of it idle.
+const POOLED_LEN_MIN: usize = 768 << 10;
+/// How many buffers wait for their next use: 8 MiB.
+const POOLED_COUNT_MAX: usize = 8;
 
 /// Where a process before this one may have left what it could not sync: in the segment it appended to last, and in the one
 /// whose end it was about to make durable.
@@ -55,6 +63,7 @@ struct Inner {
     ahead: bool,
     /// The directory, locked for as long as it is open.
     _lease: File,
+    buffers: Buffers,
     state: Mutex<State>,
 }
 
@@ -173,7 +182,8 @@ impl FileMedia {
             segments.insert(id, Arc::new(Slot { len: len.into(), ..Slot::default() }));
         }
         let state = Mutex::new(State { segments, open: VecDeque::new() });
-        let inner = Inner { dir, ahead, _lease: lease, state };
+        let buffers = Buffers::new(POOLED_LEN_MIN, POOLED_COUNT_MAX);
+        let inner = Inner { dir, ahead, _lease: lease, buffers, state };
         #[cfg(target_os = "linux")]
         inner.forget_cached();
         Ok(Self { inner: Arc::new(inner) })
@@ -380,11 +390,12 @@ impl Inner {
         let Ok(len) = usize::try_from(end.saturating_sub(offset).min(u64::from(len))) else {
             return Err(Error::new(ErrorKind::TooLarge, OP));
         };
-        let mut bytes = vec![0; len];
+        let mut buffer = self.buffers.take(len);
+        let wanted = buffer.get_mut(..len).unwrap_or_default();
         self.file(segment, false)
-            .and_then(|file| file.read_exact_at(&mut bytes, offset))
+            .and_then(|file| file.read_exact_at(wanted, offset))
             .map_err(|error| io_error(OP, &self.path(segment), error))?;
-        Ok(bytes.into())
+        Ok(self.buffers.give(buffer, len))
     }
 
     fn remove(&self, segment: SegmentId) -> Result<()> {

@@ -6,6 +6,7 @@
 //!
 //! This crate knows `muxfs` and no frontend.
 
+mod buffers;
 mod file_media;
 mod handles;
 mod local_vfs;

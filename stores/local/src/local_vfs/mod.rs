@@ -58,9 +58,12 @@ use self::{
     lost::Lost,
     names::Spot,
     nodes::{Anchor, Nodes},
-    read::{Buffers, Read},
+    read::Read,
 };
-use crate::handles::{HandleParts, Handles};
+use crate::{
+    buffers::Buffers,
+    handles::{HandleParts, Handles},
+};
 
 /// Longer writes leave the caller's task: copying them takes longer than the way to another thread.
 const INLINE_WRITE_LEN_MAX: usize = 64 * 1024;
@@ -185,7 +188,7 @@ impl LocalVfs {
             root,
             sync_fd,
             scanned: Mutex::default(),
-            buffers: Buffers::default(),
+            buffers: read::buffers(),
             closer,
             lost: Lost::default(),
             making: AtomicUsize::new(0),

@@ -1,10 +1,6 @@
 //! Reading: from the page cache at once, from the disk on a thread that may wait.
 
-use std::{
-    fs::File,
-    io::IoSliceMut,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{fs::File, io::IoSliceMut, sync::Arc};
 
 use bytes::Bytes;
 use muxfs::{
@@ -18,59 +14,16 @@ use rustix::{
 };
 
 use super::{Local, errno::fail, host::stat_fd};
+use crate::buffers::Buffers;
 
 /// Longer reads take a buffer that was used before: fresh memory costs as much as the copy.
 const POOLED_LEN_MIN: usize = 64 * 1024;
-/// The length of such a buffer: the most that NFS clients ask for.
-const POOLED_LEN: usize = 1024 * 1024;
 /// How many wait for their next use: 16 MiB.
 const POOLED_COUNT_MAX: usize = 16;
 
-/// Buffers that were used before.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Buffers(Arc<Mutex<Vec<Vec<u8>>>>);
-
-/// A buffer that goes back when the last of its readers is done.
-#[derive(Debug)]
-struct Pooled {
-    buffer: Vec<u8>,
-    len: usize,
-    pool: Buffers,
-}
-
-impl AsRef<[u8]> for Pooled {
-    fn as_ref(&self) -> &[u8] {
-        self.buffer.get(..self.len).unwrap_or_default()
-    }
-}
-
-impl Drop for Pooled {
-    fn drop(&mut self) {
-        let mut pool = self.pool.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if pool.len() < POOLED_COUNT_MAX {
-            pool.push(std::mem::take(&mut self.buffer));
-        }
-    }
-}
-
-impl Buffers {
-    /// A buffer of at least `len` bytes; what is in it is of no meaning.
-    fn take(&self, len: usize) -> Vec<u8> {
-        if (POOLED_LEN_MIN..=POOLED_LEN).contains(&len) {
-            let used = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
-            return used.unwrap_or_else(|| vec![0; POOLED_LEN]);
-        }
-        vec![0; len]
-    }
-
-    /// The first `len` bytes of a buffer.
-    fn give(&self, mut buffer: Vec<u8>, len: usize) -> Bytes {
-        if buffer.len() == POOLED_LEN {
-            return Bytes::from_owner(Pooled { buffer, len, pool: self.clone() });
-        }
-        buffer.truncate(len);
-        Bytes::from(buffer)
-    }
+/// The buffers of a host directory.
+pub(super) fn buffers() -> Buffers {
+    Buffers::new(POOLED_LEN_MIN, POOLED_COUNT_MAX)
 }
 
 /// A read that is under way.
@@ -169,24 +122,5 @@ impl Local {
             Err(Errno::NXIO) => Ok(None),
             Err(errno) => Err(fail(OP)(errno)),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_buffer_is_used_again_and_never_shows_what_was_in_it() {
-        let pool = Buffers::default();
-        let mut buffer = pool.take(POOLED_LEN_MIN);
-        buffer[..3].copy_from_slice(b"abc");
-        let bytes = pool.give(buffer, 2);
-        assert_eq!(&bytes[..], b"ab");
-        let clone = bytes.clone();
-        drop(bytes);
-        assert!(pool.0.lock().expect("the pool").is_empty(), "still read");
-        drop(clone);
-        assert_eq!(pool.0.lock().expect("the pool").len(), 1);
     }
 }
