@@ -7,7 +7,6 @@
 use std::{io, ops::Range};
 
 use bytes::{BufMut, Bytes, BytesMut};
-use sha2::{Digest, Sha256};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 use super::{
@@ -16,7 +15,10 @@ use super::{
     unixfs::{UnixfsData, UnixfsType},
     wire::{bytes_len, put_len, put_number, varint_len},
 };
-use crate::{Codec, Error, ErrorKind, Result};
+use crate::{
+    Codec, Error, ErrorKind, Result,
+    cid::sha256::{Digest32, sha256, sha256_pair},
+};
 
 /// Bytes of a known length that can be read anywhere, by several threads at once: what `pread` gives.
 pub trait ReadAt: Send + Sync + 'static {
@@ -106,9 +108,6 @@ impl LeafForm {
     }
 }
 
-/// So much is read and hashed at a time: well within a processor's own cache, well above what a call costs.
-const PIECE_LEN: usize = 128 * 1024;
-
 /// The buffer of a chunk begins with so much and grows: most files are small.
 const FIRST_BUFFER_LEN: usize = 64 * 1024;
 
@@ -150,27 +149,19 @@ impl ChunkBuffer {
         Ok(())
     }
 
-    /// Reads the whole chunk from `offset`, or fails, and hashes each piece of it while it is still in the processor's
-    /// cache. Blocks the thread as long as that takes.
-    pub(super) fn read_leaf(mut self, source: &dyn ReadAt, offset: u64) -> Result<Leaf> {
-        let (head, tail) = self.form.frame(self.len_max)?;
-        let mut hasher = Sha256::new_with_prefix(&head);
+    /// Reads the whole chunk from `offset`, or fails. Blocks the thread as long as that takes.
+    pub(super) fn read(&mut self, source: &dyn ReadAt, offset: u64) -> Result<()> {
         let mut from = offset;
-        for piece in self.content().chunks_mut(PIECE_LEN) {
-            let mut rest = &mut *piece;
-            while !rest.is_empty() {
-                let len = read_some(source, from, rest)?;
-                if len == 0 {
-                    return Err(changed("the source ended before its length"));
-                }
-                from += len as u64;
-                rest = rest.get_mut(len..).ok_or_else(|| changed("the source gave more than was asked"))?;
+        let mut rest = self.content();
+        while !rest.is_empty() {
+            let len = read_some(source, from, rest)?;
+            if len == 0 {
+                return Err(changed("the source ended before its length"));
             }
-            hasher.update(&*piece);
+            from += len as u64;
+            rest = rest.get_mut(len..).ok_or_else(|| changed("the source gave more than was asked"))?;
         }
-        hasher.update(&tail);
-        let len = self.len_max;
-        self.finish(len, &tail, |_| hasher.finalize().into())
+        Ok(())
     }
 
     /// Fixes that this chunk is the whole file, where that changes its form.
@@ -179,7 +170,30 @@ impl ChunkBuffer {
     }
 
     /// Hashes the leaf. Blocks the thread as long as that takes.
-    pub(super) fn into_leaf(mut self) -> Result<Leaf> {
+    pub(super) fn into_leaf(self) -> Result<Leaf> {
+        let block = self.into_block()?;
+        let digest = sha256(&block.bytes);
+        Ok(block.into_leaf(digest))
+    }
+
+    /// Hashes the leaves, two at a time. Blocks the thread as long as that takes.
+    pub(super) fn into_leaves(chunks: Vec<Self>) -> Result<Vec<Leaf>> {
+        let mut leaves = Vec::with_capacity(chunks.len());
+        let mut blocks = chunks.into_iter().map(Self::into_block);
+        while let Some(one) = blocks.next().transpose()? {
+            let Some(other) = blocks.next().transpose()? else {
+                let digest = sha256(&one.bytes);
+                leaves.push(one.into_leaf(digest));
+                break;
+            };
+            let [digest, other_digest] = sha256_pair(&one.bytes, &other.bytes);
+            leaves.extend([one.into_leaf(digest), other.into_leaf(other_digest)]);
+        }
+        Ok(leaves)
+    }
+
+    /// Puts around the chunk what its form wants.
+    fn into_block(mut self) -> Result<LeafBlock> {
         let len = self.len();
         let (head, tail) = self.form.frame(len)?;
         let framed = self.bytes.get(..self.head_len) == Some(&head);
@@ -191,20 +205,29 @@ impl ChunkBuffer {
             self.bytes.extend_from_slice(&head);
             self.bytes.extend_from_slice(&content);
         }
-        self.finish(len, &tail, |block| Sha256::digest(block).into())
-    }
-
-    /// The leaf of `len` bytes of content that stand behind their head.
-    fn finish(mut self, len: usize, tail: &[u8], digest: impl FnOnce(&[u8]) -> [u8; 32]) -> Result<Leaf> {
-        self.bytes.extend_from_slice(tail);
+        self.bytes.extend_from_slice(&tail);
         if self.bytes.len() > DAG_BLOCK_LEN_MAX {
             return Err(
                 Error::new(ErrorKind::TooLarge, "dag.import").because("a leaf and its frame have at most 2 MiB")
             );
         }
-        let block = self.bytes.freeze();
-        let cid = self.form.params.cid_of_digest(self.form.codec(), digest(&block));
-        Ok(Leaf { link: FileLink { cid, tsize: block.len() as u64, size: len as u64 }, block })
+        Ok(LeafBlock { form: self.form, len, bytes: self.bytes.freeze() })
+    }
+}
+
+/// The block of a leaf, yet to be hashed.
+struct LeafBlock {
+    form: LeafForm,
+    /// Of the content, in bytes.
+    len: usize,
+    bytes: Bytes,
+}
+
+impl LeafBlock {
+    fn into_leaf(self, digest: Digest32) -> Leaf {
+        let cid = self.form.params.cid_of_digest(self.form.codec(), digest);
+        let link = FileLink { cid, tsize: self.bytes.len() as u64, size: self.len as u64 };
+        Leaf { link, block: self.bytes }
     }
 }
 
@@ -286,9 +309,9 @@ mod tests {
                 let mut streamed = form.buffer(262_144).expect("room");
                 streamed.fill(&mut &*content).await.expect("memory");
                 let used = BytesMut::from(&vec![0xff; 100_000][..]);
-                let positioned = form.buffer_in(used, len).expect("room");
-                let positioned = positioned.read_leaf(&Bytes::copy_from_slice(content), 0).expect("memory");
-                for other in [streamed.into_leaf().expect("short"), positioned] {
+                let mut positioned = form.buffer_in(used, len).expect("room");
+                positioned.read(&Bytes::copy_from_slice(content), 0).expect("memory");
+                for other in ChunkBuffer::into_leaves(vec![streamed, positioned]).expect("short") {
                     assert_eq!((other.link.cid, &other.block), (from_memory.link.cid, &from_memory.block), "{len}");
                 }
                 assert_eq!(form.block_len(len).expect("short"), from_memory.block.len());

@@ -22,8 +22,9 @@ use crate::{Error, ErrorKind, Result};
 
 /// How much of one file is in memory at once: read, being hashed or being put.
 pub const IMPORT_LEN_MAX: usize = 4 << 20;
-/// How much a thread hashes at a time: much more than it costs to hand it over, or small chunks would cost only that.
-const JOB_LEN: usize = 1 << 20;
+/// How much a thread hashes at a time: two chunks of the usual length, which cost little more than one, and of small ones
+/// so many that handing them over costs little beside.
+const JOB_LEN: usize = 2 << 20;
 /// What is hashed on the spot: less than handing it over would cost.
 const HASH_AT_ONCE_LEN_MAX: usize = 32 << 10;
 
@@ -163,11 +164,11 @@ impl Job {
 
     fn hash(self) -> Result<Vec<Leaf>> {
         match self {
-            Self::Read(chunks) => chunks.into_iter().map(ChunkBuffer::into_leaf).collect(),
+            Self::Read(chunks) => ChunkBuffer::into_leaves(chunks),
             Self::At { source, params, len, meta, chunks, buffers } => {
                 let whole = len <= params.chunk_len.into();
                 let form = if whole { LeafForm::whole(&params, meta) } else { LeafForm::new(&params) };
-                let mut leaves = Vec::new();
+                let mut read = Vec::new();
                 for index in chunks {
                     let range = params.chunk_range(index, len);
                     if range.end == len {
@@ -177,10 +178,11 @@ impl Job {
                         break;
                     }
                     let chunk_len = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
-                    let chunk = form.buffer_in(buffers.take(), chunk_len)?;
-                    leaves.push(chunk.read_leaf(&*source, range.start)?);
+                    let mut chunk = form.buffer_in(buffers.take(), chunk_len)?;
+                    chunk.read(&*source, range.start)?;
+                    read.push(chunk);
                 }
-                Ok(leaves)
+                ChunkBuffer::into_leaves(read)
             }
         }
     }

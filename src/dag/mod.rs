@@ -5,6 +5,7 @@ mod chunk;
 mod dir;
 mod gc;
 mod hamt;
+mod hashing;
 mod import;
 pub mod ipld;
 pub mod json;
@@ -37,9 +38,12 @@ pub use walk::{Visit, WALK_READ_COUNT, WalkMemory};
 use std::{ops::Range, sync::Arc, time::SystemTime};
 
 use bytes::Bytes;
-use sha2::{Digest, Sha256};
 
-use crate::{BlockStore, Cid, Codec, FileKind, Name, Result, block::BLOCK_LEN_MAX};
+use crate::{
+    BlockStore, Cid, Codec, FileKind, Name, Result,
+    block::BLOCK_LEN_MAX,
+    cid::sha256::{Digest32, sha256},
+};
 
 /// The longest block of a DAG, read or written.
 pub const DAG_BLOCK_LEN_MAX: usize = 2 * 1024 * 1024;
@@ -126,11 +130,11 @@ impl Params {
     /// assert_eq!(cid.to_string(), "QmUNLLsPACCz1vLxQVkXqqLX5R1X345qqfHbsf67hvA3Nn");
     /// ```
     pub fn cid(&self, codec: Codec, block: &[u8]) -> Cid {
-        self.cid_of_digest(codec, Sha256::digest(block).into())
+        self.cid_of_digest(codec, sha256(block))
     }
 
     /// The CID of a block whose sha2-256 digest is known.
-    fn cid_of_digest(&self, codec: Codec, digest: [u8; 32]) -> Cid {
+    fn cid_of_digest(&self, codec: Codec, digest: Digest32) -> Cid {
         if self.cid_version == 0 && codec == Codec::DagPb {
             Cid::v0_sha256(digest)
         } else {
@@ -223,6 +227,7 @@ pub struct Dag {
     options: Arc<DagOptions>,
     verified: Arc<verified::Verified>,
     epochs: Arc<gc::Epochs>,
+    hashing: Arc<hashing::Hashing>,
 }
 
 impl Dag {
@@ -241,7 +246,8 @@ impl Dag {
     /// ```
     pub fn new(blocks: Arc<dyn BlockStore>, options: DagOptions) -> Self {
         let verified = Arc::new(verified::Verified::new(options.verified_len_max));
-        Self { blocks, options: Arc::new(options), verified, epochs: Arc::new(gc::Epochs::new()) }
+        let (epochs, hashing) = (Arc::new(gc::Epochs::new()), Arc::new(hashing::Hashing::new()));
+        Self { blocks, options: Arc::new(options), verified, epochs, hashing }
     }
 
     /// Makes every put that returned before this call durable.

@@ -20,9 +20,6 @@ use tokio::sync::OnceCell;
 use super::{DAG_BLOCK_LEN_MAX, Dag};
 use crate::{BlockKey, Cid, Codec, Error, ErrorKind, Result};
 
-/// Blocks of this length and more, in bytes, are hashed off the threads that serve others: that takes 0.1 ms and more,
-/// while handing work over and back takes some 0.02 ms.
-const HASH_OFF_LEN_MIN: usize = 256 << 10;
 /// How many locks to spread the blocks over.
 const SHARD_COUNT_MAX: usize = 16;
 /// A shard must have room for a few blocks of the longest kind, or the large ones would push each other out.
@@ -98,8 +95,7 @@ impl Dag {
             Error::new(ErrorKind::NotFound, "dag.get_block").because("the store does not hold this block")
         })?;
         check_len(&block, "dag.get_block")?;
-        let (cid, hashed) = (*cid, block.clone());
-        hashing(block.len(), move || cid.verify(&hashed)).await??;
+        self.hashing.verify(cid, &block).await?;
         Ok(block)
     }
 
@@ -161,8 +157,7 @@ impl Dag {
     /// `TooLarge` past [`DAG_BLOCK_LEN_MAX`]; `NoSpace`, `ReadOnly`, `Unavailable`.
     pub async fn put_block(&self, codec: Codec, block: Bytes) -> Result<Cid> {
         check_len(&block, "dag.put_block")?;
-        let (params, hashed) = (*self.params(), block.clone());
-        let cid = hashing(block.len(), move || params.cid(codec, &hashed)).await?;
+        let cid = self.params().cid_of_digest(codec, self.hashing.sha256(&block).await);
         self.put_hashed(&cid, block).await?;
         Ok(cid)
     }
@@ -205,16 +200,6 @@ fn check_len(block: &[u8], op: &'static str) -> Result<()> {
         return Err(Error::new(ErrorKind::TooLarge, op).because("a block has at most 2 MiB"));
     }
     Ok(())
-}
-
-/// Runs `hash`, which takes as long as `len` bytes do: here if that is short, else on a thread that may block. Here also
-/// where no runtime has such threads.
-async fn hashing<T: Send + 'static>(len: usize, hash: impl FnOnce() -> T + Send + 'static) -> Result<T> {
-    if len < HASH_OFF_LEN_MIN {
-        return Ok(hash());
-    }
-    let Ok(runtime) = tokio::runtime::Handle::try_current() else { return Ok(hash()) };
-    runtime.spawn_blocking(hash).await.map_err(|error| Error::new(ErrorKind::Internal, "dag.hash").because(error))
 }
 
 /// The verified blocks that are kept, and those that are being read.
@@ -424,7 +409,7 @@ mod tests {
     #[tokio::test]
     async fn a_block_is_read_and_hashed_once() {
         let (store, dag) = watched(DagOptions::default());
-        for len in [0, 1, HASH_OFF_LEN_MIN, DAG_BLOCK_LEN_MAX] {
+        for len in [0, 1, 1 << 18, DAG_BLOCK_LEN_MAX] {
             let cid = dag.put_block(Codec::Raw, block(len, 7)).await.expect("put");
             assert_eq!(dag.put_block(Codec::Raw, block(len, 7)).await.expect("again"), cid);
             store.gets.store(0, Ordering::SeqCst);
