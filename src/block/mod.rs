@@ -4,6 +4,7 @@
 //! (`testing::block_store`). Spec: spec/block-stores.md.
 
 mod mem;
+mod nowhere;
 mod segments;
 
 use std::{fmt::Debug, ops::Range, sync::Arc};
@@ -14,6 +15,7 @@ use futures_util::stream::BoxStream;
 
 pub use self::{
     mem::{Mem, MemOptions},
+    nowhere::Nowhere,
     segments::{BuildIndex, CompactReport, IsFull, OnBuildIndex, Segments, SegmentsOptions, SegmentsStats},
 };
 use crate::{Cid, Error, ErrorKind, Result};

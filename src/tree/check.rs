@@ -10,8 +10,6 @@ use std::{
     sync::Arc,
 };
 
-use async_trait::async_trait;
-use bytes::Bytes;
 use futures_util::{
     StreamExt, TryStreamExt,
     stream::{self, BoxStream},
@@ -26,7 +24,8 @@ use super::{
     state::{Base, ROOT, Reading},
 };
 use crate::{
-    BlockKey, BlockStore, Cid, Error, ErrorKind, FileKind, Name, Result,
+    Cid, Error, ErrorKind, FileKind, Name, Result,
+    block::Nowhere,
     dag::{Dag, DagLease, DagOptions, Entry},
     rank::Rank,
     vfs::Ino,
@@ -497,24 +496,4 @@ fn all_inodes(dag: &Dag, stand: &Stand) -> BoxStream<'static, Result<(Ino, Optio
         std::future::ready(Ok((!changed.contains(&ino)).then_some((ino, Some(inode)))))
     });
     base.chain(stream::iter(later).map(|ino| Ok((ino, None)))).boxed()
-}
-
-/// A block store that forgets what it is given.
-#[derive(Debug)]
-struct Nowhere;
-
-#[async_trait]
-impl BlockStore for Nowhere {
-    async fn get(&self, _key: &BlockKey) -> Result<Option<Bytes>> {
-        Ok(None)
-    }
-    async fn put(&self, _key: &BlockKey, _block: Bytes) -> Result<()> {
-        Ok(())
-    }
-    async fn delete(&self, _key: &BlockKey) -> Result<()> {
-        Ok(())
-    }
-    fn keys(&self) -> BoxStream<'_, Result<BlockKey>> {
-        stream::empty().boxed()
-    }
 }

@@ -13,9 +13,10 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::{StreamExt as _, TryStreamExt as _, future::BoxFuture, stream, stream::BoxStream};
+use futures_util::{StreamExt as _, TryStreamExt as _, future::BoxFuture, stream};
 use muxfs::{
-    BlockKey, BlockStore, Error, ErrorKind, Name, Prefix, QfsPath, Result,
+    Error, ErrorKind, Name, Prefix, QfsPath, Result,
+    block::Nowhere,
     dag::{Dag, DagOptions, Entry, Link, Profile, UnixfsMeta},
 };
 use serde_json::json;
@@ -89,30 +90,10 @@ impl Importer for Hashed {
     }
 }
 
-/// A block store that forgets what it is given.
-#[derive(Debug)]
-struct Forgetful;
-
-#[async_trait]
-impl BlockStore for Forgetful {
-    async fn get(&self, _key: &BlockKey) -> Result<Option<Bytes>> {
-        Ok(None)
-    }
-    async fn put(&self, _key: &BlockKey, _block: Bytes) -> Result<()> {
-        Ok(())
-    }
-    async fn delete(&self, _key: &BlockKey) -> Result<()> {
-        Ok(())
-    }
-    fn keys(&self) -> BoxStream<'_, Result<BlockKey>> {
-        stream::empty().boxed()
-    }
-}
-
 /// Prints the path that the source would get, and stores nothing.
 pub(crate) async fn only_hash(job: &Job<'_>, profile: Profile, prefix: Prefix) -> Result<()> {
     let options = DagOptions { params: profile.params(), verified_len_max: 0 };
-    let importer = Hashed(Dag::new(Arc::new(Forgetful), options));
+    let importer = Hashed(Dag::new(Arc::new(Nowhere), options));
     let walk = Walk::begin(job, &importer)?;
     let link = walk.source().await?;
     walk.print(&QfsPath { prefix, parts: vec![Name::new(link.cid.to_string().as_bytes())?] })
