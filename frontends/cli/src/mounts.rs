@@ -158,7 +158,7 @@ impl Mounts {
     /// Unmounts what this process has mounted at a full path, when everything written is durable; `None` where it has
     /// nothing there.
     pub(crate) async fn unmount(&self, dir: &Path, lazy: bool) -> Option<Result<()>> {
-        let mounted = self.lock().iter().find(|mounted| mounted.dir() == dir).cloned()?;
+        let mounted = self.lock().iter().rfind(|mounted| mounted.dir() == dir).cloned()?;
         Some(if lazy { mounted.detach().await } else { mounted.unmount().await })
     }
 

@@ -13,6 +13,8 @@
 //! not carry. Locks are the kernel's too. Spec: spec/fuse.md.
 
 #[cfg(target_os = "linux")]
+mod attach;
+#[cfg(target_os = "linux")]
 mod attr;
 #[cfg(not(target_os = "linux"))]
 mod elsewhere;

@@ -11,11 +11,12 @@ use std::{
 
 use muxfs::{Error, ErrorKind, Result};
 use rustix::{
+    fs::statfs,
     io::Errno,
     mount::{UnmountFlags, unmount as kernel_unmount},
 };
 
-const DEVICE: &str = "/dev/fuse";
+pub(crate) const DEVICE: &str = "/dev/fuse";
 const MOUNTS: &str = "/proc/self/mountinfo";
 /// What mounts and unmounts for those who are not root.
 const HELPERS: [&str; 2] = ["fusermount3", "fusermount"];
@@ -80,7 +81,7 @@ fn check_device(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-fn helper() -> Option<&'static str> {
+pub(crate) fn helper() -> Option<&'static str> {
     let runs = |name: &&str| Command::new(name).arg("-V").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok();
     HELPERS.into_iter().find(runs)
 }
@@ -163,6 +164,18 @@ pub fn unmount(dir: &Path, lazy: bool) -> Result<()> {
         Err(error @ (Errno::NOENT | Errno::NOTDIR)) => fail(ErrorKind::NotFound, error.into()),
         Err(error @ Errno::ACCESS) => fail(ErrorKind::Denied, error.into()),
         Err(error) => fail(ErrorKind::Io, error.into()),
+    }
+}
+
+/// Takes away the mount at a full path if nobody serves it any more, as one whose session failed is left; one that
+/// answers is somebody else's, put there since.
+pub(crate) fn clear(dir: &Path) {
+    let is_dead = || statfs(dir).is_err_and(|error| error == Errno::NOTCONN);
+    if is_mounted(dir)
+        && is_dead()
+        && let Err(error) = unmount(dir, true)
+    {
+        tracing::warn!("{error:#}");
     }
 }
 

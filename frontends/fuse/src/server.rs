@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fuser::{Config, MountOption, Session, SessionACL};
+use fuser::{Config, Session, SessionACL};
 use muxfs::{
     Error, ErrorKind, FileKind, Result,
     vfs::{
@@ -26,6 +26,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    attach::attach,
     kernel::{Kernel, READ_AHEAD_LEN},
     nodes::{Nodes, Trust},
     notify,
@@ -117,6 +118,8 @@ fn trust_of(fsid: Fsid, options: &Options) -> Trust {
 pub struct Mounted {
     dir: PathBuf,
     passes_through: bool,
+    /// The session is over: what is at `dir` now is another's.
+    left: CancellationToken,
     ended: watch::Receiver<Option<Arc<Result<()>>>>,
 }
 
@@ -168,23 +171,31 @@ pub async fn mount(watch: &Watch, dir: impl AsRef<Path>, mut options: Options) -
     let kernel = Kernel::new(shared.clone());
     let session = runtime.spawn_blocking(move || {
         let dir = place::prepare(&dir)?;
-        let session =
-            Session::new(kernel, &dir, &config(&shared.options)).map_err(|error| place::refused(&dir, error))?;
+        let device = attach(&dir, &shared.options).map_err(|error| place::refused(&dir, error))?;
+        let acl = if shared.options.allow_other { SessionACL::All } else { SessionACL::Owner };
+        let session = Session::from_fd(kernel, device, acl, config()).map_err(|error| {
+            place::clear(&dir);
+            place::refused(&dir, error)
+        })?;
         place::read_ahead(&dir, READ_AHEAD_LEN);
         Ok::<_, Error>((session, dir, shared))
     });
     let (session, dir, shared) = session.await.map_err(bug)??;
 
     let passes_through = shared.passthrough.is_on();
-    let stop = CancellationToken::new();
+    let (stop, left) = (CancellationToken::new(), CancellationToken::new());
     let (ended, receiver) = watch::channel(None);
     let (over, session_over) = tokio::sync::oneshot::channel();
     let telling = notify::start(shared.clone(), session.notifier(), own_invalid, stop.clone())?;
+    let leaving = left.clone();
     let run = move || {
+        let served = session.run();
+        leaving.cancel();
         // Nobody waits for it once the runtime is gone.
-        over.send(session.run()).ok();
+        over.send(served).ok();
     };
     thread::Builder::new().name("fuse".into()).spawn(run).map_err(bug)?;
+    let at = dir.clone();
     tokio::spawn(async move {
         let served = session_over.await.unwrap_or_else(|_| Err(io::Error::other("a panic ended it")));
         let all = shared.room.acquire_many(UNIT_COUNT).await;
@@ -197,32 +208,19 @@ pub async fn mount(watch: &Watch, dir: impl AsRef<Path>, mut options: Options) -
         drop(all);
         // And with it the lease of what is mounted.
         drop(shared);
+        tokio::task::spawn_blocking(move || place::clear(&at)).await.ok();
         let served = served.map_err(|error| Error::new(ErrorKind::Io, "fuse.session").because(error));
         ended.send_replace(Some(Arc::new(served.and(synced))));
     });
-    Ok(Mounted { dir, passes_through, ended: receiver })
+    Ok(Mounted { dir, passes_through, left, ended: receiver })
 }
 
 fn bug(error: impl Into<muxfs::BoxError>) -> Error {
     Error::new(ErrorKind::Internal, "fuse.mount").because(error)
 }
 
-fn config(options: &Options) -> Config {
+fn config() -> Config {
     let mut config = Config::default();
-    config.mount_options = vec![
-        MountOption::FSName(options.source.clone()),
-        // Also where no helper mounts.
-        MountOption::CUSTOM("subtype=muxfs".into()),
-        MountOption::DefaultPermissions,
-    ];
-    let switches = [
-        (options.read_only, MountOption::RO),
-        (options.dev, MountOption::Dev),
-        (options.suid, MountOption::Suid),
-        (options.no_exec, MountOption::NoExec),
-    ];
-    config.mount_options.extend(switches.into_iter().filter(|(on, _)| *on).map(|(_, option)| option));
-    config.acl = if options.allow_other { SessionACL::All } else { SessionACL::Owner };
     let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
     config.n_threads = Some(cores.clamp(2, LOOP_COUNT_MAX));
     config.clone_fd = place::can_open_device();
@@ -274,12 +272,8 @@ impl Mounted {
         self.take_out(true).await
     }
 
-    fn is_over(&self) -> bool {
-        self.ended.borrow().is_some()
-    }
-
     async fn take_out(&self, lazy: bool) -> Result<()> {
-        if self.is_over() {
+        if self.left.is_cancelled() {
             return Ok(());
         }
         let dir = self.dir.clone();
@@ -294,7 +288,7 @@ impl Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        if self.is_over() {
+        if self.left.is_cancelled() {
             return;
         }
         if let Err(error) = place::unmount(&self.dir, true) {

@@ -172,6 +172,28 @@ fn a_server_serves_mounts_too() {
     assert!(fs::read_dir(&dir).expect("a directory again").next().is_none());
 }
 
+/// A session of the kernel ends a moment after `umount` of the system returns, and once took away whatever was mounted at
+/// its directory by then: programs wrote into the bare directory below. What is mounted again at once stays mounted.
+#[test]
+fn what_is_mounted_again_at_once_stays() {
+    let Some((world, dir)) = mountable() else { return };
+    if !rustix::process::geteuid().is_root() {
+        muxfs::testing::skip("umount of the system is root's");
+        return;
+    }
+    let _mount = Mount(&world, &dir);
+    let server = world.serve(&[]);
+    for round in 0..30 {
+        silent(&world.run(&["mount", "/ipfs", text(&dir)]));
+        fs::write(dir.join(format!("f{round}")), "").expect("written");
+        silent(&Command::new("umount").arg(&dir).output().expect("the program runs"));
+        let below = fs::read_dir(&dir).expect("a directory again").count();
+        assert_eq!(below, 0, "round {round} wrote past the mount");
+    }
+    assert_eq!(world.ok(&["ls", "/ipfs"]).lines().count(), 30);
+    assert_eq!(server.terminate(), Some(0));
+}
+
 /// In the foreground the command is the process: SIGTERM ends both in order. `mount.fuse` calls it in a way of its own.
 #[test]
 fn a_mount_in_the_foreground_ends_with_its_command() {
