@@ -37,13 +37,9 @@ pub(crate) struct MountPoint {
 }
 
 /// Words that `mount` and `fstab` use for themselves, or that say what is so anyway.
-const IGNORED: [&str; 24] = [
+const IGNORED: [&str; 20] = [
     "",
     "defaults",
-    "rw",
-    "nodev",
-    "nosuid",
-    "exec",
     "auto",
     "noauto",
     "user",
@@ -65,7 +61,7 @@ const IGNORED: [&str; 24] = [
 ];
 
 impl MountPoint {
-    /// What the options say.
+    /// What the options say: of a word and its opposite the last, as `mount` has it.
     ///
     /// # Errors
     /// `InvalidArgument` naming the word.
@@ -73,11 +69,11 @@ impl MountPoint {
         let mut options = Options { below: below(self.prefix.as_deref().unwrap_or_default())?, ..Options::default() };
         for word in self.options.split(',') {
             match word {
-                "ro" => options.read_only = true,
+                "ro" | "rw" => options.read_only = word == "ro",
                 "allow_other" => options.allow_other = true,
-                "dev" => options.dev = true,
-                "suid" => options.suid = true,
-                "noexec" => options.no_exec = true,
+                "dev" | "nodev" => options.dev = word == "dev",
+                "suid" | "nosuid" => options.suid = word == "suid",
+                "exec" | "noexec" => options.no_exec = word == "noexec",
                 "writeback_cache" => options.write_back = true,
                 "no_passthrough" => options.passthrough = false,
                 word => match word.split_once('=') {
@@ -202,6 +198,9 @@ mod tests {
         assert_eq!((options.uid, options.gid), (Some(7), Some(8)));
         assert!(options.allow_other && options.dev && options.suid && options.no_exec && !options.read_only);
         assert!(point("ro,writeback_cache").fuse_options().expect("known").read_only);
+        // The last one counts: whoever adds a word to those of another takes rights away with it.
+        let last = point("dev,suid,exec,ro,nodev,nosuid,noexec,rw").fuse_options().expect("known");
+        assert!(!last.dev && !last.suid && last.no_exec && !last.read_only);
         for (bad, named) in [("rw,allow_othre", "allow_othre"), ("uid=me", "uid=me"), ("prefix=/a b", "/a b")] {
             let error = point(bad).fuse_options().expect_err("unknown");
             assert_eq!(error.kind(), ErrorKind::InvalidArgument);
