@@ -22,7 +22,7 @@ use std::{
     ops::Range,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
@@ -182,6 +182,8 @@ struct Watcher {
     /// The number of the last change that was seen to.
     done: watch::Sender<u64>,
     gone: AtomicBool,
+    /// How many changes of other views have begun and are not told yet, or are being told.
+    under_way: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
@@ -203,7 +205,8 @@ impl std::fmt::Debug for Watcher {
 impl Watcher {
     fn new(knows: Knows) -> Self {
         let (put, done) = (watch::Sender::new(0), watch::Sender::new(0));
-        Self { knows, age: RwLock::new(0), queue: Mutex::default(), put, done, gone: AtomicBool::new(false) }
+        let (gone, under_way) = Default::default();
+        Self { knows, age: RwLock::new(0), queue: Mutex::default(), put, done, gone, under_way }
     }
 
     fn lock(&self) -> MutexGuard<'_, Queue> {
@@ -317,6 +320,13 @@ impl Changes {
         self.watcher.lock().changes.front().map(|(number, _)| *number)
     }
 
+    /// Whether others change something at this moment, or have and this client is not told of it yet: what it knew when it
+    /// asked may be outdated although nothing was said of it.
+    pub fn is_overtaken(&self) -> bool {
+        // In this order: a change is put before it ends.
+        self.watcher.under_way.load(Ordering::SeqCst) > 0 || self.first_waiting().is_some()
+    }
+
     /// The number of the last change so far.
     pub fn last(&self) -> u64 {
         *self.watcher.put.borrow()
@@ -359,11 +369,17 @@ struct View {
 struct About<'a> {
     view: &'a View,
     changes: Vec<Change>,
+    /// Those who know that it is under way.
+    watchers: Vec<Arc<Watcher>>,
 }
 
 impl View {
     fn about(&self, changes: impl Into<Vec<Change>>) -> About<'_> {
-        About { view: self, changes: changes.into() }
+        let watchers = self.hub.others(self.own.as_ref());
+        for watcher in &watchers {
+            watcher.under_way.fetch_add(1, Ordering::SeqCst);
+        }
+        About { view: self, changes: changes.into(), watchers }
     }
 
     fn is_alone(&self) -> bool {
@@ -402,6 +418,9 @@ impl Drop for About<'_> {
     fn drop(&mut self) {
         if !self.changes.is_empty() {
             self.view.hub.put(&self.changes, self.view.own.as_ref());
+        }
+        for watcher in &self.watchers {
+            watcher.under_way.fetch_sub(1, Ordering::SeqCst);
         }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! An event loop of fuser's copies what a request carries, takes room for it and begins with the answer. Most are ready
 //! at once, from memory, and no other thread has to wake up for them; one that has to wait goes on as a task. So the loops
-//! never wait for a store, and a slow file holds up nobody else. Spec: spec/fuse.md #requests.
+//! never wait for a store's blocks, and a slow file holds up nobody else; they do wait for a host that answers slowly to
+//! names and attributes below `/local`. Spec: spec/fuse.md #requests.
 
 use std::{
     ffi::OsStr,
@@ -610,12 +611,13 @@ impl Filesystem for Kernel {
         self.go(0, |shared| async move {
             let from = Place { dir: from, name: &name, expect: None };
             let to = Place { dir: to, name: &new_name, expect: None };
-            let was_told = shared.changes.first_waiting().is_none();
             let begun = shared.changes.begin();
             let renamed = shared.ask(|| shared.vfs.rename(from, to, mode)).await;
             let fresh = shared.changes.settle(begun, |fresh| {
+                // Until the reply the kernel holds both directories, so what it is to be told of them waits.
+                let fresh = fresh && !shared.changes.is_overtaken();
                 done(renamed.map(drop), reply);
-                fresh && was_told
+                fresh
             });
             if !fresh {
                 // The kernel moves the node that it believes to be there; by now another one may have had the name.
