@@ -317,7 +317,7 @@ impl Vfs for LocalVfs {
     }
 
     async fn host_file(&self, ino: Ino) -> Result<Option<File>> {
-        self.local.host_file(ino).map(Some)
+        self.local.host_file(ino)
     }
 
     async fn readlink(&self, ino: Ino) -> Result<Bytes> {

@@ -9,7 +9,7 @@ use muxfs::{
 };
 use rustix::{
     fd::OwnedFd,
-    fs::{OFlags, SeekFrom},
+    fs::{OFlags, SeekFrom, StatxAttributes},
     io::{Errno, ReadWriteFlags},
 };
 
@@ -97,13 +97,19 @@ impl Local {
         }
     }
 
-    /// Opens the host's file anew: what is done with the descriptor is no business of those that are kept here.
-    pub(super) fn host_file(&self, ino: Ino) -> Result<File> {
+    /// Opens the host's file anew: what is done with the descriptor is no business of those that are kept here. `None` for
+    /// one that may only grow or not change at all (`chattr +a`, `+i`): the host sees to that where a file is opened for
+    /// writing, and who writes by this descriptor never does.
+    pub(super) fn host_file(&self, ino: Ino) -> Result<Option<File>> {
         const OP: &str = "local.host_file";
         self.must_be_file(ino, OP)?;
         let anchor = self.anchor(ino, OP)?;
+        let bound = StatxAttributes::APPEND | StatxAttributes::IMMUTABLE;
+        if stat_fd(&anchor.fd).map_err(fail(OP))?.stx_attributes.intersects(bound) {
+            return Ok(None);
+        }
         let fd = self.with_room(|| self.host.reopen(&anchor.fd, OFlags::RDONLY)).map_err(fail(OP))?;
-        Ok(File::from(fd))
+        Ok(Some(File::from(fd)))
     }
 
     /// Asks the host, which tells holes by its own blocks. Nobody reads or writes at the place that this moves.
