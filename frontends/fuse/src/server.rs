@@ -18,6 +18,7 @@ use muxfs::{
         watch::{Change, Changes, Watch},
     },
 };
+use rustix::io::Errno;
 use tokio::{
     runtime::Handle,
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
@@ -189,7 +190,11 @@ pub async fn mount(watch: &Watch, dir: impl AsRef<Path>, mut options: Options) -
     let telling = notify::start(shared.clone(), session.notifier(), own_invalid, stop.clone())?;
     let leaving = left.clone();
     let run = move || {
-        let served = session.run();
+        let served = session.run().or_else(|error| match Errno::from_io_error(&error) {
+            // What a loop is told that was taking a request while the file system went.
+            Some(Errno::CONNABORTED) => Ok(()),
+            _ => Err(error),
+        });
         leaving.cancel();
         // Nobody waits for it once the runtime is gone.
         over.send(served).ok();
