@@ -115,7 +115,8 @@ mod x86 {
         #[inline]
         #[target_feature(enable = "sha,sse2,ssse3")]
         fn refill<const I: usize>(&mut self) {
-            let [first, second, third, last] = [0, 1, 2, 3].map(|at| (I + at) % 4);
+            // No closures here: what is generic over one is not inlined where processor features are enabled.
+            let (first, second, third, last) = (I % 4, (I + 1) % 4, (I + 2) % 4, (I + 3) % 4);
             let sum = _mm_sha256msg1_epu32(self.schedule[first], self.schedule[second]);
             let sum = _mm_add_epi32(sum, _mm_alignr_epi8::<4>(self.schedule[last], self.schedule[third]));
             self.schedule[first] = _mm_sha256msg2_epu32(sum, self.schedule[last]);
