@@ -204,9 +204,6 @@ impl Cid {
     /// # Errors
     /// `Corrupt` if it does not.
     pub fn verify(&self, block: &[u8]) -> Result<()> {
-        if self.is_sha256() {
-            return self.verify_sha256(&sha256(block));
-        }
         let mut buffer = [0; hash::DIGEST_LEN_MAX];
         let computed = buffer.get_mut(..self.digest().len()).unwrap_or_default();
         let same = match (self.identity(), hash::find(self.hash_code())) {
