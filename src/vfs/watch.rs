@@ -17,12 +17,14 @@
 //! change as soon as its own call returns. A view that caches nothing is never waited for, so all else ends. How long one
 //! that caches may take is its own affair: it says [`Changes::done`] in any case. Spec: spec/fuse.md #coherence.
 
+mod gates;
+
 use std::{
     collections::VecDeque,
     ops::Range,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
 };
 
@@ -34,11 +36,16 @@ use super::{
     Changed, DirChanged, Ino, Lease, NewNode, Place, RemoveKind, RenameMode, Renamed, SetAttr, Vfs, XattrMode,
     XattrName,
 };
-use crate::{Name, Result, forward_vfs};
+use crate::{Error, ErrorKind, Name, Result, forward_vfs};
+use gates::{Entered, Gates};
 
 /// How many changes wait for one view before they become [`Change::Everything`]: bounds what a view that is slow, or
 /// has stopped, costs.
 pub const CHANGE_COUNT_MAX: usize = 64 * 1024;
+
+/// How many renames that were refused are remembered until they are asked for again; one that is forgotten may be
+/// refused once more.
+const REFUSED_COUNT_MAX: usize = 64;
 
 /// What changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,6 +92,8 @@ pub struct Watch {
 struct Hub {
     vfs: Arc<dyn Vfs>,
     watchers: RwLock<Vec<Arc<Watcher>>>,
+    /// Who changes names passes here, while there are watchers.
+    gates: Gates,
 }
 
 impl Watch {
@@ -97,7 +106,7 @@ impl Watch {
     /// # drop(nfs);
     /// ```
     pub fn new(vfs: Arc<dyn Vfs>) -> Self {
-        Self { hub: Arc::new(Hub { vfs, watchers: RwLock::default() }) }
+        Self { hub: Arc::new(Hub { vfs, watchers: RwLock::default(), gates: Gates::default() }) }
     }
 
     /// A view for a frontend that keeps no copies.
@@ -106,7 +115,8 @@ impl Watch {
     }
 
     /// A view for a frontend whose client caches, and the changes that come through other views: of the nodes that the
-    /// client `knows`, and of the root.
+    /// client `knows`, and of the root. A rename through it may be `Stale`: the client is to look both names up and to
+    /// ask again, and the second time it is made.
     ///
     /// ```
     /// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
@@ -137,12 +147,12 @@ impl Watch {
     /// Tells every view that the file system was changed past all of them, as by a checkout; returns when each has seen
     /// to it.
     pub async fn everything_changed(&self) {
-        self.hub.tell(&[Change::Everything], None).await;
+        self.hub.tell(Change::Everything).await;
     }
 
     /// Tells every view of one such change; returns when each has seen to it.
     pub async fn changed(&self, change: Change) {
-        self.hub.tell(&[change], None).await;
+        self.hub.tell(change).await;
     }
 }
 
@@ -164,10 +174,15 @@ impl Hub {
         others.into_iter().filter_map(told).collect()
     }
 
-    async fn tell(&self, changes: &[Change], own: Option<&Arc<Watcher>>) {
-        for (watcher, number) in self.put(changes, own) {
-            watcher.seen_to(number, changes, own).await;
-        }
+    /// Tells every view, and waits.
+    async fn tell(&self, change: Change) {
+        let changes = [change];
+        seen_to(self.put(&changes, None), &changes, None).await;
+    }
+
+    /// Whether there is anybody who keeps copies.
+    fn is_watched(&self) -> bool {
+        !self.watchers.read().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 }
 
@@ -182,8 +197,8 @@ struct Watcher {
     /// The number of the last change that was seen to.
     done: watch::Sender<u64>,
     gone: AtomicBool,
-    /// How many changes of other views have begun and are not told yet, or are being told.
-    under_way: AtomicUsize,
+    /// Renames that the client is to ask for again.
+    refused: Mutex<VecDeque<[(Ino, Name); 2]>>,
 }
 
 #[derive(Debug, Default)]
@@ -205,8 +220,8 @@ impl std::fmt::Debug for Watcher {
 impl Watcher {
     fn new(knows: Knows) -> Self {
         let (put, done) = (watch::Sender::new(0), watch::Sender::new(0));
-        let (gone, under_way) = Default::default();
-        Self { knows, age: RwLock::new(0), queue: Mutex::default(), put, done, gone, under_way }
+        let (age, queue, gone, refused) = Default::default();
+        Self { knows, age, queue, put, done, gone, refused }
     }
 
     fn lock(&self) -> MutexGuard<'_, Queue> {
@@ -250,6 +265,36 @@ impl Watcher {
             None => true,
         };
         self.lock().changes.iter().any(|(_, waiting)| about(waiting))
+    }
+
+    /// Whether word of what these names lead to is on its way.
+    fn is_told_of_names(&self, names: &[(Ino, Name); 2]) -> bool {
+        let is_of_one = |waiting: &Change| match waiting {
+            Change::Node { .. } => false,
+            Change::Name { dir, name } => names.iter().any(|(its_dir, its_name)| (its_dir, its_name) == (dir, name)),
+            Change::Everything => true,
+        };
+        self.lock().changes.iter().any(|(_, waiting)| is_of_one(waiting))
+    }
+
+    fn refused(&self) -> MutexGuard<'_, VecDeque<[(Ino, Name); 2]>> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether this rename was refused when it was asked for before; that is forgotten now.
+    fn has_refused(&self, names: &[(Ino, Name); 2]) -> bool {
+        let mut refused = self.refused();
+        let at = refused.iter().position(|before| before == names);
+        at.and_then(|at| refused.remove(at)).is_some()
+    }
+
+    /// Remembers a rename that is refused.
+    fn refuse(&self, names: &[(Ino, Name); 2]) {
+        let mut refused = self.refused();
+        if refused.len() == REFUSED_COUNT_MAX {
+            refused.pop_front();
+        }
+        refused.push_back(names.clone());
     }
 
     /// Waits until this view has seen to change `number`, or a change to the same node waits for the view `own`.
@@ -320,13 +365,6 @@ impl Changes {
         self.watcher.lock().changes.front().map(|(number, _)| *number)
     }
 
-    /// Whether others change something at this moment, or have and this client is not told of it yet: what it knew when it
-    /// asked may be outdated although nothing was said of it.
-    pub fn is_overtaken(&self) -> bool {
-        // In this order: a change is put before it ends.
-        self.watcher.under_way.load(Ordering::SeqCst) > 0 || self.first_waiting().is_some()
-    }
-
     /// The number of the last change so far.
     pub fn last(&self) -> u64 {
         *self.watcher.put.borrow()
@@ -369,21 +407,20 @@ struct View {
 struct About<'a> {
     view: &'a View,
     changes: Vec<Change>,
-    /// Those who know that it is under way.
-    watchers: Vec<Arc<Watcher>>,
+    /// Left when the change is put.
+    _entered: Entered<'a>,
 }
 
 impl View {
+    /// For a call that changes no name.
     fn about(&self, changes: impl Into<Vec<Change>>) -> About<'_> {
-        let watchers = self.hub.others(self.own.as_ref());
-        for watcher in &watchers {
-            watcher.under_way.fetch_add(1, Ordering::SeqCst);
-        }
-        About { view: self, changes: changes.into(), watchers }
+        About { view: self, changes: changes.into(), _entered: Entered::default() }
     }
 
-    fn is_alone(&self) -> bool {
-        self.hub.others(self.own.as_ref()).is_empty()
+    /// For a call that changes names of `dir`.
+    async fn about_name_in(&self, dir: Ino, changes: impl Into<Vec<Change>>) -> About<'_> {
+        let entered = if self.hub.is_watched() { self.hub.gates.enter(dir).await } else { Entered::default() };
+        About { view: self, changes: changes.into(), _entered: entered }
     }
 
     /// Tells of a call that gave a node away, leased; whoever stops waiting has no lease to give back.
@@ -397,12 +434,31 @@ impl View {
 
     /// The node that a rename replaces or exchanges, where anybody is to hear of it.
     async fn replaced_by(&self, to: &Place<'_>) -> Option<Ino> {
-        if self.is_alone() {
+        if self.hub.others(self.own.as_ref()).is_empty() {
             return None;
         }
         let attr = self.vfs.lookup(to.dir, to.name).await.ok()?;
         self.vfs.release(attr.ino, 1);
         Some(attr.ino)
+    }
+
+    /// Refuses a rename by a client that does not know what has the names, or tells it to drop them afterwards.
+    fn check_known(&self, names: &[(Ino, Name); 2]) -> Result<()> {
+        let Some(own) = &self.own else { return Ok(()) };
+        let again = own.has_refused(names);
+        if !own.is_told_of_names(names) {
+            return Ok(());
+        }
+        if !again {
+            own.refuse(names);
+            return Err(
+                Error::new(ErrorKind::Stale, "watch.rename").because("others have changed the names: look again")
+            );
+        }
+        let both = names.clone().map(|(dir, name)| Change::Name { dir, name });
+        // Nobody waits: the client holds the directories until the rename has returned.
+        own.put(&both, self.hub.vfs.root());
+        Ok(())
     }
 }
 
@@ -410,7 +466,11 @@ impl About<'_> {
     /// Tells of a call that succeeded, and waits.
     async fn told(mut self) {
         let changes = std::mem::take(&mut self.changes);
-        self.view.hub.tell(&changes, self.view.own.as_ref()).await;
+        let (hub, own) = (&self.view.hub, self.view.own.as_ref());
+        let told = hub.put(&changes, own);
+        // Whoever is told may need to change names first.
+        drop(self);
+        seen_to(told, &changes, own).await;
     }
 }
 
@@ -419,9 +479,13 @@ impl Drop for About<'_> {
         if !self.changes.is_empty() {
             self.view.hub.put(&self.changes, self.view.own.as_ref());
         }
-        for watcher in &self.watchers {
-            watcher.under_way.fetch_sub(1, Ordering::SeqCst);
-        }
+    }
+}
+
+/// Waits until all have seen to what they were told.
+async fn seen_to(told: Vec<(Arc<Watcher>, u64)>, changes: &[Change], own: Option<&Arc<Watcher>>) {
+    for (watcher, number) in told {
+        watcher.seen_to(number, changes, own).await;
     }
 }
 
@@ -454,13 +518,13 @@ impl Vfs for View {
     }
 
     async fn create(&self, dir: Ino, name: &Name, node: NewNode, set: SetAttr) -> Result<DirChanged> {
-        let about = self.about([name_in(dir, name)]);
+        let about = self.about_name_in(dir, [name_in(dir, name)]).await;
         let made = self.vfs.create(dir, name, node, set).await?;
         Ok(self.given(about, made).await)
     }
 
     async fn remove(&self, place: Place<'_>, kind: RemoveKind) -> Result<DirChanged> {
-        let mut about = self.about([name_in(place.dir, place.name)]);
+        let mut about = self.about_name_in(place.dir, [name_in(place.dir, place.name)]).await;
         let removed = self.vfs.remove(place, kind).await?;
         about.changes.push(node(removed.node.ino, false));
         about.told().await;
@@ -468,7 +532,15 @@ impl Vfs for View {
     }
 
     async fn rename(&self, from: Place<'_>, to: Place<'_>, mode: RenameMode) -> Result<Renamed> {
-        let mut about = self.about([name_in(from.dir, from.name), name_in(to.dir, to.name)]);
+        let names = [from, to].map(|place| (place.dir, place.name.clone()));
+        let entered = if self.hub.is_watched() {
+            self.hub.gates.enter_alone([from.dir, to.dir]).await
+        } else {
+            Entered::default()
+        };
+        self.check_known(&names)?;
+        let changes = names.map(|(dir, name)| Change::Name { dir, name }).into();
+        let mut about = About { view: self, changes, _entered: entered };
         about.changes.extend(self.replaced_by(&to).await.map(|ino| node(ino, false)));
         let renamed = self.vfs.rename(from, to, mode).await?;
         about.changes.push(node(renamed.node.ino, false));
@@ -477,7 +549,7 @@ impl Vfs for View {
     }
 
     async fn link(&self, ino: Ino, dir: Ino, name: &Name) -> Result<DirChanged> {
-        let about = self.about([name_in(dir, name), node(ino, false)]);
+        let about = self.about_name_in(dir, [name_in(dir, name), node(ino, false)]).await;
         let made = self.vfs.link(ino, dir, name).await?;
         Ok(self.given(about, made).await)
     }

@@ -611,20 +611,9 @@ impl Filesystem for Kernel {
         self.go(0, |shared| async move {
             let from = Place { dir: from, name: &name, expect: None };
             let to = Place { dir: to, name: &new_name, expect: None };
-            let begun = shared.changes.begin();
+            // Where others have changed a name that the kernel is not told of yet it is `Stale`, and the kernel looks again.
             let renamed = shared.ask(|| shared.vfs.rename(from, to, mode)).await;
-            let fresh = shared.changes.settle(begun, |fresh| {
-                // Until the reply the kernel holds both directories, so what it is to be told of them waits.
-                let fresh = fresh && !shared.changes.is_overtaken();
-                done(renamed.map(drop), reply);
-                fresh
-            });
-            if !fresh {
-                // The kernel moves the node that it believes to be there; by now another one may have had the name.
-                for Place { dir, name, .. } in [from, to] {
-                    shared.own.send(Change::Name { dir, name: name.clone() }).ok();
-                }
-            }
+            done(renamed.map(drop), reply);
         });
     }
 

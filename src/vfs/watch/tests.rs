@@ -182,6 +182,33 @@ async fn two_caching_views_that_change_one_directory_do_not_wait_for_each_other(
     assert_eq!(heard(&of_two).await, [Change::Name { dir: root, name: a.clone() }]);
 }
 
+/// The client would move, in its cache, the node that had the name before.
+#[tokio::test]
+async fn a_name_that_was_given_away_unheard_is_not_moved_before_the_client_looks_again() {
+    let watch = watch();
+    let (writer, (view, changes)) = (watch.view(), watch.caching_view(all()));
+    let root = writer.root();
+    let [a, b, c, other] = ["a", "b", "c", "other"].map(name);
+    let place = |name| Place { dir: root, name, expect: None };
+    let named = |name: &Name| Change::Name { dir: root, name: name.clone() };
+    let is_of_name = |change: &Change| matches!(change, Change::Name { .. });
+    make(&view, "a").await;
+    let given = make(&view, "other").await;
+    let mut giving = writer.rename(place(&other), place(&a), RenameMode::Replace);
+    assert!(!is_ready(&mut giving), "the client has not heard");
+    for (from, to) in [(&a, &b), (&b, &a)] {
+        let refused = view.rename(place(from), place(to), RenameMode::Replace).await;
+        assert_eq!(refused.map(drop).expect_err("it goes by what was").kind(), ErrorKind::Stale);
+    }
+    let moved = view.rename(place(&a), place(&b), RenameMode::Replace).await.expect("it has looked again");
+    assert_eq!(moved.node.ino, given);
+    let told: Vec<Change> = heard(&changes).await.into_iter().filter(is_of_name).collect();
+    assert_eq!(told, [named(&other), named(&a), named(&a), named(&b)], "for it may have changed since");
+    giving.await.expect("renamed");
+    view.rename(place(&b), place(&c), RenameMode::Replace).await.expect("all is heard");
+    assert_eq!(heard(&changes).await, []);
+}
+
 #[tokio::test]
 async fn one_that_is_gone_is_not_waited_for() {
     let watch = watch();
