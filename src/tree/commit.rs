@@ -136,6 +136,8 @@ impl Tree {
     pub async fn close(&self) -> Result<()> {
         let committed =
             if self.shared.options.auto_commit.is_some() { self.commit("").await.map(drop) } else { Ok(()) };
+        // Whoever still writes is refused from here on, so that the last sync is the last word on everything before.
+        self.shared.lock().closed = true;
         let synced = self.shared.sync().await;
         let closed = self.shared.log.close().await;
         committed.and(synced).and(closed)

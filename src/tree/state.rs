@@ -78,6 +78,8 @@ pub(super) struct State {
     pub(super) doubtful: Vec<Cid>,
     /// Whether a checkout is among them, so that nobody knows what a change would change.
     pub(super) undecided: bool,
+    /// No more changes: what there is is being made durable for the last time.
+    pub(super) closed: bool,
 }
 
 impl State {
@@ -100,6 +102,7 @@ impl State {
             naming_count: 1,
             doubtful: Vec::new(),
             undecided: false,
+            closed: false,
         }
     }
 
@@ -312,6 +315,9 @@ impl Attempt<'_> {
     pub(super) fn record(&mut self, edit: Edit) -> Try<()> {
         if self.state.undecided {
             return Err(Halt::Undecided);
+        }
+        if self.state.closed {
+            return Err(Error::new(ErrorKind::Unavailable, "tree.change").because("the tree was closed").into());
         }
         let Edit { effects, usage, data } = edit;
         let record = Record::Change { effects, usage, data };

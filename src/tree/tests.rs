@@ -392,6 +392,43 @@ async fn a_sync_that_fails_makes_a_tree_read_only() {
     assert_eq!(tree.read(file.ino(), 0, 10).await.expect("reading goes on"), "lost?");
 }
 
+/// A chunk that came between the last sync and the end of the journal was taken, lost at the next start, and made whatever
+/// synced the tree once more fail.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_is_taken_until_the_end_is_there_at_the_next_start() {
+    const CHUNK_LEN: usize = 1 << 20;
+    for _ in 0..10 {
+        let ground = Ground::new();
+        let tree = ground.open().await;
+        let file = make(&tree, tree.root(), "file", NewNode::File).await;
+        let (writer, ino) = (tree.clone(), file.ino());
+        let writing = tokio::spawn(async move {
+            for number in 0_u8.. {
+                let chunk = Bytes::from(vec![number; CHUNK_LEN]);
+                let offset = u64::from(number) * CHUNK_LEN as u64;
+                if let Err(error) = writer.write(ino, offset, chunk, false).await {
+                    assert_eq!(error.kind(), crate::ErrorKind::Unavailable, "{error}");
+                    return number;
+                }
+            }
+            0
+        });
+        while tree.getattr(ino).await.expect("getattr").size == 0 {
+            tokio::task::yield_now().await;
+        }
+        tree.close().await.expect("close");
+        let taken = writing.await.expect("no panic");
+        tree.sync(tree.root()).await.expect("nothing is left to sync");
+        drop((file, tree));
+        let tree = ground.open().await;
+        let attr = tree.lookup(tree.root(), &name("file")).await.expect("lookup");
+        assert_eq!(attr.size, u64::from(taken) * CHUNK_LEN as u64);
+        let last = u64::from(taken - 1) * CHUNK_LEN as u64;
+        assert_eq!(tree.read(attr.ino, last, 1).await.expect("read")[0], taken - 1);
+        tree.release(attr.ino, 1);
+    }
+}
+
 #[tokio::test]
 async fn a_sparse_file_of_a_terabyte_takes_a_page() {
     let ground = Ground::new();
