@@ -32,11 +32,11 @@ pub(crate) fn can_open_device() -> bool {
 
 /// Checks that something can be mounted, takes away what a crash left, and gives the directory's full path.
 pub(crate) fn prepare(dir: &Path) -> Result<PathBuf> {
+    if is_dead(dir) {
+        tracing::info!(dir = %dir.display(), "a process that ended left this mount: it is replaced");
+        unmount(dir, true)?;
+    }
     match fs::metadata(dir) {
-        Err(error) if error.raw_os_error() == Some(Errno::NOTCONN.raw_os_error()) => {
-            tracing::info!(dir = %dir.display(), "a process that ended left this mount: it is replaced");
-            unmount(dir, true)?;
-        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return Err(fail(ErrorKind::NotFound, dir, "the directory to mount on is not there: make it first"));
         }
@@ -167,12 +167,17 @@ pub fn unmount(dir: &Path, lazy: bool) -> Result<()> {
     }
 }
 
+/// Whether nobody serves what is mounted at `dir`. Only this call is never answered by the kernel itself: it remembers the
+/// attributes of the directory, and goes on showing them when the process that gave them is gone.
+fn is_dead(dir: &Path) -> bool {
+    statfs(dir).is_err_and(|error| error == Errno::NOTCONN)
+}
+
 /// Takes away the mount at a full path if nobody serves it any more, as one whose session failed is left; one that
 /// answers is somebody else's, put there since.
 pub(crate) fn clear(dir: &Path) {
-    let is_dead = || statfs(dir).is_err_and(|error| error == Errno::NOTCONN);
     if is_mounted(dir)
-        && is_dead()
+        && is_dead(dir)
         && let Err(error) = unmount(dir, true)
     {
         tracing::warn!("{error:#}");
