@@ -163,16 +163,17 @@ impl Shared {
     fn believed(&self, trust: Trust, fresh: bool) -> Duration {
         match trust {
             _ if !fresh => Duration::ZERO,
-            Trust::Watched => FOR_EVER,
+            Trust::Watched | Trust::Frozen => FOR_EVER,
             Trust::Outside => self.options.outside_timeout,
             Trust::Unwatched => Duration::ZERO,
         }
     }
 
-    /// Answers with a node that was leased for the kernel.
-    fn entry(&self, begun: u64, attr: &Attr, reply: ReplyEntry) {
+    /// Answers with a node that was leased for the kernel, and that a name in `dir` leads to.
+    fn entry(&self, begun: u64, dir: Ino, attr: &Attr, reply: ReplyEntry) {
         let trust = self.trust_of(attr);
         self.nodes.add(attr.ino, trust);
+        let trust = self.nodes.trust(dir).of_name_to(trust);
         let shown = self.attr(attr);
         self.changes.settle(begun, |fresh| reply.entry(&self.believed_of(attr, trust, fresh), &shown, GENERATION));
     }
@@ -186,7 +187,11 @@ impl Shared {
     fn absence_is_told(&self, dir: Ino, name: &Name) -> bool {
         // Content comes into a store without any call on the tree that shows it.
         let is_content = || name.as_str().is_some_and(|text| Cid::parse_in_path(text).is_ok());
-        self.nodes.trust(dir) == Trust::Watched && !is_content()
+        match self.nodes.trust(dir) {
+            Trust::Watched => !is_content(),
+            Trust::Frozen => true,
+            Trust::Outside | Trust::Unwatched => false,
+        }
     }
 
     async fn make(&self, dir: Ino, name: &Name, node: NewNode, mode: Option<u32>, asker: Asker) -> Result<Attr> {
@@ -323,12 +328,13 @@ impl Shared {
     fn file_flags(&self, ino: Ino) -> FopenFlags {
         match self.nodes.trust(ino) {
             // Closing has nothing to do: what is written is visible, and durable after fsync.
-            Trust::Watched => FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH,
+            Trust::Watched | Trust::Frozen => FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH,
             Trust::Outside | Trust::Unwatched => FopenFlags::FOPEN_NOFLUSH,
         }
     }
 
     fn list(&self, begun: u64, dir: Ino, entries: Vec<Entry>, mut reply: ReplyDirectoryPlus) {
+        let above = self.nodes.trust(dir);
         let fresh = self.changes.settle(begun, |fresh| {
             for Entry { name, offset, what } in entries {
                 let name = OsStr::from_bytes(&name);
@@ -342,7 +348,7 @@ impl Shared {
                         (id, bare_attr(id, *kind), Duration::ZERO)
                     }
                     What::Node(attr, _) => {
-                        let believed = self.believed_of(attr, self.trust_of(attr), fresh);
+                        let believed = self.believed_of(attr, above.of_name_to(self.trust_of(attr)), fresh);
                         (self.nodes.id(attr.ino), self.attr(attr), believed)
                     }
                 };
@@ -472,7 +478,7 @@ impl Filesystem for Kernel {
         self.go(0, |shared| async move {
             let begun = shared.changes.begin();
             match shared.ask(|| shared.vfs.lookup(dir, &name)).await {
-                Ok(attr) => shared.entry(begun, &attr, reply),
+                Ok(attr) => shared.entry(begun, dir, &attr, reply),
                 Err(error) if error.kind() == ErrorKind::NotFound && shared.absence_is_told(dir, &name) => {
                     let none = bare_attr(0, FileType::RegularFile);
                     shared.changes.settle(begun, |fresh| {
@@ -572,7 +578,7 @@ impl Filesystem for Kernel {
         self.go(0, |shared| async move {
             let begun = shared.changes.begin();
             match shared.ask(|| shared.vfs.link(ino, dir, &name)).await {
-                Ok(made) => shared.entry(begun, &made.node, reply),
+                Ok(made) => shared.entry(begun, dir, &made.node, reply),
                 Err(error) => reply.error(errno(&error)),
             }
         });
@@ -871,7 +877,7 @@ impl Filesystem for Kernel {
     fn opendir(&self, _request: &Request, id: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
         let dir = or_refuse!(self.ino(id), reply);
         let flags = match self.shared.nodes.trust(dir) {
-            Trust::Watched => FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_CACHE_DIR,
+            Trust::Watched | Trust::Frozen => FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_CACHE_DIR,
             Trust::Outside | Trust::Unwatched => FopenFlags::empty(),
         };
         reply.opened(NO_HANDLE, flags);
@@ -1003,7 +1009,7 @@ impl Kernel {
         self.go(0, |shared| async move {
             let begun = shared.changes.begin();
             match shared.make(dir, &name, node, mode, asker).await {
-                Ok(attr) => shared.entry(begun, &attr, reply),
+                Ok(attr) => shared.entry(begun, dir, &attr, reply),
                 Err(error) => reply.error(errno(&error)),
             }
         });

@@ -15,15 +15,24 @@ const ROOT: u64 = 1;
 /// The table is in so many parts, so that requests seldom wait for each other.
 const SHARD_COUNT: usize = 16;
 
-/// Who else changes a node, and so how long the kernel may believe what it was told of it.
+/// Who changes a node, and so how long the kernel may believe what it was told of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Trust {
     /// All changes are told: for ever.
     Watched,
+    /// It is as a kept commit has it, and never changes: for ever.
+    Frozen,
     /// Others change it past MuxFS: for a moment.
     Outside,
     /// It changes by itself, as the list of commits does: not at all.
     Unwatched,
+}
+
+impl Trust {
+    /// What the kernel may believe of a name in a directory that has this trust, and of the node that it leads to.
+    pub(crate) fn of_name_to(self, node: Self) -> Self {
+        if self == Self::Unwatched { self } else { node }
+    }
 }
 
 #[derive(Debug, Clone, Copy)]

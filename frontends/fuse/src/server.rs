@@ -13,7 +13,7 @@ use fuser::{Config, Session, SessionACL};
 use muxfs::{
     Error, ErrorKind, FileKind, Result,
     vfs::{
-        Attr, Fsid, Vfs, ext,
+        Attr, Vfs, ext,
         narrow::{read_only_view, subtree},
         watch::{Change, Changes, Watch},
     },
@@ -51,7 +51,7 @@ const LOOP_COUNT_MAX: usize = 4;
 const PAUSE_MIN: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
-/// The low bits of an fsid that say `.history`: the list of its commits grows by itself. Spec: spec/vfs.md #fsid
+/// The low bits of an fsid that say `.history`: the lists of its commits change by themselves. Spec: spec/vfs.md #fsid
 const HISTORY_FSID: u64 = 1;
 const LEAF_FSID_MASK: u64 = 0xff;
 
@@ -100,17 +100,19 @@ impl Shared {
 
     /// What the kernel may believe of a node.
     pub(crate) fn trust_of(&self, attr: &Attr) -> Trust {
-        trust_of(attr.fsid, &self.options)
+        trust_of(attr, &self.options)
     }
 }
 
-fn trust_of(fsid: Fsid, options: &Options) -> Trust {
-    if options.outside.contains(&fsid) {
-        Trust::Outside
-    } else if fsid.0 & LEAF_FSID_MASK == HISTORY_FSID {
-        Trust::Unwatched
-    } else {
-        Trust::Watched
+fn trust_of(attr: &Attr, options: &Options) -> Trust {
+    if options.outside.contains(&attr.fsid) {
+        return Trust::Outside;
+    }
+    match attr.fsid.0 & LEAF_FSID_MASK == HISTORY_FSID {
+        // What has a CID there is committed, and what is committed is not changed there.
+        true if attr.cid.is_some() => Trust::Frozen,
+        true => Trust::Unwatched,
+        false => Trust::Watched,
     }
 }
 
@@ -158,7 +160,7 @@ pub async fn mount(watch: &Watch, dir: impl AsRef<Path>, mut options: Options) -
         // A part of one file system shows no other, and goes by word alone where that one does.
         options.outside.retain(|fsid| fsid.0 & !LEAF_FSID_MASK == attr.fsid.0 & !LEAF_FSID_MASK);
     }
-    nodes.set_root(attr.ino, trust_of(attr.fsid, &options));
+    nodes.set_root(attr.ino, trust_of(&attr, &options));
     let mut vfs = if options.below.is_empty() { view } else { subtree(view, top) };
     if options.read_only {
         vfs = read_only_view(vfs);
