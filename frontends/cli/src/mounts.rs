@@ -118,13 +118,20 @@ pub(crate) struct Mounts {
     /// File systems that others change too.
     outside: Vec<Fsid>,
     mounted: Mutex<Vec<Arc<Mounted>>>,
-    /// How many there are.
-    count: watch::Sender<usize>,
+    count: watch::Sender<Count>,
+}
+
+#[derive(Debug, Default)]
+struct Count {
+    /// How many there are, with those that are being made.
+    mounts: usize,
+    /// The process ends: there will be no more.
+    closed: bool,
 }
 
 impl Mounts {
     pub(crate) fn new(watch: Watch, outside: Vec<Fsid>) -> Self {
-        Self { watch, outside, mounted: Mutex::default(), count: watch::Sender::new(0) }
+        Self { watch, outside, mounted: Mutex::default(), count: watch::Sender::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Arc<Mounted>>> {
@@ -134,21 +141,34 @@ impl Mounts {
     /// Mounts; ready when it returns.
     ///
     /// # Errors
-    /// `InvalidArgument` for the options; those of [`muxfs_fuse::mount`].
+    /// `Unavailable` where this process ends: another one is to do it; `InvalidArgument` for the options; those of
+    /// [`muxfs_fuse::mount`].
     pub(crate) async fn mount(self: &Arc<Self>, point: &MountPoint) -> Result<()> {
         let options = Options { outside: self.outside.clone(), ..point.fuse_options()? };
+        let counted = self.counted()?;
         let mounted = Arc::new(muxfs_fuse::mount(&self.watch, &point.dir, options).await?);
         self.lock().push(mounted.clone());
-        self.count.send_modify(|count| *count += 1);
         let this = self.clone();
         tokio::spawn(async move {
             if let Err(error) = mounted.wait().await {
                 tracing::error!(dir = %mounted.dir().display(), "a mount did not end well: {error:#}");
             }
             this.lock().retain(|other| !Arc::ptr_eq(other, &mounted));
-            this.count.send_modify(|count| *count -= 1);
+            drop(counted);
         });
         Ok(())
+    }
+
+    /// Counts one more mount, until what this gives is dropped.
+    fn counted(self: &Arc<Self>) -> Result<Counted> {
+        let is_open = self.count.send_if_modified(|count| {
+            count.mounts += usize::from(!count.closed);
+            !count.closed
+        });
+        if is_open {
+            return Ok(Counted(self.clone()));
+        }
+        Err(Error::new(ErrorKind::Unavailable, "mount").because("this server is about to end"))
     }
 
     /// Unmounts what this process has mounted at a full path, when everything written is durable; `None` where it has
@@ -158,14 +178,25 @@ impl Mounts {
         Some(if lazy { mounted.detach().await } else { mounted.unmount().await })
     }
 
-    /// Waits until nothing is mounted.
+    /// Waits until nothing is mounted, nor is being mounted; from then on nothing will be.
     pub(crate) async fn all_ended(&self) {
-        // The sender is in `self`.
-        self.count.subscribe().wait_for(|count| *count == 0).await.ok();
+        let mut counts = self.count.subscribe();
+        loop {
+            // The sender is in `self`.
+            counts.wait_for(|count| count.mounts == 0).await.ok();
+            let closed = self.count.send_if_modified(|count| {
+                count.closed |= count.mounts == 0;
+                count.closed
+            });
+            if closed {
+                return;
+            }
+        }
     }
 
     /// Takes all mounts away. Programs that use one keep it for a moment, and lose it then.
     pub(crate) async fn close(&self) {
+        self.count.send_modify(|count| count.closed = true);
         let all: Vec<_> = self.lock().clone();
         for mounted in all {
             let taken = match mounted.unmount().await {
@@ -180,6 +211,16 @@ impl Mounts {
             }
         }
         tokio::time::timeout(END_WAIT_MAX, self.all_ended()).await.ok();
+    }
+}
+
+/// One of the mounts that are counted.
+#[derive(Debug)]
+struct Counted(Arc<Mounts>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.count.send_modify(|count| count.mounts -= 1);
     }
 }
 

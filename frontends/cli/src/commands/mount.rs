@@ -10,6 +10,7 @@ use std::{
     os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
     process::{Command, ExitCode, Stdio},
+    time::{Duration, Instant},
 };
 
 use muxfs::{Error, ErrorKind, Result};
@@ -23,6 +24,10 @@ use crate::{
     mounts::MountPoint,
     output::Output,
 };
+
+/// How long a server that ends may take until another process can mount, and how often it is tried.
+const ENDING_WAIT_MAX: Duration = Duration::from_secs(30);
+const ENDING_POLL: Duration = Duration::from_millis(50);
 
 /// What the process that serves a mount tells the command that started it.
 const READY: &[u8] = b"ready\n";
@@ -83,8 +88,11 @@ pub(crate) async fn mount(
             let why = "a server owns the data directory and serves the mount: leave --foreground out";
             return Err(fail(ErrorKind::Unavailable, why));
         }
-        server.mount(&point).await?;
-        return Ok(ExitCode::SUCCESS);
+        match server.mount(&point).await {
+            // It ends, and a process of its own is to follow.
+            Err(error) if error.kind() == ErrorKind::Unavailable => {}
+            asked => return asked.map(|()| ExitCode::SUCCESS),
+        }
     }
     if !args.foreground {
         return in_background();
@@ -93,17 +101,29 @@ pub(crate) async fn mount(
         // From here on the terminal of the command is nothing to this process.
         rustix::process::setsid().map_err(|error| fail(ErrorKind::Internal, error))?;
     }
-    match DataDir::own_or_ask(&config.data).await? {
-        Access::Owner(data) => serve(config, data, point, args.detached, output).await?,
-        Access::Server(holder) => {
-            let socket = holder.socket.ok_or_else(|| fail(ErrorKind::Internal, "a server without a socket"))?;
-            Client::connect(socket).await?.mount(&point).await?;
-            if args.detached {
-                tell_ready()?;
+    let begun = Instant::now();
+    loop {
+        let holder = match DataDir::own_or_ask(&config.data).await? {
+            Access::Owner(data) => {
+                serve(config, data, point, args.detached, output).await?;
+                return Ok(ExitCode::SUCCESS);
             }
+            Access::Server(holder) => holder,
+        };
+        let asked = async {
+            let socket = holder.socket.ok_or_else(|| fail(ErrorKind::Internal, "a server without a socket"))?;
+            Client::connect(socket).await?.mount(&point).await
+        };
+        match asked.await {
+            Ok(()) if args.detached => return tell_ready().map(|()| ExitCode::SUCCESS),
+            Ok(()) => return Ok(ExitCode::SUCCESS),
+            // It ends, and leaves the directory to us or to another.
+            Err(error) if error.kind() == ErrorKind::Unavailable && begun.elapsed() < ENDING_WAIT_MAX => {
+                tokio::time::sleep(ENDING_POLL).await;
+            }
+            Err(error) => return Err(error),
         }
     }
-    Ok(ExitCode::SUCCESS)
 }
 
 /// Owns the data directory and serves the mount until it is taken away.
