@@ -1,5 +1,5 @@
-//! Rounds of load and kill -9: several NFS and FTP clients write to one server until it dies, and look after each
-//! restart at what they have.
+//! Rounds of load and kill -9: several NFS and FTP clients, and programs on a mount, write to one server until it dies,
+//! and look after each restart at what they have. A dead mount is replaced by that of the next server.
 //!
 //! Each client owns a directory, calls one thing after the other, and keeps every state its directory may be found in:
 //! the last one that was durable, and those after it. A restart must show exactly one of them, whole, and files must
@@ -8,6 +8,7 @@
 //! `MUXFS_KILL_ROUNDS` sets how many rounds there are.
 
 mod ftp;
+mod fuse;
 mod nfs;
 
 use std::{
@@ -16,19 +17,24 @@ use std::{
     process::Stdio,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
 use muxfs::testing::fault::Dice;
 use tokio::sync::Notify;
 
-use self::{ftp::FtpClient, nfs::NfsClient};
+use self::{
+    ftp::FtpClient,
+    fuse::{FuseClient, Mount},
+    nfs::NfsClient,
+};
 use crate::{PATIENCE, World};
 
 const ROUNDS: usize = 50;
 const NFS_CLIENTS: usize = 3;
 const FTP_CLIENTS: usize = 2;
+const FUSE_CLIENTS: usize = 2;
 /// So many calls are answered in a round before the server is ended, at the most.
 const CALLS_MAX: usize = 300;
 
@@ -80,6 +86,8 @@ impl<N: Clone> Expected<N> {
 struct Round {
     answered: AtomicUsize,
     moved: Notify,
+    /// The server is being ended.
+    ends: AtomicBool,
 }
 
 impl Round {
@@ -107,8 +115,13 @@ async fn every_round_of_kill_9_leaves_what_was_synced_and_no_handle_stale() {
     let mut dice = Dice::new(seed);
     let mut nfs: Vec<NfsClient> = (0..NFS_CLIENTS).map(|i| NfsClient::new(format!("nfs{i}"), dice.bits())).collect();
     let mut ftp: Vec<FtpClient> = (0..FTP_CLIENTS).map(|i| FtpClient::new(format!("ftp{i}"), dice.bits())).collect();
+    let mount = Mount::of(&world);
+    let mounted = mount.as_ref().and_then(|mount| mount.dir.to_str());
+    let fuse_clients = if mounted.is_some() { FUSE_CLIENTS } else { 0 };
+    let mut fuse: Vec<FuseClient> =
+        (0..fuse_clients).map(|i| FuseClient::new(format!("fuse{i}"), dice.bits())).collect();
     for number in 0..rounds {
-        let server = world.serve(&[]);
+        let server = world.serve(&mounted.map_or(vec![], |dir| vec!["--mount", dir]));
         let round = Arc::new(Round::default());
         let over_nfs = nfs.drain(..).map(|mut client| {
             let (addr, round) = (server.addr("nfs"), Arc::clone(&round));
@@ -126,6 +139,14 @@ async fn every_round_of_kill_9_leaves_what_was_synced_and_no_handle_stale() {
             })
         });
         let over_ftp: Vec<_> = over_ftp.collect();
+        let over_fuse = fuse.drain(..).map(|mut client| {
+            let (dir, round) = (mount.as_ref().expect("they have one").dir.clone(), Arc::clone(&round));
+            tokio::task::spawn_blocking(move || {
+                client.run(&dir, &round);
+                client
+            })
+        });
+        let over_fuse: Vec<_> = over_fuse.collect();
         round.reaches(dice.roll(CALLS_MAX / 2)).await;
         // What goes on beside the load: nothing, a commit, or a commit that the end of the server meets.
         let besides = (dice.roll(3) > 0).then(|| {
@@ -135,6 +156,7 @@ async fn every_round_of_kill_9_leaves_what_was_synced_and_no_handle_stale() {
         });
         let count = round.answered.load(Ordering::Relaxed) + dice.roll(CALLS_MAX / 2);
         round.reaches(count).await;
+        round.ends.store(true, Ordering::SeqCst);
         if number % 5 == 4 {
             assert_eq!(server.terminate(), Some(0), "a clean end under load, in round {number}");
         } else {
@@ -146,16 +168,20 @@ async fn every_round_of_kill_9_leaves_what_was_synced_and_no_handle_stale() {
         for client in over_ftp {
             ftp.push(client.await.unwrap_or_else(|error| panic!("round {number}: {error}")));
         }
+        for client in over_fuse {
+            fuse.push(client.await.unwrap_or_else(|error| panic!("round {number}: {error}")));
+        }
         if let Some(mut besides) = besides {
             besides.wait().expect("it ends");
         }
     }
     // Everything that was committed on the way is whole.
-    let _server = world.serve(&[]);
+    let server = world.serve(&[]);
     world.ok(&["commit"]);
     let log = world.ok(&["--json", "log"]);
     for line in log.lines() {
         let commit: serde_json::Value = serde_json::from_str(line).expect("JSON");
         world.ok(&["verify", &format!("/ipfs/{}", commit["root"].as_str().expect("a CID"))]);
     }
+    assert_eq!(server.terminate(), Some(0));
 }
