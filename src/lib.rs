@@ -58,6 +58,7 @@ pub mod heads;
 pub mod log;
 pub mod media;
 pub mod mux;
+mod padding;
 pub mod path;
 pub mod pins;
 mod rank;

@@ -8,7 +8,7 @@ use blake3::Hasher;
 use bytes::{BufMut, Bytes, BytesMut};
 use zeroize::Zeroizing;
 
-use crate::{Error, ErrorKind, Result, SecretKey, media::SegmentId};
+use crate::{Error, ErrorKind, Result, SecretKey, media::SegmentId, padding::padded_len};
 
 /// Records and what follows the header begin at multiples of this.
 pub(super) const ALIGN: u64 = 64;
@@ -139,13 +139,9 @@ impl RecordHeader {
     }
 }
 
-/// How long the sealed body of `len` bytes is: rounded up so that it tells the length to about 6 % only.
+/// How long the sealed body of `len` bytes is, its tag included: it tells the length to about 6 % only.
 pub(super) fn body_len(len: usize) -> usize {
-    let len = len + TAG_LEN;
-    let exponent = len.ilog2();
-    // As Padmé has it: no more leading bits of the length than it takes to write down their number.
-    let hidden = exponent.saturating_sub(exponent.checked_ilog2().map_or(0, |bits| bits + 1));
-    len.next_multiple_of(1 << hidden).next_multiple_of(64)
+    padded_len(len + TAG_LEN)
 }
 
 #[derive(Clone, Copy)]
