@@ -3,6 +3,9 @@
 //! Whoever reads verifies; a store may lose, rot or lie. Layers are stores over stores and obey the same laws
 //! (`testing::block_store`). Spec: spec/block-stores.md.
 
+mod bad;
+mod compress;
+mod encrypt;
 mod mem;
 mod nowhere;
 mod segments;
@@ -14,6 +17,8 @@ use bytes::Bytes;
 use futures_util::stream::BoxStream;
 
 pub use self::{
+    compress::Compress,
+    encrypt::Encrypt,
     mem::{Mem, MemOptions},
     nowhere::Nowhere,
     segments::{BuildIndex, CompactReport, IsFull, OnBuildIndex, Segments, SegmentsOptions, SegmentsStats},

@@ -35,6 +35,8 @@ macro_rules! block_store_laws {
 pub struct Subject {
     store: Arc<dyn BlockStore>,
     reopen: Option<Reopen>,
+    block_len_max: usize,
+    key_len_max: usize,
 }
 
 type Reopen = Box<dyn Fn() -> BoxFuture<'static, Arc<dyn BlockStore>> + Send + Sync>;
@@ -47,11 +49,15 @@ impl std::fmt::Debug for Subject {
 
 impl<B: BlockStore> From<B> for Subject {
     fn from(store: B) -> Self {
-        Self { store: Arc::new(store), reopen: None }
+        Self::over(Arc::new(store), None)
     }
 }
 
 impl Subject {
+    fn over(store: Arc<dyn BlockStore>, reopen: Option<Reopen>) -> Self {
+        Self { store, reopen, block_len_max: BLOCK_LEN_MAX, key_len_max: BLOCK_KEY_LEN_MAX }
+    }
+
     /// A store and the way to open it again, which is taken when all that was opened before is dropped.
     ///
     /// ```
@@ -71,7 +77,25 @@ impl Subject {
     /// muxfs::block_store_laws!(segments, subject());
     /// ```
     pub async fn reopening(open: impl Fn() -> BoxFuture<'static, Arc<dyn BlockStore>> + Send + Sync + 'static) -> Self {
-        Self { store: open().await, reopen: Some(Box::new(open)) }
+        Self::over(open().await, Some(Box::new(open)))
+    }
+
+    /// The longest block and the longest key that it takes, in bytes: a layer adds to both, and so takes less than a
+    /// store at the bottom.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use muxfs::{SecretKey, block::{Encrypt, Mem}, testing::block_store::Subject};
+    /// async fn subject() -> Subject {
+    ///     let encrypt = Encrypt::new(Arc::new(Mem::default()), SecretKey::new([7; 32]));
+    ///     Subject::from(encrypt).with_limits(Encrypt::BLOCK_LEN_MAX, Encrypt::KEY_LEN_MAX)
+    /// }
+    /// muxfs::block_store_laws!(encrypt, subject());
+    /// ```
+    #[must_use]
+    pub fn with_limits(mut self, block_len_max: usize, key_len_max: usize) -> Self {
+        (self.block_len_max, self.key_len_max) = (block_len_max, key_len_max);
+        self
     }
 }
 
@@ -174,12 +198,15 @@ pub async fn a_range_is_a_slice(subject: Subject) {
 
 /// A block of the greatest length is taken; a longer one is `TooLarge` and leaves nothing.
 pub async fn the_longest_block_is_taken_and_no_longer_one(subject: Subject) {
-    let store = &*subject.store;
-    put(store, &key(0), block(0, BLOCK_LEN_MAX)).await;
-    assert!(get(store, &key(0)).await == Some(block(0, BLOCK_LEN_MAX)), "the longest block comes back");
-    let error = store.put(&key(1), block(1, BLOCK_LEN_MAX + 1)).await.expect_err("too long");
-    assert_eq!(error.kind(), ErrorKind::TooLarge);
-    assert_eq!(get(store, &key(1)).await, None);
+    let (store, len_max) = (&*subject.store, subject.block_len_max);
+    put(store, &key(0), block(0, len_max)).await;
+    assert!(get(store, &key(0)).await == Some(block(0, len_max)), "the longest block comes back");
+    assert_eq!(store.block_len(&key(0)).await.expect("block_len"), Some(len_max as u64));
+    for len in [len_max + 1, BLOCK_LEN_MAX + 1] {
+        let error = store.put(&key(1), block(1, len)).await.expect_err("too long");
+        assert_eq!(error.kind(), ErrorKind::TooLarge);
+        assert_eq!(get(store, &key(1)).await, None);
+    }
 }
 
 /// `has` says what `get` would.
@@ -255,15 +282,16 @@ pub async fn keys_misses_nothing_that_stays(subject: Subject) {
     assert!(listed.is_subset(&possible), "only what was put is listed");
 }
 
-/// Keys are bytes: of any value, from 1 to 255 of them, and one that begins another is another.
+/// Keys are bytes: of any value, from 1 to 255 of them or what a layer takes, and one that begins another is another.
+/// A longer one is `InvalidArgument` to `put`, and absent to all else.
 pub async fn keys_are_bytes(subject: Subject) {
-    let store = &*subject.store;
+    let (store, len_max) = (&*subject.store, subject.key_len_max);
     let mut all = vec![
         vec![0],
         vec![0, 0],
         vec![0xff],
-        vec![0xff; BLOCK_KEY_LEN_MAX],
-        vec![0; BLOCK_KEY_LEN_MAX],
+        vec![0xff; len_max],
+        vec![0; len_max],
         b"a/../b\n".to_vec(),
         b"\xc3\x28".to_vec(),
     ];
@@ -271,6 +299,13 @@ pub async fn keys_are_bytes(subject: Subject) {
     let all: Vec<_> = all.iter().map(|bytes| BlockKey::new(bytes).expect("a key")).collect();
     for (n, key) in all.iter().enumerate() {
         put(store, key, block(n, 16)).await;
+    }
+    for len in len_max + 1..=BLOCK_KEY_LEN_MAX {
+        let key = BlockKey::new(&vec![0; len]).expect("a key");
+        assert_eq!(store.put(&key, block(0, 16)).await.expect_err("too long").kind(), ErrorKind::InvalidArgument);
+        assert_eq!(get(store, &key).await, None);
+        assert!(!store.has(&key).await.expect("has"));
+        store.delete(&key).await.expect("delete");
     }
     for (n, key) in all.iter().enumerate() {
         assert_eq!(get(store, key).await, Some(block(n, 16)), "{key:?}");
@@ -369,7 +404,7 @@ pub async fn many_calls_at_once_do_not_mix(subject: Subject) {
 
 /// What was flushed is there when the store is opened again; so is what was deleted gone.
 pub async fn what_was_flushed_survives_reopening(subject: Subject) {
-    let Subject { mut store, reopen } = subject;
+    let Subject { mut store, reopen, .. } = subject;
     let Some(reopen) = reopen else {
         crate::testing::skip(format_args!(
             "what_was_flushed_survives_reopening: {store:?} is given no way to open again"

@@ -1,0 +1,110 @@
+//! What comes of a root key: the names of blocks, and the keys of each block.
+//!
+//! All is a keyed BLAKE3 under the root key, told apart by context. Spec: spec/layers.md #keys.
+
+use std::{fmt, iter};
+
+use aes_siv::{KeyInit, siv::Aes256Siv};
+use blake3::Hasher;
+use zeroize::{Zeroize, Zeroizing};
+
+use super::cipher::{Cipher, NONCE_LEN, Nonce};
+use crate::{SecretKey, block::BlockKey};
+
+/// How much longer a name is than its key.
+pub(super) const NAME_TAG_LEN: usize = 16;
+
+const ID_CONTEXT: &[u8] = b"muxfs encrypted blocks 1: id of the root key";
+const NAMES_CONTEXT: &[u8] = b"muxfs encrypted blocks 1: key of the names";
+/// The only one with something behind it: the key of the block.
+const BLOCK_CONTEXT: &[u8] = b"muxfs encrypted blocks 1: keys of the block ";
+
+/// Which root key a block was put under, for those who have it: tells nothing about the key.
+pub(super) type KeyId = [u8; 16];
+
+/// Fills `derived` with the keyed BLAKE3 of all parts, one behind another.
+fn derive(key: &[u8; 32], parts: &[&[u8]], derived: &mut [u8]) {
+    let mut hasher = Hasher::new_keyed(key);
+    for part in parts {
+        hasher.update(part);
+    }
+    let mut reader = hasher.finalize_xof();
+    reader.fill(derived);
+    hasher.zeroize();
+    reader.zeroize();
+}
+
+/// A root key and what is the same for all blocks under it. Zeroed when dropped, never printed.
+pub(super) struct Keys {
+    root: SecretKey,
+    names: Zeroizing<[u8; 64]>,
+    id: KeyId,
+}
+
+impl fmt::Debug for Keys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Keys(..)")
+    }
+}
+
+impl Keys {
+    pub(super) fn new(root: SecretKey) -> Self {
+        let (mut names, mut id) = (Zeroizing::new([0; 64]), KeyId::default());
+        derive(root.as_bytes(), &[NAMES_CONTEXT], &mut *names);
+        derive(root.as_bytes(), &[ID_CONTEXT], &mut id);
+        Self { root, names, id }
+    }
+
+    pub(super) fn id(&self) -> &KeyId {
+        &self.id
+    }
+
+    fn siv(&self) -> Aes256Siv {
+        Aes256Siv::new((&*self.names).into())
+    }
+
+    /// What a block of this key is called below; `None` for a key that is too long.
+    pub(super) fn name_of(&self, key: &BlockKey) -> Option<BlockKey> {
+        let mut name = [&[0; NAME_TAG_LEN][..], key.as_bytes()].concat();
+        let (tag, sealed) = name.split_at_mut(NAME_TAG_LEN);
+        tag.copy_from_slice(&self.siv().encrypt_inout_detached(iter::empty::<&[u8]>(), sealed.into()).ok()?);
+        BlockKey::new(&name).ok()
+    }
+
+    /// The key that [`Keys::name_of`] made this name of; `None` for any other name.
+    pub(super) fn key_of(&self, name: &BlockKey) -> Option<BlockKey> {
+        let (tag, sealed) = name.as_bytes().split_first_chunk::<NAME_TAG_LEN>()?;
+        let mut key = sealed.to_vec();
+        let opened = self.siv().decrypt_inout_detached(iter::empty::<&[u8]>(), key.as_mut_slice().into(), tag.into());
+        opened.ok()?;
+        BlockKey::new(&key).ok()
+    }
+
+    /// The keys of one block.
+    pub(super) fn of_block(&self, key: &BlockKey) -> BlockKeys {
+        let mut derived = Zeroizing::new([0; 96]);
+        derive(self.root.as_bytes(), &[BLOCK_CONTEXT, key.as_bytes()], &mut *derived);
+        let part = |at: usize| -> Zeroizing<[u8; 32]> {
+            let mut part = Zeroizing::new([0; 32]);
+            part.copy_from_slice(&derived[at..at + 32]);
+            part
+        };
+        BlockKeys { front: Cipher::new(&part(0)), rest: Cipher::new(&part(32)), nonce: part(64) }
+    }
+}
+
+/// The keys of one block: no other block has them.
+pub(super) struct BlockKeys {
+    pub(super) front: Cipher,
+    pub(super) rest: Cipher,
+    nonce: Zeroizing<[u8; 32]>,
+}
+
+impl BlockKeys {
+    /// The nonce of these bytes: others have another.
+    pub(super) fn nonce_of(&self, block: &[u8]) -> Nonce {
+        let mut nonce = [0; NONCE_LEN];
+        derive(&self.nonce, &[block], &mut nonce);
+        nonce
+    }
+}
