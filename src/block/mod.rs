@@ -6,6 +6,7 @@
 mod bad;
 mod compress;
 mod encrypt;
+mod erasure;
 mod mem;
 mod nowhere;
 mod segments;
@@ -19,6 +20,7 @@ use futures_util::stream::BoxStream;
 pub use self::{
     compress::Compress,
     encrypt::Encrypt,
+    erasure::{ERASURE_KEY_LEN_MAX, Erasure, ErasureNode, ErasureOptions, SHARD_HEADER_LEN, StripeCode},
     mem::{Mem, MemOptions},
     nowhere::Nowhere,
     segments::{BuildIndex, CompactReport, IsFull, OnBuildIndex, Segments, SegmentsOptions, SegmentsStats},

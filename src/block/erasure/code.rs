@@ -1,0 +1,199 @@
+//! The arithmetic: a block to k + m shards, and any k of them back to the block.
+//!
+//! Pure, and as fast as the library below it: shards are cut and coded in the buffer that they are sent from, a few
+//! kilobytes of each at a time, so that what is added up stays in the processor's nearest cache. A block that was put
+//! together is the block, or nothing: its hash is in every shard. Spec: spec/erasure.md, "The code".
+
+use std::fmt;
+
+use bytes::Bytes;
+use reed_solomon_erasure::galois_8::ReedSolomon;
+
+use super::{
+    collected::{Collected, Found},
+    shard::{Header, SHARD_HEADER_LEN, Shard, Stripe},
+};
+use crate::{Error, ErrorKind, Result, block::BLOCK_LEN_MAX};
+
+/// So much of each shard is coded at a time, in bytes: of some ten shards it fits the first cache of a processor.
+const COLUMN_LEN: usize = 4096;
+
+/// Cuts blocks into k data and m parity shards and puts any k of them together again.
+pub struct StripeCode {
+    data_count: u8,
+    parity_count: u8,
+    /// `None` where there is no parity.
+    parity: Option<ReedSolomon>,
+}
+
+impl fmt::Debug for StripeCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "StripeCode({}+{})", self.data_count, self.parity_count)
+    }
+}
+
+impl StripeCode {
+    /// Makes the code of `data_count` (k) and `parity_count` (m) shards.
+    ///
+    /// ```
+    /// use muxfs::block::StripeCode;
+    /// let code = StripeCode::new(4, 2)?;
+    /// let mut shards = code.encode(b"any four of six")?;
+    /// shards.remove(5);
+    /// shards.remove(0);
+    /// assert_eq!(code.decode(&shards)?, "any four of six");
+    /// # Ok::<(), muxfs::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// `InvalidArgument` unless k is at least 1 and k + m at most 255; `Unsupported` on a processor for which the
+    /// Reed-Solomon library is not built.
+    pub fn new(data_count: u8, parity_count: u8) -> Result<Self> {
+        let refuse = |kind, why: &str| Err(Error::new(kind, "erasure.code").because(why));
+        if data_count == 0 || data_count.checked_add(parity_count).is_none() {
+            return refuse(ErrorKind::InvalidArgument, "a block is cut into at least 1 and at most 255 shards");
+        }
+        if parity_count == 0 {
+            return Ok(Self { data_count, parity_count, parity: None });
+        }
+        if !can_run() {
+            return refuse(ErrorKind::Unsupported, "Reed-Solomon parity needs a processor with AVX2");
+        }
+        let parity = ReedSolomon::new(data_count.into(), parity_count.into()).map_err(internal)?;
+        Ok(Self { data_count, parity_count, parity: Some(parity) })
+    }
+
+    /// k and m.
+    pub fn counts(&self) -> (u8, u8) {
+        (self.data_count, self.parity_count)
+    }
+
+    /// The longest block whose shards are no longer than a store takes, in bytes.
+    pub fn block_len_max(&self) -> usize {
+        BLOCK_LEN_MAX.min(usize::from(self.data_count) * (BLOCK_LEN_MAX - SHARD_HEADER_LEN))
+    }
+
+    /// Cuts a block into its k + m shards, in the order of their index. The same block gives the same shards.
+    ///
+    /// # Errors
+    /// `TooLarge` past [`block_len_max`](Self::block_len_max).
+    pub fn encode(&self, block: &[u8]) -> Result<Vec<Bytes>> {
+        Ok(self.cut(block)?.1)
+    }
+
+    /// Cuts a block: what its shards have in common, and they.
+    pub(super) fn cut(&self, block: &[u8]) -> Result<(Stripe, Vec<Bytes>)> {
+        if block.len() > self.block_len_max() {
+            return Err(Error::new(ErrorKind::TooLarge, "erasure.encode"));
+        }
+        let stripe = Stripe::of(block, self.data_count, self.parity_count);
+        let (data_shards, shards, shard_len) = (stripe.data_shards(), stripe.shards(), stripe.shard_len());
+        let frame_len = SHARD_HEADER_LEN + shard_len;
+        let mut buffer = Vec::with_capacity(shards * frame_len);
+        for index in 0..data_shards {
+            buffer.extend_from_slice(&[0; SHARD_HEADER_LEN]);
+            let start = (index * shard_len).min(block.len());
+            buffer.extend_from_slice(&block[start..(start + shard_len).min(block.len())]);
+            buffer.resize((index + 1) * frame_len, 0);
+        }
+        buffer.resize(shards * frame_len, 0);
+        if let Some(code) = &self.parity {
+            let (data, parity) = buffer.split_at_mut(data_shards * frame_len);
+            for start in (SHARD_HEADER_LEN..frame_len).step_by(COLUMN_LEN) {
+                let column = start..frame_len.min(start + COLUMN_LEN);
+                let inputs: Vec<&[u8]> = data.chunks(frame_len).map(|frame| &frame[column.clone()]).collect();
+                let mut outputs: Vec<&mut [u8]> =
+                    parity.chunks_mut(frame_len).map(|frame| &mut frame[column.clone()]).collect();
+                code.encode_sep(&inputs, &mut outputs).map_err(internal)?;
+            }
+        }
+        for (frame, index) in buffer.chunks_mut(frame_len).zip(0..) {
+            let (header, data) = frame.split_at_mut(SHARD_HEADER_LEN);
+            header.copy_from_slice(&Header { stripe, index, data_crc: crc32c::crc32c(data) }.encode());
+        }
+        let mut rest = Bytes::from(buffer);
+        Ok((stripe, (0..shards).map(|_| rest.split_to(frame_len)).collect()))
+    }
+
+    /// Puts a block together from any k of its shards, given in any order. What is no shard, damaged, of another
+    /// stripe, or of another code is passed over.
+    ///
+    /// # Errors
+    /// `Corrupt` where that leaves fewer than k.
+    pub fn decode(&self, shards: &[Bytes]) -> Result<Bytes> {
+        let mut collected = Collected::of_blocks(self.data_count);
+        for (origin, bytes) in shards.iter().enumerate() {
+            let Ok(shard) = Shard::parse(bytes.clone()) else { continue };
+            let is_ours = self.counts() == (shard.header.stripe.data_count, shard.header.stripe.parity_count);
+            if !is_ours {
+                continue;
+            }
+            let mut found = collected.add(origin, shard, self)?;
+            while found.is_none() && collected.is_searching() {
+                found = collected.search(self)?;
+            }
+            if let Some(Found { block, .. }) = found {
+                return Ok(block);
+            }
+        }
+        let why = format!("fewer than {} sound shards of one stripe", self.data_count);
+        Err(Error::new(ErrorKind::Corrupt, "erasure.decode").because(why))
+    }
+
+    /// Puts the block of a stripe, of this code or another, together from k of its shards, each of another index; `None`
+    /// where that is not the block, because one of them is not what it says.
+    pub(super) fn join(&self, stripe: &Stripe, shards: &[&Shard]) -> Result<Option<Bytes>> {
+        if self.counts() != (stripe.data_count, stripe.parity_count) {
+            return Self::new(stripe.data_count, stripe.parity_count)?.join(stripe, shards);
+        }
+        let (data_shards, shard_len) = (stripe.data_shards(), stripe.shard_len());
+        let block_len = stripe.block_len as usize;
+        let is_whole = |block: Bytes| stripe.is_of(&block).then_some(block);
+        if let ([shard], 1) = (shards, data_shards) {
+            // Each is a copy: the block is a part of it.
+            let start = SHARD_HEADER_LEN;
+            return Ok(is_whole(shard.bytes().slice(start..start + block_len)));
+        }
+        let mut by_index: Vec<Option<&Shard>> = vec![None; stripe.shards()];
+        for shard in shards {
+            by_index[usize::from(shard.header.index)] = Some(shard);
+        }
+        let (data, parity) = by_index.split_at(data_shards);
+        let mut buffer = Vec::with_capacity(data_shards * shard_len);
+        for (shard, index) in data.iter().zip(1..) {
+            buffer.extend_from_slice(shard.map_or(&[], Shard::data));
+            buffer.resize(index * shard_len, 0);
+        }
+        if shard_len > 0 && data.iter().any(Option::is_none) {
+            let Some(code) = &self.parity else { return Ok(None) };
+            let mut parity: Vec<Option<Vec<u8>>> =
+                parity.iter().map(|shard| shard.map(|s| s.data().to_vec())).collect();
+            for start in (0..shard_len).step_by(COLUMN_LEN) {
+                let column = start..shard_len.min(start + COLUMN_LEN);
+                let frames = buffer.chunks_mut(shard_len).zip(data);
+                let inputs = frames.map(|(frame, shard)| (&mut frame[column.clone()], shard.is_some()));
+                let spare = parity.iter_mut().map(|shard| match shard {
+                    Some(shard) => (&mut shard[column.clone()], true),
+                    None => (&mut [][..], false),
+                });
+                let mut columns: Vec<(&mut [u8], bool)> = inputs.chain(spare).collect();
+                code.reconstruct_data(&mut columns).map_err(internal)?;
+            }
+        }
+        buffer.truncate(block_len);
+        Ok(is_whole(buffer.into()))
+    }
+}
+
+/// Whether this processor can run what the library is built for: on x86-64 it does not ask.
+fn can_run() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return is_x86_feature_detected!("avx2") && is_x86_feature_detected!("bmi2");
+    #[cfg(not(target_arch = "x86_64"))]
+    true
+}
+
+/// It was given what it asks for.
+fn internal(error: reed_solomon_erasure::Error) -> Error {
+    Error::new(ErrorKind::Internal, "erasure.code").because(format!("Reed-Solomon: {error}"))
+}

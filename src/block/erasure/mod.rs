@@ -1,0 +1,325 @@
+//! Blocks in shards on many nodes: any k of a block's k + m shards give it back.
+//!
+//! A layer over as many stores as there are nodes. A `put` cuts the block (`code`), sends each shard to the node where
+//! it belongs (`placement`, `write`), and a `get` asks k nodes at once and more where those do not do (`read`,
+//! `collected`). What a shard is a part of stands in the shard itself (`shard`): there is no record beside the shards that
+//! could be lost, nodes come and go without anything being written down, and a shard counts wherever it is found.
+//!
+//! Nodes are not trusted to be there, to keep what they have or to give what they were given. Nothing is encrypted here
+//! and nobody is kept from reading a node: that is for the layer above. Spec: spec/erasure.md.
+
+mod code;
+mod collected;
+mod placement;
+mod read;
+mod shard;
+#[cfg(test)]
+mod tests;
+mod write;
+
+use std::{
+    collections::BTreeSet,
+    fmt, mem,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::{
+    StreamExt,
+    future::join_all,
+    stream::{self, BoxStream},
+};
+use tokio::sync::{Mutex as AsyncMutex, MutexGuard as AsyncMutexGuard};
+
+pub use self::{code::StripeCode, shard::SHARD_HEADER_LEN};
+use self::{collected::Found, placement::Placement, shard::stored_count_min};
+use super::{BLOCK_KEY_LEN_MAX, BlockKey, BlockStore};
+use crate::{Error, ErrorKind, Result, log::detached};
+
+/// The longest key of a block in shards, in bytes: a node's key has one more.
+pub const ERASURE_KEY_LEN_MAX: usize = BLOCK_KEY_LEN_MAX - 1;
+
+/// So many blocks can be written at the same time; two writes of one go one after the other.
+const LOCK_COUNT: usize = 64;
+
+/// A node has room for so many shards of a block: one of the stripe that is there, and one of a stripe that replaces it.
+const SLOT_COUNT: usize = 2;
+
+/// A store that shards are on.
+#[derive(Debug, Clone)]
+pub struct ErasureNode {
+    /// Its name, as messages say it. Where shards belong follows from it, so it is kept for as long as the node is.
+    pub name: String,
+    /// What it is lost together with: a site, a rack.
+    pub group: Option<String>,
+    /// Where its shards are.
+    pub store: Arc<dyn BlockStore>,
+}
+
+impl ErasureNode {
+    /// Makes a node that is in no group.
+    pub fn new(name: impl Into<String>, store: impl BlockStore) -> Self {
+        Self { name: name.into(), group: None, store: Arc::new(store) }
+    }
+
+    /// Puts it into a group.
+    #[must_use]
+    pub fn in_group(self, group: impl Into<String>) -> Self {
+        Self { group: Some(group.into()), ..self }
+    }
+}
+
+/// How an [`Erasure`] cuts blocks.
+#[derive(Debug, Clone, Copy)]
+pub struct ErasureOptions {
+    /// k: so many shards give a block back. At least 1.
+    pub data_count: u8,
+    /// m: so many may be lost. At most 255 together with k.
+    pub parity_count: u8,
+    /// So many shards of a block may be on nodes of one group, at most m; `None` is m.
+    pub group_shards_max: Option<u8>,
+}
+
+impl Default for ErasureOptions {
+    /// 4 + 2: any two of six nodes may be lost, for half as much again.
+    fn default() -> Self {
+        Self { data_count: 4, parity_count: 2, group_shards_max: None }
+    }
+}
+
+/// A [`BlockStore`] over nodes of which some may be lost, rot or lie.
+///
+/// A block counts as stored when k + 1 of its shards are (k where m is at most 1): then `put` succeeds, and `flush` when
+/// so many are durable. Blocks of other parameters are read and kept as they are; [`reencode`](Self::reencode) changes
+/// them. Keys have at most [`ERASURE_KEY_LEN_MAX`] bytes. One store at a time over its nodes: the caller sees to it.
+#[derive(Clone)]
+pub struct Erasure {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    nodes: Vec<ErasureNode>,
+    placement: Placement,
+    code: StripeCode,
+    /// Whoever holds the one of a block writes its shards.
+    locks: Vec<AsyncMutex<()>>,
+    /// Whoever holds it flushes.
+    flushing: AsyncMutex<()>,
+    /// What was written since the nodes were flushed.
+    unflushed: Mutex<BTreeSet<Unflushed>>,
+}
+
+/// Nodes that were written to, and how many of them have to make it durable.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Unflushed {
+    nodes: Vec<usize>,
+    count_min: usize,
+}
+
+impl Erasure {
+    /// Makes the layer over these nodes; asks none of them.
+    ///
+    /// ```
+    /// use muxfs::{BlockKey, BlockStore, block::{Erasure, ErasureNode, ErasureOptions, Mem}};
+    /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+    /// let nodes = (0..6).map(|n| ErasureNode::new(format!("node {n}"), Mem::default()));
+    /// let store = Erasure::new(nodes, ErasureOptions { data_count: 4, parity_count: 2, ..ErasureOptions::default() })?;
+    /// let key = BlockKey::new(b"k")?;
+    /// store.put(&key, "four of six give it back".into()).await?;
+    /// assert_eq!(store.get(&key).await?, Some("four of six give it back".into()));
+    /// # Ok::<(), muxfs::Error>(()) }).unwrap();
+    /// ```
+    ///
+    /// # Errors
+    /// `InvalidArgument` with the reason where blocks cannot be placed so; `Unsupported` on a processor that cannot do
+    /// the arithmetic: see [`StripeCode::new`].
+    pub fn new(nodes: impl IntoIterator<Item = ErasureNode>, options: ErasureOptions) -> Result<Self> {
+        let ErasureOptions { data_count, parity_count, group_shards_max } = options;
+        let nodes: Vec<_> = nodes.into_iter().collect();
+        let code = StripeCode::new(data_count, parity_count)?;
+        let places = nodes.iter().map(|node| (node.name.as_str(), node.group.as_deref()));
+        let placement = Placement::new(places, code.counts(), group_shards_max)?;
+        let locks = (0..LOCK_COUNT).map(|_| AsyncMutex::default()).collect();
+        let inner =
+            Inner { nodes, placement, code, locks, flushing: AsyncMutex::default(), unflushed: Mutex::default() };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// The names of the nodes that a block's shards belong on, in the order of their index where all are there when it is
+    /// put.
+    pub fn nodes_of(&self, key: &BlockKey) -> Vec<&str> {
+        let order = self.inner.placement.order(key);
+        order.iter().take(self.inner.shards()).map(|node| self.inner.nodes[*node].name.as_str()).collect()
+    }
+
+    /// Brings a block to this store's parameters: writes all shards of the new stripe, makes them durable, and then
+    /// deletes those of others. Whether there was anything to do. Repeatable: at each moment until it ends the block can
+    /// be read, and another call goes on where one was broken off.
+    ///
+    /// # Errors
+    /// `Unavailable` naming the nodes while any of them is; `Corrupt` where there are shards that give no block.
+    pub async fn reencode(&self, key: &BlockKey) -> Result<bool> {
+        let (inner, key) = (Arc::clone(&self.inner), key.clone());
+        detached("erasure.reencode", async move { inner.reencode(&key).await }).await
+    }
+}
+
+impl fmt::Debug for Erasure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (data_count, parity_count) = self.inner.code.counts();
+        write!(f, "Erasure({data_count}+{parity_count} on {} nodes)", self.inner.nodes.len())
+    }
+}
+
+#[async_trait]
+impl BlockStore for Erasure {
+    async fn get(&self, key: &BlockKey) -> Result<Option<Bytes>> {
+        Ok(self.inner.read(key, false).await?.map(|Found { block, .. }| block))
+    }
+
+    async fn put(&self, key: &BlockKey, block: Bytes) -> Result<()> {
+        let (inner, key) = (Arc::clone(&self.inner), key.clone());
+        detached("erasure.put", async move { inner.put(&key, &block).await }).await
+    }
+
+    async fn delete(&self, key: &BlockKey) -> Result<()> {
+        let (inner, key) = (Arc::clone(&self.inner), key.clone());
+        detached("erasure.delete", async move { inner.delete(&key).await }).await
+    }
+
+    async fn has(&self, key: &BlockKey) -> Result<bool> {
+        match self.inner.read(key, true).await {
+            Ok(found) => Ok(found.is_some()),
+            // It is known that there are too few shards; a put adds to them.
+            Err(error) if error.kind() == ErrorKind::Corrupt => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn block_len(&self, key: &BlockKey) -> Result<Option<u64>> {
+        Ok(self.inner.read(key, true).await?.map(|Found { stripe, .. }| stripe.block_len.into()))
+    }
+
+    async fn flush(&self) -> Result<()> {
+        let inner = Arc::clone(&self.inner);
+        detached("erasure.flush", async move { inner.flush().await }).await
+    }
+
+    fn keys(&self) -> BoxStream<'_, Result<BlockKey>> {
+        self.inner.keys()
+    }
+}
+
+impl Inner {
+    /// k + m.
+    fn shards(&self) -> usize {
+        let (data_count, parity_count) = self.code.counts();
+        usize::from(data_count) + usize::from(parity_count)
+    }
+
+    fn stored_count_min(&self) -> usize {
+        let (data_count, parity_count) = self.code.counts();
+        stored_count_min(data_count, parity_count)
+    }
+
+    async fn lock(&self, key: &BlockKey) -> AsyncMutexGuard<'_, ()> {
+        let lock = crc32c::crc32c(key.as_bytes()) as usize % LOCK_COUNT;
+        self.locks[lock].lock().await
+    }
+
+    fn unflushed(&self) -> MutexGuard<'_, BTreeSet<Unflushed>> {
+        self.unflushed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has every node flush. What was written to one that fails counts as not written, which matters to blocks that have
+    /// too few others.
+    async fn flush(&self) -> Result<()> {
+        // One that is called meanwhile answers for what this one could not make durable.
+        let _guard = self.flushing.lock().await;
+        let written = mem::take(&mut *self.unflushed());
+        let failed = self.flush_nodes().await;
+        let is_durable = |node: &&usize| failed.iter().all(|(other, _)| other != *node);
+        let is_short =
+            |Unflushed { nodes, count_min }: &Unflushed| nodes.iter().filter(is_durable).count() < *count_min;
+        let short: BTreeSet<_> = written.into_iter().filter(is_short).collect();
+        if short.is_empty() {
+            return Ok(());
+        }
+        self.unflushed().extend(short);
+        let failed = self.failures(failed.iter().map(|(node, error)| (*node, error)));
+        let why = format!("too few nodes made durable what was written; missing: {failed}");
+        Err(Error::new(ErrorKind::Unavailable, "erasure.flush").because(why))
+    }
+
+    /// Has every node flush and gives those that did not.
+    async fn flush_nodes(&self) -> Vec<(usize, Error)> {
+        let flushes = join_all(self.nodes.iter().map(|node| node.store.flush())).await;
+        flushes.into_iter().enumerate().filter_map(|(node, flush)| Some((node, flush.err()?))).collect()
+    }
+
+    fn keys(&self) -> BoxStream<'_, Result<BlockKey>> {
+        struct Listing<'a> {
+            node: usize,
+            keys: Option<BoxStream<'a, Result<BlockKey>>>,
+            failed: Vec<(usize, Error)>,
+        }
+        let start = Listing { node: 0, keys: Some(stream::empty().boxed()), failed: Vec::new() };
+        stream::unfold(start, move |mut listing| async move {
+            loop {
+                let Listing { node, keys, failed } = &mut listing;
+                match keys.as_mut()?.next().await {
+                    Some(Ok(key)) => {
+                        if let Some(key) = without_slot(&key) {
+                            return Some((Ok(key), listing));
+                        }
+                    }
+                    Some(Err(error)) => {
+                        failed.push((*node - 1, error));
+                        *keys = Some(stream::empty().boxed());
+                    }
+                    None if *node < self.nodes.len() => {
+                        *keys = Some(self.nodes[*node].store.keys());
+                        *node += 1;
+                    }
+                    None => {
+                        *keys = None;
+                        // What counts as stored is on one of the other nodes too.
+                        if failed.len() >= self.stored_count_min() {
+                            let failed = self.failures(failed.iter().map(|(node, error)| (*node, error)));
+                            let why = format!("keys may be missing; unreachable: {failed}");
+                            return Some((
+                                Err(Error::new(ErrorKind::Unavailable, "erasure.keys").because(why)),
+                                listing,
+                            ));
+                        }
+                    }
+                }
+            }
+        })
+        .boxed()
+    }
+
+    /// The names of nodes that failed, each with its error.
+    fn failures<'a>(&self, failed: impl Iterator<Item = (usize, &'a Error)>) -> String {
+        let failures = failed.map(|(node, error)| format!("{} ({error:#})", self.nodes[node].name));
+        failures.collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// A block's keys on a node: its own and the number of the slot.
+fn slot_keys(key: &BlockKey) -> Result<[BlockKey; SLOT_COUNT]> {
+    let slot_key = |slot| BlockKey::new(&[key.as_bytes(), &[slot]].concat());
+    let too_long = |_| {
+        Error::new(ErrorKind::InvalidArgument, "erasure.key")
+            .because(format!("a key of a block in shards has at most {ERASURE_KEY_LEN_MAX} bytes"))
+    };
+    Ok([slot_key(0).map_err(too_long)?, slot_key(1).map_err(too_long)?])
+}
+
+/// The key of the block that a node's key is of; `None` if that is no key of a shard.
+fn without_slot(key: &BlockKey) -> Option<BlockKey> {
+    let (slot, key) = key.as_bytes().split_last()?;
+    (usize::from(*slot) < SLOT_COUNT).then_some(())?;
+    BlockKey::new(key).ok()
+}
