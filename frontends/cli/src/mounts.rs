@@ -211,6 +211,8 @@ impl Mounts {
             }
         }
         tokio::time::timeout(END_WAIT_MAX, self.all_ended()).await.ok();
+        // The stores close now, and then the runtime.
+        self.lock().iter().for_each(|mounted| mounted.abandon());
     }
 }
 

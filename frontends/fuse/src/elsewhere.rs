@@ -35,6 +35,11 @@ impl Mounted {
         match self.0 {}
     }
 
+    /// Answers nobody any more.
+    pub fn abandon(&self) {
+        match self.0 {}
+    }
+
     /// Takes it out of its place at once.
     pub async fn detach(&self) -> Result<()> {
         match self.0 {}

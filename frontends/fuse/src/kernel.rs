@@ -104,6 +104,10 @@ impl Kernel {
 
     /// Does what can be done at once here and now, and starts a task for what has to wait.
     fn begin(&self, work: impl Future<Output = ()> + Send + 'static) {
+        if self.shared.abandoned.is_cancelled() {
+            // A reply that is dropped is EIO.
+            return;
+        }
         let mut work = Box::pin(work);
         // What it starts belongs to the runtime; and a bug in one answer must not end the loop, and with it the mount.
         let _runtime = self.shared.runtime.enter();

@@ -66,6 +66,8 @@ pub(crate) struct Shared {
     pub(crate) runtime: Handle,
     /// What the kernel is to be told besides what others change.
     pub(crate) own: mpsc::UnboundedSender<Change>,
+    /// Nothing is answered any more.
+    pub(crate) abandoned: CancellationToken,
     room: Arc<Semaphore>,
 }
 
@@ -123,6 +125,7 @@ pub struct Mounted {
     passes_through: bool,
     /// The session is over: what is at `dir` now is another's.
     left: CancellationToken,
+    abandoned: CancellationToken,
     ended: watch::Receiver<Option<Arc<Result<()>>>>,
 }
 
@@ -170,7 +173,18 @@ pub async fn mount(watch: &Watch, dir: impl AsRef<Path>, mut options: Options) -
     let room = Arc::new(Semaphore::new(UNIT_COUNT as usize));
     let runtime = Handle::current();
     let passthrough = Passthrough::new();
-    let shared = Arc::new(Shared { vfs, nodes, changes, passthrough, options, runtime: runtime.clone(), own, room });
+    let abandoned = CancellationToken::new();
+    let shared = Arc::new(Shared {
+        vfs,
+        nodes,
+        changes,
+        passthrough,
+        options,
+        runtime: runtime.clone(),
+        own,
+        abandoned: abandoned.clone(),
+        room,
+    });
     let kernel = Kernel::new(shared.clone());
     let session = runtime.spawn_blocking(move || {
         let dir = place::prepare(&dir)?;
@@ -219,7 +233,7 @@ pub async fn mount(watch: &Watch, dir: impl AsRef<Path>, mut options: Options) -
         let served = served.map_err(|error| Error::new(ErrorKind::Io, "fuse.session").because(error));
         ended.send_replace(Some(Arc::new(served.and(synced))));
     });
-    Ok(Mounted { dir, passes_through, left, ended: receiver })
+    Ok(Mounted { dir, passes_through, left, abandoned, ended: receiver })
 }
 
 fn bug(error: impl Into<muxfs::BoxError>) -> Error {
@@ -277,6 +291,12 @@ impl Mounted {
     /// `Denied`, `Io`.
     pub async fn detach(&self) -> Result<()> {
         self.take_out(true).await
+    }
+
+    /// Answers whoever still uses it with EIO from now on: for a process that is about to end, and with it what would
+    /// answer.
+    pub fn abandon(&self) {
+        self.abandoned.cancel();
     }
 
     async fn take_out(&self, lazy: bool) -> Result<()> {
