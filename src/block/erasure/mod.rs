@@ -37,9 +37,6 @@ use self::{collected::Found, placement::Placement, shard::stored_count_min};
 use super::{BLOCK_KEY_LEN_MAX, BlockKey, BlockStore};
 use crate::{Error, ErrorKind, Result, log::detached};
 
-/// The longest key of a block in shards, in bytes: a node's key has one more.
-pub const ERASURE_KEY_LEN_MAX: usize = BLOCK_KEY_LEN_MAX - 1;
-
 /// So many blocks can be written at the same time; two writes of one go one after the other.
 const LOCK_COUNT: usize = 64;
 
@@ -92,7 +89,8 @@ impl Default for ErasureOptions {
 ///
 /// A block counts as stored when k + 1 of its shards are (k where m is at most 1): then `put` succeeds, and `flush` when
 /// so many are durable. Blocks of other parameters are read and kept as they are; [`reencode`](Self::reencode) changes
-/// them. Keys have at most [`ERASURE_KEY_LEN_MAX`] bytes. One store at a time over its nodes: the caller sees to it.
+/// them. Keys have at most [`KEY_LEN_MAX`](Self::KEY_LEN_MAX) bytes, blocks
+/// [`StripeCode::block_len_max`]. One store at a time over its nodes: the caller sees to it.
 #[derive(Clone)]
 pub struct Erasure {
     inner: Arc<Inner>,
@@ -118,6 +116,9 @@ struct Unflushed {
 }
 
 impl Erasure {
+    /// The longest key, in bytes: a node's key has one more.
+    pub const KEY_LEN_MAX: usize = BLOCK_KEY_LEN_MAX - 1;
+
     /// Makes the layer over these nodes; asks none of them.
     ///
     /// ```
@@ -307,14 +308,11 @@ impl Inner {
     }
 }
 
-/// A block's keys on a node: its own and the number of the slot.
-fn slot_keys(key: &BlockKey) -> Result<[BlockKey; SLOT_COUNT]> {
-    let slot_key = |slot| BlockKey::new(&[key.as_bytes(), &[slot]].concat());
-    let too_long = |_| {
-        Error::new(ErrorKind::InvalidArgument, "erasure.key")
-            .because(format!("a key of a block in shards has at most {ERASURE_KEY_LEN_MAX} bytes"))
-    };
-    Ok([slot_key(0).map_err(too_long)?, slot_key(1).map_err(too_long)?])
+/// A block's keys on a node: its own and the number of the slot. `None` for a key that is too long, of which there is no
+/// block.
+fn slot_keys(key: &BlockKey) -> Option<[BlockKey; SLOT_COUNT]> {
+    let slot_key = |slot| BlockKey::new(&[key.as_bytes(), &[slot]].concat()).ok();
+    Some([slot_key(0)?, slot_key(1)?])
 }
 
 /// The key of the block that a node's key is of; `None` if that is no key of a shard.

@@ -40,7 +40,7 @@ impl Inner {
     /// # Errors
     /// `Unavailable` while nodes that fail may have what is lacking; `Corrupt` where they cannot.
     pub(super) async fn read(&self, key: &BlockKey, is_headers: bool) -> Result<Option<Found>> {
-        let keys = slot_keys(key)?;
+        let Some(keys) = slot_keys(key) else { return Ok(None) };
         let gathered = match self.gather(key, &keys, is_headers).await? {
             // Perhaps a put or a delete is half way: that one ends first, and there is none in the second look.
             Gathered::Short(_, true) => {

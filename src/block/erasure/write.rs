@@ -20,7 +20,7 @@ use futures_util::{
 };
 
 use super::{
-    Inner, SLOT_COUNT, StripeCode, Unflushed,
+    Erasure, Inner, SLOT_COUNT, StripeCode, Unflushed,
     collected::{Collected, Found},
     read::Answer,
     shard::{Shard, Stripe},
@@ -207,7 +207,10 @@ struct Filled {
 impl Inner {
     /// Puts a block: fills up the stripe that gives one already, or writes one.
     pub(super) async fn put(&self, key: &BlockKey, block: &[u8]) -> Result<()> {
-        let keys = slot_keys(key)?;
+        let keys = slot_keys(key).ok_or_else(|| {
+            let why = format!("the key of a block in shards has at most {} bytes", Erasure::KEY_LEN_MAX);
+            Error::new(ErrorKind::InvalidArgument, "erasure.put").because(why)
+        })?;
         let (mut stripe, mut shards) = self.code.cut(block)?;
         let _guard = self.lock(key).await;
         let order = self.placement.order(key);
@@ -236,7 +239,7 @@ impl Inner {
     /// Brings a block to this store's parameters; whether there was anything to do.
     pub(super) async fn reencode(&self, key: &BlockKey) -> Result<bool> {
         const OP: &str = "erasure.reencode";
-        let keys = slot_keys(key)?;
+        let Some(keys) = slot_keys(key) else { return Ok(false) };
         let _guard = self.lock(key).await;
         let order = self.placement.order(key);
         let mut survey = Survey::default();
@@ -272,7 +275,7 @@ impl Inner {
 
     /// Deletes every shard of a block, wherever it is.
     pub(super) async fn delete(&self, key: &BlockKey) -> Result<()> {
-        let keys = slot_keys(key)?;
+        let Some(keys) = slot_keys(key) else { return Ok(()) };
         let _guard = self.lock(key).await;
         let all = (0..self.nodes.len()).flat_map(|node| (0..SLOT_COUNT).map(move |slot| (node, slot)));
         self.delete_shards("erasure.delete", &keys, all.collect()).await

@@ -14,35 +14,28 @@ use crate::{
     },
 };
 
-const KEYS_ARE_LONGER: &str = "a node's key has one byte more than the block's, see keys_have_a_byte_less";
-const COPIES_ARE_LONGER: &str =
-    "a copy is longer than the block by its header, and a node takes no more than the longest block";
-
 fn options(data_count: u8, parity_count: u8) -> ErasureOptions {
     ErasureOptions { data_count, parity_count, group_shards_max: None }
 }
 
-/// Six nodes or more, as many as there are shards, in memory; opened again they are the same.
+/// As many nodes in memory as there are shards; opened again they are the same.
 async fn on_mem(data_count: u8, parity_count: u8) -> Subject {
     let nodes: Vec<_> = (0..data_count + parity_count).map(|_| Arc::new(Mem::default())).collect();
-    Subject::reopening(move || {
+    let block_len_max = StripeCode::new(data_count, parity_count).expect("a code").block_len_max();
+    let subject = Subject::reopening(move || {
         let nodes = nodes.clone();
         Box::pin(async move { Arc::new(erasure(&nodes, data_count, parity_count)) as Arc<dyn BlockStore> })
-    })
-    .await
+    });
+    subject.await.with_limits(block_len_max, Erasure::KEY_LEN_MAX)
 }
 
-crate::block_store_laws!(without_parity, on_mem(3, 0), except: { keys_are_bytes: KEYS_ARE_LONGER });
-crate::block_store_laws!(alone, on_mem(1, 0), except: {
-    keys_are_bytes: KEYS_ARE_LONGER, the_longest_block_is_taken_and_no_longer_one: COPIES_ARE_LONGER,
-});
-crate::block_store_laws!(three_copies, on_mem(1, 2), except: {
-    keys_are_bytes: KEYS_ARE_LONGER, the_longest_block_is_taken_and_no_longer_one: COPIES_ARE_LONGER,
-});
-crate::block_store_laws!(two_and_two, on_mem(2, 2), except: { keys_are_bytes: KEYS_ARE_LONGER });
-crate::block_store_laws!(four_and_two, on_mem(4, 2), except: { keys_are_bytes: KEYS_ARE_LONGER });
-crate::block_store_laws!(ten_and_four, on_mem(10, 4), except: { keys_are_bytes: KEYS_ARE_LONGER });
-crate::block_store_laws!(sixteen_and_four, on_mem(16, 4), except: { keys_are_bytes: KEYS_ARE_LONGER });
+crate::block_store_laws!(without_parity, on_mem(3, 0));
+crate::block_store_laws!(alone, on_mem(1, 0));
+crate::block_store_laws!(three_copies, on_mem(1, 2));
+crate::block_store_laws!(two_and_two, on_mem(2, 2));
+crate::block_store_laws!(four_and_two, on_mem(4, 2));
+crate::block_store_laws!(ten_and_four, on_mem(10, 4));
+crate::block_store_laws!(sixteen_and_four, on_mem(16, 4));
 
 fn key(n: usize) -> BlockKey {
     BlockKey::new(format!("key {n}").as_bytes()).expect("a key")

@@ -161,23 +161,6 @@ async fn a_deletion_that_misses_a_node_names_it() {
     assert_eq!(nodes.iter().map(|node| node.inner().block_count()).sum::<usize>(), 0);
 }
 
-#[tokio::test]
-async fn keys_have_a_byte_less() {
-    let nodes = faulty(3);
-    let store = erasure(&nodes, 2, 1);
-    let longest = BlockKey::new(&[0xff; ERASURE_KEY_LEN_MAX]).expect("a key");
-    store.put(&longest, block(0, 10)).await.expect("put");
-    for byte in 0..=255 {
-        store.put(&BlockKey::new(&[7, byte]).expect("a key"), block(usize::from(byte), 16)).await.expect("put");
-    }
-    store.put(&BlockKey::new(&[0]).expect("a key"), block(1, 16)).await.expect("put");
-    assert_eq!(get(&store, &longest).await, Some(block(0, 10)));
-    let listed: BTreeSet<BlockKey> = store.keys().try_collect().await.expect("keys");
-    assert_eq!(listed.len(), 258);
-    let error = store.put(&BlockKey::new(&[1; 255]).expect("a key"), Bytes::new()).await.expect_err("too long");
-    assert_eq!(error.kind(), ErrorKind::InvalidArgument);
-}
-
 /// A later version may know better what that shard is good for.
 #[tokio::test]
 async fn a_shard_of_a_newer_version_is_left_alone() {
