@@ -252,6 +252,10 @@ impl Model for OneAtATime {
             })
         };
         match *copy {
+            // Perhaps it did nothing, for what another one did that has not returned: until then the name is seen.
+            Op::Find(name, ..) | Op::Present(name) if matches!(*change, Op::RenameSeen(from, _) if from == name) => {
+                false
+            }
             Op::Find(name, ..) | Op::Absent(name) | Op::Present(name) => change.renames(name),
             Op::BytesBelow(it, _) | Op::Len(it, _) => matches!(change, Op::Write(..) | Op::Cut(..)) && changes_it(it),
             Op::Mode(it, _) => matches!(change, Op::SetMode(..)) && changes_it(it),
