@@ -40,7 +40,10 @@ use self::{
     mount::MountClient,
     nfs::NfsClient,
 };
-use crate::mounting::{Mount, mountable, text};
+use crate::{
+    Mount,
+    mounting::{mountable, text},
+};
 
 const ROUNDS: usize = 150;
 /// What each client does in a round, at the most.
@@ -105,6 +108,13 @@ impl Log {
         for (name, text) in NAMES.into_iter().enumerate() {
             self.told(span, role, if is_listed(text) { Op::Present(name) } else { Op::Absent(name) });
         }
+    }
+
+    /// There is a file of this name, which is called so from here on.
+    fn found(&mut self, span: Span, role: Role, name: Name) -> Found {
+        let found = self.number();
+        self.told(span, role, Op::Find(name, found, 0));
+        found
     }
 
     /// One that nobody else has.

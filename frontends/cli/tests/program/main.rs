@@ -47,6 +47,17 @@ impl World {
         command
     }
 
+    /// A directory to mount on; `None`, and said so, where this machine cannot mount.
+    fn mount_dir(&self) -> Option<PathBuf> {
+        if fs::File::options().read(true).write(true).open("/dev/fuse").is_err() {
+            muxfs::testing::skip("this machine has no /dev/fuse that this user can open");
+            return None;
+        }
+        let dir = self.path("mnt");
+        fs::create_dir(&dir).expect("made");
+        Some(dir)
+    }
+
     /// Runs a command to its end.
     fn run(&self, args: &[&str]) -> Output {
         self.command().args(args).output().expect("the program runs")
@@ -109,6 +120,16 @@ impl World {
         fs::write(tree.join("sub/ünï code"), "text").expect("written");
         std::os::unix::fs::symlink("../a.txt", tree.join("sub/link")).expect("linked");
         tree
+    }
+}
+
+/// Takes a mount away at the end of a test, however it ends: a test that failed leaves none behind.
+struct Mount<'a>(&'a World, &'a Path);
+
+impl Drop for Mount<'_> {
+    fn drop(&mut self) {
+        let taken = self.0.command().args(["umount", "-l"]).arg(self.1).output();
+        taken.expect("the program runs");
     }
 }
 

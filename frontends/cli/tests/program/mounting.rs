@@ -8,28 +8,13 @@ use std::{
     time::Instant,
 };
 
-use super::{PATIENCE, World};
+use super::{Mount, PATIENCE, World};
 
 /// A world that can mount, with a directory to mount on; says so where this machine cannot.
 pub(crate) fn mountable() -> Option<(World, PathBuf)> {
-    if fs::File::options().read(true).write(true).open("/dev/fuse").is_err() {
-        muxfs::testing::skip("this machine has no /dev/fuse that this user can open");
-        return None;
-    }
     let world = World::new();
-    let dir = world.path("mnt");
-    fs::create_dir(&dir).expect("made");
+    let dir = world.mount_dir()?;
     Some((world, dir))
-}
-
-/// Takes a mount away at the end of a test, however it ends: a test that failed leaves none behind.
-pub(crate) struct Mount<'a>(pub(crate) &'a World, pub(crate) &'a Path);
-
-impl Drop for Mount<'_> {
-    fn drop(&mut self) {
-        let taken = self.0.command().args(["umount", "-l"]).arg(self.1).output();
-        taken.expect("the program runs");
-    }
 }
 
 pub(crate) fn text(path: &Path) -> &str {

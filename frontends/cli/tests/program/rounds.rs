@@ -24,12 +24,8 @@ use std::{
 use muxfs::testing::fault::Dice;
 use tokio::sync::Notify;
 
-use self::{
-    ftp::FtpClient,
-    fuse::{FuseClient, Mount},
-    nfs::NfsClient,
-};
-use crate::{PATIENCE, World};
+use self::{ftp::FtpClient, fuse::FuseClient, nfs::NfsClient};
+use crate::{Mount, PATIENCE, World};
 
 const ROUNDS: usize = 50;
 const NFS_CLIENTS: usize = 3;
@@ -115,13 +111,13 @@ async fn every_round_of_kill_9_leaves_what_was_synced_and_no_handle_stale() {
     let mut dice = Dice::new(seed);
     let mut nfs: Vec<NfsClient> = (0..NFS_CLIENTS).map(|i| NfsClient::new(format!("nfs{i}"), dice.bits())).collect();
     let mut ftp: Vec<FtpClient> = (0..FTP_CLIENTS).map(|i| FtpClient::new(format!("ftp{i}"), dice.bits())).collect();
-    let mount = Mount::of(&world);
-    let mounted = mount.as_ref().and_then(|mount| mount.dir.to_str());
-    let fuse_clients = if mounted.is_some() { FUSE_CLIENTS } else { 0 };
-    let mut fuse: Vec<FuseClient> =
-        (0..fuse_clients).map(|i| FuseClient::new(format!("fuse{i}"), dice.bits())).collect();
+    let mounted = world.mount_dir();
+    let _mount = mounted.as_deref().map(|dir| Mount(&world, dir));
+    let serve_args = mounted.as_ref().map_or(vec![], |dir| vec!["--mount", dir.to_str().expect("UTF-8")]);
+    let fuse = mounted.iter().flat_map(|mount| (0..FUSE_CLIENTS).map(move |i| (mount, format!("fuse{i}"))));
+    let mut fuse: Vec<FuseClient> = fuse.map(|(mount, dir)| FuseClient::new(mount, dir, dice.bits())).collect();
     for number in 0..rounds {
-        let server = world.serve(&mounted.map_or(vec![], |dir| vec!["--mount", dir]));
+        let server = world.serve(&serve_args);
         let round = Arc::new(Round::default());
         let over_nfs = nfs.drain(..).map(|mut client| {
             let (addr, round) = (server.addr("nfs"), Arc::clone(&round));
@@ -140,9 +136,9 @@ async fn every_round_of_kill_9_leaves_what_was_synced_and_no_handle_stale() {
         });
         let over_ftp: Vec<_> = over_ftp.collect();
         let over_fuse = fuse.drain(..).map(|mut client| {
-            let (dir, round) = (mount.as_ref().expect("they have one").dir.clone(), Arc::clone(&round));
+            let round = Arc::clone(&round);
             tokio::task::spawn_blocking(move || {
-                client.run(&dir, &round);
+                client.run(&round);
                 client
             })
         });

@@ -74,8 +74,7 @@ impl FtpClient {
         let span = log.end(span);
         let Some(bytes) = bytes else { return log.told(span, Read, Op::Absent(name)) };
         // The name is looked up, then the file is read.
-        let found = log.number();
-        log.told(span, Read, Op::Find(name, found, 0));
+        let found = log.found(span, Read, name);
         log.told(span, Read, Op::Bytes(found, bytes.into_inner()));
     }
 
@@ -84,8 +83,7 @@ impl FtpClient {
         let len = absent(self.ftp.size(NAMES[name]));
         let span = log.end(span);
         let Some(len) = len else { return log.told(span, Read, Op::Absent(name)) };
-        let found = log.number();
-        log.told(span, Read, Op::Find(name, found, 0));
+        let found = log.found(span, Read, name);
         log.told(span, Read, Op::Len(found, len));
     }
 
@@ -113,8 +111,7 @@ impl FtpClient {
         let span = log.end(span);
         // Where it is absent it may have gone after it was found.
         if changed.is_some() {
-            let found = log.number();
-            log.told(span, Read, Op::Find(name, found, 0));
+            let found = log.found(span, Read, name);
             log.told(span, Change, Op::SetMode(found, mode));
         }
     }

@@ -100,8 +100,7 @@ impl Work<'_> {
         let attr = absent(fs::symlink_metadata(self.path(name)));
         let span = self.log.end(span);
         let Some(attr) = attr else { return self.log.told(span, Copy, Op::Absent(name)) };
-        let found = self.log.number();
-        self.log.told(span, Copy, Op::Find(name, found, 0));
+        let found = self.log.found(span, Copy, name);
         self.attributes(span, found, &attr);
     }
 
@@ -117,8 +116,7 @@ impl Work<'_> {
         let file = absent(File::options().read(true).write(write).open(self.path(name)));
         let span = self.log.end(span);
         let Some(file) = file else { return self.log.told(span, Copy, Op::Absent(name)) };
-        let found = self.log.number();
-        self.log.told(span, Copy, Op::Find(name, found, 0));
+        let found = self.log.found(span, Copy, name);
         let count = if write { 1 + self.log.dice.roll(3) } else { 1 };
         for _ in 0..count {
             if write {

@@ -125,8 +125,7 @@ impl Work<'_> {
         let looked = told(self.nfs.lookup(&LOOKUP3args { what: at(&self.dir, NAMES[name]) }).await, &[NOENT]);
         let span = self.log.end(span);
         if let Ok(looked) = looked {
-            let found = self.log.number();
-            self.log.told(span, Read, Op::Find(name, found, 0));
+            let found = self.log.found(span, Read, name);
             Some((looked.object, found))
         } else {
             self.log.told(span, Read, Op::Absent(name));

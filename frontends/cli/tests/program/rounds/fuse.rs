@@ -12,39 +12,14 @@ use std::{
 use muxfs::testing::fault::Dice;
 
 use super::{Expected, Lost, Round, State};
-use crate::World;
 
 /// The kernel's; where it has longer ones, what it makes of a write is among the states that are expected.
 const PAGE_LEN: usize = 4096;
 
 type Called<T> = Result<T, Lost>;
 
-/// A mount whose server is killed again and again; at the end it is taken away.
-pub(super) struct Mount<'a> {
-    world: &'a World,
-    pub(super) dir: PathBuf,
-}
-
-impl<'a> Mount<'a> {
-    /// `None`, and said so, where this machine cannot mount.
-    pub(super) fn of(world: &'a World) -> Option<Self> {
-        if File::options().read(true).write(true).open("/dev/fuse").is_err() {
-            muxfs::testing::skip("this machine has no /dev/fuse that this user can open: rounds go without a mount");
-            return None;
-        }
-        let dir = world.path("mounted");
-        fs::create_dir(&dir).expect("made");
-        Some(Self { world, dir })
-    }
-}
-
-impl Drop for Mount<'_> {
-    fn drop(&mut self) {
-        self.world.command().args(["umount", "-l"]).arg(&self.dir).output().expect("the program runs");
-    }
-}
-
 pub(super) struct FuseClient {
+    mount: PathBuf,
     dir: String,
     dice: Dice,
     expected: Expected<Arc<Vec<u8>>>,
@@ -67,14 +42,14 @@ impl Calls<'_> {
 }
 
 impl FuseClient {
-    pub(super) fn new(dir: String, seed: u64) -> Self {
-        Self { dir, dice: Dice::new(seed), expected: Expected::new() }
+    pub(super) fn new(mount: &Path, dir: String, seed: u64) -> Self {
+        Self { mount: mount.into(), dir, dice: Dice::new(seed), expected: Expected::new() }
     }
 
     /// Looks at what is there, and works until the server is gone.
-    pub(super) fn run(&mut self, mount: &Path, round: &Round) {
+    pub(super) fn run(&mut self, round: &Round) {
         let calls = Calls(round);
-        let Ok((_dir, at)) = self.enter(&calls, &mount.join("ipfs")) else { return };
+        let Ok((_dir, at)) = self.enter(&calls) else { return };
         let looked = self.look(&calls, &at);
         if looked.is_ok() {
             while self.step(&calls, &at).is_ok() {
@@ -84,7 +59,8 @@ impl FuseClient {
     }
 
     /// The directory, and a path that leads to it in this mount alone: when it is taken away, not to what is below it.
-    fn enter(&self, calls: &Calls<'_>, ipfs: &Path) -> Called<(File, PathBuf)> {
+    fn enter(&self, calls: &Calls<'_>) -> Called<(File, PathBuf)> {
+        let ipfs = self.mount.join("ipfs");
         let path = ipfs.join(&self.dir);
         match fs::create_dir(&path) {
             // In the first round it is not.
