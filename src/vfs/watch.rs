@@ -180,11 +180,15 @@ impl Hub {
         seen_to(self.put(&changes, None), &changes, None).await;
     }
 
-    /// Whether there is anybody who keeps copies.
-    fn is_watched(&self) -> bool {
-        !self.watchers.read().unwrap_or_else(PoisonError::into_inner).is_empty()
+    /// Enters the gates of directories whose names a call changes, where there is anybody who keeps copies.
+    async fn enter<'a, F: Future<Output = Entered<'a>>>(&'a self, enter: impl FnOnce(&'a Gates) -> F) -> Entered<'a> {
+        let is_watched = !self.watchers.read().unwrap_or_else(PoisonError::into_inner).is_empty();
+        if is_watched { enter(&self.gates).await } else { Entered::default() }
     }
 }
+
+/// What a rename moves, and where to.
+type Names = [(Ino, Name); 2];
 
 /// What one caching view is told.
 struct Watcher {
@@ -198,7 +202,7 @@ struct Watcher {
     done: watch::Sender<u64>,
     gone: AtomicBool,
     /// Renames that the client is to ask for again.
-    refused: Mutex<VecDeque<[(Ino, Name); 2]>>,
+    refused: Mutex<VecDeque<Names>>,
 }
 
 #[derive(Debug, Default)]
@@ -260,36 +264,39 @@ impl Watcher {
 
     /// Whether a change to one of the nodes that `changes` are about waits for this view.
     fn is_told_of(&self, changes: &[Change]) -> bool {
-        let about = |waiting: &Change| match waiting.ino() {
+        self.is_told(|waiting| match waiting.ino() {
             Some(ino) => changes.iter().any(|change| change.ino().is_none_or(|own| own == ino)),
             None => true,
-        };
-        self.lock().changes.iter().any(|(_, waiting)| about(waiting))
+        })
+    }
+
+    /// Whether such a change waits for this view.
+    fn is_told(&self, is_such: impl Fn(&Change) -> bool) -> bool {
+        self.lock().changes.iter().any(|(_, waiting)| is_such(waiting))
     }
 
     /// Whether word of what these names lead to is on its way.
-    fn is_told_of_names(&self, names: &[(Ino, Name); 2]) -> bool {
-        let is_of_one = |waiting: &Change| match waiting {
+    fn is_told_of_names(&self, names: &Names) -> bool {
+        self.is_told(|waiting| match waiting {
             Change::Node { .. } => false,
             Change::Name { dir, name } => names.iter().any(|(its_dir, its_name)| (its_dir, its_name) == (dir, name)),
             Change::Everything => true,
-        };
-        self.lock().changes.iter().any(|(_, waiting)| is_of_one(waiting))
+        })
     }
 
-    fn refused(&self) -> MutexGuard<'_, VecDeque<[(Ino, Name); 2]>> {
+    fn refused(&self) -> MutexGuard<'_, VecDeque<Names>> {
         self.refused.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether this rename was refused when it was asked for before; that is forgotten now.
-    fn has_refused(&self, names: &[(Ino, Name); 2]) -> bool {
+    fn has_refused(&self, names: &Names) -> bool {
         let mut refused = self.refused();
         let at = refused.iter().position(|before| before == names);
         at.and_then(|at| refused.remove(at)).is_some()
     }
 
     /// Remembers a rename that is refused.
-    fn refuse(&self, names: &[(Ino, Name); 2]) {
+    fn refuse(&self, names: &Names) {
         let mut refused = self.refused();
         if refused.len() == REFUSED_COUNT_MAX {
             refused.pop_front();
@@ -419,7 +426,7 @@ impl View {
 
     /// For a call that changes names of `dir`.
     async fn about_name_in(&self, dir: Ino, changes: impl Into<Vec<Change>>) -> About<'_> {
-        let entered = if self.hub.is_watched() { self.hub.gates.enter(dir).await } else { Entered::default() };
+        let entered = self.hub.enter(|gates| gates.enter(dir)).await;
         About { view: self, changes: changes.into(), _entered: entered }
     }
 
@@ -443,7 +450,7 @@ impl View {
     }
 
     /// Refuses a rename by a client that does not know what has the names, or tells it to drop them afterwards.
-    fn check_known(&self, names: &[(Ino, Name); 2]) -> Result<()> {
+    fn check_known(&self, names: &Names) -> Result<()> {
         let Some(own) = &self.own else { return Ok(()) };
         let again = own.has_refused(names);
         if !own.is_told_of_names(names) {
@@ -455,7 +462,7 @@ impl View {
                 Error::new(ErrorKind::Stale, "watch.rename").because("others have changed the names: look again")
             );
         }
-        let both = names.clone().map(|(dir, name)| Change::Name { dir, name });
+        let both = names_changed(names);
         // Nobody waits: the client holds the directories until the rename has returned.
         own.put(&both, self.hub.vfs.root());
         Ok(())
@@ -497,6 +504,10 @@ fn name_in(dir: Ino, name: &Name) -> Change {
     Change::Name { dir, name: name.clone() }
 }
 
+fn names_changed(names: &Names) -> [Change; 2] {
+    names.each_ref().map(|(dir, name)| name_in(*dir, name))
+}
+
 #[async_trait]
 #[deny(clippy::missing_trait_methods)]
 impl Vfs for View {
@@ -533,13 +544,9 @@ impl Vfs for View {
 
     async fn rename(&self, from: Place<'_>, to: Place<'_>, mode: RenameMode) -> Result<Renamed> {
         let names = [from, to].map(|place| (place.dir, place.name.clone()));
-        let entered = if self.hub.is_watched() {
-            self.hub.gates.enter_alone([from.dir, to.dir]).await
-        } else {
-            Entered::default()
-        };
+        let entered = self.hub.enter(|gates| gates.enter_alone([from.dir, to.dir])).await;
         self.check_known(&names)?;
-        let changes = names.map(|(dir, name)| Change::Name { dir, name }).into();
+        let changes = names_changed(&names).into();
         let mut about = About { view: self, changes, _entered: entered };
         about.changes.extend(self.replaced_by(&to).await.map(|ino| node(ino, false)));
         let renamed = self.vfs.rename(from, to, mode).await?;
