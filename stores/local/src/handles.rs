@@ -50,6 +50,13 @@ pub(crate) struct Row {
     pub(crate) parent: u64,
 }
 
+impl Row {
+    /// Whether it is of this inode and not of one that had the number before.
+    pub(crate) fn is_of(&self, birth: i64, kind: FileKind) -> bool {
+        (self.birth, self.kind) == (birth, kind)
+    }
+}
+
 /// What a handle says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct HandleParts {
@@ -211,12 +218,10 @@ impl Handles {
     }
 
     /// The stamp of an inode: the one it has, or a new one where the row is of an inode that had the number before.
+    /// From now on it is looked for in `parent`.
     pub(crate) fn stamp(&self, number: u64, birth: i64, kind: FileKind, parent: u64) -> Result<u64> {
         let mut stamps = self.stamps.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(row) = self.row(number)?
-            && row.birth == birth
-            && row.kind == kind
-        {
+        if let Some(row) = self.row(number)?.filter(|row| row.is_of(birth, kind)) {
             if row.parent != parent {
                 self.write_row(number, Row { parent, ..row })?;
             }
@@ -229,17 +234,6 @@ impl Handles {
         self.write_row(number, Row { stamp, birth, kind, parent })?;
         stamps.next += 1;
         Ok(stamp)
-    }
-
-    /// Notes that an inode moved to another directory; nothing where it never got a handle.
-    pub(crate) fn moved(&self, number: u64, birth: i64, kind: FileKind, parent: u64) -> Result<()> {
-        let _stamps = self.stamps.lock().unwrap_or_else(PoisonError::into_inner);
-        match self.row(number)? {
-            Some(row) if (row.birth, row.kind) == (birth, kind) && row.parent != parent => {
-                self.write_row(number, Row { parent, ..row })
-            }
-            _ => Ok(()),
-        }
     }
 
     /// Drops the row of an inode that is gone. Repeatable.

@@ -20,7 +20,7 @@ use super::{
     errno::fail,
     host::{Host, Identity, Whereabouts, attr, identity, stat_fd, stat_name},
     listing::Entries,
-    nodes::{Anchor, Closing, Data, Hint, Nodes, Step},
+    nodes::{Anchor, Closing, Data, Hint, Nodes, Stamp, Step},
 };
 use crate::handles::{HandleParts, Row};
 
@@ -360,7 +360,8 @@ impl Local {
         let known = self.nodes().known(ino).ok_or_else(|| stale(OP))?;
         if known.id.kind != FileKind::Dir {
             let above = known.hints.iter().rev().find(|hint| self.leads_to(hint, known.id));
-            let above = above.ok_or_else(|| Error::new(ErrorKind::NotFound, OP))?.dir;
+            // It has a name, and none that was seen: the host tells names by number to nobody.
+            let above = above.ok_or_else(|| Error::new(ErrorKind::NotDir, OP))?.dir;
             let found = self.getattr(above)?;
             self.nodes().retain(above);
             return Ok(found);
@@ -405,32 +406,49 @@ impl Local {
     /// The handle of an inode; gives rows to the directories above too, or it could not be found after a restart.
     pub(super) fn handle(&self, ino: Ino) -> Result<Handle> {
         const OP: &str = "local.handle";
-        let mut stamp = None;
+        let mut first = None;
         let mut at = ino;
         for _ in 0..CLIMB_COUNT_MAX {
             let (known, above) = {
                 let nodes = self.nodes();
                 let known = nodes.known(at).ok_or_else(|| stale(OP))?;
                 let above = known.hints.last().map(|hint| hint.dir);
-                let number = above.and_then(|dir| nodes.id(dir)).map_or(known.id.number, |id| id.number);
-                (known, above.map(|dir| (dir, number)))
+                (known, above.and_then(|dir| Some((dir, nodes.id(dir)?.number))))
             };
-            let number = known.id.number;
-            let parent = above.map_or(number, |(_, parent)| parent);
-            let own = if known.stamp == 0 {
-                let own = self.handles.stamp(number, known.id.birth, known.id.kind, parent)?;
-                self.nodes().set_stamp(at, own);
-                own
-            } else {
-                known.stamp
+            let Identity { number, birth, kind } = known.id;
+            // Where no name is known, as where there is none above: in the directory it had before.
+            let parent = match (above, known.stamp) {
+                (Some((_, parent)), _) => parent,
+                (None, Some(own)) => own.parent,
+                (None, None) => self.row_of(known.id)?.map_or(number, |row| row.parent),
             };
-            let first = *stamp.get_or_insert(HandleParts { table: self.handles.table(), number, stamp: own });
+            let is_noted = known.stamp.is_some_and(|own| own.parent == parent);
+            let own = match known.stamp.filter(|_| is_noted) {
+                Some(own) => own,
+                None => Stamp { stamp: self.handles.stamp(number, birth, kind, parent)?, parent },
+            };
+            self.nodes().set_stamp(at, own);
+            let table = self.handles.table();
+            let first = *first.get_or_insert(HandleParts { table, number, stamp: own.stamp });
             match above {
-                Some((dir, _)) if known.stamp == 0 => at = dir,
+                Some((dir, _)) if !is_noted => at = dir,
                 _ => return Ok(first.encode()),
             }
         }
         Err(stale(OP))
+    }
+
+    fn row_of(&self, id: Identity) -> Result<Option<Row>> {
+        Ok(self.handles.row(id.number)?.filter(|row| row.is_of(id.birth, id.kind)))
+    }
+
+    /// Sees to it that an inode whose names changed is found again by the handle it has, if it has one.
+    pub(super) fn note_place(&self, ino: Ino) -> Result<()> {
+        let Some(known) = self.nodes().known(ino) else { return Ok(()) };
+        if known.stamp.is_some() || self.row_of(known.id)?.is_some() {
+            self.handle(ino)?;
+        }
+        Ok(())
     }
 
     /// Leases the inode of a handle that is known here; `None` sends the caller to [`Local::resolve_row`].
@@ -479,7 +497,7 @@ impl Local {
             let id = Identity { number, birth, kind };
             let is_last = index + 1 == count;
             if id == self.host.root_id() {
-                self.nodes().set_stamp(self.root, stamp);
+                self.nodes().set_stamp(self.root, Stamp { stamp, parent });
                 return self.getattr(self.root);
             }
             let Some((name, fd)) = self.find_by_number(&dir, parent, id)? else {
@@ -491,7 +509,7 @@ impl Local {
             let hint = Hint { dir: dir_ino, name };
             dir_ino = self.with_nodes(|nodes, closing| {
                 let ino = nodes.meet(id, Some(hint), Some(kept), u64::from(is_last), closing);
-                nodes.set_stamp(ino, stamp);
+                nodes.set_stamp(ino, Stamp { stamp, parent });
                 ino
             });
             dir = anchor;

@@ -318,6 +318,7 @@ impl Local {
                 nodes.lose_name(ino, dir, name);
                 closing.push(anchor);
             });
+            self.note_place(ino)?;
         }
         Ok(node)
     }
@@ -396,17 +397,12 @@ impl Local {
     fn arrived(&self, held: &Held, from: &Spot, to: &Spot) -> Result<()> {
         let hint = Hint { dir: to.dir, name: to.name.clone() };
         let kept = held.anchor.clone();
-        let parent = self.with_nodes(|nodes, closing| {
+        let ino = self.with_nodes(|nodes, closing| {
             let ino = nodes.meet(held.id, Some(hint), Some(kept), 0, closing);
             nodes.lose_name(ino, from.dir, &from.name);
-            nodes.id(to.dir).map(|id| id.number)
+            ino
         });
-        match parent {
-            Some(parent) if from.dir != to.dir => {
-                self.handles.moved(held.id.number, held.id.birth, held.id.kind, parent)
-            }
-            _ => Ok(()),
-        }
+        if from.dir == to.dir { Ok(()) } else { self.note_place(ino) }
     }
 
     /// Gives an inode one more name; leases it.

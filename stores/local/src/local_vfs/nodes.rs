@@ -35,6 +35,14 @@ pub(super) struct Hint {
     pub(super) name: Name,
 }
 
+/// What the handle table has of an inode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stamp {
+    pub(super) stamp: u64,
+    /// The host's number of the directory in which it is looked for after a restart.
+    pub(super) parent: u64,
+}
+
 /// One step on the way from the root: the directory it begins in, and the inode that its name led to.
 #[derive(Debug)]
 pub(super) struct Step {
@@ -135,8 +143,8 @@ struct Entry {
     leases: u64,
     /// How many hints of other entries name this directory.
     children: u64,
-    /// Of its handle; 0 while not known.
-    stamp: u64,
+    /// Of its handle.
+    stamp: Option<Stamp>,
     /// Keeps a leased file without a name.
     orphan: Option<Arc<Anchor>>,
     change: Option<Arc<tokio::sync::Mutex<()>>>,
@@ -147,7 +155,7 @@ struct Entry {
 pub(super) struct Known {
     pub(super) id: Identity,
     pub(super) hints: Vec<Hint>,
-    pub(super) stamp: u64,
+    pub(super) stamp: Option<Stamp>,
 }
 
 /// Descriptors to close once the table is unlocked.
@@ -178,7 +186,7 @@ impl Nodes {
             next_alias: 1 << (INO_BITS - 1),
         };
         let entry =
-            Entry { id: root, hints: vec![], leases: 1, children: 0, stamp: 0, orphan: Some(anchor), change: None };
+            Entry { id: root, hints: vec![], leases: 1, children: 0, stamp: None, orphan: Some(anchor), change: None };
         nodes.entries.insert(ino, entry);
         (nodes, ino)
     }
@@ -217,7 +225,7 @@ impl Nodes {
             hints: vec![],
             leases: 0,
             children: 0,
-            stamp: 0,
+            stamp: None,
             orphan: None,
             change: None,
         });
@@ -388,7 +396,7 @@ impl Nodes {
         let ino = [self.aliases.get(&number).copied(), Some(plain)]
             .into_iter()
             .flatten()
-            .find(|ino| self.entries.get(ino).is_some_and(|entry| entry.stamp == stamp))?;
+            .find(|ino| self.entries.get(ino).is_some_and(|entry| entry.stamp.is_some_and(|own| own.stamp == stamp)))?;
         self.retain(ino);
         Some(ino)
     }
@@ -431,9 +439,9 @@ impl Nodes {
         self.aliases.get(&number).copied().or_else(|| NonZeroU64::new(number).map(Ino))
     }
 
-    pub(super) fn set_stamp(&mut self, ino: Ino, stamp: u64) {
+    pub(super) fn set_stamp(&mut self, ino: Ino, stamp: Stamp) {
         if let Some(entry) = self.entries.get_mut(&ino) {
-            entry.stamp = stamp;
+            entry.stamp = Some(stamp);
         }
     }
 

@@ -40,7 +40,6 @@ async fn a_handle_follows_its_file_through_renames() {
     let (a, b) = (name("a"), name("b"));
     let to = Place { dir: one, name: &b, expect: None };
     world.vfs.rename(Place { dir: root, name: &a, expect: None }, to, RenameMode::Replace).await.expect("moved");
-    world.vfs.handle(one).expect("a handle");
     let world = world.restarted();
     let found = world.vfs.resolve(&handle).await.expect("found in the other directory");
     assert_eq!(world.text(found.ino).await.expect("a read"), "content");
@@ -50,6 +49,59 @@ async fn a_handle_follows_its_file_through_renames() {
     std::fs::rename(world.host("one/b"), world.host("one/c")).expect("a rename");
     let found = world.vfs.resolve(&handle).await.expect("found under another name");
     assert_eq!(world.text(found.ino).await.expect("a read"), "content");
+
+    // Moved by others into a directory that no handle was given for, and met there.
+    let two = world.make(world.root(), "two", NewNode::Dir).await.ino;
+    std::fs::rename(world.host("one/c"), world.host("two/c")).expect("a rename");
+    let met = world.lookup(two, "c").await.expect("found").ino;
+    assert_eq!(world.vfs.handle(met).expect("a handle"), handle);
+    let world = world.restarted();
+    let found = world.vfs.resolve(&handle).await.expect("found where it was met");
+    assert_eq!(world.text(found.ino).await.expect("a read"), "content");
+}
+
+/// A file was looked for in the directory where its handle was made, after the name there went and another was left.
+#[tokio::test]
+async fn a_handle_leads_to_the_name_that_is_left() {
+    let world = World::new();
+    let root = world.root();
+    let dir = world.make(root, "dir", NewNode::Dir).await.ino;
+    let removed = world.file(root, "removed", "one").await.ino;
+    let replaced = world.file(root, "replaced", "two").await.ino;
+    let handles = [removed, replaced].map(|file| world.vfs.handle(file).expect("a handle"));
+    world.vfs.link(removed, dir, &name("one")).await.expect("linked");
+    world.vfs.link(replaced, dir, &name("two")).await.expect("linked");
+    world.remove(root, "removed", RemoveKind::NonDir).await.expect("removed");
+    world.make(root, "other", NewNode::File).await;
+    let (from, to) = (name("other"), name("replaced"));
+    let to = Place { dir: root, name: &to, expect: None };
+    world.vfs.rename(Place { dir: root, name: &from, expect: None }, to, RenameMode::Replace).await.expect("moved");
+
+    let world = world.restarted();
+    for (handle, text) in handles.iter().zip(["one", "two"]) {
+        let found = world.vfs.resolve(handle).await.expect("found by the other name");
+        assert_eq!(world.text(found.ino).await.expect("a read"), text);
+    }
+}
+
+/// Nothing leads from an inode to its names but what was seen of them since the start.
+#[tokio::test]
+async fn a_name_that_was_not_seen_is_not_known() {
+    let world = World::new();
+    let root = world.root();
+    let dir = world.make(root, "dir", NewNode::Dir).await.ino;
+    let file = world.file(root, "a", "content").await.ino;
+    world.vfs.link(file, dir, &name("b")).await.expect("linked");
+    let handle = world.vfs.handle(file).expect("a handle");
+    world.remove(dir, "b", RemoveKind::NonDir).await.expect("removed");
+    std::fs::hard_link(world.host("a"), world.host("dir/c")).expect("linked by others");
+    world.remove(root, "a", RemoveKind::NonDir).await.expect("removed");
+
+    assert_eq!(world.text(file).await.expect("leased"), "content");
+    assert_eq!(kind(world.vfs.parent(file).await), ErrorKind::NotDir);
+    let found = world.lookup(dir, "c").await.expect("found").ino;
+    assert_eq!((found, world.vfs.handle(found).expect("a handle")), (file, handle));
+    assert_eq!(world.vfs.parent(file).await.expect("known now").ino, dir);
 }
 
 #[tokio::test]

@@ -1,6 +1,9 @@
 //! The host directory answers as the model does, call by call, whatever the order of the calls.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    collections::HashSet,
+    time::{Duration, SystemTime},
+};
 
 use bytes::Bytes;
 use muxfs::{
@@ -160,6 +163,16 @@ impl Side<'_> {
 
     /// Every path there is, with what it leads to.
     async fn tree(&self) -> Vec<(String, Seen, Bytes)> {
+        self.nodes().await.into_iter().map(|(path, attr, content)| (path, seen(&attr), content)).collect()
+    }
+
+    /// What has more names than one.
+    async fn linked(&self) -> impl Iterator<Item = Ino> {
+        let several = |attr: &Attr| attr.kind != FileKind::Dir && attr.nlink > 1;
+        self.nodes().await.into_iter().filter_map(move |(_, attr, _)| several(&attr).then_some(attr.ino))
+    }
+
+    async fn nodes(&self) -> Vec<(String, Attr, Bytes)> {
         let mut found = vec![];
         let mut todo = vec![(String::new(), self.vfs.root())];
         while let Some((path, dir)) = todo.pop() {
@@ -176,12 +189,24 @@ impl Side<'_> {
                 if attr.kind == FileKind::Dir {
                     todo.push((path.clone(), attr.ino));
                 }
-                found.push((path, seen(&attr), content));
+                found.push((path, attr, content));
             }
         }
         found.sort_by(|one, two| one.0.cmp(&two.0));
         found
     }
+}
+
+/// Takes back what only the model knew: a directory that has a name which the host did not see since its start.
+fn unknown(model: &mut Side<'_>, call: &Call, found: Seen, of: &HashSet<Ino>) -> bool {
+    let Call::Parent(index) = *call else { return false };
+    let was_held = found.0 == FileKind::Dir;
+    let above = was_held.then(|| model.held.pop()).flatten();
+    let is_unknown = of.contains(&model.node(index));
+    if let Some(above) = above {
+        model.vfs.release(above, 1);
+    }
+    is_unknown
 }
 
 /// What a refusal is called; of one that both may refuse for two reasons, either will do.
@@ -198,6 +223,8 @@ async fn agree(calls: Vec<Call>) {
     model.setattr(model.root(), set).await.expect("set");
     let mut theirs = Side { held: vec![model.root()], vfs: &*model };
     let mut held = vec![world.root()];
+    // What had several names at a restart: of those the host knows the ones that were seen since.
+    let mut unseen = HashSet::new();
     for (index, call) in calls.iter().enumerate() {
         if matches!(call, Call::Restart) {
             // Nodes with a name are found again by their handles; the others go with the process.
@@ -211,13 +238,21 @@ async fn agree(calls: Vec<Call>) {
             for (handle, their) in handles.into_iter().zip(theirs.held.split_off(1)) {
                 match handle {
                     None => model.release(their, 1),
-                    Some(handle) => {
-                        held.push(world.vfs.resolve(&handle).await.expect("found").ino);
-                        kept.push(their);
-                    }
+                    Some(handle) => match world.vfs.resolve(&handle).await {
+                        Ok(found) => {
+                            held.push(found.ino);
+                            kept.push(their);
+                        }
+                        Err(error) => {
+                            let is_lost = error.kind() == ErrorKind::Stale && unseen.contains(&their);
+                            assert!(is_lost, "call {index}: {error:?}");
+                            model.release(their, 1);
+                        }
+                    },
                 }
             }
             theirs.held = kept;
+            unseen.extend(theirs.linked().await);
         }
         let mut ours = Side { held: std::mem::take(&mut held), vfs: &*world.vfs };
         match (ours.make(call).await, theirs.make(call).await) {
@@ -225,6 +260,8 @@ async fn agree(calls: Vec<Call>) {
             (Err(ours), Err(theirs)) => {
                 assert!(alike(call, ours.kind(), theirs.kind()), "call {index}: {call:?}: {ours:?}, {theirs:?}");
             }
+            (Err(error), Ok(found))
+                if error.kind() == ErrorKind::NotDir && unknown(&mut theirs, call, found, &unseen) => {}
             (ours, theirs) => panic!("call {index}: {call:?}: {ours:?}, {theirs:?}"),
         }
         held = ours.held;
