@@ -7,7 +7,7 @@
 
 use std::{
     ffi::OsStr,
-    os::unix::ffi::OsStrExt as _,
+    os::{fd::OwnedFd, unix::ffi::OsStrExt as _},
     sync::Arc,
     thread,
     time::{Duration, Instant},
@@ -18,6 +18,7 @@ use muxfs::{
     Error, ErrorKind, Name, Result,
     vfs::{Ino, ext, watch::Change},
 };
+use rustix::io::Errno;
 use tokio::{
     sync::{mpsc, oneshot},
     time::interval,
@@ -32,6 +33,10 @@ pub const TOLD_WITHIN: Duration = Duration::from_secs(10);
 
 /// How often it is looked whether the kernel is stuck.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How long the kernel has to take up a node that it was given, before it counts as one that it will not have.
+const TAKEN_UP_WITHIN: Duration = Duration::from_secs(1);
+/// How long it is let alone at first, and at most, until it is asked whether it has.
+const TAKEN_UP_PAUSES: (Duration, Duration) = (Duration::from_micros(50), Duration::from_millis(5));
 /// How many names of the root are dropped after a change of everything: each one more keeps what it was for a while.
 const NAME_COUNT_MAX: usize = 1 << 20;
 
@@ -39,6 +44,7 @@ const NAME_COUNT_MAX: usize = 1 << 20;
 pub(crate) fn start(
     shared: Arc<Shared>,
     notifier: Notifier,
+    device: OwnedFd,
     mut own: mpsc::UnboundedReceiver<Change>,
     stop: CancellationToken,
 ) -> Result<impl Future<Output = ()> + Send + use<>> {
@@ -46,7 +52,7 @@ pub(crate) fn start(
     let (over, told) = oneshot::channel();
     let tell = move || {
         let runtime = shared.runtime.clone();
-        let teller = Teller { shared, notifier };
+        let teller = Teller { shared, notifier, device };
         loop {
             let next = async {
                 tokio::select! {
@@ -101,6 +107,8 @@ async fn watchdog(shared: Arc<Shared>, stop: CancellationToken) {
 struct Teller {
     shared: Arc<Shared>,
     notifier: Notifier,
+    /// What the notifier writes to, too: it does not tell whether the kernel had a node.
+    device: OwnedFd,
 }
 
 impl Teller {
@@ -123,9 +131,13 @@ impl Teller {
     }
 
     /// Drops the attributes of a node, and its pages or its listing.
+    ///
+    /// A node may change between the answer that gives it to the kernel and the moment at which the kernel has it: word
+    /// that comes in between is about a node that the kernel does not know, and what the answer said would be believed
+    /// for ever. So one that it was given and has not is told of again.
     fn node(&self, ino: Ino, content: bool) {
-        let offset = if content { 0 } else { -1 };
-        let told = self.notifier.inval_inode(INodeNo(self.shared.nodes.id(ino)), offset, 0);
+        let word = inval_inode(self.shared.nodes.id(ino), content);
+        let told = until_taken_up(|| rustix::io::write(&self.device, &word).map(drop), || self.shared.nodes.knows(ino));
         told.unwrap_or_else(|error| tracing::debug!(%error, "the kernel does not take word of a node"));
     }
 
@@ -136,5 +148,66 @@ impl Teller {
         let told = self.notifier.inval_entry(id, OsStr::from_bytes(name.as_bytes()));
         told.unwrap_or_else(|error| tracing::debug!(%error, "the kernel does not take word of a name"));
         self.node(dir, true);
+    }
+}
+
+/// Word that a node's attributes are to be dropped, and with `content` its pages or its listing: `fuse_out_header` and
+/// `fuse_notify_inval_inode_out` of Linux's `fuse.h`.
+fn inval_inode(id: u64, content: bool) -> [u8; 40] {
+    const LEN: u32 = 40;
+    const NOTIFY_INVAL_INODE: i32 = 2;
+    const NO_REQUEST: u64 = 0;
+    const TO_THE_END: i64 = 0;
+    let offset: i64 = if content { 0 } else { -1 };
+    let mut word = [0; LEN as usize];
+    let fields: [&[u8]; 6] = [
+        &LEN.to_ne_bytes(),
+        &NOTIFY_INVAL_INODE.to_ne_bytes(),
+        &NO_REQUEST.to_ne_bytes(),
+        &id.to_ne_bytes(),
+        &offset.to_ne_bytes(),
+        &TO_THE_END.to_ne_bytes(),
+    ];
+    let bytes = fields.into_iter().flatten();
+    word.iter_mut().zip(bytes).for_each(|(to, byte)| *to = *byte);
+    word
+}
+
+/// Tells the kernel of a node until it has it, `knows` says that it gave it back, or it takes too long.
+fn until_taken_up(tell: impl Fn() -> Result<(), Errno>, knows: impl Fn() -> bool) -> Result<(), Errno> {
+    let (mut pause, pause_max) = TAKEN_UP_PAUSES;
+    let begun = Instant::now();
+    loop {
+        match tell() {
+            Err(Errno::NOENT) if knows() && begun.elapsed() < TAKEN_UP_WITHIN => {}
+            Err(Errno::NOENT) => return Ok(()),
+            told => return told,
+        }
+        thread::sleep(pause);
+        pause = (pause * 2).min(pause_max);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[test]
+    fn what_the_kernel_was_given_and_has_not_yet_is_told_again() {
+        let (told, known) = (Cell::new(0), Cell::new(true));
+        let tell = || {
+            told.set(told.get() + 1);
+            if told.get() < 4 { Err(Errno::NOENT) } else { Ok(()) }
+        };
+        assert_eq!(until_taken_up(tell, || known.get()), Ok(()));
+        assert_eq!(told.take(), 4);
+        // It gave the node back.
+        known.set(false);
+        assert_eq!(until_taken_up(tell, || known.get()), Ok(()));
+        assert_eq!(told.take(), 1);
+        assert_eq!(until_taken_up(|| Err(Errno::NODEV), || true), Err(Errno::NODEV), "it is gone itself");
+        assert_eq!(until_taken_up(|| Err(Errno::NOENT), || true), Ok(()), "it will never have it");
     }
 }

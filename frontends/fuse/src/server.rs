@@ -189,21 +189,22 @@ pub async fn mount(watch: &Watch, dir: impl AsRef<Path>, mut options: Options) -
     let session = runtime.spawn_blocking(move || {
         let dir = place::prepare(&dir)?;
         let device = attach(&dir, &shared.options).map_err(|error| place::refused(&dir, error))?;
+        let told_by = device.try_clone().map_err(bug)?;
         let acl = if shared.options.allow_other { SessionACL::All } else { SessionACL::Owner };
         let session = Session::from_fd(kernel, device, acl, config()).map_err(|error| {
             place::clear(&dir);
             place::refused(&dir, error)
         })?;
         place::read_ahead(&dir, READ_AHEAD_LEN);
-        Ok::<_, Error>((session, dir, shared))
+        Ok::<_, Error>((session, told_by, dir, shared))
     });
-    let (session, dir, shared) = session.await.map_err(bug)??;
+    let (session, device, dir, shared) = session.await.map_err(bug)??;
 
     let passes_through = shared.passthrough.is_on();
     let (stop, left) = (CancellationToken::new(), CancellationToken::new());
     let (ended, receiver) = watch::channel(None);
     let (over, session_over) = tokio::sync::oneshot::channel();
-    let telling = notify::start(shared.clone(), session.notifier(), own_invalid, stop.clone())?;
+    let telling = notify::start(shared.clone(), session.notifier(), device, own_invalid, stop.clone())?;
     let leaving = left.clone();
     let run = move || {
         let served = session.run().or_else(|error| match Errno::from_io_error(&error) {

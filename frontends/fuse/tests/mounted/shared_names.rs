@@ -109,6 +109,35 @@ async fn an_open_file_sees_what_another_frontend_wrote() {
     bed.end().await;
 }
 
+/// What was written to a file while the kernel was just being given it was never seen there: word of it came before the
+/// kernel had the file.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_file_that_is_written_while_it_is_found_has_its_length() {
+    const ROUNDS: usize = 200;
+    const FILES: usize = 16;
+    let Some(bed) = Bed::new().await else { return };
+    let (vfs, root) = (bed.elsewhere.clone(), bed.elsewhere.root());
+    for round in 0..ROUNDS {
+        let files: Vec<_> = (0..FILES).map(|index| format!("{round}.{index}")).collect();
+        let found = files.iter().map(|file| {
+            let (bed, vfs, path) = (&bed, &vfs, bed.path(file));
+            async move {
+                let node = bed.make(root, file, NewNode::File).await;
+                let look = path.clone();
+                let found = blocking(move || fs::metadata(look).expect("there"));
+                let written = vfs.write(node.ino(), 0, "theirs".into(), false);
+                let (_, written) = tokio::join!(found, written);
+                written.expect("written");
+                blocking(move || fs::metadata(path).expect("there").len()).await
+            }
+        });
+        let lens = futures_util::future::join_all(found).await;
+        assert_eq!(lens, [6; FILES], "round {round}");
+    }
+    drop(vfs);
+    bed.end().await;
+}
+
 /// A program moved a name that another frontend gave to another file at that moment: the kernel moved the file that it
 /// knew, which the file system had not, and the new name led there for as long as it was cached.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
