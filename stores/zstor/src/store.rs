@@ -1,0 +1,267 @@
+//! The stack over the nodes: opening it, and what may be wrong then.
+//!
+//! Compress over Encrypt over Erasure: what is encrypted does not compress, and no node is to see anything. A directory
+//! of the mount's own tells a first start, where nodes are made, from one where they are lost. Spec: spec/zstor.md.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use futures_util::future::join_all;
+use muxfs::{
+    BlockStore, Env, Error, ErrorKind, Result,
+    block::{Compress, Encrypt, Erasure, ErasureNode, ErasureOptions, SegmentsOptions},
+    vfs::FsStat,
+};
+
+use crate::{
+    distinct::Distinct,
+    key::{RootKey, failed},
+    mark::{Found, Mark},
+    node::{Dir, Look, Lost, Node, OpenNode, SegmentsOptionsOf},
+    space::space,
+};
+
+/// The file of the data directory that tells that the nodes were made.
+const MADE: &str = "store";
+/// What a mount keeps besides, each in a directory of segments.
+const PARTS: [&str; 3] = ["journal", "pins", "heads"];
+
+/// What a store is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// For reading and writing; a new one is made.
+    Write,
+    /// Nothing is made or changed: what is written is kept in memory and lost.
+    Look,
+}
+
+/// How a [`Zstor`] is laid out.
+#[derive(Clone)]
+pub struct ZstorOptions {
+    /// k: so many shards give a block back.
+    pub data_count: u8,
+    /// m: so many may be lost.
+    pub parity_count: u8,
+    /// So many shards of a block may be on nodes of one group; `None` is m.
+    pub group_shards_max: Option<u8>,
+    /// At least k + m.
+    pub nodes: Vec<Node>,
+    /// How each node keeps its blocks.
+    pub segments: SegmentsOptionsOf,
+    /// Whether it may be changed.
+    pub access: Access,
+}
+
+impl fmt::Debug for ZstorOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { data_count, parity_count, nodes, access, .. } = self;
+        write!(f, "ZstorOptions({data_count}+{parity_count} on {} nodes, {access:?})", nodes.len())
+    }
+}
+
+impl ZstorOptions {
+    /// k + m shards on these nodes, to be read and written.
+    pub fn new(data_count: u8, parity_count: u8, nodes: Vec<Node>) -> Self {
+        let segments: SegmentsOptionsOf = Arc::new(|_| SegmentsOptions::default());
+        Self { data_count, parity_count, group_shards_max: None, nodes, segments, access: Access::Write }
+    }
+}
+
+/// Whether a mount keeps something in the directory that it has for itself.
+fn has_parts(local: &Path) -> bool {
+    PARTS.iter().any(|part| std::fs::read_dir(local.join(part)).is_ok_and(|mut files| files.next().is_some()))
+}
+
+/// Whether there is something that only its key can read: in `local`, the directory that a mount has for itself, or on a
+/// node. What must be asked before a key is made.
+pub fn holds_data(nodes: &[Node], local: &Path) -> bool {
+    local.join(MADE).exists() || has_parts(local) || nodes.iter().any(Node::has_mark)
+}
+
+/// An open store.
+#[derive(Debug)]
+pub struct Zstor {
+    blocks: Arc<dyn BlockStore>,
+    nodes: Vec<OpenNode>,
+    counts: (u8, u8),
+}
+
+impl Zstor {
+    /// Opens the store of these nodes under this key; a new one is made. `local` is a directory that the mount has for
+    /// itself on this machine, which is there.
+    ///
+    /// A node that is missing or cannot be opened is logged and passed over while k others are there: with k + 1 (k where
+    /// m is at most 1) everything goes on, with k what is there can be read, and nothing be put.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use muxfs::{BlockKey, BlockStore};
+    /// use muxfs_zstor::{Node, Place, RootKey, Zstor, ZstorOptions};
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let dir = dir.path();
+    /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+    /// let env = muxfs::testing::env();
+    /// let key = RootKey::make(&dir.join("key"), &env)?;
+    /// let place = |n: u8| Place::Dir { path: dir.join(format!("node{n}")), is_made: true };
+    /// let nodes = (0..3).map(|n| Node { name: format!("{n}"), group: None, place: place(n) }).collect();
+    /// let zstor = Zstor::open(&ZstorOptions::new(2, 1, nodes), &key, dir, &env).await?;
+    /// zstor.blocks().put(&BlockKey::new(b"k")?, "two of three give it back".into()).await?;
+    /// zstor.close().await?;
+    /// # Ok::<(), muxfs::Error>(()) }).unwrap();
+    /// ```
+    ///
+    /// # Errors
+    /// `BadKey` if it was made under another key; `Unavailable` naming the nodes if more than m are lost; `NotFound` if a
+    /// directory of a new store is not there; `InvalidArgument` where shards cannot be placed so.
+    pub async fn open(options: &ZstorOptions, key: &RootKey, local: &Path, env: &Env) -> Result<Self> {
+        let &ZstorOptions { data_count, parity_count, .. } = options;
+        let made = local.join(MADE);
+        let mark = Mark::new(key.store_id(), "");
+        let is_made = match Mark::find(&made).map_err(|error| failed("zstor.open", &made, error))? {
+            Found::Mark(found) if found == mark => true,
+            Found::Mark(_) => return Err(bad_key()),
+            Found::Nothing | Found::Empty => has_parts(local),
+            Found::Other(why) => {
+                return Err(Error::new(ErrorKind::Corrupt, "zstor.open").at(made.display()).because(why));
+            }
+        };
+        // Before anything is made.
+        Erasure::new(options.nodes.iter().map(|node| in_group(node, Lost(String::new()))), erasure(options))?;
+        let nodes = open_nodes(options, key, is_made, env).await?;
+        let usable = nodes.iter().filter(|node| node.state.is_ok()).count();
+        for OpenNode { node, state } in &nodes {
+            if let Err(why) = state {
+                tracing::error!(node = node.name, dir = %node.place.dir().display(), "a node is lost until the next start: {why}");
+            }
+        }
+        if usable < usize::from(data_count) {
+            return Err(too_few(&nodes, data_count, parity_count));
+        }
+        if usable < usize::from(data_count) + usize::from(parity_count > 1) {
+            tracing::error!(
+                "no more nodes may be lost: what is written stays in the journal on this disk until some are back"
+            );
+        }
+        let stores = nodes.iter().map(|OpenNode { node, state }| match state {
+            Ok(dir) => in_group(node, dir.clone()),
+            Err(why) => in_group(node, Lost(why.clone())),
+        });
+        let shards = Erasure::new(stores, erasure(options))?;
+        let encrypt = Encrypt::new(Arc::new(shards), key.of("blocks"));
+        encrypt.check_key().await.map_err(|error| if error.kind() == ErrorKind::BadKey { bad_key() } else { error })?;
+        if !is_made && options.access == Access::Write {
+            mark.write(&made).map_err(|error| failed("zstor.open", &made, error))?;
+        }
+        let blocks = Arc::new(Distinct::new(Arc::new(Compress::new(Arc::new(encrypt)))));
+        Ok(Self { blocks, nodes, counts: (data_count, parity_count) })
+    }
+
+    /// All layers, from above.
+    pub fn blocks(&self) -> &Arc<dyn BlockStore> {
+        &self.blocks
+    }
+
+    /// The nodes, as the options name them.
+    pub fn nodes(&self) -> &[OpenNode] {
+        &self.nodes
+    }
+
+    /// What tells how much fits: what the nodes have, less what shards take more than blocks. A node that is lost tells
+    /// nothing.
+    pub fn space(&self) -> impl Fn() -> Result<FsStat> + Send + Sync + 'static {
+        let live = self.nodes.iter().filter(|node| node.state.is_ok());
+        let (dirs, counts): (Vec<PathBuf>, _) = (live.map(|node| node.dir().to_owned()).collect(), self.counts);
+        move || space(&dirs, counts)
+    }
+
+    /// Makes what was put durable and writes indexes down; nothing can be put afterwards. Lost nodes keep no other from
+    /// its end, and are no error: it was said when they were found.
+    ///
+    /// # Errors
+    /// Those of the nodes that are there, the first.
+    pub async fn close(&self) -> Result<()> {
+        let closing = self.nodes.iter().filter(|node| node.lost().is_none()).filter_map(OpenNode::segments);
+        join_all(closing.map(|segments| segments.close())).await.into_iter().collect()
+    }
+}
+
+#[allow(clippy::needless_update, reason = "what else can be said of shards keeps its default")]
+fn erasure(options: &ZstorOptions) -> ErasureOptions {
+    let &ZstorOptions { data_count, parity_count, group_shards_max, .. } = options;
+    ErasureOptions { data_count, parity_count, group_shards_max, ..ErasureOptions::default() }
+}
+
+fn in_group(node: &Node, store: impl BlockStore) -> ErasureNode {
+    let made = ErasureNode::new(node.name.clone(), store);
+    match &node.group {
+        Some(group) => made.in_group(group.clone()),
+        None => made,
+    }
+}
+
+/// Opens the nodes that are there; in a new store all of them are taken first.
+async fn open_nodes(options: &ZstorOptions, key: &RootKey, is_made: bool, env: &Env) -> Result<Vec<OpenNode>> {
+    let store = key.store_id();
+    let looks: Vec<Look> = options.nodes.iter().map(|node| node.look(store)).collect();
+    let any = |is: fn(&Look) -> bool| looks.iter().any(is);
+    if any(|look| matches!(look, Look::Foreign)) && !any(|look| matches!(look, Look::Marked)) {
+        return Err(bad_key());
+    }
+    let open = async |node: &Node| {
+        let opened = node.open(options.access, (options.segments)(node.place.dir()), env).await;
+        opened.map(Arc::new).map_err(|error| format!("{error:#}"))
+    };
+    let marked = options.nodes.iter().zip(&looks).map(async |(node, look)| match look {
+        Look::Marked => Some(open(node).await),
+        _ => None,
+    });
+    let mut states = join_all(marked).await;
+    // A first start that was broken off has made some nodes. Where one has blocks, it is this machine that is new.
+    let is_empty = |state: &Result<Arc<Dir>, String>| state.as_ref().is_ok_and(|dir| dir.is_empty());
+    let is_new = !is_made && states.iter().flatten().all(is_empty);
+    for ((node, look), state) in options.nodes.iter().zip(looks).zip(&mut states) {
+        let dir = node.place.dir().display();
+        let refused = match look {
+            Look::Marked => continue,
+            Look::Offered | Look::Unmarked if options.access == Access::Write && (is_new || look.is_offered()) => {
+                match node.take(store) {
+                    Ok(()) => {
+                        *state = Some(open(node).await);
+                        continue;
+                    }
+                    Err(error) if is_new => return Err(error),
+                    Err(error) => format!("{error:#}"),
+                }
+            }
+            Look::Offered | Look::Unmarked => format!(
+                "there is no file {dir}/muxfs-node: mount the disk of this node; or, to begin it anew, empty: touch {dir}/muxfs-node"
+            ),
+            Look::Foreign => "it is a node of another store".into(),
+            Look::Lost(why) => why,
+        };
+        *state = Some(Err(refused));
+    }
+    let nodes = options.nodes.iter().cloned().zip(states.into_iter().flatten());
+    Ok(nodes.map(|(node, state)| OpenNode { node, state }).collect())
+}
+
+fn bad_key() -> Error {
+    Error::new(ErrorKind::BadKey, "zstor.open")
+        .because("what is there was put under another key: nothing is lost, bring back the key that it was made with")
+}
+
+fn too_few(nodes: &[OpenNode], data_count: u8, parity_count: u8) -> Error {
+    let lost =
+        nodes.iter().filter_map(|node| Some(format!("{} ({}: {})", node.name(), node.dir().display(), node.lost()?)));
+    let lost: Vec<_> = lost.collect();
+    let why = format!(
+        "{} of {} nodes are lost, and with {data_count}+{parity_count} no more than {parity_count} may be: bring back {}",
+        lost.len(),
+        nodes.len(),
+        lost.join(", ")
+    );
+    Error::new(ErrorKind::Unavailable, "zstor.open").because(why)
+}

@@ -1,0 +1,291 @@
+//! Goal: a store over node directories is a block store like others; it loses nothing while at most m of its nodes are
+//! lost, says which when more are, tells a wrong key from damage, and never takes an empty directory for a node that it
+//! was not asked to take.
+//! Method: the laws of blocks over six directories; then directories are removed, emptied, exchanged and marked by hand,
+//! while a store is open and between two openings.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use futures_util::TryStreamExt as _;
+use muxfs::{
+    BlockKey, BlockStore, ErrorKind, Result,
+    block::{BLOCK_KEY_LEN_MAX, Compress, Encrypt},
+    block_store_laws,
+    testing::block_store::Subject,
+};
+use muxfs_zstor::{Access, Node, Place, RootKey, Zstor, ZstorOptions, holds_data};
+use tempfile::TempDir;
+
+/// A directory with six nodes and one of the mount's own.
+struct World {
+    dir: TempDir,
+}
+
+impl World {
+    fn new() -> Self {
+        let world = Self { dir: tempfile::tempdir().expect("a directory") };
+        fs::create_dir(world.local()).expect("made");
+        world
+    }
+
+    fn local(&self) -> PathBuf {
+        self.dir.path().join("local")
+    }
+
+    fn node(&self, n: usize) -> PathBuf {
+        self.dir.path().join(format!("node{n}"))
+    }
+
+    fn options(&self) -> ZstorOptions {
+        options(self.dir.path())
+    }
+
+    async fn try_open(&self, key: u8) -> Result<Zstor> {
+        Zstor::open(&self.options(), &RootKey::new([key; 32]), &self.local(), &muxfs::testing::env()).await
+    }
+
+    async fn open(&self) -> Zstor {
+        self.try_open(7).await.expect("opens")
+    }
+
+    /// A store of ten blocks, closed.
+    async fn with_blocks() -> Self {
+        let world = Self::new();
+        let zstor = world.open().await;
+        for n in 0..10 {
+            zstor.blocks().put(&key(n), block(n)).await.expect("put");
+        }
+        zstor.blocks().flush().await.expect("flushed");
+        zstor.close().await.expect("closed");
+        world
+    }
+}
+
+fn options(dir: &Path) -> ZstorOptions {
+    let node = |n: usize| Node {
+        name: format!("{n}"),
+        group: None,
+        place: Place::Dir { path: dir.join(format!("node{n}")), is_made: true },
+    };
+    ZstorOptions::new(4, 2, (0..6).map(node).collect())
+}
+
+fn key(n: u8) -> BlockKey {
+    BlockKey::new(&[n; 34]).expect("a key")
+}
+
+fn block(n: u8) -> Bytes {
+    vec![n; 5000].into()
+}
+
+async fn assert_whole(zstor: &Zstor) {
+    for n in 0..10 {
+        assert_eq!(zstor.blocks().get(&key(n)).await.expect("read"), Some(block(n)));
+    }
+}
+
+fn lost(zstor: &Zstor) -> Vec<&str> {
+    zstor.nodes().iter().filter(|node| node.lost().is_some()).map(muxfs_zstor::OpenNode::name).collect()
+}
+
+async fn subject() -> Subject {
+    let world = Arc::new(World::new());
+    let subject = Subject::reopening(move || {
+        let world = world.clone();
+        Box::pin(async move {
+            loop {
+                // What was dropped may still be writing in the background, and has its directories until it ends.
+                match world.try_open(7).await {
+                    Ok(zstor) if lost(&zstor).is_empty() => return zstor.blocks().clone(),
+                    _ => tokio::task::yield_now().await,
+                }
+            }
+        })
+    });
+    let header_len = muxfs::block::BLOCK_LEN_MAX - Compress::BLOCK_LEN_MAX;
+    subject.await.with_limits(Encrypt::BLOCK_LEN_MAX - header_len, BLOCK_KEY_LEN_MAX - 16 - 1)
+}
+
+block_store_laws!(six_directories, subject());
+
+#[tokio::test]
+async fn keys_are_listed_once_though_each_node_has_them() {
+    let world = World::with_blocks().await;
+    let zstor = world.open().await;
+    let mut keys: Vec<_> = zstor.blocks().keys().try_collect().await.expect("listed");
+    keys.sort();
+    assert_eq!(keys, (0..10).map(key).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn any_two_nodes_may_be_lost_between_two_starts() {
+    for (a, b) in [(0, 1), (2, 5), (3, 4)] {
+        let world = World::with_blocks().await;
+        fs::remove_dir_all(world.node(a)).expect("removed");
+        fs::remove_dir_all(world.node(b)).expect("removed");
+        let zstor = world.open().await;
+        assert_eq!(lost(&zstor), [a.to_string(), b.to_string()]);
+        assert_whole(&zstor).await;
+        let error = zstor.blocks().put(&key(77), block(77)).await.expect_err("fewer than k + 1 are there");
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
+        zstor.close().await.expect("those that are there");
+        assert!(!world.node(a).exists(), "a lost node is not made anew");
+    }
+}
+
+#[tokio::test]
+async fn one_lost_node_stops_neither_reading_nor_writing() {
+    let world = World::with_blocks().await;
+    fs::remove_dir_all(world.node(3)).expect("removed");
+    let zstor = world.open().await;
+    zstor.blocks().put(&key(10), block(10)).await.expect("k + 1 are there");
+    zstor.blocks().flush().await.expect("and durable");
+    assert_whole(&zstor).await;
+}
+
+#[tokio::test]
+async fn more_lost_nodes_stop_the_start_with_their_names() {
+    let world = World::with_blocks().await;
+    for n in [0, 2, 5] {
+        fs::remove_dir_all(world.node(n)).expect("removed");
+    }
+    let error = world.try_open(7).await.expect_err("too few");
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    let told = format!("{error:#}");
+    for n in [0, 2, 5] {
+        assert!(told.contains(world.node(n).to_str().expect("UTF-8")), "{told}");
+    }
+    assert!(!told.contains(world.node(1).to_str().expect("UTF-8")), "{told}");
+}
+
+/// What is written into a directory that was removed is kept nowhere, though each write succeeds.
+#[tokio::test]
+async fn nodes_that_go_while_the_store_is_open_are_found_when_it_writes() {
+    let world = World::with_blocks().await;
+    let zstor = world.open().await;
+    fs::remove_dir_all(world.node(1)).expect("removed");
+    zstor.blocks().put(&key(10), block(10)).await.expect("k + 1 are there");
+    zstor.blocks().flush().await.expect("and durable");
+    assert_eq!(lost(&zstor), ["1"]);
+    // Another that came to its place is not it.
+    fs::rename(world.node(4), world.node(1)).expect("moved");
+    zstor.blocks().put(&key(11), block(11)).await.expect_err("k are left");
+    assert_eq!(lost(&zstor), ["1", "4"]);
+    assert_whole(&zstor).await;
+    zstor.close().await.expect("those that are there");
+    drop(zstor);
+    fs::rename(world.node(1), world.node(4)).expect("moved back");
+    let zstor = world.open().await;
+    assert_eq!(lost(&zstor), ["1"]);
+    assert_eq!(zstor.blocks().get(&key(10)).await.expect("read"), Some(block(10)));
+}
+
+/// The place of a disk that is not mounted is an empty directory: shards would fill the disk below it.
+#[tokio::test]
+async fn an_empty_directory_is_taken_only_if_somebody_says_so() {
+    let world = World::with_blocks().await;
+    fs::remove_dir_all(world.node(2)).expect("removed");
+    fs::create_dir(world.node(2)).expect("made");
+    let zstor = world.open().await;
+    assert_eq!(lost(&zstor), ["2"]);
+    zstor.close().await.expect("closed");
+    drop(zstor);
+    assert_eq!(fs::read_dir(world.node(2)).expect("listed").count(), 0);
+    fs::write(world.node(2).join("muxfs-node"), "").expect("written");
+    let zstor = world.open().await;
+    assert!(lost(&zstor).is_empty());
+    assert_whole(&zstor).await;
+}
+
+#[tokio::test]
+async fn a_wrong_key_is_told_from_damage_wherever_it_is_found() {
+    let world = World::with_blocks().await;
+    assert_eq!(world.try_open(8).await.expect_err("wrong").kind(), ErrorKind::BadKey);
+    // On another machine only the nodes can tell.
+    fs::remove_dir_all(world.local()).expect("removed");
+    fs::create_dir(world.local()).expect("made");
+    assert_eq!(world.try_open(8).await.expect_err("wrong").kind(), ErrorKind::BadKey);
+    // Nor do marks have to be believed: blocks under another key are not taken for none.
+    for n in 0..6 {
+        fs::write(world.node(n).join("muxfs-node"), "").expect("written");
+    }
+    assert_eq!(world.try_open(8).await.expect_err("wrong").kind(), ErrorKind::BadKey);
+}
+
+#[tokio::test]
+async fn another_machine_finds_the_blocks_and_makes_no_node_anew() {
+    let world = World::with_blocks().await;
+    fs::remove_dir_all(world.local()).expect("removed");
+    fs::create_dir(world.local()).expect("made");
+    fs::remove_dir_all(world.node(0)).expect("removed");
+    assert!(holds_data(&world.options().nodes, &world.local()));
+    let zstor = world.open().await;
+    assert_eq!(lost(&zstor), ["0"]);
+    assert_whole(&zstor).await;
+}
+
+#[tokio::test]
+async fn a_first_start_that_was_broken_off_goes_on() {
+    let world = World::new();
+    assert!(!holds_data(&world.options().nodes, &world.local()));
+    world.open().await.close().await.expect("closed");
+    // As a crash leaves it that came before the last two were made.
+    fs::remove_file(world.local().join("store")).expect("removed");
+    fs::remove_dir_all(world.node(4)).expect("removed");
+    fs::remove_dir_all(world.node(5)).expect("removed");
+    let zstor = world.open().await;
+    assert!(lost(&zstor).is_empty());
+}
+
+#[tokio::test]
+async fn a_directory_that_is_named_and_not_there_is_not_made() {
+    let world = World::new();
+    let mut options = world.options();
+    let Place::Dir { is_made, .. } = &mut options.nodes[2].place;
+    *is_made = false;
+    let opened = Zstor::open(&options, &RootKey::new([7; 32]), &world.local(), &muxfs::testing::env()).await;
+    let error = opened.expect_err("its disk may not be mounted");
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    assert!(format!("{error:#}").contains(world.node(2).to_str().expect("UTF-8")));
+}
+
+#[tokio::test]
+async fn a_node_under_another_name_is_not_used() {
+    let world = World::with_blocks().await;
+    let mut options = world.options();
+    options.nodes[0].name = "first".into();
+    let opened = Zstor::open(&options, &RootKey::new([7; 32]), &world.local(), &muxfs::testing::env()).await;
+    let zstor = opened.expect("five are there");
+    assert!(zstor.nodes()[0].lost().expect("lost").contains("\"0\""));
+    assert_whole(&zstor).await;
+}
+
+#[tokio::test]
+async fn who_only_looks_changes_nothing() {
+    let world = World::with_blocks().await;
+    let all = || {
+        let mut files = Vec::new();
+        let mut dirs = vec![world.dir.path().to_owned()];
+        while let Some(dir) = dirs.pop() {
+            for entry in fs::read_dir(dir).expect("a directory") {
+                let path = entry.expect("an entry").path();
+                if path.is_dir() { dirs.push(path) } else { files.push((fs::read(&path).expect("read"), path)) }
+            }
+        }
+        files.sort();
+        files
+    };
+    let before = all();
+    let options = ZstorOptions { access: Access::Look, ..world.options() };
+    let zstor = Zstor::open(&options, &RootKey::new([7; 32]), &world.local(), &muxfs::testing::env()).await;
+    let zstor = zstor.expect("opens");
+    assert_whole(&zstor).await;
+    zstor.blocks().put(&key(20), block(20)).await.expect("in memory");
+    zstor.close().await.expect("closed");
+    assert!(all() == before);
+}
