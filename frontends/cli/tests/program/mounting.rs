@@ -43,6 +43,20 @@ fn silent(output: &Output) {
     assert!(output.status.success() && output.stdout.is_empty() && told.is_empty(), "{output:?}");
 }
 
+/// Takes a mount away that nothing here uses. A program that another test is just starting has what this one had open,
+/// until it is on its way.
+fn unmounted(umount: impl Fn() -> Output) {
+    let begun = Instant::now();
+    loop {
+        let output = umount();
+        let told = String::from_utf8_lossy(&output.stderr);
+        if !["busy", "programs use it"].iter().any(|busy| told.contains(busy)) {
+            return silent(&output);
+        }
+        assert!(begun.elapsed() < PATIENCE, "{output:?}");
+    }
+}
+
 /// The command returns when the mount answers; what is written through it and by other commands is one tree; after
 /// `umount` the process is gone and everything is there.
 #[test]
@@ -71,8 +85,8 @@ fn a_process_of_its_own_serves_a_mount() {
     fs::write(dir.join("b.txt"), "changed here").expect("written");
     assert_eq!(fs::read_to_string(second.join("ipfs/b.txt")).expect("there"), "changed here");
     fs::write(second.join("ipfs/c"), "").expect_err("it only reads");
-    silent(&world.run(&["umount", text(&second)]));
-    silent(&world.run(&["umount", text(&dir)]));
+    unmounted(|| world.run(&["umount", text(&second)]));
+    unmounted(|| world.run(&["umount", text(&dir)]));
     wait_for_end(pid);
     assert!(fs::read_dir(&dir).expect("a directory again").next().is_none());
     assert_eq!(world.ok(&["cat", "/ipfs/b.txt"]), "changed here");
@@ -120,7 +134,7 @@ fn a_killed_mount_is_replaced_and_loses_nothing_synced() {
         wait_for_end(pid);
         fs::read_dir(&dir).expect_err("nobody answers");
     }
-    silent(&world.run(&["umount", text(&dir)]));
+    unmounted(|| world.run(&["umount", text(&dir)]));
 }
 
 /// A server mounts what it is told to, and takes it along when it ends. FTP and the mount show one tree.
@@ -154,7 +168,7 @@ fn a_server_serves_mounts_too() {
     let told = world.fails(&["umount", text(&second)], 5);
     assert!(told.contains("-l"), "it says what to do: {told}");
     drop(open);
-    silent(&world.run(&["umount", text(&second)]));
+    unmounted(|| world.run(&["umount", text(&second)]));
     assert_eq!(server.terminate(), Some(0));
     assert!(fs::read_dir(&dir).expect("a directory again").next().is_none());
 }
@@ -181,7 +195,7 @@ fn mount_again_and_again(world: &World, dir: &Path, name: &str) {
     for round in 0..30 {
         silent(&world.run(&["mount", "/ipfs", text(dir)]));
         fs::write(dir.join(format!("{name}{round}")), "").expect("written");
-        silent(&Command::new("umount").arg(dir).output().expect("the program runs"));
+        unmounted(|| Command::new("umount").arg(dir).output().expect("the program runs"));
         let below = fs::read_dir(dir).expect("a directory again").count();
         assert_eq!(below, 0, "round {round}, {name}, wrote past the mount");
     }
