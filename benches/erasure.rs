@@ -91,7 +91,7 @@ fn rate(took: Duration) -> f64 {
 }
 
 fn options() -> ErasureOptions {
-    ErasureOptions { data_count: COUNTS.0, parity_count: COUNTS.1, group_shards_max: None }
+    ErasureOptions { data_count: COUNTS.0, parity_count: COUNTS.1, ..ErasureOptions::default() }
 }
 
 fn key(n: usize) -> BlockKey {

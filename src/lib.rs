@@ -84,7 +84,8 @@ pub use crate::{
     store::{Addressing, Store},
 };
 
-/// The clock and the randomness that a caller lends; this crate has no others, so a simulator owns both.
+/// The clock and the randomness that a caller lends; this crate has no others, so a simulator owns both. Only how long a
+/// node of [`block::Erasure`] is waited for is told by the clock of the tokio runtime, which a simulator can pause.
 #[derive(Clone)]
 pub struct Env {
     /// Tells the time.

@@ -30,7 +30,7 @@ fn number(value: &Value) -> u8 {
 }
 
 fn options(vector: &Value) -> ErasureOptions {
-    ErasureOptions { data_count: number(&vector["k"]), parity_count: number(&vector["m"]), group_shards_max: None }
+    ErasureOptions { data_count: number(&vector["k"]), parity_count: number(&vector["m"]), ..ErasureOptions::default() }
 }
 
 #[test]

@@ -10,11 +10,13 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::{StreamExt, stream, stream::BoxStream};
+use futures_util::{FutureExt, StreamExt, stream, stream::BoxStream};
+use tokio::time::sleep;
 
 use crate::{
     BlockKey, BlockStore, Error, ErrorKind, Result,
@@ -514,6 +516,7 @@ struct BlockScript {
     failures: HashMap<BlockCall, VecDeque<ErrorKind>>,
     calls: HashMap<BlockCall, u64>,
     offline: bool,
+    answer_time: Duration,
 }
 
 impl<B: BlockStore> Faulty<B> {
@@ -558,6 +561,12 @@ impl<B: BlockStore> Faulty<B> {
         lock(&self.script).offline = offline;
     }
 
+    /// Does nothing before `time` has passed, whatever the call, by the clock of the tokio runtime; `Duration::MAX` is
+    /// never. A call that is under way goes on as it began.
+    pub fn set_answer_time(&self, time: Duration) {
+        lock(&self.script).answer_time = time;
+    }
+
     /// Behaves from now on.
     pub fn heal(&self) {
         let mut script = lock(&self.script);
@@ -575,9 +584,18 @@ impl<B: BlockStore> Faulty<B> {
         lock(&self.script).calls.get(&call).copied().unwrap_or(0)
     }
 
-    fn enter(&self, call: BlockCall) -> Result<()> {
+    async fn enter(&self, call: BlockCall) -> Result<()> {
+        let answer_time = {
+            let mut script = lock(&self.script);
+            *script.calls.entry(call).or_default() += 1;
+            script.answer_time
+        };
+        match answer_time {
+            Duration::ZERO => {}
+            Duration::MAX => std::future::pending().await,
+            time => sleep(time).await,
+        }
         let mut script = lock(&self.script);
-        *script.calls.entry(call).or_default() += 1;
         let scripted = script.failures.get_mut(&call).and_then(VecDeque::pop_front);
         match scripted.or_else(|| script.offline.then_some(ErrorKind::Unavailable)) {
             Some(kind) => Err(failure(kind)),
@@ -586,7 +604,7 @@ impl<B: BlockStore> Faulty<B> {
     }
 
     async fn read(&self, key: &BlockKey) -> Result<Option<Bytes>> {
-        self.enter(BlockCall::Read)?;
+        self.enter(BlockCall::Read).await?;
         let fault = {
             let script = lock(&self.script);
             script.faults.get(key).or(script.every.as_ref()).cloned()
@@ -631,24 +649,27 @@ impl<B: BlockStore> BlockStore for Faulty<B> {
         }))
     }
     async fn put(&self, key: &BlockKey, block: Bytes) -> Result<()> {
-        self.enter(BlockCall::Put)?;
+        self.enter(BlockCall::Put).await?;
         self.inner.put(key, block).await
     }
     async fn delete(&self, key: &BlockKey) -> Result<()> {
-        self.enter(BlockCall::Delete)?;
+        self.enter(BlockCall::Delete).await?;
         self.inner.delete(key).await
     }
     async fn has(&self, key: &BlockKey) -> Result<bool> {
         Ok(self.read(key).await?.is_some())
     }
     async fn flush(&self) -> Result<()> {
-        self.enter(BlockCall::Flush)?;
+        self.enter(BlockCall::Flush).await?;
         self.inner.flush().await
     }
     fn keys(&self) -> BoxStream<'_, Result<BlockKey>> {
-        match self.enter(BlockCall::Keys) {
-            Ok(()) => self.inner.keys(),
-            Err(error) => stream::iter([Err(error)]).boxed(),
-        }
+        let keys = async {
+            match self.enter(BlockCall::Keys).await {
+                Ok(()) => self.inner.keys(),
+                Err(error) => stream::iter([Err(error)]).boxed(),
+            }
+        };
+        keys.flatten_stream().boxed()
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! A layer over as many stores as there are nodes. A `put` cuts the block (`code`), sends each shard to the node where
 //! it belongs (`placement`, `write`), and a `get` asks k nodes at once and more where those do not do (`read`,
-//! `collected`). What a shard is a part of stands in the shard itself (`shard`): there is no record beside the shards that
+//! `collected`). No call of a node takes longer than its limit, and who does not answer is not asked first (`health`). What a shard is a part of stands in the shard itself (`shard`): there is no record beside the shards that
 //! could be lost, nodes come and go without anything being written down, and a shard counts wherever it is found.
 //!
 //! Nodes are not trusted to be there, to keep what they have or to give what they were given. Nothing is encrypted here
@@ -10,6 +10,7 @@
 
 mod code;
 mod collected;
+mod health;
 mod placement;
 mod read;
 mod shard;
@@ -21,19 +22,19 @@ use std::{
     collections::BTreeSet,
     fmt, mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{
     StreamExt,
-    future::join_all,
     stream::{self, BoxStream},
 };
 use tokio::sync::{Mutex as AsyncMutex, MutexGuard as AsyncMutexGuard};
 
-pub use self::{code::StripeCode, shard::SHARD_HEADER_LEN};
-use self::{collected::Found, placement::Placement, shard::stored_count_min};
+pub use self::{code::StripeCode, health::ErasureNodeStatus, shard::SHARD_HEADER_LEN};
+use self::{collected::Found, health::Node, placement::Placement, shard::stored_count_min};
 use super::{BLOCK_KEY_LEN_MAX, BlockKey, BlockStore};
 use crate::{Error, ErrorKind, Result, log::detached};
 
@@ -67,7 +68,7 @@ impl ErasureNode {
     }
 }
 
-/// How an [`Erasure`] cuts blocks.
+/// How an [`Erasure`] cuts blocks, and how long it waits for nodes.
 #[derive(Debug, Clone, Copy)]
 pub struct ErasureOptions {
     /// k: so many shards give a block back. At least 1.
@@ -76,12 +77,14 @@ pub struct ErasureOptions {
     pub parity_count: u8,
     /// So many shards of a block may be on nodes of one group, at most m; `None` is m.
     pub group_shards_max: Option<u8>,
+    /// A call of a node that takes longer has failed, and the node counts as down; a flush may take six times as long.
+    pub call_time_max: Duration,
 }
 
 impl Default for ErasureOptions {
-    /// 4 + 2: any two of six nodes may be lost, for half as much again.
+    /// 4 + 2: any two of six nodes may be lost, for half as much again. A node has 10 seconds to answer.
     fn default() -> Self {
-        Self { data_count: 4, parity_count: 2, group_shards_max: None }
+        Self { data_count: 4, parity_count: 2, group_shards_max: None, call_time_max: Duration::from_secs(10) }
     }
 }
 
@@ -91,13 +94,16 @@ impl Default for ErasureOptions {
 /// so many are durable. Blocks of other parameters are read and kept as they are; [`reencode`](Self::reencode) changes
 /// them. Keys have at most [`KEY_LEN_MAX`](Self::KEY_LEN_MAX) bytes, blocks
 /// [`StripeCode::block_len_max`]. One store at a time over its nodes: the caller sees to it.
+///
+/// Calls are made in a tokio runtime whose timer is enabled: its clock is the one that limits them, and nodes that do not
+/// answer are asked again in its background.
 #[derive(Clone)]
 pub struct Erasure {
     inner: Arc<Inner>,
 }
 
 struct Inner {
-    nodes: Vec<ErasureNode>,
+    nodes: Vec<Arc<Node>>,
     placement: Placement,
     code: StripeCode,
     /// Whoever holds the one of a block writes its shards.
@@ -136,11 +142,12 @@ impl Erasure {
     /// `InvalidArgument` with the reason where blocks cannot be placed so; `Unsupported` on a processor that cannot do
     /// the arithmetic: see [`StripeCode::new`].
     pub fn new(nodes: impl IntoIterator<Item = ErasureNode>, options: ErasureOptions) -> Result<Self> {
-        let ErasureOptions { data_count, parity_count, group_shards_max } = options;
+        let ErasureOptions { data_count, parity_count, group_shards_max, call_time_max } = options;
         let nodes: Vec<_> = nodes.into_iter().collect();
         let code = StripeCode::new(data_count, parity_count)?;
         let places = nodes.iter().map(|node| (node.name.as_str(), node.group.as_deref()));
         let placement = Placement::new(places, code.counts(), group_shards_max)?;
+        let nodes = nodes.into_iter().map(|node| Arc::new(Node::new(node, call_time_max))).collect();
         let locks = (0..LOCK_COUNT).map(|_| AsyncMutex::default()).collect();
         let inner =
             Inner { nodes, placement, code, locks, flushing: AsyncMutex::default(), unflushed: Mutex::default() };
@@ -152,6 +159,11 @@ impl Erasure {
     pub fn nodes_of(&self, key: &BlockKey) -> Vec<&str> {
         let order = self.inner.placement.order(key);
         order.iter().take(self.inner.shards()).map(|node| self.inner.nodes[*node].name.as_str()).collect()
+    }
+
+    /// How each node does, in the order in which they were given; asks none of them.
+    pub fn node_status(&self) -> Vec<ErasureNodeStatus> {
+        self.inner.nodes.iter().map(|node| node.status()).collect()
     }
 
     /// Brings a block to this store's parameters: writes all shards of the new stripe, makes them durable, and then
@@ -239,24 +251,25 @@ impl Inner {
         // One that is called meanwhile answers for what this one could not make durable.
         let _guard = self.flushing.lock().await;
         let written = mem::take(&mut *self.unflushed());
-        let failed = self.flush_nodes().await;
-        let is_durable = |node: &&usize| failed.iter().all(|(other, _)| other != *node);
-        let is_short =
-            |Unflushed { nodes, count_min }: &Unflushed| nodes.iter().filter(is_durable).count() < *count_min;
-        let short: BTreeSet<_> = written.into_iter().filter(is_short).collect();
+        let is_short = |Unflushed { nodes, count_min }: &Unflushed, flushes: &[(usize, Result<()>)]| {
+            let is_durable = |node: &&usize| flushes.iter().any(|(other, flush)| other == *node && flush.is_ok());
+            nodes.iter().filter(is_durable).count() < *count_min
+        };
+        let flushes = self.flush_nodes(|flushes| !written.iter().any(|written| is_short(written, flushes))).await;
+        let short: BTreeSet<_> = written.into_iter().filter(|written| is_short(written, &flushes)).collect();
         if short.is_empty() {
             return Ok(());
         }
+        let failed: Vec<_> = flushes.into_iter().filter_map(|(node, flush)| Some((node, flush.err()?))).collect();
         self.unflushed().extend(short);
         let failed = self.failures(failed.iter().map(|(node, error)| (*node, error)));
         let why = format!("too few nodes made durable what was written; missing: {failed}");
         Err(Error::new(ErrorKind::Unavailable, "erasure.flush").because(why))
     }
 
-    /// Has every node flush and gives those that did not.
-    async fn flush_nodes(&self) -> Vec<(usize, Error)> {
-        let flushes = join_all(self.nodes.iter().map(|node| node.store.flush())).await;
-        flushes.into_iter().enumerate().filter_map(|(node, flush)| Some((node, flush.err()?))).collect()
+    /// Has every node flush; one that is down is not waited for where the others are enough.
+    async fn flush_nodes(&self, is_enough: impl Fn(&[(usize, Result<()>)]) -> bool) -> Vec<(usize, Result<()>)> {
+        self.wait_for(self.nodes.iter().enumerate().map(|(number, node)| (number, node.flush())), is_enough).await
     }
 
     fn keys(&self) -> BoxStream<'_, Result<BlockKey>> {
@@ -269,21 +282,26 @@ impl Inner {
         stream::unfold(start, move |mut listing| async move {
             loop {
                 let Listing { node, keys, failed } = &mut listing;
-                match keys.as_mut()?.next().await {
-                    Some(Ok(key)) => {
+                let next = match keys.as_mut()? {
+                    // Of no node yet.
+                    _ if *node == 0 => Ok(None),
+                    keys => self.nodes[*node - 1].call(async { keys.next().await.transpose() }).await,
+                };
+                match next {
+                    Ok(Some(key)) => {
                         if let Some(key) = without_slot(&key) {
                             return Some((Ok(key), listing));
                         }
                     }
-                    Some(Err(error)) => {
+                    Err(error) => {
                         failed.push((*node - 1, error));
                         *keys = Some(stream::empty().boxed());
                     }
-                    None if *node < self.nodes.len() => {
-                        *keys = Some(self.nodes[*node].store.keys());
+                    Ok(None) if *node < self.nodes.len() => {
+                        *keys = Some(self.nodes[*node].store().keys());
                         *node += 1;
                     }
-                    None => {
+                    Ok(None) => {
                         *keys = None;
                         // What counts as stored is on one of the other nodes too.
                         if failed.len() >= self.stored_count_min() {

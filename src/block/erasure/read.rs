@@ -1,15 +1,18 @@
 //! Reading: whom to ask, and what it means when too few answer.
 //!
 //! As many nodes are asked at once as shards are lacking, those first where the shards belong, data before parity; every
-//! answer that is no good has another node asked. That goes on over all nodes, so shards are found wherever they are.
+//! answer that is no good, or does not come when it usually does, has another node asked. That goes on over all nodes, so
+//! shards are found wherever they are; nodes that are down come last, and only if they can matter.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, mem};
 
-use futures_util::{StreamExt, stream::FuturesUnordered};
+use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
+use tokio::time::{Instant, sleep_until};
 
 use super::{
     Inner, SLOT_COUNT,
     collected::{Collected, Found},
+    health::{Class, Ranks},
     shard::{Flaw, SHARD_HEADER_LEN, Shard},
     slot_keys,
 };
@@ -30,8 +33,22 @@ pub(super) enum Answer {
 enum Gathered {
     Found(Found),
     Absent,
-    /// Too few shards; whether there were any.
-    Short(Error, bool),
+    /// Too few shards; which nodes failed, and whether the others had any.
+    Short {
+        error: Error,
+        failed: Vec<(usize, Error)>,
+        found_any: bool,
+    },
+}
+
+/// A node that is to be asked, and the first slot that it is asked for.
+type Turn = (usize, usize);
+
+/// A call that has not ended.
+struct UnderWay {
+    node: usize,
+    /// When another node is asked as well; `None` where that was done.
+    late_at: Option<Instant>,
 }
 
 impl Inner {
@@ -41,36 +58,73 @@ impl Inner {
     /// `Unavailable` while nodes that fail may have what is lacking; `Corrupt` where they cannot.
     pub(super) async fn read(&self, key: &BlockKey, is_headers: bool) -> Result<Option<Found>> {
         let Some(keys) = slot_keys(key) else { return Ok(None) };
-        let gathered = match self.gather(key, &keys, is_headers).await? {
+        let gathered = match self.gather(key, &keys, is_headers, Vec::new()).await? {
             // Perhaps a put or a delete is half way: that one ends first, and there is none in the second look.
-            Gathered::Short(_, true) => {
+            Gathered::Short { failed, found_any: true, .. } => {
                 let _guard = self.lock(key).await;
-                self.gather(key, &keys, is_headers).await?
+                self.gather(key, &keys, is_headers, failed).await?
             }
             gathered => gathered,
         };
         match gathered {
             Gathered::Found(found) => Ok(Some(found)),
             Gathered::Absent => Ok(None),
-            Gathered::Short(error, _) => Err(error),
+            Gathered::Short { error, .. } => Err(error),
         }
     }
 
-    async fn gather(&self, key: &BlockKey, keys: &[BlockKey; SLOT_COUNT], is_headers: bool) -> Result<Gathered> {
+    /// Asks nodes until they give the block, except those that have failed before.
+    async fn gather(
+        &self,
+        key: &BlockKey,
+        keys: &[BlockKey; SLOT_COUNT],
+        is_headers: bool,
+        mut failed: Vec<(usize, Error)>,
+    ) -> Result<Gathered> {
         let (data_count, _) = self.code.counts();
         let order = self.placement.order(key);
-        let mut waiting: VecDeque<_> = order.iter().map(|node| (*node, 0)).collect();
+        let ranks = self.ranks();
+        let (mut waiting, mut down) = self.turns(&order, &ranks, &failed);
         let mut asked = FuturesUnordered::new();
+        let mut under_way: Vec<UnderWay> = Vec::new();
         let mut collected =
             if is_headers { Collected::of_headers(data_count) } else { Collected::of_blocks(data_count) };
-        let mut failed = Vec::new();
         loop {
-            while asked.len() < collected.wanted()
+            // Instead of each that is late another is asked.
+            let late_count = under_way.iter().filter(|call| call.late_at.is_none()).count();
+            while asked.len() < collected.wanted() + late_count
                 && let Some((node, slot)) = waiting.pop_front()
             {
+                under_way.push(UnderWay { node, late_at: Some(Instant::now() + ranks.late_after(node)) });
                 asked.push(self.ask_from(node, slot, keys, is_headers));
             }
-            let Some((node, slot, answer)) = asked.next().await else { break };
+            if asked.is_empty() {
+                if down.is_empty() || self.is_absent(&collected, failed.len() + down.len()) {
+                    break;
+                }
+                // It comes down to those.
+                waiting.extend(mem::take(&mut down));
+                continue;
+            }
+            let answered = match asked.next().now_or_never() {
+                Some(answered) => answered,
+                None => match under_way.iter().filter_map(|call| call.late_at).min() {
+                    Some(late_at) if !waiting.is_empty() => tokio::select! {
+                        biased;
+                        answered = asked.next() => answered,
+                        () = sleep_until(late_at) => {
+                            for call in under_way.iter_mut().filter(|call| call.late_at.is_some_and(|at| at <= late_at)) {
+                                call.late_at = None;
+                                self.nodes[call.node].set_late();
+                            }
+                            continue;
+                        }
+                    },
+                    _ => asked.next().await,
+                },
+            };
+            let Some((node, slot, answer)) = answered else { continue };
+            under_way.retain(|call| call.node != node);
             if slot + 1 < SLOT_COUNT && !matches!(answer, Answer::Failed(_)) {
                 waiting.push_back((node, slot + 1));
             }
@@ -86,11 +140,28 @@ impl Inner {
                 }
             }
         }
+        failed.extend(down.into_iter().map(|(node, _)| (node, self.nodes[node].down_error())));
         let found = collected.last_resort(&self.code)?;
         Ok(match collected.search_all(found, &self.code).await? {
             Some(found) => Gathered::Found(found),
-            None => self.too_few(&order, &collected, &failed),
+            None => self.too_few(&order, &collected, failed),
         })
+    }
+
+    /// In which order nodes are asked, each for its first slot, and those that are asked only if the others do not do.
+    fn turns(&self, order: &[usize], ranks: &Ranks, failed: &[(usize, Error)]) -> (VecDeque<Turn>, Vec<Turn>) {
+        let mut turns: Vec<_> = order.iter().copied().zip(0..).collect();
+        // Where shards belong they are; among the same, data come before parity.
+        turns.sort_by_key(|(node, rank)| (*rank >= self.shards(), ranks.class(*node)));
+        let not_failed = turns.into_iter().filter(|(node, _)| failed.iter().all(|(other, _)| other != node));
+        let (down, up): (Vec<_>, Vec<_>) =
+            not_failed.map(|(node, _)| (node, 0)).partition(|(node, _)| ranks.class(*node) == Class::Down);
+        (up.into(), down)
+    }
+
+    /// Whether nothing that counts as stored can be on the nodes that did not answer, and the others have none of it.
+    fn is_absent(&self, collected: &Collected, failed_count: usize) -> bool {
+        collected.nearest().is_none() && collected.damaged().is_empty() && failed_count < self.stored_count_min()
     }
 
     /// Asks a node for what is in the first of its slots, from `slot` on, that is not empty.
@@ -112,8 +183,12 @@ impl Inner {
 
     /// Asks a node for the shard of a slot.
     pub(super) async fn ask(&self, node: usize, key: &BlockKey, is_header: bool) -> Answer {
-        let store = &self.nodes[node].store;
-        let given = if is_header { store.get_range(key, 0..SHARD_HEADER_LEN).await } else { store.get(key).await };
+        let (node, store) = (&self.nodes[node], self.nodes[node].store());
+        let given = if is_header {
+            node.call_to_read(store.get_range(key, 0..SHARD_HEADER_LEN)).await
+        } else {
+            node.call_to_read(store.get(key)).await
+        };
         let parsed = match given {
             Ok(None) => return Answer::Nothing,
             Ok(Some(bytes)) if is_header => Shard::parse_header(bytes),
@@ -133,13 +208,12 @@ impl Inner {
     }
 
     /// Says what it means that all nodes were asked and gave no block.
-    fn too_few(&self, order: &[usize], collected: &Collected, failed: &[(usize, Error)]) -> Gathered {
+    fn too_few(&self, order: &[usize], collected: &Collected, failed: Vec<(usize, Error)>) -> Gathered {
         let (data_count, _) = self.code.counts();
         let damaged = collected.damaged();
         let (found, takes, shards, holders) = match collected.nearest() {
             Some((stripe, pile)) => (pile.index_count(), stripe.data_shards(), stripe.shards(), pile.nodes()),
-            // What counts as stored cannot be on the failed nodes alone.
-            None if damaged.is_empty() && failed.len() < self.stored_count_min() => return Gathered::Absent,
+            None if self.is_absent(collected, failed.len()) => return Gathered::Absent,
             None => (0, data_count.into(), self.shards(), [].into()),
         };
         let has_failed = |node: &usize| failed.iter().any(|(other, _)| other == node);
@@ -151,8 +225,8 @@ impl Inner {
             format!("no {takes} of the {found} shards that were found give the block")
         };
         if !failed.is_empty() {
-            let failed = self.failures(failed.iter().map(|(node, error)| (*node, error)));
-            why = format!("{why}; unreachable: {failed}");
+            let unreachable = self.failures(failed.iter().map(|(node, error)| (*node, error)));
+            why = format!("{why}; unreachable: {unreachable}");
         }
         let damaged: Vec<_> = damaged.iter().copied().collect();
         for (label, nodes) in [("damaged", &damaged), ("without one", &without)] {
@@ -162,7 +236,8 @@ impl Inner {
         }
         let may_come = !failed.is_empty() && found + failed.len() >= takes;
         let kind = if may_come { ErrorKind::Unavailable } else { ErrorKind::Corrupt };
-        Gathered::Short(Error::new(kind, "erasure.get").because(why), found > 0 || !damaged.is_empty())
+        let error = Error::new(kind, "erasure.get").because(why);
+        Gathered::Short { error, failed, found_any: found > 0 || !damaged.is_empty() }
     }
 
     fn names(&self, nodes: &[usize]) -> String {

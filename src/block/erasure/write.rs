@@ -215,11 +215,11 @@ impl Inner {
         let _guard = self.lock(key).await;
         let order = self.placement.order(key);
         let (nearest, rest) = order.split_at(stripe.shards());
-        let mut survey = Survey::default();
-        self.survey(&mut survey, &keys, nearest).await;
+        let (mut survey, count_min) = (Survey::default(), stripe.stored_count_min());
+        self.survey(&mut survey, &keys, nearest, count_min).await;
         if !survey.others(&stripe).is_empty() {
             // Something else was put under this key, or with other parameters, and perhaps on other nodes.
-            self.survey(&mut survey, &keys, rest).await;
+            self.survey(&mut survey, &keys, rest, 0).await;
         }
         survey.hold_against(&stripe, &shards);
         if survey.index_count(&stripe) < stripe.data_shards()
@@ -243,7 +243,7 @@ impl Inner {
         let _guard = self.lock(key).await;
         let order = self.placement.order(key);
         let mut survey = Survey::default();
-        self.survey(&mut survey, &keys, &order).await;
+        self.survey(&mut survey, &keys, &order, order.len()).await;
         self.none_may_fail(OP, survey.failed())?;
         let Some(Found { block, .. }) = survey.readable(&self.code, survey.stripes()).await? else {
             let is_absent = survey.0.values().flatten().flatten().all(|slot| matches!(slot, Slot::Empty));
@@ -259,14 +259,14 @@ impl Inner {
             replaceable.remove(&kept.stripe);
         }
         if !replaceable.is_empty() {
-            self.none_may_fail(OP, self.flush_nodes().await.iter().map(|(node, error)| (*node, error)))?;
+            self.flush_all(OP).await?;
         }
         let plan = Plan::new(&order, survey, &stripe, &replaceable);
         let filled = self.fill(OP, &keys, plan, &stripe, &shards).await?;
         self.none_may_fail(OP, filled.missing.iter().map(|(node, error)| (*node, error)))?;
         let old: Vec<_> = others.into_iter().filter(|slot| !filled.slots.contains(slot)).collect();
         if !old.is_empty() {
-            self.none_may_fail(OP, self.flush_nodes().await.iter().map(|(node, error)| (*node, error)))?;
+            self.flush_all(OP).await?;
             self.delete_shards(OP, &keys, old).await?;
             return Ok(true);
         }
@@ -281,14 +281,25 @@ impl Inner {
         self.delete_shards("erasure.delete", &keys, all.collect()).await
     }
 
-    /// Asks nodes for all that they have of a block.
-    async fn survey(&self, survey: &mut Survey, keys: &[BlockKey; SLOT_COUNT], nodes: &[usize]) {
-        let looks = nodes.iter().map(|node| async move {
-            let [first, second] = keys;
-            let (first, second) = join(self.ask(*node, first, false), self.ask(*node, second, false)).await;
-            (*node, slot(first).and_then(|first| Ok([first, slot(second)?])))
+    /// Asks nodes for all that they have of a block; waits for those that are down only if fewer than so many others
+    /// answer.
+    async fn survey(&self, survey: &mut Survey, keys: &[BlockKey; SLOT_COUNT], nodes: &[usize], count_min: usize) {
+        let looks = nodes.iter().map(|node| {
+            let look = async move {
+                let [first, second] = keys;
+                let (first, second) = join(self.ask(*node, first, false), self.ask(*node, second, false)).await;
+                Ok([slot(first)?, slot(second)?])
+            };
+            (*node, look)
         });
-        survey.0.extend(join_all(looks).await);
+        let answered = |looks: &[(usize, Result<_>)]| looks.iter().filter(|(_, look)| look.is_ok()).count();
+        survey.0.extend(self.wait_for(looks, |looks| answered(looks) >= count_min).await);
+    }
+
+    /// Has every node flush; none may fail.
+    async fn flush_all(&self, op: &'static str) -> Result<()> {
+        let flushes = self.flush_nodes(|_| false).await;
+        self.none_may_fail(op, flushes.iter().filter_map(|(node, flush)| Some((*node, flush.as_ref().err()?))))
     }
 
     /// Carries out a plan; an error unless the stripe is stored then.
@@ -308,12 +319,12 @@ impl Inner {
         let mut running: FuturesUnordered<_> = moves
             .into_iter()
             .map(|Move { node, slot, index, replaces }| async move {
-                let (store, key) = (&self.nodes[node].store, &keys[slot]);
+                let (to, key) = (&self.nodes[node], &keys[slot]);
                 let result = async {
                     if replaces {
-                        store.delete(key).await?;
+                        to.call(to.store().delete(key)).await?;
                     }
-                    store.put(key, shards[index].clone()).await
+                    to.call(to.store().put(key, shards[index].clone())).await
                 };
                 (node, slot, result.await)
             })
@@ -342,15 +353,22 @@ impl Inner {
         keys: &[BlockKey; SLOT_COUNT],
         slots: Vec<(usize, usize)>,
     ) -> Result<()> {
-        let nodes: BTreeSet<_> = slots.iter().map(|(node, _)| *node).collect();
-        let deletes = slots
-            .into_iter()
-            .map(|(node, slot)| async move { (node, self.nodes[node].store.delete(&keys[slot]).await) });
-        let failed: BTreeMap<_, _> =
-            join_all(deletes).await.into_iter().filter_map(|(node, result)| Some((node, result.err()?))).collect();
-        self.none_may_fail(op, failed.iter().map(|(node, error)| (*node, error)))?;
+        let mut by_node = BTreeMap::<_, Vec<_>>::new();
+        for (node, slot) in slots {
+            by_node.entry(node).or_default().push(slot);
+        }
+        let nodes: Vec<_> = by_node.keys().copied().collect();
+        let deletes = by_node.into_iter().map(|(node, slots)| {
+            let deletes = slots.into_iter().map(move |slot| {
+                let of = &self.nodes[node];
+                of.call(of.store().delete(&keys[slot]))
+            });
+            (node, async { join_all(deletes).await.into_iter().collect::<Result<()>>() })
+        });
+        let failed = self.wait_for(deletes, |_| true).await;
+        self.none_may_fail(op, failed.iter().filter_map(|(node, result)| Some((*node, result.as_ref().err()?))))?;
         let count_min = nodes.len();
-        self.unflushed().insert(Unflushed { nodes: nodes.into_iter().collect(), count_min });
+        self.unflushed().insert(Unflushed { nodes, count_min });
         Ok(())
     }
 

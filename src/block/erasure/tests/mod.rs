@@ -1,6 +1,8 @@
-//! What a block in shards outlives: every loss that it was cut for, damage and lies (`losses`), writes that find it in any
-//! state (`writing`), and a stop at any call of a write (`stops`). Here are the laws of block stores, and what all share.
+//! What a block in shards outlives: every loss that it was cut for, damage and lies (`losses`), nodes that do not answer
+//! (`hangs`), writes that find it in any state (`writing`), and a stop at any call of a write (`stops`). Here are the laws
+//! of block stores, and what all share.
 
+mod hangs;
 mod losses;
 mod stops;
 mod writing;
@@ -15,7 +17,7 @@ use crate::{
 };
 
 fn options(data_count: u8, parity_count: u8) -> ErasureOptions {
-    ErasureOptions { data_count, parity_count, group_shards_max: None }
+    ErasureOptions { data_count, parity_count, ..ErasureOptions::default() }
 }
 
 /// As many nodes in memory as there are shards; opened again they are the same.

@@ -1,0 +1,318 @@
+//! Nodes, and how each of them does: who is asked first, how long an answer may take, who is not waited for.
+//!
+//! Every call of a node goes through [`Node::call`], which ends it at a time limit and learns from what comes of it. A node
+//! that gave no answer in time, or says that it is unavailable, is down until one of its calls succeeds; a probe in the
+//! background sees to it that there is such a call. A read that got tired of waiting calls the node late, which is asked
+//! after others until the probe, or any other call, has an answer of it. Time is that of the tokio runtime: where its
+//! clock stands still, a test moves it. Spec: spec/erasure.md, "Nodes that do not answer".
+
+use std::{
+    collections::{BTreeSet, VecDeque},
+    future::Future,
+    mem,
+    pin::pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::Duration,
+};
+
+use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
+use tokio::{
+    runtime::Handle,
+    time::{Instant, sleep, timeout},
+};
+
+use super::{ErasureNode, Inner};
+use crate::{BlockKey, BlockStore, Error, ErrorKind, Result};
+
+/// So many answers of a node are remembered; the second slowest of them is what it usually takes at most.
+const TIMES_COUNT: usize = 16;
+/// An answer is remembered so long: a node that was slow is tried again then.
+const TIMES_AGE_MAX: Duration = Duration::from_secs(30);
+/// A node is waited for so many times as long as it usually takes before another is asked as well.
+const LATE_FACTOR: u32 = 3;
+/// But not shorter than this, or half of all requests would be sent twice where nodes take microseconds.
+const LATE_MIN: Duration = Duration::from_millis(5);
+/// And not longer than this, however slow it usually is.
+const LATE_MAX: Duration = Duration::from_millis(500);
+/// So long where nothing is known of any node.
+const LATE_FIRST: Duration = Duration::from_millis(100);
+/// A node that takes so many times as long as the middle one is asked after the others.
+const SLOW_FACTOR: u32 = 4;
+/// A node that is down is asked again after so long, then after twice as long, and so on.
+const PROBE_WAIT_MIN: Duration = Duration::from_millis(500);
+/// But at least so often.
+const PROBE_WAIT_MAX: Duration = Duration::from_secs(30);
+/// What a probe asks for: no shard's key, as it does not end in the number of a slot.
+const PROBE_KEY: &[u8] = b"probe";
+
+/// How a node of an [`Erasure`](super::Erasure) does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ErasureNodeStatus {
+    /// Its name.
+    pub name: String,
+    /// Why it is taken to be down; `None` where it is up, as far as is known.
+    pub down: Option<String>,
+    /// How long its answers to reads take: the second slowest of the latest 16; `None` where there was none in the last
+    /// 30 seconds.
+    pub answer_time: Option<Duration>,
+}
+
+/// A node, and what is known of it.
+#[derive(Debug)]
+pub(super) struct Node {
+    pub(super) name: String,
+    store: Arc<dyn BlockStore>,
+    call_time_max: Duration,
+    health: Mutex<Health>,
+}
+
+#[derive(Debug, Default)]
+struct Health {
+    standing: Standing,
+    /// Whether somebody asks it again and again until it answers.
+    is_probed: bool,
+    /// How long its latest answers took.
+    times: VecDeque<Duration>,
+    /// The second slowest of them (one that was held up by chance does not count), and when the last came.
+    usual: Option<(Duration, Instant)>,
+}
+
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+enum Standing {
+    #[default]
+    Up,
+    /// Another node was asked instead of it.
+    Late,
+    /// It failed, and why.
+    Down(String),
+}
+
+/// When a node is asked: the first first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Class {
+    Fast,
+    Slow,
+    Late,
+    /// Only where the others do not do.
+    Down,
+}
+
+/// How the nodes did at a moment: when each is asked, and how long it is waited for before another is asked as well.
+pub(super) struct Ranks(Vec<(Class, Duration)>);
+
+impl Ranks {
+    pub(super) fn class(&self, node: usize) -> Class {
+        self.0[node].0
+    }
+
+    pub(super) fn late_after(&self, node: usize) -> Duration {
+        self.0[node].1
+    }
+}
+
+impl Node {
+    pub(super) fn new(ErasureNode { name, store, .. }: ErasureNode, call_time_max: Duration) -> Self {
+        Self { name, store, call_time_max, health: Mutex::default() }
+    }
+
+    pub(super) fn store(&self) -> &dyn BlockStore {
+        &*self.store
+    }
+
+    /// Carries out a call of this node, which takes no longer than its limit.
+    ///
+    /// # Errors
+    /// Those of the call; `Unavailable` where there was no answer in time.
+    pub(super) async fn call<T>(self: &Arc<Self>, work: impl Future<Output = Result<T>>) -> Result<T> {
+        Ok(self.timed(self.call_time_max, work).await?.0)
+    }
+
+    /// The same of a call that reads: how long it takes tells how fast the node is.
+    pub(super) async fn call_to_read<T>(self: &Arc<Self>, work: impl Future<Output = Result<T>>) -> Result<T> {
+        let (given, took) = self.timed(self.call_time_max, work).await?;
+        self.health().add_time(took);
+        Ok(given)
+    }
+
+    /// The same of a flush, which has more to do than other calls and may take six times as long.
+    pub(super) async fn flush(self: &Arc<Self>) -> Result<()> {
+        self.timed(self.call_time_max * 6, self.store.flush()).await.map(|((), _took)| ())
+    }
+
+    async fn timed<T>(
+        self: &Arc<Self>,
+        limit: Duration,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<(T, Duration)> {
+        let start = Instant::now();
+        let mut work = pin!(work);
+        // Most calls of a local store are done at once, and need no timer.
+        let result = match work.as_mut().now_or_never() {
+            Some(result) => result,
+            None => timeout(limit, work).await.unwrap_or_else(|_elapsed| {
+                let why = format!("no answer within {limit:?}");
+                Err(Error::new(ErrorKind::Unavailable, "erasure.call").because(why))
+            }),
+        };
+        match &result {
+            Err(error) if error.kind() == ErrorKind::Unavailable => self.set_down(format!("{error:#}")),
+            _ => self.set_up(),
+        }
+        Ok((result?, start.elapsed()))
+    }
+
+    fn health(&self) -> MutexGuard<'_, Health> {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn is_down(&self) -> bool {
+        matches!(self.health().standing, Standing::Down(_))
+    }
+
+    /// What to say of it where it is not asked, or not waited for.
+    pub(super) fn down_error(&self) -> Error {
+        let why = match &self.health().standing {
+            Standing::Down(why) => format!("it is down: {why}"),
+            Standing::Up | Standing::Late => "it has not answered yet".to_owned(),
+        };
+        Error::new(ErrorKind::Unavailable, "erasure.call").because(why)
+    }
+
+    pub(super) fn status(&self) -> ErasureNodeStatus {
+        let health = self.health();
+        let down = match &health.standing {
+            Standing::Down(why) => Some(why.clone()),
+            Standing::Up | Standing::Late => None,
+        };
+        ErasureNodeStatus { name: self.name.clone(), down, answer_time: health.usual_time(Instant::now()) }
+    }
+
+    fn set_up(&self) {
+        self.health().standing = Standing::Up;
+    }
+
+    fn set_down(self: &Arc<Self>, why: String) {
+        self.health().standing = Standing::Down(why);
+        self.probe(PROBE_WAIT_MIN);
+    }
+
+    /// Another node was asked instead of this one.
+    pub(super) fn set_late(self: &Arc<Self>) {
+        {
+            let mut health = self.health();
+            if health.standing != Standing::Up {
+                return;
+            }
+            health.standing = Standing::Late;
+        }
+        self.probe(Duration::ZERO);
+    }
+
+    /// Asks the node in the background until it answers, unless somebody does.
+    fn probe(self: &Arc<Self>, wait: Duration) {
+        // Outside of a runtime nothing runs in the background: the next calls find out.
+        let Ok(runtime) = Handle::try_current() else { return };
+        let was_probed = mem::replace(&mut self.health().is_probed, true);
+        if !was_probed {
+            drop(runtime.spawn(probe(Arc::downgrade(self), wait)));
+        }
+    }
+}
+
+/// Asks a node until it is up, or until nobody needs it any more.
+async fn probe(node: Weak<Node>, mut wait: Duration) {
+    loop {
+        sleep(wait).await;
+        let Some(node) = node.upgrade() else { return };
+        if node.health().standing != Standing::Up
+            && let Ok(key) = BlockKey::new(PROBE_KEY)
+        {
+            // What comes of it is noted in the node.
+            drop(node.call_to_read(node.store.has(&key)).await);
+        }
+        let mut health = node.health();
+        if health.standing == Standing::Up {
+            health.is_probed = false;
+            return;
+        }
+        wait = (wait * 2).clamp(PROBE_WAIT_MIN, PROBE_WAIT_MAX);
+    }
+}
+
+impl Health {
+    fn add_time(&mut self, took: Duration) {
+        let now = Instant::now();
+        if self.usual_time(now).is_none() {
+            self.times.clear();
+        }
+        if self.times.len() == TIMES_COUNT {
+            self.times.pop_front();
+        }
+        self.times.push_back(took);
+        let (mut slowest, mut second) = (took, None);
+        for time in self.times.iter().copied().take(self.times.len() - 1) {
+            second = second.max(Some(slowest.min(time)));
+            slowest = slowest.max(time);
+        }
+        self.usual = Some((second.unwrap_or(slowest), now));
+    }
+
+    fn usual_time(&self, now: Instant) -> Option<Duration> {
+        let (time, at) = self.usual?;
+        (now.saturating_duration_since(at) < TIMES_AGE_MAX).then_some(time)
+    }
+}
+
+impl Inner {
+    /// Looks at how all nodes do.
+    pub(super) fn ranks(&self) -> Ranks {
+        let now = Instant::now();
+        let look = |node: &Arc<Node>| {
+            let health = node.health();
+            let class = match health.standing {
+                Standing::Up => Class::Fast,
+                Standing::Late => Class::Late,
+                Standing::Down(_) => Class::Down,
+            };
+            (class, health.usual_time(now))
+        };
+        let known: Vec<_> = self.nodes.iter().map(look).collect();
+        let mut times: Vec<_> = known.iter().filter_map(|(_, time)| *time).collect();
+        times.sort_unstable();
+        let middle = times.get(times.len() / 2).copied();
+        let is_slow = |time| middle.is_some_and(|middle| time > LATE_MIN.max(middle * SLOW_FACTOR));
+        let rank = |(class, time): (Class, Option<Duration>)| {
+            let class = if class == Class::Fast && time.is_some_and(is_slow) { Class::Slow } else { class };
+            let late_after = time.or(middle).map_or(LATE_FIRST, |time| (time * LATE_FACTOR).clamp(LATE_MIN, LATE_MAX));
+            (class, late_after)
+        };
+        Ranks(known.into_iter().map(rank).collect())
+    }
+
+    /// Waits for calls of nodes. Those of nodes that are down are waited for only until all others have ended and what
+    /// came is enough: they fail then.
+    pub(super) async fn wait_for<T, F: Future<Output = Result<T>>>(
+        &self,
+        calls: impl IntoIterator<Item = (usize, F)>,
+        is_enough: impl Fn(&[(usize, Result<T>)]) -> bool,
+    ) -> Vec<(usize, Result<T>)> {
+        let (down, up): (Vec<_>, Vec<_>) = calls.into_iter().partition(|(node, _)| self.nodes[*node].is_down());
+        let mut not_waited_for: BTreeSet<_> = down.iter().map(|(node, _)| *node).collect();
+        let mut up_count = up.len();
+        // What is asked first may have answered before the others have.
+        let mut running: FuturesUnordered<_> =
+            down.into_iter().chain(up).map(|(node, call)| async move { (node, call.await) }).collect();
+        let mut ended = Vec::new();
+        loop {
+            let is_over = up_count == 0 && is_enough(&ended);
+            let next = if is_over { running.next().now_or_never().flatten() } else { running.next().await };
+            let Some((node, result)) = next else { break };
+            if !not_waited_for.remove(&node) {
+                up_count -= 1;
+            }
+            ended.push((node, result));
+        }
+        ended.extend(not_waited_for.into_iter().map(|node| (node, Err(self.nodes[node].down_error()))));
+        ended
+    }
+}
