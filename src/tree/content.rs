@@ -1,7 +1,7 @@
 //! Bytes of files in and out: read from wherever they are, written past the journal where whole chunks allow it.
 //!
 //! A chunk that is written whole, and begins where one begins in the DAG, is hashed and put at once, and the journal
-//! holds its CID; all else goes to the journal as it is. `sync` flushes blocks first, so a record that is durable never
+//! holds its CID; all else goes to the journal as it is, and so does a chunk that the store cannot take now. `sync` flushes blocks first, so a record that is durable never
 //! names a chunk that is not.
 
 use std::{collections::HashSet, ops::Range, sync::Arc};
@@ -145,8 +145,13 @@ impl Shared {
         let step = u64::from(self.dag.params().chunk_len);
         let mut at = whole.start;
         while at < whole.end {
-            let cid = self.dag.put_block(Codec::Raw, cut(at..at + step)).await?;
-            parts.push(Part::Slice(at..at + step, cid, 0));
+            let chunk = cut(at..at + step);
+            parts.push(match self.dag.put_block(Codec::Raw, chunk.clone()).await {
+                Ok(cid) => Part::Slice(at..at + step, cid, 0),
+                // A store whose nodes are away takes it with a later commit; until then it is durable here.
+                Err(error) if error.kind() == ErrorKind::Unavailable => Part::Bytes(at, chunk),
+                Err(error) => return Err(error),
+            });
             at += step;
         }
         if whole.end < end {

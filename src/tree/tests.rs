@@ -25,7 +25,7 @@ use crate::{
     forward_vfs,
     heads::MemHeads,
     media::MemMedia,
-    testing,
+    testing::{self, fault::Faulty},
     vfs::{
         Changed, DirChanged, Ino, Lease, NewNode, Place, RemoveKind, RenameMode, Renamed, SetAttr, Vfs, XattrMode,
         XattrName,
@@ -390,6 +390,30 @@ async fn a_sync_that_fails_makes_a_tree_read_only() {
     assert_eq!(refused.kind(), crate::ErrorKind::ReadOnly);
     tree.commit("").await.expect_err("nor committed");
     assert_eq!(tree.read(file.ino(), 0, 10).await.expect("reading goes on"), "lost?");
+}
+
+/// Where a store's nodes were away, a program that wrote whole chunks was refused, and one that wrote a byte less was not.
+#[tokio::test]
+async fn a_chunk_that_the_store_cannot_take_now_is_in_the_journal() {
+    let store = Arc::new(Faulty::new(Mem::default()));
+    let dag = || Dag::new(store.clone(), DagOptions::default());
+    let ground = Ground { dag: dag(), ..Ground::new() };
+    let tree = ground.open().await;
+    let file = make(&tree, tree.root(), "file", NewNode::File).await;
+    let bytes: Bytes = (0..3 << 20).map(|at: u32| at.to_le_bytes()[at as usize % 3]).collect();
+    store.set_offline(true);
+    tree.write(file.ino(), 0, bytes.clone(), false).await.expect("the journal takes it");
+    assert_eq!(tree.commit("").await.expect_err("later").kind(), crate::ErrorKind::Unavailable);
+    store.set_offline(false);
+    tree.sync(file.ino()).await.expect("durable");
+    drop((file, tree));
+    let ground = Ground { dag: dag(), ..ground };
+    let tree = ground.open().await;
+    let file = Lease::adopt(Arc::new(tree.clone()), tree.lookup(tree.root(), &name("file")).await.expect("there").ino);
+    for _ in 0..2 {
+        assert!(tree.read(file.ino(), 0, 4 << 20).await.expect("read") == bytes);
+        tree.commit("").await.expect("committed");
+    }
 }
 
 /// A chunk that came between the last sync and the end of the journal was taken, lost at the next start, and made whatever
