@@ -45,20 +45,20 @@ Examples:
 
 const EXAMPLES: &str = "\
 Examples:
-  muxfs serve                             serve /mem, /local and /ipfs over NFS and FTP on this machine
-  muxfs put -r photos                     put a directory; prints /ipfs/<cid>
-  muxfs ls -l /ipfs/<cid>                 list it
-  muxfs cat /ipfs/<cid>/a.jpg > a.jpg     read a file, every byte verified
-  muxfs get /ipfs/<cid> photos-again      copy it back
-  muxfs verify /ipfs/<cid>                re-hash everything below it
+  muxfs serve                             serve all mounts over NFS and FTP on this machine
+  muxfs put -r photos                     put a directory; prints /zstor/<cid>
+  muxfs ls -l /zstor/<cid>                list it
+  muxfs cat /zstor/<cid>/a.jpg > a.jpg    read a file, every byte verified
+  muxfs get /zstor/<cid> photos-again     copy it back
+  muxfs verify /zstor/<cid>               re-hash everything below it
   muxfs verify --all                      re-hash everything there is
   muxfs doctor                            look at the data directory and explain what is wrong
   muxfs gc --dry-run                      tell what nothing keeps; without --dry-run remove it
-  muxfs put -r photos /ipfs/photos        copy a directory into the working tree, under a name
+  muxfs put -r photos /zstor/photos       copy a directory into the working tree, under a name
   muxfs commit -m 'before the move'       commit it; muxfs log lists the commits
-  muxfs restore 2026-11-20T16-50-01Z /ipfs/photos
+  muxfs restore 2026-11-20T16-50-01Z /zstor/photos
                                           make it what it was then
-  muxfs mount /ipfs ~/files               use the working tree as a directory of this machine";
+  muxfs mount /zstor ~/files              use the working tree as a directory of this machine";
 
 /// A number of bytes that is not zero.
 fn some_bytes(text: &str) -> Result<ByteCount, String> {
@@ -70,8 +70,8 @@ fn some_bytes(text: &str) -> Result<ByteCount, String> {
 
 /// A multiplexing content-addressed filesystem.
 ///
-/// One namespace: /mem (RAM), /local (a host directory) and /ipfs (local disk), served over NFSv3 and FTP. /mem and
-/// /ipfs are written by name and keep every commit; content is read there by CID too. Commands given while a server runs are carried out by it.
+/// One namespace: /mem (RAM), /local (a host directory), /ipfs (local disk) and /zstor (encrypted, on six directories of
+/// which two may be lost), served over NFSv3 and FTP. All but /local keep every commit, and content is read there by CID too. Commands given while a server runs are carried out by it.
 #[derive(Debug, Parser)]
 #[command(name = "muxfs", version, after_help = EXAMPLES, after_long_help = format!("{EXAMPLES}\n\n{EXIT_CODES}"))]
 pub(crate) struct Cli {

@@ -161,9 +161,13 @@ async fn len_on(disk: Option<&Disk>) -> Result<Option<u64>> {
 async fn compact(disk: &Disk) -> Result<u64> {
     let mut segments_removed = 0;
     for _ in 0..POSTPONED_COUNT_MAX {
-        let report = disk.segments.compact().await?;
-        segments_removed += report.segments_removed;
-        if !report.postponed {
+        let mut postponed = false;
+        for segments in disk.all_segments() {
+            let report = segments.compact().await?;
+            segments_removed += report.segments_removed;
+            postponed |= report.postponed;
+        }
+        if !postponed {
             break;
         }
         tokio::time::sleep(POSTPONED_WAIT).await;
@@ -207,7 +211,7 @@ impl Mark {
         Self {
             head: mount.as_tree().map(|tree| tree.head().0),
             pins: mount.as_cas().map_or(0, |cas| cas.pins().generation()),
-            stored: instance.disk(mount.prefix()).map_or(0, |disk| disk.segments.stats().live_len),
+            stored: instance.disk(mount.prefix()).map_or(0, |disk| disk.stats().live_len),
         }
     }
 }

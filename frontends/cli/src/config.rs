@@ -1,6 +1,6 @@
 //! The configuration: a TOML file, overridden by flags. Unknown keys are errors that name the key.
 //!
-//! Without a file there is a configuration all the same: `/mem`, `/local` and `/ipfs`, served on loopback.
+//! Without a file there is a configuration all the same: `/mem`, `/local`, `/ipfs` and `/zstor`, served on loopback.
 //! Spec: spec/config.md.
 
 use std::{
@@ -70,14 +70,87 @@ pub(crate) enum Mount {
         #[serde(rename = "async", default)]
         is_async: bool,
     },
+    /// Encrypted blocks in shards on nodes.
+    Zstor(ZstorMount),
 }
 
 impl Mount {
     pub(crate) fn prefix(&self) -> Prefix {
         match self {
             Self::Mem { prefix, .. } | Self::Local { prefix, .. } | Self::Ipfs { prefix, .. } => prefix.0,
+            Self::Zstor(zstor) => zstor.prefix.0,
         }
     }
+}
+
+/// Shards of encrypted blocks, and where they are. Spec: spec/zstor.md.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ZstorMount {
+    pub(crate) prefix: PrefixText,
+    /// k: so many shards give a block back.
+    #[serde(default = "ZstorMount::data_default")]
+    pub(crate) data: u8,
+    /// m: so many nodes may be lost.
+    #[serde(default = "ZstorMount::parity_default")]
+    pub(crate) parity: u8,
+    /// The most shards of a block on nodes of one group; m where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) group_max: Option<u8>,
+    /// The file of the key; `DATA/zstor/key` where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) key: Option<PathBuf>,
+    /// As of an `ipfs` mount.
+    #[serde(rename = "async", default)]
+    pub(crate) is_async: bool,
+    /// `DATA/zstor/nodes/0` to k + m - 1 where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) nodes: Option<Vec<ZstorNode>>,
+    /// Whether nobody asked for it: where the processor cannot do it, there is none.
+    #[serde(skip)]
+    pub(crate) is_default: bool,
+}
+
+impl ZstorMount {
+    fn data_default() -> u8 {
+        4
+    }
+
+    fn parity_default() -> u8 {
+        2
+    }
+
+    fn new(prefix: PrefixText) -> Self {
+        let (data, parity) = (Self::data_default(), Self::parity_default());
+        Self { prefix, data, parity, group_max: None, key: None, is_async: false, nodes: None, is_default: true }
+    }
+
+    /// Why it cannot be.
+    fn fault(&self) -> Option<String> {
+        let prefix = self.prefix.0;
+        if prefix.as_str() != "zstor" && (self.nodes.is_none() || self.key.is_none()) {
+            return Some(format!(
+                "mount: /{prefix} is not /zstor, which alone has a key and nodes by default: name its own"
+            ));
+        }
+        let names = self.nodes.iter().flatten().filter_map(|node| node.name.as_ref());
+        let bad = names.into_iter().find(|name| name.is_empty() || name.chars().any(char::is_control))?;
+        Some(format!("mount: {bad:?} is no name of a node: it is text in one line"))
+    }
+}
+
+/// A node of a [`ZstorMount`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ZstorNode {
+    /// Must be there.
+    pub(crate) dir: PathBuf,
+    /// Where shards belong follows from it; `dir` where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) name: Option<String>,
+    /// What it is lost together with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) group: Option<String>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -228,6 +301,7 @@ impl Default for Config {
                 Mount::Mem { prefix: prefix("mem"), limit: None },
                 Mount::Local { prefix: prefix("local"), dir: None, read_only: false },
                 Mount::Ipfs { prefix: prefix("ipfs"), is_async: false },
+                Mount::Zstor(ZstorMount::new(prefix("zstor"))),
             ],
         }
     }
@@ -270,6 +344,11 @@ impl Config {
         for mount in &self.mount {
             if !seen.insert(mount.prefix()) {
                 return refuse(format!("mount: the prefix {:?} is there twice", mount.prefix().as_str()));
+            }
+            if let Mount::Zstor(zstor) = mount
+                && let Some(why) = zstor.fault()
+            {
+                return refuse(why);
             }
         }
         if let Some(PrefixText(default)) = self.default
@@ -489,6 +568,8 @@ mod tests {
             ("[nfs]\nlisen = \"off\"", "lisen"),
             ("[[mount]]\nkind = \"local\"\nprefix = \"local\"\ndri = \"/x\"", "dri"),
             ("[[mount]]\nkind = \"local\"\nprefix = \"local\"\nasync = true", "async"),
+            ("[[mount]]\nkind = \"zstor\"\nprefix = \"zstor\"\nparty = 2", "party"),
+            ("[[mount]]\nkind = \"zstor\"\nprefix = \"zstor\"\nnodes = [{ dri = \"/x\" }]", "dri"),
         ] {
             let error = toml::from_str::<Config>(text).expect_err(text).to_string();
             assert!(error.contains(key), "{error}");
@@ -503,6 +584,18 @@ mod tests {
         };
         assert!(matches!(mount(""), Mount::Ipfs { is_async: false, .. }));
         assert!(matches!(mount("async = true"), Mount::Ipfs { is_async: true, .. }));
+    }
+
+    #[test]
+    fn nodes_and_keys_are_named_where_they_cannot_be_told() {
+        let check = |text: &str| Config::parse(text).expect("parses").check();
+        let mount = "[[mount]]\nkind = \"zstor\"\nprefix = ";
+        check(&format!("{mount}\"zstor\"")).expect("has defaults");
+        let error = check(&format!("{mount}\"arc\"\nkey = \"/k\"")).expect_err("whose nodes?");
+        assert!(format!("{error:#}").contains("/arc"), "{error:#}");
+        check(&format!("{mount}\"arc\"\nnodes = [{{ dir = \"/a\" }}]")).expect_err("whose key?");
+        check(&format!("{mount}\"arc\"\nkey = \"/k\"\nnodes = [{{ dir = \"/a\", name = \"a b\" }}]")).expect("good");
+        check(&format!("{mount}\"zstor\"\nnodes = [{{ dir = \"/a\", name = \"a\\nb\" }}]")).expect_err("two lines");
     }
 
     #[test]

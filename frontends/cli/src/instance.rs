@@ -8,7 +8,7 @@ use std::{
 
 use muxfs::{
     Env, Error, ErrorKind, Name, Prefix, Result,
-    block::{Mem, MemOptions, Segments, SegmentsOptions},
+    block::{Mem, MemOptions, Segments, SegmentsOptions, SegmentsStats, StripeCode},
     cas::Cas,
     cas_view::{CasViewOptions, Space},
     dag::{Dag, DagOptions, Profile},
@@ -20,12 +20,14 @@ use muxfs::{
     vfs::{FsStat, Fsid, Vfs, union::Slots, watch::Watch},
 };
 use muxfs_local::{FileMedia, LocalOptions, LocalVfs};
+use muxfs_zstor::{OpenNode, Zstor};
 
 use crate::{
     commands::put::host,
     config::{self, Config},
     data_dir::{DataDir, private_dir},
     mounts::Mounts,
+    zstor,
 };
 
 /// How much `/mem` may hold where the RAM's size cannot be told.
@@ -46,7 +48,7 @@ pub(crate) const HEAD: &str = "main";
 const UNKNOWN: FsStat = FsStat { bytes_total: 0, bytes_free: 0, inodes_total: 0, inodes_free: 0 };
 
 /// Asks a store for its space.
-type SpaceFn = Arc<dyn Fn() -> Result<FsStat> + Send + Sync>;
+pub(crate) type SpaceFn = Arc<dyn Fn() -> Result<FsStat> + Send + Sync>;
 
 /// Every mount, opened.
 #[derive(Debug)]
@@ -73,25 +75,81 @@ pub(crate) struct Instance {
 #[derive(Debug)]
 pub(crate) struct Disk {
     prefix: Prefix,
-    pub(crate) segments: Arc<Segments>,
-    /// Where the blocks are, and their index.
-    media: [Arc<FileMedia>; 2],
+    kept: Kept,
+}
+
+#[derive(Debug)]
+enum Kept {
+    /// As they are.
+    Whole {
+        segments: Arc<Segments>,
+        /// Where the blocks are, and their index.
+        media: [Arc<FileMedia>; 2],
+    },
+    /// In shards on nodes.
+    Shards(Zstor),
 }
 
 impl Disk {
     /// What it takes, in bytes.
     pub(crate) async fn len(&self) -> Result<u64> {
         let mut len = 0;
-        for media in &self.media {
-            len += media.segments().await?.iter().map(|segment| segment.len).sum::<u64>();
+        match &self.kept {
+            Kept::Whole { media, .. } => {
+                for media in media {
+                    len += media.segments().await?.iter().map(|segment| segment.len).sum::<u64>();
+                }
+            }
+            Kept::Shards(zstor) => {
+                for node in zstor.nodes() {
+                    len += node.len().await?;
+                }
+            }
         }
         Ok(len)
     }
 
+    /// What holds the blocks: one, or one for each node that is there.
+    pub(crate) fn all_segments(&self) -> Vec<&Segments> {
+        match &self.kept {
+            Kept::Whole { segments, .. } => vec![segments],
+            Kept::Shards(zstor) => {
+                let live = zstor.nodes().iter().filter(|node| node.lost().is_none());
+                live.filter_map(OpenNode::segments).map(|segments| &**segments).collect()
+            }
+        }
+    }
+
+    /// What all of these hold: of blocks in shards, each shard.
+    pub(crate) fn stats(&self) -> SegmentsStats {
+        self.all_segments().into_iter().map(Segments::stats).fold(SegmentsStats::default(), |all, stats| {
+            SegmentsStats {
+                block_count: all.block_count + stats.block_count,
+                live_len: all.live_len + stats.live_len,
+                dead_len: all.dead_len + stats.dead_len,
+            }
+        })
+    }
+
+    /// The nodes of blocks in shards; none of others.
+    pub(crate) fn nodes(&self) -> &[OpenNode] {
+        match &self.kept {
+            Kept::Whole { .. } => &[],
+            Kept::Shards(zstor) => zstor.nodes(),
+        }
+    }
+
     /// Whether a quarter of it or more is dead.
     pub(crate) fn is_worth_compacting(&self) -> bool {
-        let stats = self.segments.stats();
+        let stats = self.stats();
         stats.dead_len >= stats.live_len / 3 && stats.dead_len > 0
+    }
+
+    async fn close(&self) -> Result<()> {
+        match &self.kept {
+            Kept::Whole { segments, .. } => segments.close().await,
+            Kept::Shards(zstor) => zstor.close().await,
+        }
     }
 }
 
@@ -133,16 +191,18 @@ impl Instance {
                     let auto_commit = auto_commit.cloned();
                     let (journal, heads) = (Arc::new(MemMedia::within(mem.limit())), Arc::new(MemHeads::default()));
                     let retention = retention.clone();
-                    let below = Below { journal, heads, auto_commit, retention, write_through: false, reserve_len: 0 };
+                    let below =
+                        Below { journal, heads, auto_commit, retention, write_through: false, room: space.clone() };
                     content(prefix, dag(mem, &config), pins, below, space).await?
                 }
                 config::Mount::Ipfs { is_async, .. } => {
                     let dir = data.path().join("mounts").join(prefix.as_str());
                     let space = space_of_disk(dir.clone());
                     let (blocks, index, env) = (media(&dir.join("blocks"))?, media(&dir.join("index"))?, env());
-                    let segments = Segments::open(blocks.clone(), index.clone(), segments_options(&space), &env);
+                    let segments = Segments::open(blocks.clone(), index.clone(), segments_options(&space, 1), &env);
                     let segments = Arc::new(segments.await.map_err(|error| error.at(dir.display()))?);
-                    disks.push(Disk { prefix, segments: segments.clone(), media: [blocks, index] });
+                    let kept = Kept::Whole { segments: segments.clone(), media: [blocks, index] };
+                    disks.push(Disk { prefix, kept });
                     let pins = Arc::new(Pins::open(media(&dir.join("pins"))?, &env).await?);
                     all_pins.push(pins.clone());
                     let heads = Arc::new(LogHeads::open(media(&dir.join("heads"))?, &env).await?);
@@ -151,9 +211,39 @@ impl Instance {
                     private_dir(&journal)?;
                     let journal = Arc::new(FileMedia::open_ahead(journal)?);
                     let (retention, write_through) = (retention.clone(), *is_async);
-                    let reserve_len = reserve_len(space().map_or(0, |space| space.bytes_total));
-                    let below = Below { journal, heads, auto_commit, retention, write_through, reserve_len };
+                    let below = Below { journal, heads, auto_commit, retention, write_through, room: room(&space) };
                     let opened = content(prefix, dag(segments, &config), pins, below, space).await;
+                    opened.map_err(|error| error.at(dir.display()))?
+                }
+                config::Mount::Zstor(mount) => {
+                    if let Err(error) = StripeCode::new(mount.data, mount.parity)
+                        && mount.is_default
+                    {
+                        tracing::warn!("there is no /{prefix} on this machine: {error:#}");
+                        continue;
+                    }
+                    let (dir, env) = (zstor::local_dir(data.path(), mount), env());
+                    let opened = zstor::open(data.path(), mount, &env).await;
+                    let (store, key) = opened.map_err(|error| error.at(format!("/{prefix}")))?;
+                    let pins = Pins::open(key.sealed("pins", media(&dir.join("pins"))?, &env), &env).await?;
+                    let pins = Arc::new(pins);
+                    all_pins.push(pins.clone());
+                    let heads = LogHeads::open(key.sealed("heads", media(&dir.join("heads"))?, &env), &env).await?;
+                    let journal = dir.join("journal");
+                    private_dir(&journal)?;
+                    let journal = key.sealed("journal", Arc::new(FileMedia::open_ahead(journal)?), &env);
+                    let space: SpaceFn = Arc::new(store.space());
+                    let (auto_commit, retention) = (auto_commit.cloned(), retention.clone());
+                    let below = Below {
+                        journal,
+                        heads: Arc::new(heads),
+                        auto_commit,
+                        retention,
+                        write_through: mount.is_async,
+                        room: room_of_both(&space, &space_of_disk(dir.clone())),
+                    };
+                    let opened = content(prefix, dag(store.blocks().clone(), &config), pins, below, space).await;
+                    disks.push(Disk { prefix, kept: Kept::Shards(store) });
                     opened.map_err(|error| error.at(dir.display()))?
                 }
             };
@@ -199,9 +289,12 @@ impl Instance {
         self.mux.mounts().iter().filter_map(|mount| Some((mount.prefix(), mount.as_cas()?)))
     }
 
-    /// The block store of a mount that has one on disk.
+    /// The block store of a mount that has one on disk, in the order in which its blocks lie there.
     pub(crate) fn segments_of(&self, prefix: Prefix) -> Option<&Segments> {
-        self.disk(prefix).map(|disk| &*disk.segments)
+        match &self.disk(prefix)?.kept {
+            Kept::Whole { segments, .. } => Some(segments),
+            Kept::Shards(_) => None,
+        }
     }
 
     /// The working tree of a mount.
@@ -238,7 +331,7 @@ impl Instance {
             closed = closed.and(pins.close().await);
         }
         for disk in &self.disks {
-            closed = closed.and(disk.segments.close().await);
+            closed = closed.and(disk.close().await);
         }
         closed.and(self.slots.close().await)
     }
@@ -282,7 +375,7 @@ pub(crate) fn env() -> Env {
     }
 }
 
-fn media(dir: &Path) -> Result<Arc<FileMedia>> {
+pub(crate) fn media(dir: &Path) -> Result<Arc<FileMedia>> {
     private_dir(dir)?;
     FileMedia::open(dir).map(Arc::new)
 }
@@ -300,34 +393,44 @@ struct Below {
     retention: Retention,
     /// Whether names outlive this process without a sync.
     write_through: bool,
-    /// How much of the space below is not for the tree.
-    reserve_len: u64,
+    /// What the tree may fill.
+    room: SpaceFn,
 }
 
 /// What is seen by CID, and the root of a new tree, belong to the server, as files that it made would.
 async fn content(prefix: Prefix, dag: Dag, pins: Arc<Pins>, below: Below, space: SpaceFn) -> Result<Mount> {
     let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-    let Below { auto_commit, retention, write_through, reserve_len, .. } = below;
-    let room = space.clone();
+    let Below { auto_commit, retention, write_through, room, .. } = below;
     // What cannot be told now is not known: writing finds out.
-    let room = Arc::new(move || {
-        room().map_or(UNKNOWN, |space| {
-            // What blocks leave is not for the tree either: so it can always commit.
-            FsStat { bytes_free: space.bytes_free.saturating_sub(reserve_len), ..space }
-        })
-    });
+    let room = Arc::new(move || room().unwrap_or(UNKNOWN));
     let options = TreeOptions::new(Name::new(HEAD.as_bytes())?, env());
     let options = TreeOptions { owner: (uid, gid), room, auto_commit, retention, write_through, ..options };
     let tree = Tree::open(dag, below.journal, below.heads, options).await?;
     Ok(Mount::content(prefix, pins, tree, CasViewOptions { uid, gid, space: Space::new(move || space()) }))
 }
 
-/// Segments in a directory leave a little of the disk, so that what is removed can be noted, and what is left be moved.
-fn segments_options(space: &SpaceFn) -> SegmentsOptions {
+/// What blocks leave of a disk is not for a tree either: so it can always commit.
+fn room(space: &SpaceFn) -> SpaceFn {
+    let (reserve_len, space) = (reserve_len(space().map_or(0, |space| space.bytes_total)), space.clone());
+    Arc::new(move || space().map(|space| FsStat { bytes_free: space.bytes_free.saturating_sub(reserve_len), ..space }))
+}
+
+/// What there is room for where blocks are and where the journal is.
+fn room_of_both(blocks: &SpaceFn, journal: &SpaceFn) -> SpaceFn {
+    let (blocks, journal) = (room(blocks), room(journal));
+    Arc::new(move || {
+        let (blocks, journal) = (blocks()?, journal()?);
+        Ok(FsStat { bytes_free: blocks.bytes_free.min(journal.bytes_free), ..blocks })
+    })
+}
+
+/// Segments in a directory leave a little of the disk, so that what is removed can be noted, and what is left be moved;
+/// stores that share a disk leave it together.
+pub(crate) fn segments_options(space: &SpaceFn, store_count: u64) -> SegmentsOptions {
     let bytes_total = space().map_or(0, |space| space.bytes_total);
     let (space, reserve_len) = (space.clone(), reserve_len(bytes_total));
     let is_full = move || space().is_ok_and(|space| space.bytes_free < reserve_len);
-    let segment_len_max = u32::try_from(segment_len(bytes_total)).unwrap_or(u32::MAX);
+    let segment_len_max = u32::try_from(segment_len(bytes_total / store_count.max(1))).unwrap_or(u32::MAX);
     SegmentsOptions { segment_len_max, is_full: Some(Arc::new(is_full)), ..SegmentsOptions::default() }
 }
 
@@ -342,7 +445,7 @@ fn reserve_len(bytes_total: u64) -> u64 {
 }
 
 /// What the disk has that `dir` is on.
-fn space_of_disk(dir: PathBuf) -> SpaceFn {
+pub(crate) fn space_of_disk(dir: PathBuf) -> SpaceFn {
     Arc::new(move || {
         let stat = rustix::fs::statvfs(&dir).map_err(|error| host(&dir, error.into()))?;
         Ok(FsStat {

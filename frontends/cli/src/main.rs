@@ -19,6 +19,7 @@ mod owner;
 mod place_node;
 mod restore;
 mod signals;
+mod zstor;
 
 use std::{
     ffi::OsStr,
@@ -308,12 +309,16 @@ fn effective(global: &Global) -> Result<Config> {
     }
     config.check()?;
     // The working directory may be another where the path is used.
-    let locals = config.mount.iter_mut().filter_map(|mount| match mount {
-        Mount::Local { dir, .. } => dir.as_mut(),
-        _ => None,
+    let of_mounts = config.mount.iter_mut().flat_map(|mount| match mount {
+        Mount::Local { dir, .. } => dir.iter_mut().collect(),
+        Mount::Zstor(zstor) => {
+            let dirs = zstor.nodes.iter_mut().flatten().map(|node| &mut node.dir);
+            dirs.chain(&mut zstor.key).collect::<Vec<_>>()
+        }
+        Mount::Mem { .. } | Mount::Ipfs { .. } => Vec::new(),
     });
     let ftp = [&mut config.ftp.users, &mut config.ftp.tls_cert, &mut config.ftp.tls_key];
-    for path in locals.chain(ftp.into_iter().flatten()).chain([&mut config.data]) {
+    for path in of_mounts.chain(ftp.into_iter().flatten()).chain([&mut config.data]) {
         *path = std::path::absolute(&*path)
             .map_err(|error| Error::new(ErrorKind::InvalidArgument, "args.path").at(path.display()).because(error))?;
     }

@@ -159,7 +159,12 @@ impl RootKey {
             let named = fs::hard_link(&part, file);
             fs::remove_file(&part)?;
             named?;
-            sync_dir(file.parent().unwrap_or(Path::new(".")))
+            sync_dir(file.parent().unwrap_or(Path::new(".")))?;
+            // Directories on the way may be new too, and are not always ours.
+            for above in file.ancestors().skip(2).take(2) {
+                sync_dir(above).ok();
+            }
+            Ok(())
         };
         write().map_err(|error| failed(OP, file, error))?;
         Ok(key)

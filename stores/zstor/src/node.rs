@@ -1,7 +1,7 @@
 //! Nodes: where shards are. For now a directory each; another kind of place joins [`Place`].
 //!
-//! A directory that is gone keeps its open files, so that what is written there is lost without an error: a node looks
-//! whether its mark is still in its place whenever something is written, and is lost from then on if it is not.
+//! A directory that is gone keeps its open files, so that what is written there is lost without an error, and what is read
+//! seems to be kept: with each call a node looks whether its mark is still in its place, and is lost from then on if not.
 
 use std::{
     fmt,
@@ -52,7 +52,8 @@ pub enum Place {
 }
 
 impl Place {
-    pub(crate) fn dir(&self) -> &Path {
+    /// Where it is on this machine.
+    pub fn dir(&self) -> &Path {
         let Self::Dir { path, .. } = self;
         path
     }
@@ -162,27 +163,20 @@ impl Dir {
         self.segments.stats() == SegmentsStats::default()
     }
 
-    /// Refuses what is no more known to be kept.
-    fn check_gone(&self) -> Result<()> {
-        match self.gone.get() {
-            Some(why) => Err(lost(why)),
-            None => Ok(()),
-        }
-    }
-
-    /// As `check_gone`, after a look.
+    /// Refuses what is not known to be kept; one that was gone once is not trusted again.
     fn look(&self) -> Result<()> {
+        if let Some(why) = self.gone.get() {
+            return Err(lost(why));
+        }
         let why = match identity(&self.mark) {
-            Ok(there) if there == self.identity => return self.check_gone(),
+            Ok(there) if there == self.identity => return Ok(()),
             Ok(_) => "another directory came to its place".into(),
             Err(error) => format!("its directory is gone: {error}"),
         };
-        let is_news = self.gone.get().is_none();
-        let why = self.gone.get_or_init(|| why);
-        if is_news {
+        if self.gone.set(why.clone()).is_ok() {
             tracing::error!(node = self.name, mark = %self.mark.display(), "a node is lost until the next start: {why}");
         }
-        Err(lost(why))
+        Err(lost(&why))
     }
 }
 
@@ -193,11 +187,11 @@ fn lost(why: &str) -> Error {
 #[async_trait]
 impl BlockStore for Dir {
     async fn get(&self, key: &BlockKey) -> Result<Option<Bytes>> {
-        self.check_gone()?;
+        self.look()?;
         self.segments.get(key).await
     }
     async fn get_range(&self, key: &BlockKey, range: Range<usize>) -> Result<Option<Bytes>> {
-        self.check_gone()?;
+        self.look()?;
         self.segments.get_range(key, range).await
     }
     async fn put(&self, key: &BlockKey, block: Bytes) -> Result<()> {
@@ -209,11 +203,11 @@ impl BlockStore for Dir {
         self.segments.delete(key).await
     }
     async fn has(&self, key: &BlockKey) -> Result<bool> {
-        self.check_gone()?;
+        self.look()?;
         self.segments.has(key).await
     }
     async fn block_len(&self, key: &BlockKey) -> Result<Option<u64>> {
-        self.check_gone()?;
+        self.look()?;
         self.segments.block_len(key).await
     }
     async fn flush(&self) -> Result<()> {
@@ -223,7 +217,7 @@ impl BlockStore for Dir {
         self.look()
     }
     fn keys(&self) -> BoxStream<'_, Result<BlockKey>> {
-        match self.check_gone() {
+        match self.look() {
             Ok(()) => self.segments.keys(),
             Err(error) => stream::iter([Err(error)]).boxed(),
         }

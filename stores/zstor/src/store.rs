@@ -237,7 +237,7 @@ async fn open_nodes(options: &ZstorOptions, key: &RootKey, is_made: bool, env: &
                 }
             }
             Look::Offered | Look::Unmarked => format!(
-                "there is no file {dir}/muxfs-node: mount the disk of this node; or, to begin it anew, empty: touch {dir}/muxfs-node"
+                "there is no file {dir}/muxfs-node: mount the disk of this node; or, to begin it anew and empty: mkdir -p {dir} && touch {dir}/muxfs-node"
             ),
             Look::Foreign => "it is a node of another store".into(),
             Look::Lost(why) => why,

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::put::host;
 use crate::{
     args, collector,
-    config::{self, Config, Mount, Squash},
+    config::{self, Config, Mount, Squash, ZstorMount},
     control,
     data_dir::{DataDir, private_dir},
     instance::{self, Instance, fsids, local_dir},
@@ -29,6 +29,7 @@ use crate::{
     mounts::MountPoint,
     output::{self, Output},
     signals::Signals,
+    zstor,
 };
 
 /// The longest path a Unix socket can have on every system, less the NUL at its end.
@@ -252,7 +253,7 @@ fn start_nfs(instance: &Instance, config: &config::Nfs, unsynced: Vec<Fsid>) -> 
 }
 
 fn is_async(mount: &Mount) -> bool {
-    matches!(mount, Mount::Ipfs { is_async: true, .. })
+    matches!(mount, Mount::Ipfs { is_async: true, .. } | Mount::Zstor(ZstorMount { is_async: true, .. }))
 }
 
 /// Commits a working tree whenever it is time, until `stop`; closing commits the rest.
@@ -343,6 +344,15 @@ fn greeting(config: &Config, ready: &Ready) -> String {
                 format!(
                     "read and written, and content by CID, in {}",
                     config.data.join("mounts").join(prefix.0.as_str()).display()
+                )
+            }
+            Mount::Zstor(zstor) => {
+                let (nodes, key) = (zstor::nodes(&config.data, zstor), zstor::key_file(&config.data, zstor));
+                format!(
+                    "read and written, encrypted with {}, on {} nodes of which {} may be lost",
+                    key.display(),
+                    nodes.len(),
+                    zstor.parity
                 )
             }
         };

@@ -148,7 +148,8 @@ async fn all_mounts(instance: &Instance, options: &VerifyAll, out: &Out) -> Resu
     let mut pace = Pace::new(options.rate_max);
     for (mount, cas) in mounts {
         let (segments, tree) = (instance.segments_of(mount), instance.tree(mount).ok());
-        // What is in RAM goes with the process, and how far it was verified too.
+        // What is in RAM goes with the process, and how far it was verified too; of what is encrypted nothing is to be
+        // in clear here, and the file has CIDs.
         let file = segments.map(|_| ProgressFile::new(progress_path(&instance.config.data, mount)));
         let run = match &file {
             Some(file) if !options.restart => file.load().await?.filter(|run| run.place != Place::Done),
@@ -204,7 +205,7 @@ impl Job<'_> {
                     self.blocks_on_disk(segments, pace).await?;
                     self.nameless_blocks(segments).await?;
                 }
-                None => self.blocks_in_ram(pace).await?,
+                None => self.blocks_by_key(pace).await?,
             }
             self.run.place = Place::Roots { after: None };
             self.save().await?;
@@ -254,7 +255,8 @@ impl Job<'_> {
         Ok(())
     }
 
-    async fn blocks_in_ram(&mut self, pace: &mut Pace) -> Result<()> {
+    /// Of blocks in RAM and in shards, which lie in no order that could be gone on with.
+    async fn blocks_by_key(&mut self, pace: &mut Pace) -> Result<()> {
         let cas = self.cas;
         let mut keys = cas.dag().keys().chunks(KEY_COUNT);
         while let Some(keys) = keys.next().await {

@@ -13,6 +13,7 @@ mod rounds;
 mod serving;
 mod trees;
 mod verify;
+mod zstor;
 
 use std::{
     fs,
@@ -30,11 +31,39 @@ const PATIENCE: Duration = Duration::from_mins(1);
 /// A data directory of its own, and the program to run on it.
 struct World {
     dir: TempDir,
+    /// Where there is one, commands are given it that name no other.
+    config: Option<PathBuf>,
 }
+
+/// What most tests run on: without `/zstor`, which is opened with each command and is tested by itself.
+const WITHOUT_ZSTOR: &str = r#"
+[[mount]]
+kind = "mem"
+prefix = "mem"
+[[mount]]
+kind = "local"
+prefix = "local"
+[[mount]]
+kind = "ipfs"
+prefix = "ipfs"
+"#;
 
 impl World {
     fn new() -> Self {
-        Self { dir: tempfile::tempdir().expect("a directory") }
+        let world = Self::by_default();
+        let config = world.path("without-zstor.toml");
+        fs::write(&config, WITHOUT_ZSTOR).expect("written");
+        Self { config: Some(config), ..world }
+    }
+
+    /// As the program is without a configuration.
+    fn by_default() -> Self {
+        Self { dir: tempfile::tempdir().expect("a directory"), config: None }
+    }
+
+    /// One whose default mount is `/ipfs` or `/zstor`.
+    fn of(prefix: &str) -> Self {
+        if prefix == "zstor" { Self::by_default() } else { Self::new() }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -42,8 +71,16 @@ impl World {
     }
 
     fn command(&self) -> Command {
+        self.command_for(&[])
+    }
+
+    /// The program, before it is given `args`.
+    fn command_for(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_muxfs"));
         command.arg("--data").arg(self.path("data")).stdin(Stdio::null());
+        if let Some(config) = self.config.as_ref().filter(|_| !args.contains(&"--config")) {
+            command.arg("--config").arg(config);
+        }
         command
     }
 
@@ -60,7 +97,7 @@ impl World {
 
     /// Runs a command to its end.
     fn run(&self, args: &[&str]) -> Output {
-        self.command().args(args).output().expect("the program runs")
+        self.command_for(args).args(args).output().expect("the program runs")
     }
 
     /// Runs a command that must succeed; its standard output, without the last newline.
@@ -81,7 +118,7 @@ impl World {
 
     /// Runs a command with standard input.
     fn fed(&self, args: &[&str], input: &[u8]) -> Output {
-        let mut command = self.command();
+        let mut command = self.command_for(args);
         command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the program runs");
         child.stdin.take().expect("piped").write_all(input).expect("it reads");
@@ -92,7 +129,7 @@ impl World {
     fn serve(&self, args: &[&str]) -> Server {
         let ready = self.path("ready.json");
         fs::remove_file(&ready).ok();
-        let mut command = self.command();
+        let mut command = self.command_for(args);
         command.args(["serve", "--quiet", "--nfs", "127.0.0.1:0", "--ftp", "127.0.0.1:0", "--ready-file"]);
         let mut child = command.arg(&ready).args(args).spawn().expect("the program runs");
         let begun = Instant::now();

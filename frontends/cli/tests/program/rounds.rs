@@ -104,18 +104,33 @@ impl Round {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_round_of_kill_9_leaves_what_was_synced_and_no_handle_stale() {
+    kill_again_and_again("ipfs", 1).await;
+}
+
+/// The journal is sealed, and the blocks are in shards.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_round_of_kill_9_leaves_what_was_synced_in_zstor() {
+    kill_again_and_again("zstor", 5).await;
+}
+
+/// One in `part` of all rounds, on a mount.
+async fn kill_again_and_again(prefix: &'static str, part: usize) {
     let rounds = env::var("MUXFS_KILL_ROUNDS").map_or(ROUNDS, |text| text.parse().expect("a number of rounds"));
+    let rounds: usize = rounds.div_ceil(part);
     let seed = env::var("MUXFS_KILL_SEED").map_or(0x5eed, |text| text.parse().expect("a seed"));
     eprintln!("MUXFS_KILL_ROUNDS={rounds} MUXFS_KILL_SEED={seed}");
-    let world = World::new();
+    let world = World::of(prefix);
     let mut dice = Dice::new(seed);
-    let mut nfs: Vec<NfsClient> = (0..NFS_CLIENTS).map(|i| NfsClient::new(format!("nfs{i}"), dice.bits())).collect();
-    let mut ftp: Vec<FtpClient> = (0..FTP_CLIENTS).map(|i| FtpClient::new(format!("ftp{i}"), dice.bits())).collect();
+    let mut nfs: Vec<NfsClient> =
+        (0..NFS_CLIENTS).map(|i| NfsClient::new(prefix, format!("nfs{i}"), dice.bits())).collect();
+    let mut ftp: Vec<FtpClient> =
+        (0..FTP_CLIENTS).map(|i| FtpClient::new(format!("/{prefix}/ftp{i}"), dice.bits())).collect();
     let mounted = world.mount_dir();
     let _mount = mounted.as_deref().map(|dir| Mount(&world, dir));
     let serve_args = mounted.as_ref().map_or(vec![], |dir| vec!["--mount", dir.to_str().expect("UTF-8")]);
     let fuse = mounted.iter().flat_map(|mount| (0..FUSE_CLIENTS).map(move |i| (mount, format!("fuse{i}"))));
-    let mut fuse: Vec<FuseClient> = fuse.map(|(mount, dir)| FuseClient::new(mount, dir, dice.bits())).collect();
+    let mut fuse: Vec<FuseClient> =
+        fuse.map(|(mount, dir)| FuseClient::new(&mount.join(prefix), dir, dice.bits())).collect();
     for number in 0..rounds {
         let server = world.serve(&serve_args);
         let round = Arc::new(Round::default());
@@ -177,7 +192,7 @@ async fn every_round_of_kill_9_leaves_what_was_synced_and_no_handle_stale() {
     let log = world.ok(&["--json", "log"]);
     for line in log.lines() {
         let commit: serde_json::Value = serde_json::from_str(line).expect("JSON");
-        world.ok(&["verify", &format!("/ipfs/{}", commit["root"].as_str().expect("a CID"))]);
+        world.ok(&["verify", &format!("/{prefix}/{}", commit["root"].as_str().expect("a CID"))]);
     }
     assert_eq!(server.terminate(), Some(0));
 }

@@ -82,33 +82,40 @@ fn ftp(addr: SocketAddr) -> suppaftp::FtpStream {
 /// What a server said is durable is there after kill -9, under the handles that clients hold.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_synced_survives_kill_9_under_its_handle() {
-    let world = World::new();
+    for prefix in ["ipfs", "zstor"] {
+        kill_and_find_again(prefix).await;
+    }
+}
+
+async fn kill_and_find_again(prefix: &str) {
+    let on = |path: &str| path.replacen("ipfs", prefix, 1);
+    let world = World::of(prefix);
     let server = world.serve(&[]);
     let mut nfs = mount(server.addr("nfs")).await;
-    let ipfs = find(&mut nfs, "ipfs").await;
+    let ipfs = find(&mut nfs, &on("ipfs")).await;
     let dir = mkdir(&mut nfs, &ipfs, "src").await;
     let file = write(&mut nfs, &dir, "a.txt", b"over NFS").await;
     // Names that were acknowledged, and nothing after them, are durable as well.
     let inner = mkdir(&mut nfs, &dir, "inner").await;
     let mut client = ftp(server.addr("ftp"));
-    client.put_file("/ipfs/src/b.txt", &mut &b"over FTP"[..]).expect("uploaded");
+    client.put_file(on("/ipfs/src/b.txt"), &mut &b"over FTP"[..]).expect("uploaded");
     client.put_file("/mem/gone.txt", &mut &b"in RAM"[..]).expect("uploaded");
     server.kill();
 
     let server = world.serve(&[]);
     let mut nfs = mount(server.addr("nfs")).await;
     assert_eq!(read(&mut nfs, &file).await, b"over NFS");
-    assert_eq!(find(&mut nfs, "ipfs/src").await, dir);
-    assert_eq!(find(&mut nfs, "ipfs/src/inner").await, inner);
-    let other = find(&mut nfs, "ipfs/src/b.txt").await;
+    assert_eq!(find(&mut nfs, &on("ipfs/src")).await, dir);
+    assert_eq!(find(&mut nfs, &on("ipfs/src/inner")).await, inner);
+    let other = find(&mut nfs, &on("ipfs/src/b.txt")).await;
     assert_eq!(read(&mut nfs, &other).await, b"over FTP");
     let mut client = ftp(server.addr("ftp"));
-    assert_eq!(client.retr_as_buffer("/ipfs/src/a.txt").expect("there").into_inner(), b"over NFS");
-    assert_eq!(client.nlst(Some("/ipfs")).expect("a listing"), ["src"]);
+    assert_eq!(client.retr_as_buffer(&on("/ipfs/src/a.txt")).expect("there").into_inner(), b"over NFS");
+    assert_eq!(client.nlst(Some(&on("/ipfs"))).expect("a listing"), ["src"]);
     assert_eq!(client.nlst(Some("/mem")).expect("a listing").len(), 0);
     // A name that is a CID stays what it means.
     let cid = "bafkreifzjut3te2nhyekklss27nh3k72ysco7y32koao5eei66wof36n5e";
-    client.mkdir(format!("/ipfs/{cid}")).expect_err("it means content");
+    client.mkdir(format!("/{prefix}/{cid}")).expect_err("it means content");
     // A clean end commits, and the handle is as good after it.
     assert_eq!(server.terminate(), Some(0));
     let server = world.serve(&[]);
@@ -119,26 +126,28 @@ async fn what_was_synced_survives_kill_9_under_its_handle() {
     // The history is read over every wire, by names that `log` lists.
     let then = log.split_ascii_whitespace().nth(1).expect("a name");
     let mut client = ftp(server.addr("ftp"));
-    for path in [format!("/ipfs/.history/{then}/src/b.txt"), format!("/ipfs/src/.history/{then}/b.txt")] {
+    for path in [format!("/{prefix}/.history/{then}/src/b.txt"), format!("/{prefix}/src/.history/{then}/b.txt")] {
         assert_eq!(client.retr_as_buffer(&path).expect("there").into_inner(), b"over FTP");
         client.rm(&path).expect_err("the past cannot be changed");
         let old = find(&mut nfs, &path).await;
         assert_eq!(read(&mut nfs, &old).await, b"over FTP");
         assert_eq!(world.ok(&["cat", &path]), "over FTP");
     }
-    assert!(client.nlst(Some("/ipfs/src/.history")).expect("a listing").contains(&then.to_owned()));
-    assert!(!client.list(Some("-a /ipfs/src")).expect("a listing").concat().contains(".history"), "hidden");
-    client.mkdir("/ipfs/src/.history").expect_err("the name is taken");
+    assert!(client.nlst(Some(&on("/ipfs/src/.history"))).expect("a listing").contains(&then.to_owned()));
+    assert!(!client.list(Some(&*on("-a /ipfs/src"))).expect("a listing").concat().contains(".history"), "hidden");
+    client.mkdir(on("/ipfs/src/.history")).expect_err("the name is taken");
 }
 
 /// Every command on commits, as a server does it and as the command does it by itself.
 #[test]
 fn commits_are_listed_compared_and_restored() {
-    for served in [true, false] {
-        let world = World::new();
+    for (prefix, served) in [("ipfs", true), ("ipfs", false), ("zstor", true), ("zstor", false)] {
+        let on = |path: &str| path.replacen("ipfs", prefix, 1);
+        let world = World::of(prefix);
         let server = served.then(|| world.serve(&[]));
         let source = world.path("x");
         let put = |text: &str, path: &str| {
+            let path = &*on(path);
             fs::write(&source, text).expect("written");
             assert_eq!(world.ok(&["put", source.to_str().expect("UTF-8"), path]), path);
         };
@@ -158,50 +167,50 @@ fn commits_are_listed_compared_and_restored() {
         let named = lines.iter().find(|line| line.starts_with(&first)).expect("it is kept");
         // A server may have committed by itself just before: that commit has no note.
         assert!(named.contains("then") && (served || named.contains("the first")), "{log}");
-        let of_path = world.ok(&["log", "/ipfs/docs/b.txt"]);
+        let of_path = world.ok(&["log", &on("/ipfs/docs/b.txt")]);
         assert_eq!(of_path.lines().count(), 1, "one commit brought it: {of_path}");
         assert!(of_path.starts_with(&first), "{of_path}");
 
         let mut diff: Vec<String> = world.ok(&["diff", &first, "head"]).lines().map(Into::into).collect();
         diff.sort();
-        assert!(diff.contains(&"A /ipfs/c.txt".to_owned()), "{diff:?}");
-        assert!(diff.contains(&"M /ipfs/docs/a.txt".to_owned()), "{diff:?}");
+        assert!(diff.contains(&on("A /ipfs/c.txt")), "{diff:?}");
+        assert!(diff.contains(&on("M /ipfs/docs/a.txt")), "{diff:?}");
         assert!(!diff.iter().any(|line| line.contains("b.txt")), "{diff:?}");
-        assert!(!world.ok(&["diff", "then", "head", "/ipfs/docs"]).contains("c.txt"));
-        let json = world.ok(&["--json", "diff", "then", "head", "/ipfs/c.txt"]);
-        assert_eq!(json, r#"{"change":"added","path":"/ipfs/c.txt"}"#);
+        assert!(!world.ok(&["diff", "then", "head", &on("/ipfs/docs")]).contains("c.txt"));
+        let json = world.ok(&["--json", "diff", "then", "head", &on("/ipfs/c.txt")]);
+        assert_eq!(json, on(r#"{"change":"added","path":"/ipfs/c.txt"}"#));
 
         // The past is there to read by name, and by the CID of its root.
-        assert_eq!(world.ok(&["cat", "/ipfs/.history/then/docs/a.txt"]), "one");
+        assert_eq!(world.ok(&["cat", &on("/ipfs/.history/then/docs/a.txt")]), "one");
         let root = world.ok(&["--json", "log"]);
         let oldest: serde_json::Value =
             serde_json::from_str(root.lines().find(|line| line.contains(&first)).expect("kept")).expect("JSON");
-        let path = format!("/ipfs/{}/docs/a.txt", oldest["root"].as_str().expect("a CID"));
+        let path = format!("/{prefix}/{}/docs/a.txt", oldest["root"].as_str().expect("a CID"));
         assert_eq!(world.ok(&["cat", &path]), "one");
 
         // One file back, beside what is there; then a directory, in its place.
-        world.ok(&["restore", "then", "/ipfs/docs/a.txt", "/ipfs/a-then.txt"]);
-        assert_eq!(world.ok(&["cat", "/ipfs/a-then.txt"]), "one");
+        world.ok(&["restore", "then", &on("/ipfs/docs/a.txt"), &on("/ipfs/a-then.txt")]);
+        assert_eq!(world.ok(&["cat", &on("/ipfs/a-then.txt")]), "one");
         put("later", "/ipfs/docs/d.txt");
-        world.ok(&["restore", "then", "/ipfs/docs"]);
-        assert_eq!(world.ok(&["ls", "/ipfs/docs"]), "a.txt\nb.txt");
-        assert_eq!(world.ok(&["cat", "/ipfs/docs/a.txt"]), "one");
-        assert_eq!(world.ok(&["ls", "/ipfs"]), "a-then.txt\nc.txt\ndocs");
+        world.ok(&["restore", "then", &on("/ipfs/docs")]);
+        assert_eq!(world.ok(&["ls", &on("/ipfs/docs")]), "a.txt\nb.txt");
+        assert_eq!(world.ok(&["cat", &on("/ipfs/docs/a.txt")]), "one");
+        assert_eq!(world.ok(&["ls", &on("/ipfs")]), "a-then.txt\nc.txt\ndocs");
         // Nothing was lost by it.
         let head =
             world.ok(&["log"]).lines().next().and_then(|line| line.split(' ').nth(1)).expect("a name").to_owned();
-        assert_eq!(world.ok(&["cat", &format!("/ipfs/.history/{head}/docs/d.txt")]), "later");
+        assert_eq!(world.ok(&["cat", &format!("/{prefix}/.history/{head}/docs/d.txt")]), "later");
 
         // All of it back.
         world.ok(&["checkout", "then"]);
-        assert_eq!(world.ok(&["ls", "/ipfs"]), "docs");
+        assert_eq!(world.ok(&["ls", &on("/ipfs")]), "docs");
         world.ok(&["snapshot", "--remove", "then"]);
         assert!(world.fails(&["snapshot", "--remove", "then"], 3).contains("no snapshot"));
-        for args in [&["diff", "nope", "head"][..], &["restore", "nope", "/ipfs/docs"], &["checkout", "nope"]] {
+        for args in [&["diff", "nope", "head"][..], &["restore", "nope", &on("/ipfs/docs")], &["checkout", "nope"]] {
             assert!(world.fails(args, 3).contains("the newest are"), "{args:?}");
         }
-        assert!(world.fails(&["restore", "head", "/ipfs"], 2).contains("check the commit out"));
-        assert!(world.fails(&["commit", "/local"], 2).contains("/ipfs"));
+        assert!(world.fails(&["restore", "head", &on("/ipfs")], 2).contains("check the commit out"));
+        assert!(world.fails(&["commit", "/local"], 2).contains(&on("/ipfs")));
         drop(server);
     }
 }

@@ -12,7 +12,7 @@ use std::{
 
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use muxfs::{
-    Cid, Error, ErrorKind, Name, Prefix, Result,
+    BlockStore, Cid, Error, ErrorKind, Name, Prefix, Result,
     block::{Segments, SegmentsOptions},
     dag::{Dag, DagOptions, Profile},
     heads::{Heads as _, LogHeads},
@@ -22,28 +22,32 @@ use muxfs::{
     vfs::union::Slots,
 };
 use muxfs_local::FileMedia;
+use muxfs_zstor::OpenNode;
 
 use super::{Finding, Findings, place_of};
 use crate::{
-    config::{Config, Mount},
+    config::{Config, Mount, ZstorMount},
     instance::{HEAD, Instance, env},
     output::{bytes, count},
+    zstor,
 };
 
 /// A clock that is behind by less is no reason to speak.
 const AHEAD_MAX: Duration = Duration::from_mins(1);
 /// So many faults of one kind are told; of more, how many.
 const FAULT_COUNT_MAX: u64 = 100;
+const NOTHING_YET: &str = "nothing was put there yet";
 const LOST: &str = "muxfs verify --all names what is lost; put that content again, or restore a commit that has it";
 
 /// Looks into the mounts that this process has open.
 pub(crate) async fn of_instance(instance: &Instance, out: &Findings) {
     for (prefix, cas) in instance.all_by_content() {
         let place = format!("/{prefix}");
-        if let Some(segments) = instance.segments_of(prefix) {
-            let stats = segments.stats();
-            let found = format!("{} blocks, {}", count(stats.block_count), bytes(stats.live_len));
+        if let Some(disk) = instance.disk(prefix) {
+            let (stats, what) = (disk.stats(), if disk.nodes().is_empty() { "blocks" } else { "shards" });
+            let found = format!("{} {what}, {}", count(stats.block_count), bytes(stats.live_len));
             out.tell(Finding::ok("blocks", &place, found)).await;
+            nodes(&place, disk.nodes(), out).await;
         }
         pins(&place, cas.pins(), cas.dag(), out).await;
         if let Ok(tree) = instance.tree(prefix) {
@@ -76,8 +80,14 @@ pub(super) async fn offline(config: &Config, out: &Findings) {
                 if dir.exists() {
                     closed_mount(config, mount.prefix(), &dir, out).await;
                 } else {
-                    let found = "nothing was put there yet";
-                    out.tell(Finding::ok("blocks", &format!("/{}", mount.prefix()), found)).await;
+                    out.tell(Finding::ok("blocks", &format!("/{}", mount.prefix()), NOTHING_YET)).await;
+                }
+            }
+            Mount::Zstor(mount) => {
+                if zstor::is_made(&config.data, mount) {
+                    closed_zstor(config, mount, out).await;
+                } else {
+                    out.tell(Finding::ok("nodes", &format!("/{}", mount.prefix.0), NOTHING_YET)).await;
                 }
             }
         }
@@ -114,11 +124,62 @@ fn failure(check: &str, place: &Path, error: &Error) -> Finding {
 async fn closed_mount(config: &Config, prefix: Prefix, dir: &Path, out: &Findings) {
     let place = format!("/{prefix}");
     let Some(segments) = blocks(&place, dir, out).await else { return };
+    let has_blocks = segments.stats().block_count > 0;
+    besides(config, (prefix, dir), (segments, has_blocks), &|part| over(&dir.join(part)), out).await;
+}
+
+/// A mount of blocks in shards: its nodes, and then as others.
+async fn closed_zstor(config: &Config, mount: &ZstorMount, out: &Findings) {
+    let (prefix, place) = (mount.prefix.0, format!("/{}", mount.prefix.0));
+    let (store, key) = match zstor::look(&config.data, mount, &env()).await {
+        Ok(opened) => opened,
+        Err(error) => {
+            let advice = match error.kind() {
+                ErrorKind::BadKey | ErrorKind::Denied => "see to the key: nobody reads anything without it",
+                ErrorKind::Unavailable => "bring nodes back: mount their disks, and end other programs that use them",
+                _ => "mend what is said; nothing was changed",
+            };
+            return out.tell(Finding::error("nodes", &place, format!("{error:#}"), advice)).await;
+        }
+    };
+    nodes(&place, store.nodes(), out).await;
+    let has_blocks = store.nodes().iter().filter_map(OpenNode::segments).any(|node| node.stats().block_count > 0);
+    let dir = zstor::local_dir(&config.data, mount);
+    let sealed = |part: &str| Ok(key.sealed(part, over(&dir.join(part))?, &env()));
+    besides(config, (prefix, &dir), (store.blocks().clone(), has_blocks), &sealed, out).await;
+}
+
+/// Which nodes are there.
+async fn nodes(place: &str, nodes: &[OpenNode], out: &Findings) {
+    let mut live = 0;
+    for node in nodes {
+        let Some(why) = node.lost() else {
+            live += 1;
+            continue;
+        };
+        let found = format!("the node {} is lost: {why}", node.name());
+        let advice = "bring it back (mount its disk, see who may read it) and start the server again";
+        out.tell(Finding::error("nodes", &node.dir().display(), found, advice)).await;
+    }
+    if !nodes.is_empty() {
+        out.tell(Finding::ok("nodes", place, format!("{live} of {} are there", nodes.len()))).await;
+    }
+}
+
+/// What a mount has besides its blocks, each part in the media of its name.
+async fn besides(
+    config: &Config,
+    (prefix, dir): (Prefix, &Path),
+    (blocks, has_blocks): (Arc<dyn BlockStore>, bool),
+    media: &(dyn Fn(&str) -> Result<Arc<dyn Media>> + Sync),
+    out: &Findings,
+) {
+    let place = format!("/{prefix}");
     let params = Profile::from(config.profile).params();
-    let dag = Dag::new(segments.clone(), DagOptions { params, ..DagOptions::default() });
+    let dag = Dag::new(blocks, DagOptions { params, ..DagOptions::default() });
 
     let at = dir.join("pins");
-    let opened = async { Pins::open(over(&at)?, &env()).await };
+    let opened = async { Pins::open(media("pins")?, &env()).await };
     match opened.await {
         Ok(kept) => pins(&place, &kept, &dag, out).await,
         Err(error) => out.tell(failure("pins", &at, &error)).await,
@@ -126,13 +187,13 @@ async fn closed_mount(config: &Config, prefix: Prefix, dir: &Path, out: &Finding
 
     let at = dir.join("heads");
     let opened = async {
-        let heads = LogHeads::open(over(&at)?, &env()).await?;
+        let heads = LogHeads::open(media("heads")?, &env()).await?;
         let head = heads.load(&Name::new(HEAD.as_bytes())?).await?;
         Ok::<_, Error>((heads, head.is_some()))
     };
     let heads = match opened.await {
         Ok((heads, true)) => heads,
-        Ok((_, false)) if segments.stats().block_count == 0 => return,
+        Ok((_, false)) if !has_blocks => return,
         Ok((_, false)) => {
             let advice = "bring the directory back from a backup: a server that starts now makes an empty tree. \
                           Content that is pinned is still read by its CID";
@@ -145,7 +206,7 @@ async fn closed_mount(config: &Config, prefix: Prefix, dir: &Path, out: &Finding
 
     let at = dir.join("journal");
     let opened = async {
-        let journal = over(&at)?;
+        let journal = media("journal")?;
         let len: u64 = journal.segments().await?.iter().map(|segment| segment.len).sum();
         let options = TreeOptions { auto_commit: None, ..TreeOptions::new(Name::new(HEAD.as_bytes())?, env()) };
         Ok::<_, Error>((Tree::open(dag, journal, Arc::new(heads), options).await?, len))

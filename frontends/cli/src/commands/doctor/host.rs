@@ -15,6 +15,7 @@ use crate::{
     commands::{list::utc, verify_all::last_done},
     config::{Config, Mount},
     output::{ago, bytes, count},
+    zstor,
 };
 
 /// Below so much free space a commit may fail: a warning, and an error.
@@ -134,9 +135,13 @@ fn disk(data: &Path) -> Vec<Finding> {
 /// What only the owner may read, or write.
 fn private(config: &Config) -> Vec<Finding> {
     let data = &config.data;
-    let in_data = ["", "lock", "control", "mounts", "handles", "slots", "verify", "ftp", "ftp/key.pem"];
+    let in_data = ["", "lock", "control", "mounts", "handles", "slots", "verify", "zstor", "ftp", "ftp/key.pem"];
     let named = [&config.ftp.users, &config.ftp.tls_key];
-    let paths = in_data.iter().map(|name| data.join(name)).chain(named.into_iter().flatten().cloned());
+    let keys = config.mount.iter().filter_map(|mount| match mount {
+        Mount::Zstor(zstor) => Some(zstor::key_file(data, zstor)),
+        _ => None,
+    });
+    let paths = in_data.iter().map(|name| data.join(name)).chain(named.into_iter().flatten().cloned()).chain(keys);
     let mut findings: Vec<Finding> = paths.filter_map(|path| permissions(&path)).collect();
     if findings.is_empty() {
         findings.push(Finding::ok("secrets", &data.display(), "only their owner can read them"));
@@ -178,12 +183,20 @@ fn permissions(path: &Path) -> Option<Finding> {
 
 /// The files of logs: which there are, of which format, and what does not belong there.
 fn segments(config: &Config) -> Vec<Finding> {
-    let mounts = config.mount.iter().filter(|mount| matches!(mount, Mount::Ipfs { .. }));
-    let below = |mount: &Mount| {
+    let dirs = config.mount.iter().flat_map(|mount| {
         let dir = config.data.join("mounts").join(mount.prefix().as_str());
-        ["blocks", "index", "pins", "journal", "heads"].map(|part| dir.join(part))
-    };
-    let dirs = mounts.flat_map(below).chain([config.data.join("slots")]);
+        let besides = ["pins", "journal", "heads"].map(|part| dir.join(part));
+        let blocks = |dir: &Path| ["blocks", "index"].map(|part| dir.join(part));
+        match mount {
+            Mount::Mem { .. } | Mount::Local { .. } => Vec::new(),
+            Mount::Ipfs { .. } => blocks(&dir).into_iter().chain(besides).collect(),
+            Mount::Zstor(zstor) => {
+                let nodes = zstor::nodes(&config.data, zstor).into_iter();
+                nodes.flat_map(|node| blocks(node.place.dir())).chain(besides).collect()
+            }
+        }
+    });
+    let dirs = dirs.chain([config.data.join("slots")]);
     dirs.filter(|dir| dir.exists()).flat_map(|dir| log_files(&dir)).collect()
 }
 

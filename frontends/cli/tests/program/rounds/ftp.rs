@@ -50,11 +50,11 @@ impl FtpClient {
         called("login", ftp.login("anyone", "x"))?;
         called("type", ftp.transfer_type(FileType::Binary))?;
         // There already, but in the first round.
-        match ftp.mkdir(format!("/ipfs/{}", self.dir)) {
+        match ftp.mkdir(&self.dir) {
             Err(FtpError::UnexpectedResponse(response)) if response.status == Status::FileUnavailable => {}
             made => called("mkdir", made)?,
         }
-        called("cwd", ftp.cwd(format!("/ipfs/{}", self.dir)))?;
+        called("cwd", ftp.cwd(&self.dir))?;
         Ok(ftp)
     }
 

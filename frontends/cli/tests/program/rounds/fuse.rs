@@ -60,14 +60,13 @@ impl FuseClient {
 
     /// The directory, and a path that leads to it in this mount alone: when it is taken away, not to what is below it.
     fn enter(&self, calls: &Calls<'_>) -> Called<(File, PathBuf)> {
-        let ipfs = self.mount.join("ipfs");
-        let path = ipfs.join(&self.dir);
+        let path = self.mount.join(&self.dir);
         match fs::create_dir(&path) {
             // In the first round it is not.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             made => calls.called("mkdir", made)?,
         }
-        calls.called("open", File::open(ipfs)).and_then(|above| calls.called("fsync", above.sync_all()))?;
+        calls.called("open", File::open(&self.mount)).and_then(|above| calls.called("fsync", above.sync_all()))?;
         let dir = calls.called("open", File::open(path))?;
         let at = PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd()));
         Ok((dir, at))

@@ -85,6 +85,7 @@ struct Node {
 }
 
 pub(super) struct NfsClient {
+    prefix: &'static str,
     dir: String,
     dice: Dice,
     expected: Expected<Node>,
@@ -100,8 +101,8 @@ fn called<T, E, L>(what: &str, result: Result<Nfs3Result<T, E>, L>) -> Called<T>
 }
 
 impl NfsClient {
-    pub(super) fn new(dir: String, seed: u64) -> Self {
-        Self { dir, dice: Dice::new(seed), expected: Expected::new() }
+    pub(super) fn new(prefix: &'static str, dir: String, seed: u64) -> Self {
+        Self { prefix, dir, dice: Dice::new(seed), expected: Expected::new() }
     }
 
     /// Looks at what is there, and works until the server is gone.
@@ -127,13 +128,13 @@ impl NfsClient {
             }
         }
         let root = nfs.root_nfs_fh3();
-        let ipfs = called("lookup", nfs.lookup(&LOOKUP3args { what: at(&root, "ipfs") }).await)?.object;
-        let args = MKDIR3args { where_: at(&ipfs, &self.dir), attributes: sattr3::default() };
+        let mounted = called("lookup", nfs.lookup(&LOOKUP3args { what: at(&root, self.prefix) }).await)?.object;
+        let args = MKDIR3args { where_: at(&mounted, &self.dir), attributes: sattr3::default() };
         match nfs.mkdir(&args).await {
             Ok(Nfs3Result::Err((nfsstat3::NFS3ERR_EXIST, _))) => {}
             made => called("mkdir", made).map(drop)?,
         }
-        let what = at(&ipfs, &self.dir);
+        let what = at(&mounted, &self.dir);
         let dir = called("lookup", nfs.lookup(&LOOKUP3args { what }).await)?.object;
         let mut found = State::new();
         for name in list(nfs, &dir).await? {

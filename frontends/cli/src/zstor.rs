@@ -1,0 +1,148 @@
+//! What a configuration says of `/zstor`, as its store takes it: nodes, key, room.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use muxfs::{Env, Error, ErrorKind, Result, block::SegmentsOptions};
+use muxfs_zstor::{Access, Node, Place, RootKey, Zstor, ZstorOptions, holds_data};
+use zeroize::Zeroizing;
+
+use crate::{
+    config::ZstorMount,
+    data_dir::private_dir,
+    instance::{segments_options, space_of_disk},
+};
+
+/// Where a mount keeps what it has besides its blocks.
+pub(crate) fn local_dir(data: &Path, mount: &ZstorMount) -> PathBuf {
+    data.join("mounts").join(mount.prefix.0.as_str())
+}
+
+/// The file of the key.
+pub(crate) fn key_file(data: &Path, mount: &ZstorMount) -> PathBuf {
+    mount.key.clone().unwrap_or_else(|| data.join("zstor/key"))
+}
+
+/// The environment variable that may have the key instead.
+fn key_variable(mount: &ZstorMount) -> String {
+    format!("MUXFS_{}_KEY", mount.prefix.0.as_str().to_ascii_uppercase())
+}
+
+/// The nodes: those that are named, else k + m directories below the data directory.
+pub(crate) fn nodes(data: &Path, mount: &ZstorMount) -> Vec<Node> {
+    let Some(named) = &mount.nodes else {
+        let node = |n: u16| Node {
+            name: n.to_string(),
+            group: None,
+            place: Place::Dir { path: data.join("zstor/nodes").join(n.to_string()), is_made: true },
+        };
+        return (0..u16::from(mount.data) + u16::from(mount.parity)).map(node).collect();
+    };
+    let node = |node: &crate::config::ZstorNode| Node {
+        name: node.name.clone().unwrap_or_else(|| node.dir.display().to_string()),
+        group: node.group.clone(),
+        place: Place::Dir { path: node.dir.clone(), is_made: false },
+    };
+    named.iter().map(node).collect()
+}
+
+fn options(data: &Path, mount: &ZstorMount, access: Access) -> ZstorOptions {
+    let nodes = nodes(data, mount);
+    // Nodes of one disk share what is to stay free on it.
+    let device = |dir: &Path| dir.ancestors().find_map(|dir| fs::metadata(dir).ok()).map(|there| there.dev());
+    let mut counts = BTreeMap::<_, u64>::new();
+    for node in &nodes {
+        let Place::Dir { path, .. } = &node.place;
+        *counts.entry(device(path)).or_default() += 1;
+    }
+    let segments = move |dir: &Path| {
+        let options = segments_options(&space_of_disk(dir.to_owned()), counts.get(&device(dir)).copied().unwrap_or(1));
+        // A process has the indexes of all nodes in memory.
+        SegmentsOptions { memory_count_max: options.memory_count_max / 4, ..options }
+    };
+    ZstorOptions {
+        group_shards_max: mount.group_max,
+        access,
+        segments: Arc::new(segments),
+        ..ZstorOptions::new(mount.data, mount.parity, nodes)
+    }
+}
+
+/// The key of a mount, by the environment or its file; `None` if neither is there.
+fn find_key(data: &Path, mount: &ZstorMount) -> Result<Option<RootKey>> {
+    let variable = key_variable(mount);
+    match std::env::var(&variable) {
+        Ok(text) => RootKey::parse(&Zeroizing::new(text)).map(Some).map_err(|error| error.at(variable)),
+        Err(std::env::VarError::NotPresent) => RootKey::load(&key_file(data, mount)),
+        Err(std::env::VarError::NotUnicode(_)) => {
+            Err(Error::new(ErrorKind::BadKey, "zstor.key").at(variable).because("it is no key: it is not text"))
+        }
+    }
+}
+
+fn no_key(data: &Path, mount: &ZstorMount) -> Error {
+    let (file, local) = (key_file(data, mount), local_dir(data, mount));
+    let nodes: Vec<String> = nodes(data, mount)
+        .into_iter()
+        .map(|Node { place: Place::Dir { path, .. }, .. }| path.display().to_string())
+        .collect();
+    let why = format!(
+        "the key of /{} is missing, and without it everything there is lost: each name and each byte, on every node and in {}. \
+         Bring the file back from where you keep a copy, or give the key in {}. To give up what is there and begin anew, move \
+         away {} {}",
+        mount.prefix.0,
+        local.display(),
+        key_variable(mount),
+        local.display(),
+        nodes.join(" ")
+    );
+    Error::new(ErrorKind::BadKey, "zstor.key").at(file.display()).because(why)
+}
+
+/// Whether there is a store, as far as can be told without its key.
+pub(crate) fn is_made(data: &Path, mount: &ZstorMount) -> bool {
+    holds_data(&nodes(data, mount), &local_dir(data, mount))
+}
+
+/// Opens the store of a mount; makes it, and its key, at the first start.
+///
+/// # Errors
+/// `BadKey` if its key is missing or wrong; else those of [`RootKey`] and [`Zstor::open`].
+pub(crate) async fn open(data: &Path, mount: &ZstorMount, env: &Env) -> Result<(Zstor, RootKey)> {
+    let local = local_dir(data, mount);
+    private_dir(&local)?;
+    let key = match find_key(data, mount)? {
+        Some(key) => key,
+        None if is_made(data, mount) => return Err(no_key(data, mount)),
+        None => {
+            let file = key_file(data, mount);
+            if mount.key.is_none() {
+                private_dir(&data.join("zstor"))?;
+            }
+            let key = RootKey::make(&file, env)?;
+            tracing::warn!(
+                "a new key for /{} was made: {}. Keep a copy of it on another machine or on paper: without it nobody can read what is written there, not even you",
+                mount.prefix.0,
+                file.display()
+            );
+            key
+        }
+    };
+    let zstor = Zstor::open(&options(data, mount, Access::Write), &key, &local, env).await?;
+    Ok((zstor, key))
+}
+
+/// Opens a store that is there, for who looks and changes nothing.
+///
+/// # Errors
+/// As [`open`].
+pub(crate) async fn look(data: &Path, mount: &ZstorMount, env: &Env) -> Result<(Zstor, RootKey)> {
+    let key = find_key(data, mount)?.ok_or_else(|| no_key(data, mount))?;
+    let zstor = Zstor::open(&options(data, mount, Access::Look), &key, &local_dir(data, mount), env).await?;
+    Ok((zstor, key))
+}
