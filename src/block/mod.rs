@@ -20,7 +20,10 @@ use futures_util::stream::BoxStream;
 pub use self::{
     compress::Compress,
     encrypt::Encrypt,
-    erasure::{Erasure, ErasureNode, ErasureNodeStatus, ErasureOptions, SHARD_HEADER_LEN, StripeCode},
+    erasure::{
+        Erasure, ErasureNode, ErasureNodeStatus, ErasureOptions, RepairReport, SHARD_HEADER_LEN, Scrub, ScrubOptions,
+        ScrubReport, StripeCode,
+    },
     mem::{Mem, MemOptions},
     nowhere::Nowhere,
     segments::{BuildIndex, CompactReport, IsFull, OnBuildIndex, Segments, SegmentsOptions, SegmentsStats},

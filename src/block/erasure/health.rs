@@ -18,7 +18,8 @@ use std::{
 use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
 use tokio::{
     runtime::Handle,
-    time::{Instant, sleep, timeout},
+    sync::Notify,
+    time::{Instant, sleep, timeout, timeout_at},
 };
 
 use super::{ErasureNode, Inner};
@@ -64,6 +65,8 @@ pub(super) struct Node {
     store: Arc<dyn BlockStore>,
     call_time_max: Duration,
     health: Mutex<Health>,
+    /// Told when it is back.
+    back: Arc<Notify>,
 }
 
 #[derive(Debug, Default)]
@@ -111,8 +114,12 @@ impl Ranks {
 }
 
 impl Node {
-    pub(super) fn new(ErasureNode { name, store, .. }: ErasureNode, call_time_max: Duration) -> Self {
-        Self { name, store, call_time_max, health: Mutex::default() }
+    pub(super) fn new(
+        ErasureNode { name, store, .. }: ErasureNode,
+        call_time_max: Duration,
+        back: Arc<Notify>,
+    ) -> Self {
+        Self { name, store, call_time_max, health: Mutex::default(), back }
     }
 
     pub(super) fn store(&self) -> &dyn BlockStore {
@@ -150,8 +157,7 @@ impl Node {
         let result = match work.as_mut().now_or_never() {
             Some(result) => result,
             None => timeout(limit, work).await.unwrap_or_else(|_elapsed| {
-                let why = format!("no answer within {limit:?}");
-                Err(Error::new(ErrorKind::Unavailable, "erasure.call").because(why))
+                Err(Error::new(ErrorKind::Unavailable, "erasure.call").because(no_answer(limit)))
             }),
         };
         match &result {
@@ -188,7 +194,10 @@ impl Node {
     }
 
     fn set_up(&self) {
-        self.health().standing = Standing::Up;
+        let before = mem::replace(&mut self.health().standing, Standing::Up);
+        if matches!(before, Standing::Down(_)) {
+            self.back.notify_one();
+        }
     }
 
     fn set_down(self: &Arc<Self>, why: String) {
@@ -217,6 +226,10 @@ impl Node {
             drop(runtime.spawn(probe(Arc::downgrade(self), wait)));
         }
     }
+}
+
+fn no_answer(limit: Duration) -> String {
+    format!("no answer within {limit:?}")
 }
 
 /// Asks a node until it is up, or until nobody needs it any more.
@@ -289,30 +302,38 @@ impl Inner {
         Ranks(known.into_iter().map(rank).collect())
     }
 
-    /// Waits for calls of nodes. Those of nodes that are down are waited for only until all others have ended and what
-    /// came is enough: they fail then.
+    /// Waits for calls of nodes. When what came is enough, the others have until a call's limit has passed since the
+    /// beginning, and those that are down until all others have ended: they fail then.
     pub(super) async fn wait_for<T, F: Future<Output = Result<T>>>(
         &self,
         calls: impl IntoIterator<Item = (usize, F)>,
         is_enough: impl Fn(&[(usize, Result<T>)]) -> bool,
     ) -> Vec<(usize, Result<T>)> {
         let (down, up): (Vec<_>, Vec<_>) = calls.into_iter().partition(|(node, _)| self.nodes[*node].is_down());
-        let mut not_waited_for: BTreeSet<_> = down.iter().map(|(node, _)| *node).collect();
-        let mut up_count = up.len();
+        let mut left_down: BTreeSet<_> = down.iter().map(|(node, _)| *node).collect();
+        let mut left_up: BTreeSet<_> = up.iter().map(|(node, _)| *node).collect();
+        let deadline = Instant::now() + self.call_time_max;
         // What is asked first may have answered before the others have.
         let mut running: FuturesUnordered<_> =
             down.into_iter().chain(up).map(|(node, call)| async move { (node, call.await) }).collect();
         let mut ended = Vec::new();
         loop {
-            let is_over = up_count == 0 && is_enough(&ended);
-            let next = if is_over { running.next().now_or_never().flatten() } else { running.next().await };
+            let next = match running.next().now_or_never() {
+                Some(next) => next,
+                None if !is_enough(&ended) => running.next().await,
+                None if left_up.is_empty() => None,
+                None => timeout_at(deadline, running.next()).await.unwrap_or(None),
+            };
             let Some((node, result)) = next else { break };
-            if !not_waited_for.remove(&node) {
-                up_count -= 1;
-            }
+            left_up.remove(&node);
+            left_down.remove(&node);
             ended.push((node, result));
         }
-        ended.extend(not_waited_for.into_iter().map(|node| (node, Err(self.nodes[node].down_error()))));
+        for node in &left_up {
+            self.nodes[*node].set_down(no_answer(self.call_time_max));
+        }
+        let left = left_down.into_iter().chain(left_up);
+        ended.extend(left.map(|node| (node, Err(self.nodes[node].down_error()))));
         ended
     }
 }

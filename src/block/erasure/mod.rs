@@ -2,7 +2,8 @@
 //!
 //! A layer over as many stores as there are nodes. A `put` cuts the block (`code`), sends each shard to the node where
 //! it belongs (`placement`, `write`), and a `get` asks k nodes at once and more where those do not do (`read`,
-//! `collected`). No call of a node takes longer than its limit, and who does not answer is not asked first (`health`). What a shard is a part of stands in the shard itself (`shard`): there is no record beside the shards that
+//! `collected`). `repair` brings a block back to full strength, `scrub` all of them,
+//! and `mending` those that somebody came across. No call of a node takes longer than its limit, and who does not answer is not asked first (`health`). What a shard is a part of stands in the shard itself (`shard`): there is no record beside the shards that
 //! could be lost, nodes come and go without anything being written down, and a shard counts wherever it is found.
 //!
 //! Nodes are not trusted to be there, to keep what they have or to give what they were given. Nothing is encrypted here
@@ -11,8 +12,11 @@
 mod code;
 mod collected;
 mod health;
+mod mending;
 mod placement;
 mod read;
+mod repair;
+mod scrub;
 mod shard;
 #[cfg(test)]
 mod tests;
@@ -21,7 +25,7 @@ mod write;
 use std::{
     collections::BTreeSet,
     fmt, mem,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
@@ -31,10 +35,16 @@ use futures_util::{
     StreamExt,
     stream::{self, BoxStream},
 };
-use tokio::sync::{Mutex as AsyncMutex, MutexGuard as AsyncMutexGuard};
+use tokio::sync::{Mutex as AsyncMutex, MutexGuard as AsyncMutexGuard, Notify};
 
-pub use self::{code::StripeCode, health::ErasureNodeStatus, shard::SHARD_HEADER_LEN};
-use self::{collected::Found, health::Node, placement::Placement, shard::stored_count_min};
+pub use self::{
+    code::StripeCode,
+    health::ErasureNodeStatus,
+    repair::RepairReport,
+    scrub::{Scrub, ScrubOptions, ScrubReport},
+    shard::SHARD_HEADER_LEN,
+};
+use self::{collected::Found, health::Node, mending::Mending, placement::Placement, shard::stored_count_min};
 use super::{BLOCK_KEY_LEN_MAX, BlockKey, BlockStore};
 use crate::{Error, ErrorKind, Result, log::detached};
 
@@ -77,14 +87,25 @@ pub struct ErasureOptions {
     pub parity_count: u8,
     /// So many shards of a block may be on nodes of one group, at most m; `None` is m.
     pub group_shards_max: Option<u8>,
-    /// A call of a node that takes longer has failed, and the node counts as down; a flush may take six times as long.
+    /// A call of a node that takes longer has failed, and the node counts as down. A flush may take six times as long
+    /// where the others are not enough.
     pub call_time_max: Duration,
+    /// So many blocks that were found to lack a shard wait to be repaired by themselves, at most, in memory; a scrub
+    /// finds the others. 0: nothing is repaired that is not told to be.
+    pub repairs_max: usize,
 }
 
 impl Default for ErasureOptions {
-    /// 4 + 2: any two of six nodes may be lost, for half as much again. A node has 10 seconds to answer.
+    /// 4 + 2: any two of six nodes may be lost, for half as much again. A node has 10 seconds to answer, and 65,536 blocks
+    /// wait to be repaired.
     fn default() -> Self {
-        Self { data_count: 4, parity_count: 2, group_shards_max: None, call_time_max: Duration::from_secs(10) }
+        Self {
+            data_count: 4,
+            parity_count: 2,
+            group_shards_max: None,
+            call_time_max: Duration::from_secs(10),
+            repairs_max: 1 << 16,
+        }
     }
 }
 
@@ -103,6 +124,8 @@ pub struct Erasure {
 }
 
 struct Inner {
+    /// Itself, for what runs in the background.
+    me: Weak<Self>,
     nodes: Vec<Arc<Node>>,
     placement: Placement,
     code: StripeCode,
@@ -112,6 +135,8 @@ struct Inner {
     flushing: AsyncMutex<()>,
     /// What was written since the nodes were flushed.
     unflushed: Mutex<BTreeSet<Unflushed>>,
+    mending: Mending,
+    call_time_max: Duration,
 }
 
 /// Nodes that were written to, and how many of them have to make it durable.
@@ -142,16 +167,27 @@ impl Erasure {
     /// `InvalidArgument` with the reason where blocks cannot be placed so; `Unsupported` on a processor that cannot do
     /// the arithmetic: see [`StripeCode::new`].
     pub fn new(nodes: impl IntoIterator<Item = ErasureNode>, options: ErasureOptions) -> Result<Self> {
-        let ErasureOptions { data_count, parity_count, group_shards_max, call_time_max } = options;
+        let ErasureOptions { data_count, parity_count, group_shards_max, call_time_max, repairs_max } = options;
         let nodes: Vec<_> = nodes.into_iter().collect();
         let code = StripeCode::new(data_count, parity_count)?;
         let places = nodes.iter().map(|node| (node.name.as_str(), node.group.as_deref()));
         let placement = Placement::new(places, code.counts(), group_shards_max)?;
-        let nodes = nodes.into_iter().map(|node| Arc::new(Node::new(node, call_time_max))).collect();
+        let wake = Arc::new(Notify::new());
+        let node = |node| Arc::new(Node::new(node, call_time_max, Arc::clone(&wake)));
+        let nodes = nodes.into_iter().map(node).collect();
         let locks = (0..LOCK_COUNT).map(|_| AsyncMutex::default()).collect();
-        let inner =
-            Inner { nodes, placement, code, locks, flushing: AsyncMutex::default(), unflushed: Mutex::default() };
-        Ok(Self { inner: Arc::new(inner) })
+        let inner = |me: &Weak<Inner>| Inner {
+            me: me.clone(),
+            nodes,
+            placement,
+            code,
+            locks,
+            flushing: AsyncMutex::default(),
+            unflushed: Mutex::default(),
+            mending: Mending::new(repairs_max, wake),
+            call_time_max,
+        };
+        Ok(Self { inner: Arc::new_cyclic(inner) })
     }
 
     /// The names of the nodes that a block's shards belong on, in the order of their index where all are there when it is
@@ -164,6 +200,42 @@ impl Erasure {
     /// How each node does, in the order in which they were given; asks none of them.
     pub fn node_status(&self) -> Vec<ErasureNodeStatus> {
         self.inner.nodes.iter().map(|node| node.status()).collect()
+    }
+
+    /// How many blocks wait to be repaired by themselves: those that a node lacks which is down, for each such node, and
+    /// those that a read found to lack a shard. At most [`ErasureOptions::repairs_max`].
+    pub fn repairs_waiting(&self) -> usize {
+        self.inner.mending.count()
+    }
+
+    /// Brings a block back to full strength: reads all that nodes have of it, writes what is missing or bad, and, when
+    /// all k + m shards are where they belong and durable, removes what is there besides. A block of other parameters
+    /// keeps them. Repeatable, and broken off at any moment it takes nothing away. Nodes that are down are not waited
+    /// for: see [`RepairReport::lacking`].
+    ///
+    /// # Errors
+    /// `Corrupt` where there are shards that give no block, `Unavailable` where nodes that fail may have what is lacking,
+    /// or too few of them take shards.
+    pub async fn repair(&self, key: &BlockKey) -> Result<RepairReport> {
+        let (inner, key) = (Arc::clone(&self.inner), key.clone());
+        detached("erasure.repair", async move { inner.repair(&key).await }).await
+    }
+
+    /// Begins a pass over all blocks that repairs each; does nothing before its first step.
+    ///
+    /// ```
+    /// use muxfs::{BlockKey, BlockStore, block::{Erasure, ErasureNode, ErasureOptions, Mem, ScrubOptions}};
+    /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+    /// let nodes = (0..6).map(|n| ErasureNode::new(format!("node {n}"), Mem::default()));
+    /// let store = Erasure::new(nodes, ErasureOptions::default())?;
+    /// store.put(&BlockKey::new(b"k")?, "block".into()).await?;
+    /// let mut scrub = store.scrub(ScrubOptions::default());
+    /// let report = scrub.run().await?;
+    /// assert_eq!((report.blocks, report.shards.shards_read, report.shards.bad), (1, 6, 0));
+    /// # Ok::<(), muxfs::Error>(()) }).unwrap();
+    /// ```
+    pub fn scrub(&self, options: ScrubOptions) -> Scrub {
+        Scrub::new(Arc::clone(&self.inner), options)
     }
 
     /// Brings a block to this store's parameters: writes all shards of the new stripe, makes them durable, and then
@@ -255,7 +327,9 @@ impl Inner {
             let is_durable = |node: &&usize| flushes.iter().any(|(other, flush)| other == *node && flush.is_ok());
             nodes.iter().filter(is_durable).count() < *count_min
         };
-        let flushes = self.flush_nodes(|flushes| !written.iter().any(|written| is_short(written, flushes))).await;
+        let flushes = self
+            .flush_nodes(0..self.nodes.len(), |flushes| !written.iter().any(|written| is_short(written, flushes)))
+            .await;
         let short: BTreeSet<_> = written.into_iter().filter(|written| is_short(written, &flushes)).collect();
         if short.is_empty() {
             return Ok(());
@@ -267,9 +341,13 @@ impl Inner {
         Err(Error::new(ErrorKind::Unavailable, "erasure.flush").because(why))
     }
 
-    /// Has every node flush; one that is down is not waited for where the others are enough.
-    async fn flush_nodes(&self, is_enough: impl Fn(&[(usize, Result<()>)]) -> bool) -> Vec<(usize, Result<()>)> {
-        self.wait_for(self.nodes.iter().enumerate().map(|(number, node)| (number, node.flush())), is_enough).await
+    /// Has nodes flush; one that is down is not waited for where the others are enough.
+    async fn flush_nodes(
+        &self,
+        nodes: impl Iterator<Item = usize>,
+        is_enough: impl Fn(&[(usize, Result<()>)]) -> bool,
+    ) -> Vec<(usize, Result<()>)> {
+        self.wait_for(nodes.map(|node| (node, self.nodes[node].flush())), is_enough).await
     }
 
     fn keys(&self) -> BoxStream<'_, Result<BlockKey>> {

@@ -6,6 +6,7 @@
 
 use std::{collections::VecDeque, mem};
 
+use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
 use tokio::time::{Instant, sleep_until};
 
@@ -22,16 +23,20 @@ use crate::{BlockKey, Error, ErrorKind, Result};
 #[derive(Debug)]
 pub(super) enum Answer {
     Nothing,
-    /// Something that is no good shard.
-    Damaged,
+    /// Something that is no good shard, of so many bytes.
+    Damaged(usize),
     Shard(Shard),
     /// It does not say.
     Failed(Error),
 }
 
 /// What came of asking.
-enum Gathered {
-    Found(Found),
+pub(super) enum Gathered {
+    /// The block, and whether something is damaged or missing where nodes answer.
+    Found {
+        found: Found,
+        is_flawed: bool,
+    },
     Absent,
     /// Too few shards; which nodes failed, and whether the others had any.
     Short {
@@ -51,6 +56,12 @@ struct UnderWay {
     late_at: Option<Instant>,
 }
 
+impl Gathered {
+    fn found(found: Found, is_missing: bool, collected: &Collected) -> Self {
+        Self::Found { found, is_flawed: is_missing || !collected.damaged().is_empty() }
+    }
+}
+
 impl Inner {
     /// Reads a block, or only what the headers of its shards say; `None` where it is known to be absent.
     ///
@@ -67,14 +78,19 @@ impl Inner {
             gathered => gathered,
         };
         match gathered {
-            Gathered::Found(found) => Ok(Some(found)),
+            Gathered::Found { found, is_flawed } => {
+                if is_flawed {
+                    self.mend(key);
+                }
+                Ok(Some(found))
+            }
             Gathered::Absent => Ok(None),
             Gathered::Short { error, .. } => Err(error),
         }
     }
 
     /// Asks nodes until they give the block, except those that have failed before.
-    async fn gather(
+    pub(super) async fn gather(
         &self,
         key: &BlockKey,
         keys: &[BlockKey; SLOT_COUNT],
@@ -87,6 +103,7 @@ impl Inner {
         let (mut waiting, mut down) = self.turns(&order, &ranks, &failed);
         let mut asked = FuturesUnordered::new();
         let mut under_way: Vec<UnderWay> = Vec::new();
+        let mut is_missing = false;
         let mut collected =
             if is_headers { Collected::of_headers(data_count) } else { Collected::of_blocks(data_count) };
         loop {
@@ -129,13 +146,13 @@ impl Inner {
                 waiting.push_back((node, slot + 1));
             }
             match answer {
-                Answer::Nothing => {}
-                Answer::Damaged => collected.add_damaged(node),
+                Answer::Nothing => is_missing |= order.iter().take(self.shards()).any(|place| *place == node),
+                Answer::Damaged(_) => collected.add_damaged(node),
                 Answer::Failed(error) => failed.push((node, error)),
                 Answer::Shard(shard) => {
                     let found = collected.add(node, shard, &self.code)?;
                     if let Some(found) = collected.search_all(found, &self.code).await? {
-                        return Ok(Gathered::Found(found));
+                        return Ok(Gathered::found(found, is_missing, &collected));
                     }
                 }
             }
@@ -143,7 +160,7 @@ impl Inner {
         failed.extend(down.into_iter().map(|(node, _)| (node, self.nodes[node].down_error())));
         let found = collected.last_resort(&self.code)?;
         Ok(match collected.search_all(found, &self.code).await? {
-            Some(found) => Gathered::Found(found),
+            Some(found) => Gathered::found(found, is_missing, &collected),
             None => self.too_few(&order, &collected, failed),
         })
     }
@@ -189,17 +206,18 @@ impl Inner {
         } else {
             node.call_to_read(store.get(key)).await
         };
+        let len = given.as_ref().map_or(0, |given| given.as_ref().map_or(0, Bytes::len));
         let parsed = match given {
             Ok(None) => return Answer::Nothing,
             Ok(Some(bytes)) if is_header => Shard::parse_header(bytes),
             Ok(Some(bytes)) => Shard::parse(bytes),
             // It knows that it has lost what it had.
-            Err(error) if error.kind() == ErrorKind::Corrupt => return Answer::Damaged,
+            Err(error) if error.kind() == ErrorKind::Corrupt => return Answer::Damaged(0),
             Err(error) => return Answer::Failed(error),
         };
         match parsed {
             Ok(shard) => Answer::Shard(shard),
-            Err(Flaw::Damaged) => Answer::Damaged,
+            Err(Flaw::Damaged) => Answer::Damaged(len),
             Err(Flaw::Newer) => {
                 let why = "the shard was written by a newer version of MuxFS";
                 Answer::Failed(Error::new(ErrorKind::Unsupported, "erasure.get").because(why))

@@ -29,25 +29,25 @@ use super::{
 use crate::{BlockKey, Error, ErrorKind, Result};
 
 /// What is in a slot of a node.
-enum Slot {
+pub(super) enum Slot {
     Empty,
-    /// Something that is no good shard.
-    Damaged,
+    /// Something that is no good shard, of so many bytes.
+    Damaged(usize),
     Held(Shard),
 }
 
 impl Slot {
-    fn stripe(&self) -> Option<Stripe> {
+    pub(super) fn stripe(&self) -> Option<Stripe> {
         match self {
             Self::Held(shard) => Some(shard.header.stripe),
-            Self::Empty | Self::Damaged => None,
+            Self::Empty | Self::Damaged(_) => None,
         }
     }
 }
 
 /// What is on the nodes that were asked.
 #[derive(Default)]
-struct Survey(BTreeMap<usize, Result<[Slot; SLOT_COUNT]>>);
+pub(super) struct Survey(pub(super) BTreeMap<usize, Result<[Slot; SLOT_COUNT]>>);
 
 impl Survey {
     fn held(&self) -> impl Iterator<Item = (usize, &Shard)> {
@@ -55,7 +55,7 @@ impl Survey {
         slots.flat_map(|(node, slots)| {
             slots.iter().filter_map(move |slot| match slot {
                 Slot::Held(shard) => Some((node, shard)),
-                Slot::Empty | Slot::Damaged => None,
+                Slot::Empty | Slot::Damaged(_) => None,
             })
         })
     }
@@ -65,7 +65,7 @@ impl Survey {
         of_it.map(|(_, shard)| shard.header.index).collect::<BTreeSet<_>>().len()
     }
 
-    fn stripes(&self) -> BTreeSet<Stripe> {
+    pub(super) fn stripes(&self) -> BTreeSet<Stripe> {
         self.held().map(|(_, shard)| shard.header.stripe).collect()
     }
 
@@ -75,13 +75,13 @@ impl Survey {
     }
 
     /// Those of the others that give no block, whatever the nodes that fail have.
-    fn lost(&self, stripe: &Stripe) -> BTreeSet<Stripe> {
+    pub(super) fn lost(&self, stripe: &Stripe) -> BTreeSet<Stripe> {
         let may_come = self.failed().count();
         let is_lost = |other: &Stripe| self.index_count(other) + may_come < other.data_shards();
         self.others(stripe).into_iter().filter(is_lost).collect()
     }
 
-    fn failed(&self) -> impl Iterator<Item = (usize, &Error)> {
+    pub(super) fn failed(&self) -> impl Iterator<Item = (usize, &Error)> {
         self.0.iter().filter_map(|(node, slots)| Some((*node, slots.as_ref().err()?)))
     }
 
@@ -93,7 +93,7 @@ impl Survey {
     }
 
     /// The block that shards of one of these stripes give: of the one that has the most, if several do.
-    async fn readable(&self, code: &StripeCode, stripes: BTreeSet<Stripe>) -> Result<Option<Found>> {
+    pub(super) async fn readable(&self, code: &StripeCode, stripes: BTreeSet<Stripe>) -> Result<Option<Found>> {
         let mut stripes: Vec<_> = stripes.into_iter().collect();
         stripes.sort_by_key(|stripe| Reverse(self.index_count(stripe)));
         for stripe in stripes {
@@ -109,13 +109,13 @@ impl Survey {
     }
 
     /// Takes shards of the stripe that are not what they should be for damaged, right checksum or not.
-    fn hold_against(&mut self, stripe: &Stripe, shards: &[Bytes]) {
+    pub(super) fn hold_against(&mut self, stripe: &Stripe, shards: &[Bytes]) {
         for slot in self.0.values_mut().flatten().flatten() {
             if let Slot::Held(shard) = slot
                 && shard.header.stripe == *stripe
                 && *shard.bytes() != shards[usize::from(shard.header.index)]
             {
-                *slot = Slot::Damaged;
+                *slot = Slot::Damaged(shard.bytes().len());
             }
         }
     }
@@ -123,16 +123,16 @@ impl Survey {
 
 /// What a stripe lacks, and how it gets it.
 #[derive(Default)]
-struct Plan {
+pub(super) struct Plan {
     /// Nodes that have a shard of it, each another.
-    holders: Vec<usize>,
-    moves: Vec<Move>,
+    pub(super) holders: Vec<usize>,
+    pub(super) moves: Vec<Move>,
     /// Nodes that can take none, and why.
-    missing: Vec<(usize, Error)>,
+    pub(super) missing: Vec<(usize, Error)>,
 }
 
 /// A shard on its way to a node.
-struct Move {
+pub(super) struct Move {
     node: usize,
     slot: usize,
     index: usize,
@@ -142,7 +142,7 @@ struct Move {
 
 impl Plan {
     /// Plans for the nodes that the stripe belongs on, the first of `order`; shards of `replaceable` may go.
-    fn new(order: &[usize], mut survey: Survey, stripe: &Stripe, replaceable: &BTreeSet<Stripe>) -> Self {
+    pub(super) fn new(order: &[usize], mut survey: Survey, stripe: &Stripe, replaceable: &BTreeSet<Stripe>) -> Self {
         let mut plan = Self::default();
         let mut has = vec![false; stripe.shards()];
         let mut vacant = Vec::new();
@@ -170,7 +170,7 @@ impl Plan {
             }
             let first = |is_fit: &dyn Fn(&Slot) -> bool| slots.iter().position(is_fit);
             let may_go = |slot: &Slot| slot.stripe().is_some_and(|other| replaceable.contains(&other));
-            let damaged = first(&|slot| matches!(slot, Slot::Damaged)).map(|slot| (slot, true));
+            let damaged = first(&|slot| matches!(slot, Slot::Damaged(_))).map(|slot| (slot, true));
             let empty = || first(&|slot| matches!(slot, Slot::Empty)).map(|slot| (slot, false));
             let other = || first(&may_go).map(|slot| (slot, true));
             match damaged.or_else(empty).or_else(other) {
@@ -198,10 +198,10 @@ fn occupied() -> Error {
 }
 
 /// What was written.
-struct Filled {
-    slots: BTreeSet<(usize, usize)>,
+pub(super) struct Filled {
+    pub(super) slots: BTreeSet<(usize, usize)>,
     /// Nodes that have no shard although one belongs there.
-    missing: Vec<(usize, Error)>,
+    pub(super) missing: Vec<(usize, Error)>,
 }
 
 impl Inner {
@@ -232,7 +232,9 @@ impl Inner {
             survey.hold_against(&stripe, &shards);
         }
         let lost = survey.lost(&stripe);
-        self.fill("erasure.put", &keys, Plan::new(&order, survey, &stripe, &lost), &stripe, &shards).await?;
+        let plan = Plan::new(&order, survey, &stripe, &lost);
+        let filled = self.fill("erasure.put", &keys, plan, &stripe, &shards).await?;
+        self.owe(key, filled.missing.iter().map(|(node, _)| *node));
         Ok(())
     }
 
@@ -283,7 +285,13 @@ impl Inner {
 
     /// Asks nodes for all that they have of a block; waits for those that are down only if fewer than so many others
     /// answer.
-    async fn survey(&self, survey: &mut Survey, keys: &[BlockKey; SLOT_COUNT], nodes: &[usize], count_min: usize) {
+    pub(super) async fn survey(
+        &self,
+        survey: &mut Survey,
+        keys: &[BlockKey; SLOT_COUNT],
+        nodes: &[usize],
+        count_min: usize,
+    ) {
         let looks = nodes.iter().map(|node| {
             let look = async move {
                 let [first, second] = keys;
@@ -298,12 +306,12 @@ impl Inner {
 
     /// Has every node flush; none may fail.
     async fn flush_all(&self, op: &'static str) -> Result<()> {
-        let flushes = self.flush_nodes(|_| false).await;
+        let flushes = self.flush_nodes(0..self.nodes.len(), |_| false).await;
         self.none_may_fail(op, flushes.iter().filter_map(|(node, flush)| Some((*node, flush.as_ref().err()?))))
     }
 
     /// Carries out a plan; an error unless the stripe is stored then.
-    async fn fill(
+    pub(super) async fn fill(
         &self,
         op: &'static str,
         keys: &[BlockKey; SLOT_COUNT],
@@ -347,7 +355,7 @@ impl Inner {
         Ok(Filled { slots, missing })
     }
 
-    async fn delete_shards(
+    pub(super) async fn delete_shards(
         &self,
         op: &'static str,
         keys: &[BlockKey; SLOT_COUNT],
@@ -373,7 +381,11 @@ impl Inner {
     }
 
     /// `Unavailable` naming the nodes that failed, if any did.
-    fn none_may_fail<'a>(&self, op: &'static str, failed: impl Iterator<Item = (usize, &'a Error)>) -> Result<()> {
+    pub(super) fn none_may_fail<'a>(
+        &self,
+        op: &'static str,
+        failed: impl Iterator<Item = (usize, &'a Error)>,
+    ) -> Result<()> {
         let mut failed = failed.peekable();
         if failed.peek().is_none() {
             return Ok(());
@@ -400,7 +412,8 @@ fn slot(answer: Answer) -> Result<Slot> {
     match answer {
         Answer::Nothing => Ok(Slot::Empty),
         Answer::Shard(shard) if shard.is_sound() => Ok(Slot::Held(shard)),
-        Answer::Damaged | Answer::Shard(_) => Ok(Slot::Damaged),
+        Answer::Shard(shard) => Ok(Slot::Damaged(shard.bytes().len())),
+        Answer::Damaged(len) => Ok(Slot::Damaged(len)),
         Answer::Failed(error) => Err(error),
     }
 }

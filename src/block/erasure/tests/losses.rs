@@ -153,7 +153,7 @@ async fn any_m_nodes_may_lie_and_with_one_more_it_says_which() {
         let mut dice = Dice::new(SEED);
         let count = usize::from(k + m);
         let nodes = faulty(count);
-        let store = erasure(&nodes, k, m);
+        let store = idle(&nodes, k, m);
         store.put(&key(0), block(0, 1000)).await.expect("put");
         let [slot, _] = slots(&key(0));
         for round in 0..rounds {

@@ -1,8 +1,9 @@
 //! What a block in shards outlives: every loss that it was cut for, damage and lies (`losses`), nodes that do not answer
-//! (`hangs`), writes that find it in any state (`writing`), and a stop at any call of a write (`stops`). Here are the laws
-//! of block stores, and what all share.
+//! (`hangs`), writes that find it in any state (`writing`), and a stop at any call of a write (`stops`); and what brings it
+//! back to full strength (`healing`). Here are the laws of block stores, and what all share.
 
 mod hangs;
+mod healing;
 mod losses;
 mod stops;
 mod writing;
@@ -58,6 +59,12 @@ fn name(node: usize) -> String {
 fn erasure<B: BlockStore>(nodes: &[Arc<B>], data_count: u8, parity_count: u8) -> Erasure {
     let nodes = nodes.iter().enumerate().map(|(n, store)| ErasureNode::new(name(n), Arc::clone(store)));
     Erasure::new(nodes, options(data_count, parity_count)).expect("room for all shards")
+}
+
+/// The same, but it repairs nothing by itself: for tests that look at what nodes have.
+fn idle<B: BlockStore>(nodes: &[Arc<B>], data_count: u8, parity_count: u8) -> Erasure {
+    let nodes = nodes.iter().enumerate().map(|(n, store)| ErasureNode::new(name(n), Arc::clone(store)));
+    Erasure::new(nodes, ErasureOptions { repairs_max: 0, ..options(data_count, parity_count) }).expect("room")
 }
 
 fn faulty(count: usize) -> Vec<Arc<Faulty<Mem>>> {

@@ -141,7 +141,7 @@ impl BlockStore for Stopping {
 }
 
 /// The layer over these nodes in a machine that stops at a call; and how many calls there were.
-fn stopping(nodes: &[Arc<Mem>], at: u64, k: u8, m: u8) -> (Erasure, Arc<AtomicU64>) {
+pub(super) fn stopping(nodes: &[Arc<Mem>], at: u64, k: u8, m: u8) -> (Erasure, Arc<AtomicU64>) {
     let calls = Arc::new(AtomicU64::new(0));
     let stopping = |inner: &Arc<Mem>| Arc::new(Stopping { inner: Arc::clone(inner), calls: Arc::clone(&calls), at });
     let store = erasure(&nodes.iter().map(stopping).collect::<Vec<_>>(), k, m);
@@ -149,7 +149,7 @@ fn stopping(nodes: &[Arc<Mem>], at: u64, k: u8, m: u8) -> (Erasure, Arc<AtomicU6
 }
 
 /// New nodes with the same blocks.
-async fn copies(nodes: &[Arc<Mem>]) -> Vec<Arc<Mem>> {
+pub(super) async fn copies(nodes: &[Arc<Mem>]) -> Vec<Arc<Mem>> {
     let mut copies = Vec::new();
     for node in nodes {
         let copy = Mem::default();
@@ -162,7 +162,7 @@ async fn copies(nodes: &[Arc<Mem>]) -> Vec<Arc<Mem>> {
     copies
 }
 
-async fn mems(count: usize, k: u8, m: u8) -> Vec<Arc<Mem>> {
+pub(super) async fn mems(count: usize, k: u8, m: u8) -> Vec<Arc<Mem>> {
     let nodes: Vec<_> = (0..count).map(|_| Arc::new(Mem::default())).collect();
     erasure(&nodes, k, m).put(&key(0), block(0, 700)).await.expect("put");
     nodes
