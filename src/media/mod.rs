@@ -57,7 +57,7 @@ pub struct Durable {
 /// The disk under a log: segments that only grow. A crash can be simulated between any two calls.
 ///
 /// After a crash a segment holds what was synced and then perhaps a part of what was not, the last bytes torn, and zeros
-/// perhaps; a removed one may be back, whole. Nothing is truncated: whoever reopens begins a new segment.
+/// perhaps; a removed one may be back, whole, unless another of its number was synced. Nothing is truncated: whoever reopens begins a new segment.
 #[async_trait]
 pub trait Media: Debug + Send + Sync + 'static {
     /// Adds `bytes` at the end and returns the offset they begin at. The first append makes the segment.
@@ -106,7 +106,7 @@ pub trait Media: Debug + Send + Sync + 'static {
     /// All segments, ascending.
     async fn segments(&self) -> Result<Vec<Segment>>;
 
-    /// Removes a segment. Idempotent. After a crash it may be back, whole.
+    /// Removes a segment. Idempotent. After a crash it may be back, whole, unless another of its number was synced.
     async fn remove(&self, segment: SegmentId) -> Result<()>;
 }
 

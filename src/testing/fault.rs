@@ -132,7 +132,7 @@ impl Moment {
 ///
 /// What was synced is whole. Of what was not, each segment keeps a random part: nothing, a prefix, or all of it with
 /// sectors that never arrived; and behind that, if some of it was synced, there may be room that was made ready: zeros, and
-/// old bytes of something else. A removed segment may be back. Worse than most disks, as bad as some.
+/// old bytes of something else. A removed segment may be back, if no other of its number was synced. Worse than most disks, as bad as some.
 #[derive(Debug)]
 pub struct CrashMedia {
     crash: Arc<Crash>,
@@ -213,13 +213,29 @@ impl CrashMedia {
     }
 
     /// The same disk after the machine started again, with one of the states that it may have, chosen by `seed`.
+    ///
+    /// ```
+    /// use muxfs::{media::{Media, SegmentId}, testing::fault::{Crash, CrashMedia}};
+    /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+    /// let (media, id) = (CrashMedia::new(Crash::never()), SegmentId(0));
+    /// media.append(id, "old".into()).await?;
+    /// media.remove(id).await?;
+    /// media.append(id, "new".into()).await?;
+    /// media.sync(id).await?;
+    /// for seed in 0..20 {
+    ///     assert_eq!(media.restart(seed, Crash::never()).read_at(id, 0, 3).await?, "new");
+    /// }
+    /// # Ok::<(), muxfs::Error>(()) }).unwrap();
+    /// ```
     #[must_use]
     pub fn restart(&self, seed: u64, crash: Arc<Crash>) -> Self {
         let mut dice = Dice::new(seed);
-        let disk = lock(&self.disk).clone();
-        let back = disk.removed.into_iter().filter(|_| dice.roll(2) == 0).collect::<Vec<_>>();
+        let Disk { segments, removed } = lock(&self.disk).clone();
+        let is_replaced = |id: &SegmentId| segments.get(id).is_some_and(|there| there.synced.is_some());
+        let removed = removed.into_iter().filter(|(id, _)| !is_replaced(id));
+        let back = removed.filter(|_| dice.roll(2) == 0).collect::<Vec<_>>();
         let mut dice = Dice::new(seed ^ 0xc0ff_ee00);
-        let segments = disk.segments.into_iter().chain(back).filter_map(|(id, written)| {
+        let segments = segments.into_iter().chain(back).filter_map(|(id, written)| {
             let survived = survive(written, &mut dice)?;
             Some((id, Written { synced: Some(survived.len()), bytes: survived, ..Written::default() }))
         });
