@@ -186,6 +186,32 @@ async fn a_stopped_repair_takes_nothing_away() {
     }
 }
 
+/// Nodes were added, and shards are where they do not belong any more: none goes before all that were written instead are
+/// durable.
+#[tokio::test]
+async fn nothing_is_removed_before_the_rest_is_durable() {
+    for unflushed in 0..6 {
+        let nodes = faulty(12);
+        let store = idle(&nodes, 4, 2);
+        store.put(&key(0), block(0, 700)).await.expect("put");
+        let [slot, _] = slots(&key(0));
+        let away: Vec<_> = (0..12).filter(|node| !store.nodes_of(&key(0)).contains(&name(*node).as_str())).collect();
+        for (index, away) in away.iter().enumerate() {
+            let place = nodes[place(&store, &key(0), index)].inner();
+            let shard = place.get(&slot).await.expect("get").expect("its shard");
+            nodes[*away].inner().put(&slot, shard).await.expect("put");
+            place.delete(&slot).await.expect("delete");
+        }
+        let count = || away.iter().map(|node| nodes[*node].inner().block_count()).sum::<usize>();
+        let failing = place(&store, &key(0), unflushed);
+        nodes[failing].fail_next(BlockCall::Flush, ErrorKind::Io);
+        assert_names(&store.repair(&key(0)).await.expect_err("one is not durable"), &[failing]);
+        assert_eq!(count(), 6);
+        let report = store.repair(&key(0)).await.expect("repair");
+        assert_eq!((report.healed, report.removed, count()), (0, 6, 0));
+    }
+}
+
 /// Nodes fail at random in the middle of it, in any way: whatever it says, the block is there, and one more repair with
 /// all nodes brings it back.
 #[tokio::test]
