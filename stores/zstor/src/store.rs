@@ -188,10 +188,12 @@ impl Zstor {
     }
 }
 
-#[allow(clippy::needless_update, reason = "what else can be said of shards keeps its default")]
 fn erasure(options: &ZstorOptions) -> ErasureOptions {
-    let &ZstorOptions { data_count, parity_count, group_shards_max, .. } = options;
-    ErasureOptions { data_count, parity_count, group_shards_max, ..ErasureOptions::default() }
+    let &ZstorOptions { data_count, parity_count, group_shards_max, access, .. } = options;
+    let default = ErasureOptions::default();
+    // Who only looks repairs nothing: it would be repaired in memory alone.
+    let repairs_max = if access == Access::Look { 0 } else { default.repairs_max };
+    ErasureOptions { data_count, parity_count, group_shards_max, repairs_max, ..default }
 }
 
 fn in_group(node: &Node, store: impl BlockStore) -> ErasureNode {
