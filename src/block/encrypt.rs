@@ -154,8 +154,13 @@ impl Encrypt {
         if let Some(key) = self.all_keys().find_map(|keys| keys.key_of(name)) {
             return Ok(Some(key));
         }
-        let Some(start) = self.inner.get_range(name, 0..FRONT_END).await? else { return Ok(None) };
-        match Header::decode(&start) {
+        let header = match self.inner.get_range(name, 0..FRONT_END).await {
+            Ok(Some(start)) => Header::decode(&start),
+            Ok(None) => return Ok(None),
+            Err(error) if error.kind() == ErrorKind::Corrupt => Err(error),
+            Err(error) => return Err(error),
+        };
+        match header {
             Ok(header) if self.all_keys().all(|keys| header.key_id != *keys.id()) => Err(bad_key()),
             Err(error) if error.kind() == ErrorKind::Unsupported => Err(error),
             _ => {

@@ -79,7 +79,8 @@ impl Inner {
         };
         match gathered {
             Gathered::Found { found, is_flawed } => {
-                if is_flawed {
+                // One of fewer shards lacks some of what is looked for here, and need not have it.
+                if is_flawed && found.stripe.data_count >= self.code.counts().0 {
                     self.mend(key);
                 }
                 Ok(Some(found))

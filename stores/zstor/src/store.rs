@@ -3,11 +3,7 @@
 //! Compress over Encrypt over Erasure: what is encrypted does not compress, and no node is to see anything. A directory
 //! of the mount's own tells a first start, where nodes are made, from one where they are lost. Spec: spec/zstor.md.
 
-use std::{
-    fmt,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{fmt, path::Path, sync::Arc};
 
 use futures_util::future::join_all;
 use muxfs::{
@@ -115,12 +111,15 @@ impl Zstor {
     ///
     /// # Errors
     /// `BadKey` if it was made under another key; `Unavailable` naming the nodes if more than m are lost; `NotFound` if a
-    /// directory of a new store is not there; `InvalidArgument` where shards cannot be placed so.
+    /// directory of a new store is not there, or the nodes have blocks and `local`, to be written, is not the directory
+    /// that the mount had; `InvalidArgument` where shards cannot be placed so.
     pub async fn open(options: &ZstorOptions, key: &RootKey, local: &Path, env: &Env) -> Result<Self> {
         let &ZstorOptions { data_count, parity_count, .. } = options;
         let made = local.join(MADE);
         let mark = Mark::new(key.store_id(), "");
-        let is_made = match Mark::find(&made).map_err(|error| failed("zstor.open", &made, error))? {
+        let found = Mark::find(&made).map_err(|error| failed("zstor.open", &made, error))?;
+        let is_begun_anew = found == Found::Empty;
+        let is_made = match found {
             Found::Mark(found) if found == mark => true,
             Found::Mark(_) => return Err(bad_key()),
             Found::Nothing | Found::Empty => has_parts(local),
@@ -152,6 +151,10 @@ impl Zstor {
         let shards = Erasure::new(stores, erasure(options))?;
         let encrypt = Encrypt::new(Arc::new(shards), key.of("blocks"));
         encrypt.check_key().await.map_err(|error| if error.kind() == ErrorKind::BadKey { bad_key() } else { error })?;
+        let has_blocks = nodes.iter().any(|node| node.state.as_ref().is_ok_and(|dir| !dir.is_empty()));
+        if has_blocks && !is_made && !is_begun_anew && options.access == Access::Write {
+            return Err(no_names(local, &made));
+        }
         if !is_made && options.access == Access::Write {
             mark.write(&made).map_err(|error| failed("zstor.open", &made, error))?;
         }
@@ -172,9 +175,11 @@ impl Zstor {
     /// What tells how much fits: what the nodes have, less what shards take more than blocks. A node that is lost tells
     /// nothing.
     pub fn space(&self) -> impl Fn() -> Result<FsStat> + Send + Sync + 'static {
-        let live = self.nodes.iter().filter(|node| node.state.is_ok());
-        let (dirs, counts): (Vec<PathBuf>, _) = (live.map(|node| node.dir().to_owned()).collect(), self.counts);
-        move || space(&dirs, counts)
+        let (nodes, counts) = (self.nodes.clone(), self.counts);
+        move || {
+            let live = nodes.iter().filter(|node| node.lost().is_none());
+            space(&live.map(|node| node.dir().to_owned()).collect::<Vec<_>>(), counts)
+        }
     }
 
     /// Makes what was put durable and writes indexes down; nothing can be put afterwards. Lost nodes keep no other from
@@ -253,6 +258,17 @@ async fn open_nodes(options: &ZstorOptions, key: &RootKey, is_made: bool, env: &
 fn bad_key() -> Error {
     Error::new(ErrorKind::BadKey, "zstor.open")
         .because("what is there was put under another key: nothing is lost, bring back the key that it was made with")
+}
+
+/// Who collects garbage keeps what names lead to: without them, nothing.
+fn no_names(local: &Path, made: &Path) -> Error {
+    let why = format!(
+        "the nodes have blocks, and what names them is not in {}: bring that directory back from where you keep a copy. \
+         To begin anew without names, so that what nothing leads to is collected: touch {}",
+        local.display(),
+        made.display()
+    );
+    Error::new(ErrorKind::NotFound, "zstor.open").because(why)
 }
 
 fn too_few(nodes: &[OpenNode], data_count: u8, parity_count: u8) -> Error {
