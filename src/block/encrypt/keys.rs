@@ -5,8 +5,7 @@
 use std::{fmt, iter};
 
 use aes_siv::{KeyInit, siv::Aes256Siv};
-use blake3::Hasher;
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroizing;
 
 use super::cipher::{Cipher, NONCE_LEN, Nonce};
 use crate::{SecretKey, block::BlockKey};
@@ -21,18 +20,6 @@ const BLOCK_CONTEXT: &[u8] = b"muxfs encrypted blocks 1: keys of the block ";
 
 /// Which root key a block was put under, for those who have it: tells nothing about the key.
 pub(super) type KeyId = [u8; 16];
-
-/// Fills `derived` with the keyed BLAKE3 of all parts, one behind another.
-fn derive(key: &[u8; 32], parts: &[&[u8]], derived: &mut [u8]) {
-    let mut hasher = Hasher::new_keyed(key);
-    for part in parts {
-        hasher.update(part);
-    }
-    let mut reader = hasher.finalize_xof();
-    reader.fill(derived);
-    hasher.zeroize();
-    reader.zeroize();
-}
 
 /// A root key and what is the same for all blocks under it. Zeroed when dropped, never printed.
 pub(super) struct Keys {
@@ -50,8 +37,8 @@ impl fmt::Debug for Keys {
 impl Keys {
     pub(super) fn new(root: SecretKey) -> Self {
         let (mut names, mut id) = (Zeroizing::new([0; 64]), KeyId::default());
-        derive(root.as_bytes(), &[NAMES_CONTEXT], &mut *names);
-        derive(root.as_bytes(), &[ID_CONTEXT], &mut id);
+        root.derive(&[NAMES_CONTEXT], &mut *names);
+        root.derive(&[ID_CONTEXT], &mut id);
         Self { root, names, id }
     }
 
@@ -83,13 +70,13 @@ impl Keys {
     /// The keys of one block.
     pub(super) fn of_block(&self, key: &BlockKey) -> BlockKeys {
         let mut derived = Zeroizing::new([0; 96]);
-        derive(self.root.as_bytes(), &[BLOCK_CONTEXT, key.as_bytes()], &mut *derived);
+        self.root.derive(&[BLOCK_CONTEXT, key.as_bytes()], &mut *derived);
         let part = |at: usize| -> Zeroizing<[u8; 32]> {
             let mut part = Zeroizing::new([0; 32]);
             part.copy_from_slice(&derived[at..at + 32]);
             part
         };
-        BlockKeys { front: Cipher::new(&part(0)), rest: Cipher::new(&part(32)), nonce: part(64) }
+        BlockKeys { front: Cipher::new(&part(0)), rest: Cipher::new(&part(32)), nonce: SecretKey::new(*part(64)) }
     }
 }
 
@@ -97,14 +84,14 @@ impl Keys {
 pub(super) struct BlockKeys {
     pub(super) front: Cipher,
     pub(super) rest: Cipher,
-    nonce: Zeroizing<[u8; 32]>,
+    nonce: SecretKey,
 }
 
 impl BlockKeys {
     /// The nonce of these bytes: others have another.
     pub(super) fn nonce_of(&self, block: &[u8]) -> Nonce {
         let mut nonce = [0; NONCE_LEN];
-        derive(&self.nonce, &[block], &mut nonce);
+        self.nonce.derive(&[block], &mut nonce);
         nonce
     }
 }

@@ -4,7 +4,6 @@
 //! salt: one that is good is good whatever happened to those before it. Spec: spec/sealed.md #media.
 
 use aes_gcm::{AeadInOut, Aes256Gcm, KeyInit};
-use blake3::Hasher;
 use bytes::{BufMut, Bytes, BytesMut};
 use zeroize::Zeroizing;
 
@@ -29,9 +28,9 @@ const RECORD_CONTEXT: &[u8] = b"muxfs sealed media 1: key of the records";
 pub(super) struct Salt(pub(super) [u8; SALT_LEN]);
 
 fn derive(key: &SecretKey, context: &[u8], salt: Salt, segment: SegmentId) -> Zeroizing<[u8; 32]> {
-    let mut hasher = Hasher::new_keyed(key.as_bytes());
-    hasher.update(context).update(&salt.0).update(&segment.0.to_le_bytes());
-    Zeroizing::new(*hasher.finalize().as_bytes())
+    let mut derived = Zeroizing::new([0; 32]);
+    key.derive(&[context, &salt.0, &segment.0.to_le_bytes()], &mut *derived);
+    derived
 }
 
 fn array<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {

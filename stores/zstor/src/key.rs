@@ -13,12 +13,11 @@ use std::{
     sync::Arc,
 };
 
-use blake3::Hasher;
 use muxfs::{
     Env, Error, ErrorKind, Result, SecretKey,
     media::{Media, SealedMedia},
 };
-use zeroize::{Zeroize as _, Zeroizing};
+use zeroize::Zeroizing;
 
 use crate::mark::{StoreId, sync_dir};
 
@@ -170,28 +169,17 @@ impl RootKey {
         Ok(key)
     }
 
-    fn derived(&self, parts: &[&[u8]], derived: &mut [u8]) {
-        let mut hasher = Hasher::new_keyed(self.0.as_bytes());
-        for part in parts {
-            hasher.update(part);
-        }
-        let mut reader = hasher.finalize_xof();
-        reader.fill(derived);
-        hasher.zeroize();
-        reader.zeroize();
-    }
-
     /// The key for one use.
     pub(crate) fn of(&self, purpose: &str) -> SecretKey {
         let mut key = Zeroizing::new([0; 32]);
-        self.derived(&[PURPOSE_CONTEXT, purpose.as_bytes()], &mut *key);
+        self.0.derive(&[PURPOSE_CONTEXT, purpose.as_bytes()], &mut *key);
         SecretKey::new(*key)
     }
 
     /// What tells stores of different keys apart, and nothing of the key.
     pub(crate) fn store_id(&self) -> StoreId {
         let mut id = StoreId::default();
-        self.derived(&[ID_CONTEXT], &mut id.0);
+        self.0.derive(&[ID_CONTEXT], &mut id.0);
         id
     }
 
