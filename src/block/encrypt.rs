@@ -157,12 +157,11 @@ impl Encrypt {
         let header = match self.inner.get_range(name, 0..FRONT_END).await {
             Ok(Some(start)) => Header::decode(&start),
             Ok(None) => return Ok(None),
-            Err(error) if error.kind() == ErrorKind::Corrupt => Err(error),
-            Err(error) => return Err(error),
+            Err(error) => Err(error),
         };
         match header {
             Ok(header) if self.all_keys().all(|keys| header.key_id != *keys.id()) => Err(bad_key()),
-            Err(error) if error.kind() == ErrorKind::Unsupported => Err(error),
+            Err(error) if error.kind() != ErrorKind::Corrupt => Err(error),
             _ => {
                 // Its key is lost, so that it is absent to all who could ask; it must not hide all others.
                 tracing::warn!(
