@@ -13,7 +13,7 @@ use std::{
 use tokio::{runtime::Handle, sync::Notify};
 
 use super::Inner;
-use crate::BlockKey;
+use crate::{BlockKey, Error, ErrorKind};
 
 /// The keys of blocks that wait for repair.
 #[derive(Debug)]
@@ -92,12 +92,12 @@ impl Inner {
         }
     }
 
-    /// Has a block repaired when those of these nodes are back that are down.
-    pub(super) fn owe(&self, key: &BlockKey, nodes: impl Iterator<Item = usize>) {
+    /// Has a block repaired when those nodes are back that were unavailable to it: at once where they are by now.
+    pub(super) fn owe(&self, key: &BlockKey, missing: &[(usize, Error)]) {
         let mut waiting = self.mending.waiting();
-        for node in nodes.filter(|node| self.nodes[*node].is_down()) {
+        for (node, _) in missing.iter().filter(|(_, error)| error.kind() == ErrorKind::Unavailable) {
             if waiting.count() < self.mending.count_max {
-                waiting.owed.entry(node).or_default().insert(key.clone());
+                waiting.owed.entry(*node).or_default().insert(key.clone());
             }
         }
         if !waiting.owed.is_empty() {

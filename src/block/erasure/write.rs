@@ -234,14 +234,7 @@ impl Inner {
         let lost = survey.lost(&stripe);
         let plan = Plan::new(&order, survey, &stripe, &lost);
         let filled = self.fill("erasure.put", &keys, plan, &stripe, &shards).await?;
-        let unavailable = filled.missing.iter().filter(|(_, error)| error.kind() == ErrorKind::Unavailable);
-        let (down, back): (Vec<_>, Vec<_>) =
-            unavailable.map(|(node, _)| *node).partition(|node| self.nodes[*node].is_down());
-        if !back.is_empty() {
-            // Down when it was asked, and up by now: nobody will tell again that it is.
-            self.mend(key);
-        }
-        self.owe(key, down.into_iter());
+        self.owe(key, &filled.missing);
         Ok(())
     }
 
