@@ -71,7 +71,8 @@ fn some_bytes(text: &str) -> Result<ByteCount, String> {
 /// A multiplexing content-addressed filesystem.
 ///
 /// One namespace: /mem (RAM), /local (a host directory), /ipfs (local disk) and /zstor (encrypted, on six directories of
-/// which two may be lost), served over NFSv3 and FTP. All but /local keep every commit, and content is read there by CID too. Commands given while a server runs are carried out by it.
+/// which two may be lost), served over NFSv3 and FTP. All but /local keep every commit, and content is read there by CID
+/// too. Commands given while a server runs are carried out by it.
 #[derive(Debug, Parser)]
 #[command(name = "muxfs", version, after_help = EXAMPLES, after_long_help = format!("{EXAMPLES}\n\n{EXIT_CODES}"))]
 pub(crate) struct Cli {

@@ -223,11 +223,9 @@ async fn another_machine_finds_the_blocks_and_makes_no_node_anew() {
     fs::remove_dir_all(world.local()).expect("removed");
     fs::create_dir(world.local()).expect("made");
     fs::remove_dir_all(world.node(0)).expect("removed");
-    let options = world.options();
-    assert!(holds_data(&options.nodes, &world.local()));
+    assert!(holds_data(&world.options().nodes, &world.local()));
     // A collection would remove every block, since no name led to any.
-    let opened = Zstor::open(&options, &RootKey::new([7; 32]), &world.local(), &muxfs::testing::env()).await;
-    let error = opened.expect_err("the names are elsewhere");
+    let error = world.try_open(7).await.expect_err("the names are elsewhere");
     assert_eq!(error.kind(), ErrorKind::NotFound);
     let store = world.local().join("store");
     assert!(format!("{error:#}").contains(&format!("touch {}", store.display())));
