@@ -3,7 +3,7 @@
 //! A layer over as many stores as there are nodes. A `put` cuts the block (`code`), sends each shard to the node where
 //! it belongs (`placement`, `write`), and a `get` asks k nodes at once and more where those do not do (`read`,
 //! `collected`). `repair` brings a block back to full strength, `scrub` all of them, and `mending` those that somebody came
-//! across. No call of a node takes longer than its limit, and who does not answer is not asked first (`health`). What a
+//! across; what nodes that were away have missed is noted (`owed`). No call of a node takes longer than its limit, and who does not answer is not asked first (`health`). What a
 //! shard is a part of stands in the shard itself (`shard`): there is no record beside the shards that could be lost, nodes
 //! come and go without anything being written down, and a shard counts wherever it is found.
 //!
@@ -14,6 +14,7 @@ mod code;
 mod collected;
 mod health;
 mod mending;
+mod owed;
 mod placement;
 mod read;
 mod repair;
@@ -24,7 +25,7 @@ mod tests;
 mod write;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fmt, mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
@@ -45,9 +46,16 @@ pub use self::{
     scrub::{Scrub, ScrubOptions, ScrubReport},
     shard::SHARD_HEADER_LEN,
 };
-use self::{collected::Found, health::Node, mending::Mending, placement::Placement, shard::stored_count_min};
+use self::{
+    collected::Found,
+    health::Node,
+    mending::{Mending, Waiting},
+    owed::OwedLog,
+    placement::Placement,
+    shard::stored_count_min,
+};
 use super::{BLOCK_KEY_LEN_MAX, BlockKey, BlockStore};
-use crate::{Error, ErrorKind, Result, log::detached};
+use crate::{Env, Error, ErrorKind, Result, log::detached, media::Media};
 
 /// So many blocks can be written at the same time; two writes of one go one after the other.
 const LOCK_COUNT: usize = 64;
@@ -92,7 +100,8 @@ pub struct ErasureOptions {
     /// where the others are not enough.
     pub call_time_max: Duration,
     /// So many blocks that were found to lack a shard wait to be repaired by themselves, at most, in memory; a scrub
-    /// finds the others. 0: nothing is repaired that is not told to be.
+    /// finds the others. As many deletions that nodes missed are remembered; more are refused. 0: nothing is repaired
+    /// that is not told to be, and each node has to take part in a deletion.
     pub repairs_max: usize,
 }
 
@@ -151,7 +160,8 @@ impl Erasure {
     /// The longest key, in bytes: a node's key has one more.
     pub const KEY_LEN_MAX: usize = BLOCK_KEY_LEN_MAX - 1;
 
-    /// Makes the layer over these nodes; asks none of them.
+    /// Makes the layer over these nodes; asks none of them. What it owes to nodes is forgotten with it: see
+    /// [`open`](Self::open).
     ///
     /// ```
     /// use muxfs::{BlockKey, BlockStore, block::{Erasure, ErasureNode, ErasureOptions, Mem}};
@@ -168,8 +178,42 @@ impl Erasure {
     /// `InvalidArgument` with the reason where blocks cannot be placed so; `Unsupported` on a processor that cannot do
     /// the arithmetic: see [`StripeCode::new`].
     pub fn new(nodes: impl IntoIterator<Item = ErasureNode>, options: ErasureOptions) -> Result<Self> {
-        let ErasureOptions { data_count, parity_count, group_shards_max, call_time_max, repairs_max } = options;
+        Self::with_owed(nodes.into_iter().collect(), options, Waiting::default(), None)
+    }
+
+    /// The same, with a place where what is owed to nodes that are away is kept, and found by the next opening. Names of
+    /// nodes and keys of blocks stand there in clear.
+    ///
+    /// # Errors
+    /// Those of [`new`](Self::new); `Corrupt` or `Unsupported` for what is in the place, and its own.
+    pub async fn open(
+        nodes: impl IntoIterator<Item = ErasureNode> + Send,
+        options: ErasureOptions,
+        owed: Arc<dyn Media>,
+        env: &Env,
+    ) -> Result<Self> {
         let nodes: Vec<_> = nodes.into_iter().collect();
+        let numbers: BTreeMap<_, _> = nodes.iter().map(|node| node.name.as_str()).zip(0..).collect();
+        let mut waiting = Waiting::default();
+        let log = OwedLog::open(owed, env, |debt, node, key| {
+            // One that is a node no more is owed nothing.
+            if let Some(node) = numbers.get(node) {
+                waiting.replay(debt, *node, key);
+            }
+        });
+        let log = log.await?;
+        let this = Self::with_owed(nodes, options, waiting, Some(log))?;
+        this.inner.go_on();
+        Ok(this)
+    }
+
+    fn with_owed(
+        nodes: Vec<ErasureNode>,
+        options: ErasureOptions,
+        waiting: Waiting,
+        log: Option<OwedLog>,
+    ) -> Result<Self> {
+        let ErasureOptions { data_count, parity_count, group_shards_max, call_time_max, repairs_max } = options;
         let code = StripeCode::new(data_count, parity_count)?;
         let places = nodes.iter().map(|node| (node.name.as_str(), node.group.as_deref()));
         let placement = Placement::new(places, code.counts(), group_shards_max)?;
@@ -185,7 +229,7 @@ impl Erasure {
             locks,
             flushing: AsyncMutex::default(),
             unflushed: Mutex::default(),
-            mending: Mending::new(repairs_max, wake),
+            mending: Mending::new(repairs_max, wake, waiting, log),
             call_time_max,
         };
         Ok(Self { inner: Arc::new_cyclic(inner) })
@@ -206,7 +250,22 @@ impl Erasure {
     /// How many blocks wait to be repaired by themselves: those that a node lacks which is down, for each such node, and
     /// those that a read found to lack a shard. At most [`ErasureOptions::repairs_max`].
     pub fn repairs_waiting(&self) -> usize {
-        self.inner.mending.count()
+        self.inner.mending.repair_count()
+    }
+
+    /// How many deletions wait for nodes that missed them; one that several missed counts for each. At most
+    /// [`ErasureOptions::repairs_max`].
+    pub fn deletions_waiting(&self) -> usize {
+        self.inner.mending.deletion_count()
+    }
+
+    /// Ends what goes on in the background, and makes durable what is owed: for a clean shutdown, when all else has
+    /// ended.
+    ///
+    /// # Errors
+    /// Those of the log.
+    pub async fn close(&self) -> Result<()> {
+        self.inner.close_owed().await
     }
 
     /// Brings a block back to full strength: reads all that nodes have of it, writes what is missing or bad, and, when
@@ -323,6 +382,13 @@ impl Inner {
     async fn flush(&self) -> Result<()> {
         // One that is called meanwhile answers for what this one could not make durable.
         let _guard = self.flushing.lock().await;
+        let repaired = self.sync_owed().await?;
+        let flushed = self.flush_written().await;
+        self.settle_owed(repaired, flushed.is_ok()).await;
+        flushed
+    }
+
+    async fn flush_written(&self) -> Result<()> {
         let written = mem::take(&mut *self.unflushed());
         let is_short = |Unflushed { nodes, count_min }: &Unflushed, flushes: &[(usize, Result<()>)]| {
             let is_durable = |node: &&usize| flushes.iter().any(|(other, flush)| other == *node && flush.is_ok());
@@ -368,7 +434,9 @@ impl Inner {
                 };
                 match next {
                     Ok(Some(key)) => {
-                        if let Some(key) = without_slot(&key) {
+                        if let Some(key) = without_slot(&key)
+                            && !self.mending.is_deleted(*node - 1, &key)
+                        {
                             return Some((Ok(key), listing));
                         }
                     }

@@ -15,7 +15,7 @@ use super::{
     collected::{Collected, Found},
     health::{Class, Ranks},
     shard::{Flaw, SHARD_HEADER_LEN, Shard},
-    slot_keys,
+    slot_keys, without_slot,
 };
 use crate::{BlockKey, Error, ErrorKind, Result};
 
@@ -199,8 +199,11 @@ impl Inner {
         (node, SLOT_COUNT - 1, Answer::Nothing)
     }
 
-    /// Asks a node for the shard of a slot.
+    /// Asks a node for the shard of a slot; what it has of a block that was deleted is nothing.
     pub(super) async fn ask(&self, node: usize, key: &BlockKey, is_header: bool) -> Answer {
+        if without_slot(key).is_some_and(|key| self.mending.is_deleted(node, &key)) {
+            return Answer::Nothing;
+        }
         let (node, store) = (&self.nodes[node], self.nodes[node].store());
         let given = if is_header {
             node.call_to_read(store.get_range(key, 0..SHARD_HEADER_LEN)).await

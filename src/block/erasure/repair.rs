@@ -111,7 +111,7 @@ impl Inner {
             (filled.slots.into_iter().collect(), filled.missing)
         };
         report.healed = written.len() as u64;
-        self.owe(key, &missing);
+        self.owe(key, &missing).await;
         report.lacking = missing.iter().map(|(node, error)| self.lacking(*node, error)).collect();
         let strays: Vec<_> = strays.into_iter().filter(|slot| !written.contains(slot)).collect();
         if missing.is_empty() && places.len() == stripe.shards() && !strays.is_empty() {

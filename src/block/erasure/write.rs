@@ -213,6 +213,7 @@ impl Inner {
         })?;
         let (mut stripe, mut shards) = self.code.cut(block)?;
         let _guard = self.lock(key).await;
+        self.keep(key).await?;
         let order = self.placement.order(key);
         let (nearest, rest) = order.split_at(stripe.shards());
         let (mut survey, count_min) = (Survey::default(), stripe.stored_count_min());
@@ -234,7 +235,7 @@ impl Inner {
         let lost = survey.lost(&stripe);
         let plan = Plan::new(&order, survey, &stripe, &lost);
         let filled = self.fill("erasure.put", &keys, plan, &stripe, &shards).await?;
-        self.owe(key, &filled.missing);
+        self.owe(key, &filled.missing).await;
         Ok(())
     }
 
@@ -275,12 +276,25 @@ impl Inner {
         Ok(!filled.slots.is_empty())
     }
 
-    /// Deletes every shard of a block, wherever it is.
+    /// Deletes every shard of a block, wherever it is; m nodes may be away, which are owed it.
     pub(super) async fn delete(&self, key: &BlockKey) -> Result<()> {
+        const OP: &str = "erasure.delete";
         let Some(keys) = slot_keys(key) else { return Ok(()) };
         let _guard = self.lock(key).await;
         let all = (0..self.nodes.len()).flat_map(|node| (0..SLOT_COUNT).map(move |slot| (node, slot)));
-        self.delete_shards("erasure.delete", &keys, all.collect()).await
+        let (done, failed) = self.delete_slots(&keys, all.collect()).await;
+        let away_max = if self.mending.owes() { usize::from(self.code.counts().1) } else { 0 };
+        if failed.len() > away_max {
+            let failed = self.failures(failed.iter().map(|(node, error)| (*node, error)));
+            let why = format!("no more than {away_max} nodes may miss it; these do: {failed}");
+            return Err(Error::new(ErrorKind::Unavailable, OP).because(why));
+        }
+        let missed: Vec<_> = failed.iter().map(|(node, _)| *node).collect();
+        self.owe_deletion(key, &missed, &done).await?;
+        // A node that goes before it has flushed may have shards of it again: too few to matter.
+        let count_min = done.len().saturating_sub(away_max - missed.len());
+        self.unflushed().insert(Unflushed { nodes: done, count_min });
+        Ok(())
     }
 
     /// Asks nodes for all that they have of a block; waits for those that are down only if fewer than so many others
@@ -361,11 +375,23 @@ impl Inner {
         keys: &[BlockKey; SLOT_COUNT],
         slots: Vec<(usize, usize)>,
     ) -> Result<()> {
+        let (nodes, failed) = self.delete_slots(keys, slots).await;
+        self.none_may_fail(op, failed.iter().map(|(node, error)| (*node, error)))?;
+        let count_min = nodes.len();
+        self.unflushed().insert(Unflushed { nodes, count_min });
+        Ok(())
+    }
+
+    /// Deletes slots, each of a node: which nodes have, and which failed.
+    async fn delete_slots(
+        &self,
+        keys: &[BlockKey; SLOT_COUNT],
+        slots: Vec<(usize, usize)>,
+    ) -> (Vec<usize>, Vec<(usize, Error)>) {
         let mut by_node = BTreeMap::<_, Vec<_>>::new();
         for (node, slot) in slots {
             by_node.entry(node).or_default().push(slot);
         }
-        let nodes: Vec<_> = by_node.keys().copied().collect();
         let deletes = by_node.into_iter().map(|(node, slots)| {
             let deletes = slots.into_iter().map(move |slot| {
                 let of = &self.nodes[node];
@@ -373,11 +399,15 @@ impl Inner {
             });
             (node, async { join_all(deletes).await.into_iter().collect::<Result<()>>() })
         });
-        let failed = self.wait_for(deletes, |_| true).await;
-        self.none_may_fail(op, failed.iter().filter_map(|(node, result)| Some((*node, result.as_ref().err()?))))?;
-        let count_min = nodes.len();
-        self.unflushed().insert(Unflushed { nodes, count_min });
-        Ok(())
+        let (mut done, mut failed) = (Vec::new(), Vec::new());
+        for (node, result) in self.wait_for(deletes, |_| true).await {
+            match result {
+                Ok(()) => done.push(node),
+                Err(error) => failed.push((node, error)),
+            }
+        }
+        done.sort_unstable();
+        (done, failed)
     }
 
     /// `Unavailable` naming the nodes that failed, if any did.

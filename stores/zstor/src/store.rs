@@ -9,8 +9,10 @@ use futures_util::future::join_all;
 use muxfs::{
     BlockStore, Env, Error, ErrorKind, Result,
     block::{Compress, Encrypt, Erasure, ErasureNode, ErasureOptions, SegmentsOptions},
+    media::{Media, MemMedia, OverlayMedia},
     vfs::FsStat,
 };
+use muxfs_local::FileMedia;
 
 use crate::{
     distinct::Distinct,
@@ -81,6 +83,7 @@ pub fn holds_data(nodes: &[Node], local: &Path) -> bool {
 #[derive(Debug)]
 pub struct Zstor {
     blocks: Arc<dyn BlockStore>,
+    shards: Erasure,
     nodes: Vec<OpenNode>,
     counts: (u8, u8),
 }
@@ -148,8 +151,14 @@ impl Zstor {
             Ok(dir) => in_group(node, dir.clone()),
             Err(why) => in_group(node, Lost(why.clone())),
         });
-        let shards = Erasure::new(stores, erasure(options))?;
-        let encrypt = Encrypt::new(Arc::new(shards), key.of("blocks"));
+        let owed = local.join("owed");
+        let owed: Arc<dyn Media> = match options.access {
+            Access::Write => Arc::new(FileMedia::open(owed)?),
+            Access::Look if owed.is_dir() => Arc::new(OverlayMedia::new(Arc::new(FileMedia::open(owed)?))),
+            Access::Look => Arc::new(MemMedia::default()),
+        };
+        let shards = Erasure::open(stores, erasure(options), key.sealed("owed", owed, env), env).await?;
+        let encrypt = Encrypt::new(Arc::new(shards.clone()), key.of("blocks"));
         encrypt.check_key().await.map_err(|error| if error.kind() == ErrorKind::BadKey { bad_key() } else { error })?;
         let has_blocks = nodes.iter().any(|node| node.state.as_ref().is_ok_and(|dir| !dir.is_empty()));
         if has_blocks && !is_made && !is_begun_anew && options.access == Access::Write {
@@ -159,7 +168,7 @@ impl Zstor {
             mark.write(&made).map_err(|error| failed("zstor.open", &made, error))?;
         }
         let blocks = Arc::new(Distinct::new(Arc::new(Compress::new(Arc::new(encrypt)))));
-        Ok(Self { blocks, nodes, counts: (data_count, parity_count) })
+        Ok(Self { blocks, shards, nodes, counts: (data_count, parity_count) })
     }
 
     /// All layers, from above.
@@ -189,7 +198,10 @@ impl Zstor {
     /// Those of the nodes that are there, the first.
     pub async fn close(&self) -> Result<()> {
         let closing = self.nodes.iter().filter(|node| node.lost().is_none()).filter_map(OpenNode::segments);
-        join_all(closing.map(|segments| segments.close())).await.into_iter().collect()
+        // What mends has to end before what it writes to.
+        let owed = self.shards.close().await;
+        let closed: Result<()> = join_all(closing.map(|segments| segments.close())).await.into_iter().collect();
+        closed.and(owed)
     }
 }
 

@@ -148,6 +148,33 @@ async fn one_lost_node_stops_neither_reading_nor_writing() {
     assert_whole(&zstor).await;
 }
 
+/// What a lost node has of a deleted block is nothing when it is back, over any number of starts.
+#[tokio::test]
+async fn what_is_deleted_without_a_node_does_not_come_back_with_it() {
+    let world = World::with_blocks().await;
+    let away = world.dir.path().join("away");
+    fs::rename(world.node(2), &away).expect("moved");
+    let zstor = world.open().await;
+    for n in 0..4 {
+        zstor.blocks().delete(&key(n)).await.expect("one may be away");
+    }
+    zstor.blocks().put(&key(3), block(3)).await.expect("put again");
+    zstor.blocks().flush().await.expect("flushed");
+    zstor.close().await.expect("closed");
+    drop(zstor);
+    world.open().await.close().await.expect("closed");
+    fs::rename(&away, world.node(2)).expect("moved");
+    let zstor = world.open().await;
+    assert_eq!(lost(&zstor), [""; 0]);
+    for n in 0..3 {
+        assert_eq!(zstor.blocks().get(&key(n)).await.expect("read"), None);
+    }
+    assert_eq!(zstor.blocks().get(&key(3)).await.expect("read"), Some(block(3)));
+    let mut keys: Vec<_> = zstor.blocks().keys().try_collect().await.expect("listed");
+    keys.sort();
+    assert_eq!(keys, (3..10).map(key).collect::<Vec<_>>());
+}
+
 #[tokio::test]
 async fn more_lost_nodes_stop_the_start_with_their_names() {
     let world = World::with_blocks().await;

@@ -164,7 +164,7 @@ async fn a_put_waits_for_a_node_that_hangs_once() {
             put.expect("five of six have a shard");
             assert_eq!(took, Duration::ZERO);
             let (took, deletion) = timed(store.delete(&key(n))).await;
-            assert_names(&deletion.expect_err("it may have a shard"), &[hung]);
+            deletion.expect("what it has is owed");
             assert_eq!(took, Duration::ZERO);
         }
         let (took, flush) = timed(store.flush()).await;
@@ -206,7 +206,7 @@ async fn no_call_hangs() {
                 let (took, result) = timed(work).await;
                 let told = format!("call {call}, {hung_count} hang, round {round}: {took:?}, {result:?}");
                 let needed = match call {
-                    0..3 => 4,
+                    0..3 | 4 => 4,
                     3 | 7 => 5,
                     6 => 2,
                     _ => 6,

@@ -1,11 +1,12 @@
 //! What a block in shards outlives: every loss that it was cut for, damage and lies (`losses`), nodes that do not answer
 //! (`hangs`), writes that find it in any state (`writing`), and a stop at any call of a write (`stops`); and what brings it
-//! back to full strength (`healing`), also after minutes of faults at random (`storm`). Here are the laws of block stores,
+//! back to full strength (`healing`, `owing`), also after minutes of faults at random (`storm`). Here are the laws of block stores,
 //! and what all share.
 
 mod hangs;
 mod healing;
 mod losses;
+mod owing;
 mod stops;
 mod storm;
 mod writing;
@@ -95,7 +96,7 @@ fn assert_names(error: &Error, nodes: &[usize]) {
 }
 
 /// That all shards of one stripe are there, each once and sound, and nothing else is.
-async fn assert_whole(nodes: &[Arc<Mem>], key: &BlockKey, k: u8, m: u8) {
+async fn assert_whole(nodes: &[Arc<impl BlockStore>], key: &BlockKey, k: u8, m: u8) {
     let mut indexes = BTreeSet::new();
     let mut stripes = BTreeSet::new();
     for node in nodes {

@@ -1,0 +1,242 @@
+//! What nodes that are away miss is brought to them when they are back, by this process or by the next: shards, so that
+//! blocks are whole again, and deletions, so that nothing that is gone comes back.
+
+use futures_util::TryStreamExt;
+use tokio::time::sleep;
+
+use super::*;
+use crate::{
+    media::{Media, MemMedia},
+    testing::{
+        env,
+        fault::{Crash, CrashMedia},
+    },
+};
+
+/// Longer than a node that is down is ever left alone.
+const A_WHILE: Duration = Duration::from_mins(2);
+
+async fn open<B: BlockStore>(nodes: &[Arc<B>], (k, m): (u8, u8), owed: Arc<dyn Media>) -> Result<Erasure> {
+    let nodes: Vec<_> =
+        nodes.iter().enumerate().map(|(n, store)| ErasureNode::new(name(n), Arc::clone(store))).collect();
+    Erasure::open(nodes, options(k, m), owed, &env()).await
+}
+
+fn set_offline(nodes: &[Arc<Faulty<Mem>>], away: &[usize], offline: bool) {
+    for node in away {
+        nodes[*node].set_offline(offline);
+    }
+}
+
+fn shard_count(nodes: &[Arc<Faulty<Mem>>]) -> usize {
+    nodes.iter().map(|node| node.inner().block_count()).sum()
+}
+
+async fn keys(store: &Erasure) -> BTreeSet<BlockKey> {
+    store.keys().try_collect().await.expect("keys")
+}
+
+/// With 2 + 2 the two that missed a deletion have enough to give the block back.
+#[tokio::test(start_paused = true)]
+async fn what_is_deleted_without_some_nodes_stays_deleted_when_they_are_back() {
+    for (k, m) in [(4, 2), (2, 2), (1, 2)] {
+        let count = usize::from(k + m);
+        for away in sets(count, m.into()) {
+            let nodes = faulty(count);
+            let store = erasure(&nodes, k, m);
+            store.put(&key(0), block(0, 100)).await.expect("put");
+            set_offline(&nodes, &away, true);
+            store.delete(&key(0)).await.expect("m may be away");
+            store.delete(&key(0)).await.expect("what is owed already is no more than that");
+            assert_eq!(store.deletions_waiting(), usize::from(m), "{k}+{m} without {away:?}");
+            // Nobody noticed yet that they are back.
+            set_offline(&nodes, &away, false);
+            assert_eq!(get(&store, &key(0)).await, None, "{k}+{m} without {away:?}");
+            assert!(!store.has(&key(0)).await.expect("has") && keys(&store).await.is_empty());
+            assert_eq!(store.repair(&key(0)).await.expect("repair"), RepairReport::default());
+            sleep(A_WHILE).await;
+            assert_eq!((store.deletions_waiting(), shard_count(&nodes)), (0, 0), "{k}+{m} without {away:?}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_put_after_a_deletion_is_not_deleted() {
+    for away in sets(4, 2) {
+        let nodes = faulty(4);
+        let store = erasure(&nodes, 2, 2);
+        store.put(&key(0), block(0, 100)).await.expect("put");
+        set_offline(&nodes, &away, true);
+        store.delete(&key(0)).await.expect("delete");
+        set_offline(&nodes, &away[1..], false);
+        store.put(&key(0), block(0, 100)).await.expect("three are there");
+        set_offline(&nodes, &away, false);
+        sleep(A_WHILE).await;
+        assert_eq!((store.deletions_waiting(), store.repairs_waiting()), (0, 0));
+        assert_whole(&nodes, &key(0), 2, 2).await;
+    }
+}
+
+#[tokio::test]
+async fn a_deletion_that_too_many_miss_names_them() {
+    let nodes = faulty(6);
+    let store = erasure(&nodes, 4, 2);
+    store.put(&key(0), block(0, 100)).await.expect("put");
+    set_offline(&nodes, &[1, 2, 4], true);
+    let error = store.delete(&key(0)).await.expect_err("three may give it back with one more");
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert_names(&error, &[1, 2, 4]);
+    // Nobody who repairs nothing by itself owes anything either.
+    let store = idle(&nodes, 4, 2);
+    set_offline(&nodes, &[1, 4], false);
+    assert_names(&store.delete(&key(0)).await.expect_err("one is missed"), &[2]);
+    set_offline(&nodes, &[2], false);
+    store.delete(&key(0)).await.expect("delete");
+    assert_eq!((get(&store, &key(0)).await, shard_count(&nodes)), (None, 0));
+}
+
+#[tokio::test]
+async fn more_deletions_than_are_remembered_are_refused() {
+    let nodes = faulty(6);
+    let stores = nodes.iter().enumerate().map(|(n, store)| ErasureNode::new(name(n), Arc::clone(store)));
+    let store = Erasure::new(stores, ErasureOptions { repairs_max: 3, ..options(4, 2) }).expect("room");
+    nodes[5].set_offline(true);
+    for n in 0..3 {
+        store.delete(&key(n)).await.expect("remembered");
+    }
+    assert_names(&store.delete(&key(3)).await.expect_err("too many"), &[5]);
+    store.delete(&key(1)).await.expect("it is remembered already");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restart_forgets_nothing_that_is_owed() {
+    let nodes = faulty(6);
+    let log = Arc::new(MemMedia::default());
+    let store = open(&nodes, (4, 2), log.clone()).await.expect("open");
+    for n in 0..30 {
+        store.put(&key(n), block(n, 100)).await.expect("put");
+    }
+    store.flush().await.expect("flush");
+    set_offline(&nodes, &[0, 3], true);
+    for n in 0..10 {
+        store.delete(&key(n)).await.expect("delete");
+    }
+    store.flush().await.expect("flush");
+    set_offline(&nodes, &[0], false);
+    for n in 30..40 {
+        store.put(&key(n), block(n, 100)).await.expect("put");
+    }
+    for n in 5..10 {
+        store.put(&key(n), block(n, 100)).await.expect("put again");
+    }
+    store.flush().await.expect("flush");
+    drop(store);
+    let store = open(&nodes, (4, 2), log.clone()).await.expect("open");
+    sleep(A_WHILE).await;
+    assert!(store.deletions_waiting() >= 5 && store.repairs_waiting() >= 15, "one is still away");
+    drop(store);
+    set_offline(&nodes, &[3], false);
+    let store = open(&nodes, (4, 2), log.clone()).await.expect("open");
+    for n in 0..5 {
+        assert_eq!(get(&store, &key(n)).await, None, "{n} is gone from the first moment");
+    }
+    sleep(A_WHILE).await;
+    assert_eq!((store.deletions_waiting(), store.repairs_waiting()), (0, 0));
+    let report = store.scrub(ScrubOptions::default()).run().await.expect("scrub").clone();
+    assert_eq!((report.blocks, report.shards.shards_read, report.shards.missing), (35, 35 * 6, 0), "{report:?}");
+    // What is paid is taken out when it is durable.
+    store.flush().await.expect("flush");
+    store.close().await.expect("close");
+    let len: u64 = log.segments().await.expect("segments").iter().map(|segment| segment.len).sum();
+    assert!(len < 500, "{len} bytes of nothing");
+}
+
+/// What somebody knows of a block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Known {
+    Absent,
+    Present,
+    /// Not told, or not flushed before a crash.
+    Unknown,
+}
+
+/// Puts, deletions, flushes, nodes that come and go, and crashes at any call of the log: what a flush acknowledged stays, and
+/// in the end every block that is there is whole.
+#[tokio::test(start_paused = true)]
+async fn crashes_at_random_forget_nothing_that_was_flushed() {
+    const BLOCKS: usize = 12;
+    let mut checked = 0;
+    for seed in 0..150 {
+        let mut dice = Dice::new(seed);
+        let (k, m) = [(4, 2), (2, 2), (3, 1)][dice.roll(3)];
+        let nodes = faulty(usize::from(k + m));
+        let mut media = Arc::new(CrashMedia::new(Crash::at(dice.roll(60) as u64)));
+        let (mut now, mut flushed) = ([Known::Absent; BLOCKS], [Known::Absent; BLOCKS]);
+        for life in 0..6 {
+            let Ok(store) = open(&nodes, (k, m), media.clone()).await else {
+                media = Arc::new(media.restart(dice.bits(), Crash::never()));
+                continue;
+            };
+            let mut changed = [false; BLOCKS];
+            for step in 0..40 {
+                let told = format!("seed {seed}, life {life}, step {step}");
+                let n = dice.roll(BLOCKS);
+                match dice.roll(10) {
+                    0..3 => {
+                        let put = store.put(&key(n), block(n, 50)).await;
+                        now[n] = if put.is_ok() { Known::Present } else { Known::Unknown };
+                    }
+                    3..6 => {
+                        let deleted = store.delete(&key(n)).await;
+                        now[n] = if deleted.is_ok() { Known::Absent } else { Known::Unknown };
+                    }
+                    6 => {
+                        if store.flush().await.is_ok() {
+                            (flushed, changed) = (now, [false; BLOCKS]);
+                        }
+                    }
+                    7 => {
+                        let away = drawn(&mut dice, nodes.len(), m.into());
+                        set_offline(&nodes, &(0..nodes.len()).collect::<Vec<_>>(), false);
+                        set_offline(&nodes, &away[..dice.roll(usize::from(m) + 1)], true);
+                    }
+                    8 => sleep(Duration::from_millis(dice.roll(5000) as u64)).await,
+                    _ => {
+                        if let Ok(found) = store.get(&key(n)).await {
+                            let is_right = match now[n] {
+                                Known::Absent => found.is_none(),
+                                Known::Present => found == Some(block(n, 50)),
+                                Known::Unknown => found.is_none_or(|found| found == block(n, 50)),
+                            };
+                            assert!(is_right, "{told}: block {n} is {:?}", now[n]);
+                        }
+                    }
+                }
+                changed[n] |= now[n] != flushed[n];
+            }
+            drop(store);
+            for n in (0..BLOCKS).filter(|n| changed[*n]) {
+                flushed[n] = Known::Unknown;
+            }
+            now = flushed;
+            // The task in the background ends with the store.
+            sleep(Duration::from_millis(1)).await;
+            media = Arc::new(media.restart(dice.bits(), Crash::at(dice.roll(60) as u64)));
+        }
+        set_offline(&nodes, &(0..nodes.len()).collect::<Vec<_>>(), false);
+        let store = open(&nodes, (k, m), Arc::new(media.restart(dice.bits(), Crash::never()))).await.expect("open");
+        sleep(A_WHILE).await;
+        assert_eq!((store.deletions_waiting(), store.repairs_waiting()), (0, 0), "seed {seed}");
+        for (n, known) in flushed.into_iter().enumerate() {
+            let is_there = match (known, store.get(&key(n)).await) {
+                (Known::Unknown, _) => continue,
+                (_, found) => found.unwrap_or_else(|error| panic!("seed {seed}, block {n}: {known:?}, {error:#}")),
+            };
+            assert_eq!(is_there.is_some(), known == Known::Present, "seed {seed}, block {n}");
+            let report = store.repair(&key(n)).await.expect("repair");
+            assert_eq!(report.missing, 0, "seed {seed}, block {n}: {known:?}, {report:?}");
+            checked += 1;
+        }
+    }
+    assert!(checked > 300, "{checked} blocks were known");
+}
