@@ -110,19 +110,16 @@ impl Disk {
     }
 
     /// What holds the blocks: one, or one for each node that is there.
-    pub(crate) fn all_segments(&self) -> Vec<&Segments> {
+    pub(crate) fn all_segments(&self) -> Vec<Arc<Segments>> {
         match &self.kept {
-            Kept::Whole { segments, .. } => vec![segments],
-            Kept::Shards(zstor) => {
-                let live = zstor.nodes().iter().filter(|node| node.lost().is_none());
-                live.filter_map(OpenNode::segments).map(|segments| &**segments).collect()
-            }
+            Kept::Whole { segments, .. } => vec![segments.clone()],
+            Kept::Shards(zstor) => zstor.nodes().iter().filter_map(OpenNode::segments).collect(),
         }
     }
 
     /// What all of these hold: of blocks in shards, each shard.
     pub(crate) fn stats(&self) -> SegmentsStats {
-        self.all_segments().into_iter().map(Segments::stats).fold(SegmentsStats::default(), |all, stats| {
+        self.all_segments().iter().map(|segments| segments.stats()).fold(SegmentsStats::default(), |all, stats| {
             SegmentsStats {
                 block_count: all.block_count + stats.block_count,
                 live_len: all.live_len + stats.live_len,

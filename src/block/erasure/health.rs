@@ -1,7 +1,7 @@
 //! Nodes, and how each of them does: who is asked first, how long an answer may take, who is not waited for.
 //!
 //! Every call of a node goes through [`Node::call`], which ends it at a time limit and learns from what comes of it. A node
-//! that gave no answer in time, or says that it is unavailable, is down until one of its calls succeeds; a probe in the
+//! that gave no answer in time, or says that it is unavailable, is down until a call succeeds that began since; a probe in the
 //! background sees to it that there is such a call. A read that got tired of waiting calls the node late, which is asked
 //! after others until the probe, or any other call, has an answer of it. Time is that of the tokio runtime: where its
 //! clock stands still, a test moves it. Spec: spec/erasure.md, "Nodes that do not answer".
@@ -43,8 +43,10 @@ const SLOW_FACTOR: u32 = 4;
 const PROBE_WAIT_MIN: Duration = Duration::from_millis(500);
 /// But at least so often.
 const PROBE_WAIT_MAX: Duration = Duration::from_secs(30);
-/// What a probe asks for: no shard's key, as it does not end in the number of a slot.
-const PROBE_KEY: &[u8] = b"probe";
+/// What a probe of a node asks for with `has`: no shard's key, as it does not end in the number of a slot. It is sent to a
+/// node that is late or down, again and again; a store may take it as a call to see whether it can be used again, and
+/// end it only when it can.
+pub const PROBE_KEY: &[u8] = b"probe";
 
 /// How a node of an [`Erasure`](super::Erasure) does.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,6 +74,8 @@ pub(super) struct Node {
 #[derive(Debug, Default)]
 struct Health {
     standing: Standing,
+    /// How many calls have failed so that it was down.
+    failed_count: u64,
     /// Whether somebody asks it again and again until it answers.
     is_probed: bool,
     /// How long its latest answers took.
@@ -151,7 +155,7 @@ impl Node {
         limit: Duration,
         work: impl Future<Output = Result<T>>,
     ) -> Result<(T, Duration)> {
-        let start = Instant::now();
+        let (start, failed_count) = (Instant::now(), self.health().failed_count);
         let mut work = pin!(work);
         // Most calls of a local store are done at once, and need no timer.
         let result = match work.as_mut().now_or_never() {
@@ -162,7 +166,7 @@ impl Node {
         };
         match &result {
             Err(error) if error.kind() == ErrorKind::Unavailable => self.set_down(format!("{error:#}")),
-            _ => self.set_up(),
+            _ => self.set_up(failed_count),
         }
         Ok((result?, start.elapsed()))
     }
@@ -193,15 +197,26 @@ impl Node {
         ErasureNodeStatus { name: self.name.clone(), down, answer_time: health.usual_time(Instant::now()) }
     }
 
-    fn set_up(&self) {
-        let before = mem::replace(&mut self.health().standing, Standing::Up);
+    /// It answered a call that began when so many had failed. One that had begun before the node went tells nothing.
+    fn set_up(&self, failed_count: u64) {
+        let before = {
+            let mut health = self.health();
+            if health.failed_count != failed_count {
+                return;
+            }
+            mem::replace(&mut health.standing, Standing::Up)
+        };
         if matches!(before, Standing::Down(_)) {
             self.back.notify_one();
         }
     }
 
     fn set_down(self: &Arc<Self>, why: String) {
-        self.health().standing = Standing::Down(why);
+        {
+            let mut health = self.health();
+            health.standing = Standing::Down(why);
+            health.failed_count += 1;
+        }
         self.probe(PROBE_WAIT_MIN);
     }
 
@@ -215,6 +230,24 @@ impl Node {
             health.standing = Standing::Late;
         }
         self.probe(Duration::ZERO);
+    }
+
+    /// Asks the node in the background whether it is there, and if it is not, until it is.
+    pub(super) fn look_for(self: &Arc<Self>) {
+        let Ok(runtime) = Handle::try_current() else { return };
+        let node = Arc::downgrade(self);
+        drop(runtime.spawn(async move {
+            if let Some(node) = node.upgrade() {
+                node.ask_to_probe().await;
+            }
+        }));
+    }
+
+    async fn ask_to_probe(self: &Arc<Self>) {
+        if let Ok(key) = BlockKey::new(PROBE_KEY) {
+            // What comes of it is noted.
+            drop(self.call_to_read(self.store.has(&key)).await);
+        }
     }
 
     /// Asks the node in the background until it answers, unless somebody does.
@@ -237,11 +270,8 @@ async fn probe(node: Weak<Node>, mut wait: Duration) {
     loop {
         sleep(wait).await;
         let Some(node) = node.upgrade() else { return };
-        if node.health().standing != Standing::Up
-            && let Ok(key) = BlockKey::new(PROBE_KEY)
-        {
-            // What comes of it is noted in the node.
-            drop(node.call_to_read(node.store.has(&key)).await);
+        if node.health().standing != Standing::Up {
+            node.ask_to_probe().await;
         }
         let mut health = node.health();
         if health.standing == Standing::Up {

@@ -2,14 +2,16 @@
 //!
 //! A layer over as many stores as there are nodes. A `put` cuts the block (`code`), sends each shard to the node where
 //! it belongs (`placement`, `write`), and a `get` asks k nodes at once and more where those do not do (`read`,
-//! `collected`). `repair` brings a block back to full strength, `scrub` all of them, and `mending` those that somebody came
-//! across; what nodes that were away have missed is noted (`owed`). No call of a node takes longer than its limit, and who does not answer is not asked first (`health`). What a
+//! `collected`). `repair` brings a block back to full strength, `scrub` all of them, `catch_up` those that a node lacks, and
+//! `mending` those that somebody came across; what nodes that were away have missed is noted (`owed`). No call of a node takes
+//! longer than its limit, and who does not answer is not asked first (`health`). What a
 //! shard is a part of stands in the shard itself (`shard`): there is no record beside the shards that could be lost, nodes
 //! come and go without anything being written down, and a shard counts wherever it is found.
 //!
 //! Nodes are not trusted to be there, to keep what they have or to give what they were given. Nothing is encrypted here
 //! and nobody is kept from reading a node: that is for the layer above. Spec: spec/erasure.md.
 
+mod catch_up;
 mod code;
 mod collected;
 mod health;
@@ -41,7 +43,7 @@ use tokio::sync::{Mutex as AsyncMutex, MutexGuard as AsyncMutexGuard, Notify};
 
 pub use self::{
     code::StripeCode,
-    health::ErasureNodeStatus,
+    health::{ErasureNodeStatus, PROBE_KEY},
     repair::RepairReport,
     scrub::{Scrub, ScrubOptions, ScrubReport},
     shard::SHARD_HEADER_LEN,
@@ -281,6 +283,42 @@ impl Erasure {
         detached("erasure.repair", async move { inner.repair(&key).await }).await
     }
 
+    /// Asks each node in the background whether it is there, and again and again one that is not.
+    pub fn probe_nodes(&self) {
+        for node in &self.inner.nodes {
+            node.look_for();
+        }
+    }
+
+    /// Brings to a node the shards that belong on it and are not there; how many blocks were repaired. For one that was away
+    /// or is new: it takes a look into its index for each block, and reads only those that it lacks. Repeatable, and
+    /// broken off at any moment it takes nothing away.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use muxfs::{BlockKey, BlockStore, block::{Erasure, ErasureNode, ErasureOptions, Mem}};
+    /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+    /// let (key, nodes) = (BlockKey::new(b"k")?, [(); 6].map(|()| Arc::new(Mem::default())));
+    /// let with = |nodes: &[Arc<Mem>]| {
+    ///     let nodes = nodes.iter().enumerate().map(|(n, node)| ErasureNode::new(format!("node {n}"), node.clone()));
+    ///     Erasure::new(nodes, ErasureOptions::default())
+    /// };
+    /// with(&nodes)?.put(&key, "block".into()).await?;
+    /// let mut replaced = nodes.to_vec();
+    /// replaced[2] = Arc::new(Mem::default());
+    /// let store = with(&replaced)?;
+    /// assert_eq!(store.catch_up("node 2").await?, 1);
+    /// assert_eq!(store.catch_up("node 2").await?, 0);
+    /// # Ok::<(), muxfs::Error>(()) }).unwrap();
+    /// ```
+    ///
+    /// # Errors
+    /// `InvalidArgument` if there is no such node; `Unavailable` while it is down, or keys may be missing; else the first
+    /// of those blocks that could not be repaired, after all others were.
+    pub async fn catch_up(&self, node: &str) -> Result<u64> {
+        self.inner.catch_up(node).await
+    }
+
     /// Begins a pass over all blocks that repairs each; does nothing before its first step.
     ///
     /// ```
@@ -428,8 +466,8 @@ impl Inner {
             loop {
                 let Listing { node, keys, failed } = &mut listing;
                 let next = match keys.as_mut()? {
-                    // Of no node yet.
-                    _ if *node == 0 => Ok(None),
+                    // Of no node yet, or of one that has failed: that it gives no more is no answer of it.
+                    _ if *node == 0 || failed.last().is_some_and(|(last, _)| *last + 1 == *node) => Ok(None),
                     keys => self.nodes[*node - 1].call(async { keys.next().await.transpose() }).await,
                 };
                 match next {

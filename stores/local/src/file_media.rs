@@ -401,11 +401,12 @@ impl Inner {
     fn remove(&self, segment: SegmentId) -> Result<()> {
         const OP: &str = "file_media.remove";
         let path = self.path(segment);
-        {
+        let _closed = {
             let mut state = self.lock();
-            state.open.retain(|(id, _)| *id != segment);
             state.segments.remove(&segment);
-        }
+            let at = state.open.iter().position(|(id, _)| *id == segment);
+            at.and_then(|at| state.open.remove(at))
+        };
         match fs::remove_file(&path) {
             Ok(()) => sync_dir(&self.dir).map_err(|error| io_error(OP, &self.dir, error)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -442,11 +443,13 @@ impl Inner {
             Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => File::open(&path)?,
             opened => opened?,
         });
-        let mut state = self.lock();
-        if state.open.len() >= FILES_OPEN_MAX {
-            state.open.pop_front();
-        }
-        state.open.push_back((segment, Arc::clone(&file)));
+        // Closed without the lock: who reads from memory waits for no disk.
+        let _closed = {
+            let mut state = self.lock();
+            let closed = (state.open.len() >= FILES_OPEN_MAX).then(|| state.open.pop_front());
+            state.open.push_back((segment, Arc::clone(&file)));
+            closed
+        };
         Ok(file)
     }
 

@@ -6,7 +6,7 @@
 
 use std::{
     fmt::{self, Write as _},
-    fs::{self, File, OpenOptions},
+    fs::{self, OpenOptions},
     io::{self, Read as _, Write as _},
     os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
@@ -19,7 +19,7 @@ use muxfs::{
 };
 use zeroize::Zeroizing;
 
-use crate::mark::{StoreId, sync_dir};
+use crate::mark::{StoreId, identity, open_to_read, sync_dir};
 
 const WORD: &str = "muxfs-key";
 const VERSION: &str = "1";
@@ -115,7 +115,7 @@ impl RootKey {
     /// `Denied` if others than its owner may read or write it, with what to do; else those of [`RootKey::parse`], `Io`.
     pub fn load(file: &Path) -> Result<Option<Self>> {
         const OP: &str = "zstor.key";
-        let opened = match File::open(file) {
+        let opened = match open_to_read(file) {
             Ok(opened) => opened,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(failed(OP, file, error)),
@@ -131,7 +131,14 @@ impl RootKey {
         }
         let mut text = Zeroizing::new(String::with_capacity(usize::try_from(FILE_LEN_MAX).unwrap_or_default()));
         opened.take(FILE_LEN_MAX).read_to_string(&mut text).map_err(|error| failed(OP, file, error))?;
-        Self::parse(&text).map(Some).map_err(|error| error.at(file.display()))
+        let key = Self::parse(&text).map_err(|error| error.at(file.display()))?;
+        // What a crash left that came before the other name of the same file was removed.
+        let part = beside(file);
+        if matches!((identity(&part), identity(file)), (Ok(part), Ok(file)) if (part.dev, part.ino) == (file.dev, file.ino))
+        {
+            fs::remove_file(&part).ok();
+        }
+        Ok(Some(key))
     }
 
     /// Draws a new key and writes it to a file that is not there yet, which only its owner can read; durable when it
@@ -233,6 +240,28 @@ mod tests {
         let text = fs::read_to_string(&file).expect("read");
         assert_eq!(RootKey::make(&file, &muxfs::testing::env()).expect_err("there").kind(), ErrorKind::Exists);
         assert_eq!(fs::read_to_string(&file).expect("read"), text);
+    }
+
+    #[test]
+    fn the_second_name_that_a_crash_left_goes() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (file, part) = (dir.path().join("key"), dir.path().join("key.muxfs-new"));
+        RootKey::make(&file, &muxfs::testing::env()).expect("made");
+        fs::hard_link(&file, &part).expect("linked");
+        RootKey::load(&file).expect("readable").expect("there");
+        assert!(!part.exists() && file.exists());
+        fs::write(&part, "of somebody else").expect("written");
+        RootKey::load(&file).expect("readable").expect("there");
+        assert!(part.exists());
+    }
+
+    /// A start waited for ever for somebody to write to it.
+    #[test]
+    fn a_named_pipe_is_no_key_and_is_not_waited_for() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = dir.path().join("key");
+        rustix::fs::mknodat(rustix::fs::CWD, &file, rustix::fs::FileType::Fifo, 0o600.into(), 0).expect("made");
+        assert_eq!(RootKey::load(&file).expect_err("no file").kind(), ErrorKind::InvalidArgument);
     }
 
     #[test]

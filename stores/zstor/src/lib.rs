@@ -18,7 +18,10 @@
 //!
 //! This crate knows `muxfs`, files through `muxfs-local`, and no frontend. Spec: spec/zstor.md.
 
+mod calls;
+mod dir;
 mod distinct;
+mod files;
 mod key;
 mod mark;
 mod node;

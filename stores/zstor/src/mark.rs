@@ -11,6 +11,8 @@ use std::{
     path::Path,
 };
 
+use rustix::fs::OFlags;
+
 /// No mark is longer, in bytes.
 const LEN_MAX: u64 = 4096;
 const WORD: &str = "muxfs-node";
@@ -52,11 +54,14 @@ impl Mark {
     }
 
     pub(crate) fn find(file: &Path) -> io::Result<Found> {
-        let opened = match File::open(file) {
+        let opened = match open_to_read(file) {
             Ok(opened) => opened,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
             Err(error) => return Err(error),
         };
+        if !opened.metadata()?.is_file() {
+            return Ok(Found::Other("its mark is no file".into()));
+        }
         let mut bytes = Vec::new();
         opened.take(LEN_MAX).read_to_end(&mut bytes)?;
         Ok(Self::parse(&bytes))
@@ -94,15 +99,31 @@ impl Mark {
     }
 }
 
+/// Opens what may be something else than a file, and is then not waited for, as a named pipe would be for its writer.
+pub(crate) fn open_to_read(file: &Path) -> io::Result<File> {
+    let nonblocking = OFlags::NONBLOCK.bits().cast_signed();
+    OpenOptions::new().read(true).custom_flags(nonblocking).open(file)
+}
+
 /// Makes the names in a directory durable.
 pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
     let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
     File::open(dir)?.sync_all()
 }
 
-/// What tells one file from another that came to its place.
-pub(crate) fn identity(file: &Path) -> io::Result<(u64, u64)> {
-    fs::metadata(file).map(|metadata| (metadata.dev(), metadata.ino()))
+/// What tells one file or directory from another that came to its place: the number of one that was removed may be given
+/// to the next, but not with the same time of its last change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Identity {
+    pub(crate) dev: u64,
+    pub(crate) ino: u64,
+    changed: (i64, i64),
+}
+
+pub(crate) fn identity(file: &Path) -> io::Result<Identity> {
+    let metadata = fs::metadata(file)?;
+    let changed = (metadata.ctime(), metadata.ctime_nsec());
+    Ok(Identity { dev: metadata.dev(), ino: metadata.ino(), changed })
 }
 
 #[cfg(test)]
@@ -124,5 +145,17 @@ mod tests {
         {
             assert!(matches!(Mark::parse(bad), Found::Other(_)), "{bad:?}");
         }
+    }
+
+    /// Who opened a named pipe waited for somebody to write to it.
+    #[test]
+    fn a_named_pipe_is_no_mark_and_is_not_waited_for() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = dir.path().join("muxfs-node");
+        rustix::fs::mknodat(rustix::fs::CWD, &file, rustix::fs::FileType::Fifo, 0o600.into(), 0).expect("made");
+        assert!(matches!(Mark::find(&file).expect("told"), Found::Other(_)));
+        fs::remove_file(&file).expect("removed");
+        fs::create_dir(&file).expect("made");
+        assert!(matches!(Mark::find(&file).expect("told"), Found::Other(_)));
     }
 }

@@ -3,22 +3,29 @@
 //! Compress over Encrypt over Erasure: what is encrypted does not compress, and no node is to see anything. A directory
 //! of the mount's own tells a first start, where nodes are made, from one where they are lost. Spec: spec/zstor.md.
 
-use std::{fmt, path::Path, sync::Arc};
+use std::{
+    fmt,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use futures_util::future::join_all;
 use muxfs::{
     BlockStore, Env, Error, ErrorKind, Result,
-    block::{Compress, Encrypt, Erasure, ErasureNode, ErasureOptions, SegmentsOptions},
+    block::{Compress, Encrypt, Erasure, ErasureNode, ErasureOptions, Nowhere, SegmentsOptions},
     media::{Media, MemMedia, OverlayMedia},
     vfs::FsStat,
 };
 use muxfs_local::FileMedia;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
+    dir::{Dir, How, Look, open_files},
     distinct::Distinct,
     key::{RootKey, failed},
-    mark::{Found, Mark},
-    node::{Dir, Look, Lost, Node, OpenNode, SegmentsOptionsOf},
+    mark::{Found, Identity, Mark},
+    node::{Node, OpenNode, Place, SegmentsOptionsOf, check_places, one_place},
     space::space,
 };
 
@@ -86,6 +93,8 @@ pub struct Zstor {
     shards: Erasure,
     nodes: Vec<OpenNode>,
     counts: (u8, u8),
+    /// Brings to nodes what they lack, in the background.
+    filling: Mutex<Option<AbortOnDropHandle<()>>>,
 }
 
 impl Zstor {
@@ -93,7 +102,8 @@ impl Zstor {
     /// itself on this machine, which is there.
     ///
     /// A node that is missing or cannot be opened is logged and passed over while k others are there: with k + 1 (k where
-    /// m is at most 1) everything goes on, with k what is there can be read, and nothing be put.
+    /// m is at most 1) everything goes on, with k what is there can be read, and nothing be put. It is looked for in the
+    /// background, and used when it is there. Calls are made in a tokio runtime whose timer is enabled.
     ///
     /// ```
     /// use std::sync::Arc;
@@ -101,7 +111,7 @@ impl Zstor {
     /// use muxfs_zstor::{Node, Place, RootKey, Zstor, ZstorOptions};
     /// # let dir = tempfile::tempdir().unwrap();
     /// # let dir = dir.path();
-    /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+    /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
     /// let env = muxfs::testing::env();
     /// let key = RootKey::make(&dir.join("key"), &env)?;
     /// let place = |n: u8| Place::Dir { path: dir.join(format!("node{n}")), is_made: true };
@@ -131,12 +141,21 @@ impl Zstor {
             }
         };
         // Before anything is made.
-        Erasure::new(options.nodes.iter().map(|node| in_group(node, Lost(String::new()))), erasure(options))?;
-        let nodes = open_nodes(options, key, is_made, env).await?;
-        let usable = nodes.iter().filter(|node| node.state.is_ok()).count();
-        for OpenNode { node, state } in &nodes {
-            if let Err(why) = state {
-                tracing::error!(node = node.name, dir = %node.place.dir().display(), "a node is lost until the next start: {why}");
+        Erasure::new(options.nodes.iter().map(|node| in_group(node, Nowhere)), erasure(options))?;
+        check_places(&options.nodes)?;
+        let (opened, mut filled) = unbounded_channel();
+        let (store, segments) = (key.store_id(), options.segments.clone());
+        let how = How { store, access: options.access, segments, open_media: open_files(), env: env.clone(), opened };
+        let (nodes, replaced) = open_nodes(options, &how, is_made).await?;
+        // The others have what they had.
+        while filled.try_recv().is_ok() {}
+        for name in replaced {
+            how.opened.send(name).ok();
+        }
+        let usable = nodes.iter().filter(|node| node.lost().is_none()).count();
+        for node in &nodes {
+            if let Some(why) = node.lost() {
+                tracing::error!(node = node.name(), dir = %node.dir().display(), "a node is lost until it comes back: {why}");
             }
         }
         if usable < usize::from(data_count) {
@@ -147,10 +166,7 @@ impl Zstor {
                 "no more nodes may be lost: what is written stays in the journal on this disk until some are back"
             );
         }
-        let stores = nodes.iter().map(|OpenNode { node, state }| match state {
-            Ok(dir) => in_group(node, dir.clone()),
-            Err(why) => in_group(node, Lost(why.clone())),
-        });
+        let stores = options.nodes.iter().zip(&nodes).map(|(node, open)| in_group(node, open.dir.clone()));
         let owed = local.join("owed");
         let owed: Arc<dyn Media> = match options.access {
             Access::Write => Arc::new(FileMedia::open(owed)?),
@@ -160,15 +176,19 @@ impl Zstor {
         let shards = Erasure::open(stores, erasure(options), key.sealed("owed", owed, env), env).await?;
         let encrypt = Encrypt::new(Arc::new(shards.clone()), key.of("blocks"));
         encrypt.check_key().await.map_err(|error| if error.kind() == ErrorKind::BadKey { bad_key() } else { error })?;
-        let has_blocks = nodes.iter().any(|node| node.state.as_ref().is_ok_and(|dir| !dir.is_empty()));
+        let has_blocks = nodes.iter().any(|node| node.lost().is_none() && !node.dir.is_empty());
         if has_blocks && !is_made && !is_begun_anew && options.access == Access::Write {
             return Err(no_names(local, &made));
         }
         if !is_made && options.access == Access::Write {
             mark.write(&made).map_err(|error| failed("zstor.open", &made, error))?;
         }
+        // Those that are lost are looked for from now on.
+        shards.probe_nodes();
+        let is_written = options.access == Access::Write;
+        let filling = is_written.then(|| AbortOnDropHandle::new(tokio::spawn(catch_up(shards.clone(), filled))));
         let blocks = Arc::new(Distinct::new(Arc::new(Compress::new(Arc::new(encrypt)))));
-        Ok(Self { blocks, shards, nodes, counts: (data_count, parity_count) })
+        Ok(Self { blocks, shards, nodes, counts: (data_count, parity_count), filling: Mutex::new(filling) })
     }
 
     /// All layers, from above.
@@ -182,25 +202,31 @@ impl Zstor {
     }
 
     /// What tells how much fits: what the nodes have, less what shards take more than blocks. A node that is lost tells
-    /// nothing.
+    /// nothing, and none that has not answered within a tenth of a second.
     pub fn space(&self) -> impl Fn() -> Result<FsStat> + Send + Sync + 'static {
         let (nodes, counts) = (self.nodes.clone(), self.counts);
         move || {
             let live = nodes.iter().filter(|node| node.lost().is_none());
-            space(&live.map(|node| node.dir().to_owned()).collect::<Vec<_>>(), counts)
+            space(&live.map(|node| node.dir.room()).collect::<Vec<_>>(), counts)
         }
     }
 
     /// Makes what was put durable and writes indexes down; nothing can be put afterwards. Lost nodes keep no other from
-    /// its end, and are no error: it was said when they were found.
+    /// its end, and are no error: it was said when they were found. One that takes longer than half a minute is left
+    /// alone: what was flushed is durable all the same.
     ///
     /// # Errors
     /// Those of the nodes that are there, the first.
     pub async fn close(&self) -> Result<()> {
-        let closing = self.nodes.iter().filter(|node| node.lost().is_none()).filter_map(OpenNode::segments);
+        let filling = self.filling.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(filling) = filling {
+            filling.abort();
+            // It has the nodes until it has ended.
+            filling.await.ok();
+        }
         // What mends has to end before what it writes to.
         let owed = self.shards.close().await;
-        let closed: Result<()> = join_all(closing.map(|segments| segments.close())).await.into_iter().collect();
+        let closed: Result<()> = join_all(self.nodes.iter().map(|node| node.dir.close())).await.into_iter().collect();
         closed.and(owed)
     }
 }
@@ -222,49 +248,62 @@ fn in_group(node: &Node, store: impl BlockStore) -> ErasureNode {
 }
 
 /// Opens the nodes that are there; in a new store all of them are taken first.
-async fn open_nodes(options: &ZstorOptions, key: &RootKey, is_made: bool, env: &Env) -> Result<Vec<OpenNode>> {
-    let store = key.store_id();
-    let looks: Vec<Look> = options.nodes.iter().map(|node| node.look(store)).collect();
-    let any = |is: fn(&Look) -> bool| looks.iter().any(is);
-    if any(|look| matches!(look, Look::Foreign)) && !any(|look| matches!(look, Look::Marked)) {
+/// Also gives the names of those that were taken in the place of others, and so lack what those had.
+async fn open_nodes(options: &ZstorOptions, how: &How, is_made: bool) -> Result<(Vec<OpenNode>, Vec<String>)> {
+    let dirs = options
+        .nodes
+        .iter()
+        .map(|Node { name, place: Place::Dir { path, is_made }, .. }| Dir::new(name, path, *is_made, how.clone()));
+    let dirs: Vec<_> = dirs.collect();
+    let (looks, places): (Vec<_>, Vec<_>) = join_all(dirs.iter().map(|dir| dir.look())).await.into_iter().unzip();
+    for (count, (dir, place)) in dirs.iter().zip(&places).enumerate() {
+        let inode = |place: &Option<Identity>| place.map(|place| (place.dev, place.ino));
+        let same = places.iter().take(count).position(|other| place.is_some() && inode(other) == inode(place));
+        if let Some(other) = same.and_then(|other| dirs.get(other)) {
+            return Err(one_place(other.name(), dir.name(), dir.path()));
+        }
+    }
+    if looks.contains(&Look::Foreign) && !looks.contains(&Look::Marked) {
         return Err(bad_key());
     }
-    let open = async |node: &Node| {
-        let opened = node.open(options.access, (options.segments)(node.place.dir()), env).await;
-        opened.map(Arc::new).map_err(|error| format!("{error:#}"))
-    };
-    let marked = options.nodes.iter().zip(&looks).map(async |(node, look)| match look {
-        Look::Marked => Some(open(node).await),
-        _ => None,
-    });
-    let mut states = join_all(marked).await;
+    join_all(dirs.iter().zip(&looks).map(async |(dir, look)| {
+        if *look == Look::Marked {
+            // The node knows why it is lost.
+            dir.open().await.ok();
+        }
+    }))
+    .await;
     // A first start that was broken off has made some nodes. Where one has blocks, it is this machine that is new.
-    let is_empty = |state: &Result<Arc<Dir>, String>| state.as_ref().is_ok_and(|dir| dir.is_empty());
-    let is_new = !is_made && states.iter().flatten().all(is_empty);
-    for ((node, look), state) in options.nodes.iter().zip(looks).zip(&mut states) {
-        let dir = node.place.dir().display();
-        let refused = match look {
-            Look::Marked => continue,
-            Look::Offered | Look::Unmarked if options.access == Access::Write && (is_new || look.is_offered()) => {
-                match node.take(store) {
-                    Ok(()) => {
-                        *state = Some(open(node).await);
-                        continue;
-                    }
-                    Err(error) if is_new => return Err(error),
-                    Err(error) => format!("{error:#}"),
+    let is_empty = |(dir, look): (&Arc<Dir>, &Look)| *look != Look::Marked || dir.is_empty();
+    let is_new = !is_made && dirs.iter().zip(&looks).all(is_empty);
+    let mut replaced = Vec::new();
+    for (dir, look) in dirs.iter().zip(&looks) {
+        let is_taken = options.access == Access::Write && (*look == Look::Offered || *look == Look::Unmarked && is_new);
+        match look {
+            Look::Marked => {}
+            _ if is_taken => match dir.take().await {
+                Ok(()) => {
+                    drop(dir.open().await);
+                    replaced.extend((!is_new).then(|| dir.name().to_owned()));
                 }
-            }
-            Look::Offered | Look::Unmarked => format!(
-                "there is no file {dir}/muxfs-node: mount the disk of this node; or, to begin it anew and empty: mkdir -p {dir} && touch {dir}/muxfs-node"
-            ),
-            Look::Foreign => "it is a node of another store".into(),
-            Look::Lost(why) => why,
-        };
-        *state = Some(Err(refused));
+                Err(error) if is_new => return Err(error),
+                Err(error) => dir.lose(&format!("{error:#}")),
+            },
+            look => dir.lose(&dir.refusal(look).unwrap_or_default()),
+        }
     }
-    let nodes = options.nodes.iter().cloned().zip(states.into_iter().flatten());
-    Ok(nodes.map(|(node, state)| OpenNode { node, state }).collect())
+    Ok((dirs.into_iter().map(|dir| OpenNode { dir }).collect(), replaced))
+}
+
+/// Brings to nodes that were opened what they lack of what is stored, one after the other.
+async fn catch_up(shards: Erasure, mut opened: UnboundedReceiver<String>) {
+    while let Some(node) = opened.recv().await {
+        match shards.catch_up(&node).await {
+            Ok(0) => {}
+            Ok(count) => tracing::info!(node, "a node that came has what it lacked: {count} blocks"),
+            Err(error) => tracing::warn!(node, "a node that came may lack blocks until a scrub: {error:#}"),
+        }
+    }
 }
 
 fn bad_key() -> Error {

@@ -93,6 +93,19 @@ fn lost(zstor: &Zstor) -> Vec<&str> {
     zstor.nodes().iter().filter(|node| node.lost().is_some()).map(muxfs_zstor::OpenNode::name).collect()
 }
 
+/// Waits until no node is lost and each has a shard of so many blocks, which all have a shard on each.
+async fn at_full_strength(zstor: &Zstor, blocks: u64) {
+    let shards = |node: &muxfs_zstor::OpenNode| Some(node.segments()?.stats().block_count);
+    let is_whole = || zstor.nodes().iter().all(|node| shards(node) == Some(blocks));
+    until(is_whole).await;
+}
+
+async fn until(is_so: impl Fn() -> bool) {
+    while !is_so() {
+        tokio::task::yield_now().await;
+    }
+}
+
 async fn subject() -> Subject {
     let world = Arc::new(World::new());
     let subject = Subject::reopening(move || {
@@ -201,7 +214,8 @@ async fn nodes_that_go_while_the_store_is_open_are_found_when_it_writes() {
     assert_eq!(lost(&zstor), ["1"]);
     // Another that came to its place is not it.
     fs::rename(world.node(4), world.node(1)).expect("moved");
-    zstor.blocks().put(&key(11), block(11)).await.expect_err("k are left");
+    zstor.blocks().put(&key(11), block(11)).await.ok();
+    zstor.blocks().flush().await.expect_err("k are left");
     assert_eq!(lost(&zstor), ["1", "4"]);
     assert_whole(&zstor).await;
     zstor.close().await.expect("those that are there");
@@ -227,6 +241,105 @@ async fn an_empty_directory_is_taken_only_if_somebody_says_so() {
     let zstor = world.open().await;
     assert!(lost(&zstor).is_empty());
     assert_whole(&zstor).await;
+}
+
+/// A disk that is taken out for a while: what was written meanwhile comes to it when it is back, by itself.
+#[tokio::test]
+async fn a_node_that_was_removed_and_restored_is_back_by_itself() {
+    let world = World::with_blocks().await;
+    let zstor = world.open().await;
+    let away = world.dir.path().join("away");
+    for (round, n) in [(0, 1), (1, 4), (2, 1)] {
+        fs::rename(world.node(n), &away).expect("moved");
+        zstor.blocks().put(&key(10 + round), block(10 + round)).await.expect("k + 1 are there");
+        zstor.blocks().flush().await.expect("and durable");
+        assert_eq!(lost(&zstor), [n.to_string()]);
+        fs::rename(&away, world.node(n)).expect("moved back");
+        at_full_strength(&zstor, 11 + u64::from(round)).await;
+    }
+    zstor.blocks().flush().await.expect("on all");
+    zstor.close().await.expect("closed");
+    drop(zstor);
+    // Without two that were always there it takes those that came back.
+    fs::remove_dir_all(world.node(2)).expect("removed");
+    fs::remove_dir_all(world.node(3)).expect("removed");
+    let zstor = world.open().await;
+    assert_whole(&zstor).await;
+    for n in 10..13 {
+        assert_eq!(zstor.blocks().get(&key(n)).await.expect("read"), Some(block(n)));
+    }
+}
+
+/// A disk that was lost for good: an empty mark in a new one is all that it takes.
+#[tokio::test]
+async fn a_node_that_was_replaced_is_filled_by_itself() {
+    let world = World::with_blocks().await;
+    let zstor = world.open().await;
+    fs::remove_dir_all(world.node(2)).expect("removed");
+    zstor.blocks().put(&key(10), block(10)).await.expect("k + 1 are there");
+    zstor.blocks().flush().await.expect("and durable");
+    assert_eq!(lost(&zstor), ["2"]);
+    fs::create_dir(world.node(2)).expect("made");
+    // The place of a disk that is not mounted yet.
+    until(|| lost(&zstor) == ["2"] && zstor.nodes()[2].lost().is_some_and(|why| why.contains("there is no file")))
+        .await;
+    fs::write(world.node(2).join("muxfs-node"), "").expect("written");
+    at_full_strength(&zstor, 11).await;
+    assert_whole(&zstor).await;
+}
+
+#[tokio::test]
+async fn a_node_that_was_missing_at_the_start_is_used_when_it_comes() {
+    let world = World::with_blocks().await;
+    let away = world.dir.path().join("away");
+    fs::rename(world.node(5), &away).expect("moved");
+    let zstor = world.open().await;
+    assert_eq!(lost(&zstor), ["5"]);
+    zstor.blocks().put(&key(10), block(10)).await.expect("k + 1 are there");
+    zstor.close().await.expect("closed");
+    drop(zstor);
+    // What it missed then nobody knows any more.
+    let zstor = world.open().await;
+    assert_eq!(lost(&zstor), ["5"]);
+    fs::rename(&away, world.node(5)).expect("moved back");
+    at_full_strength(&zstor, 11).await;
+}
+
+#[tokio::test]
+async fn who_only_looks_takes_no_node_that_comes() {
+    let world = World::with_blocks().await;
+    fs::remove_dir_all(world.node(2)).expect("removed");
+    fs::create_dir(world.node(2)).expect("made");
+    fs::write(world.node(2).join("muxfs-node"), "").expect("written");
+    let options = ZstorOptions { access: Access::Look, ..world.options() };
+    let zstor = Zstor::open(&options, &RootKey::new([7; 32]), &world.local(), &muxfs::testing::env()).await;
+    let zstor = zstor.expect("opens");
+    assert_eq!(lost(&zstor), ["2"]);
+    assert_whole(&zstor).await;
+    assert_eq!(fs::read(world.node(2).join("muxfs-node")).expect("read"), b"");
+    assert_eq!(fs::read_dir(world.node(2)).expect("listed").count(), 1);
+}
+
+/// Such nodes would be lost together, and each would take the other's place.
+#[tokio::test]
+async fn two_nodes_of_one_directory_are_refused() {
+    let open = async |world: &World, options: &ZstorOptions| {
+        let opened = Zstor::open(options, &RootKey::new([7; 32]), &world.local(), &muxfs::testing::env()).await;
+        let error = opened.expect_err("refused");
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+        let told = format!("{error:#}");
+        assert!(told.contains("\"1\"") && told.contains("\"3\""), "{told}");
+    };
+    let world = World::new();
+    let mut options = world.options();
+    options.nodes[3].place = Place::Dir { path: world.dir.path().join("./node1"), is_made: true };
+    open(&world, &options).await;
+    assert!(!world.node(0).exists(), "before anything is made");
+    let world = World::with_blocks().await;
+    std::os::unix::fs::symlink(world.node(1), world.dir.path().join("link")).expect("linked");
+    let mut options = world.options();
+    options.nodes[3].place = Place::Dir { path: world.dir.path().join("link"), is_made: true };
+    open(&world, &options).await;
 }
 
 #[tokio::test]

@@ -225,3 +225,41 @@ async fn no_call_hangs() {
         }
     }
 }
+
+/// A call that had begun before its node went ended after it, well; the node was taken to be there, and as nobody asked it
+/// anything more it was never looked for again.
+#[tokio::test(start_paused = true)]
+async fn an_answer_from_before_it_went_does_not_bring_a_node_back() {
+    let nodes = faulty(6);
+    let store = erasure(&nodes, 4, 2);
+    let n = (0..50).find(|n| store.nodes_of(&key(*n))[..4].contains(&name(3).as_str())).expect("one of many");
+    store.put(&key(n), block(n, 500)).await.expect("put");
+    nodes[3].set_answer_time(millis(60));
+    let slow = tokio::spawn({
+        let store = store.clone();
+        async move { store.get(&key(n)).await }
+    });
+    // Its call of the node is under way.
+    sleep(millis(30)).await;
+    nodes[3].set_answer_time(Duration::ZERO);
+    nodes[3].fail_next(BlockCall::Flush, crate::ErrorKind::Unavailable);
+    store.flush().await.expect("the others are enough");
+    assert_eq!(down(&store), [3]);
+    assert_eq!(slow.await.expect("ends").expect("read"), Some(block(n, 500)));
+    sleep(millis(30)).await;
+    assert_eq!(down(&store), [3], "what it answered was asked before");
+    sleep(millis(1000)).await;
+    assert_eq!(down(&store), [0; 0], "a probe found it");
+}
+
+/// The end of a listing that had failed was taken for an answer.
+#[tokio::test(start_paused = true)]
+async fn a_listing_that_fails_does_not_bring_a_node_back() {
+    let nodes = faulty(6);
+    let store = erasure(&nodes, 4, 2);
+    store.put(&key(1), block(1, 500)).await.expect("put");
+    nodes[3].set_offline(true);
+    let listed: Vec<_> = store.keys().try_collect().await.expect("the others have all");
+    assert!(listed.contains(&key(1)));
+    assert_eq!(down(&store), [3]);
+}

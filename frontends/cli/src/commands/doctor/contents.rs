@@ -158,7 +158,7 @@ async fn nodes(place: &str, nodes: &[OpenNode], out: &Findings) {
             continue;
         };
         let found = format!("the node {} is lost: {why}", node.name());
-        let advice = "bring it back (mount its disk, see who may read it) and start the server again";
+        let advice = "bring it back: mount its disk, see who may read it; a server takes it by itself then";
         out.tell(Finding::error("nodes", &node.dir().display(), found, advice)).await;
     }
     if !nodes.is_empty() {
