@@ -13,6 +13,7 @@ use std::{
 };
 
 use muxfs::{Error, ErrorKind, Prefix, Result, dag::Profile, tree::Retention};
+use muxfs_zstor::{Password, ZdbAddress};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::mounts::MountPoint;
@@ -133,6 +134,9 @@ impl ZstorMount {
                 "mount: /{prefix} is not /zstor, which alone has a key and nodes by default: name its own"
             ));
         }
+        if let Some(why) = self.nodes.iter().flatten().find_map(ZstorNode::fault) {
+            return Some(format!("mount: {why}"));
+        }
         let names = self.nodes.iter().flatten().filter_map(|node| node.name.as_ref());
         let bad = names.into_iter().find(|name| name.is_empty() || name.chars().any(char::is_control))?;
         Some(format!("mount: {bad:?} is no name of a node: it is text in one line"))
@@ -143,14 +147,74 @@ impl ZstorMount {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ZstorNode {
-    /// Must be there.
-    pub(crate) dir: PathBuf,
-    /// Where shards belong follows from it; `dir` where absent.
+    /// A directory, which must be there. Either this or `zdb`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) dir: Option<PathBuf>,
+    /// A 0-db server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) zdb: Option<ZdbAddressText>,
+    /// Which of its namespaces.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) namespace: Option<String>,
+    /// What it takes to write there; not printed.
+    #[serde(default, skip_serializing)]
+    pub(crate) password: Option<PasswordText>,
+    /// A file with it instead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) password_file: Option<PathBuf>,
+    /// Whether the first start makes the namespace.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) make: bool,
+    /// Where shards belong follows from it; where absent it is `dir`, or namespace and address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) name: Option<String>,
     /// What it is lost together with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) group: Option<String>,
+}
+
+impl ZstorNode {
+    /// Why it cannot be.
+    fn fault(&self) -> Option<String> {
+        let has_password = self.password.is_some() || self.password_file.is_some();
+        match (&self.dir, &self.zdb) {
+            (Some(_), None) if self.namespace.is_some() || has_password || self.make => {
+                Some("namespace, password and make go with zdb, not with dir".into())
+            }
+            (None, Some(zdb)) if self.namespace.is_none() => Some(format!("the node on {} lacks its namespace", zdb.0)),
+            (None, Some(_)) if self.password.is_some() && self.password_file.is_some() => {
+                Some("password and password_file: one of them".into())
+            }
+            (Some(_), None) | (None, Some(_)) => None,
+            (Some(_), Some(_)) | (None, None) => Some("a node is a dir or a zdb".into()),
+        }
+    }
+}
+
+/// The address of a 0-db server, as text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ZdbAddressText(pub(crate) ZdbAddress);
+
+impl Serialize for ZdbAddressText {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for ZdbAddressText {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map(Self).map_err(de::Error::custom)
+    }
+}
+
+/// A password, which is read and never printed.
+#[derive(Debug, Clone)]
+pub(crate) struct PasswordText(pub(crate) Password);
+
+impl<'de> Deserialize<'de> for PasswordText {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(|text| Self(Password::new(text)))
+    }
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -596,6 +660,45 @@ mod tests {
         check(&format!("{mount}\"arc\"\nnodes = [{{ dir = \"/a\" }}]")).expect_err("whose key?");
         check(&format!("{mount}\"arc\"\nkey = \"/k\"\nnodes = [{{ dir = \"/a\", name = \"a b\" }}]")).expect("good");
         check(&format!("{mount}\"zstor\"\nnodes = [{{ dir = \"/a\", name = \"a\\nb\" }}]")).expect_err("two lines");
+    }
+
+    #[test]
+    fn a_node_is_a_directory_or_a_namespace_and_its_password_is_not_printed() {
+        let mount =
+            |nodes: &str| Config::parse(&format!("[[mount]]\nkind = \"zstor\"\nprefix = \"zstor\"\nnodes = [{nodes}]"));
+        let zdb = "zdb = \"127.0.0.1:9900\"";
+        for bad in [
+            "{}".into(),
+            "{ dir = \"/a\", make = true }".into(),
+            format!("{{ {zdb} }}"),
+            format!("{{ dir = \"/a\", {zdb}, namespace = \"n\" }}"),
+            format!("{{ {zdb}, namespace = \"n\", password = \"p\", password_file = \"/p\" }}"),
+        ] {
+            mount(&bad).expect("parses").check().expect_err(&bad);
+        }
+        mount("{ zdb = \"localhost:9900\", namespace = \"n\" }").expect_err("names are not resolved");
+        let good =
+            mount(&format!("{{ {zdb}, namespace = \"n\", password = \"secret\", make = true }}")).expect("parses");
+        good.check().expect("good");
+        let printed = toml::to_string(&good).expect("serialises");
+        assert!(printed.contains("127.0.0.1:9900") && !printed.contains("secret"), "{printed}");
+        assert!(!format!("{good:?}").contains("secret"));
+    }
+
+    #[test]
+    fn the_examples_are_good() {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/configs");
+        let zstor = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("zstor-"));
+        let entries = fs::read_dir(dir).expect("listed").map(|entry| entry.expect("an entry").path());
+        let examples: Vec<_> = entries.filter(zstor).collect();
+        assert!(examples.len() >= 2);
+        for path in examples {
+            let text = fs::read_to_string(&path).expect("read");
+            Config::parse(&text)
+                .expect("parses")
+                .check()
+                .unwrap_or_else(|error| panic!("{}: {error:#}", path.display()));
+        }
     }
 
     #[test]

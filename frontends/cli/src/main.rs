@@ -312,7 +312,8 @@ fn effective(global: &Global) -> Result<Config> {
     let of_mounts = config.mount.iter_mut().flat_map(|mount| match mount {
         Mount::Local { dir, .. } => dir.iter_mut().collect(),
         Mount::Zstor(zstor) => {
-            let dirs = zstor.nodes.iter_mut().flatten().map(|node| &mut node.dir);
+            let nodes = zstor.nodes.iter_mut().flatten();
+            let dirs = nodes.flat_map(|node| node.dir.iter_mut().chain(&mut node.password_file));
             dirs.chain(&mut zstor.key).collect::<Vec<_>>()
         }
         Mount::Mem { .. } | Mount::Ipfs { .. } => Vec::new(),

@@ -9,11 +9,11 @@ use std::{
 };
 
 use muxfs::{Env, Error, ErrorKind, Result, block::SegmentsOptions};
-use muxfs_zstor::{Access, Node, Place, RootKey, Zstor, ZstorOptions, holds_data};
+use muxfs_zstor::{Access, Node, Password, Place, RootKey, ZdbPlace, Zstor, ZstorOptions, holds_data};
 use zeroize::Zeroizing;
 
 use crate::{
-    config::ZstorMount,
+    config::{ZstorMount, ZstorNode},
     data_dir::private_dir,
     instance::{segments_options, space_of_disk},
 };
@@ -43,34 +43,66 @@ pub(crate) fn nodes(data: &Path, mount: &ZstorMount) -> Vec<Node> {
         };
         return (0..u16::from(mount.data) + u16::from(mount.parity)).map(node).collect();
     };
-    let node = |node: &crate::config::ZstorNode| Node {
-        name: node.name.clone().unwrap_or_else(|| node.dir.display().to_string()),
-        group: node.group.clone(),
-        place: Place::Dir { path: node.dir.clone(), is_made: false },
+    let node = |node: &ZstorNode| {
+        let place = match (&node.zdb, &node.namespace) {
+            (Some(zdb), Some(namespace)) => Place::Zdb(ZdbPlace {
+                address: zdb.0.clone(),
+                namespace: namespace.clone(),
+                password: node.password.clone().map(|password| password.0),
+                is_made: node.make,
+            }),
+            _ => Place::Dir { path: node.dir.clone().unwrap_or_default(), is_made: false },
+        };
+        Node { name: node.name.clone().unwrap_or_else(|| place.to_string()), group: node.group.clone(), place }
     };
     named.iter().map(node).collect()
 }
 
-fn options(data: &Path, mount: &ZstorMount, access: Access) -> ZstorOptions {
-    let nodes = nodes(data, mount);
+/// The same with the passwords that are in files.
+fn nodes_with_passwords(data: &Path, mount: &ZstorMount) -> Result<Vec<Node>> {
+    let mut nodes = nodes(data, mount);
+    for (node, named) in nodes.iter_mut().zip(mount.nodes.iter().flatten()) {
+        if let (Place::Zdb(place), Some(file)) = (&mut node.place, &named.password_file) {
+            place.password = Some(password(file)?);
+        }
+    }
+    Ok(nodes)
+}
+
+/// What a file of a password has in its first line.
+fn password(file: &Path) -> Result<Password> {
+    const OP: &str = "zstor.password";
+    let failed = |error: std::io::Error| Error::new(ErrorKind::Io, OP).at(file.display()).because(error);
+    let mode = fs::metadata(file).map_err(failed)?.mode();
+    if mode & 0o077 != 0 {
+        let why = format!("others than its owner may use this password: chmod 600 {}", file.display());
+        return Err(Error::new(ErrorKind::Denied, OP).at(file.display()).because(why));
+    }
+    let text = Zeroizing::new(fs::read_to_string(file).map_err(failed)?);
+    Ok(Password::new(text.lines().next().unwrap_or_default()))
+}
+
+fn options(data: &Path, mount: &ZstorMount, access: Access) -> Result<ZstorOptions> {
+    let nodes = nodes_with_passwords(data, mount)?;
     // Nodes of one disk share what is to stay free on it.
     let device = |dir: &Path| dir.ancestors().find_map(|dir| fs::metadata(dir).ok()).map(|there| there.dev());
     let mut counts = BTreeMap::<_, u64>::new();
     for node in &nodes {
-        let Place::Dir { path, .. } = &node.place;
-        *counts.entry(device(path)).or_default() += 1;
+        if let Some(path) = node.place.dir() {
+            *counts.entry(device(path)).or_default() += 1;
+        }
     }
     let segments = move |dir: &Path| {
         let options = segments_options(&space_of_disk(dir.to_owned()), counts.get(&device(dir)).copied().unwrap_or(1));
         // A process has the indexes of all nodes in memory.
         SegmentsOptions { memory_count_max: options.memory_count_max / 4, ..options }
     };
-    ZstorOptions {
+    Ok(ZstorOptions {
         group_shards_max: mount.group_max,
         access,
         segments: Arc::new(segments),
         ..ZstorOptions::new(mount.data, mount.parity, nodes)
-    }
+    })
 }
 
 /// The key of a mount, by the environment or its file; `None` if neither is there.
@@ -87,10 +119,7 @@ fn find_key(data: &Path, mount: &ZstorMount) -> Result<Option<RootKey>> {
 
 fn no_key(data: &Path, mount: &ZstorMount) -> Error {
     let (file, local) = (key_file(data, mount), local_dir(data, mount));
-    let nodes: Vec<String> = nodes(data, mount)
-        .into_iter()
-        .map(|Node { place: Place::Dir { path, .. }, .. }| path.display().to_string())
-        .collect();
+    let nodes: Vec<String> = nodes(data, mount).into_iter().map(|node| node.place.to_string()).collect();
     let why = format!(
         "the key of /{} is missing, and without it everything there is lost: each name and each byte, on every node and in {}. \
          Bring the file back from where you keep a copy, or give the key in {}. To give up what is there and begin anew, move \
@@ -105,8 +134,10 @@ fn no_key(data: &Path, mount: &ZstorMount) -> Error {
 }
 
 /// Whether there is a store, as far as can be told without its key.
-pub(crate) fn is_made(data: &Path, mount: &ZstorMount) -> bool {
-    holds_data(&nodes(data, mount), &local_dir(data, mount))
+pub(crate) async fn is_made(data: &Path, mount: &ZstorMount) -> bool {
+    // Whoever cannot ask a server takes it to have something.
+    let nodes = nodes_with_passwords(data, mount).unwrap_or_else(|_error| nodes(data, mount));
+    holds_data(&nodes, &local_dir(data, mount)).await
 }
 
 /// Opens the store of a mount; makes it, and its key, at the first start.
@@ -118,7 +149,7 @@ pub(crate) async fn open(data: &Path, mount: &ZstorMount, env: &Env) -> Result<(
     private_dir(&local)?;
     let key = match find_key(data, mount)? {
         Some(key) => key,
-        None if is_made(data, mount) => return Err(no_key(data, mount)),
+        None if is_made(data, mount).await => return Err(no_key(data, mount)),
         None => {
             let file = key_file(data, mount);
             if mount.key.is_none() {
@@ -133,7 +164,7 @@ pub(crate) async fn open(data: &Path, mount: &ZstorMount, env: &Env) -> Result<(
             key
         }
     };
-    let zstor = Zstor::open(&options(data, mount, Access::Write), &key, &local, env).await?;
+    let zstor = Zstor::open(&options(data, mount, Access::Write)?, &key, &local, env).await?;
     Ok((zstor, key))
 }
 
@@ -143,6 +174,6 @@ pub(crate) async fn open(data: &Path, mount: &ZstorMount, env: &Env) -> Result<(
 /// As [`open`].
 pub(crate) async fn look(data: &Path, mount: &ZstorMount, env: &Env) -> Result<(Zstor, RootKey)> {
     let key = find_key(data, mount)?.ok_or_else(|| no_key(data, mount))?;
-    let zstor = Zstor::open(&options(data, mount, Access::Look), &key, &local_dir(data, mount), env).await?;
+    let zstor = Zstor::open(&options(data, mount, Access::Look)?, &key, &local_dir(data, mount), env).await?;
     Ok((zstor, key))
 }

@@ -13,7 +13,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
@@ -38,9 +38,9 @@ use crate::{
     calls::{CALL_TIME_MAX, Calls},
     files::{Files, Watch, lost},
     key::failed,
-    mark::{Found, Identity, Mark, StoreId, identity},
-    node::SegmentsOptionsOf,
-    space::{Room, asked_elsewhere},
+    mark::{Found, Mark, StoreId, identity},
+    node::{Look, NodeStore, SegmentsOptionsOf},
+    space::{DiskRoom, Room, asked_elsewhere},
     store::Access,
 };
 
@@ -74,26 +74,12 @@ pub(crate) fn open_files() -> OpenMedia {
     Arc::new(|dir| Ok(Arc::new(FileMedia::open(dir)?)))
 }
 
-/// What a node's place looks like before it is opened.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Look {
-    /// It is the node.
-    Marked,
-    /// Somebody asked by an empty mark that it be taken.
-    Offered,
-    /// There is no mark, and perhaps no directory.
-    Unmarked,
-    /// It is a node of another store.
-    Foreign,
-    /// It cannot be used, and why.
-    Lost(String),
-}
-
 /// A node that is a directory.
 pub(crate) struct Dir {
     me: Weak<Self>,
     name: String,
     path: PathBuf,
+    described: String,
     is_made: bool,
     how: How,
     /// For what is asked of the directory itself, one thing at a time.
@@ -142,6 +128,7 @@ impl Dir {
             me: me.clone(),
             name: name.into(),
             path: path.into(),
+            described: path.display().to_string(),
             is_made,
             how,
             looks: Calls::new(1),
@@ -151,18 +138,6 @@ impl Dir {
             room: Room::of(path),
             is_closed: AtomicBool::new(false),
         })
-    }
-
-    pub(crate) fn name(&self) -> &str {
-        &self.name
-    }
-
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
-    }
-
-    pub(crate) fn room(&self) -> &Arc<Room> {
-        &self.room
     }
 
     fn mark(&self) -> PathBuf {
@@ -201,135 +176,6 @@ impl Dir {
         let open = self.open_now()?;
         open.watch.look_soon();
         Ok(open)
-    }
-
-    /// Why nothing is read or written there.
-    pub(crate) fn lost(&self) -> Option<String> {
-        let error = self.open_now().err()?;
-        Some(std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string))
-    }
-
-    /// What is open is never used again: its files are closed when the last call of it has ended.
-    pub(crate) fn lose(&self, why: &str) {
-        let was_open = {
-            let mut state = self.state();
-            if let State::Open(open) = &*state {
-                open.watch.give_up(why.to_owned());
-            }
-            std::mem::replace(&mut *state, State::Lost(why.to_owned()))
-        };
-        if let State::Open(_) = was_open {
-            tracing::error!(node = self.name, dir = %self.path.display(), "a node is lost until its directory is back: {why}");
-        }
-    }
-
-    /// Its blocks, while they are open.
-    pub(crate) fn segments(&self) -> Option<Arc<Segments>> {
-        self.open_now().ok().map(|open| Arc::clone(&open.segments))
-    }
-
-    /// Whether it is there and never kept a block.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.segments().is_some_and(|segments| segments.stats() == SegmentsStats::default())
-    }
-
-    /// What it takes, in bytes; 0 while it is lost.
-    pub(crate) async fn len(&self) -> Result<u64> {
-        let Ok(open) = self.open_now() else { return Ok(0) };
-        let [blocks, index] = &open.files;
-        Ok(blocks.len().await? + index.len().await?)
-    }
-
-    /// Looks at its place, and which directory that is, where there is one.
-    pub(crate) async fn look(&self) -> (Look, Option<Identity>) {
-        let (path, mark, expected) = (self.path.clone(), self.mark(), Mark::new(self.how.store, &self.name));
-        let look = move || {
-            let look = match Mark::find(&mark) {
-                Ok(Found::Nothing) => Look::Unmarked,
-                Ok(Found::Empty) => Look::Offered,
-                Ok(Found::Mark(found)) if found == expected => Look::Marked,
-                Ok(Found::Mark(found)) if found.store == expected.store => Look::Lost(format!(
-                    "it is the node {:?}, and the configuration calls it {:?}: give it its name there",
-                    found.name, expected.name
-                )),
-                Ok(Found::Mark(_)) => Look::Foreign,
-                Ok(Found::Other(why)) => Look::Lost(why),
-                Err(error) => Look::Lost(error.to_string()),
-            };
-            (look, identity(&path).ok())
-        };
-        match timeout(CALL_TIME_MAX, self.looks.run(CALL_TIME_MAX, look)).await {
-            Ok(Ok(seen)) => seen,
-            Ok(Err(error)) => (Look::Lost(format!("{error:#}")), None),
-            Err(_elapsed) => (Look::Lost("its disk does not answer".into()), None),
-        }
-    }
-
-    /// Why a look makes it no node; `None` if it does.
-    pub(crate) fn refusal(&self, look: &Look) -> Option<String> {
-        let dir = self.path.display();
-        match look {
-            Look::Marked => None,
-            Look::Offered if self.how.access == Access::Write => None,
-            Look::Offered => Some("it is to be taken by the next who writes".into()),
-            Look::Unmarked => Some(format!(
-                "there is no file {dir}/muxfs-node: mount the disk of this node; or, to begin it anew and empty: mkdir -p {dir} && touch {dir}/muxfs-node"
-            )),
-            Look::Foreign => Some("it is a node of another store".into()),
-            Look::Lost(why) => Some(why.clone()),
-        }
-    }
-
-    /// Takes the directory for the store, making it where that is asked for.
-    ///
-    /// # Errors
-    /// `NotFound` if it is not there and not to be made; `Exists` if it is a node already; `Unavailable`, and the disk's.
-    pub(crate) async fn take(&self) -> Result<()> {
-        const OP: &str = "zstor.take_node";
-        let (path, mark_file, is_made) = (self.path.clone(), self.mark(), self.is_made);
-        let (mark, open_media) = (Mark::new(self.how.store, &self.name), self.how.open_media.clone());
-        let take = move || {
-            if is_made {
-                // Opened as a media it is made durably.
-                drop(open_media(&path.join("blocks"))?);
-            } else if !path.is_dir() {
-                let why = "the directory of this node is not there: make it, or mount its disk";
-                return Err(Error::new(ErrorKind::NotFound, OP).at(path.display()).because(why));
-            }
-            // Two nodes may have come to one directory by other names of it.
-            match Mark::find(&mark_file).map_err(|error| failed(OP, &path, error))? {
-                Found::Nothing | Found::Empty => mark.write(&mark_file).map_err(|error| failed(OP, &path, error)),
-                Found::Mark(found) if found == mark => Ok(()),
-                Found::Mark(_) | Found::Other(_) => {
-                    let why = "another node has this directory: each has one of its own";
-                    Err(Error::new(ErrorKind::Exists, OP).at(path.display()).because(why))
-                }
-            }
-        };
-        match timeout(CALL_TIME_MAX, self.looks.run(CALL_TIME_MAX, take)).await {
-            Ok(taken) => taken?,
-            Err(_elapsed) => Err(lost("its disk does not answer")),
-        }
-    }
-
-    /// Opens what it keeps, unless that is being done; a disk that hangs meanwhile is not waited for, and the node is there
-    /// when it has answered.
-    ///
-    /// # Errors
-    /// Why it is lost.
-    pub(crate) async fn open(&self) -> Result<()> {
-        let (Some(me), Ok(turn)) = (self.me.upgrade(), Arc::clone(&self.opening).try_lock_owned()) else {
-            return Err(lost("it is being opened"));
-        };
-        let calls = Calls::new(CALL_COUNT_MAX);
-        let opening = tokio::spawn(me.open_alone(Arc::clone(&calls), turn));
-        tokio::select! {
-            opened = opening => opened.map_err(|stopped| Error::new(ErrorKind::Unavailable, "zstor.open_node").because(stopped))?,
-            error = calls.hung() => {
-                self.lose(&format!("{error:#}"));
-                Err(error)
-            }
-        }
     }
 
     async fn open_alone(self: Arc<Self>, calls: Arc<Calls>, _turn: OwnedMutexGuard<()>) -> Result<()> {
@@ -440,13 +286,142 @@ impl Dir {
             State::Lost(why) => Err(lost(why)),
         }
     }
+}
+
+#[async_trait]
+impl NodeStore for Dir {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn place(&self) -> &str {
+        &self.described
+    }
+
+    async fn look(&self) -> (Look, Option<(u64, u64)>) {
+        let (path, mark, expected) = (self.path.clone(), self.mark(), Mark::new(self.how.store, &self.name));
+        let look = move || {
+            let look = Mark::find(&mark)
+                .map_or_else(|error| Look::Lost(error.to_string()), |found| Look::of(found, &expected));
+            (look, identity(&path).ok().map(|place| (place.dev, place.ino)))
+        };
+        match timeout(CALL_TIME_MAX, self.looks.run(CALL_TIME_MAX, look)).await {
+            Ok(Ok(seen)) => seen,
+            Ok(Err(error)) => (Look::Lost(format!("{error:#}")), None),
+            Err(_elapsed) => (Look::Lost("its disk does not answer".into()), None),
+        }
+    }
+
+    fn refusal(&self, look: &Look) -> Option<String> {
+        let dir = self.path.display();
+        look.refusal(self.how.access, || format!(
+            "there is no file {dir}/muxfs-node: mount the disk of this node; or, to begin it anew and empty: mkdir -p {dir} && touch {dir}/muxfs-node"
+        ))
+    }
+
+    /// Takes the directory for the store, making it where that is asked for.
+    ///
+    /// # Errors
+    /// `NotFound` if it is not there and not to be made; `Exists` if it is a node already; `Unavailable`, and the disk's.
+    async fn take(&self) -> Result<()> {
+        const OP: &str = "zstor.take_node";
+        let (path, mark_file, is_made) = (self.path.clone(), self.mark(), self.is_made);
+        let (mark, open_media) = (Mark::new(self.how.store, &self.name), self.how.open_media.clone());
+        let take = move || {
+            if is_made {
+                // Opened as a media it is made durably.
+                drop(open_media(&path.join("blocks"))?);
+            } else if !path.is_dir() {
+                let why = "the directory of this node is not there: make it, or mount its disk";
+                return Err(Error::new(ErrorKind::NotFound, OP).at(path.display()).because(why));
+            }
+            // Two nodes may have come to one directory by other names of it.
+            match Mark::find(&mark_file).map_err(|error| failed(OP, &path, error))? {
+                Found::Nothing | Found::Empty => mark.write(&mark_file).map_err(|error| failed(OP, &path, error)),
+                Found::Mark(found) if found == mark => Ok(()),
+                Found::Mark(_) | Found::Other(_) => {
+                    let why = "another node has this directory: each has one of its own";
+                    Err(Error::new(ErrorKind::Exists, OP).at(path.display()).because(why))
+                }
+            }
+        };
+        match timeout(CALL_TIME_MAX, self.looks.run(CALL_TIME_MAX, take)).await {
+            Ok(taken) => taken?,
+            Err(_elapsed) => Err(lost("its disk does not answer")),
+        }
+    }
+
+    /// Opens what it keeps, unless that is being done; a disk that hangs meanwhile is not waited for, and the node is there
+    /// when it has answered.
+    ///
+    /// # Errors
+    /// Why it is lost.
+    async fn open(&self) -> Result<()> {
+        let (Some(me), Ok(turn)) = (self.me.upgrade(), Arc::clone(&self.opening).try_lock_owned()) else {
+            return Err(lost("it is being opened"));
+        };
+        let calls = Calls::new(CALL_COUNT_MAX);
+        let opening = tokio::spawn(me.open_alone(Arc::clone(&calls), turn));
+        tokio::select! {
+            opened = opening => opened.map_err(|stopped| Error::new(ErrorKind::Unavailable, "zstor.open_node").because(stopped))?,
+            error = calls.hung() => {
+                self.lose(&format!("{error:#}"));
+                Err(error)
+            }
+        }
+    }
+
+    /// What is open is never used again: its files are closed when the last call of it has ended.
+    fn lose(&self, why: &str) {
+        let was_open = {
+            let mut state = self.state();
+            if let State::Open(open) = &*state {
+                open.watch.give_up(why.to_owned());
+            }
+            std::mem::replace(&mut *state, State::Lost(why.to_owned()))
+        };
+        if let State::Open(_) = was_open {
+            tracing::error!(node = self.name, dir = %self.path.display(), "a node is lost until its directory is back: {why}");
+        }
+    }
+
+    /// Why nothing is read or written there.
+    fn lost(&self) -> Option<String> {
+        let error = self.open_now().err()?;
+        Some(std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string))
+    }
+
+    /// Whether it is there and never kept a block.
+    fn is_empty(&self) -> bool {
+        self.segments().is_some_and(|segments| segments.stats() == SegmentsStats::default())
+    }
+
+    /// What it takes, in bytes; 0 while it is lost.
+    async fn len(&self) -> Result<u64> {
+        let Ok(open) = self.open_now() else { return Ok(0) };
+        let [blocks, index] = &open.files;
+        Ok(blocks.len().await? + index.len().await?)
+    }
+
+    fn ask_room(self: Arc<Self>) {
+        self.room.ask();
+    }
+
+    fn room(&self, deadline: Instant) -> Option<DiskRoom> {
+        self.room.answer(deadline)
+    }
+
+    /// Its blocks, while they are open.
+    fn segments(&self) -> Option<Arc<Segments>> {
+        self.open_now().ok().map(|open| Arc::clone(&open.segments))
+    }
 
     /// Makes what was put durable and writes the index down; nothing can be put afterwards. Where the node is lost there is
     /// nothing to do, and it does not come back.
     ///
     /// # Errors
     /// Those of the disk; `Unavailable` where it takes too long.
-    pub(crate) async fn close(&self) -> Result<()> {
+    async fn close(&self) -> Result<()> {
         self.is_closed.store(true, Ordering::Relaxed);
         let Ok(open) = self.open_now() else { return Ok(()) };
         let closed = tokio::select! {

@@ -2,7 +2,7 @@
 //!
 //! Puts together what the library has: [`Compress`](muxfs::block::Compress), [`Encrypt`](muxfs::block::Encrypt) and
 //! [`Erasure`](muxfs::block::Erasure) over one store for each node. What is added here is what the outside asks for: the
-//! root key and its file ([`RootKey`]), directories as nodes ([`Node`]), and an opening that tells a wrong key from
+//! root key and its file ([`RootKey`]), directories and 0-db servers as nodes ([`Node`]), and an opening that tells a wrong key from
 //! damage, and a lost node from a first start ([`Zstor`]).
 //!
 //! A mount in a configuration:
@@ -25,11 +25,14 @@ mod files;
 mod key;
 mod mark;
 mod node;
+mod resp;
 mod space;
 mod store;
+mod zdb;
 
 pub use crate::{
     key::RootKey,
     node::{Node, OpenNode, Place, SegmentsOptionsOf},
     store::{Access, Zstor, ZstorOptions, holds_data},
+    zdb::{Password, ZdbAddress, ZdbPlace},
 };

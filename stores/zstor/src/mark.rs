@@ -67,7 +67,7 @@ impl Mark {
         Ok(Self::parse(&bytes))
     }
 
-    fn parse(bytes: &[u8]) -> Found {
+    pub(crate) fn parse(bytes: &[u8]) -> Found {
         if bytes.is_empty() {
             return Found::Empty;
         }
@@ -87,12 +87,16 @@ impl Mark {
         }
     }
 
+    pub(crate) fn to_text(&self) -> String {
+        let Self { store, name } = self;
+        format!("{WORD} {VERSION}\nstore {store}\nname {name}\n")
+    }
+
     /// Writes it, durably, over what is there; all or nothing.
     pub(crate) fn write(&self, file: &Path) -> io::Result<()> {
         let part = file.with_extension("new");
         let mut written = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&part)?;
-        let Self { store, name } = self;
-        written.write_all(format!("{WORD} {VERSION}\nstore {store}\nname {name}\n").as_bytes())?;
+        written.write_all(self.to_text().as_bytes())?;
         written.sync_all()?;
         fs::rename(&part, file)?;
         sync_dir(file.parent().unwrap_or(Path::new(".")))

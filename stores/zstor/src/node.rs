@@ -1,19 +1,24 @@
-//! Nodes: where shards are.
+//! Nodes: where shards are. A directory ([`dir`](crate::dir)) or a namespace of a 0-db server ([`zdb`](crate::zdb)).
 
 use std::{
     fmt,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Instant,
 };
 
+use async_trait::async_trait;
 use muxfs::{
-    Error, ErrorKind, Result,
+    BlockStore, Error, ErrorKind, Result,
     block::{Segments, SegmentsOptions},
 };
+use tokio::sync::mpsc::unbounded_channel;
 
 use crate::{
-    dir::Dir,
-    mark::{Found, Mark},
+    mark::{Found, Mark, StoreId},
+    space::DiskRoom,
+    store::Access,
+    zdb::{Zdb, ZdbPlace},
 };
 
 /// A node, as a configuration names it.
@@ -37,48 +42,157 @@ pub enum Place {
         /// Whether it is made for a new store; else it has to be there, as the place of a disk has.
         is_made: bool,
     },
+    /// A namespace of a 0-db server.
+    Zdb(ZdbPlace),
 }
 
 impl Place {
-    /// Where it is on this machine.
-    pub fn dir(&self) -> &Path {
-        let Self::Dir { path, .. } = self;
-        path
+    /// Its directory, where it is one.
+    pub fn dir(&self) -> Option<&Path> {
+        match self {
+            Self::Dir { path, .. } => Some(path),
+            Self::Zdb(_) => None,
+        }
+    }
+
+    /// Whether both are the same, as far as can be told without looking.
+    fn is(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Dir { path, .. }, Self::Dir { path: other, .. }) => {
+                matches!((std::path::absolute(path), std::path::absolute(other)), (Ok(path), Ok(other)) if path == other)
+            }
+            (Self::Zdb(place), Self::Zdb(other)) => {
+                place.address == other.address && place.namespace == other.namespace
+            }
+            _ => false,
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Dir { path, .. } => write!(f, "{}", path.display()),
+            Self::Zdb(place) => write!(f, "{place}"),
+        }
     }
 }
 
 /// How the blocks of a node are kept: told its directory. Called on a thread that may wait.
 pub type SegmentsOptionsOf = Arc<dyn Fn(&Path) -> SegmentsOptions + Send + Sync>;
 
+/// What a node's place looks like before it is opened.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Look {
+    /// It is the node.
+    Marked,
+    /// Somebody asked by an empty mark that it be taken.
+    Offered,
+    /// There is no mark, and perhaps no place.
+    Unmarked,
+    /// It is a node of another store.
+    Foreign,
+    /// It cannot be used, and why.
+    Lost(String),
+}
+
+impl Look {
+    pub(crate) fn of(found: Found, expected: &Mark) -> Self {
+        match found {
+            Found::Nothing => Self::Unmarked,
+            Found::Empty => Self::Offered,
+            Found::Mark(found) if found == *expected => Self::Marked,
+            Found::Mark(found) if found.store == expected.store => Self::Lost(format!(
+                "it is the node {:?}, and the configuration calls it {:?}: give it its name there",
+                found.name, expected.name
+            )),
+            Found::Mark(_) => Self::Foreign,
+            Found::Other(why) => Self::Lost(why),
+        }
+    }
+
+    /// Why it makes it no node; `None` if it does.
+    pub(crate) fn refusal(&self, access: Access, unmarked: impl Fn() -> String) -> Option<String> {
+        match self {
+            Self::Marked => None,
+            Self::Offered if access == Access::Write => None,
+            Self::Offered => Some("it is to be taken by the next who writes".into()),
+            Self::Unmarked => Some(unmarked()),
+            Self::Foreign => Some("it is a node of another store".into()),
+            Self::Lost(why) => Some(why.clone()),
+        }
+    }
+}
+
+/// The store of a node, which is there when its place is, and looked for by a probe when it is not.
+#[async_trait]
+pub(crate) trait NodeStore: BlockStore {
+    fn name(&self) -> &str;
+    /// Its place as text.
+    fn place(&self) -> &str;
+    /// Looks at its place, and gives what tells it from others, where something does.
+    async fn look(&self) -> (Look, Option<(u64, u64)>);
+    /// Why a look makes it no node; `None` if it does.
+    fn refusal(&self, look: &Look) -> Option<String>;
+    /// Takes the place for the store, making it where that is asked for.
+    async fn take(&self) -> Result<()>;
+    /// Opens what it keeps, unless that is being done.
+    async fn open(&self) -> Result<()>;
+    /// What is open is not used again.
+    fn lose(&self, why: &str);
+    /// Why nothing is read or written there, as far as is known.
+    fn lost(&self) -> Option<String>;
+    /// Whether it is there and has no block.
+    fn is_empty(&self) -> bool;
+    /// What it takes, in bytes; 0 while it is lost.
+    async fn len(&self) -> Result<u64>;
+    /// Has it told how much room there is.
+    fn ask_room(self: Arc<Self>);
+    /// What it told, if that comes before the deadline.
+    fn room(&self, deadline: Instant) -> Option<DiskRoom>;
+    /// Its blocks, where this process keeps them.
+    fn segments(&self) -> Option<Arc<Segments>> {
+        None
+    }
+    /// Makes all durable; it does not come back.
+    async fn close(&self) -> Result<()>;
+}
+
 impl Node {
-    /// Whether something of a store is known to be there.
-    pub(crate) fn has_mark(&self) -> bool {
-        !matches!(Mark::find(&self.place.dir().join("muxfs-node")), Ok(Found::Nothing | Found::Empty))
+    /// Whether something of a store is known to be there, or may be where nobody answers.
+    pub(crate) async fn has_mark(&self) -> bool {
+        match &self.place {
+            Place::Dir { path, .. } => {
+                !matches!(Mark::find(&path.join("muxfs-node")), Ok(Found::Nothing | Found::Empty))
+            }
+            Place::Zdb(place) => {
+                let (opened, _) = unbounded_channel();
+                let zdb = Zdb::new(&self.name, place, (StoreId::default(), Access::Look), opened);
+                !matches!(zdb.look().await.0, Look::Unmarked | Look::Offered)
+            }
+        }
     }
 }
 
 /// Refuses nodes that are named as one place; links are seen through when they are opened.
 pub(crate) fn check_places(nodes: &[Node]) -> Result<()> {
     for (count, node) in nodes.iter().enumerate() {
-        let path = std::path::absolute(node.place.dir());
-        let same = |other: &&Node| matches!((&path, std::path::absolute(other.place.dir())), (Ok(path), Ok(other)) if *path == other);
-        if let Some(other) = nodes.iter().take(count).find(same) {
-            return Err(one_place(&other.name, &node.name, node.place.dir()));
+        if let Some(other) = nodes.iter().take(count).find(|other| other.place.is(&node.place)) {
+            return Err(one_place(&other.name, &node.name, &node.place.to_string()));
         }
     }
     Ok(())
 }
 
-pub(crate) fn one_place(one: &str, other: &str, place: &Path) -> Error {
-    let why =
-        format!("the nodes {one:?} and {other:?} are one directory, and would be lost together: give each its own");
-    Error::new(ErrorKind::InvalidArgument, "zstor.open").at(place.display()).because(why)
+pub(crate) fn one_place(one: &str, other: &str, place: &str) -> Error {
+    let why = format!("the nodes {one:?} and {other:?} are one place, and would be lost together: give each its own");
+    Error::new(ErrorKind::InvalidArgument, "zstor.open").at(place).because(why)
 }
 
 /// A node of an open store.
 #[derive(Clone)]
 pub struct OpenNode {
-    pub(crate) dir: Arc<Dir>,
+    pub(crate) store: Arc<dyn NodeStore>,
 }
 
 impl fmt::Debug for OpenNode {
@@ -90,23 +204,23 @@ impl fmt::Debug for OpenNode {
 impl OpenNode {
     /// Its name.
     pub fn name(&self) -> &str {
-        self.dir.name()
+        self.store.name()
     }
 
-    /// Its directory.
-    pub fn dir(&self) -> &Path {
-        self.dir.path()
+    /// Where it is: its directory, or its namespace and server.
+    pub fn place(&self) -> &str {
+        self.store.place()
     }
 
     /// Why nothing is read or written there, as far as is known; `None` where all is well. It is asked again and again in
     /// the background, and there by itself when it can be.
     pub fn lost(&self) -> Option<String> {
-        self.dir.lost()
+        self.store.lost()
     }
 
-    /// Its shards; `None` while it is lost.
+    /// Its shards; `None` while it is lost, and where a server keeps them.
     pub fn segments(&self) -> Option<Arc<Segments>> {
-        self.dir.segments()
+        self.store.segments()
     }
 
     /// What it takes, in bytes, its index included; 0 while it is lost.
@@ -114,6 +228,6 @@ impl OpenNode {
     /// # Errors
     /// `Unavailable`.
     pub async fn len(&self) -> Result<u64> {
-        self.dir.len().await
+        self.store.len().await
     }
 }

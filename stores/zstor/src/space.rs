@@ -87,7 +87,7 @@ impl Room {
     }
 
     /// What it answered when it was asked last, if that comes before `deadline`.
-    fn answer(&self, deadline: Instant) -> Option<DiskRoom> {
+    pub(crate) fn answer(&self, deadline: Instant) -> Option<DiskRoom> {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let left = deadline.saturating_duration_since(Instant::now());
         let waited = self.answered.wait_timeout_while(state, left, |state| state.is_asking);
@@ -122,17 +122,14 @@ pub(crate) fn asked_elsewhere(is_full: IsFull) -> IsFull {
     })
 }
 
-/// Blocks of how many bytes fit: told by those that answer in time.
+/// Blocks of how many bytes fit: told by those that answer before the deadline that they are given.
 ///
 /// # Errors
 /// `Unavailable` if none does.
-pub(crate) fn space(rooms: &[&Arc<Room>], (data_count, parity_count): (u8, u8)) -> Result<FsStat> {
-    for room in rooms {
-        room.ask();
-    }
-    let deadline = Instant::now() + ANSWER_TIME_MAX;
+pub(crate) fn space(rooms: impl Fn(Instant) -> Vec<DiskRoom>, (data_count, parity_count): (u8, u8)) -> Result<FsStat> {
+    let rooms = rooms(Instant::now() + ANSWER_TIME_MAX);
     let mut disks: BTreeMap<u64, (DiskRoom, u64)> = BTreeMap::new();
-    for answer in rooms.iter().filter_map(|room| room.answer(deadline)) {
+    for answer in rooms {
         disks.entry(answer.disk).or_insert((answer, 0)).1 += 1;
     }
     if disks.is_empty() {
@@ -160,7 +157,17 @@ mod tests {
 
     fn told(dirs: &[PathBuf]) -> Result<FsStat> {
         let rooms: Vec<_> = dirs.iter().map(|dir| Room::of(dir)).collect();
-        space(&rooms.iter().collect::<Vec<_>>(), (4, 2))
+        of(&rooms.iter().collect::<Vec<_>>(), (4, 2))
+    }
+
+    fn of(rooms: &[&Arc<Room>], counts: (u8, u8)) -> Result<FsStat> {
+        let answers = |deadline| {
+            for room in rooms {
+                room.ask();
+            }
+            rooms.iter().filter_map(|room| room.answer(deadline)).collect()
+        };
+        space(answers, counts)
     }
 
     #[test]
@@ -184,11 +191,11 @@ mod tests {
         // As one whose thread does not come back.
         hangs.state.lock().expect("a lock").is_asking = true;
         for _ in 0..3 {
-            let both = space(&[&here, &hangs], (1, 0)).expect("one answers");
-            let one = space(&[&here], (1, 0)).expect("it answers");
+            let both = of(&[&here, &hangs], (1, 0)).expect("one answers");
+            let one = of(&[&here], (1, 0)).expect("it answers");
             assert_eq!(both.bytes_total, one.bytes_total);
         }
-        assert_eq!(space(&[&hangs], (1, 0)).expect_err("none answers").kind(), ErrorKind::Unavailable);
+        assert_eq!(of(&[&hangs], (1, 0)).expect_err("none answers").kind(), ErrorKind::Unavailable);
     }
 
     /// The thread that asks is not the one that polls.

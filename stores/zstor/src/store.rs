@@ -21,12 +21,13 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
-    dir::{Dir, How, Look, open_files},
+    dir::{Dir, How, open_files},
     distinct::Distinct,
     key::{RootKey, failed},
-    mark::{Found, Identity, Mark},
-    node::{Node, OpenNode, Place, SegmentsOptionsOf, check_places, one_place},
+    mark::{Found, Mark},
+    node::{Look, Node, NodeStore, OpenNode, Place, SegmentsOptionsOf, check_places, one_place},
     space::space,
+    zdb::Zdb,
 };
 
 /// The file of the data directory that tells that the nodes were made.
@@ -82,8 +83,10 @@ fn has_parts(local: &Path) -> bool {
 
 /// Whether there is something that only its key can read: in `local`, the directory that a mount has for itself, or on a
 /// node. What must be asked before a key is made.
-pub fn holds_data(nodes: &[Node], local: &Path) -> bool {
-    local.join(MADE).exists() || has_parts(local) || nodes.iter().any(Node::has_mark)
+///
+/// Of a 0-db server that does not answer nobody knows: it is taken to have something.
+pub async fn holds_data(nodes: &[Node], local: &Path) -> bool {
+    local.join(MADE).exists() || has_parts(local) || join_all(nodes.iter().map(Node::has_mark)).await.contains(&true)
 }
 
 /// An open store.
@@ -141,7 +144,7 @@ impl Zstor {
             }
         };
         // Before anything is made.
-        Erasure::new(options.nodes.iter().map(|node| in_group(node, Nowhere)), erasure(options))?;
+        Erasure::new(options.nodes.iter().map(|node| in_group(node, Arc::new(Nowhere))), erasure(options))?;
         check_places(&options.nodes)?;
         let (opened, mut filled) = unbounded_channel();
         let (store, segments) = (key.store_id(), options.segments.clone());
@@ -155,7 +158,7 @@ impl Zstor {
         let usable = nodes.iter().filter(|node| node.lost().is_none()).count();
         for node in &nodes {
             if let Some(why) = node.lost() {
-                tracing::error!(node = node.name(), dir = %node.dir().display(), "a node is lost until it comes back: {why}");
+                tracing::error!(node = node.name(), place = node.place(), "a node is lost until it comes back: {why}");
             }
         }
         if usable < usize::from(data_count) {
@@ -166,7 +169,7 @@ impl Zstor {
                 "no more nodes may be lost: what is written stays in the journal on this disk until some are back"
             );
         }
-        let stores = options.nodes.iter().zip(&nodes).map(|(node, open)| in_group(node, open.dir.clone()));
+        let stores = options.nodes.iter().zip(&nodes).map(|(node, open)| in_group(node, open.store.clone()));
         let owed = local.join("owed");
         let owed: Arc<dyn Media> = match options.access {
             Access::Write => Arc::new(FileMedia::open(owed)?),
@@ -176,7 +179,7 @@ impl Zstor {
         let shards = Erasure::open(stores, erasure(options), key.sealed("owed", owed, env), env).await?;
         let encrypt = Encrypt::new(Arc::new(shards.clone()), key.of("blocks"));
         encrypt.check_key().await.map_err(|error| if error.kind() == ErrorKind::BadKey { bad_key() } else { error })?;
-        let has_blocks = nodes.iter().any(|node| node.lost().is_none() && !node.dir.is_empty());
+        let has_blocks = nodes.iter().any(|node| node.lost().is_none() && !node.store.is_empty());
         if has_blocks && !is_made && !is_begun_anew && options.access == Access::Write {
             return Err(no_names(local, &made));
         }
@@ -206,8 +209,14 @@ impl Zstor {
     pub fn space(&self) -> impl Fn() -> Result<FsStat> + Send + Sync + 'static {
         let (nodes, counts) = (self.nodes.clone(), self.counts);
         move || {
-            let live = nodes.iter().filter(|node| node.lost().is_none());
-            space(&live.map(|node| node.dir.room()).collect::<Vec<_>>(), counts)
+            let live: Vec<_> = nodes.iter().filter(|node| node.lost().is_none()).map(|node| &node.store).collect();
+            let rooms = |deadline| {
+                for node in &live {
+                    Arc::clone(node).ask_room();
+                }
+                live.iter().filter_map(|node| node.room(deadline)).collect()
+            };
+            space(rooms, counts)
         }
     }
 
@@ -226,7 +235,7 @@ impl Zstor {
         }
         // What mends has to end before what it writes to.
         let owed = self.shards.close().await;
-        let closed: Result<()> = join_all(self.nodes.iter().map(|node| node.dir.close())).await.into_iter().collect();
+        let closed: Result<()> = join_all(self.nodes.iter().map(|node| node.store.close())).await.into_iter().collect();
         closed.and(owed)
     }
 }
@@ -239,7 +248,7 @@ fn erasure(options: &ZstorOptions) -> ErasureOptions {
     ErasureOptions { data_count, parity_count, group_shards_max, repairs_max, ..default }
 }
 
-fn in_group(node: &Node, store: impl BlockStore) -> ErasureNode {
+fn in_group(node: &Node, store: Arc<dyn BlockStore>) -> ErasureNode {
     let made = ErasureNode::new(node.name.clone(), store);
     match &node.group {
         Some(group) => made.in_group(group.clone()),
@@ -250,17 +259,18 @@ fn in_group(node: &Node, store: impl BlockStore) -> ErasureNode {
 /// Opens the nodes that are there; in a new store all of them are taken first.
 /// Also gives the names of those that were taken in the place of others, and so lack what those had.
 async fn open_nodes(options: &ZstorOptions, how: &How, is_made: bool) -> Result<(Vec<OpenNode>, Vec<String>)> {
-    let dirs = options
-        .nodes
-        .iter()
-        .map(|Node { name, place: Place::Dir { path, is_made }, .. }| Dir::new(name, path, *is_made, how.clone()));
-    let dirs: Vec<_> = dirs.collect();
+    let store = |Node { name, place, .. }: &Node| -> Arc<dyn NodeStore> {
+        match place {
+            Place::Dir { path, is_made } => Dir::new(name, path, *is_made, how.clone()),
+            Place::Zdb(place) => Zdb::new(name, place, (how.store, how.access), how.opened.clone()),
+        }
+    };
+    let dirs: Vec<_> = options.nodes.iter().map(store).collect();
     let (looks, places): (Vec<_>, Vec<_>) = join_all(dirs.iter().map(|dir| dir.look())).await.into_iter().unzip();
     for (count, (dir, place)) in dirs.iter().zip(&places).enumerate() {
-        let inode = |place: &Option<Identity>| place.map(|place| (place.dev, place.ino));
-        let same = places.iter().take(count).position(|other| place.is_some() && inode(other) == inode(place));
+        let same = places.iter().take(count).position(|other| place.is_some() && other == place);
         if let Some(other) = same.and_then(|other| dirs.get(other)) {
-            return Err(one_place(other.name(), dir.name(), dir.path()));
+            return Err(one_place(other.name(), dir.name(), dir.place()));
         }
     }
     if looks.contains(&Look::Foreign) && !looks.contains(&Look::Marked) {
@@ -274,7 +284,7 @@ async fn open_nodes(options: &ZstorOptions, how: &How, is_made: bool) -> Result<
     }))
     .await;
     // A first start that was broken off has made some nodes. Where one has blocks, it is this machine that is new.
-    let is_empty = |(dir, look): (&Arc<Dir>, &Look)| *look != Look::Marked || dir.is_empty();
+    let is_empty = |(dir, look): (&Arc<dyn NodeStore>, &Look)| *look != Look::Marked || dir.is_empty();
     let is_new = !is_made && dirs.iter().zip(&looks).all(is_empty);
     let mut replaced = Vec::new();
     for (dir, look) in dirs.iter().zip(&looks) {
@@ -292,7 +302,7 @@ async fn open_nodes(options: &ZstorOptions, how: &How, is_made: bool) -> Result<
             look => dir.lose(&dir.refusal(look).unwrap_or_default()),
         }
     }
-    Ok((dirs.into_iter().map(|dir| OpenNode { dir }).collect(), replaced))
+    Ok((dirs.into_iter().map(|store| OpenNode { store }).collect(), replaced))
 }
 
 /// Brings to nodes that were opened what they lack of what is stored, one after the other.
@@ -323,8 +333,7 @@ fn no_names(local: &Path, made: &Path) -> Error {
 }
 
 fn too_few(nodes: &[OpenNode], data_count: u8, parity_count: u8) -> Error {
-    let lost =
-        nodes.iter().filter_map(|node| Some(format!("{} ({}: {})", node.name(), node.dir().display(), node.lost()?)));
+    let lost = nodes.iter().filter_map(|node| Some(format!("{} ({}: {})", node.name(), node.place(), node.lost()?)));
     let lost: Vec<_> = lost.collect();
     let why = format!(
         "{} of {} nodes are lost, and with {data_count}+{parity_count} no more than {parity_count} may be: bring back {}",

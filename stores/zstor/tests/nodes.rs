@@ -363,7 +363,7 @@ async fn another_machine_finds_the_blocks_and_makes_no_node_anew() {
     fs::remove_dir_all(world.local()).expect("removed");
     fs::create_dir(world.local()).expect("made");
     fs::remove_dir_all(world.node(0)).expect("removed");
-    assert!(holds_data(&world.options().nodes, &world.local()));
+    assert!(holds_data(&world.options().nodes, &world.local()).await);
     // A collection would remove every block, since no name led to any.
     let error = world.try_open(7).await.expect_err("the names are elsewhere");
     assert_eq!(error.kind(), ErrorKind::NotFound);
@@ -378,7 +378,7 @@ async fn another_machine_finds_the_blocks_and_makes_no_node_anew() {
 #[tokio::test]
 async fn a_first_start_that_was_broken_off_goes_on() {
     let world = World::new();
-    assert!(!holds_data(&world.options().nodes, &world.local()));
+    assert!(!holds_data(&world.options().nodes, &world.local()).await);
     world.open().await.close().await.expect("closed");
     // As a crash leaves it that came before the last two were made.
     fs::remove_file(world.local().join("store")).expect("removed");
@@ -392,7 +392,7 @@ async fn a_first_start_that_was_broken_off_goes_on() {
 async fn a_directory_that_is_named_and_not_there_is_not_made() {
     let world = World::new();
     let mut options = world.options();
-    let Place::Dir { is_made, .. } = &mut options.nodes[2].place;
+    let Place::Dir { is_made, .. } = &mut options.nodes[2].place else { panic!("a directory") };
     *is_made = false;
     let opened = Zstor::open(&options, &RootKey::new([7; 32]), &world.local(), &muxfs::testing::env()).await;
     let error = opened.expect_err("its disk may not be mounted");

@@ -84,7 +84,7 @@ pub(super) async fn offline(config: &Config, out: &Findings) {
                 }
             }
             Mount::Zstor(mount) => {
-                if zstor::is_made(&config.data, mount) {
+                if zstor::is_made(&config.data, mount).await {
                     closed_zstor(config, mount, out).await;
                 } else {
                     out.tell(Finding::ok("nodes", &format!("/{}", mount.prefix.0), NOTHING_YET)).await;
@@ -159,7 +159,7 @@ async fn nodes(place: &str, nodes: &[OpenNode], out: &Findings) {
         };
         let found = format!("the node {} is lost: {why}", node.name());
         let advice = "bring it back: mount its disk, see who may read it; a server takes it by itself then";
-        out.tell(Finding::error("nodes", &node.dir().display(), found, advice)).await;
+        out.tell(Finding::error("nodes", &node.place(), found, advice)).await;
     }
     if !nodes.is_empty() {
         out.tell(Finding::ok("nodes", place, format!("{live} of {} are there", nodes.len()))).await;

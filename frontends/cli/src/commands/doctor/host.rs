@@ -192,7 +192,7 @@ fn segments(config: &Config) -> Vec<Finding> {
             Mount::Ipfs { .. } => blocks(&dir).into_iter().chain(besides).collect(),
             Mount::Zstor(zstor) => {
                 let nodes = zstor::nodes(&config.data, zstor).into_iter();
-                nodes.flat_map(|node| blocks(node.place.dir())).chain(besides).collect()
+                nodes.filter_map(|node| Some(blocks(node.place.dir()?))).flatten().chain(besides).collect()
             }
         }
     });
