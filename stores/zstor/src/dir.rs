@@ -171,10 +171,13 @@ impl Dir {
         }
     }
 
-    /// The same, for a call; the mark is looked at now and then.
-    fn open_for_call(&self) -> Result<Arc<Open>> {
+    /// The same, for a call that reads; the mark is looked at now and then.
+    async fn open_for_call(&self) -> Result<Arc<Open>> {
         let open = self.open_now()?;
-        open.watch.look_soon();
+        if let Err(gone) = open.watch.look_if_due().await {
+            drop(self.open_now());
+            return Err(gone);
+        }
         Ok(open)
     }
 
@@ -265,6 +268,17 @@ impl Dir {
         self.open().await?;
         tracing::info!(node = self.name, dir = %self.path.display(), "a node is back");
         Ok(())
+    }
+
+    /// The same, for a call that changes something: what is put into a directory that is gone counts as put until the next
+    /// flush, which then fails, and by then it may be too late to put it elsewhere.
+    async fn open_to_change(&self) -> Result<Arc<Open>> {
+        let open = self.open_now()?;
+        if let Err(gone) = open.watch.look().await {
+            drop(self.open_now());
+            return Err(gone);
+        }
+        Ok(open)
     }
 
     /// An error of the disk may be but that its directory is gone: then the node is lost.
@@ -437,15 +451,15 @@ impl NodeStore for Dir {
 #[async_trait]
 impl BlockStore for Dir {
     async fn get(&self, key: &BlockKey) -> Result<Option<Bytes>> {
-        let open = self.open_for_call()?;
+        let open = self.open_for_call().await?;
         self.unless_gone(&open, open.segments.get(key).await).await
     }
     async fn get_range(&self, key: &BlockKey, range: Range<usize>) -> Result<Option<Bytes>> {
-        let open = self.open_for_call()?;
+        let open = self.open_for_call().await?;
         self.unless_gone(&open, open.segments.get_range(key, range).await).await
     }
     async fn put(&self, key: &BlockKey, block: Bytes) -> Result<()> {
-        let open = self.open_for_call()?;
+        let open = self.open_to_change().await?;
         if self.unflushed().keys.len() >= UNFLUSHED_COUNT_MAX {
             self.flush().await?;
         }
@@ -461,7 +475,7 @@ impl BlockStore for Dir {
         open.watch.gone().map_or(Ok(()), |why| Err(lost(why)))
     }
     async fn delete(&self, key: &BlockKey) -> Result<()> {
-        let open = self.open_for_call()?;
+        let open = self.open_to_change().await?;
         self.unless_gone(&open, open.segments.delete(key).await).await?;
         let mut unflushed = self.unflushed();
         unflushed.keys.remove(key);
@@ -473,10 +487,10 @@ impl BlockStore for Dir {
             self.probe().await?;
             return Ok(false);
         }
-        self.open_for_call()?.segments.has(key).await
+        self.open_for_call().await?.segments.has(key).await
     }
     async fn block_len(&self, key: &BlockKey) -> Result<Option<u64>> {
-        self.open_for_call()?.segments.block_len(key).await
+        self.open_for_call().await?.segments.block_len(key).await
     }
     async fn flush(&self) -> Result<()> {
         let open = self.open_now()?;
@@ -507,7 +521,7 @@ impl BlockStore for Dir {
         Err(Error::new(ErrorKind::Io, "zstor.flush_node").because(why))
     }
     fn keys(&self) -> BoxStream<'_, Result<BlockKey>> {
-        match self.open_for_call() {
+        match self.open_now() {
             Ok(open) => Listing { open, from: None, keys: VecDeque::new(), is_last: false }.into_stream(),
             Err(error) => stream::iter([Err(error)]).boxed(),
         }

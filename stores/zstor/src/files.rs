@@ -1,8 +1,8 @@
 //! The files of a node: a media whose calls cannot hang whoever makes them, in a directory that may go.
 //!
 //! A directory that is gone keeps its open files, so that what is written there is lost without an error; and another that
-//! came to its place would get the files that are made by name. So the mark of the node is looked at before each of these,
-//! around a flush, and now and then. Spec: spec/zstor.md #nodes.
+//! came to its place would get the files that are made by name. So the mark of the node is looked at before each of these
+//! and each put, around a flush, and now and then. Spec: spec/zstor.md #nodes.
 
 use std::{
     path::PathBuf,
@@ -26,8 +26,8 @@ use crate::{
     mark::{Identity, identity},
 };
 
-/// The mark is looked at so often at most where nothing depends on it.
-const LOOK_AGE_MAX: Duration = Duration::from_secs(1);
+/// The mark is looked at so often at most for reads: a put takes what it reads for what is kept.
+const LOOK_AGE_MAX: Duration = Duration::from_millis(20);
 
 /// Whether the directory of a node is still the one that was opened.
 #[derive(Debug)]
@@ -81,20 +81,23 @@ impl Watch {
         self.check()
     }
 
-    /// Looks in the background, unless that was done a moment ago or is being done.
-    pub(crate) fn look_soon(self: &Arc<Self>) {
+    /// Looks, unless that was done a moment ago, or is being done for another.
+    ///
+    /// # Errors
+    /// As `look`.
+    pub(crate) async fn look_if_due(self: &Arc<Self>) -> Result<()> {
         let is_due = self.looked.lock().unwrap_or_else(PoisonError::into_inner).elapsed() >= LOOK_AGE_MAX;
-        if is_due
-            && let Ok(runtime) = Handle::try_current()
-            && !self.is_looking.swap(true, Ordering::Relaxed)
-        {
-            let me = Arc::clone(self);
-            drop(runtime.spawn(async move {
-                // What comes of it is noted.
-                me.look().await.ok();
-                me.is_looking.store(false, Ordering::Relaxed);
-            }));
+        if !is_due || self.is_looking.swap(true, Ordering::Relaxed) {
+            return self.check();
         }
+        let me = Arc::clone(self);
+        // To its end, also if whoever asks gives up.
+        let looking = tokio::spawn(async move {
+            let looked = me.look().await;
+            me.is_looking.store(false, Ordering::Relaxed);
+            looked
+        });
+        looking.await.unwrap_or_else(|stopped| Err(Error::new(ErrorKind::Unavailable, "zstor.node").because(stopped)))
     }
 }
 
