@@ -225,7 +225,6 @@ impl Instance {
                     let pins = Pins::open(key.sealed("pins", media(&dir.join("pins"))?, &env), &env).await?;
                     let pins = Arc::new(pins);
                     all_pins.push(pins.clone());
-                    let heads = LogHeads::open(key.sealed("heads", media(&dir.join("heads"))?, &env), &env).await?;
                     let journal = dir.join("journal");
                     private_dir(&journal)?;
                     let journal = key.sealed("journal", Arc::new(FileMedia::open_ahead(journal)?), &env);
@@ -233,7 +232,7 @@ impl Instance {
                     let (auto_commit, retention) = (auto_commit.cloned(), retention.clone());
                     let below = Below {
                         journal,
-                        heads: Arc::new(heads),
+                        heads: store.heads().clone(),
                         auto_commit,
                         retention,
                         write_through: mount.is_async,

@@ -22,6 +22,8 @@ mod calls;
 mod dir;
 mod distinct;
 mod files;
+mod heads;
+mod keeping;
 mod key;
 mod mark;
 mod node;
@@ -31,6 +33,7 @@ mod store;
 mod zdb;
 
 pub use crate::{
+    heads::NodeHeads,
     key::RootKey,
     node::{Node, OpenNode, Place, SegmentsOptionsOf},
     store::{Access, Zstor, ZstorOptions, holds_data},

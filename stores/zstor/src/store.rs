@@ -4,15 +4,16 @@
 //! of the mount's own tells a first start, where nodes are made, from one where they are lost. Spec: spec/zstor.md.
 
 use std::{
-    fmt,
+    fmt, fs,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
 };
 
-use futures_util::future::join_all;
+use futures_util::{StreamExt as _, future::join_all};
 use muxfs::{
     BlockStore, Env, Error, ErrorKind, Result,
     block::{Compress, Encrypt, Erasure, ErasureNode, ErasureOptions, Nowhere, SegmentsOptions},
+    heads::LogHeads,
     media::{Media, MemMedia, OverlayMedia},
     vfs::FsStat,
 };
@@ -23,6 +24,8 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::{
     dir::{Dir, How, open_files},
     distinct::Distinct,
+    heads::{HeadsOptions, NodeHeads},
+    keeping::Keeping,
     key::{RootKey, failed},
     mark::{Found, Mark},
     node::{Look, Node, NodeStore, OpenNode, Place, SegmentsOptionsOf, check_places, one_place},
@@ -32,6 +35,10 @@ use crate::{
 
 /// The file of the data directory that tells that the nodes were made.
 const MADE: &str = "store";
+/// The file by which somebody says that the machine which wrote last is gone.
+const TAKE_OVER: &str = "take-over";
+/// The file that keeps everything from being deleted in a data directory that took over from another.
+const PINS_LOST: &str = "pins-lost";
 /// What a mount keeps besides, each in a directory of segments.
 const PARTS: [&str; 3] = ["journal", "pins", "heads"];
 
@@ -94,6 +101,7 @@ pub async fn holds_data(nodes: &[Node], local: &Path) -> bool {
 pub struct Zstor {
     blocks: Arc<dyn BlockStore>,
     shards: Erasure,
+    heads: Arc<NodeHeads>,
     nodes: Vec<OpenNode>,
     counts: (u8, u8),
     /// Brings to nodes what they lack, in the background.
@@ -127,14 +135,15 @@ impl Zstor {
     ///
     /// # Errors
     /// `BadKey` if it was made under another key; `Unavailable` naming the nodes if more than m are lost; `NotFound` if a
-    /// directory of a new store is not there, or the nodes have blocks and `local`, to be written, is not the directory
-    /// that the mount had; `InvalidArgument` where shards cannot be placed so.
+    /// directory of a new store is not there, or the nodes have blocks, to be written, and nobody knows what names them;
+    /// `Denied` if another machine has written the store since `local` did; `InvalidArgument` where shards cannot be placed so.
     pub async fn open(options: &ZstorOptions, key: &RootKey, local: &Path, env: &Env) -> Result<Self> {
         let &ZstorOptions { data_count, parity_count, .. } = options;
         let made = local.join(MADE);
         let mark = Mark::new(key.store_id(), "");
         let found = Mark::find(&made).map_err(|error| failed("zstor.open", &made, error))?;
         let is_begun_anew = found == Found::Empty;
+        let is_known = matches!(found, Found::Mark(_));
         let is_made = match found {
             Found::Mark(found) if found == mark => true,
             Found::Mark(_) => return Err(bad_key()),
@@ -170,33 +179,55 @@ impl Zstor {
             );
         }
         let stores = options.nodes.iter().zip(&nodes).map(|(node, open)| in_group(node, open.store.clone()));
-        let owed = local.join("owed");
-        let owed: Arc<dyn Media> = match options.access {
-            Access::Write => Arc::new(FileMedia::open(owed)?),
-            Access::Look if owed.is_dir() => Arc::new(OverlayMedia::new(Arc::new(FileMedia::open(owed)?))),
-            Access::Look => Arc::new(MemMedia::default()),
+        let stores: Vec<_> = stores.collect();
+        let sealed = |part| Ok::<_, Error>(key.sealed(part, part_of(local, part, options.access)?, env));
+        let heads = LogHeads::open(sealed("heads")?, env).await;
+        let heads = heads.map_err(|error| error.at(local.join("heads").display()))?;
+        let heads_options = HeadsOptions {
+            write_min: usize::from(data_count) + usize::from(parity_count > 1),
+            access: options.access,
+            is_known,
+            is_exclusive: options.nodes.iter().all(|node| matches!(node.place, Place::Dir { .. })),
+            takes_over: local.join(TAKE_OVER).exists(),
         };
-        let shards = Erasure::open(stores, erasure(options), key.sealed("owed", owed, env), env).await?;
+        let holders = stores.iter().map(|node| (node.name.clone(), node.store.clone()));
+        let heads = NodeHeads::open(holders, heads, key, heads_options, env).await?;
+        let shards = Erasure::open(stores, erasure(options), sealed("owed")?, env).await?;
         let encrypt = Encrypt::new(Arc::new(shards.clone()), key.of("blocks"));
         encrypt.check_key().await.map_err(|error| if error.kind() == ErrorKind::BadKey { bad_key() } else { error })?;
-        let has_blocks = nodes.iter().any(|node| node.lost().is_none() && !node.store.is_empty());
-        if has_blocks && !is_made && !is_begun_anew && options.access == Access::Write {
+        let is_nameless = !is_made && !is_begun_anew && heads.names().is_empty();
+        if is_nameless && options.access == Access::Write && shards.keys().next().await.transpose()?.is_some() {
             return Err(no_names(local, &made));
         }
         if !is_made && options.access == Access::Write {
+            if !heads.names().is_empty() {
+                let pins_lost = local.join(PINS_LOST);
+                fs::write(&pins_lost, b"").map_err(|error| failed("zstor.open", &pins_lost, error))?;
+            }
             mark.write(&made).map_err(|error| failed("zstor.open", &made, error))?;
         }
+        let heads = Arc::new(heads);
         // Those that are lost are looked for from now on.
         shards.probe_nodes();
         let is_written = options.access == Access::Write;
-        let filling = is_written.then(|| AbortOnDropHandle::new(tokio::spawn(catch_up(shards.clone(), filled))));
-        let blocks = Arc::new(Distinct::new(Arc::new(Compress::new(Arc::new(encrypt)))));
-        Ok(Self { blocks, shards, nodes, counts: (data_count, parity_count), filling: Mutex::new(filling) })
+        let filling =
+            is_written.then(|| AbortOnDropHandle::new(tokio::spawn(catch_up(shards.clone(), heads.clone(), filled))));
+        let mut blocks: Arc<dyn BlockStore> = Arc::new(Distinct::new(Arc::new(Compress::new(Arc::new(encrypt)))));
+        let pins_lost = local.join(PINS_LOST);
+        if pins_lost.exists() {
+            blocks = Arc::new(Keeping::new(blocks, pins_lost));
+        }
+        Ok(Self { blocks, shards, heads, nodes, counts: (data_count, parity_count), filling: Mutex::new(filling) })
     }
 
     /// All layers, from above.
     pub fn blocks(&self) -> &Arc<dyn BlockStore> {
         &self.blocks
+    }
+
+    /// The heads, which are on the nodes too: what a new machine finds is there.
+    pub fn heads(&self) -> &Arc<NodeHeads> {
+        &self.heads
     }
 
     /// The nodes, as the options name them.
@@ -233,11 +264,22 @@ impl Zstor {
             // It has the nodes until it has ended.
             filling.await.ok();
         }
+        let heads = self.heads.close().await;
         // What mends has to end before what it writes to.
         let owed = self.shards.close().await;
         let closed: Result<()> = join_all(self.nodes.iter().map(|node| node.store.close())).await.into_iter().collect();
-        closed.and(owed)
+        closed.and(heads).and(owed)
     }
+}
+
+/// The media of a part that the mount has for itself; who only looks changes nothing there.
+fn part_of(local: &Path, part: &str, access: Access) -> Result<Arc<dyn Media>> {
+    let dir = local.join(part);
+    Ok(match access {
+        Access::Write => Arc::new(FileMedia::open(dir)?),
+        Access::Look if dir.is_dir() => Arc::new(OverlayMedia::new(Arc::new(FileMedia::open(dir)?))),
+        Access::Look => Arc::new(MemMedia::default()),
+    })
 }
 
 fn erasure(options: &ZstorOptions) -> ErasureOptions {
@@ -306,8 +348,9 @@ async fn open_nodes(options: &ZstorOptions, how: &How, is_made: bool) -> Result<
 }
 
 /// Brings to nodes that were opened what they lack of what is stored, one after the other.
-async fn catch_up(shards: Erasure, mut opened: UnboundedReceiver<String>) {
+async fn catch_up(shards: Erasure, heads: Arc<NodeHeads>, mut opened: UnboundedReceiver<String>) {
     while let Some(node) = opened.recv().await {
+        heads.spread().await;
         match shards.catch_up(&node).await {
             Ok(0) => {}
             Ok(count) => tracing::info!(node, "a node that came has what it lacked: {count} blocks"),

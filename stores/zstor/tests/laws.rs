@@ -1,11 +1,10 @@
-//! A working tree over `/zstor` keeps the laws of file systems, with its journal sealed.
+//! A working tree over `/zstor` keeps the laws of file systems, with its journal sealed and its head on the nodes.
 
 use std::{fs, sync::Arc};
 
 use muxfs::{
     Name,
     dag::{Dag, DagOptions},
-    heads::LogHeads,
     tree::{Tree, TreeOptions},
     vfs::Vfs,
 };
@@ -20,8 +19,7 @@ async fn tree() -> (Arc<dyn Vfs>, (TempDir, Zstor)) {
     let place = |n: usize| Place::Dir { path: dir.path().join(format!("node{n}")), is_made: true };
     let nodes = (0..6).map(|n| Node { name: format!("{n}"), group: None, place: place(n) }).collect();
     let zstor = Zstor::open(&ZstorOptions::new(4, 2, nodes), &key, &local, &env).await.expect("opens");
-    let heads = key.sealed("heads", Arc::new(FileMedia::open(local.join("heads")).expect("opens")), &env);
-    let heads = Arc::new(LogHeads::open(heads, &env).await.expect("opens"));
+    let heads = zstor.heads().clone();
     let journal = Arc::new(FileMedia::open_ahead(local.join("journal")).expect("opens"));
     let journal = key.sealed("journal", journal, &env);
     let dag = Dag::new(zstor.blocks().clone(), DagOptions::default());

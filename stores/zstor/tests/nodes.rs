@@ -13,10 +13,12 @@ use std::{
 use bytes::Bytes;
 use futures_util::TryStreamExt as _;
 use muxfs::{
-    BlockKey, BlockStore, ErrorKind, Result,
+    BlockKey, BlockStore, ErrorKind, Name, Result,
     block::{BLOCK_KEY_LEN_MAX, Compress, Encrypt},
     block_store_laws,
-    testing::block_store::Subject,
+    heads::{Heads, Swap},
+    heads_laws,
+    testing::{block_store::Subject, heads},
 };
 use muxfs_zstor::{Access, Node, Place, RootKey, Zstor, ZstorOptions, holds_data};
 use tempfile::TempDir;
@@ -93,10 +95,10 @@ fn lost(zstor: &Zstor) -> Vec<&str> {
     zstor.nodes().iter().filter(|node| node.lost().is_some()).map(muxfs_zstor::OpenNode::name).collect()
 }
 
-/// Waits until no node is lost and each has a shard of so many blocks, which all have a shard on each.
+/// Waits until no node is lost and each has a shard of so many blocks, which all have a shard on each, and the heads.
 async fn at_full_strength(zstor: &Zstor, blocks: u64) {
-    let shards = |node: &muxfs_zstor::OpenNode| Some(node.segments()?.stats().block_count);
-    let is_whole = || zstor.nodes().iter().all(|node| shards(node) == Some(blocks));
+    let held = |node: &muxfs_zstor::OpenNode| Some(node.segments()?.stats().block_count);
+    let is_whole = || zstor.nodes().iter().all(|node| held(node) == Some(blocks + 1));
     until(is_whole).await;
 }
 
@@ -106,25 +108,73 @@ async fn until(is_so: impl Fn() -> bool) {
     }
 }
 
+/// Opens the store of a world that was dropped: what may still be writing in the background has its directories until it
+/// ends.
+async fn again(world: &World) -> Zstor {
+    loop {
+        match world.try_open(7).await {
+            Ok(zstor) if lost(&zstor).is_empty() => return zstor,
+            _ => tokio::task::yield_now().await,
+        }
+    }
+}
+
 async fn subject() -> Subject {
     let world = Arc::new(World::new());
     let subject = Subject::reopening(move || {
         let world = world.clone();
-        Box::pin(async move {
-            loop {
-                // What was dropped may still be writing in the background, and has its directories until it ends.
-                match world.try_open(7).await {
-                    Ok(zstor) if lost(&zstor).is_empty() => return zstor.blocks().clone(),
-                    _ => tokio::task::yield_now().await,
-                }
-            }
-        })
+        Box::pin(async move { again(&world).await.blocks().clone() })
     });
     let header_len = muxfs::block::BLOCK_LEN_MAX - Compress::BLOCK_LEN_MAX;
     subject.await.with_limits(Encrypt::BLOCK_LEN_MAX - header_len, BLOCK_KEY_LEN_MAX - 16 - 1)
 }
 
 block_store_laws!(six_directories, subject());
+
+async fn heads() -> heads::Subject {
+    let world = Arc::new(World::new());
+    let subject = heads::Subject::reopening(move || {
+        let world = world.clone();
+        Box::pin(async move { again(&world).await.heads().clone() as Arc<dyn Heads> })
+    });
+    subject.await
+}
+
+heads_laws!(heads_on_six_directories, heads());
+
+fn name() -> Name {
+    Name::new(b"main").expect("a name")
+}
+
+/// The directory of the mount is lost with its machine; key and nodes are not.
+#[tokio::test]
+async fn a_new_machine_finds_the_heads_on_the_nodes() {
+    let world = World::with_blocks().await;
+    let zstor = world.open().await;
+    let Swap::Done(version) = zstor.heads().swap(&name(), None, "a".into()).await.expect("swap") else {
+        panic!("it never was set");
+    };
+    assert!(matches!(zstor.heads().swap(&name(), Some(&version), "b".into()).await, Ok(Swap::Done(_))));
+    drop(zstor);
+    let old = world.dir.path().join("old");
+    fs::rename(world.local(), &old).expect("moved");
+    fs::create_dir(world.local()).expect("made");
+    let zstor = world.open().await;
+    let (head, version) = zstor.heads().load(&name()).await.expect("load").expect("found");
+    assert_eq!(head, "b");
+    assert_whole(&zstor).await;
+    let error = zstor.blocks().delete(&key(0)).await.expect_err("it may be pinned");
+    assert!(error.kind() == ErrorKind::Denied && format!("{error:#}").contains("pins-lost"), "{error:#}");
+    fs::remove_file(world.local().join("pins-lost")).expect("there");
+    zstor.blocks().delete(&key(0)).await.expect("somebody said so");
+    assert!(matches!(zstor.heads().swap(&name(), Some(&version), "c".into()).await, Ok(Swap::Done(_))));
+    zstor.close().await.expect("closed");
+    drop(zstor);
+    // The old one comes back: it would go on from a head that is no more.
+    fs::remove_dir_all(world.local()).expect("removed");
+    fs::rename(&old, world.local()).expect("moved");
+    assert_eq!(world.try_open(7).await.expect_err("a fork").kind(), ErrorKind::Denied);
+}
 
 #[tokio::test]
 async fn keys_are_listed_once_though_each_node_has_them() {
@@ -381,8 +431,13 @@ async fn a_first_start_that_was_broken_off_goes_on() {
     let world = World::new();
     assert!(!holds_data(&world.options().nodes, &world.local()).await);
     world.open().await.close().await.expect("closed");
-    // As a crash leaves it that came before the last two were made.
-    fs::remove_file(world.local().join("store")).expect("removed");
+    // As a crash leaves it that came before the last two were made: no head is anywhere.
+    fs::remove_dir_all(world.local()).expect("removed");
+    fs::create_dir(world.local()).expect("made");
+    for n in 0..4 {
+        fs::remove_dir_all(world.node(n).join("blocks")).expect("removed");
+        fs::remove_dir_all(world.node(n).join("index")).expect("removed");
+    }
     fs::remove_dir_all(world.node(4)).expect("removed");
     fs::remove_dir_all(world.node(5)).expect("removed");
     let zstor = world.open().await;

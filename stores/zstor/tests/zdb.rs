@@ -94,6 +94,7 @@ async fn whatever_two_servers_do_nothing_is_lost() {
         world.servers[4].set_fault(Fault::None);
     }
     zstor.close().await.expect("closed");
+    drop(zstor);
     let zstor = world.try_open(7).await.expect("opens again");
     assert_whole(&zstor).await;
     let mut keys: Vec<_> = zstor.blocks().keys().try_collect().await.expect("listed");
@@ -132,6 +133,7 @@ async fn a_namespace_that_was_emptied_is_lost_until_somebody_marks_it() {
 async fn wrong_keys_passwords_and_places_are_told() {
     let (world, zstor) = World::with_blocks().await;
     zstor.close().await.expect("closed");
+    drop(zstor);
     assert_eq!(world.try_open(8).await.expect_err("wrong").kind(), ErrorKind::BadKey);
     let open = async |options: &ZstorOptions| {
         Zstor::open(options, &RootKey::new([7; 32]), world.local.path(), &muxfs::testing::env()).await
@@ -143,6 +145,7 @@ async fn wrong_keys_passwords_and_places_are_told() {
     let why = opened.nodes()[0].lost().expect("it is refused");
     assert!(why.contains("Access denied") && !why.contains("other"), "{why}");
     assert!(!format!("{options:?} {:?}", options.nodes).contains("secret"));
+    drop(opened);
     options.nodes[1].place = options.nodes[2].place.clone();
     let error = open(&options).await.expect_err("two nodes are one namespace");
     assert_eq!(error.kind(), ErrorKind::InvalidArgument);

@@ -137,8 +137,10 @@ impl Double {
         self.state().namespaces.entry(namespace.into()).or_default().set(key, value);
     }
 
+    /// How many values there are, without the heads, whose keys end in a byte of their own.
     pub(crate) fn count(&self, namespace: &str) -> usize {
-        self.state().namespaces.get(namespace).map_or(0, |namespace| namespace.values.len())
+        let is_counted = |key: &&Vec<u8>| key.last() != Some(&0xfe);
+        self.state().namespaces.get(namespace).map_or(0, |namespace| namespace.values.keys().filter(is_counted).count())
     }
 
     pub(crate) fn commands(&self) -> Vec<String> {

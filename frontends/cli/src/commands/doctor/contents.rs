@@ -15,7 +15,7 @@ use muxfs::{
     BlockStore, Cid, Error, ErrorKind, Name, Prefix, Result,
     block::{Segments, SegmentsOptions},
     dag::{Dag, DagOptions, Profile},
-    heads::{Heads as _, LogHeads},
+    heads::{Heads, LogHeads},
     media::{Media, MemMedia, OverlayMedia},
     pins::Pins,
     tree::{Checked, Tree, TreeOptions},
@@ -125,7 +125,9 @@ async fn closed_mount(config: &Config, prefix: Prefix, dir: &Path, out: &Finding
     let place = format!("/{prefix}");
     let Some(segments) = blocks(&place, dir, out).await else { return };
     let has_blocks = segments.stats().block_count > 0;
-    besides(config, (prefix, dir), (segments, has_blocks), &|part| over(&dir.join(part)), out).await;
+    let media = |part: &str| over(&dir.join(part));
+    let heads = async { Ok(Arc::new(LogHeads::open(media("heads")?, &env()).await?) as Arc<dyn Heads>) };
+    besides(config, (prefix, dir), (segments, has_blocks), heads.await, &media, out).await;
 }
 
 /// A mount of blocks in shards: its nodes, and then as others.
@@ -146,7 +148,8 @@ async fn closed_zstor(config: &Config, mount: &ZstorMount, out: &Findings) {
     let has_blocks = store.nodes().iter().filter_map(OpenNode::segments).any(|node| node.stats().block_count > 0);
     let dir = zstor::local_dir(&config.data, mount);
     let sealed = |part: &str| Ok(key.sealed(part, over(&dir.join(part))?, &env()));
-    besides(config, (prefix, &dir), (store.blocks().clone(), has_blocks), &sealed, out).await;
+    let heads = Ok(store.heads().clone() as Arc<dyn Heads>);
+    besides(config, (prefix, &dir), (store.blocks().clone(), has_blocks), heads, &sealed, out).await;
 }
 
 /// Which nodes are there.
@@ -171,6 +174,7 @@ async fn besides(
     config: &Config,
     (prefix, dir): (Prefix, &Path),
     (blocks, has_blocks): (Arc<dyn BlockStore>, bool),
+    heads: Result<Arc<dyn Heads>>,
     media: &(dyn Fn(&str) -> Result<Arc<dyn Media>> + Sync),
     out: &Findings,
 ) {
@@ -187,7 +191,7 @@ async fn besides(
 
     let at = dir.join("heads");
     let opened = async {
-        let heads = LogHeads::open(media("heads")?, &env()).await?;
+        let heads = heads?;
         let head = heads.load(&Name::new(HEAD.as_bytes())?).await?;
         Ok::<_, Error>((heads, head.is_some()))
     };
@@ -209,7 +213,7 @@ async fn besides(
         let journal = media("journal")?;
         let len: u64 = journal.segments().await?.iter().map(|segment| segment.len).sum();
         let options = TreeOptions { auto_commit: None, ..TreeOptions::new(Name::new(HEAD.as_bytes())?, env()) };
-        Ok::<_, Error>((Tree::open(dag, journal, Arc::new(heads), options).await?, len))
+        Ok::<_, Error>((Tree::open(dag, journal, heads, options).await?, len))
     };
     match opened.await {
         Ok((tree, len)) => {

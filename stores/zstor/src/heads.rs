@@ -1,0 +1,636 @@
+//! Heads on the nodes: what names the latest commit lies beside the blocks, so that whoever loses a machine loses no names.
+//!
+//! Each node has a copy of all heads, an *edition*, encrypted as blocks are. An edition counts when as many nodes have it
+//! as have shards of a block that counts as stored; whoever asks all nodes but fewer than those finds the newest that
+//! counts. Each opening begins an *epoch* with an edition of its own, after which editions of an older epoch do not count:
+//! so a machine that was passed over learns of it with its next swap, and there never are two that go on from one head. On
+//! this disk is a copy too: what a swap was acknowledged with is known here although nodes are away. Spec: spec/zstor.md
+//! #heads.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    future::Future,
+    ops::Range,
+    sync::Arc,
+    time::{Duration, UNIX_EPOCH},
+};
+
+use async_trait::async_trait;
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use futures_util::{
+    StreamExt as _,
+    future::join_all,
+    stream::{self, BoxStream, FuturesUnordered},
+};
+use muxfs::{
+    BlockKey, BlockStore, Env, Error, ErrorKind, Name, Result,
+    block::Encrypt,
+    heads::{HEAD_LEN_MAX, Heads, LogHeads, Swap, Version},
+};
+use tokio::{
+    sync::Mutex as AsyncMutex,
+    time::{Instant, sleep_until, timeout_at},
+};
+
+use crate::{key::RootKey, store::Access};
+
+/// What the key of an edition ends in on a node: no shard's key does.
+const SUFFIX: u8 = 0xfe;
+/// The head on this disk that says which edition it is of.
+const LOCAL: &str = ".edition";
+/// So long a node has to answer.
+const CALL_TIME_MAX: Duration = Duration::from_secs(10);
+/// And so long when enough others have.
+const REST_TIME_MAX: Duration = Duration::from_millis(500);
+/// Of machines that open nodes at once, each has to be done with its look and its claim in half of this.
+const CLAIM_TIME: Duration = Duration::from_secs(6);
+/// A node has room for two editions of each of eight epochs: so many machines may contend for a store at once.
+const SLOT_COUNT: usize = 16;
+const VERSION: u8 = 1;
+
+/// Who wrote an edition: drawn for each data directory.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Writer([u8; 16]);
+
+/// All heads at a moment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Edition {
+    epoch: u64,
+    /// Ascends with each edition.
+    number: u64,
+    writer: Writer,
+    /// The name of the writer's machine, and the seconds since 1970 when it was written: for messages.
+    host: String,
+    time: u64,
+    /// Whether its writer has ended and writes no other.
+    is_last: bool,
+    heads: BTreeMap<Name, Bytes>,
+}
+
+impl Edition {
+    fn rank(&self) -> (u64, u64) {
+        (self.epoch, self.number)
+    }
+
+    /// Which slot of a node it is in: no edition takes the place of the one before it, nor of one of the seven epochs before.
+    fn slot(&self) -> usize {
+        let epochs = SLOT_COUNT as u64 / 2;
+        // Less than the count of slots.
+        usize::try_from(2 * (self.epoch % epochs) + self.number % 2).unwrap_or_default()
+    }
+
+    fn encode(&self) -> Bytes {
+        let mut bytes = BytesMut::new();
+        bytes.put_u8(VERSION);
+        bytes.put_u8(self.is_last.into());
+        bytes.put_u64_le(self.epoch);
+        bytes.put_u64_le(self.number);
+        bytes.put_slice(&self.writer.0);
+        bytes.put_u64_le(self.time);
+        bytes.put_u8(u8::try_from(self.host.len()).unwrap_or(u8::MAX));
+        bytes.put_slice(self.host.as_bytes());
+        for (name, head) in &self.heads {
+            bytes.put_u8(u8::try_from(name.as_bytes().len()).unwrap_or(u8::MAX));
+            bytes.put_slice(name.as_bytes());
+            bytes.put_u32_le(u32::try_from(head.len()).unwrap_or(u32::MAX));
+            bytes.put_slice(head);
+        }
+        bytes.freeze()
+    }
+
+    fn decode(mut bytes: &[u8]) -> Result<Self> {
+        if let Some(version) = bytes.first().filter(|version| **version > VERSION) {
+            let why = format!("the heads are of version {version}: use the newer program");
+            return Err(Error::new(ErrorKind::Unsupported, "zstor.heads").because(why));
+        }
+        Self::parse(&mut bytes)
+            .ok_or_else(|| Error::new(ErrorKind::Corrupt, "zstor.heads").because("what is there are no heads"))
+    }
+
+    fn parse(bytes: &mut &[u8]) -> Option<Self> {
+        fn some<'a>(bytes: &mut &'a [u8], len: usize) -> Option<&'a [u8]> {
+            let (some, rest) = bytes.split_at_checked(len)?;
+            *bytes = rest;
+            Some(some)
+        }
+        let _version = bytes.try_get_u8().ok()?;
+        let is_last = bytes.try_get_u8().ok()? != 0;
+        let epoch = bytes.try_get_u64_le().ok()?;
+        let number = bytes.try_get_u64_le().ok()?;
+        let writer = Writer(some(bytes, 16)?.try_into().ok()?);
+        let time = bytes.try_get_u64_le().ok()?;
+        let host_len = bytes.try_get_u8().ok()?;
+        let host = std::str::from_utf8(some(bytes, host_len.into())?).ok()?.to_owned();
+        let mut heads = BTreeMap::new();
+        while !bytes.is_empty() {
+            let name_len = bytes.try_get_u8().ok()?;
+            let name = Name::new(some(bytes, name_len.into())?).ok()?;
+            let head_len = usize::try_from(bytes.try_get_u32_le().ok()?).ok()?;
+            heads.insert(name, Bytes::copy_from_slice(some(bytes, head_len)?));
+        }
+        Some(Self { epoch, number, writer, host, time, is_last, heads })
+    }
+}
+
+/// A node, as far as it has heads.
+#[derive(Debug)]
+struct Holder {
+    name: String,
+    slots: Encrypt,
+}
+
+/// Keys that are no shards', in the store of a node.
+#[derive(Debug)]
+struct Beside(Arc<dyn BlockStore>);
+
+fn beside(key: &BlockKey) -> Result<BlockKey> {
+    BlockKey::new(&[key.as_bytes(), &[SUFFIX]].concat())
+}
+
+#[async_trait]
+impl BlockStore for Beside {
+    async fn get(&self, key: &BlockKey) -> Result<Option<Bytes>> {
+        self.0.get(&beside(key)?).await
+    }
+    async fn get_range(&self, key: &BlockKey, range: Range<usize>) -> Result<Option<Bytes>> {
+        self.0.get_range(&beside(key)?, range).await
+    }
+    async fn put(&self, key: &BlockKey, block: Bytes) -> Result<()> {
+        self.0.put(&beside(key)?, block).await
+    }
+    async fn delete(&self, key: &BlockKey) -> Result<()> {
+        self.0.delete(&beside(key)?).await
+    }
+    async fn flush(&self) -> Result<()> {
+        self.0.flush().await
+    }
+    fn keys(&self) -> BoxStream<'_, Result<BlockKey>> {
+        stream::empty().boxed()
+    }
+}
+
+fn slot_key(slot: usize) -> Result<BlockKey> {
+    BlockKey::new(format!("heads {slot}").as_bytes())
+}
+
+impl Holder {
+    /// The newest edition that it has. One that is damaged is none: others have it too.
+    async fn read(&self) -> Result<Option<Edition>> {
+        let mut newest: Option<Edition> = None;
+        let slots = (0..SLOT_COUNT).map(|slot| async move {
+            self.slots.get(&slot_key(slot)?).await?.map(|bytes| Edition::decode(&bytes)).transpose()
+        });
+        for edition in join_all(slots).await.into_iter().filter_map(Result::transpose) {
+            match edition {
+                Ok(edition) if newest.as_ref().is_none_or(|newest| newest.rank() < edition.rank()) => {
+                    newest = Some(edition);
+                }
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::Corrupt => {
+                    tracing::warn!(node = self.name, cause = format!("{error:#}"), "heads on a node are damaged");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(newest)
+    }
+
+    async fn write(&self, edition: &Edition) -> Result<()> {
+        let key = slot_key(edition.slot())?;
+        self.slots.delete(&key).await?;
+        self.slots.put(&key, edition.encode()).await?;
+        self.slots.flush().await
+    }
+}
+
+/// How nodes keep heads, and who may go on from them.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct HeadsOptions {
+    /// So many nodes make an edition count.
+    pub(crate) write_min: usize,
+    pub(crate) access: Access,
+    /// Whether this data directory belonged to the store before.
+    pub(crate) is_known: bool,
+    /// Whether no node can be open twice, so that a writer which has not ended is gone.
+    pub(crate) is_exclusive: bool,
+    /// Whether somebody said that it is.
+    pub(crate) takes_over: bool,
+}
+
+/// [`Heads`] on all nodes of a store, and on this disk.
+///
+/// A swap is acknowledged when k + 1 nodes (k where m is at most 1) and this disk have it; with fewer nodes it is
+/// `Unavailable` and goes on with the next call. A data directory that is new takes over what the nodes have. `Denied`
+/// when another machine has done so meanwhile.
+pub struct NodeHeads {
+    state: Arc<AsyncMutex<State>>,
+    names: Vec<Name>,
+}
+
+struct State {
+    holders: Vec<Holder>,
+    local: LogHeads,
+    options: HeadsOptions,
+    env: Env,
+    edition: Edition,
+    /// Whether the epoch is one that this opening began.
+    is_begun: bool,
+    /// A swap that may have happened.
+    unsettled: Option<Unsettled>,
+    /// Why nothing can be swapped any more.
+    passed_over: Option<String>,
+}
+
+#[derive(Debug, Clone)]
+struct Unsettled {
+    name: Name,
+    expected: Option<Version>,
+    edition: Edition,
+}
+
+impl fmt::Debug for NodeHeads {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.state.try_lock() {
+            Ok(state) => write!(f, "NodeHeads({:?} on {} nodes)", state.edition.rank(), state.holders.len()),
+            Err(_) => f.write_str("NodeHeads(swapping)"),
+        }
+    }
+}
+
+impl NodeHeads {
+    /// Opens the heads of these nodes, and begins an epoch if they are to be written and enough nodes are there.
+    pub(crate) async fn open(
+        nodes: impl IntoIterator<Item = (String, Arc<dyn BlockStore>)>,
+        local: LogHeads,
+        key: &RootKey,
+        options: HeadsOptions,
+        env: &Env,
+    ) -> Result<Self> {
+        let holder = |(name, node)| Holder { name, slots: Encrypt::new(Arc::new(Beside(node)), key.of("node heads")) };
+        let mut state = State {
+            holders: nodes.into_iter().map(holder).collect(),
+            local,
+            options,
+            env: env.clone(),
+            edition: Edition::default(),
+            is_begun: false,
+            unsettled: None,
+            passed_over: None,
+        };
+        state.load_edition().await?;
+        match state.begin().await {
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::Unavailable && options.is_known => {
+                tracing::warn!(
+                    cause = format!("{error:#}"),
+                    "too few nodes have the heads: nothing can be committed now"
+                );
+            }
+            Err(error) => return Err(error),
+        }
+        let names = state.edition.heads.keys().cloned().collect();
+        Ok(Self { state: Arc::new(AsyncMutex::new(state)), names })
+    }
+
+    /// The names that had a head when it was opened.
+    pub(crate) fn names(&self) -> &[Name] {
+        &self.names
+    }
+
+    /// Gives the heads to nodes that lack them.
+    pub(crate) async fn spread(&self) {
+        let state = self.state.lock().await;
+        if state.is_begun
+            && state.unsettled.is_none()
+            && state.passed_over.is_none()
+            && let Err(error) = state.place(&state.edition).await
+        {
+            tracing::debug!(cause = format!("{error:#}"), "a node that came may lack the heads until the next commit");
+        }
+    }
+
+    /// Says on the nodes that this writer has ended, if anybody asks for that, and ends the copy on this disk.
+    ///
+    /// # Errors
+    /// Those of this disk; nodes that are away are passed over.
+    pub(crate) async fn close(&self) -> Result<()> {
+        let mut state = self.state.lock().await;
+        let is_told = !state.options.is_exclusive;
+        if is_told && state.is_begun && state.unsettled.is_none() && state.passed_over.is_none() {
+            let mut last = state.next();
+            last.is_last = true;
+            if let Err(error) = state.place(&last).await {
+                tracing::debug!(cause = format!("{error:#}"), "the nodes were not told of the end");
+            } else {
+                state.edition = last;
+                state.save_edition().await?;
+            }
+            state.is_begun = false;
+        }
+        state.local.close().await
+    }
+}
+
+/// Waits for calls: all of them for a while, and no longer than some where enough have succeeded.
+async fn gather<T>(
+    calls: impl Iterator<Item = impl Future<Output = Result<T>>>,
+    count_min: usize,
+) -> (Vec<T>, Vec<(usize, Error)>) {
+    let mut running: FuturesUnordered<_> = calls.enumerate().map(|(n, call)| async move { (n, call.await) }).collect();
+    let (mut given, mut failed) = (Vec::new(), Vec::new());
+    let mut left: Vec<_> = (0..running.len()).collect();
+    let mut deadline = Instant::now() + CALL_TIME_MAX;
+    while let Ok(Some((n, result))) = timeout_at(deadline, running.next()).await {
+        left.retain(|other| *other != n);
+        match result {
+            Ok(value) => given.push(value),
+            Err(error) => failed.push((n, error)),
+        }
+        if given.len() >= count_min {
+            deadline = deadline.min(Instant::now() + REST_TIME_MAX);
+        }
+    }
+    let late = || Error::new(ErrorKind::Unavailable, "zstor.heads").because("no answer in time");
+    failed.extend(left.into_iter().map(|n| (n, late())));
+    (given, failed)
+}
+
+impl State {
+    /// So many nodes have to tell what they have, for the newest edition that counts to be among it.
+    fn read_min(&self) -> usize {
+        self.holders.len() + 1 - self.options.write_min.min(self.holders.len())
+    }
+
+    /// Reads the edition on this disk.
+    async fn load_edition(&mut self) -> Result<()> {
+        let Some((bytes, _)) = self.local.load(&local_name()?).await? else {
+            (self.env.fill)(&mut self.edition.writer.0);
+            // Before anything of this writer is on a node, where it has to know its own again.
+            return self.save_edition().await;
+        };
+        self.edition = Edition::decode(&bytes)?;
+        // There it has names alone: what they have may be newer by one swap.
+        for (name, head) in &mut self.edition.heads {
+            if let Some((now, _)) = self.local.load(name).await? {
+                *head = now;
+            }
+        }
+        Ok(())
+    }
+
+    async fn save_edition(&self) -> Result<()> {
+        let name = local_name()?;
+        let heads = self.edition.heads.keys().map(|name| (name.clone(), Bytes::new())).collect();
+        let version = self.local.load(&name).await?.map(|(_, version)| version);
+        let swap = self.local.swap(&name, version.as_ref(), Edition { heads, ..self.edition.clone() }.encode()).await?;
+        if swap == Swap::Lost { Err(two_writers()) } else { Ok(()) }
+    }
+
+    /// The next edition of this writer.
+    fn next(&self) -> Edition {
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        let host: String = host.trim().chars().take(60).collect();
+        let time = (self.env.now)().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let edition = self.edition.clone();
+        Edition { number: edition.number + 1, host, time, is_last: false, ..edition }
+    }
+
+    /// What the nodes have: all editions, of each node the newest.
+    async fn survey(&self) -> Result<Vec<Edition>> {
+        let read_min = self.read_min();
+        let (given, failed) = gather(self.holders.iter().map(Holder::read), self.holders.len()).await;
+        if given.len() < read_min {
+            return Err(self.too_few("tell the heads", given.len(), read_min, &failed));
+        }
+        Ok(given.into_iter().flatten().collect())
+    }
+
+    /// Has the nodes keep an edition.
+    async fn place(&self, edition: &Edition) -> Result<()> {
+        let write_min = self.options.write_min;
+        let (done, failed) = gather(self.holders.iter().map(|holder| holder.write(edition)), write_min).await;
+        if done.len() < write_min {
+            return Err(self.too_few("keep the heads", done.len(), write_min, &failed));
+        }
+        Ok(())
+    }
+
+    fn too_few(&self, what: &str, count: usize, count_min: usize, failed: &[(usize, Error)]) -> Error {
+        let failed: Vec<_> = failed.iter().map(|(n, error)| format!("{} ({error:#})", self.holders[*n].name)).collect();
+        let why = format!("{count} nodes {what}, and it takes {count_min}; missing: {}", failed.join(", "));
+        Error::new(ErrorKind::Unavailable, "zstor.heads").because(why)
+    }
+
+    /// Takes the newest edition, and begins an epoch.
+    async fn begin(&mut self) -> Result<()> {
+        let HeadsOptions { access, is_known, is_exclusive, takes_over, .. } = self.options;
+        let start = Instant::now();
+        let newest = self.survey().await?.into_iter().max_by_key(Edition::rank);
+        let is_own = newest.as_ref().is_some_and(|newest| newest.writer == self.edition.writer);
+        if let Some(newest) = newest
+            && newest.rank() > self.edition.rank()
+        {
+            // A stop between the nodes and this disk leaves the nodes one ahead; a copy of an older directory is further behind.
+            let is_next = is_own && newest.number == self.edition.number + 1;
+            if is_known && !is_next {
+                return Err(self.pass_over(&newest));
+            }
+            if access == Access::Write && !is_own && !newest.is_last && !is_exclusive && !takes_over {
+                return Err(still_there(&newest));
+            }
+            self.adopt(newest).await?;
+        }
+        if access == Access::Look {
+            return Ok(());
+        }
+        if is_exclusive && is_own {
+            // Nobody else can have begun one meanwhile.
+            self.is_begun = true;
+            return Ok(());
+        }
+        let epoch = self.edition.epoch + 1;
+        loop {
+            let edition = Edition { epoch, ..self.next() };
+            self.place(&edition).await?;
+            let missed = if is_exclusive {
+                None
+            } else {
+                if !is_own {
+                    self.wait_for_others(start).await?;
+                }
+                // What somebody else was acknowledged before this claim was there, and after the look before it.
+                let others = self.look_for_others(&edition).await?.into_iter();
+                let missed = others.filter(|other| other.epoch < epoch && other.rank() > self.edition.rank());
+                missed.max_by_key(Edition::rank)
+            };
+            let Some(missed) = missed else {
+                self.edition = edition;
+                self.save_edition().await?;
+                self.is_begun = true;
+                return Ok(());
+            };
+            self.adopt(missed).await?;
+        }
+    }
+
+    /// Of two that claim the same epoch the later one may take the claim of the other away: waits until each has seen what is
+    /// left.
+    async fn wait_for_others(&self, start: Instant) -> Result<()> {
+        if start.elapsed() > CLAIM_TIME {
+            return Ok(());
+        }
+        if start.elapsed() > CLAIM_TIME / 2 {
+            let why = "the nodes are too slow to tell whether another machine opens this store: try again";
+            return Err(Error::new(ErrorKind::Unavailable, "zstor.heads").because(why));
+        }
+        sleep_until(start + CLAIM_TIME).await;
+        Ok(())
+    }
+
+    /// Makes the heads on this disk those of an edition.
+    async fn adopt(&mut self, newest: Edition) -> Result<()> {
+        if newest.writer != self.edition.writer {
+            tracing::warn!(host = newest.host, "the names were found on the nodes, as they were committed last");
+        }
+        for (name, head) in &newest.heads {
+            let now = self.local.load(name).await?;
+            if now.as_ref().is_some_and(|(now, _)| now == head) {
+                continue;
+            }
+            let swap = self.local.swap(name, now.as_ref().map(|(_, version)| version), head.clone()).await?;
+            if swap == Swap::Lost {
+                return Err(two_writers());
+            }
+        }
+        self.edition = Edition { writer: self.edition.writer, ..newest };
+        self.save_edition().await
+    }
+
+    /// Finds out whether somebody else has begun an epoch, or has written over what was placed; what the nodes have.
+    async fn look_for_others(&mut self, edition: &Edition) -> Result<Vec<Edition>> {
+        let editions = self.survey().await?;
+        let other = |other: &&Edition| other.epoch >= edition.epoch && other.writer != edition.writer;
+        if let Some(other) = editions.iter().filter(other).max_by_key(|other| other.rank()) {
+            return Err(self.pass_over(other));
+        }
+        let kept = editions.iter().filter(|kept| *kept == edition).count();
+        if kept < self.read_min() {
+            let why = format!("{kept} nodes kept the heads that they were given");
+            return Err(Error::new(ErrorKind::Unavailable, "zstor.heads").because(why));
+        }
+        Ok(editions)
+    }
+
+    fn pass_over(&mut self, newest: &Edition) -> Error {
+        let who = if newest.writer == self.edition.writer {
+            "this directory is a copy of an older state, which went on".to_owned()
+        } else {
+            format!("{} has taken over this store", machine(newest))
+        };
+        let why = format!(
+            "{who}, {} seconds after 1970: what was written here since is not part of it. To go on from what the nodes have, \
+             without what was not committed, move away the directory of this mount in the data directory",
+            newest.time
+        );
+        self.passed_over = Some(why.clone());
+        denied(&why)
+    }
+
+    /// Finds out what became of a swap that failed, by making it happen.
+    async fn settle(&mut self) -> Result<()> {
+        let Some(Unsettled { name, expected, edition }) = self.unsettled.clone() else { return Ok(()) };
+        self.place(&edition).await?;
+        if !self.options.is_exclusive {
+            self.look_for_others(&edition).await?;
+        }
+        let head = edition.heads.get(&name).cloned().unwrap_or_default();
+        if self.local.swap(&name, expected.as_ref(), head.clone()).await? == Swap::Lost
+            && self.local.load(&name).await?.is_none_or(|(now, _)| now != head)
+        {
+            return Err(two_writers());
+        }
+        self.edition = edition;
+        self.save_edition().await?;
+        self.unsettled = None;
+        Ok(())
+    }
+
+    async fn load(&mut self, name: &Name) -> Result<Option<(Bytes, Version)>> {
+        self.settle().await?;
+        self.local.load(name).await
+    }
+
+    async fn swap(&mut self, name: Name, expected: Option<Version>, head: Bytes) -> Result<Swap> {
+        if let Some(why) = &self.passed_over {
+            return Err(denied(why));
+        }
+        if !self.is_begun {
+            self.begin().await?;
+        }
+        let now = self.load(&name).await?;
+        if now.map(|(_, version)| version) != expected {
+            return Ok(Swap::Lost);
+        }
+        let mut edition = self.next();
+        edition.heads.insert(name.clone(), head);
+        self.unsettled = Some(Unsettled { name: name.clone(), expected, edition });
+        match self.load(&name).await? {
+            Some((_, version)) => Ok(Swap::Done(version)),
+            None => Err(two_writers()),
+        }
+    }
+}
+
+fn local_name() -> Result<Name> {
+    Name::new(LOCAL.as_bytes())
+}
+
+fn machine(edition: &Edition) -> String {
+    if edition.host.is_empty() { "another machine".into() } else { format!("the machine {:?}", edition.host) }
+}
+
+fn denied(why: &str) -> Error {
+    Error::new(ErrorKind::Denied, "zstor.heads").because(why.to_owned())
+}
+
+fn still_there(newest: &Edition) -> Error {
+    let why = format!(
+        "{} has this store open, or did not end cleanly ({} seconds after 1970). If it is gone for good, make an empty file \
+         `take-over` in the directory of this mount in the data directory",
+        machine(newest),
+        newest.time
+    );
+    denied(&why)
+}
+
+fn two_writers() -> Error {
+    Error::new(ErrorKind::Internal, "zstor.heads").because("the heads on this disk were changed by somebody else")
+}
+
+#[async_trait]
+impl Heads for NodeHeads {
+    async fn load(&self, name: &Name) -> Result<Option<(Bytes, Version)>> {
+        let (name, mut state) = (name.clone(), Arc::clone(&self.state).lock_owned().await);
+        detached(async move { state.load(&name).await }).await
+    }
+
+    async fn swap(&self, name: &Name, expected: Option<&Version>, head: Bytes) -> Result<Swap> {
+        if head.len() > HEAD_LEN_MAX {
+            let why = format!("a head has at most {HEAD_LEN_MAX} bytes");
+            return Err(Error::new(ErrorKind::TooLarge, "zstor.heads").because(why));
+        }
+        let (name, expected, head) = (name.clone(), expected.cloned(), Bytes::copy_from_slice(&head));
+        let mut state = Arc::clone(&self.state).lock_owned().await;
+        detached(async move { state.swap(name, expected, head).await }).await
+    }
+}
+
+/// Runs what must not stop half way when its caller is dropped.
+async fn detached<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+    let done = tokio::spawn(work).await;
+    done.map_err(|error| Error::new(ErrorKind::Internal, "zstor.heads").because(error))?
+}
+
+#[cfg(test)]
+mod tests;
