@@ -21,8 +21,8 @@ pub use self::{
     compress::Compress,
     encrypt::Encrypt,
     erasure::{
-        Erasure, ErasureNode, ErasureNodeStatus, ErasureOptions, PROBE_KEY, RepairReport, SHARD_HEADER_LEN, Scrub,
-        ScrubOptions, ScrubReport, StripeCode,
+        BlockShare, Erasure, ErasureLoss, ErasureNode, ErasureNodeStatus, ErasureOptions, PROBE_KEY, RepairReport,
+        SHARD_HEADER_LEN, Scrub, ScrubOptions, ScrubReport, StripeCode,
     },
     mem::{Mem, MemOptions},
     nowhere::Nowhere,

@@ -57,6 +57,8 @@ pub(super) struct Waiting {
     is_closed: bool,
     /// The task that works on it, if it has not ended.
     task: Option<JoinHandle<()>>,
+    /// How many found no room.
+    dropped_count: u64,
 }
 
 /// What the task does next.
@@ -157,6 +159,11 @@ impl Mending {
         self.waiting().count()
     }
 
+    /// How many found no room to wait, and are for a scrub to find.
+    pub(super) fn dropped_count(&self) -> u64 {
+        self.waiting().dropped_count
+    }
+
     /// How many deletions nodes have missed.
     pub(super) fn deletion_count(&self) -> usize {
         count(&self.waiting().deletions)
@@ -177,10 +184,15 @@ impl Inner {
     /// Has a block repaired that a read found to lack a shard.
     pub(super) fn mend(&self, key: &BlockKey) {
         let mut waiting = self.mending.waiting();
-        if waiting.count() < self.mending.count_max && !waiting.given_up.contains(key) {
-            waiting.ready.insert(key.clone());
-            self.work_on(waiting);
+        if waiting.given_up.contains(key) {
+            return;
         }
+        if waiting.count() >= self.mending.count_max {
+            waiting.dropped_count += 1;
+            return;
+        }
+        waiting.ready.insert(key.clone());
+        self.work_on(waiting);
     }
 
     /// Has a block repaired when those nodes are back that were unavailable to it: at once where they are by now.
@@ -195,6 +207,7 @@ impl Inner {
             let is_new = {
                 let mut waiting = self.mending.waiting();
                 if waiting.count() >= self.mending.count_max {
+                    waiting.dropped_count += 1;
                     break;
                 }
                 waiting.owed.entry(node).or_default().insert(key.clone());

@@ -15,6 +15,7 @@ mod catch_up;
 mod code;
 mod collected;
 mod health;
+mod loss;
 mod mending;
 mod owed;
 mod placement;
@@ -44,6 +45,7 @@ use tokio::sync::{Mutex as AsyncMutex, MutexGuard as AsyncMutexGuard, Notify};
 pub use self::{
     code::StripeCode,
     health::{ErasureNodeStatus, PROBE_KEY},
+    loss::{BlockShare, ErasureLoss},
     repair::RepairReport,
     scrub::{Scrub, ScrubOptions, ScrubReport},
     shard::SHARD_HEADER_LEN,
@@ -268,6 +270,27 @@ impl Erasure {
     /// Those of the log.
     pub async fn close(&self) -> Result<()> {
         self.inner.close_owed().await
+    }
+
+    /// How many blocks should have waited since this store was made, and found no room: what they lack a scrub finds.
+    pub fn repairs_dropped(&self) -> u64 {
+        self.inner.mending.dropped_count()
+    }
+
+    /// What becomes of blocks while the nodes of these names are lost; asks none of them, and takes none for lost that is
+    /// not named. It is said of blocks of this store's parameters at full strength; exact but for the shares of which it
+    /// is said that they are about so many.
+    ///
+    /// ```
+    /// use muxfs::block::{BlockShare, Erasure, ErasureNode, ErasureOptions, Mem};
+    /// let nodes = (0..6).map(|n| ErasureNode::new(format!("{n}"), Mem::default()));
+    /// let store = Erasure::new(nodes, ErasureOptions::default())?;
+    /// let loss = store.loss_of(|name| name == "0" || name == "3");
+    /// assert_eq!((loss.readable, loss.writable, loss.spare), (BlockShare::All, BlockShare::None, Some(0)));
+    /// # Ok::<(), muxfs::Error>(())
+    /// ```
+    pub fn loss_of(&self, is_lost: impl Fn(&str) -> bool) -> ErasureLoss {
+        self.inner.loss_of(is_lost)
     }
 
     /// Brings a block back to full strength: reads all that nodes have of it, writes what is missing or bad, and, when

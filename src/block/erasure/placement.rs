@@ -78,10 +78,23 @@ impl Placement {
         Ok(placement)
     }
 
-    /// How many shards there is room for.
+    /// How many shards of a block there is room for.
     fn room(&self) -> usize {
+        self.room_on(|_| true)
+    }
+
+    /// How many of them on some of the nodes: so many has the block that has the most there.
+    fn room_on(&self, is_one: impl Fn(usize) -> bool) -> usize {
         let mut taken = Groups::default();
-        self.nodes.iter().filter(|node| taken.take(node, self.group_shards_max)).count()
+        let some = self.nodes.iter().zip(0..).filter(|(_, node)| is_one(*node));
+        some.filter(|(node, _)| taken.take(node, self.group_shards_max)).count()
+    }
+
+    /// How many of the k + m shards of a block belong on nodes that are lost: of the block that has the fewest there, and
+    /// of the one that has the most. There are such blocks among all that can be, and none outside of that.
+    pub(super) fn lost_shards(&self, shards: usize, is_lost: impl Fn(usize) -> bool) -> (usize, usize) {
+        let kept_max = shards.min(self.room_on(|node| !is_lost(node)));
+        (shards - kept_max, shards.min(self.room_on(is_lost)))
     }
 
     /// All nodes in the order of a block: its k + m shards belong on the first k + m, in the order of their index. Behind
@@ -235,6 +248,31 @@ mod tests {
         let twice = Placement::new([("a", None), ("b", None), ("a", None)], (1, 1), None).expect_err("two of one name");
         assert!(format!("{twice:#}").contains("two nodes have the name a"));
         Placement::new([("", None), ("b", None)], (1, 1), None).expect_err("no name");
+    }
+
+    /// No block has more or fewer shards on lost nodes than is said, and some have as many and as few.
+    #[test]
+    fn what_may_be_lost_is_what_is_lost_of_some_block() {
+        const BLOCKS: u32 = 2000;
+        for (count, per_group, counts, max) in [
+            (6, 0, (4, 2), None),
+            (8, 0, (4, 2), None),
+            (8, 2, (4, 2), None),
+            (8, 2, (4, 2), Some(1)),
+            (9, 3, (2, 2), None),
+        ] {
+            let nodes = names(count, per_group);
+            let Ok(placement) = placement(&nodes, counts, max) else { continue };
+            let shards = usize::from(counts.0) + usize::from(counts.1);
+            let places: Vec<_> = (0..BLOCKS).map(|n| placement.order(&key(n))[..shards].to_vec()).collect();
+            for lost in 0..1u32 << count {
+                let is_lost = |node: usize| lost >> node & 1 == 1;
+                let of_block = |places: &Vec<usize>| places.iter().filter(|node| is_lost(**node)).count();
+                let found = (places.iter().map(of_block).min(), places.iter().map(of_block).max());
+                let (min, max) = placement.lost_shards(shards, is_lost);
+                assert_eq!(found, (Some(min), Some(max)), "{count} nodes, {per_group} in a group, lost {lost:b}");
+            }
+        }
     }
 
     proptest! {

@@ -20,8 +20,8 @@ use crate::{BlockKey, Result, log::detached};
 
 /// So many keys are taken from one listing: some 32 MiB of memory.
 const WINDOW_COUNT: usize = 1 << 18;
-/// So many blocks that cannot be healed are named.
-const UNHEALED_MAX: usize = 1000;
+/// So many blocks that cannot be healed are named, and as many that are not at full strength.
+const NAMED_MAX: usize = 1000;
 
 /// Where a [`Scrub`] begins, and how fast it goes.
 #[derive(Debug, Clone, Default)]
@@ -41,6 +41,8 @@ pub struct ScrubReport {
     pub shards: RepairReport,
     /// How many blocks can be read but are not at full strength, because nodes have no shard although one belongs there.
     pub weak: u64,
+    /// The first 1,000 of them, each with what it lacks.
+    pub weak_keys: Vec<(BlockKey, String)>,
     /// How many blocks could not be read or healed.
     pub unhealed: u64,
     /// The first 1,000 of them, each with the reason.
@@ -109,13 +111,11 @@ impl Scrub {
             detached("erasure.scrub", async move { inner.repair(&key).await }).await
         };
         match repaired {
-            Ok(repaired) => self.add(&repaired),
+            Ok(repaired) => self.add(&key, &repaired),
             Err(error) => {
                 self.report.blocks += 1;
                 self.report.unhealed += 1;
-                if self.report.unhealed_keys.len() < UNHEALED_MAX {
-                    self.report.unhealed_keys.push((key.clone(), format!("{error:#}")));
-                }
+                name(&mut self.report.unhealed_keys, &key, || format!("{error:#}"));
             }
         }
         self.window.pop_front();
@@ -154,7 +154,7 @@ impl Scrub {
         1.0 - (ahead as f64 + left) / all as f64
     }
 
-    fn add(&mut self, repaired: &RepairReport) {
+    fn add(&mut self, key: &BlockKey, repaired: &RepairReport) {
         let RepairReport { shards_read, bytes_read, bad, missing, healed, removed, lacking } = repaired;
         let sum = &mut self.report.shards;
         sum.shards_read += shards_read;
@@ -165,7 +165,10 @@ impl Scrub {
         sum.removed += removed;
         // One that was deleted since it was listed is none.
         self.report.blocks += u64::from(*shards_read > 0);
-        self.report.weak += u64::from(!lacking.is_empty());
+        if !lacking.is_empty() {
+            self.report.weak += 1;
+            name(&mut self.report.weak_keys, key, || lacking.join("; "));
+        }
         if let Some(rate) = self.options.bytes_per_sec {
             let nanos = u128::from(*bytes_read) * 1_000_000_000 / u128::from(rate.get());
             let takes = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
@@ -198,5 +201,12 @@ impl Scrub {
         self.window = window.into_keys().collect();
         self.listing = listing;
         Ok(())
+    }
+}
+
+/// Names a block and what is the matter with it, if it is one of the first.
+fn name(named: &mut Vec<(BlockKey, String)>, key: &BlockKey, why: impl FnOnce() -> String) {
+    if named.len() < NAMED_MAX {
+        named.push((key.clone(), why()));
     }
 }
