@@ -333,13 +333,15 @@ impl Shared {
         self.change(call).await
     }
 
+    fn uncommitted_len(&self) -> u64 {
+        let state = self.lock();
+        state.active.journal_len.saturating_add(state.frozen.as_ref().map_or(0, |frozen| frozen.journal_len))
+    }
+
     /// Refuses what makes the tree grow where what is left below it is needed to commit what changed, and to remove.
     fn refuse_when_short(&self) -> Result<()> {
         let room = (self.options.room)();
-        let journal_len = {
-            let state = self.lock();
-            state.active.journal_len.saturating_add(state.frozen.as_ref().map_or(0, |frozen| frozen.journal_len))
-        };
+        let journal_len = self.uncommitted_len();
         let kept = RESERVE_LEN.min(room.bytes_total / RESERVE_PART);
         if room.bytes_total > 0 && room.bytes_free < kept.saturating_add(journal_len) {
             let why = "what is left of the disk is kept for committing and removing";
@@ -395,6 +397,11 @@ impl Tree {
     pub fn head(&self) -> (Cid, Arc<Commit>) {
         let state = self.shared.lock();
         (state.base.cid, Arc::clone(&state.base.commit))
+    }
+
+    /// How much of what was written is in the journal and in no commit yet, in bytes.
+    pub fn uncommitted_len(&self) -> u64 {
+        self.shared.uncommitted_len()
     }
 
     /// The DAG it commits to.
