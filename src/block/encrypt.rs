@@ -149,8 +149,14 @@ impl Encrypt {
         Ok(None)
     }
 
-    /// The key of a block that the store below names so; `None` for what has no key here.
-    async fn key_of(&self, name: &BlockKey) -> Result<Option<BlockKey>> {
+    /// Returns the key of a block that the store below names so; `None` for what has no key here.
+    ///
+    /// For who finds out something of a block there, and is to say which it is.
+    ///
+    /// # Errors
+    /// `BadKey` if it was put under a key that this store was not given; `Unsupported` if a newer version put it; what the
+    /// store below says.
+    pub async fn key_of(&self, name: &BlockKey) -> Result<Option<BlockKey>> {
         if let Some(key) = self.all_keys().find_map(|keys| keys.key_of(name)) {
             return Ok(Some(key));
         }

@@ -38,9 +38,13 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{
     StreamExt,
+    future::join_all,
     stream::{self, BoxStream},
 };
-use tokio::sync::{Mutex as AsyncMutex, MutexGuard as AsyncMutexGuard, Notify};
+use tokio::{
+    sync::{Mutex as AsyncMutex, MutexGuard as AsyncMutexGuard, Notify},
+    time::{Instant, timeout},
+};
 
 pub use self::{
     code::StripeCode,
@@ -249,6 +253,19 @@ impl Erasure {
     /// How each node does, in the order in which they were given; asks none of them.
     pub fn node_status(&self) -> Vec<ErasureNodeStatus> {
         self.inner.nodes.iter().map(|node| node.status()).collect()
+    }
+
+    /// Asks every node something small, so that [`node_status`](Self::node_status) is of now, and gives how long each took
+    /// to answer, in the order in which they were given; `None` where it failed, or did not within `limit`.
+    pub async fn ask_nodes(&self, limit: Duration) -> Vec<Option<Duration>> {
+        let ask = async |node: &Arc<Node>| {
+            // No shard's key, as it does not end in the number of a slot.
+            let key = BlockKey::new(b"status").ok()?;
+            let begun = Instant::now();
+            let answer = timeout(limit, node.call(node.store().has(&key))).await.ok()?;
+            answer.ok().map(|_| begun.elapsed())
+        };
+        join_all(self.inner.nodes.iter().map(ask)).await
     }
 
     /// How many blocks wait to be repaired by themselves: those that a node lacks which is down, for each such node, and

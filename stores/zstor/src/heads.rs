@@ -281,7 +281,9 @@ impl NodeHeads {
         state.load_edition().await?;
         match state.begin().await {
             Ok(()) => {}
-            Err(error) if error.kind() == ErrorKind::Unavailable && options.is_known => {
+            Err(error)
+                if error.kind() == ErrorKind::Unavailable && (options.is_known || options.access == Access::Look) =>
+            {
                 tracing::warn!(
                     cause = format!("{error:#}"),
                     "too few nodes have the heads: nothing can be committed now"

@@ -28,7 +28,9 @@ mod key;
 mod mark;
 mod node;
 mod resp;
+mod scrub;
 mod space;
+mod status;
 mod store;
 mod zdb;
 
@@ -36,6 +38,8 @@ pub use crate::{
     heads::NodeHeads,
     key::RootKey,
     node::{Node, OpenNode, Place, SegmentsOptionsOf},
+    scrub::{NamedBlock, ScrubPass, ScrubState, ScrubTotals, Scrubber},
+    status::{NodeStatus, ZstorPlan, ZstorStatus},
     store::{Access, Zstor, ZstorOptions, holds_data},
     zdb::{Password, ZdbAddress, ZdbPlace},
 };

@@ -223,6 +223,11 @@ impl OpenNode {
         self.store.segments()
     }
 
+    /// Whether it is there, and nothing was ever kept there.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.lost().is_none() && self.store.is_empty()
+    }
+
     /// What it takes, in bytes, its index included; 0 while it is lost.
     ///
     /// # Errors

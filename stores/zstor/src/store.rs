@@ -29,6 +29,7 @@ use crate::{
     key::{RootKey, failed},
     mark::{Found, Mark},
     node::{Look, Node, NodeStore, OpenNode, Place, SegmentsOptionsOf, check_places, one_place},
+    scrub::{Scrub, Scrubber},
     space::space,
     zdb::Zdb,
 };
@@ -100,12 +101,15 @@ pub async fn holds_data(nodes: &[Node], local: &Path) -> bool {
 #[derive(Debug)]
 pub struct Zstor {
     blocks: Arc<dyn BlockStore>,
-    shards: Erasure,
+    pub(crate) shards: Erasure,
     heads: Arc<NodeHeads>,
-    nodes: Vec<OpenNode>,
-    counts: (u8, u8),
+    pub(crate) nodes: Vec<OpenNode>,
+    /// Of each node its group.
+    pub(crate) groups: Vec<Option<String>>,
+    pub(crate) counts: (u8, u8),
     /// Brings to nodes what they lack, in the background.
     filling: Mutex<Option<AbortOnDropHandle<()>>>,
+    scrubber: Scrubber,
 }
 
 impl Zstor {
@@ -138,6 +142,19 @@ impl Zstor {
     /// directory of a new store is not there, or the nodes have blocks, to be written, and nobody knows what names them;
     /// `Denied` if another machine has written the store since `local` did; `InvalidArgument` where shards cannot be placed so.
     pub async fn open(options: &ZstorOptions, key: &RootKey, local: &Path, env: &Env) -> Result<Self> {
+        Self::open_with(options, key, local, env, options.data_count).await
+    }
+
+    /// Opens what there is of a store, however many nodes are lost, for who looks at them: of blocks it reads those that
+    /// can be. Nothing is made or changed, whatever the options say.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), except that no node has to be there.
+    pub async fn look(options: &ZstorOptions, key: &RootKey, local: &Path, env: &Env) -> Result<Self> {
+        Self::open_with(&ZstorOptions { access: Access::Look, ..options.clone() }, key, local, env, 0).await
+    }
+
+    async fn open_with(options: &ZstorOptions, key: &RootKey, local: &Path, env: &Env, nodes_min: u8) -> Result<Self> {
         let &ZstorOptions { data_count, parity_count, .. } = options;
         let made = local.join(MADE);
         let mark = Mark::new(key.store_id(), "");
@@ -170,7 +187,7 @@ impl Zstor {
                 tracing::error!(node = node.name(), place = node.place(), "a node is lost until it comes back: {why}");
             }
         }
-        if usable < usize::from(data_count) {
+        if usable < usize::from(nodes_min) {
             return Err(too_few(&nodes, data_count, parity_count));
         }
         if usable < usize::from(data_count) + usize::from(parity_count > 1) {
@@ -193,8 +210,13 @@ impl Zstor {
         let holders = stores.iter().map(|node| (node.name.clone(), node.store.clone()));
         let heads = NodeHeads::open(holders, heads, key, heads_options, env).await?;
         let shards = Erasure::open(stores, erasure(options), sealed("owed")?, env).await?;
-        let encrypt = Encrypt::new(Arc::new(shards.clone()), key.of("blocks"));
-        encrypt.check_key().await.map_err(|error| if error.kind() == ErrorKind::BadKey { bad_key() } else { error })?;
+        let encrypt = Arc::new(Encrypt::new(Arc::new(shards.clone()), key.of("blocks")));
+        match encrypt.check_key().await {
+            Err(error) if error.kind() == ErrorKind::BadKey => return Err(bad_key()),
+            // Of so few nodes not even all keys can be listed.
+            Err(error) if error.kind() == ErrorKind::Unavailable && usable < usize::from(data_count) => {}
+            checked => checked?,
+        }
         let is_nameless = !is_made && !is_begun_anew && heads.names().is_empty();
         if is_nameless && options.access == Access::Write && shards.keys().next().await.transpose()?.is_some() {
             return Err(no_names(local, &made));
@@ -206,18 +228,24 @@ impl Zstor {
             }
             mark.write(&made).map_err(|error| failed("zstor.open", &made, error))?;
         }
+        let files = local.join("scrub");
+        let of_scrub = Scrub { shards: shards.clone(), encrypt: encrypt.clone(), nodes: nodes.clone() };
+        let scrubber =
+            Scrubber::open(of_scrub, &files, options.access, |media| key.sealed("scrub", media, env), env).await?;
         let heads = Arc::new(heads);
         // Those that are lost are looked for from now on.
         shards.probe_nodes();
         let is_written = options.access == Access::Write;
         let filling =
             is_written.then(|| AbortOnDropHandle::new(tokio::spawn(catch_up(shards.clone(), heads.clone(), filled))));
-        let mut blocks: Arc<dyn BlockStore> = Arc::new(Distinct::new(Arc::new(Compress::new(Arc::new(encrypt)))));
+        let mut blocks: Arc<dyn BlockStore> = Arc::new(Distinct::new(Arc::new(Compress::new(encrypt))));
         let pins_lost = local.join(PINS_LOST);
         if pins_lost.exists() {
             blocks = Arc::new(Keeping::new(blocks, pins_lost));
         }
-        Ok(Self { blocks, shards, heads, nodes, counts: (data_count, parity_count), filling: Mutex::new(filling) })
+        let groups = options.nodes.iter().map(|node| node.group.clone()).collect();
+        let (counts, filling) = ((data_count, parity_count), Mutex::new(filling));
+        Ok(Self { blocks, shards, heads, nodes, groups, counts, filling, scrubber })
     }
 
     /// All layers, from above.
@@ -233,6 +261,11 @@ impl Zstor {
     /// The nodes, as the options name them.
     pub fn nodes(&self) -> &[OpenNode] {
         &self.nodes
+    }
+
+    /// What goes through all shards and heals them.
+    pub fn scrubber(&self) -> &Scrubber {
+        &self.scrubber
     }
 
     /// What tells how much fits: what the nodes have, less what shards take more than blocks. A node that is lost tells
@@ -258,6 +291,7 @@ impl Zstor {
     /// # Errors
     /// Those of the nodes that are there, the first.
     pub async fn close(&self) -> Result<()> {
+        let noted = self.scrubber.close().await;
         let filling = self.filling.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(filling) = filling {
             filling.abort();
@@ -268,7 +302,7 @@ impl Zstor {
         // What mends has to end before what it writes to.
         let owed = self.shards.close().await;
         let closed: Result<()> = join_all(self.nodes.iter().map(|node| node.store.close())).await.into_iter().collect();
-        closed.and(heads).and(owed)
+        closed.and(heads).and(owed).and(noted)
     }
 }
 
