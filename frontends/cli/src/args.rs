@@ -262,6 +262,9 @@ pub(crate) enum Command {
         #[arg(value_name = "DEST")]
         dest: Option<OsString>,
     },
+    /// Look at /zstor and after it: its nodes, what more may be lost, scrub and repair
+    #[command(subcommand)]
+    Zstor(Zstor),
     /// Print the effective configuration, as a file that --config takes
     Config,
     /// Make a user for the FTP users file; reads the password from standard input
@@ -375,5 +378,56 @@ pub(crate) enum Pin {
     Rm {
         #[arg(value_name = "PATH")]
         path: OsString,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Zstor {
+    /// Tell how each node does, how many more may be lost, what waits for repair and what the scrub found
+    #[command(
+        after_help = "Asks the server where one runs; else looks by itself, and changes nothing.\n\nExamples:\n  muxfs zstor status\n  muxfs --json zstor status | jq '.nodes[] | select(.lost)'"
+    )]
+    Status {
+        /// The mount [default: every one of its kind]
+        #[arg(value_name = "MOUNT")]
+        mount: Option<OsString>,
+    },
+    /// Tell what could be read and written without some nodes, besides those that are lost
+    #[command(
+        after_help = "Exit code 0 where all could be read and written, 6 where all could be read and not all written, 5 else.\n\nExamples:\n  muxfs zstor plan --lose 0,3\n  muxfs zstor plan --lose 'rack 1'"
+    )]
+    Plan {
+        /// Names of nodes, or of groups for all of their nodes, between commas; may be given again
+        #[arg(long, required = true, value_name = "NODES")]
+        lose: Vec<String>,
+        /// The mount [default: the only one of its kind]
+        #[arg(value_name = "MOUNT")]
+        mount: Option<OsString>,
+    },
+    /// Read every shard, heal what is bad or missing, and name what cannot be healed; goes on where it was interrupted
+    ///
+    /// A server does it by itself every so often; this goes on with the pass that it is in.
+    #[command(
+        after_help = "Exit code 4 where something could not be healed.\n\nExamples:\n  muxfs zstor scrub\n  muxfs zstor scrub --max-rate 20MiB\n  muxfs --json zstor scrub"
+    )]
+    Scrub {
+        /// The mount [default: every one of its kind]
+        #[arg(value_name = "MOUNT")]
+        mount: Option<OsString>,
+        /// Begin again
+        #[arg(long)]
+        restart: bool,
+        /// Read no more than so much in a second, as 20MiB
+        #[arg(long, value_name = "BYTES", value_parser = some_bytes)]
+        max_rate: Option<ByteCount>,
+    },
+    /// Bring every block back to full strength: a scrub of everything from the beginning, as fast as it goes
+    #[command(
+        after_help = "Exit code 4 where something could not be healed, 5 where blocks are left weak because nodes are lost.\nTo go on with one that was interrupted: muxfs zstor scrub\n\nExamples:\n  muxfs zstor repair"
+    )]
+    Repair {
+        /// The mount [default: every one of its kind]
+        #[arg(value_name = "MOUNT")]
+        mount: Option<OsString>,
     },
 }

@@ -39,6 +39,7 @@ pub(crate) struct Config {
     pub(crate) fuse: Fuse,
     pub(crate) metrics: Metrics,
     pub(crate) gc: Gc,
+    pub(crate) scrub: Scrub,
     pub(crate) history: History,
     /// In the order in which they are listed at the root.
     pub(crate) mount: Vec<Mount>,
@@ -323,6 +324,23 @@ impl Default for Gc {
     }
 }
 
+/// When a server reads all shards of `/zstor` and heals them.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Scrub {
+    pub(crate) enabled: bool,
+    /// A pass is begun so long after the last one was; sooner where blocks may lack what nobody noted.
+    pub(crate) every: Span,
+    /// The most bytes of shards that are read in a second.
+    pub(crate) max_rate: ByteCount,
+}
+
+impl Default for Scrub {
+    fn default() -> Self {
+        Self { enabled: true, every: Span(Duration::from_hours(14 * 24)), max_rate: ByteCount(32 << 20) }
+    }
+}
+
 /// Which commits of working trees stay.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -360,6 +378,7 @@ impl Default for Config {
             fuse: Fuse::default(),
             metrics: Metrics::default(),
             gc: Gc::default(),
+            scrub: Scrub::default(),
             history: History::default(),
             mount: vec![
                 Mount::Mem { prefix: prefix("mem"), limit: None },
@@ -422,6 +441,11 @@ impl Config {
         }
         for point in &self.fuse.mounts {
             point.fuse_options().map_err(|error| error.at(point.dir.display()))?;
+        }
+        if self.scrub.max_rate.0 == 0 {
+            return refuse(
+                "scrub: with a max_rate of 0 nothing would ever be read: to turn it off, enabled = false".into(),
+            );
         }
         if self.ftp.tls_cert.is_some() != self.ftp.tls_key.is_some() {
             return refuse("ftp: tls_cert and tls_key go together".into());

@@ -285,6 +285,14 @@ impl Instance {
         self.mux.mounts().iter().filter_map(|mount| Some((mount.prefix(), mount.as_cas()?)))
     }
 
+    /// The stores of all mounts of kind `zstor`.
+    pub(crate) fn zstors(&self) -> impl Iterator<Item = (Prefix, &Zstor)> {
+        self.disks.iter().filter_map(|disk| match &disk.kept {
+            Kept::Whole { .. } => None,
+            Kept::Shards(zstor) => Some((disk.prefix, zstor)),
+        })
+    }
+
     /// The block store of a mount that has one on disk, in the order in which its blocks lie there.
     pub(crate) fn segments_of(&self, prefix: Prefix) -> Option<&Segments> {
         match &self.disk(prefix)?.kept {

@@ -18,6 +18,7 @@ mod output;
 mod owner;
 mod place_node;
 mod restore;
+mod scrubber;
 mod signals;
 mod zstor;
 
@@ -34,7 +35,7 @@ use muxfs::{Error, ErrorKind, Prefix, Result, dag::Profile, path::QfsPath, vfs::
 use tracing_subscriber::EnvFilter;
 
 use crate::{
-    args::{Cli, Command, Global, Pin, Put},
+    args::{Cli, Command, Global, Pin, Put, Zstor},
     commands::verify_all::VerifyAll,
     config::{Config, Mount},
     control::Client,
@@ -160,6 +161,14 @@ async fn run(mut cli: Cli, in_use: InUse) -> Result<ExitCode> {
         }
         Command::Umount(args) => commands::mount::umount(&args, server(&config).await?).await?,
         Command::Put(put) => self::put(config, &in_use, &put, output).await?,
+        Command::Zstor(Zstor::Status { mount }) => {
+            let mount = mount.as_deref().map(mount_of).transpose()?;
+            commands::zstor::status(&commands::zstor::look(config).await?, mount, output).await?;
+        }
+        Command::Zstor(Zstor::Plan { lose, mount }) => {
+            let mount = mount.as_deref().map(mount_of).transpose()?;
+            return commands::zstor::plan(&commands::zstor::look(config).await?, mount, &lose, output).await;
+        }
         Command::Config => {
             let text = match server(&config).await? {
                 Some(client) => client.config().await?,
@@ -242,7 +251,17 @@ async fn command(command: Command, namespace: &dyn Namespace, output: Output) ->
             let path = path.ok_or_else(|| Error::new(ErrorKind::Internal, "main.verify"))?;
             commands::verify::verify(namespace, &commands::path(&path)?, output).await?;
         }
+        Command::Zstor(Zstor::Scrub { mount, restart, max_rate }) => {
+            let mount = mount.as_deref().map(mount_of).transpose()?.map(|mount| mount.to_string());
+            let options = commands::zstor::Scrub { mount, restart, rate_max: max_rate.map(|rate| rate.0) };
+            commands::zstor::scrub(namespace, &options, output).await?;
+        }
+        Command::Zstor(Zstor::Repair { mount }) => {
+            let mount = mount.as_deref().map(mount_of).transpose()?;
+            commands::zstor::repair(namespace, mount, output).await?;
+        }
         Command::Serve(_)
+        | Command::Zstor(Zstor::Status { .. } | Zstor::Plan { .. })
         | Command::Mount(_)
         | Command::Umount(_)
         | Command::Put(_)

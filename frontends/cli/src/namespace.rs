@@ -16,6 +16,7 @@ use crate::{
     commands::{
         doctor,
         verify_all::{AllFinding, VerifyAll},
+        zstor,
     },
     host_file::HostFile,
 };
@@ -317,6 +318,12 @@ pub(crate) trait Namespace: Send + Sync {
     fn verify_all<'a>(&'a self, options: &'a VerifyAll) -> BoxStream<'a, Result<AllFinding>>;
     /// What is wrong with what is in the mounts, and what is not.
     fn doctor(&self) -> BoxStream<'_, Result<doctor::Finding>>;
+    /// How the nodes of a mount of kind `zstor` do, or of each.
+    async fn zstor_status(&self, mount: Option<Prefix>) -> Result<Vec<zstor::Status>>;
+    /// What could be read and written without the nodes and groups of these names.
+    async fn zstor_plan(&self, mount: Option<Prefix>, lose: &[String]) -> Result<zstor::Plan>;
+    /// Reads all shards and heals what is bad or missing; goes on where it stopped.
+    fn zstor_scrub<'a>(&'a self, options: &'a zstor::Scrub) -> BoxStream<'a, Result<zstor::Scrubbing>>;
     /// The configuration of whoever does the work, in TOML.
     async fn config(&self) -> Result<String>;
 }

@@ -25,6 +25,7 @@ use crate::{
     commands::{
         doctor,
         verify_all::{self, AllFinding, VerifyAll},
+        zstor,
     },
     instance::{Instance, env},
     namespace::{
@@ -457,6 +458,18 @@ impl Namespace for Instance {
 
     fn verify_all<'a>(&'a self, options: &'a VerifyAll) -> BoxStream<'a, Result<AllFinding>> {
         verify_all::run(self, options)
+    }
+
+    async fn zstor_status(&self, mount: Option<Prefix>) -> Result<Vec<zstor::Status>> {
+        zstor::status_of(self, mount).await
+    }
+
+    async fn zstor_plan(&self, mount: Option<Prefix>, lose: &[String]) -> Result<zstor::Plan> {
+        zstor::plan_of(self, mount, lose).await
+    }
+
+    fn zstor_scrub<'a>(&'a self, options: &'a zstor::Scrub) -> BoxStream<'a, Result<zstor::Scrubbing>> {
+        zstor::run(self, options)
     }
 
     async fn config(&self) -> Result<String> {

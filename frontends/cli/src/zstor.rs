@@ -177,3 +177,12 @@ pub(crate) async fn look(data: &Path, mount: &ZstorMount, env: &Env) -> Result<(
     let zstor = Zstor::open(&options(data, mount, Access::Look)?, &key, &local_dir(data, mount), env).await?;
     Ok((zstor, key))
 }
+
+/// Opens what there is of a store, however many nodes are lost, for who asks how it does.
+///
+/// # Errors
+/// As [`look`], except that no node has to be there.
+pub(crate) async fn look_at_nodes(data: &Path, mount: &ZstorMount, env: &Env) -> Result<Zstor> {
+    let key = find_key(data, mount)?.ok_or_else(|| no_key(data, mount))?;
+    Zstor::look(&options(data, mount, Access::Look)?, &key, &local_dir(data, mount), env).await
+}

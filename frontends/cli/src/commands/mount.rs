@@ -105,7 +105,7 @@ pub(crate) async fn mount(
     loop {
         let holder = match DataDir::own_or_ask(&config.data).await? {
             Access::Owner(data) => {
-                serve(config, data, point, args.detached, output).await?;
+                Box::pin(serve(config, data, point, args.detached, output)).await?;
                 return Ok(ExitCode::SUCCESS);
             }
             Access::Server(holder) => holder,

@@ -28,6 +28,7 @@ use crate::{
     metrics,
     mounts::MountPoint,
     output::{self, Output},
+    scrubber,
     signals::Signals,
     zstor,
 };
@@ -138,6 +139,7 @@ async fn run(
         let collecting = collector::collect_in_time(instance.clone(), config.gc.clone(), stop.clone());
         upkeep.push(tokio::spawn(collecting));
     }
+    upkeep.push(tokio::spawn(scrubber::look_after(instance.clone(), config.scrub.clone(), stop.clone())));
     let metrics = metrics::serve(recorder, config.metrics.listen.0, stop.clone())
         .await
         .map_err(|error| taken(error, "--metrics"))?;

@@ -31,6 +31,7 @@ use super::{FRAME_END, FRAME_FAILURE, FRAME_LEN_MAX, Failure, Hello, PROTOCOL, P
 use crate::commands::{
     doctor::Finding as Diagnosis,
     verify_all::{AllFinding, VerifyAll},
+    zstor,
 };
 use crate::mounts::MountPoint;
 use crate::namespace::{
@@ -406,6 +407,25 @@ impl Namespace for Client {
         };
         let lines = stream::once(asked).map_ok(|response| self.frames_of(response)).try_flatten();
         lines.and_then(|line| async move { json(&line) }).boxed()
+    }
+
+    async fn zstor_status(&self, mount: Option<Prefix>) -> Result<Vec<zstor::Status>> {
+        let named = mount.map(|mount| mount.to_string());
+        let args: Vec<(&str, &str)> = named.iter().map(|mount| ("mount", mount.as_str())).collect();
+        self.ask(Method::GET, "zstor/status", &args, empty()).await
+    }
+
+    async fn zstor_plan(&self, mount: Option<Prefix>, lose: &[String]) -> Result<zstor::Plan> {
+        let named = mount.map(|mount| mount.to_string());
+        let args: Vec<(&str, &str)> = named.iter().map(|mount| ("mount", mount.as_str())).collect();
+        self.ask(Method::POST, "zstor/plan", &args, whole(encode(&lose)?)).await
+    }
+
+    fn zstor_scrub<'a>(&'a self, options: &'a zstor::Scrub) -> BoxStream<'a, Result<zstor::Scrubbing>> {
+        let mut args = vec![("restart", options.restart.to_string())];
+        args.extend(options.mount.clone().map(|mount| ("mount", mount)));
+        args.extend(options.rate_max.map(|rate| ("rate_max", rate.to_string())));
+        self.frames(Method::POST, "zstor/scrub", args).and_then(|line| async move { json(&line) }).boxed()
     }
 
     async fn config(&self) -> Result<String> {

@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Failure, Hello, PROTOCOL, PROTOCOL_HEADER, frame, last_frame};
 use crate::{
-    commands::verify_all::VerifyAll,
+    commands::{verify_all::VerifyAll, zstor},
     instance::Instance,
     mounts::MountPoint,
     namespace::{EntryText, Input, Kept, LinkText, Logged, Namespace as _, Place},
@@ -94,6 +94,9 @@ fn router(instance: Arc<Instance>) -> Router {
         .route("/v1/verify", get(verify))
         .route("/v1/verify-all", get(verify_all))
         .route("/v1/doctor", get(doctor))
+        .route("/v1/zstor/status", get(zstor_status))
+        .route("/v1/zstor/plan", post(zstor_plan))
+        .route("/v1/zstor/scrub", post(zstor_scrub))
         .route("/v1/link", post(put_link))
         .route("/v1/node", post(put_node))
         .route("/v1/keep", post(keep).layer(DefaultBodyLimit::max(KEPT_LEN_MAX)))
@@ -197,7 +200,7 @@ struct PinArg {
 }
 
 #[derive(Deserialize)]
-struct PinsArg {
+struct MountsArg {
     mount: Option<String>,
 }
 
@@ -304,6 +307,24 @@ async fn verify_all(State(owner): Owner, Query(options): Query<VerifyAll>) -> Re
     }))))
 }
 
+async fn zstor_status(State(owner): Owner, Query(arg): Query<MountsArg>) -> Answer<Vec<zstor::Status>> {
+    let mount = arg.mount.as_deref().map(Prefix::new).transpose()?;
+    Ok(Json(owner.zstor_status(mount).await?))
+}
+
+async fn zstor_plan(State(owner): Owner, Query(arg): Query<MountsArg>, body: Bytes) -> Answer<zstor::Plan> {
+    let mount = arg.mount.as_deref().map(Prefix::new).transpose()?;
+    let lose: Vec<String> = serde_json::from_slice(&body)
+        .map_err(|error| Error::new(ErrorKind::InvalidArgument, "control.plan").because(error))?;
+    Ok(Json(owner.zstor_plan(mount, &lose).await?))
+}
+
+async fn zstor_scrub(State(owner): Owner, Query(options): Query<zstor::Scrub>) -> Result<Response, Refusal> {
+    Ok(framed(lines(owner_stream(owner, move |owner, out| async move {
+        send_all(owner.zstor_scrub(&options), &out).await;
+    }))))
+}
+
 async fn doctor(State(owner): Owner) -> Response {
     framed(lines(owner_stream(owner, move |owner, out| async move {
         send_all(owner.doctor(), &out).await;
@@ -379,7 +400,7 @@ async fn unpin(State(owner): Owner, Query(arg): Query<PinArg>) -> Answer<bool> {
     Ok(Json(owner.unpin(Prefix::new(&arg.mount)?, &cid).await?))
 }
 
-async fn pins(State(owner): Owner, Query(arg): Query<PinsArg>) -> Answer<Vec<(String, String)>> {
+async fn pins(State(owner): Owner, Query(arg): Query<MountsArg>) -> Answer<Vec<(String, String)>> {
     let mount = arg.mount.as_deref().map(Prefix::new).transpose()?;
     let pins = owner.pins(mount).await?;
     Ok(Json(pins.into_iter().map(|(mount, cid)| (mount.to_string(), cid.to_string())).collect()))

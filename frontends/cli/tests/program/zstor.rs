@@ -145,6 +145,7 @@ fn no_name_no_byte_no_cid_and_no_length_is_in_clear() {
     let commit = world.ok(&["commit", "-m", "canarynote"]);
     world.ok(&["snapshot", "canarysnapshot"]);
     world.ok(&["verify", "--all"]);
+    world.ok(&["zstor", "scrub"]);
     world.ok(&["rm", "/zstor/canaryfile"]);
     world.ok(&["gc"]);
     // What the search must find.

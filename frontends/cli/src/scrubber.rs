@@ -1,0 +1,127 @@
+//! Looking after `/zstor` in a server: a scrub every so often, and what is counted of nodes and scrubs.
+//!
+//! A pass is begun when the last one was begun long enough ago, and at once where blocks may lack shards that nobody noted.
+//! It reads no faster than the configuration says, waits while nodes are lost, makes way for whoever asks for a scrub, and
+//! is gone on with by the next server. Spec: spec/zstor.md #scrub, #metrics.
+
+use std::{
+    num::NonZeroU64,
+    pin::pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures_util::future::{join, join_all};
+use muxfs::{Prefix, Result};
+use muxfs_zstor::{ScrubTotals, Zstor};
+use tokio_util::sync::CancellationToken;
+
+use crate::{config, instance::Instance};
+
+/// A server looks so often whether a pass is due, and not before it has run so long.
+const LOOK_EVERY: Duration = Duration::from_secs(30);
+const LOOK_EVERY_MIN: Duration = Duration::from_millis(100);
+/// A pass under way looks so often whether nodes are lost.
+const LOST_EVERY: Duration = Duration::from_secs(1);
+/// How each node does, is noted so often.
+const NOTE_EVERY: Duration = Duration::from_secs(5);
+
+/// Looks after every mount of kind `zstor` until `stop`.
+pub(crate) async fn look_after(instance: Arc<Instance>, config: config::Scrub, stop: CancellationToken) {
+    let all = instance.zstors().map(|(prefix, store)| look_after_one(prefix, store, &config));
+    stop.run_until_cancelled(join_all(all)).await;
+}
+
+async fn look_after_one(prefix: Prefix, store: &Zstor, config: &config::Scrub) {
+    if let Err(error) = store.scrubber().begin_serving().await {
+        tracing::error!(%prefix, error = format!("{error:#}"), "it cannot be noted that a server runs: should it be killed, the next scrub is late");
+    }
+    let noting = async {
+        loop {
+            store.scrubber().look();
+            note(prefix, store);
+            tokio::time::sleep(NOTE_EVERY).await;
+        }
+    };
+    let scrubbing = async {
+        if !config.enabled {
+            return;
+        }
+        loop {
+            tokio::time::sleep(LOOK_EVERY.min(config.every.0).max(LOOK_EVERY_MIN)).await;
+            if !store.scrubber().is_due(config.every.0) || !store.scrubber().lost().is_empty() {
+                continue;
+            }
+            if let Err(error) = scrub(prefix, store, NonZeroU64::new(config.max_rate.0)).await {
+                tracing::warn!(%prefix, error = format!("{error:#}"), "a scrub was broken off, and is gone on with later");
+            }
+        }
+    };
+    join(noting, scrubbing).await;
+}
+
+/// Goes on with a pass until it ends, a node is lost, or somebody else wants to scrub.
+async fn scrub(prefix: Prefix, store: &Zstor, bytes_per_sec: Option<NonZeroU64>) -> Result<()> {
+    let Some(mut pass) = store.scrubber().scrub_in_background(bytes_per_sec).await? else { return Ok(()) };
+    let mut until_wanted = pin!(pass.until_wanted());
+    let (mut before, mut looked) = (pass.totals(), Instant::now());
+    loop {
+        let stepped = tokio::select! {
+            biased;
+            () = &mut until_wanted => return Ok(()),
+            stepped = pass.step() => stepped,
+        };
+        let (is_going_on, now) = (stepped?, pass.totals());
+        counted(prefix, &before, &now);
+        if !is_going_on {
+            let ScrubTotals { blocks, bytes, bad, missing, healed, weak, unhealed, .. } = now;
+            if unhealed > 0 {
+                let first = now.named.iter().find(|named| !named.readable).map(|named| named.block.as_str());
+                tracing::error!(%prefix, unhealed, first, "a scrub found blocks that cannot be healed: see muxfs zstor status");
+            }
+            tracing::info!(%prefix, blocks, bytes, bad, missing, healed, weak, unhealed, "all shards were read");
+            return Ok(());
+        }
+        before = now;
+        if looked.elapsed() >= LOST_EVERY {
+            looked = Instant::now();
+            let lost = store.scrubber().lost();
+            if !lost.is_empty() {
+                tracing::info!(%prefix, lost = lost.join(", "), "a scrub waits until nodes are back");
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Counts what a pass did between two moments.
+pub(crate) fn counted(prefix: Prefix, before: &ScrubTotals, now: &ScrubTotals) {
+    let add = |name: &'static str, before: u64, now: u64| {
+        metrics::counter!(name, "mount" => prefix.to_string()).increment(now.saturating_sub(before));
+    };
+    add("muxfs_zstor_scrub_bytes_total", before.bytes, now.bytes);
+    add("muxfs_zstor_scrub_bad_shards_total", before.bad, now.bad);
+    add("muxfs_zstor_scrub_missing_shards_total", before.missing, now.missing);
+    add("muxfs_zstor_scrub_healed_shards_total", before.healed, now.healed);
+    add("muxfs_zstor_scrub_unhealed_blocks_total", before.unhealed, now.unhealed);
+}
+
+/// Notes how the nodes do now, and how long ago all shards were read.
+#[expect(clippy::cast_precision_loss, reason = "counts and times, for a graph")]
+fn note(prefix: Prefix, store: &Zstor) {
+    let mount = prefix.to_string();
+    let lost = store.scrubber().lost();
+    for (name, answer_time) in store.answer_times() {
+        let up = if lost.contains(&name) { 0.0 } else { 1.0 };
+        metrics::gauge!("muxfs_zstor_node_up", "mount" => mount.clone(), "node" => name.clone()).set(up);
+        if let Some(time) = answer_time {
+            let gauge = metrics::gauge!("muxfs_zstor_node_answer_seconds", "mount" => mount.clone(), "node" => name);
+            gauge.set(time.as_secs_f64());
+        }
+    }
+    let waiting = store.repairs_waiting() as f64;
+    metrics::gauge!("muxfs_zstor_repairs_waiting", "mount" => mount.clone()).set(waiting);
+    if let Some(last) = store.scrubber().state().last {
+        metrics::gauge!("muxfs_zstor_scrub_covered_since_seconds", "mount" => mount).set(last.began as f64);
+    }
+}
