@@ -345,7 +345,8 @@ impl Inner {
         // What cannot be repaired now is owed again, or for a scrub to tell.
         let is_whole = self.repair(&key).await.is_ok_and(|report| report.lacking.is_empty());
         let mut waiting = self.mending.waiting();
-        if waiting.noted.contains_key(&key) {
+        // What is owed still is tried again by the next opening.
+        if is_whole && waiting.noted.contains_key(&key) {
             waiting.repaired.push(key.clone());
         }
         if !is_whole {

@@ -2,7 +2,7 @@
 //!
 //! Each node has a copy of all heads, an *edition*, encrypted as blocks are. An edition counts when as many nodes have it
 //! as have shards of a block that counts as stored; whoever asks all nodes but fewer than those finds the newest that
-//! counts. Each opening begins an *epoch* with an edition of its own, after which editions of an older epoch do not count:
+//! counts. An opening that may have rivals begins an *epoch* with an edition of its own, after which editions of an older epoch do not count:
 //! so a machine that was passed over learns of it with its next swap, and there never are two that go on from one head. On
 //! this disk is a copy too: what a swap was acknowledged with is known here although nodes are away. Spec: spec/zstor.md
 //! #heads.
@@ -10,8 +10,10 @@
 use std::{
     collections::BTreeMap,
     fmt,
+    fs::File,
     future::Future,
     ops::Range,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, UNIX_EPOCH},
 };
@@ -33,7 +35,11 @@ use tokio::{
     time::{Instant, sleep_until, timeout_at},
 };
 
-use crate::{key::RootKey, store::Access};
+use crate::{
+    key::{RootKey, failed},
+    mark::sync_dir,
+    store::Access,
+};
 
 /// What the key of an edition ends in on a node: no shard's key does.
 const SUFFIX: u8 = 0xfe;
@@ -175,25 +181,22 @@ fn slot_key(slot: usize) -> Result<BlockKey> {
 }
 
 impl Holder {
-    /// The newest edition that it has. One that is damaged is none: others have it too.
-    async fn read(&self) -> Result<Option<Edition>> {
-        let mut newest: Option<Edition> = None;
+    /// The editions that it has, of the one before a claim as well. One that is damaged is none: others have it too.
+    async fn read(&self) -> Result<Vec<Edition>> {
         let slots = (0..SLOT_COUNT).map(|slot| async move {
             self.slots.get(&slot_key(slot)?).await?.map(|bytes| Edition::decode(&bytes)).transpose()
         });
+        let mut editions = Vec::new();
         for edition in join_all(slots).await.into_iter().filter_map(Result::transpose) {
             match edition {
-                Ok(edition) if newest.as_ref().is_none_or(|newest| newest.rank() < edition.rank()) => {
-                    newest = Some(edition);
-                }
-                Ok(_) => {}
+                Ok(edition) => editions.push(edition),
                 Err(error) if error.kind() == ErrorKind::Corrupt => {
                     tracing::warn!(node = self.name, cause = format!("{error:#}"), "heads on a node are damaged");
                 }
                 Err(error) => return Err(error),
             }
         }
-        Ok(newest)
+        Ok(editions)
     }
 
     async fn write(&self, edition: &Edition) -> Result<()> {
@@ -240,6 +243,10 @@ struct State {
     unsettled: Option<Unsettled>,
     /// Why nothing can be swapped any more.
     passed_over: Option<String>,
+    /// When no other was there the last time.
+    alone_at: Option<Instant>,
+    /// The file that is made before the heads of another directory are taken, whose pins are not known.
+    pins_lost: PathBuf,
 }
 
 #[derive(Debug, Clone)]
@@ -265,6 +272,7 @@ impl NodeHeads {
         local: LogHeads,
         key: &RootKey,
         options: HeadsOptions,
+        pins_lost: PathBuf,
         env: &Env,
     ) -> Result<Self> {
         let holder = |(name, node)| Holder { name, slots: Encrypt::new(Arc::new(Beside(node)), key.of("node heads")) };
@@ -277,6 +285,8 @@ impl NodeHeads {
             is_begun: false,
             unsettled: None,
             passed_over: None,
+            alone_at: None,
+            pins_lost,
         };
         state.load_edition().await?;
         match state.begin().await {
@@ -310,6 +320,31 @@ impl NodeHeads {
         {
             tracing::debug!(cause = format!("{error:#}"), "a node that came may lack the heads until the next commit");
         }
+    }
+
+    /// Checks that no other machine has taken over: what it put is no garbage of this one. What was found counts for a moment,
+    /// which is shorter than another one waits before it goes on.
+    ///
+    /// # Errors
+    /// `Denied` if one has; `Unavailable` where too few nodes tell.
+    pub(crate) async fn check_alone(&self) -> Result<()> {
+        let mut state = self.state.lock().await;
+        if let Some(why) = &state.passed_over {
+            return Err(denied(why));
+        }
+        if state.options.is_exclusive || state.alone_at.is_some_and(|at| at.elapsed() < CLAIM_TIME / 2) {
+            return Ok(());
+        }
+        state.settle().await?;
+        let now = Instant::now();
+        if state.is_begun {
+            let edition = state.edition.clone();
+            state.look_for_others(&edition).await?;
+        } else {
+            state.begin().await?;
+        }
+        state.alone_at = Some(now);
+        Ok(())
     }
 
     /// Says on the nodes that this writer has ended, if anybody asks for that, and ends the copy on this disk.
@@ -398,7 +433,7 @@ impl State {
         Edition { number: edition.number + 1, host, time, is_last: false, ..edition }
     }
 
-    /// What the nodes have: all editions, of each node the newest.
+    /// What the nodes have: all editions.
     async fn survey(&self) -> Result<Vec<Edition>> {
         let read_min = self.read_min();
         let (given, failed) = gather(self.holders.iter().map(Holder::read), self.holders.len()).await;
@@ -492,8 +527,11 @@ impl State {
 
     /// Makes the heads on this disk those of an edition.
     async fn adopt(&mut self, newest: Edition) -> Result<()> {
-        if newest.writer != self.edition.writer {
+        if !self.options.is_known && !newest.heads.is_empty() {
             tracing::warn!(host = newest.host, "the names were found on the nodes, as they were committed last");
+            if self.options.access == Access::Write {
+                make_durably(&self.pins_lost)?;
+            }
         }
         for (name, head) in &newest.heads {
             let now = self.local.load(name).await?;
@@ -516,6 +554,7 @@ impl State {
         if let Some(other) = editions.iter().filter(other).max_by_key(|other| other.rank()) {
             return Err(self.pass_over(other));
         }
+        // The same edition is on a node once.
         let kept = editions.iter().filter(|kept| *kept == edition).count();
         if kept < self.read_min() {
             let why = format!("{kept} nodes kept the heads that they were given");
@@ -582,6 +621,12 @@ impl State {
             None => Err(two_writers()),
         }
     }
+}
+
+fn make_durably(file: &Path) -> Result<()> {
+    let made = File::create(file).and_then(|made| made.sync_all());
+    let made = made.and_then(|()| sync_dir(file.parent().unwrap_or(Path::new("."))));
+    made.map_err(|error| failed("zstor.open", file, error))
 }
 
 fn local_name() -> Result<Name> {

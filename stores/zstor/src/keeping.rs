@@ -7,17 +7,21 @@ use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use muxfs::{BlockKey, BlockStore, Error, ErrorKind, Result};
 
-/// A [`BlockStore`] over another that refuses deletions for as long as there is a file: the pins of a data directory that was
-/// lost are not on the nodes, and what only they kept would be collected as garbage.
+use crate::heads::NodeHeads;
+
+/// A [`BlockStore`] over another that refuses deletions for as long as there is a file, since the pins of a data directory
+/// that was lost are not on the nodes and what only they kept would be collected as garbage; and when another machine has
+/// taken over, whose blocks nothing here leads to.
 #[derive(Debug)]
 pub(crate) struct Keeping {
     inner: Arc<dyn BlockStore>,
     file: PathBuf,
+    heads: Arc<NodeHeads>,
 }
 
 impl Keeping {
-    pub(crate) fn new(inner: Arc<dyn BlockStore>, file: PathBuf) -> Self {
-        Self { inner, file }
+    pub(crate) fn new(inner: Arc<dyn BlockStore>, file: PathBuf, heads: Arc<NodeHeads>) -> Self {
+        Self { inner, file, heads }
     }
 }
 
@@ -33,7 +37,7 @@ impl BlockStore for Keeping {
         self.inner.put(key, block).await
     }
     async fn delete(&self, key: &BlockKey) -> Result<()> {
-        if self.file.exists() {
+        if !matches!(self.file.try_exists(), Ok(false)) {
             let why = format!(
                 "the pins of the machine that was lost are not known, and what only they kept would go: pin what is to stay \
                  (muxfs pin add), and remove the file {}",
@@ -41,6 +45,7 @@ impl BlockStore for Keeping {
             );
             return Err(Error::new(ErrorKind::Denied, "zstor.delete").because(why));
         }
+        self.heads.check_alone().await?;
         self.inner.delete(key).await
     }
     async fn has(&self, key: &BlockKey) -> Result<bool> {

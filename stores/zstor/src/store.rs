@@ -4,7 +4,7 @@
 //! of the mount's own tells a first start, where nodes are made, from one where they are lost. Spec: spec/zstor.md.
 
 use std::{
-    fmt, fs,
+    fmt,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -42,6 +42,8 @@ const TAKE_OVER: &str = "take-over";
 const PINS_LOST: &str = "pins-lost";
 /// What a mount keeps besides, each in a directory of segments.
 const PARTS: [&str; 3] = ["journal", "pins", "heads"];
+/// Those that are there only after the store was opened: heads may be of an opening that was refused.
+const PARTS_OF_OPEN: [&str; 2] = ["journal", "pins"];
 
 /// What a store is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,8 +87,8 @@ impl ZstorOptions {
 }
 
 /// Whether a mount keeps something in the directory that it has for itself.
-fn has_parts(local: &Path) -> bool {
-    PARTS.iter().any(|part| std::fs::read_dir(local.join(part)).is_ok_and(|mut files| files.next().is_some()))
+fn has_parts(local: &Path, parts: &[&str]) -> bool {
+    parts.iter().any(|part| std::fs::read_dir(local.join(part)).is_ok_and(|mut files| files.next().is_some()))
 }
 
 /// Whether there is something that only its key can read: in `local`, the directory that a mount has for itself, or on a
@@ -94,7 +96,9 @@ fn has_parts(local: &Path) -> bool {
 ///
 /// Of a 0-db server that does not answer nobody knows: it is taken to have something.
 pub async fn holds_data(nodes: &[Node], local: &Path) -> bool {
-    local.join(MADE).exists() || has_parts(local) || join_all(nodes.iter().map(Node::has_mark)).await.contains(&true)
+    local.join(MADE).exists()
+        || has_parts(local, &PARTS)
+        || join_all(nodes.iter().map(Node::has_mark)).await.contains(&true)
 }
 
 /// An open store.
@@ -160,11 +164,10 @@ impl Zstor {
         let mark = Mark::new(key.store_id(), "");
         let found = Mark::find(&made).map_err(|error| failed("zstor.open", &made, error))?;
         let is_begun_anew = found == Found::Empty;
-        let is_known = matches!(found, Found::Mark(_));
         let is_made = match found {
             Found::Mark(found) if found == mark => true,
             Found::Mark(_) => return Err(bad_key()),
-            Found::Nothing | Found::Empty => has_parts(local),
+            Found::Nothing | Found::Empty => has_parts(local, &PARTS_OF_OPEN),
             Found::Other(why) => {
                 return Err(Error::new(ErrorKind::Corrupt, "zstor.open").at(made.display()).because(why));
             }
@@ -203,12 +206,12 @@ impl Zstor {
         let heads_options = HeadsOptions {
             write_min: usize::from(data_count) + usize::from(parity_count > 1),
             access: options.access,
-            is_known,
+            is_known: is_made,
             is_exclusive: options.nodes.iter().all(|node| matches!(node.place, Place::Dir { .. })),
             takes_over: local.join(TAKE_OVER).exists(),
         };
         let holders = stores.iter().map(|node| (node.name.clone(), node.store.clone()));
-        let heads = NodeHeads::open(holders, heads, key, heads_options, env).await?;
+        let heads = NodeHeads::open(holders, heads, key, heads_options, local.join(PINS_LOST), env).await?;
         let shards = Erasure::open(stores, erasure(options), sealed("owed")?, env).await?;
         let encrypt = Arc::new(Encrypt::new(Arc::new(shards.clone()), key.of("blocks")));
         match encrypt.check_key().await {
@@ -222,10 +225,6 @@ impl Zstor {
             return Err(no_names(local, &made));
         }
         if !is_made && options.access == Access::Write {
-            if !heads.names().is_empty() {
-                let pins_lost = local.join(PINS_LOST);
-                fs::write(&pins_lost, b"").map_err(|error| failed("zstor.open", &pins_lost, error))?;
-            }
             mark.write(&made).map_err(|error| failed("zstor.open", &made, error))?;
         }
         let files = local.join("scrub");
@@ -240,8 +239,8 @@ impl Zstor {
             is_written.then(|| AbortOnDropHandle::new(tokio::spawn(catch_up(shards.clone(), heads.clone(), filled))));
         let mut blocks: Arc<dyn BlockStore> = Arc::new(Distinct::new(Arc::new(Compress::new(encrypt))));
         let pins_lost = local.join(PINS_LOST);
-        if pins_lost.exists() {
-            blocks = Arc::new(Keeping::new(blocks, pins_lost));
+        if pins_lost.exists() || !heads_options.is_exclusive {
+            blocks = Arc::new(Keeping::new(blocks, pins_lost, heads.clone()));
         }
         let groups = options.nodes.iter().map(|node| node.group.clone()).collect();
         let (counts, filling) = ((data_count, parity_count), Mutex::new(filling));

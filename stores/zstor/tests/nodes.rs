@@ -146,6 +146,17 @@ fn name() -> Name {
     Name::new(b"main").expect("a name")
 }
 
+/// A start that is refused leaves nothing that the next one takes for a store of its own.
+#[tokio::test]
+async fn a_refused_start_is_refused_again() {
+    let world = World::with_blocks().await;
+    fs::remove_dir_all(world.local()).expect("removed");
+    fs::create_dir(world.local()).expect("made");
+    for _ in 0..3 {
+        assert_eq!(world.try_open(7).await.expect_err("no names").kind(), ErrorKind::NotFound);
+    }
+}
+
 /// The directory of the mount is lost with its machine; key and nodes are not.
 #[tokio::test]
 async fn a_new_machine_finds_the_heads_on_the_nodes() {

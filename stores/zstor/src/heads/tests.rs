@@ -3,7 +3,10 @@
 
 use std::{
     collections::BTreeSet,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use muxfs::{
@@ -14,6 +17,8 @@ use muxfs::{
         fault::{Crash, CrashMedia, Dice, Faulty},
     },
 };
+
+use tempfile::TempDir;
 
 use super::*;
 
@@ -45,7 +50,12 @@ fn name() -> Name {
 async fn open(nodes: &Nodes, local: Arc<dyn Media>, options: HeadsOptions) -> Result<NodeHeads> {
     let stores = nodes.iter().zip(0..).map(|(node, n)| (format!("node {n}"), Arc::clone(node) as Arc<dyn BlockStore>));
     let local = LogHeads::open(local, &env()).await?;
-    NodeHeads::open(stores, local, &RootKey::new([7; 32]), options, &env()).await
+    NodeHeads::open(stores, local, &RootKey::new([7; 32]), options, pins_lost(), &env()).await
+}
+
+fn pins_lost() -> PathBuf {
+    static DIR: OnceLock<TempDir> = OnceLock::new();
+    DIR.get_or_init(|| tempfile::tempdir().expect("a directory")).path().join("pins-lost")
 }
 
 fn mem() -> Arc<MemMedia> {
@@ -187,10 +197,13 @@ async fn a_machine_that_was_passed_over_learns_of_it() {
     assert_eq!(error.kind(), ErrorKind::Denied);
     set(&second, 4).await;
     assert_eq!(swap(&first, 5).await.expect_err("for good").kind(), ErrorKind::Denied);
+    assert_eq!(first.check_alone().await.expect_err("it collects nothing").kind(), ErrorKind::Denied);
+    second.check_alone().await.expect("the second does");
     drop(first);
     let error = open(&nodes, first_local, HeadsOptions { is_known: true, ..shared }).await.expect_err("a fork");
     assert_eq!(error.kind(), ErrorKind::Denied);
     second.close().await.expect("close");
+    assert!(pins_lost().exists(), "what only pins of the first kept is not collected");
     let third = open(&nodes, mem(), shared).await.expect("the second has ended");
     assert_eq!(load(&third).await.expect("load"), 4);
 }
