@@ -255,12 +255,11 @@ impl Erasure {
         self.inner.nodes.iter().map(|node| node.status()).collect()
     }
 
-    /// Asks every node something small, so that [`node_status`](Self::node_status) is of now, and gives how long each took
-    /// to answer, in the order in which they were given; `None` where it failed, or did not within `limit`.
+    /// Asks every node for [`PROBE_KEY`], so that [`node_status`](Self::node_status) is of now, and gives how long each took to
+    /// answer, in the order in which they were given; `None` where it failed, or did not within `limit`.
     pub async fn ask_nodes(&self, limit: Duration) -> Vec<Option<Duration>> {
         let ask = async |node: &Arc<Node>| {
-            // No shard's key, as it does not end in the number of a slot.
-            let key = BlockKey::new(b"status").ok()?;
+            let key = BlockKey::new(PROBE_KEY).ok()?;
             let begun = Instant::now();
             let answer = timeout(limit, node.call(node.store().has(&key))).await.ok()?;
             answer.ok().map(|_| begun.elapsed())

@@ -201,7 +201,9 @@ impl Inner {
 
     /// Asks a node for the shard of a slot; what it has of a block that was deleted is nothing.
     pub(super) async fn ask(&self, node: usize, key: &BlockKey, is_header: bool) -> Answer {
-        if without_slot(key).is_some_and(|key| self.mending.is_deleted(node, &key)) {
+        // Mostly none is owed, and then no key is taken apart.
+        if self.mending.deletion_count() > 0 && without_slot(key).is_some_and(|key| self.mending.is_deleted(node, &key))
+        {
             return Answer::Nothing;
         }
         let (node, store) = (&self.nodes[node], self.nodes[node].store());

@@ -2,10 +2,10 @@
 //!
 //! Each node has a copy of all heads, an *edition*, encrypted as blocks are. An edition counts when as many nodes have it
 //! as have shards of a block that counts as stored; whoever asks all nodes but fewer than those finds the newest that
-//! counts. An opening that may have rivals begins an *epoch* with an edition of its own, after which editions of an older epoch do not count:
-//! so a machine that was passed over learns of it with its next swap, and there never are two that go on from one head. On
-//! this disk is a copy too: what a swap was acknowledged with is known here although nodes are away. Spec: spec/zstor.md
-//! #heads.
+//! counts. An opening that may have rivals begins an *epoch* with an edition of its own, after which editions of an older
+//! epoch do not count: so a machine that was passed over learns of it with its next swap, and there never are two that go
+//! on from one head. On this disk is a copy too: what a swap was acknowledged with is known here although nodes are away.
+//! Spec: spec/zstor.md #heads.
 
 use std::{
     collections::BTreeMap,

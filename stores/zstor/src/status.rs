@@ -9,10 +9,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_util::future::join_all;
 use muxfs::{
-    BlockKey, BlockStore as _, Error, ErrorKind, Result,
-    block::{Erasure, ErasureLoss, PROBE_KEY},
+    Error, ErrorKind, Result,
+    block::{Erasure, ErasureLoss},
 };
 use tokio::time::timeout;
 
@@ -85,18 +84,6 @@ fn free(node: &OpenNode) -> Option<u64> {
 }
 
 impl Zstor {
-    /// Asks every node how it does, and waits two seconds at most: how long each took.
-    async fn ask(&self) -> Vec<Option<Duration>> {
-        // Whoever keeps its index in memory answers for a directory that is gone; this has it looked for.
-        let look = async |node: &OpenNode| {
-            if let Ok(key) = BlockKey::new(PROBE_KEY) {
-                drop(timeout(ANSWER_WAIT_MAX, node.store.has(&key)).await);
-            }
-        };
-        join_all(self.nodes.iter().map(look)).await;
-        self.shards.ask_nodes(ANSWER_WAIT_MAX).await
-    }
-
     /// The nodes by name, each with how long its answers to reads took in the last 30 seconds, if there were any; asks
     /// none of them.
     pub fn answer_times(&self) -> impl Iterator<Item = (String, Option<Duration>)> {
@@ -110,7 +97,8 @@ impl Zstor {
 
     /// Tells how the store and each of its nodes do; asks them, and waits two seconds at most for those that do not answer.
     pub async fn status(&self) -> ZstorStatus {
-        let answers = self.ask().await;
+        // Whoever keeps its index in memory looks for its directory then.
+        let answers = self.shards.ask_nodes(ANSWER_WAIT_MAX).await;
         let gone = lost(&self.nodes, &self.shards);
         let usual = self.shards.node_status().into_iter().map(|status| status.answer_time);
         let mut nodes = Vec::new();
@@ -142,7 +130,7 @@ impl Zstor {
     /// # Errors
     /// `InvalidArgument` for a name that is none, which lists the names.
     pub async fn plan(&self, names: &[String]) -> Result<ZstorPlan> {
-        self.ask().await;
+        self.shards.ask_nodes(ANSWER_WAIT_MAX).await;
         let mut losing = BTreeSet::new();
         for named in names {
             match self.named(named) {

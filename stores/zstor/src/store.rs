@@ -160,6 +160,7 @@ impl Zstor {
 
     async fn open_with(options: &ZstorOptions, key: &RootKey, local: &Path, env: &Env, nodes_min: u8) -> Result<Self> {
         let &ZstorOptions { data_count, parity_count, .. } = options;
+        let stored_min = usize::from(data_count) + usize::from(parity_count > 1);
         let made = local.join(MADE);
         let mark = Mark::new(key.store_id(), "");
         let found = Mark::find(&made).map_err(|error| failed("zstor.open", &made, error))?;
@@ -193,7 +194,7 @@ impl Zstor {
         if usable < usize::from(nodes_min) {
             return Err(too_few(&nodes, data_count, parity_count));
         }
-        if usable < usize::from(data_count) + usize::from(parity_count > 1) {
+        if usable < stored_min {
             tracing::error!(
                 "no more nodes may be lost: what is written stays in the journal on this disk until some are back"
             );
@@ -204,7 +205,7 @@ impl Zstor {
         let heads = LogHeads::open(sealed("heads")?, env).await;
         let heads = heads.map_err(|error| error.at(local.join("heads").display()))?;
         let heads_options = HeadsOptions {
-            write_min: usize::from(data_count) + usize::from(parity_count > 1),
+            write_min: stored_min,
             access: options.access,
             is_known: is_made,
             is_exclusive: options.nodes.iter().all(|node| matches!(node.place, Place::Dir { .. })),
