@@ -27,6 +27,10 @@ bench *ARGS:
 bench-fs:
     benches/run fs
 
+# Two hours of mixed load on one server over FUSE, NFS and FTP: whether memory and open files grow.
+soak *ARGS:
+    benches/soak {{ARGS}}
+
 # What takes long. Seeds are printed, and the environment sets others.
 nightly:
     MUXFS_KILL_ROUNDS=500 cargo test --release -p muxfs-cli --test program rounds -- --nocapture
