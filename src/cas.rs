@@ -12,7 +12,8 @@ use futures_util::{Stream, TryStreamExt};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 use crate::{
-    Addressing, Cid, Codec, Error, ErrorKind, File, FileInfo, FileKind, Name, Prefix, QfsPath, Result, Source, Store,
+    Addressing, Cid, Codec, Error, ErrorKind, File, FileInfo, FileKind, Name, Prefix, QfsPath, Result, SecretKey,
+    Source, Store,
     cid::SHA2_256,
     cid_of,
     dag::{
@@ -21,6 +22,7 @@ use crate::{
     },
     file::{LINK_COUNT_MAX, link_key},
     pins::Pins,
+    seal,
     walk::{Step, Walk, escapes},
 };
 
@@ -321,6 +323,15 @@ impl Store for Cas {
             Ok(QfsPath::content(path.prefix, &cid))
         };
         done.await.map_err(|error: Error| error.at(path))
+    }
+
+    async fn put_encrypted(&self, key: &SecretKey, path: &QfsPath, source: Source) -> Result<QfsPath> {
+        if !path.parts.is_empty() {
+            let why = "what it hashes to when it is sealed is not known before: put it to the mount";
+            return Err(Error::new(ErrorKind::InvalidArgument, "cas.put_encrypted").at(path).because(why));
+        }
+        let sealed = seal::source(key, source, self.pins.env()).map_err(|error| error.at(path))?;
+        self.put(path, sealed).await
     }
 
     async fn delete(&self, path: &QfsPath) -> Result<bool> {

@@ -51,6 +51,7 @@ pub mod calendar;
 pub mod cas;
 pub mod cas_view;
 pub mod cid;
+mod cipher;
 pub mod dag;
 pub mod error;
 pub mod file;

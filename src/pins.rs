@@ -44,6 +44,7 @@ pub struct Pins {
     set: Arc<Mutex<Set>>,
     /// Whoever holds it appends: the log and the set change in the same order.
     writer: Arc<tokio::sync::Mutex<()>>,
+    env: Env,
 }
 
 #[derive(Default)]
@@ -162,7 +163,12 @@ impl Pins {
             Ok(())
         });
         let log = log.await?;
-        Ok(Self { log, set: Arc::new(Mutex::new(set)), writer: Arc::default() })
+        Ok(Self { log, set: Arc::new(Mutex::new(set)), writer: Arc::default(), env: env.clone() })
+    }
+
+    /// The clock and the randomness that it was opened with.
+    pub fn env(&self) -> &Env {
+        &self.env
     }
 
     /// Makes everything durable and waits for what goes on in the background: for a clean shutdown. Repeatable; changes

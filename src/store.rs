@@ -7,7 +7,7 @@ use std::fmt::Debug;
 
 use async_trait::async_trait;
 
-use crate::{Error, ErrorKind, File, Prefix, QfsPath, Result, SecretKey, Source};
+use crate::{Error, ErrorKind, File, Prefix, QfsPath, Result, SecretKey, Source, seal};
 
 /// How a store names what it holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,18 +54,19 @@ pub trait Store: Debug + Send + Sync + 'static {
     /// Removes (by content: unpins), durably. Idempotent; whether there was something to remove.
     async fn delete(&self, path: &QfsPath) -> Result<bool>;
 
-    /// `open`, unsealed.
+    /// Opens what [`put_encrypted`](Self::put_encrypted) put, in whatever store; [`seal::open`] says what it is like.
     ///
     /// # Errors
-    /// `Unsupported` until sealed files are there.
-    async fn open_encrypted(&self, _key: &SecretKey, path: &QfsPath) -> Result<Box<dyn File>> {
-        Err(Error::new(ErrorKind::Unsupported, "store.open_encrypted").at(path))
+    /// As `open` and [`seal::open`].
+    async fn open_encrypted(&self, key: &SecretKey, path: &QfsPath) -> Result<Box<dyn File>> {
+        seal::open(key, self.open(path).await?).await.map_err(|error| error.at(path))
     }
 
-    /// `put`, sealed.
+    /// `put`, sealed. Not idempotent: each time another salt is drawn, so by content it gets another CID.
     ///
     /// # Errors
-    /// `Unsupported` until sealed files are there.
+    /// As `put`; `InvalidArgument` for linked data and for a path that names a CID; `Unsupported` by a store without
+    /// randomness.
     async fn put_encrypted(&self, _key: &SecretKey, path: &QfsPath, _source: Source) -> Result<QfsPath> {
         Err(Error::new(ErrorKind::Unsupported, "store.put_encrypted").at(path))
     }

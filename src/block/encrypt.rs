@@ -6,7 +6,6 @@
 //! under keys of its own, with a nonce that is a keyed hash of them. So a nonce meets other bytes under one key only
 //! where that hash collides, whatever the layers above come to do. Spec: spec/layers.md #encrypt.
 
-mod cipher;
 mod keys;
 mod stored;
 #[cfg(test)]

@@ -36,7 +36,7 @@ macro_rules! store_laws {
         $crate::store_laws!(@module $module, $make, [$($except)?],
             what_is_put_is_read, readers_give_what_bytes_give, has_tells_what_open_finds, put_twice_is_put_once,
             delete_tells_whether_there_was_something, a_source_that_fails_puts_nothing, the_mount_is_a_directory,
-            sealed_calls_never_fall_back_to_plain_ones,
+            what_is_sealed_is_read_with_its_key, what_cannot_be_sealed_is_not_put,
             content_is_named_by_its_cid, a_cid_asked_for_must_be_met, only_cids_are_paths, put_pins_and_delete_unpins,
             linked_data_is_walked, blocks_go_back_where_they_came_from);
     };
@@ -44,7 +44,7 @@ macro_rules! store_laws {
         $crate::store_laws!(@module $module, $make, [$($except)?],
             what_is_put_is_read, readers_give_what_bytes_give, has_tells_what_open_finds, put_twice_is_put_once,
             delete_tells_whether_there_was_something, a_source_that_fails_puts_nothing, the_mount_is_a_directory,
-            sealed_calls_never_fall_back_to_plain_ones,
+            what_is_sealed_is_read_with_its_key, what_cannot_be_sealed_is_not_put,
             cid_paths_are_not_written, put_makes_the_directories_it_needs, an_open_file_outlives_its_replacement,
             directories_are_not_files, names_are_bytes, linked_data_needs_content);
     };
@@ -235,26 +235,42 @@ pub async fn the_mount_is_a_directory(store: &dyn Store) {
     assert_eq!(kind_of(store.delete(&mount).await), ErrorKind::InvalidArgument);
 }
 
-/// A call that takes a key never reads or writes in clear: until it seals, it refuses.
-pub async fn sealed_calls_never_fall_back_to_plain_ones(store: &dyn Store) {
+/// What is put with a key is read with it alone, whatever it is in; a call that takes a key never reads or writes in clear.
+pub async fn what_is_sealed_is_read_with_its_key(store: &dyn Store) {
+    let (key, other) = (SecretKey::new([7; 32]), SecretKey::new([8; 32]));
+    let (place, secret) = (target(store, "sealed"), content(200_000));
+    let path = store.put_encrypted(&key, &place, secret.clone().into()).await.expect("put");
+    let sealed = read(store, &path).await;
+    assert!(!sealed.windows(16).any(|window| window == &secret[..16]), "nothing of it is in clear");
+    let opened = store.open_encrypted(&key, &path).await.expect("open");
+    assert_eq!((opened.info().kind, opened.info().size), (FileKind::File, secret.len() as u64));
+    assert_eq!(opened.read_at(0, u32::MAX).await.expect("read"), secret);
+    assert_eq!(opened.read_at(70_000, 5).await.expect("read"), secret.slice(70_000..70_005));
+    assert_eq!(kind_of(store.open_encrypted(&other, &path).await), ErrorKind::BadKey);
+
+    // As anything may be put under a name, or have another CID.
+    let mut changed = sealed.to_vec();
+    changed[100] ^= 1;
+    let path = put(store, "changed", changed).await;
+    let opened = store.open_encrypted(&key, &path).await.expect("its header and its end are good");
+    assert_eq!(kind_of(opened.read_at(0, 1).await), ErrorKind::Corrupt);
+    let path = put(store, "plain", "plain").await;
+    assert_eq!(kind_of(store.open_encrypted(&key, &path).await), ErrorKind::Corrupt);
+    assert_eq!(kind_of(store.open_encrypted(&key, &QfsPath::mount(store.kind())).await), ErrorKind::IsDir);
+}
+
+/// Linked data may be a directory, and those stay plain; a sealed file has no CID before it was sealed.
+pub async fn what_cannot_be_sealed_is_not_put(store: &dyn Store) {
     let key = SecretKey::new([7; 32]);
     let before = links(store, &QfsPath::mount(store.kind())).await;
-    match store.put_encrypted(&key, &target(store, "sealed"), Source::from(&b"secret"[..])).await {
-        Ok(path) => {
-            assert_ne!(read(store, &path).await, "secret");
-            assert_eq!(
-                store.open_encrypted(&key, &path).await.expect("open").read_at(0, 99).await.expect("read"),
-                "secret"
-            );
-        }
-        Err(error) => {
-            assert_eq!(error.kind(), ErrorKind::Unsupported);
-            assert_eq!(links(store, &QfsPath::mount(store.kind())).await, before);
-        }
-    }
-    let plain = put(store, "plain", "plain").await;
-    let error = kind_of(store.open_encrypted(&key, &plain).await);
-    assert!(matches!(error, ErrorKind::Unsupported | ErrorKind::Corrupt), "{error:?}");
+    let linked = Source::LinkedData(Ipld::Map(BTreeMap::new()));
+    assert_eq!(kind_of(store.put_encrypted(&key, &target(store, "sealed"), linked).await), ErrorKind::InvalidArgument);
+    let place = QfsPath::content(store.kind(), &cid_of(Codec::Raw, b"secret"));
+    assert_eq!(
+        kind_of(store.put_encrypted(&key, &place, Source::from(&b"secret"[..])).await),
+        ErrorKind::InvalidArgument
+    );
+    assert_eq!(links(store, &QfsPath::mount(store.kind())).await, before);
 }
 
 // ---- by content

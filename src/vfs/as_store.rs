@@ -18,9 +18,11 @@ use lru::LruCache;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 use crate::{
-    Addressing, Env, Error, ErrorKind, File, FileInfo, FileKind, Name, Prefix, QfsPath, Result, Source, Store,
+    Addressing, Env, Error, ErrorKind, File, FileInfo, FileKind, Name, Prefix, QfsPath, Result, SecretKey, Source,
+    Store,
     dag::Ipld,
     file::{LINK_COUNT_MAX, link_key},
+    seal,
     vfs::{Attr, Cookie, Ino, Lease, Listing, NewNode, Place, READ_LEN_MAX, RemoveKind, RenameMode, SetAttr, Vfs},
     walk::{Step, Walk, escapes},
 };
@@ -381,6 +383,11 @@ impl Store for AsStore {
     async fn put(&self, path: &QfsPath, source: Source) -> Result<QfsPath> {
         self.put_at(path, source).await.map_err(|error| error.at(path))?;
         Ok(path.clone())
+    }
+
+    async fn put_encrypted(&self, key: &SecretKey, path: &QfsPath, source: Source) -> Result<QfsPath> {
+        let sealed = seal::source(key, source, &self.env).map_err(|error| error.at(path))?;
+        self.put(path, sealed).await
     }
 
     async fn delete(&self, path: &QfsPath) -> Result<bool> {

@@ -114,17 +114,22 @@ pub(crate) enum Command {
     Umount(Umount),
     /// Put a file or a directory; the last line printed is its path
     #[command(
-        after_help = "Examples:\n  muxfs put a.txt\n  muxfs put -r photos /ipfs/photos\n  muxfs put -r photos /ipfs\n  muxfs put -r photos /local/photos\n  tar c . | muxfs put - /mem\n  muxfs put --only-hash -r photos"
+        after_help = "Examples:\n  muxfs put a.txt\n  muxfs put -r photos /ipfs/photos\n  muxfs put -r photos /ipfs\n  muxfs put -r photos /local/photos\n  tar c . | muxfs put - /mem\n  muxfs put --only-hash -r photos\n  muxfs key new mine.key && muxfs put --key-file mine.key a.txt /ipfs"
     )]
     Put(Put),
     /// Copy a file or a directory out
-    #[command(after_help = "Examples:\n  muxfs get /ipfs/<cid> photos\n  muxfs get -f /local/a.txt a.txt")]
+    #[command(
+        after_help = "Examples:\n  muxfs get /ipfs/<cid> photos\n  muxfs get -f /local/a.txt a.txt\n  muxfs get --key-file mine.key /ipfs/<cid> a.txt"
+    )]
     Get(Get),
     /// Print the bytes of files
     Cat {
         /// Paths as /ipfs/<cid>/a.txt
         #[arg(required = true, value_name = "PATH")]
         paths: Vec<OsString>,
+        /// Unseal them with the key in this file
+        #[arg(long, value_name = "FILE")]
+        key_file: Option<PathBuf>,
     },
     /// List a directory; / lists the mounts, a mount its working tree
     Ls {
@@ -265,6 +270,9 @@ pub(crate) enum Command {
     /// Look at /zstor and after it: its nodes, what more may be lost, scrub and repair
     #[command(subcommand)]
     Zstor(Zstor),
+    /// Make keys
+    #[command(subcommand)]
+    Key(Key),
     /// Print the effective configuration, as a file that --config takes
     Config,
     /// Make a user for the FTP users file; reads the password from standard input
@@ -348,6 +356,9 @@ pub(crate) struct Put {
     /// How content becomes a CID, with --only-hash [default: the configured profile]
     #[arg(long, value_enum, value_name = "P")]
     pub(crate) profile: Option<ProfileName>,
+    /// Seal the file with the key in this file, so that nobody reads or changes it without; not a directory
+    #[arg(long, value_name = "FILE", conflicts_with = "only_hash")]
+    pub(crate) key_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -360,6 +371,21 @@ pub(crate) struct Get {
     /// Overwrite what is there
     #[arg(short, long)]
     pub(crate) force: bool,
+    /// Unseal the file with the key in this file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) key_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Key {
+    /// Draw a key and write it to a file that is not there yet, for its owner alone
+    ///
+    /// For put, get and cat with --key-file. Without the key nobody reads what was sealed with it: keep a copy elsewhere.
+    #[command(after_help = "Examples:\n  muxfs key new mine.key")]
+    New {
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
 }
 
 #[derive(Debug, Subcommand)]

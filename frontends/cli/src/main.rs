@@ -35,7 +35,7 @@ use muxfs::{Error, ErrorKind, Prefix, Result, dag::Profile, path::QfsPath, vfs::
 use tracing_subscriber::EnvFilter;
 
 use crate::{
-    args::{Cli, Command, Global, Pin, Put, Zstor},
+    args::{Cli, Command, Global, Key, Pin, Put, Zstor},
     commands::verify_all::VerifyAll,
     config::{Config, Mount},
     control::Client,
@@ -171,6 +171,7 @@ async fn run(mut cli: Cli, in_use: InUse) -> Result<ExitCode> {
             clap_complete::generate(shell, &mut Cli::command(), "muxfs", &mut script);
             output::raw(&script)?;
         }
+        Command::Key(Key::New { file }) => commands::key::new(&file, output)?,
         Command::FtpUser { name, home, read_only, users } => {
             commands::ftp_user::ftp_user(&name, &home, read_only, users.as_deref())?;
         }
@@ -209,9 +210,14 @@ async fn run(mut cli: Cli, in_use: InUse) -> Result<ExitCode> {
 async fn command(command: Command, namespace: &dyn Namespace, output: Output) -> Result<ExitCode> {
     match command {
         Command::Get(args) => {
-            commands::get::get(namespace, &commands::path(&args.path)?, &args.dest, args.force, output).await?;
+            let key = commands::key::of_files(args.key_file.as_deref())?;
+            let job = commands::get::Job { dest: &args.dest, force: args.force, key: key.as_ref(), output };
+            commands::get::get(namespace, &commands::path(&args.path)?, &job).await?;
         }
-        Command::Cat { paths } => commands::read::cat(namespace, &all(&paths)?).await?,
+        Command::Cat { paths, key_file } => {
+            let key = commands::key::of_files(key_file.as_deref())?;
+            commands::read::cat(namespace, &all(&paths)?, key.as_ref()).await?;
+        }
         Command::Ls { path, long } => {
             commands::list::ls(namespace, &commands::place(&path)?, long, output).await?;
         }
@@ -287,6 +293,7 @@ async fn command(command: Command, namespace: &dyn Namespace, output: Output) ->
         | Command::Put(_)
         | Command::Doctor
         | Command::Config
+        | Command::Key(_)
         | Command::FtpUser { .. }
         | Command::Completions { .. } => {
             return Err(Error::new(ErrorKind::Internal, "main.command").because("this command needs no namespace"));
@@ -296,7 +303,8 @@ async fn command(command: Command, namespace: &dyn Namespace, output: Output) ->
 }
 
 async fn put(config: Config, in_use: &InUse, args: &Put, output: Output) -> Result<()> {
-    let job = commands::put::Job { source: &args.source, recursive: args.recursive, output };
+    let key = commands::key::of_files(args.key_file.as_deref())?;
+    let job = commands::put::Job { source: &args.source, recursive: args.recursive, key: key.as_ref(), output };
     let target = args.target.as_deref().map(commands::path).transpose()?;
     if args.only_hash {
         let profile = Profile::from(args.profile.unwrap_or(config.profile));

@@ -7,8 +7,11 @@ use std::{fmt, iter};
 use aes_siv::{KeyInit, siv::Aes256Siv};
 use zeroize::Zeroizing;
 
-use super::cipher::{Cipher, NONCE_LEN, Nonce};
-use crate::{SecretKey, block::BlockKey};
+use crate::{
+    SecretKey,
+    block::BlockKey,
+    cipher::{Cipher, NONCE_LEN, Nonce},
+};
 
 /// How much longer a name is than its key.
 pub(super) const NAME_TAG_LEN: usize = 16;

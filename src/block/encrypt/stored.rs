@@ -6,11 +6,13 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::{
+use super::keys::{BlockKeys, KeyId};
+use crate::{
+    Error, ErrorKind, Result,
+    block::BlockKey,
     cipher::{NONCE_LEN, Nonce, TAG_LEN, Tag},
-    keys::{BlockKeys, KeyId},
+    padding::padded_len,
 };
-use crate::{Error, ErrorKind, Result, block::BlockKey, padding::padded_len};
 
 const MAGIC: &[u8; 8] = b"MUXCRYPT";
 const VERSION: u8 = 1;

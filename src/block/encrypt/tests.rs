@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 use bytes::{BufMut, BytesMut};
 use proptest::prelude::*;
 
-use super::{cipher::portable, *};
+use super::*;
 use crate::{
     block::{BLOCK_LEN_MAX, Mem},
+    cipher::{self, portable},
     testing::fault::{Dice, Fault, Faulty},
 };
 

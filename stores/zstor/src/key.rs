@@ -27,8 +27,7 @@ const VERSION: &str = "1";
 const GROUP_LEN: usize = 4;
 /// No file of a key is longer, in bytes.
 const FILE_LEN_MAX: u64 = 4096;
-const COMMENT: &str =
-    "# The key of a MuxFS store. Whoever has it can read everything, and without it nobody can: keep a copy elsewhere.";
+const COMMENT: &str = "# A key of MuxFS. Whoever has it can read all that was written with it, and without it nobody can: keep a copy elsewhere.";
 
 const PURPOSE_CONTEXT: &[u8] = b"muxfs zstor 1: key of the ";
 const ID_CONTEXT: &[u8] = b"muxfs zstor 1: id of the store";
@@ -174,6 +173,11 @@ impl RootKey {
         };
         write().map_err(|error| failed(OP, file, error))?;
         Ok(key)
+    }
+
+    /// The key that files are [sealed](muxfs::seal) with by who has this one.
+    pub fn for_files(&self) -> SecretKey {
+        self.of("sealed files")
     }
 
     /// The key for one use.
@@ -323,6 +327,7 @@ mod tests {
         let expected = |context: &str| hex(&blake3::keyed_hash(&[7; 32], context.as_bytes()).as_bytes()[..]);
         assert_eq!(hex(key.of("blocks").as_bytes()), expected("muxfs zstor 1: key of the blocks"));
         assert_eq!(hex(key.of("journal").as_bytes()), expected("muxfs zstor 1: key of the journal"));
+        assert_eq!(hex(key.for_files().as_bytes()), expected("muxfs zstor 1: key of the sealed files"));
         assert_eq!(hex(&key.store_id().0), expected("muxfs zstor 1: id of the store")[..32]);
     }
 }

@@ -11,20 +11,30 @@ use std::{
 };
 
 use futures_util::{TryStreamExt as _, future::BoxFuture};
-use muxfs::{Error, ErrorKind, QfsPath, Result};
+use muxfs::{Error, ErrorKind, QfsPath, Result, SecretKey};
 use serde_json::json;
 
-use super::put::host;
+use super::{put::host, read::pieces};
 use crate::{
     namespace::{Kind, Namespace, Place, Stat},
     output::{Output, Progress, bytes, count},
 };
 
+/// Where to, and how.
+#[derive(Debug)]
+pub(crate) struct Job<'a> {
+    pub(crate) dest: &'a Path,
+    /// Overwrite what is there.
+    pub(crate) force: bool,
+    /// What the file was sealed with.
+    pub(crate) key: Option<&'a SecretKey>,
+    pub(crate) output: Output,
+}
+
 struct Copy<'a> {
     namespace: &'a dyn Namespace,
-    force: bool,
+    job: &'a Job<'a>,
     progress: Progress,
-    output: Output,
 }
 
 /// Counts what was copied.
@@ -35,20 +45,19 @@ struct Copied {
     skipped: u64,
 }
 
-/// Copies `path` to `dest`.
-pub(crate) async fn get(
-    namespace: &dyn Namespace,
-    path: &QfsPath,
-    dest: &Path,
-    force: bool,
-    output: Output,
-) -> Result<()> {
+/// Copies `path` out.
+pub(crate) async fn get(namespace: &dyn Namespace, path: &QfsPath, job: &Job<'_>) -> Result<()> {
+    let &Job { dest, force, output, .. } = job;
     let stat = namespace.stat(&Place::Path(path.clone())).await?;
+    if job.key.is_some() && stat.kind != Kind::File {
+        let kind = if stat.kind == Kind::Dir { ErrorKind::IsDir } else { ErrorKind::InvalidArgument };
+        return Err(Error::new(kind, "get").at(path).because("only files are sealed: name one"));
+    }
     if fs::symlink_metadata(dest).is_ok() && !force {
         return Err(Error::new(ErrorKind::Exists, "get").at(dest.display()).because("overwrite it with -f"));
     }
     let progress = output.progress((stat.kind == Kind::File).then_some(stat.size));
-    let copy = Copy { namespace, force, progress, output };
+    let copy = Copy { namespace, job, progress };
     let mut copied = Copied::default();
     copy.node(path.clone(), stat, dest.into(), &mut copied).await?;
     let skipped = if copied.skipped == 0 { String::new() } else { format!(", {} skipped", count(copied.skipped)) };
@@ -97,7 +106,7 @@ impl Copy<'_> {
                 }
                 Kind::Fifo | Kind::Socket | Kind::CharDevice | Kind::BlockDevice => {
                     copied.skipped += 1;
-                    self.output.notice(&format!("skipped {path}: not a file, directory or symlink"));
+                    self.job.output.notice(&format!("skipped {path}: not a file, directory or symlink"));
                     Ok(())
                 }
             }
@@ -106,7 +115,7 @@ impl Copy<'_> {
 
     fn make_dir(&self, dest: &Path) -> Result<()> {
         match fs::symlink_metadata(dest) {
-            Ok(there) if there.is_dir() && self.force => Ok(()),
+            Ok(there) if there.is_dir() && self.job.force => Ok(()),
             Ok(_) => {
                 self.clear(dest)?;
                 fs::create_dir(dest).map_err(|error| host(dest, error))
@@ -118,7 +127,7 @@ impl Copy<'_> {
     /// Makes room for what is not a directory.
     fn clear(&self, dest: &Path) -> Result<()> {
         match fs::symlink_metadata(dest) {
-            Ok(there) if !self.force => {
+            Ok(there) if !self.job.force => {
                 let what = if there.is_dir() { "a directory is there" } else { "overwrite it with -f" };
                 Err(Error::new(ErrorKind::Exists, "get").at(dest.display()).because(what))
             }
@@ -137,7 +146,7 @@ impl Copy<'_> {
         }
         let mut part = Part::create(dest)?;
         let mut len = 0;
-        let mut pieces = self.namespace.read(path);
+        let mut pieces = pieces(self.namespace, path, self.job.key);
         while let Some(piece) = pieces.try_next().await? {
             part.file.write_all(&piece).map_err(|error| host(dest, error))?;
             len += piece.len() as u64;

@@ -6,6 +6,7 @@ pub(crate) mod ftp_user;
 pub(crate) mod gc;
 pub(crate) mod get;
 pub(crate) mod history;
+pub(crate) mod key;
 pub(crate) mod list;
 pub(crate) mod mount;
 pub(crate) mod pin;

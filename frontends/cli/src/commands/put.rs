@@ -15,15 +15,17 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, future::BoxFuture, stream};
 use muxfs::{
-    Error, ErrorKind, Name, Prefix, QfsPath, Result,
+    Error, ErrorKind, Name, Prefix, QfsPath, Result, SecretKey,
     block::Nowhere,
     dag::{Dag, DagOptions, Entry, Link, Profile, UnixfsMeta},
+    seal,
 };
 use serde_json::json;
 use tokio_util::io::{ReaderStream, StreamReader};
 
 use crate::{
     host_file::{HostFile, open_entry},
+    instance::env,
     namespace::{Input, Namespace},
     output::{Output, Progress, bytes, count},
 };
@@ -38,6 +40,8 @@ const STDIN_LEN: usize = 256 << 10;
 pub(crate) struct Job<'a> {
     pub(crate) source: &'a Path,
     pub(crate) recursive: bool,
+    /// What the file is sealed with.
+    pub(crate) key: Option<&'a SecretKey>,
     pub(crate) output: Output,
 }
 
@@ -124,6 +128,11 @@ pub(crate) async fn put(namespace: &dyn Namespace, job: &Job<'_>, target: &QfsPa
             .at(target)
             .because(format!("content goes to /{0} or to /{0}/<cid>, by no other name", target.prefix)));
     }
+    if job.key.is_some() && target.cid().is_some() {
+        return Err(Error::new(ErrorKind::InvalidArgument, "put").at(target).because(
+            "each time a file is sealed it gets another CID, which is not known before: put it to the mount",
+        ));
+    }
     // Until the pin, nothing else keeps what is imported.
     let _hold = namespace.hold(target.prefix, None).await?;
     let link = walk.source().await?;
@@ -189,6 +198,11 @@ impl<'a> Walk<'a> {
                     .at(job.source.display())
                     .because("put a directory with -r"));
             }
+            if metadata.is_dir() && job.key.is_some() {
+                return Err(Error::new(ErrorKind::IsDir, "put").at(job.source.display()).because(
+                    "only files are sealed, no directories: seal an archive, as tar c DIR | muxfs put --key-file FILE -",
+                ));
+            }
             metadata.is_file().then_some(metadata.len())
         };
         let progress = job.output.progress(total);
@@ -209,6 +223,22 @@ impl<'a> Walk<'a> {
     }
 
     pub(super) fn open(&self, path: &Path) -> Result<Input> {
+        let plain = self.open_plain(path)?;
+        let Some(key) = self.job.key else { return Ok(plain) };
+        let bytes = Arc::clone(&self.bytes);
+        let plain = match plain {
+            Input::Stream(stream) => stream,
+            Input::File(file) => {
+                let count = move |piece: &Bytes| {
+                    bytes.fetch_add(piece.len() as u64, Ordering::Relaxed);
+                };
+                file.stream().inspect_ok(count).boxed()
+            }
+        };
+        Ok(Input::Stream(seal::seal(key, &env(), plain).boxed()))
+    }
+
+    fn open_plain(&self, path: &Path) -> Result<Input> {
         if path == Path::new("-") {
             return Ok(self.counted(tokio::io::stdin()));
         }

@@ -1,7 +1,8 @@
 //! `cat` and `has`.
 
-use futures_util::TryStreamExt as _;
-use muxfs::{QfsPath, Result};
+use bytes::Bytes;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream::BoxStream};
+use muxfs::{QfsPath, Result, SecretKey, seal};
 use serde_json::json;
 
 use crate::{
@@ -9,10 +10,23 @@ use crate::{
     output::{self, Output},
 };
 
+/// The bytes of a file, unsealed where there is a key.
+pub(super) fn pieces<'a>(
+    namespace: &'a dyn Namespace,
+    path: &'a QfsPath,
+    key: Option<&SecretKey>,
+) -> BoxStream<'a, Result<Bytes>> {
+    let pieces = namespace.read(path);
+    match key {
+        Some(key) => seal::unseal(key, pieces).map_err(move |error| error.at(path)).boxed(),
+        None => pieces,
+    }
+}
+
 /// Prints the bytes of files, one after the other.
-pub(crate) async fn cat(namespace: &dyn Namespace, paths: &[QfsPath]) -> Result<()> {
+pub(crate) async fn cat(namespace: &dyn Namespace, paths: &[QfsPath], key: Option<&SecretKey>) -> Result<()> {
     for path in paths {
-        let mut pieces = namespace.read(path);
+        let mut pieces = pieces(namespace, path, key);
         while let Some(piece) = pieces.try_next().await? {
             output::raw(&piece)?;
             // Where nothing is waited for, this is where the command can be interrupted.

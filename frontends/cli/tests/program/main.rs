@@ -11,6 +11,7 @@ mod doctor;
 mod mounting;
 mod roots;
 mod rounds;
+mod sealed;
 mod serving;
 mod trees;
 mod verify;
