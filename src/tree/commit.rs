@@ -415,7 +415,7 @@ impl Shared {
             note: pending.note.clone(),
         };
         let cid = commit.put(&self.dag).await?;
-        self.dag.flush().await?;
+        self.flush_commit().await?;
         // The journal says what the commit holds before the head says that it counts.
         self.log.append(Record::Commit { through: pending.through, cid }.encode()).await?;
         self.log.sync().await?;
@@ -447,6 +447,7 @@ impl Shared {
             // In one step: a collection in between would find what the head names neither here nor there.
             state.doubtful.clear();
             state.frozen = None;
+            state.kept.retain(|_, pos| *pos >= through);
             state.generation += 1;
             match orphans {
                 Some(orphans) => {

@@ -13,7 +13,7 @@ use super::{Shared, extent::Piece, ops::Part};
 use crate::{
     Cid, Codec, Error, ErrorKind, Result,
     dag::DagLease,
-    log::RECORD_BODY_LEN_MAX,
+    log::{LogPos, RECORD_BODY_LEN_MAX},
     vfs::{Changed, Ino, READ_LEN_MAX},
 };
 
@@ -74,25 +74,35 @@ impl Shared {
         let len = u32::try_from(range.end - range.start).map_err(|_| too_long())?;
         let bytes = match piece {
             Piece::Hole | Piece::Reserved => zeros(len as usize),
-            Piece::Slice(cid, from) => self.dag.read_at(&cid, from, len).await?,
-            Piece::Journal(pos, at) => {
-                let body = if let Some(body) = self.recent.get(pos) {
-                    body
-                } else {
-                    let body = self.log.read(pos).await?.body;
-                    self.recent.keep(pos, &body);
-                    body
-                };
-                let end = (at as usize).checked_add(len as usize).filter(|end| *end <= body.len());
-                let end = end.ok_or_else(|| Error::new(ErrorKind::Corrupt, "tree.read").at(pos))?;
-                body.slice(at as usize..end)
-            }
+            Piece::Slice(cid, from) => match self.kept_at(&cid) {
+                Some(pos) => self.read_journal(pos, place(from), len as usize).await?,
+                None => self.dag.read_at(&cid, from, len).await?,
+            },
+            Piece::Journal(pos, at) => self.read_journal(pos, at as usize, len as usize).await?,
         };
         if bytes.len() != len as usize {
             let why = "a file of the DAG is shorter than what it stands for";
             return Err(Error::new(ErrorKind::Corrupt, "tree.read").because(why));
         }
         Ok(bytes)
+    }
+
+    /// Where the journal has the bytes of a chunk that the store may have lost.
+    pub(super) fn kept_at(&self, cid: &Cid) -> Option<LogPos> {
+        self.lock().kept.get(cid).copied()
+    }
+
+    async fn read_journal(&self, pos: LogPos, at: usize, len: usize) -> Result<Bytes> {
+        let body = if let Some(body) = self.recent.get(pos) {
+            body
+        } else {
+            let body = self.log.read(pos).await?.body;
+            self.recent.keep(pos, &body);
+            body
+        };
+        let end = at.checked_add(len).filter(|end| *end <= body.len());
+        let end = end.ok_or_else(|| Error::new(ErrorKind::Corrupt, "tree.read").at(pos))?;
+        Ok(body.slice(at..end))
     }
 
     pub(super) async fn write(
@@ -147,7 +157,10 @@ impl Shared {
         while at < whole.end {
             let chunk = cut(at..at + step);
             parts.push(match self.dag.put_block(Codec::Raw, chunk.clone()).await {
-                Ok(cid) => Part::Slice(at..at + step, cid, 0),
+                Ok(cid) => {
+                    self.lock().put_past(cid);
+                    Part::Slice(at..at + step, cid, 0)
+                }
                 // A store whose nodes are away takes it with a later commit; until then it is durable here.
                 Err(error) if error.kind() == ErrorKind::Unavailable => Part::Bytes(at, chunk),
                 Err(error) => return Err(error),
@@ -259,7 +272,7 @@ fn split(pieces: Vec<(Range<u64>, Piece)>) -> impl Iterator<Item = (Range<u64>, 
     })
 }
 
-/// A distance within one buffer as an index.
+/// A distance within one buffer as an index, or one that no buffer has.
 fn place(distance: u64) -> usize {
     usize::try_from(distance).unwrap_or(usize::MAX)
 }

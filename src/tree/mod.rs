@@ -4,8 +4,8 @@
 //! changed into content: the same root CID as adding the same names and bytes to IPFS gives. Its parts, from the bottom:
 //! `inode` and `extent`, the shared words; `record`, what the journal says; `layer`, what changed since a commit;
 //! `attrs`, the committed POSIX metadata beside the content; `commit_node`, the block that ties both; `sight`, all of
-//! these seen as one; `state`, `ops` and `content`, the calls; `commit` and `write_out`, how changes become content;
-//! `open` and `checkout`, where a tree begins; `check`, whether it all fits together.
+//! these seen as one; `state`, `ops` and `content`, the calls; `durable`, what a sync does; `commit` and `write_out`, how
+//! changes become content; `open` and `checkout`, where a tree begins; `check`, whether it all fits together.
 //!
 //! A write is in the journal and in memory when it returns, and durable after `sync`. Replaying the journal applies the
 //! same records as the calls did. Spec: spec/tree.md, spec/journal.md.
@@ -16,6 +16,7 @@ mod checkout;
 mod commit;
 mod commit_node;
 mod content;
+mod durable;
 mod extent;
 mod history;
 mod inode;
@@ -48,7 +49,6 @@ use self::{
     attrs::{AttrNode, NodeId},
     commit::Committer,
     recent::Recent,
-    record::Record,
     sight::{Halt, Try},
     state::{Attempt, ROOT, State},
 };
@@ -542,33 +542,5 @@ impl Vfs for Tree {
             self.shared.attempt(|attempt| attempt.meta(ino, "tree.sync")).await?;
         }
         self.shared.sync().await
-    }
-}
-
-impl Shared {
-    async fn sync(&self) -> Result<()> {
-        self.flush_chunks().await?;
-        self.log.sync().await
-    }
-
-    /// Makes every block durable that a record names, and says so in the journal: a record that names one which is not
-    /// there was not durable, and replay knows it.
-    ///
-    /// So no record that was synced may be left unsaid, whoever put its block: later ones may have overwritten what it
-    /// says, and the collector have taken the block.
-    async fn flush_chunks(&self) -> Result<()> {
-        let wanted = self.lock().naming_count;
-        let mut flushed = self.flushed.lock().await;
-        if *flushed >= wanted {
-            return Ok(());
-        }
-        let (covered, through) = {
-            let state = self.lock();
-            (state.naming_count, self.log.end())
-        };
-        self.dag.flush().await?;
-        self.log.append(Record::Flush { through }.encode()).await?;
-        *flushed = covered;
-        Ok(())
     }
 }

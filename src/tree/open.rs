@@ -23,7 +23,7 @@ use super::{
     state::{Base, ROOT, State},
 };
 use crate::{
-    Cid, Error, ErrorKind, Result,
+    Cid, Codec, Error, ErrorKind, Result,
     dag::{Dag, Ipld, cbor},
     heads::{Heads, Swap, Version},
     log::{self, Each, Log, LogOptions, LogPos, Replayed},
@@ -61,7 +61,7 @@ pub(super) async fn open(
     })
     .await?;
     let mut undone = false;
-    if let Some(cut) = first_absent(&dag, &replay.unflushed).await? {
+    if let Some(cut) = first_absent(&dag, &replay.unflushed()).await? {
         // No sync covered that record, nor any after it.
         replay = Replay { cut: Some(cut), ..fresh() };
         log.replay(
@@ -153,6 +153,11 @@ impl Replay {
                 state.active.journal_len = state.active.journal_len.saturating_add(len as u64);
             }
             Record::Flush { through } => self.unflushed.retain(|(pos, _)| *pos >= through),
+            // Also behind a cut: what it is for came before.
+            Record::Chunk { cid, bytes } => {
+                state.kept.insert(cid, pos);
+                state.active.journal_len = state.active.journal_len.saturating_add(bytes.len() as u64);
+            }
             Record::Freeze => {
                 // A commit of nothing that failed, such as a checkout, was not tried again.
                 if self.frozen.last().is_some_and(|(_, layer, _)| layer.is_empty()) {
@@ -163,6 +168,7 @@ impl Replay {
                 self.frozen.push((pending, std::mem::take(&mut state.active), self.usage));
             }
             Record::Commit { through, cid } if cid == state.base.cid => {
+                state.kept.retain(|_, pos| *pos >= through);
                 // The base holds all before `through`, and counted it.
                 let committed = self.frozen.iter().rposition(|(pending, ..)| pending.through <= through);
                 let Some(last) = committed else { return Ok(()) };
@@ -177,8 +183,19 @@ impl Replay {
         Ok(())
     }
 
+    /// The records that name blocks which are durable only if the store has them.
+    fn unflushed(&self) -> Vec<(LogPos, Cid)> {
+        let is_kept = |pos, cid| self.state.kept.get(cid).is_some_and(|kept| *kept > pos);
+        self.unflushed.iter().filter(|(pos, cid)| !is_kept(*pos, cid)).copied().collect()
+    }
+
     /// The state after the last record, and the commit that was under way.
     fn finish(mut self) -> (State, Option<Pending>) {
+        // What names a whole file is a copy of something committed.
+        let chunks = self.unflushed().into_iter().filter(|(_, cid)| cid.codec() == Some(Codec::Raw));
+        self.state.inherited = chunks.map(|(_, cid)| cid).collect();
+        let count = self.state.naming_count;
+        self.state.unproved = self.state.inherited.iter().map(|cid| (*cid, count)).collect();
         (self.state.inode_count, self.state.used) = self.totals(self.usage);
         let Some((mut pending, mut layer, usage)) = self.frozen.pop() else { return (self.state, None) };
         (pending.inode_count, pending.used) = self.totals(usage);
@@ -315,7 +332,7 @@ mod tests {
             }
             replay
         };
-        let absent = first_absent(&dag, &replay(None).unflushed).await.expect("looked for");
+        let absent = first_absent(&dag, &replay(None).unflushed()).await.expect("looked for");
         assert_eq!(absent, Some(at(3)));
         let (state, pending) = replay(absent).finish();
         assert!(pending.is_none(), "the commit was made");

@@ -37,6 +37,8 @@ const FORM_FREEZE: u8 = 2;
 const FORM_COMMIT: u8 = 3;
 /// Blocks were flushed.
 const FORM_FLUSH: u8 = 4;
+/// The bytes of a chunk that went past the journal.
+const FORM_CHUNK: u8 = 5;
 
 /// One thing that a change did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,8 +77,10 @@ pub(crate) enum Record {
     Freeze,
     /// The commit holds all changes before `through`, which is the place of a `Freeze`; it counts once the head names it.
     Commit { through: LogPos, cid: Cid },
-    /// Every block that a record before `through` names is durable.
+    /// Every block that a record before `through` names, and that is still needed, is durable, or in a `Chunk` behind it.
     Flush { through: LogPos },
+    /// The bytes of a block that records before name, and that the store may have lost.
+    Chunk { cid: Cid, bytes: Bytes },
 }
 
 impl Record {
@@ -109,6 +113,11 @@ impl Record {
                 let mut bytes = vec![VERSION, FORM_FLUSH];
                 put_pos(&mut bytes, *through);
                 log::Record { head: bytes.into(), body: Bytes::new() }
+            }
+            Self::Chunk { cid, bytes } => {
+                let mut head = vec![VERSION, FORM_CHUNK];
+                put_block(&mut head, &cid.to_bytes());
+                log::Record { head: head.into(), body: bytes.clone() }
             }
         }
     }
@@ -151,6 +160,11 @@ impl Record {
                 let through = take_pos(&mut rest)?;
                 ended(rest)?;
                 Ok(Self::Flush { through })
+            }
+            FORM_CHUNK => {
+                let cid = take_cid(&mut rest)?;
+                ended(rest)?;
+                Ok(Self::Chunk { cid, bytes: record.body.clone() })
             }
             _ => Err(corrupt("a record of no known form")),
         }

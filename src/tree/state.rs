@@ -4,7 +4,12 @@
 //! it needs, decides, and where it changes something makes one journal record and applies it. So every call is one
 //! point in time, and the journal is in the order of those points.
 
-use std::{collections::HashMap, num::NonZeroU64, sync::Arc, time::SystemTime};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    num::NonZeroU64,
+    sync::Arc,
+    time::SystemTime,
+};
 
 use bytes::Bytes;
 
@@ -74,6 +79,13 @@ pub(super) struct State {
     pub(super) generation: u64,
     /// Counts the records that name blocks; those of a journal that was replayed are one.
     pub(super) naming_count: u64,
+    /// Chunks that went past the journal and that no flush of the store covers since, with the count of the records that
+    /// named them last.
+    pub(super) unproved: BTreeMap<Cid, u64>,
+    /// Those of them that the journal named when it was replayed.
+    pub(super) inherited: BTreeSet<Cid>,
+    /// Chunks whose bytes the journal has as well, and where: what names one is read from there.
+    pub(super) kept: BTreeMap<Cid, LogPos>,
     /// Commits that the head may name: swapping it failed, and may have happened all the same.
     pub(super) doubtful: Vec<Cid>,
     /// Whether a checkout is among them, so that nobody knows what a change would change.
@@ -100,6 +112,9 @@ impl State {
             orphan_used: 0,
             generation: 0,
             naming_count: 1,
+            unproved: BTreeMap::new(),
+            inherited: BTreeSet::new(),
+            kept: BTreeMap::new(),
             doubtful: Vec::new(),
             undecided: false,
             closed: false,
@@ -325,6 +340,11 @@ impl Attempt<'_> {
         if let Record::Change { effects, usage, .. } = record {
             if effects.iter().any(|effect| matches!(effect, Effect::Slice { .. })) {
                 self.state.naming_count += 1;
+            }
+            for effect in &effects {
+                if let Effect::Slice { cid, .. } = effect {
+                    self.state.name(*cid);
+                }
             }
             self.state.apply(placed.pos, effects, usage);
         }

@@ -4,6 +4,7 @@ mod check;
 mod collected;
 mod collide;
 mod crash;
+mod durable;
 mod found;
 mod full;
 mod hostile;

@@ -131,7 +131,10 @@ impl Frozen<'_> {
             match patch {
                 Planned::Hole(range) => Ok(Patch::Hole(range)),
                 // The beginning of a leaf that is longer than a chunk is no chunk: files from elsewhere have such.
-                Planned::Chunk(offset, cid) if dag.block_len(&cid).await? == Some(chunk_len) => {
+                // Nor is one put that the store may have lost.
+                Planned::Chunk(offset, cid)
+                    if shared.kept_at(&cid).is_none() && dag.block_len(&cid).await? == Some(chunk_len) =>
+                {
                     Ok(Patch::Chunk(offset, cid))
                 }
                 Planned::Chunk(offset, cid) => {

@@ -10,11 +10,13 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::stream::BoxStream;
 
 use super::{super::TreeOptions, assert_sound, name, options};
 use crate::{
-    Env, ErrorKind, FileKind, Result,
+    BlockKey, BlockStore, Env, Error, ErrorKind, FileKind, Result,
     block::{Segments, SegmentsOptions},
     dag::{Dag, DagOptions, GcOptions, Params, Profile},
     heads::LogHeads,
@@ -45,30 +47,71 @@ impl Clock {
     }
 }
 
-/// The four disks of a tree.
+/// The four disks of a tree, in one machine.
 #[derive(Debug)]
-struct Disks([Arc<CrashMedia>; 4]);
+struct Disks([Arc<CrashMedia>; 4], Arc<Crash>);
 
 impl Disks {
     fn new(crash: &Arc<Crash>) -> Self {
-        Self([(); 4].map(|()| Arc::new(CrashMedia::new(crash.clone()))))
+        Self([(); 4].map(|()| Arc::new(CrashMedia::new(crash.clone()))), crash.clone())
     }
 
     fn restart(&self, seed: u64, crash: &Arc<Crash>) -> Self {
-        Self([0, 1, 2, 3].map(|i| Arc::new(self.0[i].restart(seed * 4 + i as u64, crash.clone()))))
+        let next = |i: usize| Arc::new(self.0[i].restart(seed * 4 + i as u64, crash.clone()));
+        Self([0, 1, 2, 3].map(next), crash.clone())
     }
 
     async fn open(&self, clock: &Clock) -> Result<(Tree, Arc<Segments>)> {
+        self.open_while(clock, false).await
+    }
+
+    /// The same, while nodes of the store are away at times.
+    async fn open_while(&self, clock: &Clock, is_away: bool) -> Result<(Tree, Arc<Segments>)> {
         let [data, index, journal, heads] = self.0.clone();
         let small = SegmentsOptions { segment_len_max: 1 << 14, ..Default::default() };
         let params = Params { chunk_len: CHUNK_LEN, width: 8, ..Profile::default().params() };
         let segments = Arc::new(Segments::open(data, index, small, &clock.env()).await?);
-        let dag = Dag::new(segments.clone(), DagOptions { params, ..Default::default() });
+        let blocks: Arc<dyn BlockStore> = if is_away {
+            Arc::new(Unproved { inner: segments.clone(), flush_count: AtomicU64::new(0) })
+        } else {
+            segments.clone()
+        };
+        let dag = Dag::new(blocks, DagOptions { params, ..Default::default() });
         let heads = Arc::new(LogHeads::open(heads, &clock.env()).await?);
         // A step takes a second: commits are let go soon, and what only they had is garbage.
         let retention = Retention { all: Duration::from_secs(5), hourly: Duration::ZERO, daily: Duration::ZERO };
         let options = TreeOptions { env: clock.env(), retention, ..options() };
         Ok((Tree::open(dag, journal, heads, options).await?, segments))
+    }
+}
+
+/// A store that takes blocks and mostly cannot say that they are durable, as one whose nodes are away.
+#[derive(Debug)]
+struct Unproved {
+    inner: Arc<Segments>,
+    flush_count: AtomicU64,
+}
+
+#[async_trait]
+impl BlockStore for Unproved {
+    async fn get(&self, key: &BlockKey) -> Result<Option<Bytes>> {
+        self.inner.get(key).await
+    }
+    async fn put(&self, key: &BlockKey, block: Bytes) -> Result<()> {
+        self.inner.put(key, block).await
+    }
+    async fn delete(&self, key: &BlockKey) -> Result<()> {
+        self.inner.delete(key).await
+    }
+    async fn flush(&self) -> Result<()> {
+        // The first of all is that of a new tree.
+        if !self.flush_count.fetch_add(1, Ordering::Relaxed).is_multiple_of(3) {
+            return Err(Error::new(ErrorKind::Unavailable, "unproved"));
+        }
+        self.inner.flush().await
+    }
+    fn keys(&self) -> BoxStream<'_, Result<BlockKey>> {
+        self.inner.keys()
     }
 }
 
@@ -134,6 +177,9 @@ struct Work {
     synced: usize,
     /// The last number that was given.
     last: Option<Ino>,
+    /// Whether nodes of the store are away at times.
+    is_away: bool,
+    crash: Arc<Crash>,
 }
 
 impl Work {
@@ -151,13 +197,16 @@ impl Work {
                 return Ok(());
             }
             2 => {
-                self.tree.commit("").await?;
-                self.synced = self.step;
-                return Ok(());
+                let committed = self.tree.commit("").await.map(drop);
+                if committed.is_ok() {
+                    self.synced = self.step;
+                }
+                return self.unless_away(committed);
             }
             3 => {
                 let secret = u8::try_from(self.dice.roll(256)).unwrap_or(0);
-                return collect(&self.tree, &self.segments, secret).await;
+                let collected = collect(&self.tree, &self.segments, secret).await;
+                return self.unless_away(collected);
             }
             _ => {}
         }
@@ -169,6 +218,14 @@ impl Work {
             }
             _ => Ok(()),
         }
+    }
+
+    /// What nodes that are away do not do now, they do later.
+    fn unless_away(&self, done: Result<()>) -> Result<()> {
+        done.or_else(|error| {
+            let is_away = self.is_away && error.kind() == ErrorKind::Unavailable && !self.crash.happened();
+            if is_away { Ok(()) } else { Err(error) }
+        })
     }
 
     async fn nodes(&self) -> Result<(Vec<Ino>, Vec<Ino>)> {
@@ -265,8 +322,10 @@ const STEP_COUNT: usize = 40;
 /// Runs the workload of `seed` until the machine stops; tells what was seen after each change, if `watched`.
 async fn run(seed: u64, disks: &Disks, states: Option<&mut Vec<String>>) -> Option<Work> {
     let clock = Clock::default();
-    let (tree, segments) = disks.open(&clock).await.ok()?;
-    let mut work = Work { tree, segments, dice: Dice::new(seed), clock, step: 0, synced: 0, last: None };
+    let is_away = seed % 3 == 2;
+    let (tree, segments) = disks.open_while(&clock, is_away).await.ok()?;
+    let (dice, crash) = (Dice::new(seed), disks.1.clone());
+    let mut work = Work { tree, segments, dice, clock, step: 0, synced: 0, last: None, is_away, crash };
     let mut told = Vec::new();
     let watched = states.is_some();
     if watched {

@@ -107,6 +107,7 @@ fn records() -> impl Strategy<Value = Record> {
             cid: cid_of(Codec::DagCbor, &number.to_be_bytes()),
         }),
         1 => pos().prop_map(|through| Record::Flush { through }),
+        1 => vec(any::<u8>(), 0..50).prop_map(|bytes| Record::Chunk { cid: cid_of(Codec::Raw, &bytes), bytes: bytes.into() }),
     ]
 }
 
