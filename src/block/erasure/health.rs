@@ -74,6 +74,8 @@ pub(super) struct Node {
 #[derive(Debug, Default)]
 struct Health {
     standing: Standing,
+    /// Whether a call of it has ended since the start.
+    is_known: bool,
     /// How many calls have failed so that it was down.
     failed_count: u64,
     /// Whether somebody asks it again and again until it answers.
@@ -179,6 +181,12 @@ impl Node {
         matches!(self.health().standing, Standing::Down(_))
     }
 
+    /// Whether it answers: one that nobody has asked yet is neither there nor down.
+    pub(super) fn is_there(&self) -> bool {
+        let health = self.health();
+        health.is_known && !matches!(health.standing, Standing::Down(_))
+    }
+
     /// What to say of it where it is not asked, or not waited for.
     pub(super) fn down_error(&self) -> Error {
         let why = match &self.health().standing {
@@ -199,14 +207,16 @@ impl Node {
 
     /// It answered a call that began when so many had failed. One that had begun before the node went tells nothing.
     fn set_up(&self, failed_count: u64) {
-        let before = {
+        let is_back = {
             let mut health = self.health();
             if health.failed_count != failed_count {
                 return;
             }
-            mem::replace(&mut health.standing, Standing::Up)
+            let was_known = mem::replace(&mut health.is_known, true);
+            let before = mem::replace(&mut health.standing, Standing::Up);
+            !was_known || matches!(before, Standing::Down(_))
         };
-        if matches!(before, Standing::Down(_)) {
+        if is_back {
             self.back.notify_one();
         }
     }
@@ -215,6 +225,7 @@ impl Node {
         {
             let mut health = self.health();
             health.standing = Standing::Down(why);
+            health.is_known = true;
             health.failed_count += 1;
         }
         self.probe(PROBE_WAIT_MIN);

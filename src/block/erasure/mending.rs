@@ -1,9 +1,9 @@
 //! What is brought to nodes by itself: shards that a read found to be missing, and what a node that was away is owed.
 //!
 //! Sets of keys of bounded size, in memory and, as far as they are owed, in a log (`owed`): shards that do not fit are for a
-//! scrub to find. What is owed to a node that is down waits until it is back; the rest is worked on at once, one block after
-//! the other, by a task in the background that there is only as long as something waits. A node that is owed a deletion has
-//! nothing of that block, whatever it says. Spec: spec/erasure.md, "What is repaired by itself".
+//! scrub to find. What is owed to a node that is down, or has not answered since the start, waits until it does; the rest is
+//! worked on at once, one block after the other, by a task in the background that there is only as long as something waits.
+//! Deletions are told of in `deleting`. Spec: spec/erasure.md, "What is repaired by itself".
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,22 +11,21 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
-use futures_util::future::try_join;
 use tokio::{
     runtime::Handle,
-    sync::{Mutex as AsyncMutex, Notify},
+    sync::{Mutex as AsyncMutex, MutexGuard as AsyncMutexGuard, Notify},
     task::JoinHandle,
 };
 
 use super::{
     Inner,
+    deleting::{Deletions, Due},
     owed::{Debt, OwedLog},
-    slot_keys,
 };
 use crate::{BlockKey, Error, ErrorKind, Result, log::Record};
 
 /// Keys of blocks, of each node by its number.
-type ByNode = BTreeMap<usize, BTreeSet<BlockKey>>;
+pub(super) type ByNode = BTreeMap<usize, BTreeSet<BlockKey>>;
 
 /// The keys of blocks that wait for repair or deletion.
 #[derive(Debug)]
@@ -44,10 +43,8 @@ pub(super) struct Waiting {
     ready: BTreeSet<BlockKey>,
     /// Of each node that was down those of which it lacks a shard.
     owed: ByNode,
-    /// Of each node that was down those that were deleted without it.
-    deletions: ByNode,
-    /// Nodes that are there and do not delete: they are not asked again until some node is back.
-    refusing: BTreeSet<usize>,
+    /// What nodes are to delete.
+    pub(super) deletions: Deletions,
     /// Those that a repair did not bring to full strength: a read does not have it tried again until a node is back.
     given_up: BTreeSet<BlockKey>,
     /// The shards that the log says are owed.
@@ -64,32 +61,43 @@ pub(super) struct Waiting {
 /// What the task does next.
 enum Next {
     Repair(BlockKey),
-    Delete(usize, BlockKey),
+    Delete(Due),
     Wait,
     End,
 }
 
 impl Waiting {
-    /// Takes in a record of the log.
-    pub(super) fn replay(&mut self, debt: Debt, node: usize, key: BlockKey) {
-        match debt {
-            Debt::Shard => {
+    /// Takes in a record of the log, of a node or of one that is none now.
+    pub(super) fn replay(&mut self, debt: Debt, node: Option<usize>, name: &str, key: BlockKey) {
+        match (debt, node) {
+            (Debt::Shard, Some(node)) => {
                 self.noted.entry(key.clone()).or_default().insert(node);
                 self.owed.entry(node).or_default().insert(key);
             }
-            Debt::Deletion => drop(self.deletions.entry(node).or_default().insert(key)),
-            Debt::NoDeletion => drop(self.deletions.entry(node).or_default().remove(&key)),
+            // Without it other nodes have its places, and which blocks lack a shard there nobody noted anyway.
+            (Debt::Shard, None) => {}
+            (Debt::Deletion | Debt::NoDeletion, Some(node)) => {
+                self.deletions.set_owed(node, key, debt == Debt::Deletion);
+            }
+            (Debt::Deletion | Debt::NoDeletion, None) => {
+                self.deletions.set_owed_to_stranger(name, key, debt == Debt::Deletion);
+            }
         }
+    }
+
+    /// The nodes that are owed something.
+    fn creditors(&self) -> BTreeSet<usize> {
+        self.owed.keys().copied().chain(self.deletions.nodes()).collect()
     }
 
     fn count(&self) -> usize {
         self.ready.len() + count(&self.owed)
     }
 
-    fn next(&mut self, is_down: impl Fn(usize) -> bool) -> Next {
+    fn next(&mut self, is_there: impl Fn(usize) -> bool) -> Next {
         if self.ready.is_empty() {
             let (owed, back): (BTreeMap<_, _>, BTreeMap<_, _>) =
-                mem::take(&mut self.owed).into_iter().partition(|(node, _)| is_down(*node));
+                mem::take(&mut self.owed).into_iter().partition(|(node, _)| !is_there(*node));
             self.owed = owed;
             if !back.is_empty() {
                 self.given_up.clear();
@@ -99,31 +107,25 @@ impl Waiting {
         if let Some(key) = self.ready.pop_first() {
             return Next::Repair(key);
         }
-        let mut deletions = self.deletions.iter().filter(|(node, _)| !is_down(**node) && !self.refusing.contains(node));
-        if let Some((node, key)) = deletions.find_map(|(node, keys)| Some((*node, keys.first()?.clone()))) {
-            return Next::Delete(node, key);
+        if let Some(due) = self.deletions.due(is_there) {
+            return Next::Delete(due);
         }
-        if self.owed.is_empty() && self.deletions.values().all(BTreeSet::is_empty) {
+        if self.owed.is_empty() && self.deletions.is_empty() {
             self.task = None;
             return Next::End;
         }
         Next::Wait
     }
 
-    fn is_deleted(&self, node: usize, key: &BlockKey) -> bool {
-        self.deletions.get(&node).is_some_and(|keys| keys.contains(key))
-    }
-
     /// How many records it takes to say what the log has to.
     fn noted_count(&self) -> usize {
-        self.noted.values().map(BTreeSet::len).sum::<usize>() + count(&self.deletions)
+        self.noted.values().map(BTreeSet::len).sum::<usize>() + self.deletions.noted_count()
     }
 
-    fn records<'a>(&self, name: impl Fn(usize) -> &'a str) -> Vec<Record> {
-        let shards = self.noted.iter().flat_map(|(key, nodes)| nodes.iter().map(move |node| (Debt::Shard, *node, key)));
-        let missed = self.deletions.iter();
-        let missed = missed.flat_map(|(node, keys)| keys.iter().map(move |key| (Debt::Deletion, *node, key)));
-        shards.chain(missed).map(|(debt, node, key)| debt.record(name(node), key)).collect()
+    fn records<'a>(&'a self, name: impl Fn(usize) -> &'a str) -> Vec<Record> {
+        let shards = self.noted.iter().flat_map(|(key, nodes)| nodes.iter().map(move |node| (*node, key)));
+        let shards = shards.map(|(node, key)| Debt::Shard.record(name(node), key)).collect::<Vec<_>>();
+        shards.into_iter().chain(self.deletions.records(name)).collect()
     }
 
     /// Nothing more has to be done for these, if nothing is owed anew: what they were repaired with is durable.
@@ -141,7 +143,7 @@ impl Waiting {
     }
 }
 
-fn count(by_node: &ByNode) -> usize {
+pub(super) fn count(by_node: &ByNode) -> usize {
     by_node.values().map(BTreeSet::len).sum()
 }
 
@@ -150,7 +152,7 @@ impl Mending {
         Self { waiting: Mutex::new(waiting), count_max, wake, log: AsyncMutex::new(log) }
     }
 
-    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+    pub(super) fn waiting(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -166,7 +168,7 @@ impl Mending {
 
     /// How many deletions nodes have missed.
     pub(super) fn deletion_count(&self) -> usize {
-        count(&self.waiting().deletions)
+        self.waiting().deletions.count()
     }
 
     /// Whether anything is done by itself later.
@@ -174,9 +176,27 @@ impl Mending {
         self.count_max > 0
     }
 
+    /// At most so many wait.
+    pub(super) fn count_max(&self) -> usize {
+        self.count_max
+    }
+
+    pub(super) async fn log(&self) -> AsyncMutexGuard<'_, Option<OwedLog>> {
+        self.log.lock().await
+    }
+
+    /// Makes durable what is noted.
+    pub(super) async fn sync_log(&self) -> Result<()> {
+        let log = self.log.lock().await.as_ref().map(OwedLog::log);
+        match log {
+            Some(log) => log.sync().await,
+            None => Ok(()),
+        }
+    }
+
     /// Whether a node is to delete what it has of a block.
     pub(super) fn is_deleted(&self, node: usize, key: &BlockKey) -> bool {
-        self.waiting().is_deleted(node, key)
+        self.waiting().deletions.is_owed(node, key)
     }
 }
 
@@ -224,57 +244,11 @@ impl Inner {
         self.work_on(self.mending.waiting());
     }
 
-    /// Has these nodes delete a block when they can, and these others not any more. The block is locked.
-    ///
-    /// # Errors
-    /// `Unavailable` where too much is owed already; those of the log. What was noted before stays.
-    pub(super) async fn owe_deletion(&self, key: &BlockKey, owed: &[usize], done: &[usize]) -> Result<()> {
-        let is_done = |node: &&usize| self.mending.is_deleted(**node, key);
-        if owed.is_empty() && !done.iter().any(|node| is_done(&node)) {
-            return Ok(());
-        }
-        let mut log = self.mending.log.lock().await;
-        for node in done.iter().filter(is_done) {
-            if let Some(log) = log.as_mut() {
-                log.append(Debt::NoDeletion.record(&self.nodes[*node].name, key)).await?;
-            }
-            self.mending.waiting().replay(Debt::NoDeletion, *node, key.clone());
-        }
-        for node in owed {
-            if self.mending.is_deleted(*node, key) {
-                continue;
-            }
-            if self.mending.deletion_count() >= self.mending.count_max {
-                let why = format!(
-                    "{} missed so many deletions that no more are remembered ({}): bring it back, or put an empty one in its place",
-                    self.nodes[*node].name, self.mending.count_max
-                );
-                return Err(Error::new(ErrorKind::Unavailable, "erasure.delete").because(why));
-            }
-            if let Some(log) = log.as_mut() {
-                log.append(Debt::Deletion.record(&self.nodes[*node].name, key)).await?;
-            }
-            self.mending.waiting().replay(Debt::Deletion, *node, key.clone());
-        }
-        drop(log);
-        self.work_on(self.mending.waiting());
-        Ok(())
-    }
-
-    /// Nodes that have a shard of the block keep it from now on: it is put again. The block is locked.
-    pub(super) async fn keep(&self, key: &BlockKey) -> Result<()> {
-        let nodes: Vec<_> = (0..self.nodes.len()).filter(|node| self.mending.is_deleted(*node, key)).collect();
-        self.owe_deletion(key, &[], &nodes).await
-    }
-
     /// Makes durable what is noted, and gives what [`settle_owed`](Self::settle_owed) is told when the nodes have
     /// flushed.
     pub(super) async fn sync_owed(&self) -> Result<Vec<BlockKey>> {
         let repaired = mem::take(&mut self.mending.waiting().repaired);
-        let log = self.mending.log.lock().await.as_ref().map(OwedLog::log);
-        if let Some(log) = log
-            && let Err(error) = log.sync().await
-        {
+        if let Err(error) = self.mending.sync_log().await {
             self.mending.waiting().repaired.extend(repaired);
             return Err(error);
         }
@@ -322,12 +296,16 @@ impl Inner {
         }
     }
 
-    /// Goes on with what is owed since before a restart.
+    /// Goes on with what is owed since before a restart, when each of the nodes has answered.
     pub(super) fn go_on(&self) {
-        self.work_on(self.mending.waiting());
+        let waiting = self.mending.waiting();
+        for node in waiting.creditors() {
+            self.nodes[node].look_for();
+        }
+        self.work_on(waiting);
     }
 
-    fn work_on(&self, mut waiting: MutexGuard<'_, Waiting>) {
+    pub(super) fn work_on(&self, mut waiting: MutexGuard<'_, Waiting>) {
         if !self.mending.owes() {
             return;
         }
@@ -356,43 +334,23 @@ impl Inner {
             waiting.given_up.insert(key);
         }
     }
-
-    /// Has a node delete what was deleted without it, unless it was put again.
-    async fn delete_waiting(&self, node: usize, key: &BlockKey) {
-        let Some(keys) = slot_keys(key) else { return };
-        let _guard = self.lock(key).await;
-        if !self.mending.is_deleted(node, key) {
-            return;
-        }
-        let of = &self.nodes[node];
-        let deleted = async {
-            let [first, second] = &keys;
-            try_join(of.call(of.store().delete(first)), of.call(of.store().delete(second))).await?;
-            self.owe_deletion(key, &[], &[node]).await
-        };
-        if let Err(error) = deleted.await
-            && !of.is_down()
-        {
-            tracing::warn!(node = of.name, cause = format!("{error:#}"), "a node does not delete what it missed");
-            self.mending.waiting().refusing.insert(node);
-        }
-    }
 }
 
 /// Works on what waits until nothing does.
 async fn work(inner: Weak<Inner>, wake: Arc<Notify>) {
     loop {
         let Some(inner) = inner.upgrade() else { return };
-        let next = inner.mending.waiting().next(|node| inner.nodes[node].is_down());
+        let next = inner.mending.waiting().next(|node| inner.nodes[node].is_there());
         match next {
             Next::Repair(key) => inner.repair_waiting(key).await,
-            Next::Delete(node, key) => inner.delete_waiting(node, &key).await,
+            Next::Delete(Due::Delete(node, key)) => inner.delete_waiting(node, &key).await,
+            Next::Delete(Due::Flush(node)) => inner.flush_deleted(node).await,
             Next::Wait => {
                 let waiting = Arc::downgrade(&inner);
                 drop(inner);
                 wake.notified().await;
                 if let Some(inner) = waiting.upgrade() {
-                    inner.mending.waiting().refusing.clear();
+                    inner.mending.waiting().deletions.try_all_again();
                 }
             }
             Next::End => return,

@@ -3,8 +3,8 @@
 //! A layer over as many stores as there are nodes. A `put` cuts the block (`code`), sends each shard to the node where
 //! it belongs (`placement`, `write`), and a `get` asks k nodes at once and more where those do not do (`read`,
 //! `collected`). `repair` brings a block back to full strength, `scrub` all of them, `catch_up` those that a node lacks, and
-//! `mending` those that somebody came across; what nodes that were away have missed is noted (`owed`). No call of a node takes
-//! longer than its limit, and who does not answer is not asked first (`health`). What a
+//! `mending` those that somebody came across; what nodes that were away have missed is noted (`owed`), and blocks that are gone
+//! stay gone when they are back (`deleting`). No call of a node takes longer than its limit, and who does not answer is not asked first (`health`). What a
 //! shard is a part of stands in the shard itself (`shard`): there is no record beside the shards that could be lost, nodes
 //! come and go without anything being written down, and a shard counts wherever it is found.
 //!
@@ -14,6 +14,7 @@
 mod catch_up;
 mod code;
 mod collected;
+mod deleting;
 mod health;
 mod loss;
 mod mending;
@@ -204,10 +205,7 @@ impl Erasure {
         let numbers: BTreeMap<_, _> = nodes.iter().map(|node| node.name.as_str()).zip(0..).collect();
         let mut waiting = Waiting::default();
         let log = OwedLog::open(owed, env, |debt, node, key| {
-            // One that is a node no more is owed nothing.
-            if let Some(node) = numbers.get(node) {
-                waiting.replay(debt, *node, key);
-            }
+            waiting.replay(debt, numbers.get(node).copied(), node, key);
         });
         let log = log.await?;
         let this = Self::with_owed(nodes, options, waiting, Some(log))?;
@@ -273,7 +271,8 @@ impl Erasure {
         self.inner.mending.repair_count()
     }
 
-    /// How many deletions wait for nodes that missed them; one that several missed counts for each. At most
+    /// How many deletions wait for nodes that missed them, or have not made them durable; one that several missed counts for
+    /// each. At most
     /// [`ErasureOptions::repairs_max`].
     pub fn deletions_waiting(&self) -> usize {
         self.inner.mending.deletion_count()
@@ -459,13 +458,18 @@ impl Inner {
     async fn flush(&self) -> Result<()> {
         // One that is called meanwhile answers for what this one could not make durable.
         let _guard = self.flushing.lock().await;
+        let deleted = self.fresh_deletions();
         let repaired = self.sync_owed().await?;
-        let flushed = self.flush_written().await;
+        let flushed = match self.flush_written().await {
+            Ok(failed) => self.owe_fresh_deletions(deleted, &failed).await,
+            Err(error) => Err(error),
+        };
         self.settle_owed(repaired, flushed.is_ok()).await;
         flushed
     }
 
-    async fn flush_written(&self) -> Result<()> {
+    /// Which nodes failed, where the others are enough.
+    async fn flush_written(&self) -> Result<Vec<usize>> {
         let written = mem::take(&mut *self.unflushed());
         let is_short = |Unflushed { nodes, count_min }: &Unflushed, flushes: &[(usize, Result<()>)]| {
             let is_durable = |node: &&usize| flushes.iter().any(|(other, flush)| other == *node && flush.is_ok());
@@ -476,7 +480,7 @@ impl Inner {
             .await;
         let short: BTreeSet<_> = written.into_iter().filter(|written| is_short(written, &flushes)).collect();
         if short.is_empty() {
-            return Ok(());
+            return Ok(flushes.into_iter().filter(|(_, flush)| flush.is_err()).map(|(node, _)| node).collect());
         }
         let failed: Vec<_> = flushes.into_iter().filter_map(|(node, flush)| Some((node, flush.err()?))).collect();
         self.unflushed().extend(short);

@@ -291,8 +291,9 @@ impl Inner {
         }
         let missed: Vec<_> = failed.iter().map(|(node, _)| *node).collect();
         self.owe_deletion(key, &missed, &done).await?;
-        // A node that goes before it has flushed may have shards of it again: too few to matter.
-        let count_min = done.len().saturating_sub(away_max - missed.len());
+        // One that goes before it has flushed is owed it too.
+        let may_fail = if away_max > 0 && self.deleted(key, done.clone()) { away_max - missed.len() } else { 0 };
+        let count_min = done.len().saturating_sub(may_fail);
         self.unflushed().insert(Unflushed { nodes: done, count_min });
         Ok(())
     }
