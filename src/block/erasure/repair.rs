@@ -98,6 +98,7 @@ impl Inner {
             None => self.last_found(key, &keys).await?,
         };
         let Some(Found { stripe, block }) = found else { return Ok(survey.report(None, &[])) };
+        self.check_cut_len(OP, &stripe)?;
         let (stripe, shards) = StripeCode::new(stripe.data_count, stripe.parity_count)?.cut(&block)?;
         survey.hold_against(&stripe, &shards);
         let places = &order[..stripe.shards().min(order.len())];

@@ -23,10 +23,14 @@ use super::{
     Erasure, Inner, SLOT_COUNT, StripeCode, Unflushed,
     collected::{Collected, Found},
     read::Answer,
-    shard::{Shard, Stripe},
+    shard::{SHARD_HEADER_LEN, Shard, Stripe},
     slot_keys,
 };
 use crate::{BlockKey, Error, ErrorKind, Result};
+
+/// The shards of a block of other parameters are written again if all together are no longer than this, in bytes, or than
+/// those of the store's own may be: 31 copies of the longest block of a DAG.
+const CUT_LEN_MAX: usize = 64 << 20;
 
 /// What is in a slot of a node.
 pub(super) enum Slot {
@@ -227,6 +231,7 @@ impl Inner {
             && let Some(found) = survey.readable(&self.code, survey.others(&stripe)).await?
             // Fewer nodes than it takes to read this stripe do not talk anybody out of writing it.
             && (found.stripe.data_count >= stripe.data_count || found.block == block)
+            && self.check_cut_len("erasure.put", &found.stripe).is_ok()
         {
             let code = StripeCode::new(found.stripe.data_count, found.stripe.parity_count)?;
             (stripe, shards) = code.cut(&found.block)?;
@@ -237,6 +242,22 @@ impl Inner {
         let filled = self.fill("erasure.put", &keys, plan, &stripe, &shards).await?;
         self.owe(key, &filled.missing).await;
         Ok(())
+    }
+
+    /// Refuses to cut a block as a header says where that takes more memory than a block is worth: one node alone can say of
+    /// its shard that there are 254 others as long.
+    pub(super) fn check_cut_len(&self, op: &'static str, stripe: &Stripe) -> Result<()> {
+        let cut_len = |shards: usize, shard_len: usize| shards.saturating_mul(SHARD_HEADER_LEN + shard_len);
+        let own = cut_len(self.shards(), self.code.block_len_max().div_ceil(usize::from(self.code.counts().0)));
+        if cut_len(stripe.shards(), stripe.shard_len()) <= own.max(CUT_LEN_MAX) {
+            return Ok(());
+        }
+        let why = format!(
+            "its shards say that there are {} of {} bytes each, which is more than a repair writes: re-encode the block",
+            stripe.shards(),
+            stripe.shard_len()
+        );
+        Err(Error::new(ErrorKind::Unsupported, op).because(why))
     }
 
     /// Brings a block to this store's parameters; whether there was anything to do.

@@ -442,3 +442,30 @@ async fn a_repair_makes_nothing_of_what_one_node_makes_up() {
         assert_eq!(store.repair(&key(0)).await.expect("repair").healed, 0);
     }
 }
+
+/// One node alone can say of its shard that it is one of 255 copies of 8 MiB: a repair, and a put of that block, had 2 GiB
+/// in memory for it.
+#[tokio::test]
+async fn a_header_is_not_believed_more_copies_than_a_block_is_worth() {
+    let nodes = mem_nodes(3);
+    let store = idle(&nodes, 1, 2);
+    let long = Bytes::from(vec![7; 1 << 20]);
+    let hostile = StripeCode::new(1, 254).expect("a code").encode(&long).expect("encode").remove(0);
+    for slot in &slots(&key(0))[..1] {
+        replace(&nodes[0], slot, hostile.clone()).await;
+    }
+    // It is the block, for all that can be known, and is read.
+    assert_eq!(get(&store, &key(0)).await.as_ref(), Some(&long));
+    let error = store.repair(&key(0)).await.expect_err("255 MiB");
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    assert!(format!("{error:#}").contains("255 of 1048576 bytes"), "{error:#}");
+    // Put or re-encoded it is cut as this store does.
+    store.put(&key(0), long.clone()).await.expect("put");
+    assert!(store.reencode(&key(0)).await.expect("re-encode"));
+    assert_whole(&nodes, &key(0), 1, 2).await;
+    // A former configuration of many copies is none of that.
+    let small = Bytes::from_static(b"small");
+    let former = StripeCode::new(1, 20).expect("a code").encode(&small).expect("encode").remove(0);
+    replace(&nodes[0], &slots(&key(1))[0], former).await;
+    assert_eq!(store.repair(&key(1)).await.expect("repair").healed, 2);
+}
