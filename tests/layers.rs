@@ -10,7 +10,7 @@ use futures_util::TryStreamExt;
 use multibase::Base;
 use muxfs::{
     BlockKey, BlockStore, Codec, ErrorKind, SecretKey,
-    block::{BLOCK_KEY_LEN_MAX, BLOCK_LEN_MAX, Compress, Encrypt, Mem, Segments, SegmentsOptions},
+    block::{BLOCK_KEY_LEN_MAX, BLOCK_LEN_MAX, Cache, Compress, Encrypt, Mem, Segments, SegmentsOptions},
     block_store_laws, cid_of,
     dag::{Dag, DagOptions, UnixfsMeta},
     media::MemMedia,
@@ -92,6 +92,10 @@ block_store_laws!(encrypt_twice, async { limited(over_mem(encrypt_encrypt), 2, 0
 block_store_laws!(compress_encrypt_over_mem, async { limited(over_mem(compress_encrypt), 1, FRAME_HEADER_LEN) });
 block_store_laws!(compress_encrypt_over_segments, async {
     limited(over_segments(compress_encrypt).await, 1, FRAME_HEADER_LEN)
+});
+block_store_laws!(compress_encrypt_over_a_cache, async {
+    let cache = Cache::open(Arc::new(Mem::default()), Arc::new(Mem::default()), 1 << 20).await.expect("open");
+    limited(Subject::from(compress_encrypt(Arc::new(cache))), 1, FRAME_HEADER_LEN)
 });
 
 /// All that a store was given.

@@ -4,9 +4,11 @@
 //! (`testing::block_store`). Spec: spec/block-stores.md.
 
 mod bad;
+mod cache;
 mod compress;
 mod encrypt;
 mod erasure;
+mod fallback;
 mod mem;
 mod nowhere;
 mod segments;
@@ -18,12 +20,14 @@ use bytes::Bytes;
 use futures_util::stream::BoxStream;
 
 pub use self::{
+    cache::{Cache, CacheStats},
     compress::Compress,
     encrypt::Encrypt,
     erasure::{
         BlockShare, Erasure, ErasureLoss, ErasureNode, ErasureNodeStatus, ErasureOptions, PROBE_KEY, RepairReport,
         SHARD_HEADER_LEN, Scrub, ScrubOptions, ScrubReport, StripeCode,
     },
+    fallback::Fallback,
     mem::{Mem, MemOptions},
     nowhere::Nowhere,
     segments::{BuildIndex, CompactReport, IsFull, OnBuildIndex, Segments, SegmentsOptions, SegmentsStats},
@@ -66,7 +70,7 @@ impl BlockKey {
 
 /// Untrusted bytes under opaque keys. Whoever reads verifies: a store may lose, rot or lie, and is not asked to know.
 ///
-/// Layers (Compress, Encrypt, Erasure, Pack, Cache) are stores over stores and obey the same laws.
+/// Layers (Compress, Encrypt, Erasure, Cache, Fallback) are stores over stores and obey the same laws.
 #[async_trait]
 pub trait BlockStore: Debug + Send + Sync + 'static {
     /// The block, or `None` where it is known to be absent. A store that cannot tell says `Unavailable`, never `None`.
