@@ -25,7 +25,7 @@ pub use self::{
     encrypt::Encrypt,
     erasure::{
         BlockShare, Erasure, ErasureLoss, ErasureNode, ErasureNodeStatus, ErasureOptions, PROBE_KEY, RepairReport,
-        SHARD_HEADER_LEN, Scrub, ScrubOptions, ScrubReport, StripeCode,
+        SHARD_HEADER_LEN, Scrub, ScrubOptions, ScrubReport, Settle, SettleReport, StripeCode,
     },
     fallback::Fallback,
     mem::{Mem, MemOptions},

@@ -13,7 +13,7 @@ impl Inner {
     /// How many blocks were repaired.
     pub(super) async fn catch_up(&self, name: &str) -> Result<u64> {
         const OP: &str = "erasure.catch_up";
-        let Some(node) = self.nodes.iter().position(|node| node.name == name) else {
+        let Some(node) = self.number_of(name) else {
             return Err(Error::new(ErrorKind::InvalidArgument, OP).because(format!("there is no node {name:?}")));
         };
         let (mut repaired, mut failed) = (0, None);

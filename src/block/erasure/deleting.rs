@@ -88,6 +88,16 @@ impl Deletions {
         self.of_strangers.retain(|_, keys| !keys.is_empty());
     }
 
+    /// Owes nothing any more to a node that is gone.
+    pub(super) fn forget(&mut self, node: usize) {
+        self.owed.remove(&node);
+        self.carried_out.remove(&node);
+        self.refusing.remove(&node);
+        for (_, nodes) in self.fresh.values_mut() {
+            nodes.retain(|other| *other != node);
+        }
+    }
+
     /// Notes that nodes deleted a block and have still to flush.
     fn set_fresh(&mut self, key: &BlockKey, nodes: Vec<usize>) {
         self.fresh_count += 1;
@@ -209,7 +219,7 @@ impl Inner {
             }
             self.mending.waiting().deletions.set_owed_to_stranger(&name, key.clone(), false);
         }
-        let nodes: Vec<_> = (0..self.nodes.len()).filter(|node| self.mending.is_deleted(*node, key)).collect();
+        let nodes: Vec<_> = (0..self.nodes.count()).filter(|node| self.mending.is_deleted(*node, key)).collect();
         self.owe_deletion(key, &[], &nodes).await
     }
 

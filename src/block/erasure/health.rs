@@ -330,7 +330,8 @@ impl Inner {
             };
             (class, health.usual_time(now))
         };
-        let known: Vec<_> = self.nodes.iter().map(look).collect();
+        // Those that are gone keep their numbers.
+        let known: Vec<_> = (0..self.nodes.count()).map(|node| look(&self.nodes[node])).collect();
         let mut times: Vec<_> = known.iter().filter_map(|(_, time)| *time).collect();
         times.sort_unstable();
         let middle = times.get(times.len() / 2).copied();

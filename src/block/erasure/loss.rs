@@ -4,7 +4,7 @@
 //! that placement allows is that of some block; how many blocks lie between them is counted of blocks that are made up.
 //! Spec: spec/erasure.md, "Placement".
 
-use super::Inner;
+use super::{Inner, placement::Placement};
 use crate::BlockKey;
 
 /// So many blocks are made up to tell how many of all there are.
@@ -37,13 +37,19 @@ pub struct ErasureLoss {
 
 impl Inner {
     pub(super) fn loss_of(&self, is_lost: impl Fn(&str) -> bool) -> ErasureLoss {
-        let lost: Vec<bool> = self.nodes.iter().map(|node| is_lost(&node.name)).collect();
+        let placement = self.placement.get();
+        let mut lost = vec![false; self.nodes.count()];
+        for node in placement.members() {
+            if let Some(lost) = lost.get_mut(node) {
+                *lost = is_lost(&self.nodes[node].name);
+            }
+        }
         let (shards, (data_count, parity_count)) = (self.shards(), self.code.counts());
-        let (lost_min, lost_max) = self.placement.lost_shards(shards, |node| lost[node]);
+        let (lost_min, lost_max) = placement.lost_shards(shards, |node| lost[node]);
         let share = |needed: usize| match (shards - lost_max >= needed, shards - lost_min >= needed) {
             (true, _) => BlockShare::All,
             (_, false) => BlockShare::None,
-            (false, true) => BlockShare::Some(self.part_with(needed, &lost)),
+            (false, true) => BlockShare::Some(self.part_with(&placement, needed, &lost)),
         };
         ErasureLoss {
             shards_lost_max: lost_max,
@@ -55,10 +61,10 @@ impl Inner {
     }
 
     /// Which part of blocks has so many shards on nodes that are not lost.
-    fn part_with(&self, needed: usize, lost: &[bool]) -> f64 {
+    fn part_with(&self, placement: &Placement, needed: usize, lost: &[bool]) -> f64 {
         let has = |n: &u32| {
             let Ok(key) = BlockKey::new(&n.to_le_bytes()) else { return false };
-            let order = self.placement.order(&key);
+            let order = placement.order(&key);
             order.iter().take(self.shards()).filter(|node| !lost[**node]).count() >= needed
         };
         let count = (0..SAMPLE_COUNT).filter(has).count();

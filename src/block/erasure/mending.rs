@@ -128,6 +128,16 @@ impl Waiting {
         shards.into_iter().chain(self.deletions.records(name)).collect()
     }
 
+    /// Forgets what a node is owed.
+    fn forget(&mut self, node: usize) {
+        self.owed.remove(&node);
+        self.deletions.forget(node);
+        self.noted.retain(|_, nodes| {
+            nodes.remove(&node);
+            !nodes.is_empty()
+        });
+    }
+
     /// Nothing more has to be done for these, if nothing is owed anew: what they were repaired with is durable.
     fn settle(&mut self, repaired: Vec<BlockKey>) {
         for key in repaired {
@@ -169,6 +179,11 @@ impl Mending {
     /// How many deletions nodes have missed.
     pub(super) fn deletion_count(&self) -> usize {
         self.waiting().deletions.count()
+    }
+
+    /// What is told when a node is back.
+    pub(super) fn wake(&self) -> Arc<Notify> {
+        Arc::clone(&self.wake)
     }
 
     /// Whether anything is done by itself later.
@@ -274,6 +289,20 @@ impl Inner {
         if let Err(error) = log.rewrite(records).await {
             // Nothing is lost: it is only longer than it need be.
             tracing::warn!(%error, cause = format!("{error:#}"), "the owed log could not be written anew");
+        }
+    }
+
+    /// Owes nothing any more to a node that is gone, in the log either: another of its name may come.
+    pub(super) async fn forget_debts(&self, node: usize) -> Result<()> {
+        let mut log = self.mending.log.lock().await;
+        let records = {
+            let mut waiting = self.mending.waiting();
+            waiting.forget(node);
+            waiting.records(|node| &self.nodes[node].name)
+        };
+        match log.as_mut() {
+            Some(log) => log.rewrite(records).await,
+            None => Ok(()),
         }
     }
 

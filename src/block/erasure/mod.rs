@@ -17,12 +17,14 @@ mod collected;
 mod deleting;
 mod health;
 mod loss;
+mod members;
 mod mending;
 mod owed;
 mod placement;
 mod read;
 mod repair;
 mod scrub;
+mod settle;
 mod shard;
 #[cfg(test)]
 mod tests;
@@ -31,6 +33,7 @@ mod write;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt, mem,
+    num::NonZeroU64,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
@@ -53,14 +56,16 @@ pub use self::{
     loss::{BlockShare, ErasureLoss},
     repair::RepairReport,
     scrub::{Scrub, ScrubOptions, ScrubReport},
+    settle::{Settle, SettleReport},
     shard::SHARD_HEADER_LEN,
 };
 use self::{
     collected::Found,
     health::Node,
+    members::{CurrentPlacement, Nodes},
     mending::{Mending, Waiting},
     owed::OwedLog,
-    placement::Placement,
+    placement::{Member, Placement, Standing},
     shard::stored_count_min,
 };
 use super::{BLOCK_KEY_LEN_MAX, BlockKey, BlockStore};
@@ -81,18 +86,26 @@ pub struct ErasureNode {
     pub group: Option<String>,
     /// Where its shards are.
     pub store: Arc<dyn BlockStore>,
+    /// Whether no shards belong there any more: what it has is to be put elsewhere.
+    pub is_drained: bool,
 }
 
 impl ErasureNode {
     /// Makes a node that is in no group.
     pub fn new(name: impl Into<String>, store: impl BlockStore) -> Self {
-        Self { name: name.into(), group: None, store: Arc::new(store) }
+        Self { name: name.into(), group: None, store: Arc::new(store), is_drained: false }
     }
 
     /// Puts it into a group.
     #[must_use]
     pub fn in_group(self, group: impl Into<String>) -> Self {
         Self { group: Some(group.into()), ..self }
+    }
+
+    /// Has no shards belong there.
+    #[must_use]
+    pub fn drained(self) -> Self {
+        Self { is_drained: true, ..self }
     }
 }
 
@@ -145,8 +158,10 @@ pub struct Erasure {
 struct Inner {
     /// Itself, for what runs in the background.
     me: Weak<Self>,
-    nodes: Vec<Arc<Node>>,
-    placement: Placement,
+    nodes: Nodes,
+    placement: CurrentPlacement,
+    /// Whoever holds it changes which nodes there are.
+    changing: AsyncMutex<()>,
     code: StripeCode,
     /// Whoever holds the one of a block writes its shards.
     locks: Vec<AsyncMutex<()>>,
@@ -221,16 +236,21 @@ impl Erasure {
     ) -> Result<Self> {
         let ErasureOptions { data_count, parity_count, group_shards_max, call_time_max, repairs_max } = options;
         let code = StripeCode::new(data_count, parity_count)?;
-        let places = nodes.iter().map(|node| (node.name.as_str(), node.group.as_deref()));
-        let placement = Placement::new(places, code.counts(), group_shards_max)?;
+        let places = nodes.iter().map(|node| Member {
+            name: node.name.as_str(),
+            group: node.group.as_deref(),
+            standing: if node.is_drained { Standing::Drained } else { Standing::Member },
+        });
+        let placement = CurrentPlacement::new(Placement::new(places, code.counts(), group_shards_max)?);
         let wake = Arc::new(Notify::new());
         let node = |node| Arc::new(Node::new(node, call_time_max, Arc::clone(&wake)));
-        let nodes = nodes.into_iter().map(node).collect();
+        let nodes = Nodes::new(nodes.into_iter().map(node).collect());
         let locks = (0..LOCK_COUNT).map(|_| AsyncMutex::default()).collect();
         let inner = |me: &Weak<Inner>| Inner {
             me: me.clone(),
             nodes,
             placement,
+            changing: AsyncMutex::default(),
             code,
             locks,
             flushing: AsyncMutex::default(),
@@ -250,7 +270,7 @@ impl Erasure {
 
     /// How each node does, in the order in which they were given; asks none of them.
     pub fn node_status(&self) -> Vec<ErasureNodeStatus> {
-        self.inner.nodes.iter().map(|node| node.status()).collect()
+        self.inner.members().into_iter().map(|node| self.inner.nodes[node].status()).collect()
     }
 
     /// Asks every node for [`PROBE_KEY`], so that [`node_status`](Self::node_status) is of now, and gives how long each took to
@@ -262,7 +282,8 @@ impl Erasure {
             let answer = timeout(limit, node.call(node.store().has(&key))).await.ok()?;
             answer.ok().map(|_| begun.elapsed())
         };
-        join_all(self.inner.nodes.iter().map(ask)).await
+        let members = self.inner.members();
+        join_all(members.into_iter().map(|node| ask(&self.inner.nodes[node]))).await
     }
 
     /// How many blocks wait to be repaired by themselves: those that a node lacks which is down, for each such node, and
@@ -323,9 +344,55 @@ impl Erasure {
 
     /// Asks each node in the background whether it is there, and again and again one that is not.
     pub fn probe_nodes(&self) {
-        for node in &self.inner.nodes {
-            node.look_for();
+        for node in self.inner.members() {
+            self.inner.nodes[node].look_for();
         }
+    }
+
+    /// Changes which nodes there are, while blocks are read and written: from now on shards belong on these. Nodes are told
+    /// apart by name. One that is known stays as it is, its store too, and takes its group and whether it is drained from
+    /// what is given; one that is not comes; and one that is not given any more goes with what it has, and what it is owed is
+    /// forgotten. What is where it does not belong any more is found by reads, and moved by [`settle`](Self::settle): a node
+    /// that is to go loses nothing if it was drained, and settled, before.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use muxfs::{BlockKey, BlockStore, block::{Erasure, ErasureNode, ErasureOptions, Mem}};
+    /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+    /// let node = |n: usize| ErasureNode::new(format!("node {n}"), Mem::default());
+    /// let store = Erasure::new((0..6).map(node), ErasureOptions::default())?;
+    /// let key = BlockKey::new(b"k")?;
+    /// store.put(&key, "block".into()).await?;
+    /// store.set_nodes((1..7).map(node).chain([node(0).drained()])).await?;
+    /// assert_eq!(store.blocks_on("node 0").await?, 1);
+    /// store.settle(None).run().await?;
+    /// assert_eq!(store.blocks_on("node 0").await?, 0);
+    /// store.set_nodes((1..7).map(node)).await?;
+    /// assert_eq!(store.get(&key).await?, Some("block".into()));
+    /// # Ok::<(), muxfs::Error>(()) }).unwrap();
+    /// ```
+    ///
+    /// # Errors
+    /// `InvalidArgument` with the reason where blocks cannot be placed so, and nothing is changed. `Unavailable` where what is
+    /// on its way to a node that goes cannot be made durable, and nothing is changed; those of the owed log.
+    pub async fn set_nodes(&self, nodes: impl IntoIterator<Item = ErasureNode>) -> Result<()> {
+        let (inner, nodes) = (Arc::clone(&self.inner), nodes.into_iter().collect());
+        detached("erasure.set_nodes", async move { inner.set_nodes(nodes).await }).await
+    }
+
+    /// How many blocks a node has shards of, whether they belong there or not: what a node that is drained has to lose.
+    ///
+    /// # Errors
+    /// `InvalidArgument` if there is no such node; its own.
+    pub async fn blocks_on(&self, node: &str) -> Result<u64> {
+        self.inner.blocks_on(node).await
+    }
+
+    /// Begins a pass over the keys of all blocks that repairs those of which a node has nothing although a shard belongs
+    /// there, or something although none does; does nothing before its first step. It reads what it repairs, no more than
+    /// so many bytes in a second.
+    pub fn settle(&self, bytes_per_sec: Option<NonZeroU64>) -> Settle {
+        Settle::new(Arc::clone(&self.inner), bytes_per_sec)
     }
 
     /// Brings to a node the shards that belong on it and are not there; how many blocks were repaired. For one that was away
@@ -389,7 +456,7 @@ impl Erasure {
 impl fmt::Debug for Erasure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (data_count, parity_count) = self.inner.code.counts();
-        write!(f, "Erasure({data_count}+{parity_count} on {} nodes)", self.inner.nodes.len())
+        write!(f, "Erasure({data_count}+{parity_count} on {} nodes)", self.inner.members().len())
     }
 }
 
@@ -476,7 +543,9 @@ impl Inner {
             nodes.iter().filter(is_durable).count() < *count_min
         };
         let flushes = self
-            .flush_nodes(0..self.nodes.len(), |flushes| !written.iter().any(|written| is_short(written, flushes)))
+            .flush_nodes(self.members().into_iter(), |flushes| {
+                !written.iter().any(|written| is_short(written, flushes))
+            })
             .await;
         let short: BTreeSet<_> = written.into_iter().filter(|written| is_short(written, &flushes)).collect();
         if short.is_empty() {
@@ -500,33 +569,39 @@ impl Inner {
 
     fn keys(&self) -> BoxStream<'_, Result<BlockKey>> {
         struct Listing<'a> {
+            /// So many of the nodes were begun.
             node: usize,
             keys: Option<BoxStream<'a, Result<BlockKey>>>,
             failed: Vec<(usize, Error)>,
+            members: Vec<usize>,
         }
-        let start = Listing { node: 0, keys: Some(stream::empty().boxed()), failed: Vec::new() };
+        let members = self.members();
+        let start = Listing { node: 0, keys: Some(stream::empty().boxed()), failed: Vec::new(), members };
         stream::unfold(start, move |mut listing| async move {
             loop {
-                let Listing { node, keys, failed } = &mut listing;
-                let next = match keys.as_mut()? {
-                    // Of no node yet, or of one that has failed: that it gives no more is no answer of it.
-                    _ if *node == 0 || failed.last().is_some_and(|(last, _)| *last + 1 == *node) => Ok(None),
-                    keys => self.nodes[*node - 1].call(async { keys.next().await.transpose() }).await,
+                let Listing { node, keys, failed, members } = &mut listing;
+                let number = node.checked_sub(1).and_then(|at| members.get(at)).copied();
+                let next = match (keys.as_mut()?, number) {
+                    (_, None) => Ok(None),
+                    // That one which has failed gives no more is no answer of it.
+                    (_, Some(number)) if failed.last().is_some_and(|(last, _)| *last == number) => Ok(None),
+                    (keys, Some(number)) => self.nodes[number].call(async { keys.next().await.transpose() }).await,
                 };
+                let number = number.unwrap_or_default();
                 match next {
                     Ok(Some(key)) => {
                         if let Some(key) = without_slot(&key)
-                            && !self.mending.is_deleted(*node - 1, &key)
+                            && !self.mending.is_deleted(number, &key)
                         {
                             return Some((Ok(key), listing));
                         }
                     }
                     Err(error) => {
-                        failed.push((*node - 1, error));
+                        failed.push((number, error));
                         *keys = Some(stream::empty().boxed());
                     }
-                    Ok(None) if *node < self.nodes.len() => {
-                        *keys = Some(self.nodes[*node].store().keys());
+                    Ok(None) if *node < members.len() => {
+                        *keys = Some(self.nodes[members[*node]].store().keys());
                         *node += 1;
                     }
                     Ok(None) => {

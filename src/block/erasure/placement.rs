@@ -15,8 +15,9 @@ use crate::{BlockKey, Error, ErrorKind, Result};
 #[derive(Debug)]
 pub(super) struct Placement {
     nodes: Vec<Place>,
+    counts: (u8, u8),
     /// So many shards of a block may be in one group.
-    group_shards_max: usize,
+    group_shards_max: u8,
 }
 
 #[derive(Debug)]
@@ -25,6 +26,31 @@ struct Place {
     seed: [u8; 32],
     /// The number of its group.
     group: Option<usize>,
+    standing: Standing,
+}
+
+/// Whether shards belong on a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    Member,
+    /// None do, and it may have some.
+    Drained,
+    /// It is asked for none.
+    Gone,
+}
+
+/// A node, as placement sees it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Member<'a> {
+    pub(super) name: &'a str,
+    pub(super) group: Option<&'a str>,
+    pub(super) standing: Standing,
+}
+
+impl<'a> From<(&'a str, Option<&'a str>)> for Member<'a> {
+    fn from((name, group): (&'a str, Option<&'a str>)) -> Self {
+        Self { name, group, standing: Standing::Member }
+    }
 }
 
 impl Placement {
@@ -35,27 +61,33 @@ impl Placement {
     /// `InvalidArgument` with the reason: two nodes of one name or an empty one; too few nodes; groups that hold too few
     /// shards, or one that could not be lost.
     pub(super) fn new<'a>(
-        nodes: impl IntoIterator<Item = (&'a str, Option<&'a str>)>,
+        nodes: impl IntoIterator<Item = impl Into<Member<'a>>>,
         (data_count, parity_count): (u8, u8),
         group_shards_max: Option<u8>,
     ) -> Result<Self> {
         let shards = usize::from(data_count) + usize::from(parity_count);
         let group_shards_max = group_shards_max.unwrap_or(parity_count);
         let (mut names, mut groups, mut places) = (BTreeSet::new(), BTreeMap::new(), Vec::new());
-        for (name, group) in nodes {
+        for node in nodes {
+            let Member { name, group, standing } = node.into();
             if name.is_empty() {
                 return refuse("a node has no name".to_owned());
             }
-            if !names.insert(name) {
+            if standing != Standing::Gone && !names.insert(name) {
                 return refuse(format!("two nodes have the name {name}"));
             }
             let count = groups.len();
+            let group = group.filter(|_| standing == Standing::Member);
             let group = group.map(|group| *groups.entry(group).or_insert(count));
-            places.push(Place { seed: blake3::hash(name.as_bytes()).into(), group });
+            places.push(Place { seed: blake3::hash(name.as_bytes()).into(), group, standing });
         }
-        if places.len() < shards {
-            let count = places.len();
-            return refuse(format!("{data_count}+{parity_count} shards take {shards} nodes, and there are {count}"));
+        let count = places.iter().filter(|node| node.standing == Standing::Member).count();
+        if count < shards {
+            let drained = places.iter().filter(|node| node.standing == Standing::Drained).count();
+            let besides = if drained > 0 { format!(", besides {drained} that are drained") } else { String::new() };
+            return refuse(format!(
+                "{data_count}+{parity_count} shards take {shards} nodes, and there are {count}{besides}"
+            ));
         }
         if !groups.is_empty() && group_shards_max == 0 {
             return refuse(format!(
@@ -67,7 +99,7 @@ impl Placement {
                 "with {group_shards_max} shards in a group, a block does not outlive its loss: of {data_count}+{parity_count} only {parity_count} may be lost"
             ));
         }
-        let placement = Self { nodes: places, group_shards_max: group_shards_max.into() };
+        let placement = Self { nodes: places, counts: (data_count, parity_count), group_shards_max };
         let room = placement.room();
         if room < shards {
             let count = groups.len();
@@ -76,6 +108,21 @@ impl Placement {
             ));
         }
         Ok(placement)
+    }
+
+    /// The placement of the same shards on other nodes.
+    ///
+    /// # Errors
+    /// Those of [`new`](Self::new).
+    pub(super) fn with<'a>(&self, nodes: impl IntoIterator<Item = Member<'a>>) -> Result<Self> {
+        // A group has to be there for its bound to be refused.
+        Self::new(nodes, self.counts, Some(self.group_shards_max))
+    }
+
+    /// The nodes that may have shards.
+    pub(super) fn members(&self) -> impl Iterator<Item = usize> {
+        let nodes = self.nodes.iter().zip(0..).filter(|(node, _)| node.standing != Standing::Gone);
+        nodes.map(|(_, node)| node)
     }
 
     /// How many shards of a block there is room for.
@@ -87,20 +134,23 @@ impl Placement {
     fn room_on(&self, is_one: impl Fn(usize) -> bool) -> usize {
         let mut taken = Groups::default();
         let some = self.nodes.iter().zip(0..).filter(|(_, node)| is_one(*node));
-        some.filter(|(node, _)| taken.take(node, self.group_shards_max)).count()
+        some.filter(|(node, _)| taken.take(node, self.group_shards_max.into())).count()
     }
 
     /// How many of the k + m shards of a block belong on nodes that are lost: of the block that has the fewest there, and
-    /// of the one that has the most. There are such blocks among all that can be, and none outside of that.
+    /// of the one that has the most. There are such blocks among all that can be, and none outside of that. A node that is
+    /// drained may have a shard of any block still.
     pub(super) fn lost_shards(&self, shards: usize, is_lost: impl Fn(usize) -> bool) -> (usize, usize) {
         let kept_max = shards.min(self.room_on(|node| !is_lost(node)));
-        (shards - kept_max, shards.min(self.room_on(is_lost)))
+        let drained = self.nodes.iter().zip(0..).filter(|(node, _)| node.standing == Standing::Drained);
+        let drained = drained.filter(|(_, node)| is_lost(*node)).count();
+        (shards - kept_max, shards.min(self.room_on(is_lost) + drained))
     }
 
     /// All nodes in the order of a block: its k + m shards belong on the first k + m, in the order of their index. Behind
-    /// them come those that would be next, and last those whose groups are full.
+    /// them come those that would be next, and last those whose groups are full and those that are drained.
     pub(super) fn order(&self, key: &BlockKey) -> Vec<usize> {
-        let mut scored: Vec<(u64, usize)> = self.nodes.iter().map(|node| node.score(key)).zip(0..).collect();
+        let mut scored: Vec<(u64, usize)> = self.members().map(|node| (self.nodes[node].score(key), node)).collect();
         scored.sort_unstable_by(|(score, node), (other_score, other)| {
             // No two names are known that give one score.
             other_score.cmp(score).then_with(|| self.nodes[*node].seed.cmp(&self.nodes[*other].seed))
@@ -108,7 +158,7 @@ impl Placement {
         let mut taken = Groups::default();
         let all = scored.into_iter().map(|(_, node)| node);
         let (mut order, full): (Vec<_>, Vec<_>) =
-            all.partition(|node| taken.take(&self.nodes[*node], self.group_shards_max));
+            all.partition(|node| taken.take(&self.nodes[*node], self.group_shards_max.into()));
         order.extend(full);
         order
     }
@@ -128,8 +178,11 @@ impl Place {
 struct Groups(BTreeMap<usize, usize>);
 
 impl Groups {
-    /// Takes a node unless its group has as many as it may; one without a group always.
+    /// Takes a node unless its group has as many as it may; one without a group always, if shards belong there.
     fn take(&mut self, node: &Place, max: usize) -> bool {
+        if node.standing != Standing::Member {
+            return false;
+        }
         let Some(group) = node.group else { return true };
         let count = self.0.entry(group).or_default();
         let has_room = *count < max;

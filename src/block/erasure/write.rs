@@ -302,7 +302,7 @@ impl Inner {
         const OP: &str = "erasure.delete";
         let Some(keys) = slot_keys(key) else { return Ok(()) };
         let _guard = self.lock(key).await;
-        let all = (0..self.nodes.len()).flat_map(|node| (0..SLOT_COUNT).map(move |slot| (node, slot)));
+        let all = self.members().into_iter().flat_map(|node| (0..SLOT_COUNT).map(move |slot| (node, slot)));
         let (done, failed) = self.delete_slots(&keys, all.collect()).await;
         let away_max = if self.mending.owes() { usize::from(self.code.counts().1) } else { 0 };
         if failed.len() > away_max {
@@ -342,7 +342,7 @@ impl Inner {
 
     /// Has every node flush; none may fail.
     async fn flush_all(&self, op: &'static str) -> Result<()> {
-        let flushes = self.flush_nodes(0..self.nodes.len(), |_| false).await;
+        let flushes = self.flush_nodes(self.members().into_iter(), |_| false).await;
         self.none_may_fail(op, flushes.iter().filter_map(|(node, flush)| Some((*node, flush.as_ref().err()?))))
     }
 

@@ -1,11 +1,12 @@
 //! What a block in shards outlives: every loss that it was cut for, damage and lies (`losses`), nodes that do not answer
 //! (`hangs`), writes that find it in any state (`writing`), and a stop at any call of a write (`stops`); and what brings it
-//! back to full strength (`healing`, `owing`), also after minutes of faults at random (`storm`). Here are the laws of block stores,
+//! back to full strength (`healing`, `owing`) and where it belongs (`moving`), also after minutes of faults at random (`storm`). Here are the laws of block stores,
 //! and what all share.
 
 mod hangs;
 mod healing;
 mod losses;
+mod moving;
 mod owing;
 mod stops;
 mod storm;
