@@ -275,6 +275,11 @@ pub(crate) enum Command {
     Key(Key),
     /// Print the effective configuration, as a file that --config takes
     Config,
+    /// Have the server read its configuration again: what can change while it runs changes, and the rest is told
+    ///
+    /// The same as SIGHUP, with an answer: nodes of /zstor, gc and scrub change.
+    #[command(after_help = "Examples:\n  muxfs reload\n  muxfs --data /var/lib/muxfs reload")]
+    Reload,
     /// Make a user for the FTP users file; reads the password from standard input
     FtpUser {
         /// Add the user to this file, which is made where absent; else its lines are printed
@@ -447,6 +452,9 @@ pub(crate) enum Zstor {
         #[arg(long, value_name = "BYTES", value_parser = some_bytes)]
         max_rate: Option<ByteCount>,
     },
+    /// Add a node, empty one, or remove one that is empty or lost, while everything is used
+    #[command(subcommand)]
+    Node(ZstorNode),
     /// Bring every block back to full strength: a scrub of everything from the beginning, as fast as it goes
     #[command(
         after_help = "Exit code 4 where something could not be healed, 5 where blocks are left weak because nodes are lost.\nTo go on with one that was interrupted: muxfs zstor scrub\n\nExamples:\n  muxfs zstor repair"
@@ -454,6 +462,71 @@ pub(crate) enum Zstor {
     Repair {
         /// The mount [default: every one of its kind]
         #[arg(value_name = "MOUNT")]
+        mount: Option<OsString>,
+    },
+}
+
+/// What to do with a node. It edits the configuration file, and has the server take it up.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ZstorNode {
+    /// Add a directory, which is there, or a namespace of a 0-db server; shards that belong there are moved there
+    #[command(
+        after_help = "Edits the configuration file of the server, or that of --config, and keeps its comments.\n\nExamples:\n  muxfs zstor node add /disk7/muxfs\n  muxfs zstor node add /disk8/muxfs --name disk8 --group 'rack 2' --wait\n  muxfs zstor node add zdb://192.0.2.7:9900/muxfs --password-file /etc/muxfs/zdb.password"
+    )]
+    Add {
+        /// A directory, or zdb://ADDRESS:PORT/NAMESPACE
+        #[arg(value_name = "DIR|zdb://…")]
+        place: String,
+        /// Its name, which it keeps [default: the directory, or NAMESPACE on ADDRESS]
+        #[arg(long, value_name = "NAME")]
+        name: Option<String>,
+        /// What it is lost together with: a rack, a site
+        #[arg(long, value_name = "GROUP")]
+        group: Option<String>,
+        /// A file with the password of the namespace in its first line
+        #[arg(long, value_name = "FILE")]
+        password_file: Option<PathBuf>,
+        /// Wait until everything is where it belongs
+        #[arg(long)]
+        wait: bool,
+        /// The mount [default: the only one of its kind]
+        #[arg(long, value_name = "MOUNT")]
+        mount: Option<OsString>,
+    },
+    /// Put nothing more on a node, and what it has on others; status says when it is empty
+    #[command(
+        after_help = "Refused where too few nodes or groups would be left.\n\nExamples:\n  muxfs zstor node drain disk3 --wait && muxfs zstor node rm disk3\n  muxfs zstor node drain disk3 --undo"
+    )]
+    Drain {
+        /// The name of the node, as status has it
+        #[arg(value_name = "NAME")]
+        name: String,
+        /// Use it again
+        #[arg(long)]
+        undo: bool,
+        /// Wait until everything is where it belongs
+        #[arg(long)]
+        wait: bool,
+        /// The mount [default: the only one of its kind]
+        #[arg(long, value_name = "MOUNT")]
+        mount: Option<OsString>,
+    },
+    /// Remove a node that was drained and is empty; its directory may go then
+    #[command(
+        after_help = "Examples:\n  muxfs zstor node rm disk3\n  muxfs zstor node rm disk4 --lost    it is gone for good: what it had is made anew from the others"
+    )]
+    Rm {
+        /// The name of the node, as status has it
+        #[arg(value_name = "NAME")]
+        name: String,
+        /// It is lost, and is not coming back
+        #[arg(long)]
+        lost: bool,
+        /// Wait until everything is where it belongs
+        #[arg(long)]
+        wait: bool,
+        /// The mount [default: the only one of its kind]
+        #[arg(long, value_name = "MOUNT")]
         mount: Option<OsString>,
     },
 }

@@ -23,7 +23,6 @@ use muxfs::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config,
     instance::{Disk, Instance, env},
     namespace::{Collected, Collecting},
 };
@@ -223,12 +222,18 @@ struct Last {
 }
 
 /// Collects every mount whenever it is time, until `stop`.
-pub(crate) async fn collect_in_time(instance: Arc<Instance>, config: config::Gc, stop: CancellationToken) {
+pub(crate) async fn collect_in_time(instance: Arc<Instance>, stop: CancellationToken) {
     let begun = Instant::now();
     let mut lasts: HashMap<Prefix, Last> = HashMap::new();
     let work = async {
         loop {
-            tokio::time::sleep(LOOK_EVERY.min(config.every.0).max(Duration::from_millis(100))).await;
+            let every = instance.upkeep.borrow().gc.every.0;
+            tokio::time::sleep(LOOK_EVERY.min(every).max(Duration::from_millis(100))).await;
+            // It may be another by now.
+            let config = instance.upkeep.borrow().gc.clone();
+            if !config.enabled {
+                continue;
+            }
             for mount in mounts(&instance, None).unwrap_or_default() {
                 let last = lasts.entry(mount.prefix()).or_insert(Last { when: begun, mark: None });
                 let mark = Mark::of(&instance, mount);

@@ -43,6 +43,21 @@ pub(crate) struct Config {
     pub(crate) history: History,
     /// In the order in which they are listed at the root.
     pub(crate) mount: Vec<Mount>,
+    /// What it is made of, to make it anew.
+    #[serde(skip)]
+    pub(crate) source: Source,
+}
+
+/// A file, and the flags that win over it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Source {
+    pub(crate) file: Option<PathBuf>,
+    pub(crate) data: Option<PathBuf>,
+    pub(crate) local: Option<PathBuf>,
+    pub(crate) nfs: Option<Listen>,
+    pub(crate) ftp: Option<Listen>,
+    pub(crate) metrics: Option<Listen>,
+    pub(crate) mounts: Vec<MountPoint>,
 }
 
 /// One mount: a prefix and the kind of store behind it.
@@ -172,6 +187,9 @@ pub(crate) struct ZstorNode {
     /// What it is lost together with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) group: Option<String>,
+    /// Whether nothing new is put there, and what it has is put elsewhere.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) drain: bool,
 }
 
 impl ZstorNode {
@@ -386,6 +404,7 @@ impl Default for Config {
                 Mount::Ipfs { prefix: prefix("ipfs"), is_async: false },
                 Mount::Zstor(ZstorMount::new(prefix("zstor"))),
             ],
+            source: Source::default(),
         }
     }
 }

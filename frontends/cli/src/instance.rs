@@ -27,6 +27,7 @@ use crate::{
     config::{self, Config},
     data_dir::{DataDir, private_dir},
     mounts::Mounts,
+    reload::Upkeep,
     zstor,
 };
 
@@ -61,6 +62,10 @@ pub(crate) struct Instance {
     /// Those mounts.
     pub(crate) mounts: Arc<Mounts>,
     pub(crate) config: Config,
+    /// The configuration that holds now: of what can change, as it was read last.
+    pub(crate) loaded: tokio::sync::Mutex<Config>,
+    /// Told what a server does by itself.
+    pub(crate) upkeep: tokio::sync::watch::Sender<Upkeep>,
     /// Whoever holds it verifies everything.
     pub(crate) verifying: tokio::sync::Mutex<()>,
     /// The block stores on disk.
@@ -87,7 +92,7 @@ enum Kept {
         media: [Arc<FileMedia>; 2],
     },
     /// In shards on nodes.
-    Shards(Zstor),
+    Shards(Box<Zstor>),
 }
 
 impl Disk {
@@ -129,9 +134,9 @@ impl Disk {
     }
 
     /// The nodes of blocks in shards; none of others.
-    pub(crate) fn nodes(&self) -> &[OpenNode] {
+    pub(crate) fn nodes(&self) -> Vec<OpenNode> {
         match &self.kept {
-            Kept::Whole { .. } => &[],
+            Kept::Whole { .. } => Vec::new(),
             Kept::Shards(zstor) => zstor.nodes(),
         }
     }
@@ -239,7 +244,7 @@ impl Instance {
                         room: room_of_both(&space, &space_of_disk(dir.clone())),
                     };
                     let opened = content(prefix, dag(store.blocks().clone(), &config), pins, below, space).await;
-                    disks.push(Disk { prefix, kept: Kept::Shards(store) });
+                    disks.push(Disk { prefix, kept: Kept::Shards(Box::new(store)) });
                     opened.map_err(|error| error.at(dir.display()))?
                 }
             };
@@ -253,6 +258,8 @@ impl Instance {
             vfs,
             mounts: Arc::new(Mounts::new(watch.clone(), outside)),
             watch,
+            loaded: tokio::sync::Mutex::new(config.clone()),
+            upkeep: tokio::sync::watch::Sender::new(Upkeep::of(&config)),
             config,
             verifying: tokio::sync::Mutex::default(),
             disks,
@@ -289,7 +296,7 @@ impl Instance {
     pub(crate) fn zstors(&self) -> impl Iterator<Item = (Prefix, &Zstor)> {
         self.disks.iter().filter_map(|disk| match &disk.kept {
             Kept::Whole { .. } => None,
-            Kept::Shards(zstor) => Some((disk.prefix, zstor)),
+            Kept::Shards(zstor) => Some((disk.prefix, zstor.as_ref())),
         })
     }
 

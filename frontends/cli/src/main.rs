@@ -17,6 +17,7 @@ mod namespace;
 mod output;
 mod owner;
 mod place_node;
+mod reload;
 mod restore;
 mod scrubber;
 mod signals;
@@ -37,7 +38,7 @@ use tracing_subscriber::EnvFilter;
 use crate::{
     args::{Cli, Command, Global, Key, Pin, Put, Zstor},
     commands::verify_all::VerifyAll,
-    config::{Config, Mount},
+    config::{Config, Mount, Source},
     control::Client,
     data_dir::{Access, DataDir},
     instance::Instance,
@@ -160,7 +161,9 @@ async fn run(mut cli: Cli, in_use: InUse) -> Result<ExitCode> {
         commands::mount::take_flags(args, &mut cli.global);
     }
     let output = Output { json: cli.global.json, quiet: cli.global.quiet };
-    let config = effective(&cli.global);
+    let Global { config: file, data, local, .. } = &cli.global;
+    let source = Source { file: file.clone(), data: data.clone(), local: local.clone(), ..Source::default() };
+    let config = effective(source);
     if let Command::Doctor = cli.command {
         return commands::doctor::doctor(config, output).await;
     }
@@ -175,13 +178,13 @@ async fn run(mut cli: Cli, in_use: InUse) -> Result<ExitCode> {
         Command::FtpUser { name, home, read_only, users } => {
             commands::ftp_user::ftp_user(&name, &home, read_only, users.as_deref())?;
         }
-        Command::Serve(args) => commands::serve::serve(config, &args, output).await?,
+        Command::Serve(args) => Box::pin(commands::serve::serve(config, &args, output)).await?,
         Command::Mount(args) => {
             let server = server(&config).await?;
             return Box::pin(commands::mount::mount(config, &args, server, output)).await;
         }
         Command::Umount(args) => commands::mount::umount(&args, server(&config).await?).await?,
-        Command::Put(put) => self::put(config, &in_use, &put, output).await?,
+        Command::Put(put) => Box::pin(self::put(config, &in_use, &put, output)).await?,
         Command::Zstor(Zstor::Status { mount }) => {
             let mount = mount.as_deref().map(mount_of).transpose()?;
             commands::zstor::status(&commands::zstor::look(config).await?, mount, output).await?;
@@ -189,6 +192,17 @@ async fn run(mut cli: Cli, in_use: InUse) -> Result<ExitCode> {
         Command::Zstor(Zstor::Plan { lose, mount }) => {
             let mount = mount.as_deref().map(mount_of).transpose()?;
             return commands::zstor::plan(&commands::zstor::look(config).await?, mount, &lose, output).await;
+        }
+        Command::Zstor(Zstor::Node(node)) => {
+            let server = server(&config).await?;
+            commands::zstor::change_nodes(config, server, node, output).await?;
+        }
+        Command::Reload => {
+            let Some(client) = server(&config).await? else {
+                let why = "no server runs with this data directory: the next start reads the configuration";
+                return Err(Error::new(ErrorKind::Unavailable, "reload").at(config.data.display()).because(why));
+            };
+            commands::reload(&client, output).await?;
         }
         Command::Config => {
             let text = match server(&config).await? {
@@ -287,7 +301,8 @@ async fn command(command: Command, namespace: &dyn Namespace, output: Output) ->
             commands::zstor::repair(namespace, mount, output).await?;
         }
         Command::Serve(_)
-        | Command::Zstor(Zstor::Status { .. } | Zstor::Plan { .. })
+        | Command::Reload
+        | Command::Zstor(Zstor::Status { .. } | Zstor::Plan { .. } | Zstor::Node(_))
         | Command::Mount(_)
         | Command::Umount(_)
         | Command::Put(_)
@@ -338,13 +353,17 @@ async fn put(config: Config, in_use: &InUse, args: &Put, output: Output) -> Resu
     served.close().await
 }
 
-/// The configuration, with the flags that every command takes.
-fn effective(global: &Global) -> Result<Config> {
-    let mut config = Config::load(global.config.as_deref())?;
-    if let Some(data) = &global.data {
+/// The configuration of a file, with the flags that win over it.
+pub(crate) fn effective(mut source: Source) -> Result<Config> {
+    let mut config = Config::load(source.file.as_deref())?;
+    if let Some(data) = &source.data {
         config.data.clone_from(data);
     }
-    if let Some(local) = &global.local {
+    config.nfs.listen = source.nfs.unwrap_or(config.nfs.listen);
+    config.ftp.listen = source.ftp.unwrap_or(config.ftp.listen);
+    config.metrics.listen = source.metrics.unwrap_or(config.metrics.listen);
+    config.fuse.mounts.extend(source.mounts.iter().cloned());
+    if let Some(local) = &source.local {
         let mut locals = config.mount.iter_mut().filter_map(|mount| match mount {
             Mount::Local { dir, .. } => Some(dir),
             _ => None,
@@ -366,11 +385,11 @@ fn effective(global: &Global) -> Result<Config> {
         Mount::Mem { .. } | Mount::Ipfs { .. } => Vec::new(),
     });
     let ftp = [&mut config.ftp.users, &mut config.ftp.tls_cert, &mut config.ftp.tls_key];
-    for path in of_mounts.chain(ftp.into_iter().flatten()).chain([&mut config.data]) {
+    for path in of_mounts.chain(ftp.into_iter().flatten()).chain([&mut config.data]).chain(&mut source.file) {
         *path = std::path::absolute(&*path)
             .map_err(|error| Error::new(ErrorKind::InvalidArgument, "args.path").at(path.display()).because(error))?;
     }
-    Ok(config)
+    Ok(Config { source, ..config })
 }
 
 /// How long a server may take to answer on the socket that it told.

@@ -473,6 +473,6 @@ impl Namespace for Instance {
     }
 
     async fn config(&self) -> Result<String> {
-        self.config.to_text()
+        self.loaded.lock().await.to_text()
     }
 }

@@ -16,7 +16,7 @@ use muxfs::{Prefix, Result};
 use muxfs_zstor::{ScrubTotals, Zstor};
 use tokio_util::sync::CancellationToken;
 
-use crate::{config, instance::Instance};
+use crate::instance::Instance;
 
 /// A server looks so often whether a pass is due, and not before it has run so long.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
@@ -27,12 +27,14 @@ const LOST_EVERY: Duration = Duration::from_secs(1);
 const NOTE_EVERY: Duration = Duration::from_secs(5);
 
 /// Looks after every mount of kind `zstor` until `stop`.
-pub(crate) async fn look_after(instance: Arc<Instance>, config: config::Scrub, stop: CancellationToken) {
-    let all = instance.zstors().map(|(prefix, store)| look_after_one(prefix, store, &config));
+pub(crate) async fn look_after(instance: Arc<Instance>, stop: CancellationToken) {
+    let all = instance.zstors().map(|(prefix, store)| look_after_one(prefix, store, &instance));
     stop.run_until_cancelled(join_all(all)).await;
 }
 
-async fn look_after_one(prefix: Prefix, store: &Zstor, config: &config::Scrub) {
+async fn look_after_one(prefix: Prefix, store: &Zstor, instance: &Instance) {
+    let config = || instance.upkeep.borrow().scrub.clone();
+    store.set_settle_rate(NonZeroU64::new(config().max_rate.0));
     if let Err(error) = store.scrubber().begin_serving().await {
         tracing::error!(%prefix, error = format!("{error:#}"), "it cannot be noted that a server runs: should it be killed, the next scrub is late");
     }
@@ -44,11 +46,14 @@ async fn look_after_one(prefix: Prefix, store: &Zstor, config: &config::Scrub) {
         }
     };
     let scrubbing = async {
-        if !config.enabled {
-            return;
-        }
         loop {
-            tokio::time::sleep(LOOK_EVERY.min(config.every.0).max(LOOK_EVERY_MIN)).await;
+            tokio::time::sleep(LOOK_EVERY.min(config().every.0).max(LOOK_EVERY_MIN)).await;
+            // It may be another by now.
+            let config = config();
+            store.set_settle_rate(NonZeroU64::new(config.max_rate.0));
+            if !config.enabled {
+                continue;
+            }
             if !store.scrubber().is_due(config.every.0) || !store.scrubber().lost().is_empty() {
                 continue;
             }
@@ -121,6 +126,12 @@ fn note(prefix: Prefix, store: &Zstor) {
     }
     let waiting = store.repairs_waiting() as f64;
     metrics::gauge!("muxfs_zstor_repairs_waiting", "mount" => mount.clone()).set(waiting);
+    let waiting = store.deletions_waiting() as f64;
+    metrics::gauge!("muxfs_zstor_deletions_waiting", "mount" => mount.clone()).set(waiting);
+    let settling = store.settling();
+    let settled = if settling.is_settled { 1.0 } else { 0.0 };
+    metrics::gauge!("muxfs_zstor_settled", "mount" => mount.clone()).set(settled);
+    metrics::counter!("muxfs_zstor_moved_blocks_total", "mount" => mount.clone()).absolute(settling.moved);
     if let Some(last) = store.scrubber().state().last {
         metrics::gauge!("muxfs_zstor_scrub_covered_since_seconds", "mount" => mount).set(last.began as f64);
     }

@@ -1,4 +1,5 @@
-//! SIGINT and SIGTERM: what ends a server in order and a command in the middle.
+//! SIGINT and SIGTERM, which end a server in order and a command in the middle, and SIGHUP, which has a server read its
+//! configuration again.
 
 use muxfs::{Error, ErrorKind, Result};
 use tokio::signal::unix::{self, SignalKind};
@@ -34,9 +35,17 @@ impl Signal {
     }
 }
 
+/// Hears SIGHUP from now on, which ends the process no more.
+pub(crate) fn hangup() -> Result<unix::Signal> {
+    listen(SignalKind::hangup())
+}
+
+fn listen(kind: SignalKind) -> Result<unix::Signal> {
+    unix::signal(kind).map_err(|error| Error::new(ErrorKind::Io, "signals").because(error))
+}
+
 impl Signals {
     pub(crate) fn new() -> Result<Self> {
-        let listen = |kind| unix::signal(kind).map_err(|error| Error::new(ErrorKind::Io, "signals").because(error));
         Ok(Self { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })
     }
 

@@ -8,7 +8,10 @@ use std::{
     sync::Arc,
 };
 
-use muxfs::{Env, Error, ErrorKind, Result, block::SegmentsOptions};
+use muxfs::{
+    Env, Error, ErrorKind, Result,
+    block::{Erasure, ErasureNode, ErasureOptions, Nowhere, SegmentsOptions},
+};
 use muxfs_zstor::{Access, Node, Password, Place, RootKey, ZdbPlace, Zstor, ZstorOptions, holds_data};
 use zeroize::Zeroizing;
 
@@ -39,6 +42,7 @@ pub(crate) fn nodes(data: &Path, mount: &ZstorMount) -> Vec<Node> {
         let node = |n: u16| Node {
             name: n.to_string(),
             group: None,
+            is_drained: false,
             place: Place::Dir { path: data.join("zstor/nodes").join(n.to_string()), is_made: true },
         };
         return (0..u16::from(mount.data) + u16::from(mount.parity)).map(node).collect();
@@ -53,13 +57,14 @@ pub(crate) fn nodes(data: &Path, mount: &ZstorMount) -> Vec<Node> {
             }),
             _ => Place::Dir { path: node.dir.clone().unwrap_or_default(), is_made: false },
         };
-        Node { name: node.name.clone().unwrap_or_else(|| place.to_string()), group: node.group.clone(), place }
+        let name = node.name.clone().unwrap_or_else(|| place.to_string());
+        Node { name, group: node.group.clone(), place, is_drained: node.drain }
     };
     named.iter().map(node).collect()
 }
 
 /// The same with the passwords that are in files.
-fn nodes_with_passwords(data: &Path, mount: &ZstorMount) -> Result<Vec<Node>> {
+pub(crate) fn nodes_with_passwords(data: &Path, mount: &ZstorMount) -> Result<Vec<Node>> {
     let mut nodes = nodes(data, mount);
     for (node, named) in nodes.iter_mut().zip(mount.nodes.iter().flatten()) {
         if let (Place::Zdb(place), Some(file)) = (&mut node.place, &named.password_file) {
@@ -103,6 +108,25 @@ fn options(data: &Path, mount: &ZstorMount, access: Access) -> Result<ZstorOptio
         segments: Arc::new(segments),
         ..ZstorOptions::new(mount.data, mount.parity, nodes)
     })
+}
+
+/// Checks that shards can be placed as a mount says; looks at no node.
+///
+/// # Errors
+/// `InvalidArgument` with the reason.
+pub(crate) fn check(data: &Path, mount: &ZstorMount) -> Result<()> {
+    let node = |node: Node| ErasureNode {
+        group: node.group,
+        is_drained: node.is_drained,
+        ..ErasureNode::new(node.name, Nowhere)
+    };
+    let options = ErasureOptions {
+        data_count: mount.data,
+        parity_count: mount.parity,
+        group_shards_max: mount.group_max,
+        ..ErasureOptions::default()
+    };
+    Erasure::new(nodes(data, mount).into_iter().map(node), options).map(drop)
 }
 
 /// The key of a mount, by the environment or its file; `None` if neither is there.

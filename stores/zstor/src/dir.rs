@@ -70,6 +70,12 @@ pub(crate) struct How {
     pub(crate) opened: UnboundedSender<String>,
 }
 
+impl fmt::Debug for How {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("How").field("access", &self.access).finish_non_exhaustive()
+    }
+}
+
 pub(crate) fn open_files() -> OpenMedia {
     Arc::new(|dir| Ok(Arc::new(FileMedia::open(dir)?)))
 }

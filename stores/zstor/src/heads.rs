@@ -29,6 +29,7 @@ use muxfs::{
     BlockKey, BlockStore, Env, Error, ErrorKind, Name, Result,
     block::Encrypt,
     heads::{HEAD_LEN_MAX, Heads, LogHeads, Swap, Version},
+    seal::SecretKey,
 };
 use tokio::{
     sync::Mutex as AsyncMutex,
@@ -181,6 +182,10 @@ fn slot_key(slot: usize) -> Result<BlockKey> {
 }
 
 impl Holder {
+    fn new((name, node): (String, Arc<dyn BlockStore>), key: &SecretKey) -> Self {
+        Self { name, slots: Encrypt::new(Arc::new(Beside(node)), key.clone()) }
+    }
+
     /// The editions that it has, of the one before a claim as well. One that is damaged is none: others have it too.
     async fn read(&self) -> Result<Vec<Edition>> {
         let slots = (0..SLOT_COUNT).map(|slot| async move {
@@ -243,6 +248,8 @@ struct State {
     unsettled: Option<Unsettled>,
     /// Why nothing can be swapped any more.
     passed_over: Option<String>,
+    /// What editions on nodes are encrypted with.
+    key: SecretKey,
     /// When no other was there the last time.
     alone_at: Option<Instant>,
     /// The file that is made before the heads of another directory are taken, whose pins are not known.
@@ -275,9 +282,10 @@ impl NodeHeads {
         pins_lost: PathBuf,
         env: &Env,
     ) -> Result<Self> {
-        let holder = |(name, node)| Holder { name, slots: Encrypt::new(Arc::new(Beside(node)), key.of("node heads")) };
+        let key = key.of("node heads");
         let mut state = State {
-            holders: nodes.into_iter().map(holder).collect(),
+            holders: nodes.into_iter().map(|node| Holder::new(node, &key)).collect(),
+            key,
             local,
             options,
             env: env.clone(),
@@ -320,6 +328,15 @@ impl NodeHeads {
         {
             tracing::debug!(cause = format!("{error:#}"), "a node that came may lack the heads until the next commit");
         }
+    }
+
+    /// Has other nodes keep the heads: on enough of them there is an edition with these heads before this returns.
+    ///
+    /// # Errors
+    /// `Unavailable` where too few take it, `Denied` if another machine has taken over; the nodes are those of before then.
+    pub(crate) async fn set_holders(&self, nodes: Vec<(String, Arc<dyn BlockStore>)>) -> Result<()> {
+        let mut state = Arc::clone(&self.state).lock_owned().await;
+        detached(async move { state.set_holders(nodes).await }).await
     }
 
     /// Checks that no other machine has taken over: what it put is no garbage of this one. What was found counts for a moment,
@@ -457,6 +474,34 @@ impl State {
         let failed: Vec<_> = failed.iter().map(|(n, error)| format!("{} ({error:#})", self.holders[*n].name)).collect();
         let why = format!("{count} nodes {what}, and it takes {count_min}; missing: {}", failed.join(", "));
         Error::new(ErrorKind::Unavailable, "zstor.heads").because(why)
+    }
+
+    async fn set_holders(&mut self, nodes: Vec<(String, Arc<dyn BlockStore>)>) -> Result<()> {
+        if let Some(why) = &self.passed_over {
+            return Err(denied(why));
+        }
+        if !self.is_begun {
+            self.begin().await?;
+        }
+        self.settle().await?;
+        // One that only some of the nodes take is never the number of another.
+        self.edition = self.next();
+        self.save_edition().await?;
+        let holders = nodes.into_iter().map(|node| Holder::new(node, &self.key)).collect();
+        let before = std::mem::replace(&mut self.holders, holders);
+        let edition = self.edition.clone();
+        let placed = async {
+            self.place(&edition).await?;
+            if !self.options.is_exclusive {
+                self.look_for_others(&edition).await?;
+            }
+            Ok(())
+        };
+        let placed = placed.await;
+        if placed.is_err() {
+            self.holders = before;
+        }
+        placed
     }
 
     /// Takes the newest edition, and begins an epoch.

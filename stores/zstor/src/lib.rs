@@ -26,9 +26,11 @@ mod heads;
 mod keeping;
 mod key;
 mod mark;
+mod members;
 mod node;
 mod resp;
 mod scrub;
+mod settler;
 mod space;
 mod status;
 mod store;
@@ -39,6 +41,7 @@ pub use crate::{
     key::RootKey,
     node::{Node, OpenNode, Place, SegmentsOptionsOf},
     scrub::{NamedBlock, ScrubPass, ScrubState, ScrubTotals, Scrubber},
+    settler::Settling,
     status::{NodeStatus, ZstorPlan, ZstorStatus},
     store::{Access, Zstor, ZstorOptions, holds_data},
     zdb::{Password, ZdbAddress, ZdbPlace},

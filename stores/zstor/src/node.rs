@@ -30,6 +30,8 @@ pub struct Node {
     pub group: Option<String>,
     /// Where it keeps what it has.
     pub place: Place,
+    /// Whether nothing new is put there, and what it has is put elsewhere.
+    pub is_drained: bool,
 }
 
 /// Where a node keeps what it has.
@@ -56,7 +58,7 @@ impl Place {
     }
 
     /// Whether both are the same, as far as can be told without looking.
-    fn is(&self, other: &Self) -> bool {
+    pub(crate) fn is(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Dir { path, .. }, Self::Dir { path: other, .. }) => {
                 matches!((std::path::absolute(path), std::path::absolute(other)), (Ok(path), Ok(other)) if path == other)
@@ -159,6 +161,11 @@ pub(crate) trait NodeStore: BlockStore {
 }
 
 impl Node {
+    /// A node in no group.
+    pub fn new(name: impl Into<String>, place: Place) -> Self {
+        Self { name: name.into(), group: None, place, is_drained: false }
+    }
+
     /// Whether something of a store is known to be there, or may be where nobody answers.
     pub(crate) async fn has_mark(&self) -> bool {
         match &self.place {

@@ -30,7 +30,7 @@ use tokio::{
     time::Instant,
 };
 
-use crate::{node::OpenNode, status::lost, store::Access};
+use crate::{members::Members, node::OpenNode, settler::Layout, status::lost, store::Access};
 
 /// The version of what is kept.
 const VERSION: u8 = 1;
@@ -54,6 +54,9 @@ pub struct ScrubState {
     pub is_due: bool,
     /// Whether a server has the store: if it is so at an opening, that one ended without a word.
     is_served: bool,
+    /// The nodes that there were when every shard was found where it belongs; `None` where one may not be.
+    #[serde(default)]
+    pub(crate) settled: Option<Layout>,
 }
 
 /// A pass, and what it found and did so far.
@@ -125,7 +128,7 @@ impl ScrubTotals {
 pub(crate) struct Scrub {
     pub(crate) shards: Erasure,
     pub(crate) encrypt: Arc<Encrypt>,
-    pub(crate) nodes: Vec<OpenNode>,
+    pub(crate) members: Arc<Members>,
 }
 
 /// Goes through all shards of a store and heals them, one pass at a time.
@@ -203,8 +206,9 @@ impl Scrubber {
         let scrubber = Self { inner: Arc::new(inner) };
         let ended_without_a_word = scrubber.state().is_served;
         // One that was made anew lacks everything, and one that was added what belongs there.
-        let there = || scrubber.inner.of.nodes.iter().filter(|node| node.lost().is_none());
-        let is_lacking = there().any(OpenNode::is_empty) && !there().all(OpenNode::is_empty);
+        let mut there = scrubber.inner.of.members.open();
+        there.retain(|node| node.lost().is_none());
+        let is_lacking = there.iter().any(OpenNode::is_empty) && !there.iter().all(OpenNode::is_empty);
         if access == Access::Write && (ended_without_a_word || is_lacking) {
             scrubber.change(|state| (state.is_due, state.is_served) = (true, false)).await?;
         }
@@ -225,8 +229,8 @@ impl Scrubber {
 
     /// The names of the nodes that are lost, as far as is known.
     pub fn lost(&self) -> Vec<String> {
-        let Scrub { nodes, shards, .. } = &self.inner.of;
-        lost(nodes, shards).into_iter().map(|(node, _)| nodes[node].name().to_owned()).collect()
+        let Scrub { members, shards, .. } = &self.inner.of;
+        lost(&members.open(), shards).into_iter().map(|(node, _)| node).collect()
     }
 
     /// Whether a pass is to be begun, or gone on with, by who does it every so often.
@@ -312,6 +316,11 @@ impl Scrubber {
         self.save().await
     }
 
+    /// Notes the nodes under which everything is where it belongs, durably.
+    pub(crate) async fn set_settled(&self, settled: Option<Layout>) -> Result<()> {
+        self.change(|state| state.settled = settled).await
+    }
+
     /// Writes the state down, if it is another than what was.
     async fn save(&self) -> Result<()> {
         const OP: &str = "zstor.scrub";
@@ -355,7 +364,8 @@ impl Inner {
 
     /// The names of the nodes that are not there, those aside that merely do not answer.
     fn not_there(&self) -> BTreeSet<String> {
-        self.of.nodes.iter().filter(|node| node.lost().is_some()).map(|node| node.name().to_owned()).collect()
+        let nodes = self.of.members.open();
+        nodes.iter().filter(|node| node.lost().is_some()).map(|node| node.name().to_owned()).collect()
     }
 
     /// In seconds since 1970.

@@ -4,7 +4,7 @@
 //! belong ([`Erasure::loss_of`](muxfs::block::Erasure::loss_of)). Spec: spec/zstor.md #what-it-says-of-itself.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -15,7 +15,12 @@ use muxfs::{
 };
 use tokio::time::timeout;
 
-use crate::{node::OpenNode, store::Zstor};
+use crate::{
+    members::Member,
+    node::{Node, OpenNode},
+    settler::Settling,
+    store::Zstor,
+};
 
 /// A node is waited for so long by who asks how it does.
 const ANSWER_WAIT_MAX: Duration = Duration::from_secs(2);
@@ -39,6 +44,12 @@ pub struct NodeStatus {
     pub free: Option<u64>,
     /// How long it takes to answer; `None` where it does not, or not in time.
     pub answer_time: Option<Duration>,
+    /// Whether nothing new is put there, and what it has is put elsewhere.
+    pub is_drained: bool,
+    /// Of a node that is drained, how many blocks it has shards of still; `None` where it does not tell.
+    pub blocks_left: Option<u64>,
+    /// Whether it came, or came back, and may lack shards until all is where it belongs.
+    pub is_filling: bool,
 }
 
 /// How a store does.
@@ -52,6 +63,10 @@ pub struct ZstorStatus {
     pub loss: ErasureLoss,
     /// How many blocks wait to be repaired by themselves.
     pub repairs_waiting: usize,
+    /// How many deletions wait for nodes that missed them.
+    pub deletions_waiting: usize,
+    /// How far it is that everything is where it belongs.
+    pub settling: Settling,
 }
 
 /// What would be, were some nodes lost.
@@ -66,10 +81,11 @@ pub struct ZstorPlan {
 }
 
 /// Which nodes are lost, in their order, and why: those that are not there, and those that do not answer.
-pub(crate) fn lost(nodes: &[OpenNode], shards: &Erasure) -> Vec<(usize, String)> {
-    let down = shards.node_status().into_iter().map(|status| status.down);
-    let lost = nodes.iter().zip(down).map(|(node, down)| node.lost().or(down));
-    lost.enumerate().filter_map(|(node, why)| Some((node, why?))).collect()
+pub(crate) fn lost(nodes: &[OpenNode], shards: &Erasure) -> Vec<(String, String)> {
+    let mut down = shards.node_status();
+    let mut why = |name: &str| down.iter_mut().find(|status| status.name == name)?.down.take();
+    let lost = nodes.iter().map(|node| (node.name().to_owned(), node.lost().or_else(|| why(node.name()))));
+    lost.filter_map(|(name, why)| Some((name, why?))).collect()
 }
 
 /// What a node takes, if it tells in time.
@@ -95,24 +111,38 @@ impl Zstor {
         self.shards.repairs_waiting()
     }
 
+    /// How many deletions wait for nodes that missed them.
+    pub fn deletions_waiting(&self) -> usize {
+        self.shards.deletions_waiting()
+    }
+
     /// Tells how the store and each of its nodes do; asks them, and waits two seconds at most for those that do not answer.
     pub async fn status(&self) -> ZstorStatus {
         // Whoever keeps its index in memory looks for its directory then.
+        let asked = self.shards.node_status();
         let answers = self.shards.ask_nodes(ANSWER_WAIT_MAX).await;
-        let gone = lost(&self.nodes, &self.shards);
-        let usual = self.shards.node_status().into_iter().map(|status| status.answer_time);
+        let answers: BTreeMap<_, _> = asked.into_iter().map(|status| status.name).zip(answers).collect();
+        let members = self.members.all();
+        let gone = lost(&self.nodes(), &self.shards);
+        let usual = self.shards.node_status();
+        let settling = self.settling();
         let mut nodes = Vec::new();
-        for (at, ((node, usual), answer)) in self.nodes.iter().zip(usual).zip(answers).enumerate() {
-            let why = gone.iter().find(|(gone, _)| *gone == at).map(|(_, why)| why.clone());
+        for Member { node: Node { name, group, is_drained, .. }, open } in members {
+            let why = gone.iter().find(|(gone, _)| *gone == name).map(|(_, why)| why.clone());
             let is_there = why.is_none();
+            let usual = usual.iter().find(|status| status.name == name).and_then(|status| status.answer_time);
+            let answer = answers.get(&name).copied().flatten();
             nodes.push(NodeStatus {
-                name: node.name().to_owned(),
-                group: self.groups.get(at).cloned().flatten(),
-                place: node.place().to_owned(),
-                len: if is_there { len(node).await } else { None },
-                free: if is_there { free(node) } else { None },
+                place: open.place().to_owned(),
+                len: if is_there { len(&open).await } else { None },
+                free: if is_there { free(&open) } else { None },
                 answer_time: usual.or(answer).filter(|_| is_there),
+                blocks_left: if is_there && is_drained { self.blocks_left(&name).await } else { None },
+                is_filling: settling.filling.contains(&name),
                 lost: why,
+                name,
+                group,
+                is_drained,
             });
         }
         let is_lost = |name: &str| nodes.iter().any(|node| node.name == name && node.lost.is_some());
@@ -120,8 +150,15 @@ impl Zstor {
             counts: self.counts,
             loss: self.shards.loss_of(is_lost),
             repairs_waiting: self.shards.repairs_waiting(),
+            deletions_waiting: self.shards.deletions_waiting(),
+            settling,
             nodes,
         }
+    }
+
+    /// How many blocks a node has shards of, if it tells in time.
+    async fn blocks_left(&self, name: &str) -> Option<u64> {
+        timeout(ANSWER_WAIT_MAX, self.shards.blocks_on(name)).await.ok()?.ok()
     }
 
     /// Tells what would be, were these nodes lost, besides those that are. Each is the name of a node, or of a group for
@@ -144,30 +181,29 @@ impl Zstor {
                 Err(error) => return Err(error),
             }
         }
-        let gone = lost(&self.nodes, &self.shards);
-        let name = |node: usize| self.nodes[node].name().to_owned();
-        let lost_now = gone.iter().filter(|(node, _)| !losing.contains(node)).map(|(node, _)| name(*node)).collect();
-        let is_lost = |at: usize| losing.contains(&at) || gone.iter().any(|(gone, _)| *gone == at);
-        let of_name = |name: &str| self.nodes.iter().position(|node| node.name() == name);
+        let names: Vec<String> = self.members.all().into_iter().map(|member| member.node.name).collect();
+        let gone: BTreeSet<String> = lost(&self.nodes(), &self.shards).into_iter().map(|(name, _)| name).collect();
+        let of = |which: &dyn Fn(&String) -> bool| names.iter().filter(|name| which(name)).cloned().collect();
         Ok(ZstorPlan {
-            lose: losing.iter().copied().map(name).collect(),
-            lost_now,
-            loss: self.shards.loss_of(|name| of_name(name).is_some_and(is_lost)),
+            lose: of(&|name| losing.contains(name)),
+            lost_now: of(&|name| gone.contains(name) && !losing.contains(name)),
+            loss: self.shards.loss_of(|name| losing.contains(name) || gone.contains(name)),
         })
     }
 
     /// The node of a name, or those of a group.
-    fn named(&self, name: &str) -> Result<Vec<usize>> {
-        if let Some(node) = self.nodes.iter().position(|node| node.name() == name) {
-            return Ok(vec![node]);
+    fn named(&self, name: &str) -> Result<Vec<String>> {
+        let nodes: Vec<Node> = self.members.all().into_iter().map(|member| member.node).collect();
+        if nodes.iter().any(|node| node.name == name) {
+            return Ok(vec![name.to_owned()]);
         }
-        let in_group = self.groups.iter().enumerate().filter(|(_, group)| group.as_deref() == Some(name));
-        let in_group: Vec<usize> = in_group.map(|(at, _)| at).collect();
+        let in_group = nodes.iter().filter(|node| node.group.as_deref() == Some(name));
+        let in_group: Vec<String> = in_group.map(|node| node.name.clone()).collect();
         if !in_group.is_empty() {
             return Ok(in_group);
         }
-        let names: Vec<&str> = self.nodes.iter().map(OpenNode::name).collect();
-        let groups: BTreeSet<&str> = self.groups.iter().filter_map(Option::as_deref).collect();
+        let names: Vec<&str> = nodes.iter().map(|node| node.name.as_str()).collect();
+        let groups: BTreeSet<&str> = nodes.iter().filter_map(|node| node.group.as_deref()).collect();
         let mut why = format!("there is no node of that name; the nodes are {}", names.join(", "));
         if !groups.is_empty() {
             let groups: Vec<&str> = groups.into_iter().collect();

@@ -5,6 +5,7 @@
 
 use std::{
     fmt,
+    num::NonZeroU64,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -18,7 +19,7 @@ use muxfs::{
     vfs::FsStat,
 };
 use muxfs_local::FileMedia;
-use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::sync::{Mutex as AsyncMutex, mpsc::unbounded_channel};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
@@ -28,8 +29,10 @@ use crate::{
     keeping::Keeping,
     key::{RootKey, failed},
     mark::{Found, Mark},
+    members::Members,
     node::{Look, Node, NodeStore, OpenNode, Place, SegmentsOptionsOf, check_places, one_place},
     scrub::{Scrub, Scrubber},
+    settler::{Settler, Settling},
     space::space,
     zdb::Zdb,
 };
@@ -106,13 +109,16 @@ pub async fn holds_data(nodes: &[Node], local: &Path) -> bool {
 pub struct Zstor {
     blocks: Arc<dyn BlockStore>,
     pub(crate) shards: Erasure,
-    heads: Arc<NodeHeads>,
-    pub(crate) nodes: Vec<OpenNode>,
-    /// Of each node its group.
-    pub(crate) groups: Vec<Option<String>>,
+    pub(crate) heads: Arc<NodeHeads>,
+    pub(crate) members: Arc<Members>,
     pub(crate) counts: (u8, u8),
-    /// Brings to nodes what they lack, in the background.
-    filling: Mutex<Option<AbortOnDropHandle<()>>>,
+    /// How a node is opened that comes.
+    pub(crate) how: How,
+    /// Whoever holds it changes which nodes there are.
+    pub(crate) changing: AsyncMutex<()>,
+    pub(crate) erasure: ErasureOptions,
+    pub(crate) settler: Settler,
+    settling: Mutex<Option<AbortOnDropHandle<()>>>,
     scrubber: Scrubber,
 }
 
@@ -134,7 +140,7 @@ impl Zstor {
     /// let env = muxfs::testing::env();
     /// let key = RootKey::make(&dir.join("key"), &env)?;
     /// let place = |n: u8| Place::Dir { path: dir.join(format!("node{n}")), is_made: true };
-    /// let nodes = (0..3).map(|n| Node { name: format!("{n}"), group: None, place: place(n) }).collect();
+    /// let nodes = (0..3).map(|n| Node::new(format!("{n}"), place(n))).collect();
     /// let zstor = Zstor::open(&ZstorOptions::new(2, 1, nodes), &key, dir, &env).await?;
     /// zstor.blocks().put(&BlockKey::new(b"k")?, "two of three give it back".into()).await?;
     /// zstor.close().await?;
@@ -229,23 +235,26 @@ impl Zstor {
             mark.write(&made).map_err(|error| failed("zstor.open", &made, error))?;
         }
         let files = local.join("scrub");
-        let of_scrub = Scrub { shards: shards.clone(), encrypt: encrypt.clone(), nodes: nodes.clone() };
+        let members = Members::new(&options.nodes, nodes);
+        let of_scrub = Scrub { shards: shards.clone(), encrypt: encrypt.clone(), members: members.clone() };
         let scrubber =
             Scrubber::open(of_scrub, &files, options.access, |media| key.sealed("scrub", media, env), env).await?;
         let heads = Arc::new(heads);
         // Those that are lost are looked for from now on.
         shards.probe_nodes();
         let is_written = options.access == Access::Write;
-        let filling =
-            is_written.then(|| AbortOnDropHandle::new(tokio::spawn(catch_up(shards.clone(), heads.clone(), filled))));
+        let counts = (data_count, parity_count);
+        let layout = (counts, options.group_shards_max);
+        let settler = Settler::new(shards.clone(), heads.clone(), scrubber.clone(), members.clone(), layout);
+        let settling = is_written.then(|| AbortOnDropHandle::new(tokio::spawn(settler.clone().run(filled))));
         let mut blocks: Arc<dyn BlockStore> = Arc::new(Distinct::new(Arc::new(Compress::new(encrypt))));
         let pins_lost = local.join(PINS_LOST);
         if pins_lost.exists() || !heads_options.is_exclusive {
             blocks = Arc::new(Keeping::new(blocks, pins_lost, heads.clone()));
         }
-        let groups = options.nodes.iter().map(|node| node.group.clone()).collect();
-        let (counts, filling) = ((data_count, parity_count), Mutex::new(filling));
-        Ok(Self { blocks, shards, heads, nodes, groups, counts, filling, scrubber })
+        let (changing, settling) = (AsyncMutex::default(), Mutex::new(settling));
+        let erasure = erasure(options);
+        Ok(Self { blocks, shards, heads, members, counts, how, changing, erasure, settler, settling, scrubber })
     }
 
     /// All layers, from above.
@@ -258,9 +267,20 @@ impl Zstor {
         &self.heads
     }
 
-    /// The nodes, as the options name them.
-    pub fn nodes(&self) -> &[OpenNode] {
-        &self.nodes
+    /// The nodes that there are now.
+    pub fn nodes(&self) -> Vec<OpenNode> {
+        self.members.open()
+    }
+
+    /// How far it is that everything is where it belongs.
+    pub fn settling(&self) -> Settling {
+        self.settler.now()
+    }
+
+    /// Has no more read in a second than so many bytes, for what is moved to where it belongs; `None` is as fast as can be, as
+    /// it is where nobody says anything.
+    pub fn set_settle_rate(&self, bytes_per_sec: Option<NonZeroU64>) {
+        self.settler.set_rate(bytes_per_sec);
     }
 
     /// What goes through all shards and heals them.
@@ -271,9 +291,12 @@ impl Zstor {
     /// What tells how much fits: what the nodes have, less what shards take more than blocks. A node that is lost tells
     /// nothing, and none that has not answered within a tenth of a second.
     pub fn space(&self) -> impl Fn() -> Result<FsStat> + Send + Sync + 'static {
-        let (nodes, counts) = (self.nodes.clone(), self.counts);
+        let (members, counts) = (self.members.clone(), self.counts);
         move || {
-            let live: Vec<_> = nodes.iter().filter(|node| node.lost().is_none()).map(|node| &node.store).collect();
+            let nodes = members.all();
+            // Nothing more is put on those that are drained.
+            let live = nodes.iter().filter(|member| !member.node.is_drained).map(|member| &member.open);
+            let live: Vec<_> = live.filter(|node| node.lost().is_none()).map(|node| &node.store).collect();
             let rooms = |deadline| {
                 for node in &live {
                     Arc::clone(node).ask_room();
@@ -291,17 +314,18 @@ impl Zstor {
     /// # Errors
     /// Those of the nodes that are there, the first.
     pub async fn close(&self) -> Result<()> {
-        let noted = self.scrubber.close().await;
-        let filling = self.filling.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(filling) = filling {
-            filling.abort();
+        let settling = self.settling.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(settling) = settling {
+            settling.abort();
             // It has the nodes until it has ended.
-            filling.await.ok();
+            settling.await.ok();
         }
+        let noted = self.scrubber.close().await;
         let heads = self.heads.close().await;
         // What mends has to end before what it writes to.
         let owed = self.shards.close().await;
-        let closed: Result<()> = join_all(self.nodes.iter().map(|node| node.store.close())).await.into_iter().collect();
+        let nodes = self.nodes();
+        let closed: Result<()> = join_all(nodes.iter().map(|node| node.store.close())).await.into_iter().collect();
         closed.and(heads).and(owed).and(noted)
     }
 }
@@ -324,24 +348,26 @@ fn erasure(options: &ZstorOptions) -> ErasureOptions {
     ErasureOptions { data_count, parity_count, group_shards_max, repairs_max, ..default }
 }
 
-fn in_group(node: &Node, store: Arc<dyn BlockStore>) -> ErasureNode {
-    let made = ErasureNode::new(node.name.clone(), store);
+pub(crate) fn in_group(node: &Node, store: Arc<dyn BlockStore>) -> ErasureNode {
+    let made = ErasureNode { is_drained: node.is_drained, ..ErasureNode::new(node.name.clone(), store) };
     match &node.group {
         Some(group) => made.in_group(group.clone()),
         None => made,
     }
 }
 
+/// What is at the place of a node, not looked at yet.
+pub(crate) fn new_store(Node { name, place, .. }: &Node, how: &How) -> Arc<dyn NodeStore> {
+    match place {
+        Place::Dir { path, is_made } => Dir::new(name, path, *is_made, how.clone()),
+        Place::Zdb(place) => Zdb::new(name, place, (how.store, how.access), how.opened.clone()),
+    }
+}
+
 /// Opens the nodes that are there; in a new store all of them are taken first.
 /// Also gives the names of those that were taken in the place of others, and so lack what those had.
 async fn open_nodes(options: &ZstorOptions, how: &How, is_made: bool) -> Result<(Vec<OpenNode>, Vec<String>)> {
-    let store = |Node { name, place, .. }: &Node| -> Arc<dyn NodeStore> {
-        match place {
-            Place::Dir { path, is_made } => Dir::new(name, path, *is_made, how.clone()),
-            Place::Zdb(place) => Zdb::new(name, place, (how.store, how.access), how.opened.clone()),
-        }
-    };
-    let dirs: Vec<_> = options.nodes.iter().map(store).collect();
+    let dirs: Vec<_> = options.nodes.iter().map(|node| new_store(node, how)).collect();
     let (looks, places): (Vec<_>, Vec<_>) = join_all(dirs.iter().map(|dir| dir.look())).await.into_iter().unzip();
     for (count, (dir, place)) in dirs.iter().zip(&places).enumerate() {
         let same = places.iter().take(count).position(|other| place.is_some() && other == place);
@@ -379,18 +405,6 @@ async fn open_nodes(options: &ZstorOptions, how: &How, is_made: bool) -> Result<
         }
     }
     Ok((dirs.into_iter().map(|store| OpenNode { store }).collect(), replaced))
-}
-
-/// Brings to nodes that were opened what they lack of what is stored, one after the other.
-async fn catch_up(shards: Erasure, heads: Arc<NodeHeads>, mut opened: UnboundedReceiver<String>) {
-    while let Some(node) = opened.recv().await {
-        heads.spread().await;
-        match shards.catch_up(&node).await {
-            Ok(0) => {}
-            Ok(count) => tracing::info!(node, "a node that came has what it lacked: {count} blocks"),
-            Err(error) => tracing::warn!(node, "a node that came may lack blocks until a scrub: {error:#}"),
-        }
-    }
 }
 
 fn bad_key() -> Error {

@@ -17,7 +17,8 @@ async fn tree() -> (Arc<dyn Vfs>, (TempDir, Zstor)) {
     let (key, env, local) = (RootKey::new([7; 32]), muxfs::testing::env(), dir.path().join("local"));
     fs::create_dir(&local).expect("made");
     let place = |n: usize| Place::Dir { path: dir.path().join(format!("node{n}")), is_made: true };
-    let nodes = (0..6).map(|n| Node { name: format!("{n}"), group: None, place: place(n) }).collect();
+    let nodes =
+        (0..6).map(|n| Node { name: format!("{n}"), group: None, place: place(n), is_drained: false }).collect();
     let zstor = Zstor::open(&ZstorOptions::new(4, 2, nodes), &key, &local, &env).await.expect("opens");
     let heads = zstor.heads().clone();
     let journal = Arc::new(FileMedia::open_ahead(local.join("journal")).expect("opens"));

@@ -72,6 +72,7 @@ fn options(dir: &Path) -> ZstorOptions {
     let node = |n: usize| Node {
         name: format!("{n}"),
         group: None,
+        is_drained: false,
         place: Place::Dir { path: dir.join(format!("node{n}")), is_made: true },
     };
     ZstorOptions::new(4, 2, (0..6).map(node).collect())
@@ -91,8 +92,8 @@ async fn assert_whole(zstor: &Zstor) {
     }
 }
 
-fn lost(zstor: &Zstor) -> Vec<&str> {
-    zstor.nodes().iter().filter(|node| node.lost().is_some()).map(muxfs_zstor::OpenNode::name).collect()
+fn lost(zstor: &Zstor) -> Vec<String> {
+    zstor.nodes().iter().filter(|node| node.lost().is_some()).map(|node| node.name().to_owned()).collect()
 }
 
 /// Waits until no node is lost and each has a shard of so many blocks, which all have a shard on each, and the heads.

@@ -48,6 +48,7 @@ impl World {
             name: format!("{n}"),
             group: Some(format!("rack {}", n / 2)),
             place: Place::Dir { path: self.node(n), is_made: true },
+            is_drained: false,
         };
         let options = ZstorOptions::new(4, 2, (0..6).map(node).collect());
         Zstor::open(&options, &RootKey::new([7; 32]), &self.local(), &muxfs::testing::env()).await.expect("opens")
@@ -276,8 +277,12 @@ async fn a_store_tells_how_it_does_and_what_would_be() {
     for n in [0, 2, 3, 4] {
         fs::remove_dir_all(world.node(n)).expect("removed");
     }
-    let of_number =
-        |n: usize| Node { name: format!("{n}"), group: None, place: Place::Dir { path: world.node(n), is_made: true } };
+    let of_number = |n: usize| Node {
+        name: format!("{n}"),
+        group: None,
+        place: Place::Dir { path: world.node(n), is_made: true },
+        is_drained: false,
+    };
     let options = ZstorOptions::new(4, 2, (0..6).map(of_number).collect());
     let zstor = Zstor::look(&options, &RootKey::new([7; 32]), &world.local(), &muxfs::testing::env()).await;
     let status = zstor.expect("opens").status().await;

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use double::{Double, Fault};
 use futures_util::TryStreamExt as _;
 use muxfs::{BlockKey, ErrorKind, Result};
-use muxfs_zstor::{Node, OpenNode, Password, Place, RootKey, ZdbAddress, ZdbPlace, Zstor, ZstorOptions};
+use muxfs_zstor::{Node, Password, Place, RootKey, ZdbAddress, ZdbPlace, Zstor, ZstorOptions};
 use tempfile::TempDir;
 
 const NAMESPACE: &str = "muxfs";
@@ -33,6 +33,7 @@ impl World {
         let node = |(n, server): (usize, &Double)| Node {
             name: n.to_string(),
             group: None,
+            is_drained: false,
             place: Place::Zdb(ZdbPlace {
                 address: ZdbAddress::Tcp(server.address),
                 namespace: NAMESPACE.into(),
@@ -79,8 +80,8 @@ async fn assert_whole(zstor: &Zstor) {
     }
 }
 
-fn lost(zstor: &Zstor) -> Vec<&str> {
-    zstor.nodes().iter().filter(|node| node.lost().is_some()).map(OpenNode::name).collect()
+fn lost(zstor: &Zstor) -> Vec<String> {
+    zstor.nodes().iter().filter(|node| node.lost().is_some()).map(|node| node.name().to_owned()).collect()
 }
 
 #[tokio::test]
@@ -192,11 +193,12 @@ async fn over_a_real_server() {
         let namespace = format!("muxfs-{unique}-{n}");
         let (address, password) = (addresses[n % addresses.len()].clone(), Some(Password::new("secret")));
         let place = Place::Zdb(ZdbPlace { address, namespace, password, is_made: true });
-        Node { name: n.to_string(), group: None, place }
+        Node { name: n.to_string(), group: None, place, is_drained: false }
     };
     let over_dirs = |n: usize| Node {
         name: n.to_string(),
         group: None,
+        is_drained: false,
         place: Place::Dir { path: dir.path().join(format!("node{n}")), is_made: true },
     };
     let nodes: [(&str, Vec<Node>); 2] =

@@ -22,7 +22,11 @@ use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _};
 
 use muxfs::{Cid, Error, ErrorKind, QfsPath, Result};
 
-use crate::namespace::{Namespace, Place};
+use crate::{
+    control::Client,
+    namespace::{Namespace, Place},
+    output::Output,
+};
 
 /// Reads a place from the command line.
 pub(crate) fn place(text: &OsStr) -> Result<Place> {
@@ -37,6 +41,14 @@ pub(crate) fn path(text: &OsStr) -> Result<QfsPath> {
             .at("/")
             .because("name something below the root, as /ipfs/<cid> or /local/a.txt")),
     }
+}
+
+/// Has a server read its configuration again, and tells what came of it.
+pub(crate) async fn reload(server: &Client, output: Output) -> Result<()> {
+    let reloaded = server.reload().await?;
+    let what = |keys: &[String]| if keys.is_empty() { "nothing".to_owned() } else { keys.join(", ") };
+    let text = format!("changed: {}\ntakes a restart: {}", what(&reloaded.changed), what(&reloaded.restart));
+    output.result(text.as_bytes(), &reloaded)
 }
 
 /// The CID that a path leads to: the one it names, where that is all it names.

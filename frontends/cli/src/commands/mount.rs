@@ -133,7 +133,7 @@ async fn serve(mut config: Config, data: DataDir, point: MountPoint, detached: b
     config.metrics.listen = Listen(None);
     config.fuse.mounts = vec![point];
     let ready = || if detached { tell_ready() } else { Ok(()) };
-    super::serve::serve_mounts(config, data, ready, output).await
+    Box::pin(super::serve::serve_mounts(config, data, ready, output)).await
 }
 
 /// Lets the command go that waits for this process, and with it its terminal and its directory.

@@ -21,15 +21,15 @@ use tokio_util::sync::CancellationToken;
 use super::put::host;
 use crate::{
     args, collector,
-    config::{self, Config, Mount, Squash, ZstorMount},
+    config::{self, Config, Mount, Source, Squash, ZstorMount},
     control,
     data_dir::{DataDir, private_dir},
     instance::{self, Instance, fsids, local_dir},
     metrics,
     mounts::MountPoint,
     output::{self, Output},
-    scrubber,
-    signals::Signals,
+    reload, scrubber,
+    signals::{Signals, hangup},
     zstor,
 };
 
@@ -60,14 +60,13 @@ struct Ready {
 }
 
 /// Serves until SIGINT or SIGTERM; a second one ends it at once.
-pub(crate) async fn serve(mut config: Config, args: &args::Serve, output: Output) -> Result<()> {
-    config.nfs.listen = args.nfs.unwrap_or(config.nfs.listen);
-    config.ftp.listen = args.ftp.unwrap_or(config.ftp.listen);
-    config.metrics.listen = args.metrics.unwrap_or(config.metrics.listen);
+pub(crate) async fn serve(config: Config, args: &args::Serve, output: Output) -> Result<()> {
+    let mut source = Source { nfs: args.nfs, ftp: args.ftp, metrics: args.metrics, ..config.source };
     for dir in &args.mount {
         let dir = std::path::absolute(dir).map_err(|error| host(dir, error))?;
-        config.fuse.mounts.push(MountPoint { dir, prefix: None, options: String::new() });
+        source.mounts.push(MountPoint { dir, prefix: None, options: String::new() });
     }
+    let config = crate::effective(source)?;
     let signals = Signals::new()?;
     let data = DataDir::own(&config.data)?;
     let ready_file = args.ready_file.as_deref();
@@ -135,11 +134,11 @@ async fn run(
         .trees()
         .map(|(prefix, tree)| tokio::spawn(commit_in_time(prefix, tree.clone(), stop.clone())))
         .collect();
-    if config.gc.enabled {
-        let collecting = collector::collect_in_time(instance.clone(), config.gc.clone(), stop.clone());
-        upkeep.push(tokio::spawn(collecting));
+    upkeep.push(tokio::spawn(collector::collect_in_time(instance.clone(), stop.clone())));
+    upkeep.push(tokio::spawn(scrubber::look_after(instance.clone(), stop.clone())));
+    if until == Until::Signal {
+        upkeep.push(tokio::spawn(reload::on_hangup(instance.clone(), hangup()?, stop.clone())));
     }
-    upkeep.push(tokio::spawn(scrubber::look_after(instance.clone(), config.scrub.clone(), stop.clone())));
     let metrics = metrics::serve(recorder, config.metrics.listen.0, stop.clone())
         .await
         .map_err(|error| taken(error, "--metrics"))?;

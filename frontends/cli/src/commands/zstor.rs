@@ -4,6 +4,7 @@
 //! are there (`look`). Who scrubs has it done by the server, or opens the store. Spec: spec/cli.md #zstor, spec/zstor.md.
 
 mod look;
+mod node;
 mod plan;
 mod scrub;
 mod status;
@@ -12,6 +13,7 @@ use muxfs::{Error, ErrorKind, Prefix, Result};
 
 pub(crate) use self::{
     look::{look, plan_of, status_of},
+    node::change_nodes,
     plan::{Plan, plan},
     scrub::{Scrub, Scrubbing, repair, run, scrub},
     status::{Status, status},

@@ -38,6 +38,7 @@ use crate::namespace::{
     Collecting, Difference, EntryText, Finding, Hold, Input, Kept, Kind, LinkText, Logged, Namespace, Place, Stat,
     from_text, to_text,
 };
+use crate::reload::Reloaded;
 
 type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 
@@ -121,6 +122,16 @@ impl Client {
         let body = http_body_util::Limited::new(response.into_body(), ANSWER_LEN_MAX);
         let body = body.collect().await.map_err(|error| self.broken(error))?.to_bytes();
         serde_json::from_slice(&body).map_err(|error| Error::new(ErrorKind::Internal, "control.answer").because(error))
+    }
+
+    /// The file that the server read its configuration from.
+    pub(crate) async fn config_file(&self) -> Result<Option<PathBuf>> {
+        self.ask(Method::GET, "config-file", &[], empty()).await
+    }
+
+    /// Has the server read its configuration again.
+    pub(crate) async fn reload(&self) -> Result<Reloaded> {
+        self.ask(Method::POST, "reload", &[], empty()).await
     }
 
     /// Has the server mount.

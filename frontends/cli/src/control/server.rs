@@ -28,6 +28,7 @@ use crate::{
     instance::Instance,
     mounts::MountPoint,
     namespace::{EntryText, Input, Kept, LinkText, Logged, Namespace as _, Place},
+    reload::Reloaded,
 };
 
 /// The longest directory that a client may put in one request, in bytes of JSON: some ten million entries.
@@ -75,6 +76,8 @@ fn router(instance: Arc<Instance>) -> Router {
     Router::new()
         .route("/v1/hello", get(hello))
         .route("/v1/config", get(config))
+        .route("/v1/config-file", get(config_file))
+        .route("/v1/reload", post(reload))
         .route("/v1/default", get(default_write))
         .route("/v1/stat", get(stat))
         .route("/v1/list", get(list))
@@ -254,6 +257,14 @@ async fn hello() -> Json<Hello> {
 
 async fn config(State(owner): Owner) -> Answer<String> {
     Ok(Json(owner.config().await?))
+}
+
+async fn config_file(State(owner): Owner) -> Answer<Option<PathBuf>> {
+    Ok(Json(owner.config.source.file.clone()))
+}
+
+async fn reload(State(owner): Owner) -> Answer<Reloaded> {
+    Ok(Json(crate::reload::reload(&owner).await?))
 }
 
 async fn mount(State(owner): Owner, body: Bytes) -> Answer<()> {

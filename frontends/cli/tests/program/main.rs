@@ -9,6 +9,7 @@ mod commands;
 mod copies;
 mod doctor;
 mod mounting;
+mod nodes;
 mod roots;
 mod rounds;
 mod sealed;

@@ -47,7 +47,7 @@ pub(crate) async fn of_instance(instance: &Instance, out: &Findings) {
             let (stats, what) = (disk.stats(), if disk.nodes().is_empty() { "blocks" } else { "shards" });
             let found = format!("{} {what}, {}", count(stats.block_count), bytes(stats.live_len));
             out.tell(Finding::ok("blocks", &place, found)).await;
-            nodes(&place, disk.nodes(), out).await;
+            nodes(&place, &disk.nodes(), out).await;
         }
         pins(&place, cas.pins(), cas.dag(), out).await;
         if let Ok(tree) = instance.tree(prefix) {
@@ -144,7 +144,7 @@ async fn closed_zstor(config: &Config, mount: &ZstorMount, out: &Findings) {
             return out.tell(Finding::error("nodes", &place, format!("{error:#}"), advice)).await;
         }
     };
-    nodes(&place, store.nodes(), out).await;
+    nodes(&place, &store.nodes(), out).await;
     let has_blocks = store.nodes().iter().filter_map(OpenNode::segments).any(|node| node.stats().block_count > 0);
     let dir = zstor::local_dir(&config.data, mount);
     let sealed = |part: &str| Ok(key.sealed(part, over(&dir.join(part))?, &env()));

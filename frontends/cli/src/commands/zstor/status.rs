@@ -30,6 +30,9 @@ pub(crate) struct Status {
     pub(crate) spare: Option<usize>,
     /// Blocks that are repaired as soon as can be.
     pub(crate) repairs_waiting: usize,
+    /// Deletions that nodes missed, each counted for each node.
+    pub(crate) deletions_waiting: usize,
+    pub(crate) settling: Settling,
     /// What is in the journal of this machine and in no commit on the nodes, at most, in bytes.
     pub(crate) uncommitted_bytes: u64,
     pub(crate) scrub: Scrubbed,
@@ -46,6 +49,24 @@ pub(crate) struct Node {
     pub(crate) bytes: Option<u64>,
     pub(crate) free: Option<u64>,
     pub(crate) answer_seconds: Option<f64>,
+    /// Whether nothing new is put there, and how many blocks it has shards of still.
+    pub(crate) drained: bool,
+    pub(crate) blocks_left: Option<u64>,
+    /// Whether it came, or came back, and may lack shards.
+    pub(crate) filling: bool,
+}
+
+/// How far it is that every shard is where it belongs.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Settling {
+    pub(crate) settled: bool,
+    /// Whether it is being looked at, or moved, now, and which part of all keys was, 0 to 1.
+    pub(crate) running: bool,
+    pub(crate) coverage: f64,
+    /// How many blocks this server has moved.
+    pub(crate) moved: u64,
+    /// What keeps it; absent where nothing does.
+    pub(crate) left: Option<String>,
 }
 
 /// What is known of scrubs.
@@ -134,7 +155,11 @@ impl Status {
             bytes: node.len,
             free: node.free,
             answer_seconds: node.answer_time.map(|time| time.as_secs_f64()),
+            drained: node.is_drained,
+            blocks_left: node.blocks_left,
+            filling: node.is_filling,
         };
+        let muxfs_zstor::Settling { is_settled, is_running, coverage, moved, left, .. } = status.settling;
         Self {
             mount: prefix.to_string(),
             served: beside.served,
@@ -145,6 +170,8 @@ impl Status {
             writable: part(status.loss.writable),
             spare: status.loss.spare,
             repairs_waiting: status.repairs_waiting,
+            deletions_waiting: status.deletions_waiting,
+            settling: Settling { settled: is_settled, running: is_running, coverage, moved, left },
             uncommitted_bytes: beside.uncommitted_bytes,
             scrub: Scrubbed {
                 running: store.scrubber().is_running(),
@@ -185,6 +212,10 @@ fn text(status: &Status) -> String {
     );
     say("to be repaired", format!("{} blocks", count(status.repairs_waiting as u64)));
     let at_most = if status.served { "" } else { "at most " };
+    if status.deletions_waiting > 0 {
+        say("to be deleted", format!("{} shards, on nodes that missed it", count(status.deletions_waiting as u64)));
+    }
+    settling(&status.settling, &mut say);
     say("not on nodes", format!("{at_most}{}, in the sealed journal on this machine", bytes(status.uncommitted_bytes)));
     scrub(&status.scrub, &mut say);
     lines.join("\n")
@@ -197,7 +228,7 @@ fn table(nodes: &[Node]) -> Vec<String> {
         [
             node.name.clone(),
             node.group.clone().unwrap_or_else(unknown),
-            if node.lost.is_some() { "LOST".into() } else { "up".into() },
+            state(node),
             node.bytes.map_or_else(unknown, bytes),
             node.free.map_or_else(unknown, bytes),
             node.answer_seconds.map_or_else(unknown, |seconds| format!("{:.2} ms", seconds * 1000.0)),
@@ -220,6 +251,30 @@ fn table(nodes: &[Node]) -> Vec<String> {
     let whys = std::iter::once(None).chain(nodes.iter().map(|node| node.lost.as_ref()));
     let lines = rows.iter().zip(whys).flat_map(|(row, why)| [Some(line(row)), why.map(|why| format!("    {why}"))]);
     lines.flatten().collect()
+}
+
+fn state(node: &Node) -> String {
+    match (&node.lost, node.drained, node.blocks_left) {
+        (Some(_), ..) => "LOST".into(),
+        (None, true, Some(0)) => "empty: may be removed".into(),
+        (None, true, Some(left)) => format!("drained, {} blocks left", count(left)),
+        (None, true, None) => "drained".into(),
+        (None, false, _) if node.filling => "up, being filled".into(),
+        (None, false, _) => "up".into(),
+    }
+}
+
+fn settling(settling: &Settling, say: &mut impl FnMut(&str, String)) {
+    let Settling { settled, running, coverage, moved, left } = settling;
+    if *settled {
+        return;
+    }
+    let how = match (running, left) {
+        (true, _) => format!("under way at {:.0} %, {} blocks moved", coverage * 100.0, count(*moved)),
+        (false, Some(why)) => format!("waits: {why}"),
+        (false, None) => "when a server runs".into(),
+    };
+    say("to be moved", how);
 }
 
 fn scrub(scrub: &Scrubbed, say: &mut impl FnMut(&str, String)) {

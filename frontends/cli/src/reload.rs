@@ -1,0 +1,144 @@
+//! Reading the configuration again while a server runs: by SIGHUP, and by `muxfs reload`.
+//!
+//! What can change changes; for what cannot, a restart is asked for by name. A file that cannot be read, or nodes that cannot
+//! be, leave everything as it is. Spec: spec/config.md #reading-it-again.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use muxfs::{Error, ErrorKind, Prefix, Result};
+use serde::{Deserialize, Serialize};
+use tokio::signal::unix::Signal;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    config::{Config, Gc, Mount, Scrub, ZstorMount},
+    instance::Instance,
+    zstor,
+};
+
+/// What a server does by itself, as far as it can change.
+#[derive(Debug, Clone)]
+pub(crate) struct Upkeep {
+    pub(crate) gc: Gc,
+    pub(crate) scrub: Scrub,
+}
+
+impl Upkeep {
+    pub(crate) fn of(config: &Config) -> Self {
+        Self { gc: config.gc.clone(), scrub: config.scrub.clone() }
+    }
+}
+
+/// What came of reading a configuration again.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Reloaded {
+    /// What is another now, as keys of the configuration.
+    pub(crate) changed: Vec<String>,
+    /// What is another in the file, and takes a restart.
+    pub(crate) restart: Vec<String>,
+}
+
+/// Reads it again with each SIGHUP, until `stop`.
+pub(crate) async fn on_hangup(instance: Arc<Instance>, mut hangup: Signal, stop: CancellationToken) {
+    let work = async {
+        while hangup.recv().await.is_some() {
+            match reload(&instance).await {
+                Ok(Reloaded { changed, .. }) if changed.is_empty() => {
+                    tracing::info!("the configuration was read again: nothing changes");
+                }
+                Ok(Reloaded { changed, .. }) => {
+                    tracing::info!("the configuration was read again, and changes {}", changed.join(", "));
+                }
+                Err(error) => tracing::error!("everything stays as it is configured: {error:#}"),
+            }
+        }
+    };
+    stop.run_until_cancelled(work).await;
+}
+
+/// Reads the configuration again, and changes what can be.
+///
+/// # Errors
+/// Those of the file, and of nodes that cannot be so, with nothing of that mount changed; `InvalidArgument` where there is no file.
+pub(crate) async fn reload(instance: &Instance) -> Result<Reloaded> {
+    let mut loaded = instance.loaded.lock().await;
+    if loaded.source.file.is_none() {
+        let why = "the server was started without a configuration file: there is nothing to read again";
+        return Err(Error::new(ErrorKind::InvalidArgument, "config.reload").because(why));
+    }
+    let config = crate::effective(loaded.source.clone())?;
+    let restart = takes_restart(&loaded, &config)?;
+    let mut changed = Vec::new();
+    for (prefix, store) in instance.zstors() {
+        let Some(new) = zstor_mount(&config, prefix) else { continue };
+        let Some(now) = loaded.mount.iter_mut().find_map(|mount| of_prefix(mount, prefix)) else { continue };
+        let nodes = zstor::nodes_with_passwords(&config.data, new)?;
+        if nodes == zstor::nodes_with_passwords(&config.data, now)? {
+            continue;
+        }
+        store.set_nodes(&nodes).await.map_err(|error| error.at(format!("/{prefix}")))?;
+        now.nodes.clone_from(&new.nodes);
+        changed.push(format!("the nodes of /{prefix}"));
+    }
+    let upkeep = Upkeep::of(&config);
+    for (key, is_other) in
+        [("gc", text(&upkeep.gc)? != text(&loaded.gc)?), ("scrub", text(&upkeep.scrub)? != text(&loaded.scrub)?)]
+    {
+        changed.extend(is_other.then(|| key.to_owned()));
+    }
+    (loaded.gc, loaded.scrub) = (config.gc, config.scrub);
+    instance.upkeep.send_replace(upkeep);
+    if !restart.is_empty() {
+        tracing::warn!("these changes of the configuration take a restart: {}", restart.join(", "));
+    }
+    Ok(Reloaded { changed, restart })
+}
+
+fn of_prefix(mount: &mut Mount, prefix: Prefix) -> Option<&mut ZstorMount> {
+    match mount {
+        Mount::Zstor(mount) if mount.prefix.0 == prefix => Some(mount),
+        Mount::Mem { .. } | Mount::Local { .. } | Mount::Ipfs { .. } | Mount::Zstor(_) => None,
+    }
+}
+
+fn zstor_mount(config: &Config, prefix: Prefix) -> Option<&ZstorMount> {
+    config.mount.iter().find_map(|mount| match mount {
+        Mount::Zstor(mount) if mount.prefix.0 == prefix => Some(mount),
+        Mount::Mem { .. } | Mount::Local { .. } | Mount::Ipfs { .. } | Mount::Zstor(_) => None,
+    })
+}
+
+fn text<T: Serialize>(part: &T) -> Result<String> {
+    toml::to_string(part).map_err(|error| Error::new(ErrorKind::Internal, "config.print").because(error))
+}
+
+/// What differs that only a start looks at.
+fn takes_restart(before: &Config, after: &Config) -> Result<Vec<String>> {
+    let tables = |config: &Config| -> Result<toml::Table> {
+        let mut table: toml::Table = toml::from_str(&config.to_text()?)
+            .map_err(|error| Error::new(ErrorKind::Internal, "config.print").because(error))?;
+        for key in ["gc", "scrub", "mount"] {
+            table.remove(key);
+        }
+        Ok(table)
+    };
+    let (one, other) = (tables(before)?, tables(after)?);
+    let keys: std::collections::BTreeSet<&String> = one.keys().chain(other.keys()).collect();
+    let mut restart: Vec<String> = keys.into_iter().filter(|key| one.get(*key) != other.get(*key)).cloned().collect();
+    let mounts = |config: &Config| -> Result<BTreeMap<String, String>> {
+        let text_of = |mount: &Mount| {
+            let prefix = mount.prefix().to_string();
+            let mut mount = mount.clone();
+            if let Mount::Zstor(zstor) = &mut mount {
+                zstor.nodes = None;
+            }
+            Ok((prefix, text(&mount)?))
+        };
+        config.mount.iter().map(text_of).collect()
+    };
+    let (one, other) = (mounts(before)?, mounts(after)?);
+    let prefixes: std::collections::BTreeSet<&String> = one.keys().chain(other.keys()).collect();
+    restart
+        .extend(prefixes.into_iter().filter(|key| one.get(*key) != other.get(*key)).map(|key| format!("mount /{key}")));
+    Ok(restart)
+}

@@ -1,0 +1,175 @@
+//! Nodes of `/zstor` that come, are emptied and go while a server runs, and a configuration that is read again: by the
+//! commands that a person types, and what becomes of the file that a person wrote.
+
+use std::{fs, time::Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use crate::{PATIENCE, Server, World, assert_same_tree};
+
+/// A world on three directories of its own, 2 + 1, with a file that somebody wrote.
+fn world() -> World {
+    let world = World::by_default();
+    let dir = |n: usize| world.path(&format!("disk{n}"));
+    for n in 0..5 {
+        fs::create_dir(dir(n)).expect("made");
+    }
+    let nodes: Vec<String> = (0..3)
+        .map(|n| format!("    {{ dir = \"{}\", name = \"disk{n}\" }}, # disk {n} of ours", dir(n).display()))
+        .collect();
+    let text = format!(
+        "# written by hand\n[scrub]\nevery = \"7d\" # weekly\n\n[[mount]]\nkind = \"zstor\"\nprefix = \"zstor\"\ndata = 2\nparity = 1\nnodes = [\n{}\n]\n",
+        nodes.join("\n")
+    );
+    let config = world.path("muxfs.toml");
+    fs::write(&config, text).expect("written");
+    World { config: Some(config), ..world }
+}
+
+fn text(world: &World) -> String {
+    fs::read_to_string(world.path("muxfs.toml")).expect("read")
+}
+
+fn edit(world: &World, from: &str, to: &str) {
+    let text = text(world);
+    assert!(text.contains(from), "{text}");
+    fs::write(world.path("muxfs.toml"), text.replace(from, to)).expect("written");
+}
+
+fn node(world: &World, name: &str) -> Option<Value> {
+    let status: Value = serde_json::from_str(&world.ok(&["--json", "zstor", "status"])).expect("JSON");
+    let nodes = status["nodes"].as_array().expect("a list");
+    nodes.iter().find(|node| node["name"] == name).cloned()
+}
+
+fn is_whole(world: &World) {
+    let back = world.path("back");
+    fs::remove_dir_all(&back).ok();
+    world.ok(&["get", "/zstor/t", back.to_str().expect("UTF-8")]);
+    assert_same_tree(&world.path("tree"), &back);
+}
+
+fn hangup(server: &Server) {
+    kill_process(Pid::from_child(&server.child), Signal::HUP).expect("signalled");
+}
+
+#[test]
+fn a_disk_is_exchanged_while_a_server_runs() {
+    let world = world();
+    let server = world.serve(&[]);
+    world.ok(&["put", "-r", world.tree().to_str().expect("UTF-8"), "/zstor/t"]);
+    world.ok(&["commit"]);
+    let disk = world.path("disk3");
+    let disk = disk.to_str().expect("UTF-8");
+
+    let refused = world.run(&["zstor", "node", "drain", "disk0"]);
+    let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && told.contains("take 3 nodes, and there are 2"), "{told}");
+    assert!(!text(&world).contains("drain"), "the file is as it was");
+
+    world.ok(&["zstor", "node", "add", disk, "--name", "disk3", "--wait"]);
+    assert_eq!(node(&world, "disk3").expect("a node")["filling"], false);
+    is_whole(&world);
+    let twice = world.run(&["zstor", "node", "add", disk, "--name", "again"]);
+    assert!(!twice.status.success(), "one directory is one node");
+    let refused = world.run(&["zstor", "node", "rm", "disk0"]);
+    let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && told.contains("node drain disk0"), "{told}");
+    assert!(!world.run(&["zstor", "node", "rm", "disk0", "--lost"]).status.success(), "it is not lost");
+
+    world.ok(&["zstor", "node", "drain", "disk0", "--wait"]);
+    assert_eq!(node(&world, "disk0").expect("a node")["blocks_left"], 0);
+    assert!(world.ok(&["zstor", "status"]).contains("empty: may be removed"));
+    world.ok(&["zstor", "node", "rm", "disk0"]);
+    assert_eq!(node(&world, "disk0"), None);
+    fs::remove_dir_all(world.path("disk0")).expect("it may go");
+    is_whole(&world);
+
+    // One that is gone for good.
+    let disk = world.path("disk4");
+    world.ok(&["zstor", "node", "add", disk.to_str().expect("UTF-8"), "--name", "disk4", "--wait"]);
+    fs::remove_dir_all(world.path("disk1")).expect("lost");
+    world.ok(&["zstor", "node", "rm", "disk1", "--lost", "--wait"]);
+    is_whole(&world);
+
+    let text = text(&world);
+    for kept in
+        ["# written by hand", "every = \"7d\" # weekly", "# disk 2 of ours", "name = \"disk3\"", "name = \"disk4\""]
+    {
+        assert!(text.contains(kept), "{kept} in\n{text}");
+    }
+    assert!(!text.contains("\"disk0\"") && !text.contains("\"disk1\""), "{text}");
+    assert_eq!(server.terminate(), Some(0));
+    let server = world.serve(&[]);
+    is_whole(&world);
+    world.ok(&["zstor", "scrub"]);
+    assert_eq!(server.terminate(), Some(0));
+}
+
+#[test]
+fn without_a_server_the_next_one_moves() {
+    let world = world();
+    world.ok(&["put", "-r", world.tree().to_str().expect("UTF-8"), "/zstor/t"]);
+    world.ok(&["commit"]);
+    let disk = world.path("disk3");
+    world.ok(&["zstor", "node", "add", disk.to_str().expect("UTF-8"), "--name", "disk3"]);
+    world.ok(&["zstor", "node", "drain", "disk1"]);
+    is_whole(&world);
+    let server = world.serve(&[]);
+    let begun = Instant::now();
+    while node(&world, "disk1").expect("a node")["blocks_left"] != 0 {
+        assert!(begun.elapsed() < PATIENCE, "it is not emptied");
+        std::thread::yield_now();
+    }
+    assert_eq!(server.terminate(), Some(0));
+    world.ok(&["zstor", "node", "rm", "disk1"]);
+    is_whole(&world);
+}
+
+#[test]
+fn a_configuration_is_read_again() {
+    let world = world();
+    let server = world.serve(&[]);
+    assert_eq!(world.ok(&["reload"]), "changed: nothing\ntakes a restart: nothing");
+    edit(&world, "every = \"7d\"", "every = \"3d\"");
+    hangup(&server);
+    let begun = Instant::now();
+    while !world.ok(&["config"]).contains("every = \"3d\"") {
+        assert!(begun.elapsed() < PATIENCE, "a signal is heard");
+        std::thread::yield_now();
+    }
+    edit(&world, "[scrub]", "[history]\nall = \"2h\"\n\n[gc]\nenabled = false\n\n[scrub]");
+    assert_eq!(world.ok(&["reload"]), "changed: gc\ntakes a restart: history");
+    // What cannot be read leaves everything as it is.
+    edit(&world, "[history]", "[histery]");
+    let other = world.path("other.toml");
+    fs::write(&other, "").expect("written");
+    let other = other.to_str().expect("UTF-8");
+    assert!(world.fails(&["--config", other, "reload"], 2).contains("histery"));
+    hangup(&server);
+    assert!(world.ok(&["--config", other, "config"]).contains("every = \"3d\""));
+    assert_eq!(server.terminate(), Some(0));
+}
+
+/// What has no file is told how to get one, and what to type then.
+#[test]
+fn nodes_are_changed_in_a_file_alone() {
+    let world = World::by_default();
+    let server = world.serve(&[]);
+    let disk = world.path("disk");
+    fs::create_dir(&disk).expect("made");
+    let told = world.fails(&["zstor", "node", "add", disk.to_str().expect("UTF-8")], 2);
+    assert!(told.contains("muxfs config > FILE"), "{told}");
+    assert!(!disk.join("muxfs-node").exists());
+    let config = world.ok(&["config"]);
+    assert_eq!(server.terminate(), Some(0));
+    let file = world.path("muxfs.toml");
+    fs::write(&file, config).expect("written");
+    let world = World { config: Some(file), ..world };
+    let server = world.serve(&[]);
+    world.ok(&["zstor", "node", "add", disk.to_str().expect("UTF-8"), "--wait"]);
+    assert_eq!(node(&world, disk.to_str().expect("UTF-8")).expect("a node")["drained"], false);
+    assert!(node(&world, "5").is_some(), "the default nodes keep their names");
+    assert_eq!(server.terminate(), Some(0));
+}
