@@ -90,6 +90,12 @@ impl CurrentPlacement {
     }
 }
 
+/// What nodes had to make durable, and what is left of it without those that go.
+struct Forgotten {
+    before: Unflushed,
+    after: Unflushed,
+}
+
 impl Inner {
     /// The numbers of the nodes that there are.
     pub(super) fn members(&self) -> Vec<usize> {
@@ -142,10 +148,9 @@ impl Inner {
         if gone.is_empty() {
             return Ok(());
         }
-        for number in &gone {
-            self.forget_unflushed(*number);
-        }
+        let forgotten = self.forget_unflushed(&gone);
         if let Err(error) = self.flush().await {
+            self.remember_unflushed(forgotten);
             self.placement.set(before);
             return Err(error);
         }
@@ -153,8 +158,8 @@ impl Inner {
         self.pass_locks().await;
         // A flush that began before may owe it something yet.
         let _flushing = self.flushing.lock().await;
+        self.forget_unflushed(&gone);
         for number in gone {
-            self.forget_unflushed(number);
             self.forget_debts(number).await?;
         }
         Ok(())
@@ -168,15 +173,32 @@ impl Inner {
     }
 
     /// What is on a node that goes need not be durable there: deletions that it carried out, and shards if the others have
-    /// enough.
-    fn forget_unflushed(&self, number: usize) {
+    /// enough of them to give the block.
+    fn forget_unflushed(&self, gone: &[usize]) -> Vec<Forgotten> {
         let mut unflushed = self.unflushed();
-        let without = mem::take(&mut *unflushed).into_iter().map(|Unflushed { mut nodes, count_min }| {
-            nodes.retain(|node| *node != number);
-            let count_min = count_min.min(nodes.len());
-            Unflushed { nodes, count_min }
-        });
-        *unflushed = without.collect();
+        let mut forgotten = Vec::new();
+        for before in mem::take(&mut *unflushed) {
+            let Unflushed { nodes, count_min, left_min } = &before;
+            let nodes: Vec<_> = nodes.iter().filter(|node| !gone.contains(node)).copied().collect();
+            let count_min = (*count_min).min(nodes.len().max(*left_min));
+            let after = Unflushed { nodes, count_min, left_min: *left_min };
+            unflushed.insert(after.clone());
+            forgotten.push(Forgotten { before, after });
+        }
+        forgotten
+    }
+
+    /// Has nodes that stay after all make durable what they had to before.
+    fn remember_unflushed(&self, forgotten: Vec<Forgotten>) {
+        let mut unflushed = self.unflushed();
+        // What the others have made durable by now is not there any more.
+        let (left, before) = forgotten
+            .into_iter()
+            .filter(|one| unflushed.contains(&one.after))
+            .map(|one| (one.after, one.before))
+            .unzip::<_, _, Vec<_>, Vec<_>>();
+        unflushed.retain(|written| !left.contains(written));
+        unflushed.extend(before);
     }
 
     /// How many blocks a node has something of.

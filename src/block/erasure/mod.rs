@@ -174,10 +174,12 @@ struct Inner {
 }
 
 /// Nodes that were written to, and how many of them have to make it durable.
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Unflushed {
     nodes: Vec<usize>,
     count_min: usize,
+    /// And how many at least where some of them are none any more: what gives the block.
+    left_min: usize,
 }
 
 impl Erasure {
@@ -538,7 +540,7 @@ impl Inner {
     /// Which nodes failed, where the others are enough.
     async fn flush_written(&self) -> Result<Vec<usize>> {
         let written = mem::take(&mut *self.unflushed());
-        let is_short = |Unflushed { nodes, count_min }: &Unflushed, flushes: &[(usize, Result<()>)]| {
+        let is_short = |Unflushed { nodes, count_min, .. }: &Unflushed, flushes: &[(usize, Result<()>)]| {
             let is_durable = |node: &&usize| flushes.iter().any(|(other, flush)| other == *node && flush.is_ok());
             nodes.iter().filter(is_durable).count() < *count_min
         };

@@ -315,7 +315,7 @@ impl Inner {
         // One that goes before it has flushed is owed it too.
         let may_fail = if away_max > 0 && self.deleted(key, done.clone()) { away_max - missed.len() } else { 0 };
         let count_min = done.len().saturating_sub(may_fail);
-        self.unflushed().insert(Unflushed { nodes: done, count_min });
+        self.unflushed().insert(Unflushed { nodes: done, count_min, left_min: 0 });
         Ok(())
     }
 
@@ -387,7 +387,7 @@ impl Inner {
             return Err(self.not_stored(op, holders.len(), count_min, &missing));
         }
         holders.sort_unstable();
-        self.unflushed().insert(Unflushed { nodes: holders, count_min });
+        self.unflushed().insert(Unflushed { nodes: holders, count_min, left_min: stripe.data_count.into() });
         Ok(Filled { slots, missing })
     }
 
@@ -400,7 +400,7 @@ impl Inner {
         let (nodes, failed) = self.delete_slots(keys, slots).await;
         self.none_may_fail(op, failed.iter().map(|(node, error)| (*node, error)))?;
         let count_min = nodes.len();
-        self.unflushed().insert(Unflushed { nodes, count_min });
+        self.unflushed().insert(Unflushed { nodes, count_min, left_min: 0 });
         Ok(())
     }
 

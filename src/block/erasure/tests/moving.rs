@@ -249,3 +249,23 @@ async fn what_may_be_lost_counts_drained_nodes() {
     let why = format!("{:#}", refused.expect_err("five are too few"));
     assert!(why.contains("4+2 shards take 6 nodes, and there are 5, besides 1 that are drained"), "{why}");
 }
+
+/// Whoever takes two nodes away between a put and its sync was told that the block is kept, and no node had a shard of it.
+#[tokio::test]
+async fn nodes_do_not_go_with_what_a_sync_is_to_keep() {
+    let nodes = mems(4);
+    let store = idle(&nodes, 1, 1);
+    store.put(&key(0), block(0, 500)).await.expect("put");
+    let (mut holders, mut others) = (Vec::new(), Vec::new());
+    for n in 0..4 {
+        let list = if index_count(&nodes[n..=n], &key(0)).await > 0 { &mut holders } else { &mut others };
+        list.push(n);
+    }
+    assert_eq!((holders.len(), others.len()), (2, 2));
+    let error = store.set_nodes(others.iter().map(|n| node(&nodes, *n))).await.expect_err("the block would be gone");
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert_eq!(store.node_status().len(), 4, "nothing is changed");
+    store.flush().await.expect("flush");
+    store.set_nodes(holders.iter().map(|n| node(&nodes, *n))).await.expect("nothing is on the others");
+    assert_eq!(get(&store, &key(0)).await, Some(block(0, 500)));
+}
