@@ -6,7 +6,7 @@
 //! explains it (`muxfs::testing::linear`): of NFS, FTP and commands as atomic, of mounts, which answer from the kernel's
 //! caches, as reads that may be behind for as long as a change is under way. What is not one step is logged as several:
 //! an open file is found by its name first and read or written after that, and a `read` of a mount takes a length and
-//! bytes one after the other.
+//! bytes one after the other, those between the ends of changes each for themselves.
 //!
 //! The seed says what the clients do; when, is up to the machine. `MUXFS_COHERENCE_ROUNDS` and `MUXFS_COHERENCE_SEED` set
 //! others.
@@ -19,7 +19,7 @@ mod mount;
 mod nfs;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     env, fs,
     sync::{
         Arc,
@@ -165,6 +165,41 @@ fn count_uses(calls: &mut Vec<Call<Op>>) {
     }
 }
 
+/// Divides what was read through a mount where a change ends or begins: of a read during which the file changes some bytes
+/// may be older than others, as what a program writes is in the kernel's page while the word of a truncation before it is
+/// still on its way there.
+fn divide_reads(calls: Vec<Call<Op>>) -> Vec<Call<Op>> {
+    let ends: BTreeSet<usize> = calls
+        .iter()
+        .flat_map(|call| match call.op {
+            Op::Write(_, offset, ref bytes) => vec![offset, offset + bytes.len()],
+            Op::Cut(_, len) => vec![len],
+            _ => Vec::new(),
+        })
+        .collect();
+    let mut divided = Vec::new();
+    for call in calls {
+        let Op::BytesFrom(found, from, bytes) = call.op else {
+            divided.push(call);
+            continue;
+        };
+        let within = ends.range(from + 1..).copied().take_while(|end| *end < from + bytes.len());
+        let (mut at, len) = (from, from + bytes.len());
+        for end in within.chain([len]) {
+            let op = Op::BytesFrom(found, at, bytes[at - from..end - from].to_vec());
+            divided.push(Call {
+                who: call.who.clone(),
+                role: call.role,
+                op,
+                begun: call.begun,
+                returned: call.returned,
+            });
+            at = end;
+        }
+    }
+    divided
+}
+
 /// Lets every client do something at the same time.
 fn at_once(
     clients: &mut [&mut Box<dyn Client + '_>],
@@ -238,6 +273,7 @@ fn each_call_that_returned_is_seen_by_the_next() {
             );
             calls.extend(logs.into_iter().flat_map(|log| log.calls));
         }
+        let mut calls = divide_reads(calls);
         count_uses(&mut calls);
         let before = std::mem::take(states);
         *states = check(&OneAtATime, before, calls)

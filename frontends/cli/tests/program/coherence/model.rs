@@ -55,8 +55,8 @@ pub(super) enum Op {
     Link(Found, Name),
     /// The bytes are these.
     Bytes(Found, Vec<u8>),
-    /// As far as they go the bytes are these, with zeros behind them.
-    BytesBelow(Found, Vec<u8>),
+    /// From an offset on the bytes are these, or would be with zeros behind them.
+    BytesFrom(Found, usize, Vec<u8>),
     /// So many bytes.
     Len(Found, usize),
     /// These permissions.
@@ -79,7 +79,7 @@ impl Op {
         match *self {
             Self::Link(found, _)
             | Self::Bytes(found, _)
-            | Self::BytesBelow(found, _)
+            | Self::BytesFrom(found, ..)
             | Self::Len(found, _)
             | Self::Mode(found, _)
             | Self::Links(found, _)
@@ -178,10 +178,10 @@ impl Dir {
                 self.name(to, Some(node));
             }
             Op::Bytes(found, ref bytes) => told(self.file(found)?.bytes == *bytes)?,
-            Op::BytesBelow(found, ref bytes) => {
+            Op::BytesFrom(found, offset, ref bytes) => {
                 let mut is = self.file(found)?.bytes.clone();
-                is.resize(bytes.len(), 0);
-                told(is == *bytes)?;
+                is.resize(offset + bytes.len(), 0);
+                told(is[offset..] == *bytes)?;
             }
             Op::Len(found, len) => told(self.file(found)?.bytes.len() == len)?,
             Op::Mode(found, mode) => told(self.file(found)?.mode.is_none_or(|is| is == mode))?,
@@ -231,8 +231,8 @@ impl Model for OneAtATime {
     }
 
     fn looks(&self, op: &Op) -> bool {
-        use Op::{Absent, Bytes, BytesBelow, Len, Links, Mode, Present, Xattr};
-        matches!(op, Absent(..) | Present(..) | Bytes(..) | BytesBelow(..) | Len(..) | Mode(..) | Links(..) | Xattr(..))
+        use Op::{Absent, Bytes, BytesFrom, Len, Links, Mode, Present, Xattr};
+        matches!(op, Absent(..) | Present(..) | Bytes(..) | BytesFrom(..) | Len(..) | Mode(..) | Links(..) | Xattr(..))
     }
 
     fn disturbs(&self, change: &Op, op: &Op) -> bool {
@@ -257,7 +257,15 @@ impl Model for OneAtATime {
                 false
             }
             Op::Find(name, ..) | Op::Absent(name) | Op::Present(name) => change.renames(name),
-            Op::BytesBelow(it, _) | Op::Len(it, _) => matches!(change, Op::Write(..) | Op::Cut(..)) && changes_it(it),
+            Op::BytesFrom(it, from, ref bytes) => {
+                let changes_these = match *change {
+                    Op::Write(_, offset, ref written) => offset < from + bytes.len() && from < offset + written.len(),
+                    Op::Cut(_, len) => len < from + bytes.len(),
+                    _ => false,
+                };
+                changes_these && changes_it(it)
+            }
+            Op::Len(it, _) => matches!(change, Op::Write(..) | Op::Cut(..)) && changes_it(it),
             Op::Mode(it, _) => matches!(change, Op::SetMode(..)) && changes_it(it),
             Op::Links(it, _) => {
                 let node = state.node(it);

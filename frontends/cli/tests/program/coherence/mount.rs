@@ -154,7 +154,7 @@ impl Work<'_> {
                 let span = self.log.end(span);
                 // The kernel takes the length and the bytes one after the other.
                 self.log.told(span, Copy, Op::Len(found, len));
-                self.log.told(span, Copy, Op::BytesBelow(found, bytes[..len].to_vec()));
+                self.log.told(span, Copy, Op::BytesFrom(found, 0, bytes[..len].to_vec()));
             }
         }
     }
