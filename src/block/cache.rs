@@ -193,8 +193,10 @@ impl Cache {
     /// Removes what is kept of a block; whoever calls it has the turn.
     async fn let_go(&self, key: &BlockKey) -> Result<()> {
         if self.kept().lens.contains(key) {
+            let deleted = self.near.delete(key).await;
+            // Not before: a flush meanwhile would answer for what was not done yet.
             self.is_shrunk.store(true, Ordering::Release);
-            self.near.delete(key).await?;
+            deleted?;
             self.kept().remove(key);
         }
         Ok(())

@@ -131,8 +131,9 @@ pub(super) fn place(index: u64) -> u64 {
     u64::from(HEADER_LEN) + index * SEALED_SEGMENT_LEN as u64
 }
 
-/// How many plain bytes are in a sealed file of this length; `None` where none has it.
+/// How many plain bytes are in a sealed file of this length; `None` where none has it, or no file system takes it.
 pub(super) fn plain_len(sealed_len: u64) -> Option<u64> {
+    i64::try_from(sealed_len).ok()?;
     let (tag, step) = (TAG_LEN as u64, SEALED_SEGMENT_LEN as u64);
     let body = sealed_len.checked_sub(u64::from(HEADER_LEN)).filter(|body| *body >= tag)?;
     let count = body.div_ceil(step);

@@ -107,7 +107,14 @@ impl Shared {
     /// Appends to the journal the chunks that a record names and the store cannot prove durable.
     async fn keep_chunks(&self) -> Result<()> {
         let chunks = self.lock().to_keep();
-        let read = |cid| async move { Ok::<_, Error>((cid, self.dag.get_block(&cid).await?)) };
+        let read = |cid| async move {
+            // From the journal where it is there already, at a place that a commit may let go before this one.
+            let bytes = match self.kept_at(&cid) {
+                Some(pos) => self.log.read(pos).await?.body,
+                None => self.dag.get_block(&cid).await?,
+            };
+            Ok::<_, Error>((cid, bytes))
+        };
         let mut chunks = stream::iter(chunks).map(read).buffered(CHUNK_COUNT);
         while let Some((cid, bytes)) = chunks.try_next().await? {
             self.log.ready().await?;
@@ -123,14 +130,11 @@ impl Shared {
         Ok(())
     }
 
-    /// Makes durable what a commit is made of. What only the journal holds for sure is put again first, where the store
-    /// says that something is missing: a node that lost it does not flush before.
+    /// Makes durable what a commit is made of. What only the journal holds for sure is put again first: a node that lost it
+    /// does not flush before, and after a restart none need know that it did. Later changes may name it, and the commit
+    /// lets the journal go.
     pub(super) async fn flush_commit(&self) -> Result<()> {
-        let flushed = self.flush_blocks().await;
         let kept: Vec<_> = self.lock().kept.values().copied().collect();
-        if flushed.is_ok() || kept.is_empty() {
-            return flushed;
-        }
         for pos in kept {
             self.dag.put_block(Codec::Raw, self.log.read(pos).await?.body).await?;
         }

@@ -121,12 +121,15 @@ impl Inner {
         before.with(refused)?;
         let is_gone = |number: &usize| nodes.iter().all(|node| node.name != self.nodes[*number].name);
         let gone: Vec<_> = self.members().into_iter().filter(is_gone).collect();
-        let mut named = Vec::new();
+        let (mut named, mut came) = (Vec::new(), Vec::new());
         for node in nodes {
             let (name, group, standing) = (node.name.clone(), node.group.clone(), standing(&node));
-            let number = match self.number_of(&name) {
-                Some(number) => number,
-                None => self.nodes.push(Arc::new(Node::new(node, self.call_time_max, self.mending.wake())))?,
+            let number = if let Some(number) = self.number_of(&name) {
+                number
+            } else {
+                let number = self.nodes.push(Arc::new(Node::new(node, self.call_time_max, self.mending.wake())))?;
+                came.push(number);
+                number
             };
             named.push((number, name, group, standing));
         }
@@ -152,6 +155,9 @@ impl Inner {
         if let Err(error) = self.flush().await {
             self.remember_unflushed(forgotten);
             self.placement.set(before);
+            // What was put on those that came meanwhile is not asked of them again.
+            self.pass_locks().await;
+            self.forget_unflushed(&came);
             return Err(error);
         }
         self.placement.set(Arc::new(place(Standing::Gone)?));
@@ -160,7 +166,10 @@ impl Inner {
         let _flushing = self.flushing.lock().await;
         self.forget_unflushed(&gone);
         for number in gone {
-            self.forget_debts(number).await?;
+            // They are gone, whatever the log says: the next start takes it for what is owed to those that are no nodes.
+            if let Err(error) = self.forget_debts(number).await {
+                tracing::error!(node = self.nodes[number].name, "what it was owed stays in the owed log: {error:#}");
+            }
         }
         Ok(())
     }

@@ -376,7 +376,7 @@ impl Erasure {
     ///
     /// # Errors
     /// `InvalidArgument` with the reason where blocks cannot be placed so, and nothing is changed. `Unavailable` where what is
-    /// on its way to a node that goes cannot be made durable, and nothing is changed; those of the owed log.
+    /// on its way to a node that goes cannot be made durable, and nothing is changed.
     pub async fn set_nodes(&self, nodes: impl IntoIterator<Item = ErasureNode>) -> Result<()> {
         let (inner, nodes) = (Arc::clone(&self.inner), nodes.into_iter().collect());
         detached("erasure.set_nodes", async move { inner.set_nodes(nodes).await }).await
@@ -527,9 +527,11 @@ impl Inner {
     async fn flush(&self) -> Result<()> {
         // One that is called meanwhile answers for what this one could not make durable.
         let _guard = self.flushing.lock().await;
-        let deleted = self.fresh_deletions();
         let repaired = self.sync_owed().await?;
-        let flushed = match self.flush_written().await {
+        let written = mem::take(&mut *self.unflushed());
+        // After that: a node that fails is owed each deletion that this flush answers for.
+        let deleted = self.fresh_deletions();
+        let flushed = match self.flush_written(written).await {
             Ok(failed) => self.owe_fresh_deletions(deleted, &failed).await,
             Err(error) => Err(error),
         };
@@ -538,8 +540,7 @@ impl Inner {
     }
 
     /// Which nodes failed, where the others are enough.
-    async fn flush_written(&self) -> Result<Vec<usize>> {
-        let written = mem::take(&mut *self.unflushed());
+    async fn flush_written(&self, written: BTreeSet<Unflushed>) -> Result<Vec<usize>> {
         let is_short = |Unflushed { nodes, count_min, .. }: &Unflushed, flushes: &[(usize, Result<()>)]| {
             let is_durable = |node: &&usize| flushes.iter().any(|(other, flush)| other == *node && flush.is_ok());
             nodes.iter().filter(is_durable).count() < *count_min

@@ -116,6 +116,8 @@ async fn run(
     on_ready: impl FnOnce(&Config, &Ready) -> Result<()>,
     output: Output,
 ) -> Result<()> {
+    // As early: until somebody hears it, it ends the process.
+    let hangup = if until == Until::Signal { Some(hangup()?) } else { None };
     raise_open_files();
     let recorder = metrics::install()?;
     let instance = Arc::new(Instance::open(config.clone(), &data, Some(&AutoCommit::default())).await?);
@@ -136,8 +138,8 @@ async fn run(
         .collect();
     upkeep.push(tokio::spawn(collector::collect_in_time(instance.clone(), stop.clone())));
     upkeep.push(tokio::spawn(scrubber::look_after(instance.clone(), stop.clone())));
-    if until == Until::Signal {
-        upkeep.push(tokio::spawn(reload::on_hangup(instance.clone(), hangup()?, stop.clone())));
+    if let Some(hangup) = hangup {
+        upkeep.push(tokio::spawn(reload::on_hangup(instance.clone(), hangup, stop.clone())));
     }
     let metrics = metrics::serve(recorder, config.metrics.listen.0, stop.clone())
         .await

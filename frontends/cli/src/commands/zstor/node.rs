@@ -6,7 +6,9 @@
 
 use std::{
     ffi::OsStr,
-    fs,
+    fs::{self, OpenOptions},
+    io::Write as _,
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, fchown},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -204,14 +206,20 @@ fn mark(dir: &Path) -> Result<Option<PathBuf>> {
     Ok(Some(mark))
 }
 
-/// Puts a text in the place of a file, whole or not at all, with its mode.
+/// Puts a text in the place of a file, whole or not at all, with its mode and its owner.
 fn write(file: &Path, text: &str) -> Result<()> {
     let part = file.with_extension(format!("part-{}", std::process::id()));
-    let mode = fs::metadata(file).map_err(|error| host(file, error))?.permissions();
-    let written = fs::write(&part, text)
-        .and_then(|()| fs::set_permissions(&part, mode))
-        .and_then(|()| fs::File::open(&part)?.sync_all())
-        .and_then(|()| fs::rename(&part, file));
+    let before = fs::metadata(file).map_err(|error| host(file, error))?;
+    let write = || {
+        // It may have passwords in it: nobody else reads it before it has its mode.
+        let mut opened = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&part)?;
+        fchown(&opened, Some(before.uid()), Some(before.gid()))?;
+        opened.write_all(text.as_bytes())?;
+        opened.set_permissions(before.permissions())?;
+        opened.sync_all()?;
+        fs::rename(&part, file)
+    };
+    let written = write();
     if written.is_err() {
         fs::remove_file(&part).ok();
     }
