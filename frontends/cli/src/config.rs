@@ -327,7 +327,7 @@ pub(crate) struct Metrics {
 }
 
 /// When a server removes what nothing keeps.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Gc {
     pub(crate) enabled: bool,
@@ -343,7 +343,7 @@ impl Default for Gc {
 }
 
 /// When a server reads all shards of `/zstor` and heals them.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Scrub {
     pub(crate) enabled: bool,

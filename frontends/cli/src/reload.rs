@@ -81,9 +81,7 @@ pub(crate) async fn reload(instance: &Instance) -> Result<Reloaded> {
         changed.push(format!("the nodes of /{prefix}"));
     }
     let upkeep = Upkeep::of(&config);
-    for (key, is_other) in
-        [("gc", text(&upkeep.gc)? != text(&loaded.gc)?), ("scrub", text(&upkeep.scrub)? != text(&loaded.scrub)?)]
-    {
+    for (key, is_other) in [("gc", upkeep.gc != loaded.gc), ("scrub", upkeep.scrub != loaded.scrub)] {
         changed.extend(is_other.then(|| key.to_owned()));
     }
     (loaded.gc, loaded.scrub) = (config.gc, config.scrub);
