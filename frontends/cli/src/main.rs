@@ -422,7 +422,7 @@ impl std::ops::Deref for Opened {
 }
 
 async fn open(config: Config, in_use: &InUse) -> Result<Opened> {
-    let begun = Instant::now();
+    let mut refused = None;
     loop {
         match DataDir::own_or_ask(&config.data).await? {
             // A command leaves it to a server, or to `commit`, when to commit what it wrote: the journal keeps it.
@@ -435,7 +435,10 @@ async fn open(config: Config, in_use: &InUse) -> Result<Opened> {
                 let socket = holder.socket.ok_or_else(|| Error::new(ErrorKind::Internal, "main.open"))?;
                 match Client::connect(socket).await {
                     // What a killed server left, read before its successor wrote its own.
-                    Err(error) if error.kind() == ErrorKind::Unavailable && begun.elapsed() < CONNECT_WAIT_MAX => {
+                    Err(error)
+                        if error.kind() == ErrorKind::Unavailable
+                            && refused.get_or_insert_with(Instant::now).elapsed() < CONNECT_WAIT_MAX =>
+                    {
                         tokio::time::sleep(CONNECT_POLL).await;
                     }
                     connected => return connected.map(Opened::Server),

@@ -145,7 +145,7 @@ async fn run(
         .await
         .map_err(|error| taken(error, "--metrics"))?;
     let socket = socket_path(data.path())?;
-    let control = control::serve(instance.clone(), &socket, stop.clone())?;
+    let control = control::serve(instance.clone(), &socket)?;
     data.announce(&socket)?;
 
     let ready = Ready {
@@ -178,8 +178,9 @@ async fn run(
     }
     // Commands that come from here on wait for the directory instead of asking.
     data.withdraw()?;
+    control.close(COMMANDS_WAIT_MAX).await;
     stop.cancel();
-    for task in [Some(control), metrics.map(|(_, task)| task)].into_iter().flatten().chain(upkeep) {
+    for task in metrics.map(|(_, task)| task).into_iter().chain(upkeep) {
         finished(task).await;
     }
     fs::remove_file(&socket).ok();
@@ -202,7 +203,7 @@ async fn finished(mut task: JoinHandle<()>) {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::error!(%error, "a task failed"),
         Err(_) => {
-            tracing::warn!("a command or a reader of metrics did not end in time: it is cut off");
+            tracing::warn!("a reader of metrics did not end in time: it is cut off");
             task.abort();
         }
     }

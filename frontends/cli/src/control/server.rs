@@ -3,6 +3,7 @@
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use axum::{
@@ -13,14 +14,20 @@ use axum::{
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::{delete, get, post},
-    serve::IncomingStream,
+    serve::{IncomingStream, Listener},
 };
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
 use muxfs::{Cid, Error, ErrorKind, Prefix, QfsPath, dag::Entry};
 use serde::{Deserialize, Serialize};
-use tokio::{net::UnixListener, task::JoinHandle};
-use tokio_util::sync::CancellationToken;
+use tokio::{
+    net::{UnixListener, UnixStream},
+    task::JoinHandle,
+};
+use tokio_util::{
+    sync::CancellationToken,
+    task::{TaskTracker, task_tracker::TaskTrackerToken},
+};
 
 use super::{Failure, Hello, PROTOCOL, PROTOCOL_HEADER, frame, last_frame};
 use crate::{
@@ -37,11 +44,19 @@ const DIR_LEN_MAX: usize = 2 << 30;
 /// What a copy keeps of its source, at most, in bytes of JSON: a MiB of extended attributes in hex, and some holes.
 const KEPT_LEN_MAX: usize = 16 << 20;
 
-/// Takes commands on `socket` until `stop`.
+/// Takes commands on a socket.
+#[derive(Debug)]
+pub(crate) struct Control {
+    task: JoinHandle<()>,
+    connections: TaskTracker,
+    stop: CancellationToken,
+}
+
+/// Takes commands on `socket`.
 ///
 /// # Errors
 /// `Io` if the socket cannot be made.
-pub(crate) fn serve(instance: Arc<Instance>, socket: &Path, stop: CancellationToken) -> Result<JoinHandle<()>, Error> {
+pub(crate) fn serve(instance: Arc<Instance>, socket: &Path) -> Result<Control, Error> {
     use std::os::unix::fs::PermissionsExt as _;
     let fail = |error: std::io::Error| Error::new(ErrorKind::Io, "control.listen").at(socket.display()).because(error);
     // A socket that a killed server left: the lock says that nobody listens there.
@@ -49,26 +64,65 @@ pub(crate) fn serve(instance: Arc<Instance>, socket: &Path, stop: CancellationTo
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(fail(error)),
         _ => {}
     }
-    let listener = UnixListener::bind(socket).map_err(fail)?;
+    let (connections, stop) = (TaskTracker::new(), CancellationToken::new());
+    let listener = Counted { listener: UnixListener::bind(socket).map_err(fail)?, connections: connections.clone() };
     std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600)).map_err(fail)?;
     let app = router(instance).into_make_service_with_connect_info::<Peer>();
-    Ok(tokio::spawn(async move {
-        let served = axum::serve(listener, app).with_graceful_shutdown(stop.cancelled_owned()).await;
-        if let Err(error) = served {
+    let stopped = stop.clone().cancelled_owned();
+    let task = tokio::spawn(async move {
+        if let Err(error) = axum::serve(listener, app).with_graceful_shutdown(stopped).await {
             tracing::error!(%error, "the control socket failed");
         }
-    }))
+    });
+    Ok(Control { task, connections, stop })
 }
 
-/// Who asks.
-#[derive(Debug, Clone, Copy)]
+impl Control {
+    /// Takes no more commands once those under way have ended, or `wait_max` is over, which cuts them off. A command
+    /// asks more than once: it finds the server there until it lets go of its connections.
+    pub(crate) async fn close(self, wait_max: Duration) {
+        self.connections.close();
+        let ended = tokio::time::timeout(wait_max, self.connections.wait()).await;
+        self.stop.cancel();
+        if ended.is_err() {
+            tracing::warn!("a command did not end in time: it is cut off");
+            self.task.abort();
+        }
+        self.task.await.ok();
+    }
+}
+
+/// A listener that knows which connections are open.
+struct Counted {
+    listener: UnixListener,
+    connections: TaskTracker,
+}
+
+impl Listener for Counted {
+    type Io = UnixStream;
+    type Addr = Peer;
+
+    async fn accept(&mut self) -> (UnixStream, Peer) {
+        let (stream, _) = Listener::accept(&mut self.listener).await;
+        let uid = stream.peer_cred().ok().map(|peer| peer.uid());
+        (stream, Peer { uid, _open: self.connections.token() })
+    }
+
+    fn local_addr(&self) -> std::io::Result<Peer> {
+        Ok(Peer { uid: Some(rustix::process::geteuid().as_raw()), _open: self.connections.token() })
+    }
+}
+
+/// Who asks, for as long as the connection is open.
+#[derive(Debug, Clone)]
 struct Peer {
     uid: Option<u32>,
+    _open: TaskTrackerToken,
 }
 
-impl Connected<IncomingStream<'_, UnixListener>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
-        Self { uid: stream.io().peer_cred().ok().map(|peer| peer.uid()) }
+impl Connected<IncomingStream<'_, Counted>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, Counted>) -> Self {
+        stream.remote_addr().clone()
     }
 }
 

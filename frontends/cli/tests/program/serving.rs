@@ -1,8 +1,13 @@
 //! The server: ready files, restarts, ownership, and the same content over every frontend.
 
-use std::fs;
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    os::unix::net::UnixStream,
+    time::Instant,
+};
 
-use crate::{World, assert_same_tree};
+use crate::{PATIENCE, World, assert_same_tree};
 
 #[test]
 fn content_survives_kill_9_and_restart() {
@@ -47,11 +52,39 @@ fn a_command_that_waits_does_not_keep_the_server() {
     let mut put = put.spawn().expect("the program runs");
     // Bigger than what a pipe holds: once it is written, the put is on its way.
     let mut input = put.stdin.take().expect("piped");
-    std::io::Write::write_all(&mut input, &vec![7; 4 << 20]).expect("it reads");
+    input.write_all(&vec![7; 4 << 20]).expect("it reads");
     assert_eq!(server.terminate(), Some(0));
     assert_ne!(put.wait().expect("it ends").code(), Some(0), "nothing was put");
     drop(input);
     assert_eq!(world.ok(&["pin", "ls"]), "");
+}
+
+/// A command says hello on one connection and may ask on another: a server that ended in between failed it, though the
+/// directory was free a moment later.
+#[test]
+fn a_command_that_said_hello_is_answered_by_a_server_that_ends() {
+    let world = World::new();
+    let server = world.serve(&[]);
+    let socket = server.ready["control"].as_str().expect("a path").to_owned();
+    let ask = |call: &str| {
+        let mut stream = UnixStream::connect(&socket).expect("it listens");
+        write!(stream, "GET /v1/{call} HTTP/1.1\r\nhost: muxfs\r\nmuxfs-protocol: 1\r\n\r\n").expect("sent");
+        let mut status = [0; 12];
+        stream.read_exact(&mut status).expect("answered");
+        assert_eq!(&status, b"HTTP/1.1 200", "{call}");
+        stream
+    };
+    let hello = ask("hello");
+    let ending = std::thread::spawn(|| server.terminate());
+    let told = || fs::read_to_string(world.path("data/lock")).expect("there");
+    let begun = Instant::now();
+    while !told().contains(r#""socket":null"#) {
+        assert!(begun.elapsed() < PATIENCE, "it does not end: {}", told());
+        std::thread::yield_now();
+    }
+    drop((ask("pins"), hello));
+    assert_eq!(ending.join().expect("no panic"), Some(0));
+    world.ok(&["pin", "ls"]);
 }
 
 #[test]
