@@ -7,27 +7,26 @@
 //! on from one head. On this disk is a copy too: what a swap was acknowledged with is known here although nodes are away.
 //! Spec: spec/zstor.md #heads.
 
+mod edition;
+mod holder;
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::BTreeMap,
     fmt,
     fs::File,
     future::Future,
-    ops::Range,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, UNIX_EPOCH},
 };
 
 use async_trait::async_trait;
-use bytes::{Buf, BufMut, Bytes, BytesMut};
-use futures_util::{
-    StreamExt as _,
-    future::join_all,
-    stream::{self, BoxStream, FuturesUnordered},
-};
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use muxfs::{
-    BlockKey, BlockStore, Env, Error, ErrorKind, Name, Result,
-    block::Encrypt,
+    BlockStore, Env, Error, ErrorKind, Name, Result,
     heads::{HEAD_LEN_MAX, Heads, LogHeads, Swap, Version},
     seal::SecretKey,
 };
@@ -36,14 +35,13 @@ use tokio::{
     time::{Instant, sleep_until, timeout_at},
 };
 
+use self::{edition::Edition, holder::Holder};
 use crate::{
     key::{RootKey, failed},
     mark::sync_dir,
     store::Access,
 };
 
-/// What the key of an edition ends in on a node: no shard's key does.
-const SUFFIX: u8 = 0xfe;
 /// The head on this disk that says which edition it is of.
 const LOCAL: &str = ".edition";
 /// So long a node has to answer.
@@ -52,165 +50,6 @@ const CALL_TIME_MAX: Duration = Duration::from_secs(10);
 const REST_TIME_MAX: Duration = Duration::from_millis(500);
 /// Of machines that open nodes at once, each has to be done with its look and its claim in half of this.
 const CLAIM_TIME: Duration = Duration::from_secs(6);
-/// A node has room for two editions of each of eight epochs: so many machines may contend for a store at once.
-const SLOT_COUNT: usize = 16;
-const VERSION: u8 = 1;
-
-/// Who wrote an edition: drawn for each data directory.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Writer([u8; 16]);
-
-/// All heads at a moment.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Edition {
-    epoch: u64,
-    /// Ascends with each edition.
-    number: u64,
-    writer: Writer,
-    /// The name of the writer's machine, and the seconds since 1970 when it was written: for messages.
-    host: String,
-    time: u64,
-    /// Whether its writer has ended and writes no other.
-    is_last: bool,
-    heads: BTreeMap<Name, Bytes>,
-}
-
-impl Edition {
-    fn rank(&self) -> (u64, u64) {
-        (self.epoch, self.number)
-    }
-
-    /// Which slot of a node it is in: no edition takes the place of the one before it, nor of one of the seven epochs before.
-    fn slot(&self) -> usize {
-        let epochs = SLOT_COUNT as u64 / 2;
-        // Less than the count of slots.
-        usize::try_from(2 * (self.epoch % epochs) + self.number % 2).unwrap_or_default()
-    }
-
-    fn encode(&self) -> Bytes {
-        let mut bytes = BytesMut::new();
-        bytes.put_u8(VERSION);
-        bytes.put_u8(self.is_last.into());
-        bytes.put_u64_le(self.epoch);
-        bytes.put_u64_le(self.number);
-        bytes.put_slice(&self.writer.0);
-        bytes.put_u64_le(self.time);
-        bytes.put_u8(u8::try_from(self.host.len()).unwrap_or(u8::MAX));
-        bytes.put_slice(self.host.as_bytes());
-        for (name, head) in &self.heads {
-            bytes.put_u8(u8::try_from(name.as_bytes().len()).unwrap_or(u8::MAX));
-            bytes.put_slice(name.as_bytes());
-            bytes.put_u32_le(u32::try_from(head.len()).unwrap_or(u32::MAX));
-            bytes.put_slice(head);
-        }
-        bytes.freeze()
-    }
-
-    fn decode(mut bytes: &[u8]) -> Result<Self> {
-        if let Some(version) = bytes.first().filter(|version| **version > VERSION) {
-            let why = format!("the heads are of version {version}: use the newer program");
-            return Err(Error::new(ErrorKind::Unsupported, "zstor.heads").because(why));
-        }
-        Self::parse(&mut bytes)
-            .ok_or_else(|| Error::new(ErrorKind::Corrupt, "zstor.heads").because("what is there are no heads"))
-    }
-
-    fn parse(bytes: &mut &[u8]) -> Option<Self> {
-        fn some<'a>(bytes: &mut &'a [u8], len: usize) -> Option<&'a [u8]> {
-            let (some, rest) = bytes.split_at_checked(len)?;
-            *bytes = rest;
-            Some(some)
-        }
-        let _version = bytes.try_get_u8().ok()?;
-        let is_last = bytes.try_get_u8().ok()? != 0;
-        let epoch = bytes.try_get_u64_le().ok()?;
-        let number = bytes.try_get_u64_le().ok()?;
-        let writer = Writer(some(bytes, 16)?.try_into().ok()?);
-        let time = bytes.try_get_u64_le().ok()?;
-        let host_len = bytes.try_get_u8().ok()?;
-        let host = std::str::from_utf8(some(bytes, host_len.into())?).ok()?.to_owned();
-        let mut heads = BTreeMap::new();
-        while !bytes.is_empty() {
-            let name_len = bytes.try_get_u8().ok()?;
-            let name = Name::new(some(bytes, name_len.into())?).ok()?;
-            let head_len = usize::try_from(bytes.try_get_u32_le().ok()?).ok()?;
-            heads.insert(name, Bytes::copy_from_slice(some(bytes, head_len)?));
-        }
-        Some(Self { epoch, number, writer, host, time, is_last, heads })
-    }
-}
-
-/// A node, as far as it has heads.
-#[derive(Debug)]
-struct Holder {
-    name: String,
-    slots: Encrypt,
-}
-
-/// Keys that are no shards', in the store of a node.
-#[derive(Debug)]
-struct Beside(Arc<dyn BlockStore>);
-
-fn beside(key: &BlockKey) -> Result<BlockKey> {
-    BlockKey::new(&[key.as_bytes(), &[SUFFIX]].concat())
-}
-
-#[async_trait]
-impl BlockStore for Beside {
-    async fn get(&self, key: &BlockKey) -> Result<Option<Bytes>> {
-        self.0.get(&beside(key)?).await
-    }
-    async fn get_range(&self, key: &BlockKey, range: Range<usize>) -> Result<Option<Bytes>> {
-        self.0.get_range(&beside(key)?, range).await
-    }
-    async fn put(&self, key: &BlockKey, block: Bytes) -> Result<()> {
-        self.0.put(&beside(key)?, block).await
-    }
-    async fn delete(&self, key: &BlockKey) -> Result<()> {
-        self.0.delete(&beside(key)?).await
-    }
-    async fn flush(&self) -> Result<()> {
-        self.0.flush().await
-    }
-    fn keys(&self) -> BoxStream<'_, Result<BlockKey>> {
-        stream::empty().boxed()
-    }
-}
-
-fn slot_key(slot: usize) -> Result<BlockKey> {
-    BlockKey::new(format!("heads {slot}").as_bytes())
-}
-
-impl Holder {
-    fn new((name, node): (String, Arc<dyn BlockStore>), key: &SecretKey) -> Self {
-        Self { name, slots: Encrypt::new(Arc::new(Beside(node)), key.clone()) }
-    }
-
-    /// The editions that it has, of the one before a claim as well. One that is damaged is none: others have it too.
-    async fn read(&self) -> Result<Vec<Edition>> {
-        let slots = (0..SLOT_COUNT).map(|slot| async move {
-            self.slots.get(&slot_key(slot)?).await?.map(|bytes| Edition::decode(&bytes)).transpose()
-        });
-        let mut editions = Vec::new();
-        for edition in join_all(slots).await.into_iter().filter_map(Result::transpose) {
-            match edition {
-                Ok(edition) => editions.push(edition),
-                Err(error) if error.kind() == ErrorKind::Corrupt => {
-                    tracing::warn!(node = self.name, cause = format!("{error:#}"), "heads on a node are damaged");
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(editions)
-    }
-
-    async fn write(&self, edition: &Edition) -> Result<()> {
-        let key = slot_key(edition.slot())?;
-        self.slots.delete(&key).await?;
-        self.slots.put(&key, edition.encode()).await?;
-        self.slots.flush().await
-    }
-}
 
 /// How nodes keep heads, and who may go on from them.
 #[derive(Debug, Clone, Copy)]
@@ -254,6 +93,25 @@ struct State {
     alone_at: Option<Instant>,
     /// The file that is made before the heads of another directory are taken, whose pins are not known.
     pins_lost: PathBuf,
+}
+
+/// All editions that nodes have.
+#[derive(Debug)]
+struct Survey {
+    editions: Vec<Edition>,
+    /// Whether every node has told.
+    is_whole: bool,
+}
+
+impl Survey {
+    fn newest(&self) -> Option<&Edition> {
+        self.editions.iter().max_by_key(|edition| edition.rank())
+    }
+
+    /// How many nodes have an edition: one has it once.
+    fn count_of(&self, edition: &Edition) -> usize {
+        self.editions.iter().filter(|kept| *kept == edition).count()
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -339,26 +197,28 @@ impl NodeHeads {
         detached(async move { state.set_holders(nodes).await }).await
     }
 
-    /// Checks that no other machine has taken over: what it put is no garbage of this one. What was found counts for a moment,
+    /// Checks that whoever comes next goes on from what is kept here: no other machine has taken over, whose blocks would be
+    /// garbage of this one, and no node has heads that were never acknowledged. What was found of others counts for a moment,
     /// which is shorter than another one waits before it goes on.
     ///
     /// # Errors
-    /// `Denied` if one has; `Unavailable` where too few nodes tell.
+    /// `Denied` if one has; `Unavailable` where too few nodes tell or keep the heads.
     pub(crate) async fn check_alone(&self) -> Result<()> {
         let mut state = self.state.lock().await;
         if let Some(why) = &state.passed_over {
             return Err(denied(why));
         }
+        state.settle().await?;
+        let (now, was_begun) = (Instant::now(), state.is_begun);
+        if !was_begun {
+            state.begin().await?;
+        }
         if state.options.is_exclusive || state.alone_at.is_some_and(|at| at.elapsed() < CLAIM_TIME / 2) {
             return Ok(());
         }
-        state.settle().await?;
-        let now = Instant::now();
-        if state.is_begun {
+        if was_begun {
             let edition = state.edition.clone();
             state.look_for_others(&edition).await?;
-        } else {
-            state.begin().await?;
         }
         state.alone_at = Some(now);
         Ok(())
@@ -374,12 +234,11 @@ impl NodeHeads {
         if is_told && state.is_begun && state.unsettled.is_none() && state.passed_over.is_none() {
             let mut last = state.next();
             last.is_last = true;
+            state.note(&last).await?;
             if let Err(error) = state.place(&last).await {
                 tracing::debug!(cause = format!("{error:#}"), "the nodes were not told of the end");
-            } else {
-                state.edition = last;
-                state.save_edition().await?;
             }
+            state.edition = last;
             state.is_begun = false;
         }
         state.local.close().await
@@ -421,23 +280,27 @@ impl State {
         let Some((bytes, _)) = self.local.load(&local_name()?).await? else {
             (self.env.fill)(&mut self.edition.writer.0);
             // Before anything of this writer is on a node, where it has to know its own again.
-            return self.save_edition().await;
+            return self.note(&self.edition).await;
         };
         self.edition = Edition::decode(&bytes)?;
-        // There it has names alone: what they have may be newer by one swap.
-        for (name, head) in &mut self.edition.heads {
+        // There it has names alone: what they have may be older by one swap.
+        let mut heads = BTreeMap::new();
+        for name in self.edition.heads.keys() {
             if let Some((now, _)) = self.local.load(name).await? {
-                *head = now;
+                heads.insert(name.clone(), now);
             }
         }
+        self.edition.heads = heads;
         Ok(())
     }
 
-    async fn save_edition(&self) -> Result<()> {
+    /// Notes an edition on this disk, before it is on any node: so there never are two of one rank, and what the nodes have
+    /// that is newer was not written from this disk as it is.
+    async fn note(&self, edition: &Edition) -> Result<()> {
         let name = local_name()?;
-        let heads = self.edition.heads.keys().map(|name| (name.clone(), Bytes::new())).collect();
+        let heads = edition.heads.keys().map(|name| (name.clone(), Bytes::new())).collect();
         let version = self.local.load(&name).await?.map(|(_, version)| version);
-        let swap = self.local.swap(&name, version.as_ref(), Edition { heads, ..self.edition.clone() }.encode()).await?;
+        let swap = self.local.swap(&name, version.as_ref(), Edition { heads, ..edition.clone() }.encode()).await?;
         if swap == Swap::Lost { Err(two_writers()) } else { Ok(()) }
     }
 
@@ -450,14 +313,15 @@ impl State {
         Edition { number: edition.number + 1, host, time, is_last: false, ..edition }
     }
 
-    /// What the nodes have: all editions.
-    async fn survey(&self) -> Result<Vec<Edition>> {
+    /// What the nodes have.
+    async fn survey(&self) -> Result<Survey> {
         let read_min = self.read_min();
         let (given, failed) = gather(self.holders.iter().map(Holder::read), self.holders.len()).await;
         if given.len() < read_min {
             return Err(self.too_few("tell the heads", given.len(), read_min, &failed));
         }
-        Ok(given.into_iter().flatten().collect())
+        let is_whole = given.len() == self.holders.len();
+        Ok(Survey { editions: given.into_iter().flatten().collect(), is_whole })
     }
 
     /// Has the nodes keep an edition.
@@ -486,7 +350,7 @@ impl State {
         self.settle().await?;
         // One that only some of the nodes take is never the number of another.
         self.edition = self.next();
-        self.save_edition().await?;
+        self.note(&self.edition).await?;
         let holders = nodes.into_iter().map(|node| Holder::new(node, &self.key)).collect();
         let before = std::mem::replace(&mut self.holders, holders);
         let edition = self.edition.clone();
@@ -508,15 +372,24 @@ impl State {
     async fn begin(&mut self) -> Result<()> {
         let HeadsOptions { access, is_known, is_exclusive, takes_over, .. } = self.options;
         let start = Instant::now();
-        let newest = self.survey().await?.into_iter().max_by_key(Edition::rank);
+        let survey = self.survey().await?;
+        let newest = survey.newest().cloned();
         let is_own = newest.as_ref().is_some_and(|newest| newest.writer == self.edition.writer);
+        // Nobody else can have begun an epoch meanwhile, and no node that is away brings back what was never acknowledged.
+        let is_only = |newest: &Edition| survey.is_whole && survey.count_of(newest) >= self.options.write_min;
+        let is_begun = is_exclusive && is_own && newest.as_ref().is_some_and(is_only);
         if let Some(newest) = newest
-            && newest.rank() > self.edition.rank()
+            // A stop between the nodes and this disk leaves heads there that are newer, of the edition that was noted here.
+            && (newest.rank() > self.edition.rank() || is_own && newest.rank() == self.edition.rank())
         {
-            // A stop between the nodes and this disk leaves the nodes one ahead; a copy of an older directory is further behind.
-            let is_next = is_own && newest.number == self.edition.number + 1;
-            if is_known && !is_next {
-                return Err(self.pass_over(&newest));
+            if is_known && newest.rank() > self.edition.rank() {
+                let passed_over = self.pass_over(&newest);
+                if access == Access::Look {
+                    // Who only looks is told, and may look.
+                    tracing::error!("{passed_over:#}");
+                    return Ok(());
+                }
+                return Err(passed_over);
             }
             if access == Access::Write && !is_own && !newest.is_last && !is_exclusive && !takes_over {
                 return Err(still_there(&newest));
@@ -526,15 +399,18 @@ impl State {
         if access == Access::Look {
             return Ok(());
         }
-        if is_exclusive && is_own {
-            // Nobody else can have begun one meanwhile.
+        if is_begun {
             self.is_begun = true;
             return Ok(());
         }
         let epoch = self.edition.epoch + 1;
         loop {
+            let known = self.edition.rank();
             let edition = Edition { epoch, ..self.next() };
-            self.place(&edition).await?;
+            self.note(&edition).await?;
+            // From here on some nodes may have it, whatever becomes of the others.
+            self.edition = edition;
+            self.place(&self.edition).await?;
             let missed = if is_exclusive {
                 None
             } else {
@@ -542,13 +418,10 @@ impl State {
                     self.wait_for_others(start).await?;
                 }
                 // What somebody else was acknowledged before this claim was there, and after the look before it.
-                let others = self.look_for_others(&edition).await?.into_iter();
-                let missed = others.filter(|other| other.epoch < epoch && other.rank() > self.edition.rank());
-                missed.max_by_key(Edition::rank)
+                let others = self.look_for_others(&self.edition.clone()).await?.editions.into_iter();
+                others.filter(|other| other.epoch < epoch && other.rank() > known).max_by_key(Edition::rank)
             };
             let Some(missed) = missed else {
-                self.edition = edition;
-                self.save_edition().await?;
                 self.is_begun = true;
                 return Ok(());
             };
@@ -589,23 +462,22 @@ impl State {
             }
         }
         self.edition = Edition { writer: self.edition.writer, ..newest };
-        self.save_edition().await
+        self.note(&self.edition).await
     }
 
     /// Finds out whether somebody else has begun an epoch, or has written over what was placed; what the nodes have.
-    async fn look_for_others(&mut self, edition: &Edition) -> Result<Vec<Edition>> {
-        let editions = self.survey().await?;
+    async fn look_for_others(&mut self, edition: &Edition) -> Result<Survey> {
+        let survey = self.survey().await?;
         let other = |other: &&Edition| other.epoch >= edition.epoch && other.writer != edition.writer;
-        if let Some(other) = editions.iter().filter(other).max_by_key(|other| other.rank()) {
+        if let Some(other) = survey.editions.iter().filter(other).max_by_key(|other| other.rank()) {
             return Err(self.pass_over(other));
         }
-        // The same edition is on a node once.
-        let kept = editions.iter().filter(|kept| *kept == edition).count();
+        let kept = survey.count_of(edition);
         if kept < self.read_min() {
             let why = format!("{kept} nodes kept the heads that they were given");
             return Err(Error::new(ErrorKind::Unavailable, "zstor.heads").because(why));
         }
-        Ok(editions)
+        Ok(survey)
     }
 
     fn pass_over(&mut self, newest: &Edition) -> Error {
@@ -626,6 +498,7 @@ impl State {
     /// Finds out what became of a swap that failed, by making it happen.
     async fn settle(&mut self) -> Result<()> {
         let Some(Unsettled { name, expected, edition }) = self.unsettled.clone() else { return Ok(()) };
+        self.note(&edition).await?;
         self.place(&edition).await?;
         if !self.options.is_exclusive {
             self.look_for_others(&edition).await?;
@@ -637,7 +510,6 @@ impl State {
             return Err(two_writers());
         }
         self.edition = edition;
-        self.save_edition().await?;
         self.unsettled = None;
         Ok(())
     }
@@ -723,6 +595,3 @@ async fn detached<T: Send + 'static>(work: impl Future<Output = Result<T>> + Sen
     let done = tokio::spawn(work).await;
     done.map_err(|error| Error::new(ErrorKind::Internal, "zstor.heads").because(error))?
 }
-
-#[cfg(test)]
-mod tests;

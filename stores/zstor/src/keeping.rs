@@ -10,8 +10,8 @@ use muxfs::{BlockKey, BlockStore, Error, ErrorKind, Result};
 use crate::heads::NodeHeads;
 
 /// A [`BlockStore`] over another that refuses deletions for as long as there is a file, since the pins of a data directory
-/// that was lost are not on the nodes and what only they kept would be collected as garbage; and when another machine has
-/// taken over, whose blocks nothing here leads to.
+/// that was lost are not on the nodes and what only they kept would be collected as garbage; when another machine has taken
+/// over, whose blocks nothing here leads to; and for as long as a machine that comes next may find other heads than these.
 #[derive(Debug)]
 pub(crate) struct Keeping {
     inner: Arc<dyn BlockStore>,

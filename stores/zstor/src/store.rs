@@ -247,11 +247,8 @@ impl Zstor {
         let layout = (counts, options.group_shards_max);
         let settler = Settler::new(shards.clone(), heads.clone(), scrubber.clone(), members.clone(), layout);
         let settling = is_written.then(|| AbortOnDropHandle::new(tokio::spawn(settler.clone().run(filled))));
-        let mut blocks: Arc<dyn BlockStore> = Arc::new(Distinct::new(Arc::new(Compress::new(encrypt))));
-        let pins_lost = local.join(PINS_LOST);
-        if pins_lost.exists() || !heads_options.is_exclusive {
-            blocks = Arc::new(Keeping::new(blocks, pins_lost, heads.clone()));
-        }
+        let blocks: Arc<dyn BlockStore> = Arc::new(Distinct::new(Arc::new(Compress::new(encrypt))));
+        let blocks = Arc::new(Keeping::new(blocks, local.join(PINS_LOST), heads.clone()));
         let (changing, settling) = (AsyncMutex::default(), Mutex::new(settling));
         let erasure = erasure(options);
         Ok(Self { blocks, shards, heads, members, counts, how, changing, erasure, settler, settling, scrubber })
