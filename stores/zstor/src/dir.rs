@@ -52,7 +52,7 @@ const CALL_COUNT_MAX: usize = 16;
 const CLOSE_TIME_MAX: Duration = Duration::from_secs(30);
 /// So many keys are listed at a time.
 const LISTED_COUNT: usize = 4096;
-/// So many blocks are put between two flushes; one is made where there would be more.
+/// So many blocks are put or deleted between two flushes; one is made where there would be more.
 const UNFLUSHED_COUNT_MAX: usize = 1 << 16;
 
 /// Opens the files below a directory; makes it where it is missing.
@@ -93,8 +93,7 @@ pub(crate) struct Dir {
     /// Whoever holds it opens it.
     opening: Arc<AsyncMutex<()>>,
     state: Mutex<State>,
-    /// The blocks that were put since the last flush, each with the number of its put: what has to be there when the node
-    /// is back.
+    /// The blocks that were put or deleted since the last flush: what has to be there when the node is back, and what not.
     unflushed: Mutex<Unflushed>,
     room: Arc<Room>,
     is_closed: AtomicBool,
@@ -107,10 +106,26 @@ enum State {
 
 #[derive(Default)]
 struct Unflushed {
-    next: u64,
-    keys: HashMap<BlockKey, u64>,
-    /// Those of them that were lost with the directory, as far as was looked.
-    missing: HashSet<BlockKey>,
+    /// The number of the latest change.
+    latest: u64,
+    /// The latest change of each block, with its number.
+    changes: HashMap<BlockKey, (u64, Change)>,
+    /// Blocks whose change was lost with the directory, as far as was looked, and is to be made again.
+    undone: HashSet<BlockKey>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Change {
+    Put,
+    Deleted,
+}
+
+impl Unflushed {
+    fn note(&mut self, key: &BlockKey, change: Change) {
+        self.latest += 1;
+        self.changes.insert(key.clone(), (self.latest, change));
+        self.undone.remove(key);
+    }
 }
 
 /// What is open of a node.
@@ -235,14 +250,36 @@ impl Dir {
         Ok(Open { segments, files, calls, flushes: Calls::new(CALL_COUNT_MAX), watch })
     }
 
-    /// Looks which of the blocks are there that were put before the node was lost and not flushed.
+    /// Looks which of the changes are there that were made before the node was lost and not flushed. What was deleted is
+    /// deleted again, before anybody is told of it: nobody else knows that it came back.
     async fn recall(&self, open: &Open) {
-        let put: Vec<_> = self.unflushed().keys.keys().cloned().collect();
-        for key in put {
-            if !matches!(open.segments.has(&key).await, Ok(true)) {
-                self.unflushed().missing.insert(key);
+        let changes: Vec<_> =
+            self.unflushed().changes.iter().map(|(key, (_, change))| (key.clone(), *change)).collect();
+        for (key, change) in changes {
+            let is_made = match (open.segments.has(&key).await, change) {
+                (Ok(is_there), Change::Put) => is_there,
+                (Ok(false), Change::Deleted) => true,
+                (Ok(true), Change::Deleted) => open.segments.delete(&key).await.is_ok(),
+                (Err(_), _) => false,
+            };
+            if !is_made {
+                self.unflushed().undone.insert(key);
             }
         }
+    }
+
+    /// Notes a change that was made in what was open.
+    ///
+    /// # Errors
+    /// `Unavailable` where that was lost meanwhile: nobody looked for the change when the node came back.
+    fn note(&self, open: &Open, key: &BlockKey, change: Change) -> Result<()> {
+        self.unflushed().note(key, change);
+        open.watch.gone().map_or(Ok(()), |why| Err(lost(why)))
+    }
+
+    /// Makes room to note one more change.
+    async fn flush_if_many(&self) -> Result<()> {
+        if self.unflushed().changes.len() >= UNFLUSHED_COUNT_MAX { self.flush().await } else { Ok(()) }
     }
 
     /// Answers a probe: looks for the node where it is lost, and waits for what hangs.
@@ -466,27 +503,15 @@ impl BlockStore for Dir {
     }
     async fn put(&self, key: &BlockKey, block: Bytes) -> Result<()> {
         let open = self.open_to_change().await?;
-        if self.unflushed().keys.len() >= UNFLUSHED_COUNT_MAX {
-            self.flush().await?;
-        }
+        self.flush_if_many().await?;
         self.unless_gone(&open, open.segments.put(key, block).await).await?;
-        {
-            let mut unflushed = self.unflushed();
-            unflushed.next += 1;
-            let number = unflushed.next;
-            unflushed.keys.insert(key.clone(), number);
-            unflushed.missing.remove(key);
-        }
-        // What came to be lost meanwhile was not looked for when the node came back.
-        open.watch.gone().map_or(Ok(()), |why| Err(lost(why)))
+        self.note(&open, key, Change::Put)
     }
     async fn delete(&self, key: &BlockKey) -> Result<()> {
         let open = self.open_to_change().await?;
+        self.flush_if_many().await?;
         self.unless_gone(&open, open.segments.delete(key).await).await?;
-        let mut unflushed = self.unflushed();
-        unflushed.keys.remove(key);
-        unflushed.missing.remove(key);
-        Ok(())
+        self.note(&open, key, Change::Deleted)
     }
     async fn has(&self, key: &BlockKey) -> Result<bool> {
         if key.as_bytes() == PROBE_KEY {
@@ -500,7 +525,7 @@ impl BlockStore for Dir {
     }
     async fn flush(&self) -> Result<()> {
         let open = self.open_now()?;
-        let before = self.unflushed().next;
+        let before = self.unflushed().latest;
         let segments = Arc::clone(&open.segments);
         let flushed = open.flushes.follow(CALL_TIME_MAX, async move { segments.flush().await }).await;
         if let Err(error) = self.unless_gone(&open, flushed).await {
@@ -518,12 +543,14 @@ impl BlockStore for Dir {
             return Err(error);
         }
         let mut unflushed = self.unflushed();
-        unflushed.keys.retain(|_, number| *number > before);
-        if unflushed.missing.is_empty() {
+        unflushed.changes.retain(|_, (number, _)| *number > before);
+        if unflushed.undone.is_empty() {
             return Ok(());
         }
-        let why =
-            format!("it was lost when blocks were not durable, and is to get them again: {}", unflushed.missing.len());
+        let why = format!(
+            "it was lost when changes were not durable, and is to be told again of so many blocks: {}",
+            unflushed.undone.len()
+        );
         Err(Error::new(ErrorKind::Io, "zstor.flush_node").because(why))
     }
     fn keys(&self) -> BoxStream<'_, Result<BlockKey>> {
