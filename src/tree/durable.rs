@@ -7,6 +7,7 @@
 
 use std::collections::BTreeSet;
 
+use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::{Shared, extent::Piece, record::Record, state::State};
@@ -104,17 +105,11 @@ impl Shared {
         Ok(chunks)
     }
 
-    /// Appends to the journal the chunks that a record names and the store cannot prove durable.
+    /// Appends to the journal the chunks that a record names and the store cannot prove durable. What is overwritten meanwhile
+    /// is there until this ends: a collection syncs, and so waits for it, before it removes anything.
     async fn keep_chunks(&self) -> Result<()> {
         let chunks = self.lock().to_keep();
-        let read = |cid| async move {
-            // From the journal where it is there already, at a place that a commit may let go before this one.
-            let bytes = match self.kept_at(&cid) {
-                Some(pos) => self.log.read(pos).await?.body,
-                None => self.dag.get_block(&cid).await?,
-            };
-            Ok::<_, Error>((cid, bytes))
-        };
+        let read = |cid| async move { Ok::<_, Error>((cid, self.chunk(&cid).await?)) };
         let mut chunks = stream::iter(chunks).map(read).buffered(CHUNK_COUNT);
         while let Some((cid, bytes)) = chunks.try_next().await? {
             self.log.ready().await?;
@@ -128,6 +123,18 @@ impl Shared {
             state.active.journal_len += u64::from(placed.len);
         }
         Ok(())
+    }
+
+    /// The bytes of a chunk: from the journal where it is there already, at a place that a commit may let go before this one.
+    async fn chunk(&self, cid: &Cid) -> Result<Bytes> {
+        loop {
+            let Some(pos) = self.kept_at(cid) else { return self.dag.get_block(cid).await };
+            match self.log.read(pos).await {
+                // A commit that ended meanwhile put it into the store.
+                Err(error) if error.kind() == ErrorKind::NotFound && self.kept_at(cid) != Some(pos) => {}
+                read => return Ok(read?.body),
+            }
+        }
     }
 
     /// Makes durable what a commit is made of. What only the journal holds for sure is put again first: a node that lost it

@@ -1,16 +1,17 @@
 //! What a sync promises while nodes of the store are away: durable on this disk is enough.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
+use tokio::sync::Notify;
 
 use super::*;
 use crate::{
-    BlockKey, BlockStore, Error, ErrorKind,
+    BlockKey, BlockStore, Codec, Error, ErrorKind,
     block::{Erasure, ErasureNode, ErasureOptions},
-    media::Media,
-    testing::fault::{BlockCall, Crash, CrashMedia, Faulty},
+    media::{Media, Segment, SegmentId},
+    testing::fault::{BlockCall, Crash, CrashMedia, Fault, Faulty},
 };
 
 const NODE_COUNT: usize = 6;
@@ -291,6 +292,99 @@ async fn a_commit_puts_again_what_only_the_journal_has_for_sure() {
     let count = store.put_count.load(Ordering::Relaxed);
     tree.commit("said").await.expect("commit");
     assert!(store.put_count.load(Ordering::Relaxed) < count + 3, "what is in a commit is not put again");
+}
+
+/// A sync that copies chunks into the journal names what somebody may overwrite meanwhile, and a collector take: a collection
+/// waits for it, so that it finds all that it set out to copy.
+#[tokio::test]
+async fn a_collection_takes_nothing_that_a_sync_is_to_keep() {
+    let store = Arc::new(Faulty::new(Mem::default()));
+    let params = Params { chunk_len: CHUNK_LEN, width: 8, ..Profile::default().params() };
+    let dag = Dag::new(store.clone(), DagOptions { params, verified_len_max: 0 });
+    let tree = Ground { dag: dag.clone(), ..Ground::new() }.open().await;
+    let file = make(&tree, tree.root(), "file", NewNode::File).await;
+    tree.write(file.ino(), 0, chunks(1, 1), false).await.expect("write");
+    let cid = dag.put_block(Codec::Raw, chunks(1, 1)).await.expect("the same once more");
+    store.fault(&BlockKey::from(&cid), Fault::Delay);
+    store.fail_next(BlockCall::Flush, ErrorKind::Unavailable);
+    let reads = store.calls(BlockCall::Read);
+    let (syncing, ino) = (tree.clone(), file.ino());
+    let sync = tokio::spawn(async move { syncing.sync(ino).await });
+    while store.calls(BlockCall::Read) == reads {
+        tokio::task::yield_now().await;
+    }
+    tree.write(file.ino(), 0, chunks(2, 1), false).await.expect("overwritten");
+    let (collector, roots_of) = (dag.clone(), tree.clone());
+    let collection = tokio::spawn(async move {
+        let options = crate::dag::GcOptions::new(&testing::env());
+        collector.collect_garbage(|| roots_of.gc_roots(), &options).await
+    });
+    // As far as it comes.
+    for _ in 0..1000 {
+        tokio::task::yield_now().await;
+    }
+    store.release(1000);
+    sync.await.expect("no panic").expect("it finds the chunk");
+    collection.await.expect("no panic").expect("collected");
+    root_equals_import(&tree).await;
+}
+
+/// A journal whose first read waits, once it is told so, until it is let go on.
+#[derive(Debug, Default)]
+struct Gated {
+    inner: MemMedia,
+    is_slow: AtomicBool,
+    /// Told when the read is under way, and when it may go on.
+    begun: Notify,
+    goes_on: Notify,
+}
+
+#[async_trait]
+impl Media for Gated {
+    async fn append(&self, segment: SegmentId, bytes: Bytes) -> Result<u64> {
+        self.inner.append(segment, bytes).await
+    }
+    async fn sync(&self, segment: SegmentId) -> Result<()> {
+        self.inner.sync(segment).await
+    }
+    async fn read_at(&self, segment: SegmentId, offset: u64, len: u32) -> Result<Bytes> {
+        if self.is_slow.swap(false, Ordering::Relaxed) {
+            self.begun.notify_one();
+            self.goes_on.notified().await;
+        }
+        self.inner.read_at(segment, offset, len).await
+    }
+    async fn segments(&self) -> Result<Vec<Segment>> {
+        self.inner.segments().await
+    }
+    async fn remove(&self, segment: SegmentId) -> Result<()> {
+        self.inner.remove(segment).await
+    }
+}
+
+/// A chunk that the journal kept was named again; while a sync copied it to the journal's end a commit took it into the
+/// store and let the old place go, and the sync failed for want of bytes that were there all the time.
+#[tokio::test]
+async fn a_commit_takes_nothing_that_a_sync_is_to_keep() {
+    let store = Arc::new(Faulty::new(Mem::default()));
+    let params = Params { chunk_len: CHUNK_LEN, width: 8, ..Profile::default().params() };
+    let dag = Dag::new(store.clone(), DagOptions { params, verified_len_max: 0 });
+    let (journal, heads) = (Arc::new(Gated::default()), Arc::new(MemHeads::default()));
+    let tree = Tree::open(dag, journal.clone(), heads, options()).await.expect("the tree opens");
+    let file = make(&tree, tree.root(), "file", NewNode::File).await;
+    tree.write(file.ino(), 0, chunks(1, 1), false).await.expect("write");
+    store.fail_next(BlockCall::Flush, ErrorKind::Unavailable);
+    tree.sync(file.ino()).await.expect("the journal takes it");
+    tree.write(file.ino(), CHUNK_LEN.into(), chunks(1, 1), false).await.expect("the same chunk");
+    journal.is_slow.store(true, Ordering::Relaxed);
+    store.fail_next(BlockCall::Flush, ErrorKind::Unavailable);
+    let (syncing, ino) = (tree.clone(), file.ino());
+    let sync = tokio::spawn(async move { syncing.sync(ino).await });
+    journal.begun.notified().await;
+    tree.commit("").await.expect("the node is back");
+    journal.goes_on.notify_one();
+    sync.await.expect("no panic").expect("the store has the chunk");
+    root_equals_import(&tree).await;
 }
 
 /// A journal without room leaves a sync as it was: later.
