@@ -59,6 +59,8 @@ pub(super) enum Op {
     BytesFrom(Found, usize, Vec<u8>),
     /// So many bytes.
     Len(Found, usize),
+    /// The same, told by a read of a kernel.
+    ReadLen(Found, usize),
     /// These permissions.
     Mode(Found, u32),
     /// So many names.
@@ -81,6 +83,7 @@ impl Op {
             | Self::Bytes(found, _)
             | Self::BytesFrom(found, ..)
             | Self::Len(found, _)
+            | Self::ReadLen(found, _)
             | Self::Mode(found, _)
             | Self::Links(found, _)
             | Self::Xattr(found, _)
@@ -183,7 +186,7 @@ impl Dir {
                 is.resize(offset + bytes.len(), 0);
                 told(is[offset..] == *bytes)?;
             }
-            Op::Len(found, len) => told(self.file(found)?.bytes.len() == len)?,
+            Op::Len(found, len) | Op::ReadLen(found, len) => told(self.file(found)?.bytes.len() == len)?,
             Op::Mode(found, mode) => told(self.file(found)?.mode.is_none_or(|is| is == mode))?,
             Op::Links(found, count) => {
                 let node = self.node(found)?;
@@ -231,8 +234,9 @@ impl Model for OneAtATime {
     }
 
     fn looks(&self, op: &Op) -> bool {
-        use Op::{Absent, Bytes, BytesFrom, Len, Links, Mode, Present, Xattr};
-        matches!(op, Absent(..) | Present(..) | Bytes(..) | BytesFrom(..) | Len(..) | Mode(..) | Links(..) | Xattr(..))
+        use Op::{Absent, Bytes, BytesFrom, Len, Links, Mode, Present, ReadLen, Xattr};
+        let length = matches!(op, Len(..) | ReadLen(..));
+        length || matches!(op, Absent(..) | Present(..) | Bytes(..) | BytesFrom(..) | Mode(..) | Links(..) | Xattr(..))
     }
 
     fn disturbs(&self, change: &Op, op: &Op) -> bool {
@@ -265,7 +269,7 @@ impl Model for OneAtATime {
                 };
                 changes_these && changes_it(it)
             }
-            Op::Len(it, _) => matches!(change, Op::Write(..) | Op::Cut(..)) && changes_it(it),
+            Op::Len(it, _) | Op::ReadLen(it, _) => matches!(change, Op::Write(..) | Op::Cut(..)) && changes_it(it),
             Op::Mode(it, _) => matches!(change, Op::SetMode(..)) && changes_it(it),
             Op::Links(it, _) => {
                 let node = state.node(it);

@@ -153,7 +153,7 @@ impl Work<'_> {
                 let len = file.read_at(&mut bytes, 0).expect("it is open");
                 let span = self.log.end(span);
                 // The kernel takes the length and the bytes one after the other.
-                self.log.told(span, Copy, Op::Len(found, len));
+                self.log.told(span, Copy, Op::ReadLen(found, len));
                 self.log.told(span, Copy, Op::BytesFrom(found, 0, bytes[..len].to_vec()));
             }
         }
