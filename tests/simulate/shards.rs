@@ -148,11 +148,8 @@ impl Shards {
                 self.erasure.probe_nodes();
                 return self.heal().await;
             }
-            5 => match self.erasure.catch_up(&node.name).await {
-                // A put that a crash ended half way, and that nobody was told of.
-                Err(error) if error.kind() == ErrorKind::Corrupt => {}
-                caught_up => drop(caught_up?),
-            },
+            // What it leaves is of puts that a crash ended half way, and that nobody was told of.
+            5 => drop(self.erasure.settle(None).run().await?),
             6 => {
                 let store = node.store();
                 if let Ok((store, _)) = store {

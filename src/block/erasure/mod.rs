@@ -2,7 +2,7 @@
 //!
 //! A layer over as many stores as there are nodes. A `put` cuts the block (`code`), sends each shard to the node where
 //! it belongs (`placement`, `write`), and a `get` asks k nodes at once and more where those do not do (`read`,
-//! `collected`). `repair` brings a block back to full strength, `scrub` all of them, `catch_up` those that a node lacks, and
+//! `collected`). `repair` brings a block back to full strength, `scrub` all of them, `settle` those that are not where they belong, and
 //! `mending` those that somebody came across; what nodes that were away have missed is noted (`owed`), and blocks that are gone
 //! stay gone when they are back (`deleting`). No call of a node takes longer than its limit, and who does not answer is not asked first (`health`). What a
 //! shard is a part of stands in the shard itself (`shard`): there is no record beside the shards that could be lost, nodes
@@ -11,7 +11,6 @@
 //! Nodes are not trusted to be there, to keep what they have or to give what they were given. Nothing is encrypted here
 //! and nobody is kept from reading a node: that is for the layer above. Spec: spec/erasure.md.
 
-mod catch_up;
 mod code;
 mod collected;
 mod deleting;
@@ -393,13 +392,6 @@ impl Erasure {
     /// Begins a pass over the keys of all blocks that repairs those of which a node has nothing although a shard belongs
     /// there, or something although none does; does nothing before its first step. It reads what it repairs, no more than
     /// so many bytes in a second.
-    pub fn settle(&self, bytes_per_sec: Option<NonZeroU64>) -> Settle {
-        Settle::new(Arc::clone(&self.inner), bytes_per_sec)
-    }
-
-    /// Brings to a node the shards that belong on it and are not there; how many blocks were repaired. For one that was away
-    /// or is new: it takes a look into its index for each block, and reads only those that it lacks. Repeatable, and
-    /// broken off at any moment it takes nothing away.
     ///
     /// ```
     /// use std::sync::Arc;
@@ -414,16 +406,12 @@ impl Erasure {
     /// let mut replaced = nodes.to_vec();
     /// replaced[2] = Arc::new(Mem::default());
     /// let store = with(&replaced)?;
-    /// assert_eq!(store.catch_up("node 2").await?, 1);
-    /// assert_eq!(store.catch_up("node 2").await?, 0);
+    /// assert_eq!(store.settle(None).run().await?.moved, 1);
+    /// assert_eq!(store.settle(None).run().await?.moved, 0);
     /// # Ok::<(), muxfs::Error>(()) }).unwrap();
     /// ```
-    ///
-    /// # Errors
-    /// `InvalidArgument` if there is no such node; `Unavailable` while it is down, or keys may be missing; else the first
-    /// of those blocks that could not be repaired, after all others were.
-    pub async fn catch_up(&self, node: &str) -> Result<u64> {
-        self.inner.catch_up(node).await
+    pub fn settle(&self, bytes_per_sec: Option<NonZeroU64>) -> Settle {
+        Settle::new(Arc::clone(&self.inner), bytes_per_sec)
     }
 
     /// Begins a pass over all blocks that repairs each; does nothing before its first step.
