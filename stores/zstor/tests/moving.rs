@@ -3,6 +3,7 @@
 //! Method: directories as nodes, a reader that never stops, and nodes named anew, as a configuration would that was changed.
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::PathBuf,
     sync::{
@@ -12,6 +13,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures_util::TryStreamExt as _;
 use muxfs::{
     BlockKey, ErrorKind, Name,
     heads::{Heads as _, Swap},
@@ -236,6 +238,54 @@ async fn a_lost_node_goes() {
         assert!(shards(&zstor, node) > u64::from(BLOCKS), "{node}");
     }
     assert_readable(&zstor).await;
+    zstor.close().await.expect("closed");
+}
+
+/// A node that was removed as lost and is named again by a later start has shards of what was deleted since. They are listed,
+/// as garbage is, and go with it; what was kept needs none of them.
+#[tokio::test]
+async fn what_a_removed_node_brings_back_is_garbage() {
+    let world = World::new();
+    let zstor = world.with_blocks().await;
+    world.offer(6);
+    zstor.set_nodes(&world.nodes(0..7)).await.expect("one comes");
+    settled(&zstor).await;
+    let away = world.0.path().join("away");
+    fs::rename(world.dir(3), &away).expect("lost");
+    assert!(zstor.status().await.nodes.iter().any(|node| node.name == "3" && node.lost.is_some()));
+    let without = [0, 1, 2, 4, 5, 6];
+    zstor.set_nodes(&world.nodes(without)).await.expect("it goes");
+    settled(&zstor).await;
+    let deleted: Vec<_> = (0..10).map(key).collect();
+    for key in &deleted {
+        zstor.blocks().delete(key).await.expect("deleted");
+    }
+    zstor.blocks().flush().await.expect("flushed");
+    zstor.close().await.expect("closed");
+    drop(zstor);
+    fs::rename(&away, world.dir(3)).expect("it is found again");
+    let zstor = world.open(world.nodes(0..7)).await;
+    for key in &deleted {
+        // One shard is no block: it is not given.
+        assert!(!zstor.blocks().has(key).await.expect("told"));
+    }
+    // What a collection goes by.
+    let listed: BTreeSet<_> = zstor.blocks().keys().try_collect().await.expect("listed");
+    let garbage: Vec<_> = deleted.iter().filter(|key| listed.contains(key)).collect();
+    assert!(!garbage.is_empty(), "it had shards of them");
+    for key in garbage {
+        zstor.blocks().delete(key).await.expect("collected");
+    }
+    zstor.blocks().flush().await.expect("flushed");
+    for key in &deleted {
+        assert_eq!(zstor.blocks().get(key).await.expect("read"), None);
+    }
+    for n in 10..BLOCKS {
+        assert_eq!(zstor.blocks().get(&key(n)).await.expect("read"), Some(block(n)));
+    }
+    // The next walk finds nothing that cannot be moved.
+    zstor.set_nodes(&world.nodes(0..7)).await.expect("as they are");
+    settled(&zstor).await;
     zstor.close().await.expect("closed");
 }
 
