@@ -1,17 +1,19 @@
 //! Reading the configuration again while a server runs: by SIGHUP, and by `muxfs reload`.
 //!
-//! What can change changes; for what cannot, a restart is asked for by name. A file that cannot be read, or nodes that cannot
-//! be, leave everything as it is. Spec: spec/config.md #reading-it-again.
+//! What can change changes; for what cannot, a restart is asked for by name. A file that cannot be read leaves everything as it
+//! is, and nodes that cannot be leave those of their mount. Spec: spec/config.md #reading-it-again.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use muxfs::{Error, ErrorKind, Prefix, Result};
+use muxfs_zstor::Node;
 use serde::{Deserialize, Serialize};
 use tokio::signal::unix::Signal;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::{Config, Gc, Mount, Scrub, ZstorMount},
+    control::Failure,
     instance::Instance,
     zstor,
 };
@@ -36,6 +38,26 @@ pub(crate) struct Reloaded {
     pub(crate) changed: Vec<String>,
     /// What is another in the file, and takes a restart.
     pub(crate) restart: Vec<String>,
+    /// The mounts whose nodes cannot be as the file says, and stay as they are.
+    pub(crate) refused: Vec<Refused>,
+}
+
+/// A mount whose nodes stay as they are, and why.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Refused {
+    pub(crate) mount: String,
+    pub(crate) failure: Failure,
+}
+
+impl Reloaded {
+    /// The error of a mount, if it was refused; else the first other.
+    pub(crate) fn take_refused(&mut self, mount: Option<Prefix>) -> Option<Error> {
+        let at = match mount {
+            Some(prefix) => self.refused.iter().position(|refused| refused.mount == prefix.to_string())?,
+            None => 0,
+        };
+        (at < self.refused.len()).then(|| self.refused.remove(at).failure.into())
+    }
 }
 
 /// Reads it again with each SIGHUP, until `stop`.
@@ -43,6 +65,7 @@ pub(crate) async fn on_hangup(instance: Arc<Instance>, mut hangup: Signal, stop:
     let work = async {
         while hangup.recv().await.is_some() {
             match reload(&instance).await {
+                // What was refused is told where it was.
                 Ok(Reloaded { changed, .. }) if changed.is_empty() => {
                     tracing::info!("the configuration was read again: nothing changes");
                 }
@@ -56,10 +79,10 @@ pub(crate) async fn on_hangup(instance: Arc<Instance>, mut hangup: Signal, stop:
     stop.run_until_cancelled(work).await;
 }
 
-/// Reads the configuration again, and changes what can be.
+/// Reads the configuration again, and changes what can be; the nodes of each mount by themselves.
 ///
 /// # Errors
-/// Those of the file, and of nodes that cannot be so, with nothing of that mount changed; `InvalidArgument` where there is no file.
+/// With nothing changed, those of the file; `InvalidArgument` where there is no file.
 pub(crate) async fn reload(instance: &Instance) -> Result<Reloaded> {
     let mut loaded = instance.loaded.lock().await;
     if loaded.source.file.is_none() {
@@ -68,16 +91,27 @@ pub(crate) async fn reload(instance: &Instance) -> Result<Reloaded> {
     }
     let config = crate::effective(loaded.source.clone())?;
     let restart = takes_restart(&loaded, &config)?;
-    let mut changed = Vec::new();
+    let mut named = Vec::new();
     for (prefix, store) in instance.zstors() {
         let Some(new) = zstor_mount(&config, prefix) else { continue };
-        let Some(now) = loaded.mount.iter_mut().find_map(|mount| of_prefix(mount, prefix)) else { continue };
-        let nodes = zstor::nodes_with_passwords(&config.data, new)?;
-        if nodes == zstor::nodes_with_passwords(&config.data, now)? {
+        named.push((prefix, store, new, zstor::nodes_with_passwords(&config.data, new)?));
+    }
+    let (mut changed, mut refused) = (Vec::new(), Vec::new());
+    for (prefix, store, new, nodes) in named {
+        // As they are in effect: a password in a file may be another now.
+        let by_name =
+            |nodes: &[Node]| nodes.iter().map(|node| (node.name.clone(), node.clone())).collect::<BTreeMap<_, _>>();
+        if by_name(&nodes) == by_name(&store.named_nodes()) {
             continue;
         }
-        store.set_nodes(&nodes).await.map_err(|error| error.at(format!("/{prefix}")))?;
-        now.nodes.clone_from(&new.nodes);
+        if let Err(error) = store.set_nodes(&nodes).await.map_err(|error| error.at(format!("/{prefix}"))) {
+            tracing::error!("the nodes of /{prefix} stay as they are: {error:#}");
+            refused.push(Refused { mount: prefix.to_string(), failure: Failure::from(&error) });
+            continue;
+        }
+        if let Some(now) = loaded.mount.iter_mut().find_map(|mount| of_prefix(mount, prefix)) {
+            now.nodes.clone_from(&new.nodes);
+        }
         changed.push(format!("the nodes of /{prefix}"));
     }
     let upkeep = Upkeep::of(&config);
@@ -89,7 +123,7 @@ pub(crate) async fn reload(instance: &Instance) -> Result<Reloaded> {
     if !restart.is_empty() {
         tracing::warn!("these changes of the configuration take a restart: {}", restart.join(", "));
     }
-    Ok(Reloaded { changed, restart })
+    Ok(Reloaded { changed, restart, refused })
 }
 
 fn of_prefix(mount: &mut Mount, prefix: Prefix) -> Option<&mut ZstorMount> {

@@ -61,7 +61,8 @@ impl Members {
 
 impl Zstor {
     /// Changes which nodes there are, while blocks are read and written: those that are not named by now come, those that are
-    /// not named any more go, and of the others it changes their groups and whether they are drained. Told apart by name.
+    /// not named any more go, and of the others it changes their groups, whether they are drained, and their passwords, which new
+    /// connections use. Told apart by name.
     /// What is not where it belongs then is moved in the background.
     ///
     /// Only a node goes that is drained and has nothing left, or that is lost: what that had is made anew from parity. Only
@@ -130,6 +131,11 @@ impl Zstor {
             close(&came).await;
             return Err(error);
         }
+        for member in &after {
+            if let Place::Zdb(place) = &member.node.place {
+                member.open.store.set_password(place.password.clone());
+            }
+        }
         self.members.set(after);
         self.settler.want(came.iter().map(|member| member.node.name.clone()));
         close(&gone).await;
@@ -137,6 +143,11 @@ impl Zstor {
             tracing::info!(node = member.name(), place = member.open.place(), "a node is none any more");
         }
         Ok(())
+    }
+
+    /// The nodes that there are now, as they were named last.
+    pub fn named_nodes(&self) -> Vec<Node> {
+        self.members.all().into_iter().map(|member| member.node).collect()
     }
 
     /// Whether a node may go with what it has.

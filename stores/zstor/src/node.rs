@@ -18,7 +18,7 @@ use crate::{
     mark::{Found, Mark, StoreId},
     space::DiskRoom,
     store::Access,
-    zdb::{Zdb, ZdbPlace},
+    zdb::{Password, Zdb, ZdbPlace},
 };
 
 /// A node, as a configuration names it.
@@ -136,6 +136,8 @@ pub(crate) trait NodeStore: BlockStore {
     async fn look(&self) -> (Look, Option<(u64, u64)>);
     /// Why a look makes it no node; `None` if it does.
     fn refusal(&self, look: &Look) -> Option<String>;
+    /// Uses another password from the next connection on, where it has one.
+    fn set_password(&self, _password: Option<Password>) {}
     /// Takes the place for the store, making it where that is asked for.
     async fn take(&self) -> Result<()>;
     /// Opens what it keeps, unless that is being done.

@@ -200,9 +200,9 @@ impl Connection {
     }
 
     /// Chooses the namespace. The password itself is not sent.
-    async fn select(&mut self, place: &ZdbPlace) -> Result<()> {
-        let namespace = place.namespace.as_bytes();
-        let Some(Password(password)) = &place.password else {
+    async fn select(&mut self, namespace: &str, password: Option<&Password>) -> Result<()> {
+        let namespace = namespace.as_bytes();
+        let Some(Password(password)) = password else {
             return self.ask_well(&[b"SELECT", namespace]).await.map(drop);
         };
         let Reply::Simple(challenge) = self.ask_well(&[b"AUTH", b"SECURE", b"CHALLENGE"]).await? else {
@@ -283,6 +283,8 @@ pub(crate) struct Zdb {
     permits: Semaphore,
     idle: Mutex<Vec<Connection>>,
     state: Mutex<State>,
+    /// What it takes to write there; it may change.
+    password: Mutex<Option<Password>>,
     /// Whoever holds it opens it.
     opening: AsyncMutex<()>,
     is_closed: AtomicBool,
@@ -312,6 +314,7 @@ impl Zdb {
     ) -> Arc<Self> {
         Arc::new(Self {
             name: name.into(),
+            password: Mutex::new(place.password.clone()),
             place: place.clone(),
             described: place.to_string(),
             store,
@@ -327,6 +330,10 @@ impl Zdb {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn password(&self) -> Option<Password> {
+        self.password.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn idle(&self) -> MutexGuard<'_, Vec<Connection>> {
@@ -346,7 +353,7 @@ impl Zdb {
         }
         let connected = async {
             let mut connection = Connection::to(&self.place.address).await?;
-            connection.select(&self.place).await?;
+            connection.select(&self.place.namespace, self.password().as_ref()).await?;
             Ok(connection)
         };
         let connected = timeout(CALL_TIME_MAX, connected).await.unwrap_or_else(|_elapsed| Err(no_answer()));
@@ -508,19 +515,25 @@ impl NodeStore for Zdb {
         look.refusal(self.access, unmarked)
     }
 
+    fn set_password(&self, password: Option<Password>) {
+        *self.password.lock().unwrap_or_else(PoisonError::into_inner) = password;
+        // It may have been refused for the other.
+        self.state().failed = None;
+    }
+
     async fn take(&self) -> Result<()> {
         let take = async {
             self.state().failed = None;
-            let mut connection = Connection::to(&self.place.address).await?;
-            match connection.select(&self.place).await {
+            let (mut connection, password) = (Connection::to(&self.place.address).await?, self.password());
+            match connection.select(&self.place.namespace, password.as_ref()).await {
                 Err(error) if self.place.is_made && format!("{error:#}").contains("Namespace not found") => {
                     let namespace = self.place.namespace.as_bytes();
                     connection.ask_well(&[b"NSNEW", namespace]).await?;
-                    if let Some(Password(password)) = &self.place.password {
+                    if let Some(Password(password)) = &password {
                         connection.ask_well(&[b"NSSET", namespace, b"password", password.as_bytes()]).await?;
                         connection.ask_well(&[b"NSSET", namespace, b"public", b"0"]).await?;
                     }
-                    connection.select(&self.place).await?;
+                    connection.select(&self.place.namespace, password.as_ref()).await?;
                 }
                 selected => selected?,
             }

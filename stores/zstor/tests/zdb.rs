@@ -152,6 +152,23 @@ async fn wrong_keys_passwords_and_places_are_told() {
     assert_eq!(error.kind(), ErrorKind::InvalidArgument);
 }
 
+/// A password that was changed on the server, and in the configuration, was used by the next start alone.
+#[tokio::test]
+async fn a_password_that_is_another_now_is_used_by_the_next_connection() {
+    let (mut world, zstor) = World::with_blocks().await;
+    world.servers[2].set_password(NAMESPACE, "another");
+    world.servers[2].stop();
+    world.servers[2].restart().await;
+    zstor.blocks().put(&key(10), block(10)).await.expect("k + 1 are there");
+    assert_eq!(lost(&zstor), ["2"]);
+    let mut nodes = zstor.named_nodes();
+    let Place::Zdb(place) = &mut nodes[2].place else { panic!("a namespace") };
+    place.password = Some(Password::new("another"));
+    zstor.set_nodes(&nodes).await.expect("the same nodes");
+    world.at_full_strength(11).await;
+    assert!(lost(&zstor).is_empty() && zstor.named_nodes() == nodes);
+}
+
 /// `FLUSH` erases a namespace.
 #[tokio::test]
 async fn no_operation_sends_flush() {

@@ -45,10 +45,11 @@ pub(crate) fn path(text: &OsStr) -> Result<QfsPath> {
 
 /// Has a server read its configuration again, and tells what came of it.
 pub(crate) async fn reload(server: &Client, output: Output) -> Result<()> {
-    let reloaded = server.reload().await?;
+    let mut reloaded = server.reload().await?;
     let what = |keys: &[String]| if keys.is_empty() { "nothing".to_owned() } else { keys.join(", ") };
     let text = format!("changed: {}\ntakes a restart: {}", what(&reloaded.changed), what(&reloaded.restart));
-    output.result(text.as_bytes(), &reloaded)
+    output.result(text.as_bytes(), &reloaded)?;
+    reloaded.take_refused(None).map_or(Ok(()), Err)
 }
 
 /// The CID that a path leads to: the one it names, where that is all it names.

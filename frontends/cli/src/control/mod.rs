@@ -19,7 +19,7 @@ const PROTOCOL_HEADER: &str = "muxfs-protocol";
 
 /// An error, as the protocol carries it.
 #[derive(Debug, Serialize, Deserialize)]
-struct Failure {
+pub(crate) struct Failure {
     kind: String,
     message: String,
 }

@@ -152,6 +152,46 @@ fn a_configuration_is_read_again() {
     assert_eq!(server.terminate(), Some(0));
 }
 
+/// One mount changed and the other was refused: the answer was an error that said that nothing had changed, and a command
+/// put the file back although its own edit was in effect.
+#[test]
+fn a_mount_whose_nodes_are_refused_keeps_no_other_from_its_own() {
+    let world = world();
+    let dirs: Vec<String> = (0..4).map(|n| world.path(&format!("other{n}")).display().to_string()).collect();
+    for dir in &dirs {
+        fs::create_dir(dir).expect("made");
+    }
+    let with_other = |nodes: &[String]| {
+        let nodes: Vec<String> = nodes.iter().map(|dir| format!("{{ dir = \"{dir}\" }}")).collect();
+        format!(
+            "[[mount]]\nkind = \"zstor\"\nprefix = \"other\"\nkey = \"{}\"\ndata = 2\nparity = 1\nnodes = [{}]\n",
+            world.path("other.key").display(),
+            nodes.join(", ")
+        )
+    };
+    let text_before = text(&world) + &with_other(&dirs[..3]);
+    fs::write(world.path("muxfs.toml"), &text_before).expect("written");
+    let server = world.serve(&[]);
+    // It is no node: nobody marked it.
+    let text_after = text_before.replace(&with_other(&dirs[..3]), &with_other(&dirs));
+    fs::write(world.path("muxfs.toml"), text_after).expect("written");
+    let disk = world.path("disk3");
+    let args = ["zstor", "node", "add", disk.to_str().expect("UTF-8"), "--name", "disk3", "--mount", "/zstor"];
+    let added = world.run(&args);
+    let told = String::from_utf8_lossy(&added.stderr).into_owned();
+    assert!(added.status.success() && told.contains("another mount") && told.contains("other3"), "{told}");
+    assert!(text(&world).contains("disk3\""), "what is in effect is in the file");
+    let nodes_of = |mount: &str| {
+        let status: Value = serde_json::from_str(&world.ok(&["--json", "zstor", "status", mount])).expect("JSON");
+        status["nodes"].as_array().expect("a list").len()
+    };
+    assert_eq!((nodes_of("/zstor"), nodes_of("/other")), (4, 3));
+    let refused = world.run(&["--json", "reload"]);
+    let told: Value = serde_json::from_slice(&refused.stdout).expect("JSON");
+    assert!(!refused.status.success() && told["refused"][0]["mount"] == "other", "{told}");
+    assert_eq!(server.terminate(), Some(0));
+}
+
 /// What has no file is told how to get one, and what to type then.
 #[test]
 fn nodes_are_changed_in_a_file_alone() {

@@ -121,6 +121,13 @@ impl Double {
         self.state().fault = fault;
     }
 
+    /// Has the namespace ask for another password.
+    pub(crate) fn set_password(&self, namespace: &str, password: &str) {
+        if let Some(namespace) = self.state().namespaces.get_mut(namespace) {
+            namespace.password = Some(password.to_owned());
+        }
+    }
+
     /// Has the namespace as if it had never been written.
     pub(crate) fn empty(&self, namespace: &str) {
         if let Some(namespace) = self.state().namespaces.get_mut(namespace) {

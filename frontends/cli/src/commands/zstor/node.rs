@@ -118,7 +118,10 @@ pub(crate) async fn change_nodes(
             zstor::check(&config.data, mount)?;
         }
         match &server {
-            Some(server) => server.reload().await.map(Some),
+            Some(server) => {
+                let mut reloaded = server.reload().await?;
+                reloaded.take_refused(Some(prefix)).map_or(Ok(Some(reloaded)), Err)
+            }
             None => Ok(None),
         }
     };
@@ -136,9 +139,14 @@ pub(crate) async fn change_nodes(
         }
     };
     output.result(done.as_bytes(), &serde_json::json!({ "done": done, "file": file }))?;
-    if let Some(reloaded) = reloaded.filter(|reloaded| !reloaded.restart.is_empty()) {
-        let restart = reloaded.restart.join(", ");
-        output.notice(&format!("these changes in {} take a restart of the server: {restart}", file.display()));
+    if let Some(mut reloaded) = reloaded {
+        if !reloaded.restart.is_empty() {
+            let restart = reloaded.restart.join(", ");
+            output.notice(&format!("these changes in {} take a restart of the server: {restart}", file.display()));
+        }
+        while let Some(error) = reloaded.take_refused(None) {
+            output.notice(&format!("what {} says of another mount is not in effect: {error:#}", file.display()));
+        }
     }
     match server {
         Some(server) if wait => until_settled(&server, prefix, output).await,
