@@ -1,11 +1,13 @@
-//! A regular file of the host that is put: read at any offset or from its beginning, with its reader told of progress.
+//! Regular files of the host: one that is put, read at any offset or from its beginning, with its reader told of progress;
+//! and a small one that is replaced at one stroke.
 //!
-//! It has to keep the length it had when it was opened: one that changes while it is read is an error, either way.
+//! What is put has to keep the length it had when it was opened: a file that changes while it is read is an error, either
+//! way.
 
 use std::{
-    fs::{File, OpenOptions},
-    io,
-    os::unix::fs::{FileExt as _, OpenOptionsExt as _},
+    fs::{self, File, OpenOptions},
+    io::{self, Write as _},
+    os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _, fchown},
     path::Path,
     sync::Arc,
 };
@@ -26,6 +28,46 @@ const SEND_LEN: usize = 256 << 10;
 pub(crate) fn open_entry(path: &Path) -> io::Result<File> {
     let flags = i32::try_from((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits()).unwrap_or_default();
     OpenOptions::new().read(true).custom_flags(flags).open(path)
+}
+
+/// Who may use a file that is written.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Mode {
+    /// Those whom the file in its place let, which has to be there; its owner stays too.
+    Kept,
+    /// These bits of the mode, as far as the process's mask lets them.
+    Given(u32),
+}
+
+/// Puts bytes in the place of a file, durably: whoever reads it, and whatever stops in between, finds the one or the other
+/// whole. It is written beside its place, so two processes that replace one file leave that of the last.
+///
+/// # Errors
+/// The disk's, with the file as it was; of the last step, the sync of its directory, with the new one in its place.
+pub(crate) fn replace(file: &Path, bytes: &[u8], mode: Mode) -> io::Result<()> {
+    let part = file.with_extension(format!("part-{}", std::process::id()));
+    let write = || {
+        let before = if let Mode::Kept = mode { Some(fs::metadata(file)?) } else { None };
+        // What a killed process of the same number left.
+        fs::remove_file(&part)
+            .or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })?;
+        // It may have passwords in it: nobody else reads it before it has its mode.
+        let first = if let Mode::Given(mode) = mode { mode } else { 0o600 };
+        let mut written = OpenOptions::new().write(true).create_new(true).mode(first).open(&part)?;
+        if let Some(before) = before {
+            fchown(&written, Some(before.uid()), Some(before.gid()))?;
+            written.set_permissions(before.permissions())?;
+        }
+        written.write_all(bytes)?;
+        written.sync_all()?;
+        fs::rename(&part, file)
+    };
+    if let Err(error) = write() {
+        fs::remove_file(&part).ok();
+        return Err(error);
+    }
+    let dir = file.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(dir)?.sync_all()
 }
 
 /// An open file and the length that it is to keep.
@@ -100,6 +142,24 @@ mod tests {
                 streamed(&path, len as u64 - 1).await.expect_err("it grew");
             }
         }
+    }
+
+    #[test]
+    fn a_file_is_replaced_with_its_mode_or_another() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("file.toml");
+        assert_eq!(replace(&path, b"x", Mode::Kept).expect_err("it is not there").kind(), io::ErrorKind::NotFound);
+        let read = || (fs::read(&path).expect("read"), fs::metadata(&path).expect("there").mode() & 0o777);
+        replace(&path, b"new", Mode::Given(0o600)).expect("made");
+        assert_eq!(read(), (b"new".to_vec(), 0o600));
+        fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o640)).expect("set");
+        // What a killed process left is no obstacle.
+        fs::write(path.with_extension(format!("part-{}", std::process::id())), "left").expect("written");
+        replace(&path, b"kept", Mode::Kept).expect("replaced");
+        assert_eq!(read(), (b"kept".to_vec(), 0o640));
+        replace(&path, b"given", Mode::Given(0o600)).expect("replaced");
+        assert_eq!(read(), (b"given".to_vec(), 0o600));
+        assert_eq!(fs::read_dir(dir.path()).expect("listed").count(), 1, "nothing is left beside it");
     }
 
     #[test]

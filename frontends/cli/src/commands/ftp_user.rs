@@ -1,16 +1,18 @@
 //! `ftp-user`: makes a user for the FTP users file.
 
 use std::{
-    fs::{self, OpenOptions},
+    fs,
     io::{self, BufRead as _, IsTerminal as _, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
     path::Path,
 };
 
 use muxfs::{Error, ErrorKind, Result};
 
 use super::put::host;
-use crate::{instance, output};
+use crate::{
+    host_file::{Mode, replace},
+    instance, output,
+};
 
 /// Adds a user to `users`, or prints its lines; the password comes from standard input.
 pub(crate) fn ftp_user(name: &str, home: &str, read_only: bool, users: Option<&Path>) -> Result<()> {
@@ -41,15 +43,5 @@ fn add(users: &Path, lines: &str) -> Result<()> {
         text => text.map_err(|error| host(users, error))?,
     };
     let with = muxfs_ftp::with_user(&text, lines).map_err(|error| error.at(users.display()))?;
-    let part = users.with_extension(format!("part-{}", std::process::id()));
-    let write = || {
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&part)?;
-        file.write_all(with.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&part, users)
-    };
-    write().map_err(|error| {
-        fs::remove_file(&part).ok();
-        host(users, error)
-    })
+    replace(users, with.as_bytes(), Mode::Given(0o600)).map_err(|error| host(users, error))
 }

@@ -24,6 +24,7 @@ use crate::{
     config::{self, Config, Mount, Source, Squash, ZstorMount},
     control,
     data_dir::{DataDir, private_dir},
+    host_file::{Mode, replace},
     instance::{self, Instance, fsids, local_dir},
     metrics,
     mounts::MountPoint,
@@ -318,12 +319,11 @@ fn socket_path(data: &Path) -> Result<PathBuf> {
     Ok(dir.join("control"))
 }
 
-/// Written beside its place and moved, so that whoever waits for it reads all of it.
+/// Whoever waits for it reads all of it.
 fn write_ready(file: &Path, ready: &Ready) -> Result<()> {
-    let part = file.with_extension(format!("part-{}", std::process::id()));
     let text =
         serde_json::to_vec(ready).map_err(|error| Error::new(ErrorKind::Internal, "serve.ready").because(error))?;
-    fs::write(&part, text).and_then(|()| fs::rename(&part, file)).map_err(|error| host(file, error))
+    replace(file, &text, Mode::Given(0o666)).map_err(|error| host(file, error))
 }
 
 /// Removes what an earlier server left where this one tells that it is ready.

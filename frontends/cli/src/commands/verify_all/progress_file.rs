@@ -1,15 +1,19 @@
 //! How far a verification is, in a small file that is replaced at one stroke. Spec: spec/verify.md #progress.
 
 use std::{
-    fs::{self, File},
-    io::{self, Write as _},
+    fs::File,
+    io,
     path::{Path, PathBuf},
 };
 
 use muxfs::{Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::{commands::put::host, data_dir::private_dir};
+use crate::{
+    commands::put::host,
+    data_dir::private_dir,
+    host_file::{Mode, replace},
+};
 
 const MAGIC: &str = "muxfs-verify";
 const VERSION: u32 = 1;
@@ -99,15 +103,7 @@ impl ProgressFile {
         blocking(move || {
             let dir = path.parent().unwrap_or(Path::new("."));
             private_dir(dir)?;
-            let part = path.with_extension("part");
-            let write = || {
-                let mut file = File::create(&part)?;
-                file.write_all(text.as_bytes())?;
-                file.sync_all()?;
-                fs::rename(&part, &path)?;
-                File::open(dir)?.sync_all()
-            };
-            write().map_err(|error| host(&path, error))
+            replace(&path, text.as_bytes(), Mode::Given(0o600)).map_err(|error| host(&path, error))
         })
         .await
     }

@@ -6,9 +6,7 @@
 
 use std::{
     ffi::OsStr,
-    fs::{self, OpenOptions},
-    io::Write as _,
-    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, fchown},
+    fs,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -22,6 +20,7 @@ use crate::{
     commands::{place, put::host},
     config::{Config, Mount, ZstorMount},
     control::Client,
+    host_file::{Mode, replace},
     namespace::{Namespace as _, Place},
     output::{Output, count},
     zstor,
@@ -109,8 +108,9 @@ pub(crate) async fn change_nodes(
             format!("{name} is no node of /{prefix} any more")
         }
     };
+    let write = |text: &str| replace(&file, text.as_bytes(), Mode::Kept).map_err(|error| host(&file, error));
     let changed = async {
-        write(&file, &edit.text())?;
+        write(&edit.text())?;
         // Whatever it is that a start would refuse.
         let config = crate::effective(config.source.clone())?;
         let mount = config.mount.iter().find(|mount| mount.prefix() == prefix);
@@ -128,7 +128,7 @@ pub(crate) async fn change_nodes(
     let reloaded = match changed.await {
         Ok(reloaded) => reloaded,
         Err(error) => {
-            write(&file, &before)?;
+            write(&before)?;
             if let Some(mark) = marked {
                 // The server may have taken it before it found the fault.
                 if fs::metadata(&mark).is_ok_and(|mark| mark.len() == 0) {
@@ -212,26 +212,6 @@ fn mark(dir: &Path) -> Result<Option<PathBuf>> {
     }
     fs::File::create_new(&mark).and_then(|file| file.sync_all()).map_err(|error| host(&mark, error))?;
     Ok(Some(mark))
-}
-
-/// Puts a text in the place of a file, whole or not at all, with its mode and its owner.
-fn write(file: &Path, text: &str) -> Result<()> {
-    let part = file.with_extension(format!("part-{}", std::process::id()));
-    let before = fs::metadata(file).map_err(|error| host(file, error))?;
-    let write = || {
-        // It may have passwords in it: nobody else reads it before it has its mode.
-        let mut opened = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&part)?;
-        fchown(&opened, Some(before.uid()), Some(before.gid()))?;
-        opened.write_all(text.as_bytes())?;
-        opened.set_permissions(before.permissions())?;
-        opened.sync_all()?;
-        fs::rename(&part, file)
-    };
-    let written = write();
-    if written.is_err() {
-        fs::remove_file(&part).ok();
-    }
-    written.map_err(|error| host(file, error))
 }
 
 /// Waits until every shard is where it belongs, and tells how far it is.
