@@ -10,18 +10,24 @@ use std::{
     os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _, fchown},
     path::Path,
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream, stream::BoxStream};
 use muxfs::dag::ReadAt;
-use rustix::fs::OFlags;
+use rustix::{
+    fs::{FlockOperation, OFlags, flock},
+    io::Errno,
+};
 use tokio::io::AsyncReadExt as _;
 
 use crate::output::Progress;
 
 /// How much of a file is sent at once.
 const SEND_LEN: usize = 256 << 10;
+/// Who waits to edit a file looks so often whether it may.
+const EDITING_POLL: Duration = Duration::from_millis(20);
 
 /// Opens what a directory was seen to hold. It may be something else by now: a symlink is not followed, a pipe not
 /// waited for.
@@ -66,8 +72,35 @@ pub(crate) fn replace(file: &Path, bytes: &[u8], mode: Mode) -> io::Result<()> {
         fs::remove_file(&part).ok();
         return Err(error);
     }
-    let dir = file.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(dir)?.sync_all()
+    File::open(dir_of(file))?.sync_all()
+}
+
+/// Holds the lock of the directory that a file is in, for who reads, edits and replaces that file: each version of it is
+/// another file, and one beside it would be left there.
+#[derive(Debug)]
+pub(crate) struct Editing(#[expect(dead_code, reason = "its lock goes when it is closed")] File);
+
+impl Editing {
+    /// Waits until nobody else has it, so long at most; `None` then.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub(crate) async fn begin(file: &Path, patience: Duration) -> io::Result<Option<Self>> {
+        let dir = File::open(dir_of(file))?;
+        let deadline = Instant::now() + patience;
+        loop {
+            match flock(&dir, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(Some(Self(dir))),
+                Err(Errno::WOULDBLOCK) if Instant::now() >= deadline => return Ok(None),
+                Err(Errno::WOULDBLOCK | Errno::INTR) => tokio::time::sleep(EDITING_POLL).await,
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+fn dir_of(file: &Path) -> &Path {
+    file.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// An open file and the length that it is to keep.
@@ -142,6 +175,19 @@ mod tests {
                 streamed(&path, len as u64 - 1).await.expect_err("it grew");
             }
         }
+    }
+
+    #[tokio::test]
+    async fn one_edits_a_file_at_a_time() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("file");
+        let editing = Editing::begin(&path, Duration::ZERO).await.expect("asked").expect("free");
+        assert!(Editing::begin(&path, Duration::ZERO).await.expect("asked").is_none());
+        let (next, ()) = tokio::join!(Editing::begin(&path, Duration::from_mins(1)), async {
+            tokio::task::yield_now().await;
+            drop(editing);
+        });
+        next.expect("asked").expect("it was waited for");
     }
 
     #[test]

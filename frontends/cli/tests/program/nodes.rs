@@ -127,6 +127,35 @@ fn without_a_server_the_next_one_moves() {
     is_whole(&world);
 }
 
+/// Each read the file, edited what it had read and replaced it: of two commands at once one edit was lost, though both said
+/// that it was done.
+#[test]
+fn commands_at_once_lose_no_edit() {
+    let world = world();
+    // They are not in the other's way by the server either.
+    let server = world.serve(&[]);
+    for round in 0..4 {
+        let adding: Vec<_> = [3, 4]
+            .map(|n| {
+                let disk = world.path(&format!("disk{n}-{round}"));
+                fs::create_dir(&disk).expect("made");
+                let disk = disk.to_str().expect("UTF-8").to_owned();
+                let args = ["zstor", "node", "add", &disk, "--name", &format!("{n}-{round}")];
+                world.command_for(&args).args(args).spawn().expect("the program runs")
+            })
+            .into();
+        for mut child in adding {
+            assert!(child.wait().expect("a child").success());
+        }
+        let text = text(&world);
+        for n in [3, 4] {
+            assert!(text.contains(&format!("name = \"{n}-{round}\"")), "{n}-{round} is lost: {text}");
+            assert!(node(&world, &format!("{n}-{round}")).is_some());
+        }
+    }
+    assert_eq!(server.terminate(), Some(0));
+}
+
 #[test]
 fn a_configuration_is_read_again() {
     let world = world();

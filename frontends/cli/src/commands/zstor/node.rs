@@ -20,7 +20,7 @@ use crate::{
     commands::{place, put::host},
     config::{Config, Mount, ZstorMount},
     control::Client,
-    host_file::{Mode, replace},
+    host_file::{Editing, Mode, replace},
     namespace::{Namespace as _, Place},
     output::{Output, count},
     zstor,
@@ -29,14 +29,16 @@ use crate::{
 const OP: &str = "zstor.node";
 /// Who waits looks so often how far it is.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// Another command that changes the file is waited for so long: a server may ask nodes that do not answer.
+const EDITING_WAIT_MAX: Duration = Duration::from_mins(1);
 /// The file that marks a directory as a node.
 const MARK: &str = "muxfs-node";
 
 /// Changes the nodes of a mount.
 ///
 /// # Errors
-/// `InvalidArgument` where there is no file to change, or it cannot be so; `NotEmpty` where a node has blocks; those of the server,
-/// with the file as it was.
+/// `InvalidArgument` where there is no file to change, or it cannot be so; `NotEmpty` where a node has blocks; `Unavailable`
+/// while another command changes it; those of the server, with the file as it was.
 pub(crate) async fn change_nodes(
     mut config: Config,
     server: Option<Client>,
@@ -57,10 +59,16 @@ pub(crate) async fn change_nodes(
             return Err(Error::new(ErrorKind::InvalidArgument, OP).at(given.display()).because(why));
         }
         config.source.file = file;
-        config = crate::effective(config.source)?;
     }
     let Some(file) = config.source.file.clone() else { return Err(no_file()) };
     let file = fs::canonicalize(&file).map_err(|error| host(&file, error))?;
+    let editing =
+        Editing::begin(&file, EDITING_WAIT_MAX).await.map_err(|error| host(&file, error))?.ok_or_else(|| {
+            let why = "another command changes the nodes in it, and does not end: wait for it, and try again";
+            Error::new(ErrorKind::Unavailable, OP).at(file.display()).because(why)
+        })?;
+    // As whoever changed it before left it.
+    let config = crate::effective(config.source)?;
     let mounts = config.mount.iter().filter_map(|mount| match mount {
         Mount::Zstor(mount) => Some((mount.prefix.0, mount)),
         Mount::Mem { .. } | Mount::Local { .. } | Mount::Ipfs { .. } => None,
@@ -138,6 +146,7 @@ pub(crate) async fn change_nodes(
             return Err(error);
         }
     };
+    drop(editing);
     output.result(done.as_bytes(), &serde_json::json!({ "done": done, "file": file }))?;
     if let Some(mut reloaded) = reloaded {
         if !reloaded.restart.is_empty() {
