@@ -14,9 +14,10 @@ use std::{
 use futures_util::future::{join, join_all};
 use muxfs::{Prefix, Result};
 use muxfs_zstor::{ScrubTotals, Zstor};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::instance::Instance;
+use crate::{instance::Instance, reload::Upkeep};
 
 /// A server looks so often whether a pass is due, and not before it has run so long.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
@@ -34,13 +35,13 @@ pub(crate) async fn look_after(instance: Arc<Instance>, stop: CancellationToken)
 
 async fn look_after_one(prefix: Prefix, store: &Zstor, instance: &Instance) {
     let config = || instance.upkeep.borrow().scrub.clone();
-    store.set_settle_rate(NonZeroU64::new(config().max_rate.0));
     if let Err(error) = store.scrubber().begin_serving().await {
         tracing::error!(%prefix, error = format!("{error:#}"), "it cannot be noted that a server runs: should it be killed, the next scrub is late");
     }
     let noting = async {
         loop {
             store.scrubber().look();
+            store.set_settle_rate(NonZeroU64::new(config().max_rate.0));
             note(prefix, store);
             tokio::time::sleep(NOTE_EVERY).await;
         }
@@ -50,14 +51,13 @@ async fn look_after_one(prefix: Prefix, store: &Zstor, instance: &Instance) {
             tokio::time::sleep(LOOK_EVERY.min(config().every.0).max(LOOK_EVERY_MIN)).await;
             // It may be another by now.
             let config = config();
-            store.set_settle_rate(NonZeroU64::new(config.max_rate.0));
             if !config.enabled {
                 continue;
             }
             if !store.scrubber().is_due(config.every.0) || !store.scrubber().lost().is_empty() {
                 continue;
             }
-            if let Err(error) = scrub(prefix, store, NonZeroU64::new(config.max_rate.0)).await {
+            if let Err(error) = scrub(prefix, store, instance.upkeep.subscribe()).await {
                 tracing::warn!(%prefix, error = format!("{error:#}"), "a scrub was broken off, and is gone on with later");
             }
         }
@@ -65,8 +65,10 @@ async fn look_after_one(prefix: Prefix, store: &Zstor, instance: &Instance) {
     join(noting, scrubbing).await;
 }
 
-/// Goes on with a pass until it ends, a node is lost, or somebody else wants to scrub.
-async fn scrub(prefix: Prefix, store: &Zstor, bytes_per_sec: Option<NonZeroU64>) -> Result<()> {
+/// Goes on with a pass until it ends, a node is lost, or somebody else wants to scrub; as fast as the configuration says now.
+async fn scrub(prefix: Prefix, store: &Zstor, mut upkeep: watch::Receiver<Upkeep>) -> Result<()> {
+    let rate = |upkeep: &Upkeep| NonZeroU64::new(upkeep.scrub.max_rate.0);
+    let bytes_per_sec = rate(&upkeep.borrow_and_update());
     let Some(mut pass) = store.scrubber().scrub_in_background(bytes_per_sec).await? else { return Ok(()) };
     let mut until_wanted = pin!(pass.until_wanted());
     let (mut before, mut looked) = (pass.totals(), Instant::now());
@@ -74,6 +76,11 @@ async fn scrub(prefix: Prefix, store: &Zstor, bytes_per_sec: Option<NonZeroU64>)
         let stepped = tokio::select! {
             biased;
             () = &mut until_wanted => return Ok(()),
+            // A step that waits by the former rate is begun again.
+            Ok(()) = upkeep.changed() => {
+                pass.set_rate(rate(&upkeep.borrow_and_update()));
+                continue;
+            }
             stepped = pass.step() => stepped,
         };
         let (is_going_on, now) = (stepped?, pass.totals());

@@ -123,6 +123,14 @@ impl Scrub {
         Ok(true)
     }
 
+    /// Changes how many bytes are read in a second, from the next block on: nothing is waited for by the former rate.
+    pub fn set_rate(&mut self, bytes_per_sec: Option<NonZeroU64>) {
+        if self.options.bytes_per_sec != bytes_per_sec {
+            self.options.bytes_per_sec = bytes_per_sec;
+            self.due = None;
+        }
+    }
+
     /// Goes on to the end, and tells what was found on the whole way.
     ///
     /// # Errors

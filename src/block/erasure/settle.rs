@@ -87,9 +87,12 @@ impl Settle {
         }
     }
 
-    /// Changes how many bytes are read in a second.
+    /// Changes how many bytes are read in a second, from the next block on: nothing is waited for by the former rate.
     pub fn set_rate(&mut self, bytes_per_sec: Option<NonZeroU64>) {
-        self.bytes_per_sec = bytes_per_sec;
+        if self.bytes_per_sec != bytes_per_sec {
+            self.bytes_per_sec = bytes_per_sec;
+            self.due = None;
+        }
     }
 
     /// Brings the next block where it belongs; `false` where there is none. One that cannot be is told in the report, and is

@@ -448,6 +448,11 @@ impl ScrubPass {
         Ok(false)
     }
 
+    /// Changes how many bytes are read in a second, from the next step on.
+    pub fn set_rate(&mut self, bytes_per_sec: Option<NonZeroU64>) {
+        self.walk.set_rate(bytes_per_sec);
+    }
+
     /// Gives what ends when somebody was asked to scrub, and waits that this pass makes way.
     pub fn until_wanted(&self) -> impl Future<Output = ()> + Send + 'static {
         let mut waiting = self.scrubber.inner.waiting.subscribe();

@@ -258,6 +258,22 @@ fn a_server_scrubs_by_itself() {
     assert!(world.fails(&["--config", text, "ls", "/"], 2).contains("enabled = false"));
 }
 
+/// A pass kept the rate that it began with: one that was too slow by mistake went on for weeks, or until a restart.
+#[test]
+fn a_pass_under_way_takes_the_rate_of_a_configuration_that_is_read_again() {
+    let world = with_a_tree();
+    let config = world.path("scrub.toml");
+    fs::write(&config, "[scrub]\nevery = \"1s\"\nmax_rate = \"1kB\"\n").expect("written");
+    let server = world.serve(&["--config", config.to_str().expect("UTF-8")]);
+    wait_for("a pass is under way", || status(&world)["scrub"]["current"]["blocks"].as_u64() > Some(0));
+    // Of three megabytes.
+    assert!(status(&world)["scrub"]["current"]["bytes"].as_u64() < Some(1 << 20));
+    fs::write(&config, "[scrub]\nevery = \"1h\"\nmax_rate = \"1GiB\"\n").expect("written");
+    assert_eq!(world.ok(&["reload"]), "changed: scrub\ntakes a restart: nothing");
+    wait_for("it ends", || status(&world)["scrub"]["last"]["ended"].is_u64());
+    assert_eq!(server.terminate(), Some(0));
+}
+
 #[test]
 fn nobody_has_nodes_where_no_mount_is_of_this_kind() {
     let world = World::new();
