@@ -58,6 +58,8 @@ pub(crate) struct Source {
     pub(crate) ftp: Option<Listen>,
     pub(crate) metrics: Option<Listen>,
     pub(crate) mounts: Vec<MountPoint>,
+    /// Whether those are all that is served: whatever the file says, nothing listens, and nothing else is mounted.
+    pub(crate) is_mount_alone: bool,
 }
 
 /// One mount: a prefix and the kind of store behind it.
@@ -317,6 +319,8 @@ impl Default for Ftp {
 pub(crate) struct Fuse {
     /// What `serve` mounts on this machine.
     pub(crate) mounts: Vec<MountPoint>,
+    /// Whether those are all that is served: whatever the file says, nothing listens, and nothing else is mounted.
+    pub(crate) is_mount_alone: bool,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

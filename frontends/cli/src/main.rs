@@ -38,7 +38,7 @@ use tracing_subscriber::EnvFilter;
 use crate::{
     args::{Cli, Command, Global, Key, Pin, Put, Zstor},
     commands::verify_all::VerifyAll,
-    config::{Config, Mount, Source},
+    config::{Config, Listen, Mount, Source},
     control::Client,
     data_dir::{Access, DataDir},
     instance::Instance,
@@ -362,6 +362,10 @@ pub(crate) fn effective(mut source: Source) -> Result<Config> {
     config.nfs.listen = source.nfs.unwrap_or(config.nfs.listen);
     config.ftp.listen = source.ftp.unwrap_or(config.ftp.listen);
     config.metrics.listen = source.metrics.unwrap_or(config.metrics.listen);
+    if source.is_mount_alone {
+        (config.nfs.listen, config.ftp.listen, config.metrics.listen) = (Listen(None), Listen(None), Listen(None));
+        config.fuse.mounts.clear();
+    }
     config.fuse.mounts.extend(source.mounts.iter().cloned());
     if let Some(local) = &source.local {
         let mut locals = config.mount.iter_mut().filter_map(|mount| match mount {

@@ -3,7 +3,10 @@
 //! What can change changes; for what cannot, a restart is asked for by name. A file that cannot be read leaves everything as it
 //! is, and nodes that cannot be leave those of their mount. Spec: spec/config.md #reading-it-again.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use muxfs::{Error, ErrorKind, Prefix, Result};
 use muxfs_zstor::Node;
@@ -140,37 +143,29 @@ fn zstor_mount(config: &Config, prefix: Prefix) -> Option<&ZstorMount> {
     })
 }
 
-fn text<T: Serialize>(part: &T) -> Result<String> {
-    toml::to_string(part).map_err(|error| Error::new(ErrorKind::Internal, "config.print").because(error))
+fn table<T: Serialize>(part: &T) -> Result<toml::Table> {
+    toml::Table::try_from(part).map_err(|error| Error::new(ErrorKind::Internal, "config.print").because(error))
 }
 
 /// What differs that only a start looks at.
 fn takes_restart(before: &Config, after: &Config) -> Result<Vec<String>> {
-    let tables = |config: &Config| -> Result<toml::Table> {
-        let mut table: toml::Table = toml::from_str(&config.to_text()?)
-            .map_err(|error| Error::new(ErrorKind::Internal, "config.print").because(error))?;
-        for key in ["gc", "scrub", "mount"] {
-            table.remove(key);
+    let (one, other) = (looked_at_by_a_start(before)?, looked_at_by_a_start(after)?);
+    let keys: BTreeSet<_> = one.keys().chain(other.keys()).collect();
+    Ok(keys.into_iter().filter(|key| one.get(*key) != other.get(*key)).cloned().collect())
+}
+
+/// The keys of a configuration, and its mounts, as a start looks at them.
+fn looked_at_by_a_start(config: &Config) -> Result<BTreeMap<String, toml::Value>> {
+    let mut parts: BTreeMap<_, _> = table(config)?.into_iter().collect();
+    for key in ["gc", "scrub", "mount"] {
+        parts.remove(key);
+    }
+    for mount in &config.mount {
+        let mut mount = mount.clone();
+        if let Mount::Zstor(zstor) = &mut mount {
+            zstor.nodes = None;
         }
-        Ok(table)
-    };
-    let (one, other) = (tables(before)?, tables(after)?);
-    let keys: std::collections::BTreeSet<&String> = one.keys().chain(other.keys()).collect();
-    let mut restart: Vec<String> = keys.into_iter().filter(|key| one.get(*key) != other.get(*key)).cloned().collect();
-    let mounts = |config: &Config| -> Result<BTreeMap<String, String>> {
-        let text_of = |mount: &Mount| {
-            let prefix = mount.prefix().to_string();
-            let mut mount = mount.clone();
-            if let Mount::Zstor(zstor) = &mut mount {
-                zstor.nodes = None;
-            }
-            Ok((prefix, text(&mount)?))
-        };
-        config.mount.iter().map(text_of).collect()
-    };
-    let (one, other) = (mounts(before)?, mounts(after)?);
-    let prefixes: std::collections::BTreeSet<&String> = one.keys().chain(other.keys()).collect();
-    restart
-        .extend(prefixes.into_iter().filter(|key| one.get(*key) != other.get(*key)).map(|key| format!("mount /{key}")));
-    Ok(restart)
+        parts.insert(format!("mount /{}", mount.prefix()), table(&mount)?.into());
+    }
+    Ok(parts)
 }

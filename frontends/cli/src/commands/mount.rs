@@ -18,7 +18,7 @@ use rustix::stdio::{dup2_stderr, dup2_stdout};
 
 use crate::{
     args,
-    config::{Config, Listen},
+    config::{Config, Source},
     control::Client,
     data_dir::{Access, DataDir},
     mounts::MountPoint,
@@ -127,11 +127,8 @@ pub(crate) async fn mount(
 }
 
 /// Owns the data directory and serves the mount until it is taken away.
-async fn serve(mut config: Config, data: DataDir, point: MountPoint, detached: bool, output: Output) -> Result<()> {
-    config.nfs.listen = Listen(None);
-    config.ftp.listen = Listen(None);
-    config.metrics.listen = Listen(None);
-    config.fuse.mounts = vec![point];
+async fn serve(config: Config, data: DataDir, point: MountPoint, detached: bool, output: Output) -> Result<()> {
+    let config = crate::effective(Source { mounts: vec![point], is_mount_alone: true, ..config.source })?;
     let ready = || if detached { tell_ready() } else { Ok(()) };
     Box::pin(super::serve::serve_mounts(config, data, ready, output)).await
 }

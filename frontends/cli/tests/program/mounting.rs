@@ -242,3 +242,18 @@ fn what_cannot_be_mounted_is_said() {
         assert!(told.contains(hint), "{args:?}: {told}");
     }
 }
+
+/// A process that only mounts was told by its command not to listen: a reload named what the file says of frontends as
+/// something that takes a restart.
+#[test]
+fn a_process_that_only_mounts_takes_no_restart_for_what_it_does_not_serve() {
+    let world = World::new();
+    let Some(dir) = world.mount_dir() else { return };
+    let config = world.config.clone().expect("a file");
+    let text = fs::read_to_string(&config).expect("read");
+    fs::write(&config, format!("[nfs]\nlisten = \"127.0.0.1:0\"\n{text}")).expect("written");
+    let _mount = Mount(&world, &dir);
+    world.ok(&["mount", "/mem", dir.to_str().expect("UTF-8")]);
+    assert_eq!(world.ok(&["reload"]), "changed: nothing\ntakes a restart: nothing");
+    world.ok(&["umount", dir.to_str().expect("UTF-8")]);
+}
