@@ -5,6 +5,7 @@
 //! is gone on with by the next server. Spec: spec/zstor.md #scrub, #metrics.
 
 use std::{
+    collections::BTreeSet,
     num::NonZeroU64,
     pin::pin,
     sync::Arc,
@@ -39,10 +40,11 @@ async fn look_after_one(prefix: Prefix, store: &Zstor, instance: &Instance) {
         tracing::error!(%prefix, error = format!("{error:#}"), "it cannot be noted that a server runs: should it be killed, the next scrub is late");
     }
     let noting = async {
+        let mut noted = BTreeSet::new();
         loop {
             store.scrubber().look();
             store.set_settle_rate(NonZeroU64::new(config().max_rate.0));
-            note(prefix, store);
+            note(prefix, store, &mut noted);
             tokio::time::sleep(NOTE_EVERY).await;
         }
     };
@@ -118,17 +120,24 @@ pub(crate) fn counted(prefix: Prefix, before: &ScrubTotals, now: &ScrubTotals) {
     add("muxfs_zstor_scrub_unhealed_blocks_total", before.unhealed, now.unhealed);
 }
 
-/// Notes how the nodes do now, and how long ago all shards were read.
+/// Notes how the nodes do now, and how long ago all shards were read. Of those that were `noted` before and are nodes no more
+/// nothing is known any more; a gauge cannot be taken back.
 #[expect(clippy::cast_precision_loss, reason = "counts and times, for a graph")]
-fn note(prefix: Prefix, store: &Zstor) {
+fn note(prefix: Prefix, store: &Zstor, noted: &mut BTreeSet<String>) {
     let mount = prefix.to_string();
     let lost = store.scrubber().lost();
-    for (name, answer_time) in store.answer_times() {
-        let up = if lost.contains(&name) { 0.0 } else { 1.0 };
-        metrics::gauge!("muxfs_zstor_node_up", "mount" => mount.clone(), "node" => name.clone()).set(up);
-        if let Some(time) = answer_time {
-            let gauge = metrics::gauge!("muxfs_zstor_node_answer_seconds", "mount" => mount.clone(), "node" => name);
-            gauge.set(time.as_secs_f64());
+    let up = |name: &str| metrics::gauge!("muxfs_zstor_node_up", "mount" => mount.clone(), "node" => name.to_owned());
+    let answer_time = |name: &str| metrics::gauge!("muxfs_zstor_node_answer_seconds", "mount" => mount.clone(), "node" => name.to_owned());
+    let nodes: Vec<_> = store.answer_times().collect();
+    for gone in noted.iter().filter(|noted| nodes.iter().all(|(name, _)| name != *noted)) {
+        up(gone).set(f64::NAN);
+        answer_time(gone).set(f64::NAN);
+    }
+    *noted = nodes.iter().map(|(name, _)| name.clone()).collect();
+    for (name, time) in nodes {
+        up(&name).set(if lost.contains(&name) { 0.0 } else { 1.0 });
+        if let Some(time) = time {
+            answer_time(&name).set(time.as_secs_f64());
         }
     }
     let waiting = store.repairs_waiting() as f64;

@@ -214,7 +214,7 @@ fn a_scrub_that_was_killed_is_gone_on_with() {
     assert_eq!(server.terminate(), Some(0));
 }
 
-fn metrics(server: &Server) -> String {
+pub(crate) fn metrics(server: &Server) -> String {
     let mut http = std::net::TcpStream::connect(server.addr("metrics")).expect("connected");
     http.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").expect("sent");
     let mut text = String::new();

@@ -6,7 +6,7 @@ use std::{fs, time::Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::{PATIENCE, Server, World, assert_same_tree};
+use crate::{PATIENCE, Server, World, assert_same_tree, care::metrics};
 
 /// A world on three directories of its own, 2 + 1, with a file that somebody wrote.
 fn world() -> World {
@@ -104,6 +104,28 @@ fn a_disk_is_exchanged_while_a_server_runs() {
     let server = world.serve(&[]);
     is_whole(&world);
     world.ok(&["zstor", "scrub"]);
+    assert_eq!(server.terminate(), Some(0));
+}
+
+/// A node that was removed was told as up, or as lost, until the next start.
+#[test]
+fn what_was_measured_of_a_node_ends_with_it() {
+    let world = world();
+    let server = world.serve(&["--metrics", "127.0.0.1:0"]);
+    let up = |value: &str| format!("muxfs_zstor_node_up{{mount=\"zstor\",node=\"disk3\"}} {value}\n");
+    let wait_for = |what: &str| {
+        let begun = Instant::now();
+        while !metrics(&server).contains(what) {
+            assert!(begun.elapsed() < PATIENCE, "{what} in {}", metrics(&server));
+            std::thread::yield_now();
+        }
+    };
+    let disk = world.path("disk3");
+    world.ok(&["zstor", "node", "add", disk.to_str().expect("UTF-8"), "--name", "disk3", "--wait"]);
+    wait_for(&up("1"));
+    world.ok(&["zstor", "node", "drain", "disk3", "--wait"]);
+    world.ok(&["zstor", "node", "rm", "disk3"]);
+    wait_for(&up("NaN"));
     assert_eq!(server.terminate(), Some(0));
 }
 
