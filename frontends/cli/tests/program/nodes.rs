@@ -107,6 +107,54 @@ fn a_disk_is_exchanged_while_a_server_runs() {
     assert_eq!(server.terminate(), Some(0));
 }
 
+/// Whatever is half way when the server is killed, everything is read by the next, which goes on by itself until every shard
+/// is where it belongs.
+#[test]
+fn a_server_that_is_killed_while_shards_are_moved_is_followed_by_one_that_goes_on() {
+    let world = world();
+    // A second for a third of the tree.
+    edit(&world, "every = \"7d\"", "every = \"7d\"\nmax_rate = \"1MB\"");
+    let server = world.serve(&[]);
+    world.ok(&["put", "-r", world.tree().to_str().expect("UTF-8"), "/zstor/t"]);
+    world.ok(&["commit"]);
+    let settling = || {
+        let status: Value = serde_json::from_str(&world.ok(&["--json", "zstor", "status"])).expect("JSON");
+        status["settling"].clone()
+    };
+    let wait_for = |what: &str, is_so: &dyn Fn() -> bool| {
+        let begun = Instant::now();
+        while !is_so() {
+            assert!(begun.elapsed() < PATIENCE, "{what}: {}", settling());
+            std::thread::yield_now();
+        }
+    };
+    let disk = world.path("disk3");
+    world.ok(&["zstor", "node", "add", disk.to_str().expect("UTF-8"), "--name", "disk3"]);
+    wait_for("some are moved", &|| settling()["moved"].as_u64() > Some(0));
+    assert_eq!(settling()["settled"], false, "it is killed on the way");
+    server.kill();
+    let server = world.serve(&[]);
+    is_whole(&world);
+    wait_for("a start goes on", &|| settling()["settled"] == true);
+    world.ok(&["zstor", "node", "drain", "disk0"]);
+    wait_for("some are moved", &|| settling()["moved"].as_u64() > Some(0));
+    let left = node(&world, "disk0").expect("a node")["blocks_left"].as_u64();
+    assert!(left > Some(0), "it is killed on the way");
+    server.kill();
+    edit(&world, "max_rate = \"1MB\"", "max_rate = \"1GB\"");
+    let server = world.serve(&[]);
+    is_whole(&world);
+    wait_for("a start goes on", &|| node(&world, "disk0").expect("a node")["blocks_left"] == 0);
+    wait_for("all is in its place", &|| settling()["settled"] == true);
+    world.ok(&["zstor", "node", "rm", "disk0"]);
+    // At full strength, without the one that went and any other.
+    fs::remove_dir_all(world.path("disk0")).expect("it may go");
+    fs::remove_dir_all(world.path("disk1")).expect("lost");
+    is_whole(&world);
+    world.ok(&["verify", "--all", "/zstor"]);
+    assert_eq!(server.terminate(), Some(0));
+}
+
 /// A node that was removed was told as up, or as lost, until the next start.
 #[test]
 fn what_was_measured_of_a_node_ends_with_it() {
