@@ -13,13 +13,19 @@ use std::{
 };
 
 use futures_util::TryStreamExt;
-use tokio::time::{Instant, sleep_until};
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, sleep_until},
+};
 
 use super::{Inner, repair::RepairReport};
-use crate::{BlockKey, Result, log::detached};
+use crate::{BlockKey, Error, ErrorKind, Result};
 
 /// So many keys are taken from one listing: some 32 MiB of memory.
 const WINDOW_COUNT: usize = 1 << 18;
+/// So many blocks are read at once where no rate is given: a node that answers late, and a processor that waits for one,
+/// holds up none of the others.
+const AHEAD_COUNT: usize = 4;
 /// So many blocks that cannot be healed are named, and as many that are not at full strength.
 const NAMED_MAX: usize = 1000;
 
@@ -56,6 +62,8 @@ pub struct Scrub {
     options: ScrubOptions,
     window_count: usize,
     window: VecDeque<BlockKey>,
+    /// The repairs of the first of the window, in that order.
+    running: VecDeque<JoinHandle<Result<RepairReport>>>,
     listing: Listing,
     /// When the next block may be read.
     due: Option<Instant>,
@@ -87,14 +95,14 @@ impl Scrub {
     }
 
     pub(super) fn with_window(inner: Arc<Inner>, options: ScrubOptions, window_count: usize) -> Self {
-        let (window, listing) = (VecDeque::new(), Listing::default());
-        Self { inner, options, window_count, window, listing, due: None, report: ScrubReport::default() }
+        let (window, running, listing) = (VecDeque::new(), VecDeque::new(), Listing::default());
+        Self { inner, options, window_count, window, running, listing, due: None, report: ScrubReport::default() }
     }
 
     /// Reads the next block and heals it; `false` where there is none behind the position.
     ///
     /// A block that cannot be healed is told in the report, and is no error. Dropped half way, the next step begins with
-    /// the same block.
+    /// the same block. Without a rate the next few blocks are read meanwhile, also when no step follows.
     ///
     /// # Errors
     /// `Unavailable` where so many nodes fail that their keys are not known; the next step tries again.
@@ -103,13 +111,23 @@ impl Scrub {
             self.list().await?;
         }
         let Some(key) = self.window.front().cloned() else { return Ok(false) };
-        if let Some(due) = self.due {
+        if self.running.is_empty()
+            && let Some(due) = self.due
+        {
             sleep_until(due).await;
         }
-        let repaired = {
+        let ahead_count = if self.options.bytes_per_sec.is_some() { 1 } else { AHEAD_COUNT };
+        for key in self.window.iter().take(ahead_count).skip(self.running.len()) {
             let (inner, key) = (Arc::clone(&self.inner), key.clone());
-            detached("erasure.scrub", async move { inner.repair(&key).await }).await
+            self.running.push_back(tokio::spawn(async move { inner.repair(&key).await }));
+        }
+        let repaired = match self.running.front_mut() {
+            Some(repairing) => repairing.await,
+            None => return Err(Error::new(ErrorKind::Internal, "erasure.scrub")),
         };
+        self.running.pop_front();
+        let repaired =
+            repaired.unwrap_or_else(|stopped| Err(Error::new(ErrorKind::Internal, "erasure.scrub").because(stopped)));
         match repaired {
             Ok(repaired) => self.add(&key, &repaired),
             Err(error) => {
