@@ -10,6 +10,7 @@ mod copies;
 mod doctor;
 mod mounting;
 mod nodes;
+mod replaced;
 mod roots;
 mod rounds;
 mod sealed;
@@ -193,8 +194,14 @@ impl Server {
 
     /// Ends it as `kill -9` does.
     fn kill(mut self) {
-        self.child.kill().expect("killed");
+        self.kill_now();
         self.child.wait().expect("a child");
+    }
+
+    /// The same while others use it, who find out; it is gone when it is dropped.
+    fn kill_now(&self) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("killed");
     }
 }
 
