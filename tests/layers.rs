@@ -88,6 +88,64 @@ block_store_laws!(compress_over_segments, async { compressed(over_segments(compr
 block_store_laws!(encrypt_over_mem, async { limited(over_mem(encrypt), 1, 0) });
 block_store_laws!(encrypt_over_segments, async { limited(over_segments(encrypt).await, 1, 0) });
 block_store_laws!(encrypt_after_a_rotation, async { limited(over_mem(encrypt_rotated), 1, 0) });
+/// Replaces the root key before every eighth call, and moves what is there to it.
+#[derive(Debug)]
+struct Rotating {
+    encrypt: Encrypt,
+    call_count: tokio::sync::Mutex<u32>,
+}
+
+impl Rotating {
+    async fn rotated(&self) -> muxfs::Result<&Encrypt> {
+        let mut count = self.call_count.lock().await;
+        *count += 1;
+        let key = |count: u32| SecretKey::new([u8::try_from(count / 8 % 256).unwrap_or_default(); 32]);
+        if !count.is_multiple_of(8) {
+            return Ok(&self.encrypt);
+        }
+        self.encrypt.set_keys(key(*count), [key(*count - 8)]).await;
+        for name in self.encrypt.older_names().try_collect::<Vec<_>>().await? {
+            self.encrypt.put_under_newest(&name).await?;
+            self.encrypt.remove_older(&name).await?;
+        }
+        Ok(&self.encrypt)
+    }
+}
+
+#[async_trait::async_trait]
+impl BlockStore for Rotating {
+    async fn get(&self, key: &BlockKey) -> muxfs::Result<Option<Bytes>> {
+        self.rotated().await?.get(key).await
+    }
+    async fn get_range(&self, key: &BlockKey, range: std::ops::Range<usize>) -> muxfs::Result<Option<Bytes>> {
+        self.rotated().await?.get_range(key, range).await
+    }
+    async fn put(&self, key: &BlockKey, block: Bytes) -> muxfs::Result<()> {
+        self.rotated().await?.put(key, block).await
+    }
+    async fn delete(&self, key: &BlockKey) -> muxfs::Result<()> {
+        self.rotated().await?.delete(key).await
+    }
+    async fn has(&self, key: &BlockKey) -> muxfs::Result<bool> {
+        self.rotated().await?.has(key).await
+    }
+    async fn block_len(&self, key: &BlockKey) -> muxfs::Result<Option<u64>> {
+        self.rotated().await?.block_len(key).await
+    }
+    async fn flush(&self) -> muxfs::Result<()> {
+        self.encrypt.flush().await
+    }
+    fn keys(&self) -> futures_util::stream::BoxStream<'_, muxfs::Result<BlockKey>> {
+        self.encrypt.keys()
+    }
+}
+
+fn encrypt_while_rotating(inner: Arc<dyn BlockStore>) -> Arc<dyn BlockStore> {
+    let (encrypt, call_count) = (Encrypt::new(inner, SecretKey::new([0; 32])), 0.into());
+    Arc::new(Rotating { encrypt, call_count })
+}
+
+block_store_laws!(encrypt_while_keys_are_replaced, async { limited(over_mem(encrypt_while_rotating), 1, 0) });
 block_store_laws!(encrypt_twice, async { limited(over_mem(encrypt_encrypt), 2, 0) });
 block_store_laws!(compress_encrypt_over_mem, async { limited(over_mem(compress_encrypt), 1, FRAME_HEADER_LEN) });
 block_store_laws!(compress_encrypt_over_segments, async {

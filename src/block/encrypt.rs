@@ -5,13 +5,23 @@
 //! key under AES-SIV, which can be turned back, so that [`keys`](BlockStore::keys) works; its bytes are AES-256-GCM
 //! under keys of its own, with a nonce that is a keyed hash of them. So a nonce meets other bytes under one key only
 //! where that hash collides, whatever the layers above come to do. Spec: spec/layers.md #encrypt.
+//!
+//! Keys can be replaced while blocks are read and put ([`rekey`]).
 
 mod keys;
+mod rekey;
 mod stored;
 #[cfg(test)]
 mod tests;
 
-use std::{fmt, iter, ops::Range, sync::Arc};
+use std::{
+    fmt,
+    ops::Range,
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -19,9 +29,10 @@ use futures_util::{
     StreamExt, TryStreamExt,
     stream::{self, BoxStream},
 };
+use tokio::sync::RwLock as AsyncRwLock;
 
 use self::{
-    keys::{Keys, NAME_TAG_LEN},
+    keys::{KeyId, Keys, NAME_TAG_LEN, Ring},
     stored::{FIRST_LEN, FRONT_END, Front, Header},
 };
 use super::{BLOCK_KEY_LEN_MAX, BlockKey, BlockStore, bad::Bad};
@@ -38,9 +49,13 @@ use crate::{Error, ErrorKind, Result, SecretKey};
 /// `block_len`, and the first 32 bytes of a block, are told without reading the rest of it.
 pub struct Encrypt {
     inner: Arc<dyn BlockStore>,
-    newest: Keys,
-    /// From newer to older.
-    older: Vec<Keys>,
+    ring: RwLock<Arc<Ring>>,
+    /// Whoever puts or deletes shares it, so that nobody does so under keys of before when it was had alone.
+    changing: AsyncRwLock<()>,
+    /// Whoever deletes shares it, so that no block comes back that is just put under another key.
+    moving: AsyncRwLock<()>,
+    /// How many names were removed for newer ones.
+    removed_count: AtomicU64,
     bad: Bad,
 }
 
@@ -71,7 +86,9 @@ impl Encrypt {
     /// # Ok::<(), muxfs::Error>(()) }).unwrap();
     /// ```
     pub fn new(inner: Arc<dyn BlockStore>, key: SecretKey) -> Self {
-        Self { inner, newest: Keys::new(key), older: Vec::new(), bad: Bad::default() }
+        let ring = RwLock::new(Arc::new(Ring::new(key)));
+        let (changing, moving, removed_count) = (AsyncRwLock::default(), AsyncRwLock::default(), AtomicU64::new(0));
+        Self { inner, ring, changing, moving, removed_count, bad: Bad::default() }
     }
 
     /// Reads, lists and deletes besides what was put under `key`, an older root key than those given so far.
@@ -91,7 +108,8 @@ impl Encrypt {
     /// ```
     #[must_use]
     pub fn with_older_key(mut self, key: SecretKey) -> Self {
-        self.older.push(Keys::new(key));
+        let ring = self.ring.get_mut().unwrap_or_else(PoisonError::into_inner);
+        Arc::make_mut(ring).older.push(Keys::new(key).into());
         self
     }
 
@@ -105,14 +123,19 @@ impl Encrypt {
         self.keys().try_next().await.map(drop)
     }
 
-    /// From newer to older.
-    fn all_keys(&self) -> impl DoubleEndedIterator<Item = &Keys> + Send {
-        iter::once(&self.newest).chain(&self.older)
+    fn ring(&self) -> Arc<Ring> {
+        Arc::clone(&self.ring.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The names that a block of this key may have below, from newer to older, none for a key that is too long.
-    fn names<'a>(&'a self, key: &'a BlockKey) -> impl DoubleEndedIterator<Item = (&'a Keys, BlockKey)> + Send {
-        self.all_keys().filter_map(move |keys| Some((keys, keys.name_of(key)?)))
+    fn listing(&self, before: Option<Arc<Ring>>) -> Listing<'_> {
+        let removed_count = self.removed_count.load(Ordering::Acquire);
+        Listing { of: self, ring: self.ring(), names: self.inner.keys(), before, removed_count }
+    }
+
+    /// The names that a block of this key may have below, in the order in which to ask for them, none for a key that is too
+    /// long.
+    fn names<'a>(&'a self, key: &'a BlockKey) -> Names<'a> {
+        Names { of: self, key, ring: self.ring(), asked: 0 }
     }
 
     /// Refuses a block that these keys did not encrypt.
@@ -120,7 +143,7 @@ impl Encrypt {
         if header.key_id == *keys.id() {
             return Ok(());
         }
-        if self.all_keys().any(|keys| header.key_id == *keys.id()) {
+        if self.ring().knows(&header.key_id) {
             return Err(Error::new(ErrorKind::Corrupt, "encrypt.get").because("another block is in its place"));
         }
         Err(bad_key())
@@ -142,7 +165,7 @@ impl Encrypt {
     async fn front(&self, key: &BlockKey) -> Result<Option<Front>> {
         for (keys, name) in self.names(key) {
             if let Some(start) = self.inner.get_range(&name, 0..FRONT_END).await? {
-                return self.bad.note(&name, self.open_front(keys, key, &name, &start)).map(Some);
+                return self.bad.note(&name, self.open_front(&keys, key, &name, &start)).map(Some);
             }
         }
         Ok(None)
@@ -156,7 +179,8 @@ impl Encrypt {
     /// `BadKey` if it was put under a key that this store was not given; `Unsupported` if a newer version put it; what the
     /// store below says.
     pub async fn key_of(&self, name: &BlockKey) -> Result<Option<BlockKey>> {
-        if let Some(key) = self.all_keys().find_map(|keys| keys.key_of(name)) {
+        let ring = self.ring();
+        if let Some(key) = ring.all().find_map(|keys| keys.key_of(name)) {
             return Ok(Some(key));
         }
         let header = match self.inner.get_range(name, 0..FRONT_END).await {
@@ -165,7 +189,9 @@ impl Encrypt {
             Err(error) => Err(error),
         };
         match header {
-            Ok(header) if self.all_keys().all(|keys| header.key_id != *keys.id()) => Err(bad_key()),
+            Ok(header) if !ring.knows(&header.key_id) => Err(bad_key()),
+            // Of a node that was away for long: everything was put under another key since.
+            Ok(header) if ring.retired.contains(&header.key_id) => Ok(None),
             Err(error) if error.kind() != ErrorKind::Corrupt => Err(error),
             _ => {
                 // Its key is lost, so that it is absent to all who could ask; it must not hide all others.
@@ -178,6 +204,36 @@ impl Encrypt {
     }
 }
 
+/// The names of a block, one after the other.
+///
+/// Only newer names are given to what has older ones, so whoever found it under none of them asks for the newest again: it
+/// may have come there between. And where there are other keys by then, for all of those.
+struct Names<'a> {
+    of: &'a Encrypt,
+    key: &'a BlockKey,
+    ring: Arc<Ring>,
+    asked: usize,
+}
+
+impl Iterator for Names<'_> {
+    type Item = (Arc<Keys>, BlockKey);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let older_count = self.ring.older.len();
+        if self.asked > older_count + usize::from(older_count > 0) {
+            let now = self.of.ring();
+            if Arc::ptr_eq(&now, &self.ring) {
+                return None;
+            }
+            (self.ring, self.asked) = (now, 0);
+        }
+        let keys = self.ring.all().nth(self.asked).unwrap_or(&self.ring.newest).clone();
+        self.asked += 1;
+        let name = keys.name_of(self.key)?;
+        Some((keys, name))
+    }
+}
+
 fn bad_key() -> Error {
     Error::new(ErrorKind::BadKey, "encrypt.get").because("the block was put under another root key")
 }
@@ -187,7 +243,7 @@ impl BlockStore for Encrypt {
     async fn get(&self, key: &BlockKey) -> Result<Option<Bytes>> {
         for (keys, name) in self.names(key) {
             if let Some(stored) = self.inner.get(&name).await? {
-                return self.bad.note(&name, self.open(keys, key, &name, stored)).map(Some);
+                return self.bad.note(&name, self.open(&keys, key, &name, stored)).map(Some);
             }
         }
         Ok(None)
@@ -210,18 +266,23 @@ impl BlockStore for Encrypt {
         if block.len() > Self::BLOCK_LEN_MAX {
             return Err(Error::new(ErrorKind::TooLarge, "encrypt.put"));
         }
-        let name = self.newest.name_of(key).ok_or_else(|| {
+        let _shared = self.changing.read().await;
+        let keys = self.ring().newest.clone();
+        let name = keys.name_of(key).ok_or_else(|| {
             Error::new(ErrorKind::InvalidArgument, "encrypt.put").because("a key is at most 239 bytes here")
         })?;
-        let stored = stored::seal(self.newest.id(), &self.newest.of_block(key), &name, &block);
+        let stored = stored::seal(keys.id(), &keys.of_block(key), &name, &block);
         drop(block);
         self.bad.put(&*self.inner, &name, stored).await
     }
 
     async fn delete(&self, key: &BlockKey) -> Result<()> {
+        let _shared = (self.changing.read().await, self.moving.read().await);
         // The name that is read first goes last: until then nothing has changed for who reads.
-        for (_, name) in self.names(key).rev() {
-            self.inner.delete(&name).await?;
+        for keys in self.ring().all().rev() {
+            if let Some(name) = keys.name_of(key) {
+                self.inner.delete(&name).await?;
+            }
         }
         Ok(())
     }
@@ -244,14 +305,39 @@ impl BlockStore for Encrypt {
     }
 
     fn keys(&self) -> BoxStream<'_, Result<BlockKey>> {
-        let keys = stream::try_unfold(self.inner.keys(), move |mut names| async move {
-            while let Some(name) = names.try_next().await? {
-                if let Some(key) = self.key_of(&name).await? {
-                    return Ok(Some((key, names)));
+        let keys = stream::try_unfold(self.listing(None), move |mut listing| async move {
+            loop {
+                while let Some(name) = listing.names.try_next().await? {
+                    if let Some(key) = self.key_of(&name).await? {
+                        return Ok(Some((key, listing)));
+                    }
                 }
+                if listing.is_whole() {
+                    return Ok(None);
+                }
+                listing = self.listing(Some(listing.ring));
             }
-            Ok(None)
         });
         keys.boxed()
+    }
+}
+
+/// A walk over all names below.
+struct Listing<'a> {
+    of: &'a Encrypt,
+    names: BoxStream<'a, Result<BlockKey>>,
+    /// What was true when it began: the keys, those of the walk before it, and how many names had been removed for newer ones.
+    ring: Arc<Ring>,
+    before: Option<Arc<Ring>>,
+    removed_count: u64,
+}
+
+impl Listing<'_> {
+    /// Whether it, and the one before it, miss nothing: a block that was moved meanwhile may have been listed under neither
+    /// name. It is moved once under the same keys, so the next walk has it.
+    fn is_whole(&self) -> bool {
+        let now = self.of.ring();
+        self.of.removed_count.load(Ordering::Acquire) == self.removed_count
+            || self.before.as_ref().is_some_and(|before| Arc::ptr_eq(before, &now))
     }
 }

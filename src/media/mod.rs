@@ -24,7 +24,7 @@ pub use self::{
 };
 use crate::Result;
 
-/// The number of a segment: the owner of the media gives them out, ascending, and never gives one twice.
+/// The number of a segment, below 2^63: the owner of the media gives them out, ascending, and never gives one twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SegmentId(pub u64);
 

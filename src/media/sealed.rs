@@ -7,8 +7,11 @@
 //!
 //! A nonce is the place of a record, and a place is sealed once under one key: another opening, or an append after one
 //! that failed, draws a new salt and so has a new key; a segment that a crash cut takes no more appends at all.
+//!
+//! Where its key is replaced, what was sealed is sealed again, segment by segment, while all goes on ([`reseal`]).
 
 mod record;
+mod reseal;
 mod scan;
 #[cfg(test)]
 mod tests;
@@ -16,7 +19,10 @@ mod tests;
 use std::{
     collections::BTreeMap,
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use async_trait::async_trait;
@@ -27,7 +33,8 @@ use self::{
     record::{
         Opener, RECORD_HEADER_LEN, RECORD_LEN_MAX, RecordHeader, SEGMENT_HEADER_LEN, Salt, Sealer, SegmentHeader,
     },
-    scan::{Place, Table, Window, corrupt, open, scan},
+    reseal::{Lens, is_other, other},
+    scan::{Place, Table, Window, corrupt, open},
 };
 use super::{Media, Segment, SegmentId, join};
 use crate::{Env, Error, ErrorKind, Result, SecretKey};
@@ -38,13 +45,20 @@ use crate::{Env, Error, ErrorKind, Result, SecretKey};
 /// `ReadOnly`, damage is `Corrupt`, another key `BadKey`, a segment of a newer version `Unsupported`; every call may say
 /// so. The first call that meets a segment reads through its headers, and through what was not surely durable.
 ///
+/// Its key can be [replaced](Self::set_keys) while it is used. Segments have numbers below 2^63.
+///
 /// One at a time over a media: the caller sees to it.
 pub struct SealedMedia {
     inner: Arc<dyn Media>,
-    key: SecretKey,
+    /// The one that new segments are sealed with, then those that others may be, from newer to older.
+    keys: Mutex<Vec<SecretKey>>,
     env: Env,
-    segments: Mutex<BTreeMap<SegmentId, Arc<OnceCell<Arc<Opened>>>>>,
+    segments: Mutex<Cells>,
+    /// Whoever holds it seals a segment again, or removes one.
+    moving: AsyncMutex<()>,
 }
+
+type Cells = BTreeMap<SegmentId, Arc<OnceCell<Arc<Opened>>>>;
 
 impl fmt::Debug for SealedMedia {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -54,9 +68,13 @@ impl fmt::Debug for SealedMedia {
 
 /// A segment whose records are known.
 struct Opened {
+    /// What the inner one is called.
+    place: SegmentId,
     /// Held by whoever appends.
     writer: AsyncMutex<Writer>,
     known: Mutex<Known>,
+    /// Whether it was sealed again: who has this one looks for the other.
+    is_moved: AtomicBool,
 }
 
 #[derive(Default)]
@@ -67,8 +85,9 @@ struct Writer {
     is_lost: bool,
 }
 
-#[derive(Default)]
 struct Known {
+    /// What it is sealed with.
+    key: SecretKey,
     table: Table,
     /// How far it is durable.
     synced: u64,
@@ -80,9 +99,26 @@ struct Known {
     exists: bool,
 }
 
+impl Known {
+    /// One that is not there.
+    fn new(key: SecretKey) -> Self {
+        let table = Table::default();
+        Self { key, table, synced: 0, is_sync_failed: false, is_cut: false, exists: false }
+    }
+}
+
 impl Opened {
-    fn new(known: Known) -> Arc<Self> {
-        Arc::new(Self { writer: AsyncMutex::default(), known: Mutex::new(known) })
+    fn new(place: SegmentId, known: Known) -> Arc<Self> {
+        Arc::new(Self {
+            place,
+            writer: AsyncMutex::default(),
+            known: Mutex::new(known),
+            is_moved: AtomicBool::new(false),
+        })
+    }
+
+    fn is_moved(&self) -> bool {
+        self.is_moved.load(Ordering::Acquire)
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -106,34 +142,46 @@ impl SealedMedia {
     /// # Ok::<(), muxfs::Error>(()) }).unwrap();
     /// ```
     pub fn new(inner: Arc<dyn Media>, key: SecretKey, env: Env) -> Self {
-        Self { inner, key, env, segments: Mutex::default() }
+        let (keys, segments, moving) = (Mutex::new(vec![key]), Mutex::default(), AsyncMutex::default());
+        Self { inner, keys, env, segments, moving }
     }
 
-    fn segments_lock(&self) -> MutexGuard<'_, BTreeMap<SegmentId, Arc<OnceCell<Arc<Opened>>>>> {
+    fn segments_lock(&self) -> MutexGuard<'_, Cells> {
         self.segments.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The segment, scanned if it was not yet; `len` is that of the inner one, if known. With `make`, one that does not
+    fn keys(&self) -> Vec<SecretKey> {
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What segments are sealed with that begin now.
+    fn newest(&self, segment: SegmentId) -> Result<SecretKey> {
+        let keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        let none = || Error::new(ErrorKind::Internal, "sealed_media.append").at(segment).because("there is no key");
+        keys.first().cloned().ok_or_else(none)
+    }
+
+    /// The segment, scanned if it was not yet; `lens` are those of the inner ones, if known. With `make`, one that does not
     /// exist is empty; without, `NotFound`.
-    async fn opened(&self, op: &'static str, segment: SegmentId, len: Option<u64>, make: bool) -> Result<Arc<Opened>> {
+    async fn opened(
+        &self,
+        op: &'static str,
+        segment: SegmentId,
+        lens: Option<Lens>,
+        make: bool,
+    ) -> Result<Arc<Opened>> {
         let missing = || Error::new(ErrorKind::NotFound, op).at(segment);
         let cell = self.segments_lock().entry(segment).or_default().clone();
         let opened = cell.get_or_try_init(|| async {
-            let len = match len {
-                Some(len) => Some(len),
-                None => self.inner.segments().await?.iter().find(|there| there.id == segment).map(|there| there.len),
+            let lens = match lens {
+                Some(lens) => lens,
+                None => self.lens().await?.remove(&segment).unwrap_or_default(),
             };
-            let Some(len) = len else {
-                return if make { Ok(Opened::new(Known::default())) } else { Err(missing()) };
-            };
-            let scanned = scan(&*self.inner, &self.key, segment, len).await?;
-            Ok(Opened::new(Known {
-                table: scanned.table,
-                synced: scanned.synced,
-                is_cut: scanned.is_cut,
-                exists: true,
-                ..Known::default()
-            }))
+            match self.scan(segment, lens).await? {
+                Some((place, known)) => Ok(Opened::new(place, known)),
+                None if make => Ok(Opened::new(segment, Known::new(self.newest(segment)?))),
+                None => Err(missing()),
+            }
         });
         let opened = opened.await.cloned();
         if opened.is_err() {
@@ -147,23 +195,63 @@ impl SealedMedia {
         if make || opened.known().exists { Ok(opened) } else { Err(missing()) }
     }
 
-    fn sealer(&self, segment: SegmentId) -> Sealer {
+    fn sealer(&self, key: &SecretKey, segment: SegmentId) -> Sealer {
         let mut salt = [0; 16];
         (self.env.fill)(&mut salt);
-        Sealer::new(&self.key, segment, Salt(salt))
+        Sealer::new(key, segment, Salt(salt))
+    }
+
+    async fn read(&self, opened: &Opened, segment: SegmentId, offset: u64, len: u32) -> Result<Bytes> {
+        let (key, end, (mut at, last)) = {
+            let known = opened.known();
+            let end = offset.saturating_add(len.into()).min(known.table.end().plain);
+            (known.key.clone(), end, known.table.around(offset, end))
+        };
+        if offset >= end {
+            return Ok(Bytes::new());
+        }
+        let mut window = Window::new(&*self.inner, opened.place).sized(last.inner.saturating_sub(at.inner));
+        let mut records = Opener::new(&key, segment);
+        let mut read = BytesMut::with_capacity(usize::try_from(end - offset).unwrap_or(0));
+        while at.plain < end {
+            let header = records.open_header(at.inner, &window.at(at.inner, RECORD_HEADER_LEN).await?);
+            let header = header.filter(|header| header.offset == at.plain).ok_or_else(|| corrupt(segment, at))?;
+            if header.end() > offset {
+                let bytes = open(&mut window, &mut records, at, header).await?.ok_or_else(|| corrupt(segment, at))?;
+                let place = |offset: u64| usize::try_from(offset - at.plain).unwrap_or(usize::MAX);
+                let wanted = place(offset.max(at.plain))..place(end.min(header.end()));
+                read.extend_from_slice(bytes.get(wanted).unwrap_or_default());
+            }
+            at = Place { plain: header.end(), inner: at.inner + header.record_len() as u64 };
+        }
+        Ok(read.freeze())
     }
 }
 
 #[async_trait]
 impl Media for SealedMedia {
     async fn append(&self, segment: SegmentId, bytes: Bytes) -> Result<u64> {
-        let opened = self.opened("sealed_media.append", segment, None, true).await?;
+        const OP: &str = "sealed_media.append";
+        if is_other(segment) {
+            let why = "segments have numbers below 2^63";
+            return Err(Error::new(ErrorKind::InvalidArgument, OP).at(segment).because(why));
+        }
+        let mut opened = self.opened(OP, segment, None, true).await?;
         let mut writer = opened.writer.lock().await;
-        let (end, synced, is_cut) = {
-            let known = opened.known();
-            (known.table.end(), known.synced, known.is_cut)
+        while opened.is_moved() {
+            drop(writer);
+            opened = self.opened(OP, segment, None, true).await?;
+            writer = opened.writer.lock().await;
+        }
+        let newest = self.newest(segment)?;
+        let (key, end, synced, is_cut) = {
+            let mut known = opened.known();
+            if known.table.end().inner == 0 {
+                known.key = newest;
+            }
+            (known.key.clone(), known.table.end(), known.synced, known.is_cut)
         };
-        let refuse = |kind, why: &str| Err(Error::new(kind, "sealed_media.append").at(segment).because(why));
+        let refuse = |kind, why: &str| Err(Error::new(kind, OP).at(segment).because(why));
         if is_cut {
             return refuse(ErrorKind::ReadOnly, "a crash cut this segment: begin a new one");
         }
@@ -174,10 +262,10 @@ impl Media for SealedMedia {
             return Ok(end.plain);
         }
         // Taken until the append went well: what one that failed left on a disk is sealed under another key.
-        let sealer = writer.sealer.take().unwrap_or_else(|| self.sealer(segment));
-        let (added, headers) = seal(&self.key, segment, &sealer, end, synced, &bytes);
+        let sealer = writer.sealer.take().unwrap_or_else(|| self.sealer(&key, segment));
+        let (added, headers) = seal(&key, segment, &sealer, end, synced, &bytes);
         writer.is_lost = true;
-        let offset = self.inner.append(segment, added).await;
+        let offset = self.inner.append(opened.place, added).await;
         writer.is_lost = false;
         if offset? != end.inner {
             writer.is_lost = true;
@@ -200,48 +288,36 @@ impl Media for SealedMedia {
     }
 
     async fn sync(&self, segment: SegmentId) -> Result<()> {
-        let opened = self.opened("sealed_media.sync", segment, None, false).await?;
-        let end = opened.known().table.end().plain;
-        let synced = self.inner.sync(segment).await;
-        let mut known = opened.known();
-        known.is_sync_failed |= synced.is_err();
-        if !known.is_sync_failed {
-            known.synced = known.synced.max(end);
+        loop {
+            let opened = self.opened("sealed_media.sync", segment, None, false).await?;
+            let end = opened.known().table.end().plain;
+            let synced = self.inner.sync(opened.place).await;
+            let mut known = opened.known();
+            if synced.is_err() && opened.is_moved() {
+                continue;
+            }
+            known.is_sync_failed |= synced.is_err();
+            if !known.is_sync_failed {
+                known.synced = known.synced.max(end);
+            }
+            return synced;
         }
-        synced
     }
 
     async fn read_at(&self, segment: SegmentId, offset: u64, len: u32) -> Result<Bytes> {
-        let opened = self.opened("sealed_media.read_at", segment, None, false).await?;
-        let (end, (mut at, last)) = {
-            let known = opened.known();
-            let end = offset.saturating_add(len.into()).min(known.table.end().plain);
-            (end, known.table.around(offset, end))
-        };
-        if offset >= end {
-            return Ok(Bytes::new());
-        }
-        let mut window = Window::new(&*self.inner, segment).sized(last.inner.saturating_sub(at.inner));
-        let mut records = Opener::new(&self.key, segment);
-        let mut read = BytesMut::with_capacity(usize::try_from(end - offset).unwrap_or(0));
-        while at.plain < end {
-            let header = records.open_header(at.inner, &window.at(at.inner, RECORD_HEADER_LEN).await?);
-            let header = header.filter(|header| header.offset == at.plain).ok_or_else(|| corrupt(segment, at))?;
-            if header.end() > offset {
-                let bytes = open(&mut window, &mut records, at, header).await?.ok_or_else(|| corrupt(segment, at))?;
-                let place = |offset: u64| usize::try_from(offset - at.plain).unwrap_or(usize::MAX);
-                let wanted = place(offset.max(at.plain))..place(end.min(header.end()));
-                read.extend_from_slice(bytes.get(wanted).unwrap_or_default());
+        loop {
+            let opened = self.opened("sealed_media.read_at", segment, None, false).await?;
+            let read = self.read(&opened, segment, offset, len).await;
+            if read.is_ok() || !opened.is_moved() {
+                return read;
             }
-            at = Place { plain: header.end(), inner: at.inner + header.record_len() as u64 };
         }
-        Ok(read.freeze())
     }
 
     async fn segments(&self) -> Result<Vec<Segment>> {
         let mut segments = Vec::new();
-        for Segment { id, len } in self.inner.segments().await? {
-            match self.opened("sealed_media.segments", id, Some(len), true).await {
+        for (id, lens) in self.lens().await? {
+            match self.opened("sealed_media.segments", id, Some(lens), true).await {
                 Ok(opened) => segments.push(Segment { id, len: opened.known().table.end().plain }),
                 // Removed since.
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
@@ -252,7 +328,9 @@ impl Media for SealedMedia {
     }
 
     async fn remove(&self, segment: SegmentId) -> Result<()> {
+        let _turn = self.moving.lock().await;
         self.inner.remove(segment).await?;
+        self.inner.remove(other(segment)).await?;
         self.segments_lock().remove(&segment);
         Ok(())
     }

@@ -2,7 +2,7 @@
 //!
 //! All is a keyed BLAKE3 under the root key, told apart by context. Spec: spec/layers.md #keys.
 
-use std::{fmt, iter};
+use std::{fmt, iter, sync::Arc};
 
 use aes_siv::{KeyInit, siv::Aes256Siv};
 use zeroize::Zeroizing;
@@ -29,6 +29,32 @@ pub(super) struct Keys {
     root: SecretKey,
     names: Zeroizing<[u8; 64]>,
     id: KeyId,
+}
+
+/// The root keys of a store.
+#[derive(Debug, Clone)]
+pub(super) struct Ring {
+    pub(super) newest: Arc<Keys>,
+    /// From newer to older.
+    pub(super) older: Vec<Arc<Keys>>,
+    /// What blocks were put under that are no more: one that is met is of no use.
+    pub(super) retired: Vec<KeyId>,
+}
+
+impl Ring {
+    pub(super) fn new(newest: SecretKey) -> Self {
+        Self { newest: Keys::new(newest).into(), older: Vec::new(), retired: Vec::new() }
+    }
+
+    /// From newer to older.
+    pub(super) fn all(&self) -> impl DoubleEndedIterator<Item = &Arc<Keys>> + Send {
+        iter::once(&self.newest).chain(&self.older)
+    }
+
+    /// Whether a key is, or was, of this store.
+    pub(super) fn knows(&self, id: &KeyId) -> bool {
+        self.all().any(|keys| keys.id() == id) || self.retired.contains(id)
+    }
 }
 
 impl fmt::Debug for Keys {

@@ -1,15 +1,16 @@
 //! What the store below may do with a block, and what is made of it; keys, old and wrong.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Mutex};
 
 use bytes::{BufMut, BytesMut};
+use futures_util::{FutureExt as _, future::BoxFuture};
 use proptest::prelude::*;
 
 use super::*;
 use crate::{
     block::{BLOCK_LEN_MAX, Mem},
     cipher::{self, portable},
-    testing::fault::{Dice, Fault, Faulty},
+    testing::fault::{BlockCall, Dice, Fault, Faulty},
 };
 
 fn root(byte: u8) -> SecretKey {
@@ -267,7 +268,223 @@ async fn the_front_tells_without_the_rest() {
 fn keys_are_never_printed() {
     let (_, store) = fresh();
     assert_eq!(format!("{store:?}"), "Encrypt { inner: Mem(0 blocks, 0 of 1073741824 bytes), .. }");
-    assert_eq!(format!("{:?}", store.newest), "Keys(..)");
+    assert_eq!(format!("{:?}", store.ring().newest), "Keys(..)");
+}
+
+/// A memory that does something else before it gives what is under a name, once.
+#[derive(Debug, Default)]
+struct Interposed {
+    mem: Mem,
+    before: Mutex<Option<Before>>,
+}
+
+struct Before(BlockKey, BoxFuture<'static, ()>);
+
+impl fmt::Debug for Before {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Before({:?})", self.0)
+    }
+}
+
+impl Interposed {
+    /// Does `what` before the block under this name is asked for the next time.
+    fn before(&self, name: BlockKey, what: impl Future<Output = ()> + Send + 'static) {
+        *self.before.lock().expect("whole") = Some(Before(name, what.boxed()));
+    }
+
+    async fn asked(&self, name: &BlockKey) {
+        let what = self.before.lock().expect("whole").take_if(|before| before.0 == *name);
+        if let Some(Before(_, what)) = what {
+            what.await;
+        }
+    }
+}
+
+#[async_trait]
+impl BlockStore for Interposed {
+    async fn get(&self, key: &BlockKey) -> Result<Option<Bytes>> {
+        self.asked(key).await;
+        self.mem.get(key).await
+    }
+    async fn get_range(&self, key: &BlockKey, range: Range<usize>) -> Result<Option<Bytes>> {
+        self.asked(key).await;
+        self.mem.get_range(key, range).await
+    }
+    async fn put(&self, key: &BlockKey, block: Bytes) -> Result<()> {
+        self.mem.put(key, block).await
+    }
+    async fn delete(&self, key: &BlockKey) -> Result<()> {
+        self.mem.delete(key).await
+    }
+    async fn has(&self, key: &BlockKey) -> Result<bool> {
+        self.asked(key).await;
+        self.mem.has(key).await
+    }
+    fn keys(&self) -> BoxStream<'_, Result<BlockKey>> {
+        self.mem.keys()
+    }
+}
+
+/// Moves everything under the newest key.
+async fn rekey(store: &Encrypt) -> Result<()> {
+    for name in store.older_names().try_collect::<Vec<_>>().await? {
+        store.put_under_newest(&name).await?;
+        store.flush().await?;
+        assert!(store.remove_older(&name).await?, "it is under the newest, or gone");
+    }
+    Ok(())
+}
+
+/// A reader that did not find a block under the newest key, and is overtaken by who moves it there before it asks for the
+/// older name, was told that it is absent. So was one that knew the old key alone.
+#[tokio::test]
+async fn a_block_that_is_moved_meanwhile_is_never_absent() {
+    type Ask = fn(Arc<Encrypt>) -> BoxFuture<'static, bool>;
+    let asks: [Ask; 3] = [
+        |store| async move { get(&store, 0).await.expect("get").is_some() }.boxed(),
+        |store| async move { store.block_len(&key(0)).await.expect("block_len").is_some() }.boxed(),
+        |store| async move { store.has(&key(0)).await.expect("has") }.boxed(),
+    ];
+    for ask in asks {
+        for is_begun in [true, false] {
+            let inner = Arc::new(Interposed::default());
+            let store = Arc::new(Encrypt::new(inner.clone(), root(1)));
+            store.put(&key(0), block(0, 300)).await.expect("put");
+            if is_begun {
+                store.set_keys(root(2), [root(1)]).await;
+            }
+            let moving = store.clone();
+            inner.before(name(0, 1), async move {
+                moving.set_keys(root(2), [root(1)]).await;
+                rekey(&moving).await.expect("rekey");
+                moving.set_keys(root(2), []).await;
+            });
+            assert!(ask(store.clone()).await, "it was there all the time");
+            assert_eq!(inner.mem.block_count(), 1);
+            assert!(inner.mem.has(&name(0, 2)).await.expect("has"));
+        }
+    }
+}
+
+/// A block that is deleted between being read and being put under the newest key stays deleted.
+#[tokio::test]
+async fn a_block_that_is_deleted_while_it_is_moved_stays_deleted() {
+    let inner = Arc::new(Interposed::default());
+    let store = Arc::new(Encrypt::new(inner.clone(), root(1)));
+    store.put(&key(0), block(0, 300)).await.expect("put");
+    store.set_keys(root(2), [root(1)]).await;
+    let (told, deleted) = tokio::sync::oneshot::channel();
+    let deleting = store.clone();
+    inner.before(name(0, 1), async move {
+        let deletion = tokio::spawn(async move { deleting.delete(&key(0)).await });
+        // It has begun, and waits.
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        told.send(deletion).expect("somebody waits");
+    });
+    store.put_under_newest(&name(0, 1)).await.expect("put");
+    deleted.await.expect("sent").await.expect("it ends").expect("delete");
+    assert_eq!((get(&store, 0).await.expect("get"), inner.mem.block_count()), (None, 0));
+}
+
+/// What is put while keys are replaced is under the newest when that has returned, or is found by who moves blocks then.
+#[tokio::test(start_paused = true)]
+async fn a_put_under_way_is_waited_for() {
+    let inner = Arc::new(Faulty::new(Mem::default()));
+    let store = Arc::new(Encrypt::new(inner.clone(), root(1)));
+    inner.set_answer_time(std::time::Duration::from_secs(9));
+    let putting = tokio::spawn({
+        let store = store.clone();
+        async move { store.put(&key(0), block(0, 300)).await }
+    });
+    while inner.calls(BlockCall::Put) == 0 {
+        tokio::task::yield_now().await;
+    }
+    let replacing = tokio::spawn({
+        let store = store.clone();
+        async move { store.set_keys(root(2), [root(1)]).await }
+    });
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+    assert!(!replacing.is_finished(), "a put is under way under the key of before");
+    putting.await.expect("it ends").expect("put");
+    replacing.await.expect("it ends");
+    assert_eq!(store.older_names().count().await, 1, "it is found");
+}
+
+/// Moves are broken off at each call of the store below, in both ways: what was put is read at every moment, another moving
+/// ends it, and then there is nothing that the old key knows.
+#[tokio::test]
+async fn moving_goes_on_after_any_failure() {
+    for call in [BlockCall::Read, BlockCall::Put, BlockCall::Delete, BlockCall::Flush, BlockCall::Keys] {
+        for count in 0..4 {
+            let inner = Arc::new(Faulty::new(Mem::default()));
+            let store = Encrypt::new(inner.clone(), root(1));
+            for n in 0..4 {
+                store.put(&key(n), block(n.into(), 300)).await.expect("put");
+            }
+            store.set_keys(root(2), [root(1)]).await;
+            for _ in 0..count {
+                let name = store.older_names().try_next().await.expect("listed").expect("not all are moved");
+                store.put_under_newest(&name).await.expect("put");
+                store.remove_older(&name).await.expect("removed");
+            }
+            inner.fail_next(call, ErrorKind::Io);
+            rekey(&store).await.expect_err("broken off");
+            // As another process finds it.
+            let store = Encrypt::new(inner.clone(), root(2)).with_older_key(root(1));
+            for n in 0..4 {
+                assert_eq!(get(&store, n).await.expect("get"), Some(block(n.into(), 300)), "{call:?} {count}");
+            }
+            rekey(&store).await.expect("goes on");
+            assert_eq!(inner.inner().block_count(), 4, "nothing is there twice");
+            let (old, new) = (Encrypt::new(inner.clone(), root(1)), Encrypt::new(inner.clone(), root(2)));
+            assert_eq!(old.check_key().await.expect_err("the old key").kind(), ErrorKind::BadKey);
+            assert_eq!(old.older_names().count().await, 0);
+            for n in 0..4 {
+                assert_eq!(get(&old, n).await.expect("get"), None);
+                assert_eq!(get(&new, n).await.expect("get"), Some(block(n.into(), 300)));
+            }
+        }
+    }
+}
+
+/// A block that cannot be read stays under its older key, and one that is put under no other is not removed.
+#[tokio::test]
+async fn what_cannot_be_moved_stays() {
+    let (inner, store) = fresh();
+    store.put(&key(0), block(0, 300)).await.expect("put");
+    let mut bytes = stored(&inner, &name(0, 1)).await.to_vec();
+    bytes[200] ^= 1;
+    replace(&inner, &name(0, 1), bytes.into()).await;
+    store.set_keys(root(2), [root(1)]).await;
+    assert_eq!(store.put_under_newest(&name(0, 1)).await.expect_err("bad").kind(), ErrorKind::Corrupt);
+    assert!(!store.remove_older(&name(0, 1)).await.expect("asked"));
+    assert!(inner.has(&name(0, 1)).await.expect("has"));
+    assert_eq!(store.put_under_newest(&name(1, 2)).await.expect("asked"), None, "of the newest key");
+}
+
+/// What comes back under a key that was replaced, with a node that was away, is passed over; what is of a key that never
+/// was one of this store is not.
+#[tokio::test]
+async fn what_is_of_a_retired_key_is_passed_over() {
+    let (inner, store) = fresh();
+    store.put(&key(0), block(0, 300)).await.expect("put");
+    let old = stored(&inner, &name(0, 1)).await;
+    store.set_keys(root(2), [root(1)]).await;
+    rekey(&store).await.expect("rekey");
+    store.set_keys(root(2), []).await;
+    inner.put(&name(0, 1), old).await.expect("put");
+    let opened = Encrypt::new(inner.clone(), root(2)).with_retired_key(Encrypt::key_id(root(1)));
+    for store in [&store, &opened] {
+        assert_eq!(keys(store).await.expect("keys"), [key(0)].into());
+        store.check_key().await.expect("its own key");
+        assert_eq!(get(store, 0).await.expect("get"), Some(block(0, 300)));
+    }
+    Encrypt::new(inner.clone(), root(3)).put(&key(1), block(1, 300)).await.expect("put");
+    assert_eq!(keys(&opened).await.expect_err("another key").kind(), ErrorKind::BadKey);
 }
 
 proptest! {

@@ -113,12 +113,18 @@ pub(super) struct Scanned {
     pub(super) is_cut: bool,
 }
 
-/// Walks a segment whose inner one is `len` bytes long.
+/// Walks a segment whose inner one, at `place`, is `len` bytes long.
 ///
 /// # Errors
 /// `Corrupt`, `BadKey`, `Unsupported`, naming the segment; the media's own.
-pub(super) async fn scan(media: &dyn Media, key: &SecretKey, segment: SegmentId, len: u64) -> Result<Scanned> {
-    let mut window = Window::new(media, segment);
+pub(super) async fn scan(
+    media: &dyn Media,
+    key: &SecretKey,
+    segment: SegmentId,
+    place: SegmentId,
+    len: u64,
+) -> Result<Scanned> {
+    let mut window = Window::new(media, place);
     let mut opener = Opener::new(key, segment);
     let (mut table, mut synced) = (Table::default(), 0);
     if len == 0 {
@@ -142,7 +148,7 @@ pub(super) async fn scan(media: &dyn Media, key: &SecretKey, segment: SegmentId,
     if is_cut {
         search(&mut window, &mut opener, segment, table.end, len).await?;
     }
-    is_cut |= cut_torn(&mut table, media, &mut opener, segment, synced).await?;
+    is_cut |= cut_torn(&mut table, &mut Window::new(media, place), &mut opener, segment, synced).await?;
     Ok(Scanned { table, synced, is_cut })
 }
 
@@ -171,17 +177,16 @@ async fn search(
 /// Cuts the segment at the first record past `synced` whose body is bad; whether there is one.
 async fn cut_torn(
     table: &mut Table,
-    media: &dyn Media,
+    window: &mut Window<'_>,
     opener: &mut Opener<'_>,
     segment: SegmentId,
     synced: u64,
 ) -> Result<bool> {
     let mut at = table.around(synced, synced).0;
-    let mut window = Window::new(media, segment);
     while at.inner < table.end.inner {
         let bytes = window.at(at.inner, RECORD_HEADER_LEN).await?;
         let header = opener.open_header(at.inner, &bytes).ok_or_else(|| corrupt(segment, at))?;
-        if header.offset >= synced && open(&mut window, opener, at, header).await?.is_none() {
+        if header.offset >= synced && open(window, opener, at, header).await?.is_none() {
             table.cut(at);
             return Ok(true);
         }

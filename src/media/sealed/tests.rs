@@ -37,6 +37,28 @@ crate::media_laws!(over_memory, subject());
 crate::media_laws!(over_crash, async { sealed(Arc::new(CrashMedia::new(Crash::never()))) });
 crate::media_laws!(over_faulty, async { sealed(Arc::new(FaultyMedia::new(Arc::new(MemMedia::default())))) });
 
+/// Each opening has another key, and seals again what those before it have sealed.
+async fn resealed() -> Subject {
+    let (disk, openings) = (Arc::new(MemMedia::default()), std::sync::atomic::AtomicU8::new(0));
+    Subject::reopening(move || {
+        let opening = openings.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let media = SealedMedia::new(disk.clone(), numbered(opening), Clock::default().env(opening.into()));
+        Box::pin(async move {
+            media.set_keys(numbered(opening), (0..opening).rev().map(numbered));
+            media.reseal().await.expect("reseal");
+            media.set_keys(numbered(opening), []);
+            Arc::new(media) as Arc<dyn Media>
+        })
+    })
+    .await
+}
+
+crate::media_laws!(with_another_key_each_time, resealed());
+
+fn numbered(n: u8) -> SecretKey {
+    SecretKey::new([n; 32])
+}
+
 async fn bytes_of(media: &dyn Media, id: SegmentId) -> Vec<u8> {
     media.read_at(id, 0, 64 << 20).await.expect("read").to_vec()
 }
@@ -316,6 +338,165 @@ async fn the_bytes_are_those_of_the_specification() {
     media.append(id, text("second").into()).await.expect("append");
     assert_eq!(bytes_of(&*inner, id).await, hex("sealed"));
     assert_eq!(bytes_of(&media, id).await, (text("first") + &text("second")).into_bytes());
+}
+
+/// What was appended, how much of it is surely durable, and how many keys there were.
+#[derive(Default, Clone)]
+struct Resealed {
+    appended: BTreeMap<SegmentId, (Vec<u8>, usize)>,
+    key_count: u8,
+}
+
+impl Resealed {
+    async fn check(&mut self, media: &SealedMedia) -> Result<()> {
+        let there = media.segments().await?;
+        for (id, (bytes, synced)) in &mut self.appended {
+            let len = there.iter().find(|there| there.id == *id).map_or(0, |there| there.len);
+            let read = if len == 0 { Bytes::new() } else { media.read_at(*id, 0, u32::MAX).await? };
+            assert!(read.len() >= *synced, "what was synced is there: {} of {synced} of {id}", read.len());
+            assert_eq!(read, bytes[..read.len()]);
+            bytes.truncate(read.len());
+        }
+        Ok(())
+    }
+
+    async fn append(&mut self, media: &SealedMedia, id: SegmentId, len: usize, is_synced: bool) -> Result<()> {
+        let added = Dice::new(len as u64).bytes(len);
+        let (bytes, synced) = self.appended.entry(id).or_default();
+        // It may be there although it failed.
+        bytes.extend(&added);
+        media.append(id, added.into()).await?;
+        if is_synced {
+            media.sync(id).await?;
+            *synced = bytes.len();
+        }
+        Ok(())
+    }
+
+    /// Opens it with all keys that there were, appends, takes another key, and goes on.
+    async fn live(&mut self, disk: Arc<CrashMedia>, seed: u64) -> Result<()> {
+        let old = self.key_count;
+        let media = SealedMedia::new(disk.clone(), numbered(old), Clock::default().env(seed));
+        media.set_keys(numbered(old), (0..old).rev().map(numbered));
+        self.check(&media).await?;
+        let first = SegmentId(self.appended.last_key_value().map_or(0, |(last, _)| last.0 + 1));
+        let second = SegmentId(first.0 + 1);
+        self.append(&media, first, 3000, true).await?;
+        self.append(&media, first, 10, false).await?;
+        self.append(&media, second, 1, true).await?;
+        self.key_count += 1;
+        let new = numbered(self.key_count);
+        media.set_keys(new.clone(), (0..self.key_count).rev().map(numbered));
+        self.append(&media, second, 300, true).await?;
+        media.reseal().await?;
+        self.append(&media, first, 200, true).await?;
+        self.append(&media, SegmentId(first.0 + 2), 100, true).await?;
+        self.check(&SealedMedia::new(disk, new, env())).await
+    }
+}
+
+/// Stops the machine at every media call while one key takes the place of another, and again while it goes on: nothing
+/// that was durable is lost at any moment, and at the end the newest key alone opens everything.
+#[tokio::test]
+async fn a_crash_at_any_call_of_another_key_loses_nothing() {
+    let calls = {
+        let crash = Crash::never();
+        Resealed::default().live(Arc::new(CrashMedia::new(crash.clone())), 0).await.expect("nothing fails");
+        crash.calls()
+    };
+    assert!(calls > 30, "{calls}");
+    for call in 0..calls {
+        for seed in 0..4 {
+            let (mut story, mut disk) = (Resealed::default(), Arc::new(CrashMedia::new(Crash::at(call))));
+            drop(story.live(disk.clone(), 0).await);
+            for round in 1..3 {
+                let again = Crash::at((seed * 11 + call * 3 + round * 7) % calls);
+                // Once in a while only the process ends.
+                let next = if (seed + round) % 4 == 0 { disk.reopen(again) } else { disk.restart(seed, again) };
+                disk = Arc::new(next);
+                drop(story.live(disk.clone(), seed + round).await);
+            }
+            disk = Arc::new(disk.restart(seed + 9, Crash::never()));
+            let ended = story.live(disk, seed + 99).await;
+            ended.unwrap_or_else(|error| panic!("stopped at call {call}, seed {seed}: {error:#}"));
+        }
+    }
+}
+
+/// Who appends and reads notices nothing of other keys.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_segment_is_sealed_again_while_it_is_used() {
+    let (plain, inner) = (MemMedia::default(), Arc::new(MemMedia::default()));
+    let media = Arc::new(SealedMedia::new(inner.clone(), numbered(0), Clock::default().env(1)));
+    let sealing = tokio::spawn({
+        let media = media.clone();
+        async move {
+            for n in 1..100 {
+                media.set_keys(numbered(n), [numbered(n - 1)]);
+                media.reseal().await.expect("reseal");
+                tokio::task::yield_now().await;
+            }
+        }
+    });
+    let mut dice = Dice::new(3);
+    let mut round = 0;
+    while round < 300 || !sealing.is_finished() {
+        let bytes = Bytes::from(dice.bytes(1 + round % 2000));
+        let id = SegmentId(round as u64 / 50 % 5);
+        let offset = plain.append(id, bytes.clone()).await.expect("memory");
+        assert_eq!(media.append(id, bytes).await.expect("append"), offset);
+        if round % 7 == 0 {
+            media.sync(id).await.expect("sync");
+        }
+        let at = offset.saturating_sub(dice.roll(5000) as u64);
+        assert_eq!(
+            media.read_at(id, at, 3000).await.expect("read"),
+            plain.read_at(id, at, 3000).await.expect("memory")
+        );
+        round += 1;
+        tokio::task::yield_now().await;
+    }
+    sealing.await.expect("it ends");
+    let alone = SealedMedia::new(inner, numbered(99), env());
+    assert_eq!(alone.segments().await.expect("the newest key"), plain.segments().await.expect("memory"));
+}
+
+/// Numbers above are those of segments that are sealed again.
+#[tokio::test]
+async fn a_number_that_no_segment_has_is_refused() {
+    let (inner, id) = (Arc::new(MemMedia::default()), SegmentId(1 << 63));
+    let media = sealed(inner.clone());
+    assert_eq!(media.append(id, "x".into()).await.expect_err("refused").kind(), ErrorKind::InvalidArgument);
+    assert_eq!(media.read_at(id, 0, 1).await.expect_err("absent").kind(), ErrorKind::NotFound);
+    assert!(inner.segments().await.expect("listed").is_empty());
+}
+
+/// A copy of which a crash left a part is none, and what lies beside a whole copy is not asked for its key.
+#[tokio::test]
+async fn of_two_places_the_whole_copy_counts() {
+    let (_, good) = four_synced().await;
+    let other = other(ID);
+    let resealed = holding(&good).await;
+    let media = sealed(resealed.clone());
+    media.set_keys(numbered(1), [key()]);
+    media.reseal().await.expect("reseal");
+    assert_eq!(resealed.segments().await.expect("listed").len(), 1, "what was before is gone");
+    let copy = bytes_of(&*resealed, other).await;
+    for (len, keys, expected) in [
+        (copy.len() - 1, vec![numbered(1), key()], good.clone()),
+        (copy.len(), vec![numbered(1), key()], copy.clone()),
+        (copy.len(), vec![numbered(1)], copy.clone()),
+        (70, vec![key()], good.clone()),
+    ] {
+        let both = holding(&good).await;
+        both.append(other, Bytes::copy_from_slice(&copy[..len])).await.expect("append");
+        let media = SealedMedia::new(both.clone(), keys[0].clone(), env());
+        media.set_keys(keys[0].clone(), keys[1..].iter().cloned());
+        assert_eq!(media.segments().await.expect("opens"), [Segment { id: ID, len: 400 }]);
+        let left = both.segments().await.expect("listed");
+        assert_eq!(left.len(), 1, "the other is removed");
+        assert_eq!(bytes_of(&*both, left[0].id).await, expected);
+    }
 }
 
 #[derive(Debug, Clone)]
