@@ -270,7 +270,7 @@ pub(crate) enum Command {
     /// Look at /zstor and after it: its nodes, what more may be lost, scrub and repair
     #[command(subcommand)]
     Zstor(Zstor),
-    /// Make keys
+    /// Make keys, and put another in the place of that of /zstor
     #[command(subcommand)]
     Key(Key),
     /// Print the effective configuration, as a file that --config takes
@@ -390,6 +390,23 @@ pub(crate) enum Key {
     New {
         #[arg(value_name = "FILE")]
         file: PathBuf,
+    },
+    /// Put a new key in the place of that of /zstor, and all that is there under it, while everything is used
+    ///
+    /// The new key is written to the file of the keys, before those that it takes the place of: copy that file anew. Then
+    /// everything is read and written again, in the background, by the server or by this command where none runs; whatever
+    /// stops it, the next server goes on. The older key goes from the file when nothing is under it. It has to be in a
+    /// file of its own, not in the environment, and all nodes have to be there for the end of it.
+    #[command(
+        after_help = "Where keys are being replaced already it goes on with that. Ctrl-C leaves the server going on.\n\nExamples:\n  muxfs key rotate\n  muxfs key rotate /zstor --no-wait\n  muxfs zstor status                     how far it is"
+    )]
+    Rotate {
+        /// The mount [default: the one of its kind]
+        #[arg(value_name = "MOUNT")]
+        mount: Option<OsString>,
+        /// Draw the key, and leave all else to the server, or the next one
+        #[arg(long)]
+        no_wait: bool,
     },
 }
 

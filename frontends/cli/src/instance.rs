@@ -225,14 +225,14 @@ impl Instance {
                         continue;
                     }
                     let (dir, env) = (zstor::local_dir(data.path(), mount), env());
-                    let opened = zstor::open(data.path(), mount, &env).await;
-                    let (store, key) = opened.map_err(|error| error.at(format!("/{prefix}")))?;
-                    let pins = Pins::open(key.sealed("pins", media(&dir.join("pins"))?, &env), &env).await?;
+                    let opened = zstor::open(data.path(), mount, &config.mount, &env).await;
+                    let store = opened.map_err(|error| error.at(format!("/{prefix}")))?;
+                    let pins = Pins::open(store.sealed("pins", media(&dir.join("pins"))?), &env).await?;
                     let pins = Arc::new(pins);
                     all_pins.push(pins.clone());
                     let journal = dir.join("journal");
                     private_dir(&journal)?;
-                    let journal = key.sealed("journal", Arc::new(FileMedia::open_ahead(journal)?), &env);
+                    let journal = store.sealed("journal", Arc::new(FileMedia::open_ahead(journal)?));
                     let space: SpaceFn = Arc::new(store.space());
                     let (auto_commit, retention) = (auto_commit.cloned(), retention.clone());
                     let below = Below {

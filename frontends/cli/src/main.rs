@@ -224,13 +224,13 @@ async fn run(mut cli: Cli, in_use: InUse) -> Result<ExitCode> {
 async fn command(command: Command, namespace: &dyn Namespace, output: Output) -> Result<ExitCode> {
     match command {
         Command::Get(args) => {
-            let key = commands::key::of_files(args.key_file.as_deref())?;
-            let job = commands::get::Job { dest: &args.dest, force: args.force, key: key.as_ref(), output };
+            let keys = commands::key::of_files(args.key_file.as_deref())?;
+            let job = commands::get::Job { dest: &args.dest, force: args.force, keys: &keys, output };
             commands::get::get(namespace, &commands::path(&args.path)?, &job).await?;
         }
         Command::Cat { paths, key_file } => {
-            let key = commands::key::of_files(key_file.as_deref())?;
-            commands::read::cat(namespace, &all(&paths)?, key.as_ref()).await?;
+            let keys = commands::key::of_files(key_file.as_deref())?;
+            commands::read::cat(namespace, &all(&paths)?, &keys).await?;
         }
         Command::Ls { path, long } => {
             commands::list::ls(namespace, &commands::place(&path)?, long, output).await?;
@@ -300,6 +300,10 @@ async fn command(command: Command, namespace: &dyn Namespace, output: Output) ->
             let mount = mount.as_deref().map(mount_of).transpose()?;
             commands::zstor::repair(namespace, mount, output).await?;
         }
+        Command::Key(Key::Rotate { mount, no_wait }) => {
+            let mount = mount.as_deref().map(mount_of).transpose()?.map(|mount| mount.to_string());
+            commands::key::rotate(namespace, &commands::key::Rotate { mount, wait: !no_wait }, output).await?;
+        }
         Command::Serve(_)
         | Command::Reload
         | Command::Zstor(Zstor::Status { .. } | Zstor::Plan { .. } | Zstor::Node(_))
@@ -308,7 +312,7 @@ async fn command(command: Command, namespace: &dyn Namespace, output: Output) ->
         | Command::Put(_)
         | Command::Doctor
         | Command::Config
-        | Command::Key(_)
+        | Command::Key(Key::New { .. })
         | Command::FtpUser { .. }
         | Command::Completions { .. } => {
             return Err(Error::new(ErrorKind::Internal, "main.command").because("this command needs no namespace"));
@@ -318,8 +322,8 @@ async fn command(command: Command, namespace: &dyn Namespace, output: Output) ->
 }
 
 async fn put(config: Config, in_use: &InUse, args: &Put, output: Output) -> Result<()> {
-    let key = commands::key::of_files(args.key_file.as_deref())?;
-    let job = commands::put::Job { source: &args.source, recursive: args.recursive, key: key.as_ref(), output };
+    let keys = commands::key::of_files(args.key_file.as_deref())?;
+    let job = commands::put::Job { source: &args.source, recursive: args.recursive, key: keys.first(), output };
     let target = args.target.as_deref().map(commands::path).transpose()?;
     if args.only_hash {
         let profile = Profile::from(args.profile.unwrap_or(config.profile));

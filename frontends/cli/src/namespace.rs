@@ -14,7 +14,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::{
     commands::{
-        doctor,
+        doctor, key,
         verify_all::{AllFinding, VerifyAll},
         zstor,
     },
@@ -324,6 +324,8 @@ pub(crate) trait Namespace: Send + Sync {
     async fn zstor_plan(&self, mount: Option<Prefix>, lose: &[String]) -> Result<zstor::Plan>;
     /// Reads all shards and heals what is bad or missing; goes on where it stopped.
     fn zstor_scrub<'a>(&'a self, options: &'a zstor::Scrub) -> BoxStream<'a, Result<zstor::Scrubbing>>;
+    /// Draws a new key for a mount of kind `zstor`, or goes on with the one that was drawn, and tells how far it is.
+    fn key_rotate<'a>(&'a self, options: &'a key::Rotate) -> BoxStream<'a, Result<key::Rotating>>;
     /// The configuration of whoever does the work, in TOML.
     async fn config(&self) -> Result<String>;
 }

@@ -23,7 +23,7 @@ use tokio_util::io::StreamReader;
 
 use crate::{
     commands::{
-        doctor,
+        doctor, key,
         verify_all::{self, AllFinding, VerifyAll},
         zstor,
     },
@@ -470,6 +470,10 @@ impl Namespace for Instance {
 
     fn zstor_scrub<'a>(&'a self, options: &'a zstor::Scrub) -> BoxStream<'a, Result<zstor::Scrubbing>> {
         zstor::run(self, options)
+    }
+
+    fn key_rotate<'a>(&'a self, options: &'a key::Rotate) -> BoxStream<'a, Result<key::Rotating>> {
+        key::run(self, options)
     }
 
     async fn config(&self) -> Result<String> {

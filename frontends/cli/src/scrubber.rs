@@ -39,6 +39,8 @@ async fn look_after_one(prefix: Prefix, store: &Zstor, instance: &Instance) {
     if let Err(error) = store.scrubber().begin_serving().await {
         tracing::error!(%prefix, error = format!("{error:#}"), "it cannot be noted that a server runs: should it be killed, the next scrub is late");
     }
+    // Everything of the mount is open by now.
+    store.go_on_rotating();
     let noting = async {
         let mut noted = BTreeSet::new();
         loop {
@@ -144,6 +146,11 @@ fn note(prefix: Prefix, store: &Zstor, noted: &mut BTreeSet<String>) {
     metrics::gauge!("muxfs_zstor_repairs_waiting", "mount" => mount.clone()).set(waiting);
     let waiting = store.deletions_waiting() as f64;
     metrics::gauge!("muxfs_zstor_deletions_waiting", "mount" => mount.clone()).set(waiting);
+    let rotation = store.rotation().borrow().clone();
+    let under_way = if rotation.is_under_way { 1.0 } else { 0.0 };
+    metrics::gauge!("muxfs_zstor_key_rotation", "mount" => mount.clone()).set(under_way);
+    let remaining = rotation.remaining.unwrap_or_default() as f64;
+    metrics::gauge!("muxfs_zstor_key_rotation_blocks_left", "mount" => mount.clone()).set(remaining);
     let settling = store.settling();
     let settled = if settling.is_settled { 1.0 } else { 0.0 };
     metrics::gauge!("muxfs_zstor_settled", "mount" => mount.clone()).set(settled);

@@ -12,11 +12,11 @@ use muxfs::{
     Env, Error, ErrorKind, Result,
     block::{Erasure, ErasureNode, ErasureOptions, Nowhere, SegmentsOptions},
 };
-use muxfs_zstor::{Access, Node, Password, Place, RootKey, ZdbPlace, Zstor, ZstorOptions, holds_data};
+use muxfs_zstor::{Access, KeyRing, Node, Password, Place, RootKey, ZdbPlace, Zstor, ZstorOptions, holds_data};
 use zeroize::Zeroizing;
 
 use crate::{
-    config::{ZstorMount, ZstorNode},
+    config::{self, ZstorMount, ZstorNode},
     data_dir::private_dir,
     instance::{segments_options, space_of_disk},
 };
@@ -129,16 +129,30 @@ pub(crate) fn check(data: &Path, mount: &ZstorMount) -> Result<()> {
     Erasure::new(nodes(data, mount).into_iter().map(node), options).map(drop)
 }
 
-/// The key of a mount, by the environment or its file; `None` if neither is there.
-fn find_key(data: &Path, mount: &ZstorMount) -> Result<Option<RootKey>> {
+/// The keys of a mount, by the environment or their file; `None` if neither is there.
+fn find_keys(data: &Path, mount: &ZstorMount) -> Result<Option<KeyRing>> {
     let variable = key_variable(mount);
     match std::env::var(&variable) {
-        Ok(text) => RootKey::parse(&Zeroizing::new(text)).map(Some).map_err(|error| error.at(variable)),
-        Err(std::env::VarError::NotPresent) => RootKey::load(&key_file(data, mount)),
+        Ok(text) => KeyRing::parse(&Zeroizing::new(text)).map(Some).map_err(|error| error.at(variable)),
+        Err(std::env::VarError::NotPresent) => KeyRing::load(&key_file(data, mount)),
         Err(std::env::VarError::NotUnicode(_)) => {
             Err(Error::new(ErrorKind::BadKey, "zstor.key").at(variable).because("it is no key: it is not text"))
         }
     }
+}
+
+/// The file in which the key of a mount can be replaced: none where the environment has it, or another mount has the same.
+fn changeable_key_file(data: &Path, mount: &ZstorMount, all: &[config::Mount]) -> Option<PathBuf> {
+    let file = key_file(data, mount);
+    let place = |file: &Path| fs::canonicalize(file).unwrap_or_else(|_absent| file.to_owned());
+    let is_of_another = all.iter().any(|other| match other {
+        config::Mount::Zstor(other) => {
+            other.prefix.0 != mount.prefix.0 && place(&key_file(data, other)) == place(&file)
+        }
+        config::Mount::Local { .. } | config::Mount::Mem { .. } | config::Mount::Ipfs { .. } => false,
+    });
+    let is_given = std::env::var_os(key_variable(mount)).is_some();
+    (!is_of_another && !is_given).then_some(file)
 }
 
 fn no_key(data: &Path, mount: &ZstorMount) -> Error {
@@ -167,12 +181,12 @@ pub(crate) async fn is_made(data: &Path, mount: &ZstorMount) -> bool {
 /// Opens the store of a mount; makes it, and its key, at the first start.
 ///
 /// # Errors
-/// `BadKey` if its key is missing or wrong; else those of [`RootKey`] and [`Zstor::open`].
-pub(crate) async fn open(data: &Path, mount: &ZstorMount, env: &Env) -> Result<(Zstor, RootKey)> {
+/// `BadKey` if its key is missing or wrong; else those of [`KeyRing`] and [`Zstor::open`].
+pub(crate) async fn open(data: &Path, mount: &ZstorMount, all: &[config::Mount], env: &Env) -> Result<Zstor> {
     let local = local_dir(data, mount);
     private_dir(&local)?;
-    let key = match find_key(data, mount)? {
-        Some(key) => key,
+    let keys = match find_keys(data, mount)? {
+        Some(keys) => keys,
         None if is_made(data, mount).await => return Err(no_key(data, mount)),
         None => {
             let file = key_file(data, mount);
@@ -185,21 +199,21 @@ pub(crate) async fn open(data: &Path, mount: &ZstorMount, env: &Env) -> Result<(
                 mount.prefix.0,
                 file.display()
             );
-            key
+            key.into()
         }
     };
-    let zstor = Zstor::open(&options(data, mount, Access::Write)?, &key, &local, env).await?;
-    Ok((zstor, key))
+    let key_file = changeable_key_file(data, mount, all);
+    let options = ZstorOptions { key_file, ..options(data, mount, Access::Write)? };
+    Zstor::open(&options, keys, &local, env).await
 }
 
 /// Opens a store that is there, for who looks and changes nothing.
 ///
 /// # Errors
 /// As [`open`].
-pub(crate) async fn look(data: &Path, mount: &ZstorMount, env: &Env) -> Result<(Zstor, RootKey)> {
-    let key = find_key(data, mount)?.ok_or_else(|| no_key(data, mount))?;
-    let zstor = Zstor::open(&options(data, mount, Access::Look)?, &key, &local_dir(data, mount), env).await?;
-    Ok((zstor, key))
+pub(crate) async fn look(data: &Path, mount: &ZstorMount, env: &Env) -> Result<Zstor> {
+    let keys = find_keys(data, mount)?.ok_or_else(|| no_key(data, mount))?;
+    Zstor::open(&options(data, mount, Access::Look)?, keys, &local_dir(data, mount), env).await
 }
 
 /// Opens what there is of a store, however many nodes are lost, for who asks how it does.
@@ -207,6 +221,6 @@ pub(crate) async fn look(data: &Path, mount: &ZstorMount, env: &Env) -> Result<(
 /// # Errors
 /// As [`look`], except that no node has to be there.
 pub(crate) async fn look_at_nodes(data: &Path, mount: &ZstorMount, env: &Env) -> Result<Zstor> {
-    let key = find_key(data, mount)?.ok_or_else(|| no_key(data, mount))?;
-    Zstor::look(&options(data, mount, Access::Look)?, &key, &local_dir(data, mount), env).await
+    let keys = find_keys(data, mount)?.ok_or_else(|| no_key(data, mount))?;
+    Zstor::look(&options(data, mount, Access::Look)?, keys, &local_dir(data, mount), env).await
 }

@@ -28,19 +28,17 @@ use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use muxfs::{
     BlockStore, Env, Error, ErrorKind, Name, Result,
     heads::{HEAD_LEN_MAX, Heads, LogHeads, Swap, Version},
-    seal::SecretKey,
 };
 use tokio::{
     sync::Mutex as AsyncMutex,
-    time::{Instant, sleep_until, timeout_at},
+    time::{Instant, sleep_until, timeout, timeout_at},
 };
 
-use self::{edition::Edition, holder::Holder};
-use crate::{
-    key::{RootKey, failed},
-    mark::sync_dir,
-    store::Access,
+use self::{
+    edition::Edition,
+    holder::{Holder, Keys},
 };
+use crate::{key::failed, mark::sync_dir, ring::KeyRing, store::Access};
 
 /// The head on this disk that says which edition it is of.
 const LOCAL: &str = ".edition";
@@ -88,7 +86,7 @@ struct State {
     /// Why nothing can be swapped any more.
     passed_over: Option<String>,
     /// What editions on nodes are encrypted with.
-    key: SecretKey,
+    keys: Keys,
     /// When no other was there the last time.
     alone_at: Option<Instant>,
     /// The file that is made before the heads of another directory are taken, whose pins are not known.
@@ -135,15 +133,15 @@ impl NodeHeads {
     pub(crate) async fn open(
         nodes: impl IntoIterator<Item = (String, Arc<dyn BlockStore>)>,
         local: LogHeads,
-        key: &RootKey,
+        keys: &KeyRing,
         options: HeadsOptions,
         pins_lost: PathBuf,
         env: &Env,
     ) -> Result<Self> {
-        let key = key.of("node heads");
+        let keys = keys.of("node heads");
         let mut state = State {
-            holders: nodes.into_iter().map(|node| Holder::new(node, &key)).collect(),
-            key,
+            holders: nodes.into_iter().map(|node| Holder::new(node, &keys)).collect(),
+            keys,
             local,
             options,
             env: env.clone(),
@@ -195,6 +193,23 @@ impl NodeHeads {
     pub(crate) async fn set_holders(&self, nodes: Vec<(String, Arc<dyn BlockStore>)>) -> Result<()> {
         let mut state = Arc::clone(&self.state).lock_owned().await;
         detached(async move { state.set_holders(nodes).await }).await
+    }
+
+    /// Encrypts under other keys from now on, and reads besides what is under the older of them.
+    pub(crate) async fn set_keys(&self, keys: Keys) {
+        let mut state = self.state.lock().await;
+        let holders = std::mem::take(&mut state.holders).into_iter();
+        state.holders = holders.map(|holder| holder.with_keys(&keys)).collect();
+        state.keys = keys;
+    }
+
+    /// Has all nodes keep the heads under the newest key, and nothing under older ones but that those were replaced.
+    ///
+    /// # Errors
+    /// Those of the first node that fails; `Denied` if another machine has taken over.
+    pub(crate) async fn rekey(&self) -> Result<()> {
+        let mut state = Arc::clone(&self.state).lock_owned().await;
+        detached(async move { state.rekey().await }).await
     }
 
     /// Checks that whoever comes next goes on from what is kept here: no other machine has taken over, whose blocks would be
@@ -264,8 +279,7 @@ async fn gather<T>(
             deadline = deadline.min(Instant::now() + REST_TIME_MAX);
         }
     }
-    let late = || Error::new(ErrorKind::Unavailable, "zstor.heads").because("no answer in time");
-    failed.extend(left.into_iter().map(|n| (n, late())));
+    failed.extend(left.into_iter().map(|n| (n, too_late())));
     (given, failed)
 }
 
@@ -316,7 +330,10 @@ impl State {
     /// What the nodes have.
     async fn survey(&self) -> Result<Survey> {
         let read_min = self.read_min();
-        let (given, failed) = gather(self.holders.iter().map(Holder::read), self.holders.len()).await;
+        let (given, mut failed) = gather(self.holders.iter().map(Holder::read), self.holders.len()).await;
+        if let Some(replaced) = failed.iter().position(|(_, error)| error.kind() == ErrorKind::BadKey) {
+            return Err(failed.swap_remove(replaced).1);
+        }
         if given.len() < read_min {
             return Err(self.too_few("tell the heads", given.len(), read_min, &failed));
         }
@@ -340,6 +357,29 @@ impl State {
         Error::new(ErrorKind::Unavailable, "zstor.heads").because(why)
     }
 
+    async fn rekey(&mut self) -> Result<()> {
+        if let Some(why) = &self.passed_over {
+            return Err(denied(why));
+        }
+        if !self.is_begun {
+            self.begin().await?;
+        }
+        self.settle().await?;
+        // One that only some of the nodes take is never the number of another.
+        self.edition = self.next();
+        self.note(&self.edition).await?;
+        for holder in &self.holders {
+            timeout(CALL_TIME_MAX, holder.write(&self.edition)).await.map_err(|_elapsed| too_late())??;
+        }
+        if !self.options.is_exclusive {
+            self.look_for_others(&self.edition.clone()).await?;
+        }
+        for holder in &self.holders {
+            timeout(CALL_TIME_MAX, holder.retire()).await.map_err(|_elapsed| too_late())??;
+        }
+        Ok(())
+    }
+
     async fn set_holders(&mut self, nodes: Vec<(String, Arc<dyn BlockStore>)>) -> Result<()> {
         if let Some(why) = &self.passed_over {
             return Err(denied(why));
@@ -351,7 +391,7 @@ impl State {
         // One that only some of the nodes take is never the number of another.
         self.edition = self.next();
         self.note(&self.edition).await?;
-        let holders = nodes.into_iter().map(|node| Holder::new(node, &self.key)).collect();
+        let holders = nodes.into_iter().map(|node| Holder::new(node, &self.keys)).collect();
         let before = std::mem::replace(&mut self.holders, holders);
         let edition = self.edition.clone();
         let placed = async {
@@ -566,6 +606,10 @@ fn still_there(newest: &Edition) -> Error {
         newest.time
     );
     denied(&why)
+}
+
+fn too_late() -> Error {
+    Error::new(ErrorKind::Unavailable, "zstor.heads").because("no answer in time")
 }
 
 fn two_writers() -> Error {

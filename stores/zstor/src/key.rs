@@ -7,27 +7,29 @@
 use std::{
     fmt::{self, Write as _},
     fs::{self, OpenOptions},
-    io::{self, Read as _, Write as _},
-    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
+    io::{self, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
-use muxfs::{
-    Env, Error, ErrorKind, Result, SecretKey,
-    media::{Media, SealedMedia},
-};
+use muxfs::{Env, Error, ErrorKind, Result, SecretKey};
 use zeroize::Zeroizing;
 
-use crate::mark::{StoreId, identity, open_to_read, sync_dir};
+use crate::{
+    mark::{StoreId, sync_dir},
+    ring::KeyRing,
+};
 
-const WORD: &str = "muxfs-key";
-const VERSION: &str = "1";
+pub(crate) const WORD: &str = "muxfs-key";
+pub(crate) const VERSION: &str = "1";
+/// How long a key is, in bytes.
+pub(crate) const KEY_LEN: usize = 32;
 /// A key is written in groups of so many bytes, in hex, and one more that is their checksum.
 const GROUP_LEN: usize = 4;
-/// No file of a key is longer, in bytes.
-const FILE_LEN_MAX: u64 = 4096;
-const COMMENT: &str = "# A key of MuxFS. Whoever has it can read all that was written with it, and without it nobody can: keep a copy elsewhere.";
+/// No file of keys is longer, in bytes: of some 350 that were replaced.
+pub(crate) const FILE_LEN_MAX: u64 = 64 << 10;
+const MISTYPED: &str = "its checksum, the ninth group, does not fit: it was mistyped or damaged";
+pub(crate) const COMMENT: &str = "# A key of MuxFS. Whoever has it can read all that was written with it, and without it nobody can: keep a copy elsewhere.";
 
 const PURPOSE_CONTEXT: &[u8] = b"muxfs zstor 1: key of the ";
 const ID_CONTEXT: &[u8] = b"muxfs zstor 1: id of the store";
@@ -48,7 +50,19 @@ impl RootKey {
         Self(SecretKey::new(bytes))
     }
 
-    /// Reads a key from its text: lines that begin with `#` are no part of it.
+    /// Draws a new one.
+    pub(crate) fn draw(env: &Env) -> Self {
+        let mut bytes = Zeroizing::new([0; KEY_LEN]);
+        (env.fill)(&mut *bytes);
+        Self::new(*bytes)
+    }
+
+    pub(crate) fn as_bytes(&self) -> &[u8; KEY_LEN] {
+        self.0.as_bytes()
+    }
+
+    /// Reads a key from its text: lines that begin with `#` are no part of it. For a text of several see
+    /// [`KeyRing::parse`](crate::KeyRing::parse).
     ///
     /// ```
     /// use muxfs_zstor::RootKey;
@@ -61,83 +75,10 @@ impl RootKey {
     /// # Errors
     /// `BadKey` if it is none, or was mistyped; `Unsupported` if a newer version wrote it. Neither says what the text is.
     pub fn parse(text: &str) -> Result<Self> {
-        let refuse = |kind, why: &str| Err(Error::new(kind, "zstor.key").because(why));
-        let mut words = text.lines().filter(|line| !line.trim_start().starts_with('#')).flat_map(str::split_whitespace);
-        if words.next() != Some(WORD) {
-            return refuse(ErrorKind::BadKey, "it is no key: one begins with the word muxfs-key");
-        }
-        match words.next() {
-            Some(VERSION) => {}
-            Some(version) if !version.is_empty() && version.bytes().all(|byte| byte.is_ascii_digit()) => {
-                return refuse(ErrorKind::Unsupported, "a newer version wrote this key: use the newer program");
-            }
-            _ => return refuse(ErrorKind::BadKey, "it is no key: its version is missing"),
-        }
-        let mut bytes = Zeroizing::new([0; 32]);
-        for group in bytes.chunks_mut(GROUP_LEN) {
-            let Some(read) = words.next().and_then(group_of) else {
-                return refuse(
-                    ErrorKind::BadKey,
-                    "it is not whole: a key has eight groups of eight hex digits, and one more",
-                );
-            };
-            group.copy_from_slice(&read.to_be_bytes());
-        }
-        if words.next().and_then(group_of) != Some(crc32c::crc32c(&*bytes)) || words.next().is_some() {
-            return refuse(
-                ErrorKind::BadKey,
-                "its checksum, the ninth group, does not fit: it was mistyped or damaged",
-            );
-        }
-        Ok(Self::new(*bytes))
-    }
-
-    /// The text that [`RootKey::parse`] reads.
-    fn to_text(&self) -> Zeroizing<String> {
-        // Long enough for all of it: what grows leaves copies behind.
-        let mut text = Zeroizing::new(String::with_capacity(COMMENT.len() + 128));
-        let groups = self.0.as_bytes().chunks(GROUP_LEN);
-        write!(text, "{COMMENT}\n{WORD} {VERSION}").expect("a string takes all");
-        for group in groups {
-            text.push(' ');
-            for byte in group {
-                write!(text, "{byte:02x}").expect("a string takes all");
-            }
-        }
-        writeln!(text, " {:08x}", crc32c::crc32c(self.0.as_bytes())).expect("a string takes all");
-        text
-    }
-
-    /// Reads the key of a file; `None` if there is no such file.
-    ///
-    /// # Errors
-    /// `Denied` if others than its owner may read or write it, with what to do; else those of [`RootKey::parse`], `Io`.
-    pub fn load(file: &Path) -> Result<Option<Self>> {
-        const OP: &str = "zstor.key";
-        let opened = match open_to_read(file) {
-            Ok(opened) => opened,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(failed(OP, file, error)),
-        };
-        let metadata = opened.metadata().map_err(|error| failed(OP, file, error))?;
-        let mode = metadata.permissions().mode() & 0o7777;
-        if !metadata.is_file() {
-            return Err(Error::new(ErrorKind::InvalidArgument, OP).at(file.display()).because("a key is in a file"));
-        }
-        if mode & 0o077 != 0 {
-            let why = format!("others than its owner may use this key (mode {mode:04o}): chmod 600 {}", file.display());
-            return Err(Error::new(ErrorKind::Denied, OP).at(file.display()).because(why));
-        }
-        let mut text = Zeroizing::new(String::with_capacity(usize::try_from(FILE_LEN_MAX).unwrap_or_default()));
-        opened.take(FILE_LEN_MAX).read_to_string(&mut text).map_err(|error| failed(OP, file, error))?;
-        let key = Self::parse(&text).map_err(|error| error.at(file.display()))?;
-        // What a crash left that came before the other name of the same file was removed.
-        let part = beside(file);
-        if matches!((identity(&part), identity(file)), (Ok(part), Ok(file)) if (part.dev, part.ino) == (file.dev, file.ino))
-        {
-            fs::remove_file(&part).ok();
-        }
-        Ok(Some(key))
+        let mut words = Words::of(text);
+        let key = Self::new(*words.record(WORD, VERSION)?);
+        words.end()?;
+        Ok(key)
     }
 
     /// Draws a new key and writes it to a file that is not there yet, which only its owner can read; durable when it
@@ -147,9 +88,7 @@ impl RootKey {
     /// `Exists`, `Denied`, `NoSpace`, `Io`.
     pub fn make(file: &Path, env: &Env) -> Result<Self> {
         const OP: &str = "zstor.make_key";
-        let mut bytes = Zeroizing::new([0; 32]);
-        (env.fill)(&mut *bytes);
-        let key = Self::new(*bytes);
+        let key = Self::draw(env);
         let part = beside(file);
         let write = || {
             // What a crash left on the way: a key that never had its name.
@@ -158,7 +97,7 @@ impl RootKey {
                 _ => {}
             }
             let mut written = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&part)?;
-            written.write_all(key.to_text().as_bytes())?;
+            written.write_all(KeyRing::from(&key).to_text().as_bytes())?;
             written.sync_all()?;
             // Unlike a rename it replaces nothing.
             let named = fs::hard_link(&part, file);
@@ -193,12 +132,84 @@ impl RootKey {
         self.0.derive(&[ID_CONTEXT], &mut id.0);
         id
     }
+}
 
-    /// A media that seals what it is given, for what a mount keeps beside its blocks. `purpose` says what that is: each
-    /// has a key of its own, so that one cannot be put in the place of another.
-    pub fn sealed(&self, purpose: &str, media: Arc<dyn Media>, env: &Env) -> Arc<dyn Media> {
-        Arc::new(SealedMedia::new(media, self.of(purpose), env.clone()))
+/// The words of the text of keys.
+pub(crate) struct Words<'a> {
+    words: Vec<&'a str>,
+    at: usize,
+}
+
+impl<'a> Words<'a> {
+    pub(crate) fn of(text: &'a str) -> Self {
+        let lines = text.lines().filter(|line| !line.trim_start().starts_with('#'));
+        Self { words: lines.flat_map(str::split_whitespace).collect(), at: 0 }
     }
+
+    pub(crate) fn peek(&self) -> Option<&'a str> {
+        self.words.get(self.at).copied()
+    }
+
+    /// The version of what comes next.
+    pub(crate) fn version(&self) -> Option<&'a str> {
+        self.words.get(self.at + 1).copied()
+    }
+
+    fn next(&mut self) -> Option<&'a str> {
+        let word = self.peek();
+        self.at += 1;
+        word
+    }
+
+    /// Takes bytes with their name and version before them, and their checksum behind.
+    pub(crate) fn record<const N: usize>(&mut self, name: &str, version: &str) -> Result<Zeroizing<[u8; N]>> {
+        let is_first = self.at == 0;
+        if self.next() != Some(name) {
+            return refuse(ErrorKind::BadKey, "it is no key: one begins with the word muxfs-key");
+        }
+        match self.next() {
+            Some(found) if found == version => {}
+            Some(found) if is_first && !found.is_empty() && found.bytes().all(|byte| byte.is_ascii_digit()) => {
+                return refuse(ErrorKind::Unsupported, "a newer version wrote this key: use the newer program");
+            }
+            _ => return refuse(ErrorKind::BadKey, "it is no key: its version is missing"),
+        }
+        let mut bytes = Zeroizing::new([0; N]);
+        for group in bytes.chunks_mut(GROUP_LEN) {
+            let Some(read) = self.next().and_then(group_of) else {
+                return refuse(
+                    ErrorKind::BadKey,
+                    "it is not whole: a key has eight groups of eight hex digits, and one more",
+                );
+            };
+            group.copy_from_slice(&read.to_be_bytes());
+        }
+        if self.next().and_then(group_of) != Some(crc32c::crc32c(&*bytes)) {
+            return refuse(ErrorKind::BadKey, MISTYPED);
+        }
+        Ok(bytes)
+    }
+
+    /// Checks that there is nothing more.
+    pub(crate) fn end(&mut self) -> Result<()> {
+        if self.next().is_some() { refuse(ErrorKind::BadKey, MISTYPED) } else { Ok(()) }
+    }
+}
+
+fn refuse<T>(kind: ErrorKind, why: &str) -> Result<T> {
+    Err(Error::new(kind, "zstor.key").because(why))
+}
+
+/// Writes what [`Words::record`] reads.
+pub(crate) fn push_groups(text: &mut String, name: &str, version: &str, bytes: &[u8]) {
+    write!(text, "{name} {version}").expect("a string takes all");
+    for group in bytes.chunks(GROUP_LEN) {
+        text.push(' ');
+        for byte in group {
+            write!(text, "{byte:02x}").expect("a string takes all");
+        }
+    }
+    writeln!(text, " {:08x}", crc32c::crc32c(bytes)).expect("a string takes all");
 }
 
 fn group_of(text: &str) -> Option<u32> {
@@ -206,7 +217,7 @@ fn group_of(text: &str) -> Option<u32> {
     u32::from_str_radix(text, 16).ok().filter(|_| is_group)
 }
 
-fn beside(file: &Path) -> PathBuf {
+pub(crate) fn beside(file: &Path) -> PathBuf {
     let mut name = file.file_name().unwrap_or_default().to_owned();
     name.push(".muxfs-new");
     file.with_file_name(name)
@@ -227,18 +238,24 @@ pub(crate) fn failed(op: &'static str, path: &Path, error: io::Error) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
+
+    fn bytes_of(ring: &KeyRing) -> [u8; 32] {
+        *ring.for_files()[0].as_bytes()
+    }
 
     #[test]
     fn a_key_is_made_once_for_its_owner_alone_and_reads_back() {
         let dir = tempfile::tempdir().expect("a directory");
         let file = dir.path().join("key");
-        assert!(RootKey::load(&file).expect("absent").is_none());
+        assert!(KeyRing::load(&file).expect("absent").is_none());
         // What a crash left.
         fs::write(dir.path().join("key.muxfs-new"), "muxfs-").expect("written");
         let made = RootKey::make(&file, &muxfs::testing::env()).expect("made");
-        let read = RootKey::load(&file).expect("readable").expect("there");
-        assert_eq!(read.0.as_bytes(), made.0.as_bytes());
+        let read = KeyRing::load(&file).expect("readable").expect("there");
+        assert_eq!(bytes_of(&read), *made.for_files().as_bytes());
         assert_eq!(fs::metadata(&file).expect("there").permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(dir.path()).expect("listed").count(), 1);
         let text = fs::read_to_string(&file).expect("read");
@@ -252,10 +269,10 @@ mod tests {
         let (file, part) = (dir.path().join("key"), dir.path().join("key.muxfs-new"));
         RootKey::make(&file, &muxfs::testing::env()).expect("made");
         fs::hard_link(&file, &part).expect("linked");
-        RootKey::load(&file).expect("readable").expect("there");
+        KeyRing::load(&file).expect("readable").expect("there");
         assert!(!part.exists() && file.exists());
         fs::write(&part, "of somebody else").expect("written");
-        RootKey::load(&file).expect("readable").expect("there");
+        KeyRing::load(&file).expect("readable").expect("there");
         assert!(part.exists());
     }
 
@@ -265,7 +282,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let file = dir.path().join("key");
         rustix::fs::mknodat(rustix::fs::CWD, &file, rustix::fs::FileType::Fifo, 0o600.into(), 0).expect("made");
-        assert_eq!(RootKey::load(&file).expect_err("no file").kind(), ErrorKind::InvalidArgument);
+        assert_eq!(KeyRing::load(&file).expect_err("no file").kind(), ErrorKind::InvalidArgument);
     }
 
     #[test]
@@ -275,19 +292,19 @@ mod tests {
         RootKey::make(&file, &muxfs::testing::env()).expect("made");
         for mode in [0o644, 0o640, 0o620, 0o601] {
             fs::set_permissions(&file, fs::Permissions::from_mode(mode)).expect("set");
-            let error = RootKey::load(&file).expect_err("refused");
+            let error = KeyRing::load(&file).expect_err("refused");
             assert_eq!(error.kind(), ErrorKind::Denied);
             assert!(format!("{error:#}").contains(&format!("chmod 600 {}", file.display())), "{error:#}");
         }
         fs::set_permissions(&file, fs::Permissions::from_mode(0o400)).expect("set");
-        RootKey::load(&file).expect("its owner alone reads it");
+        KeyRing::load(&file).expect("its owner alone reads it");
     }
 
     /// Each hex digit that is another, each that is missing, and each word less is noticed; no message tells the text.
     #[test]
     fn what_was_mistyped_is_found_and_not_told() {
         let key = RootKey::new(std::array::from_fn(|at| u8::try_from(at).expect("small")));
-        let text = key.to_text();
+        let text = KeyRing::from(&key).to_text();
         let line = text.lines().last().expect("a line");
         assert_eq!(RootKey::parse(line).expect("good").0.as_bytes(), key.0.as_bytes());
         assert_eq!(

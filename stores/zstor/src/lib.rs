@@ -29,6 +29,8 @@ mod mark;
 mod members;
 mod node;
 mod resp;
+mod ring;
+mod rotate;
 mod scrub;
 mod settler;
 mod space;
@@ -40,6 +42,8 @@ pub use crate::{
     heads::NodeHeads,
     key::RootKey,
     node::{Node, OpenNode, Place, SegmentsOptionsOf},
+    ring::KeyRing,
+    rotate::Rotation,
     scrub::{NamedBlock, ScrubPass, ScrubState, ScrubTotals, Scrubber},
     settler::Settling,
     status::{NodeStatus, ZstorPlan, ZstorStatus},

@@ -6,7 +6,7 @@
 use std::{
     fmt,
     num::NonZeroU64,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -19,7 +19,7 @@ use muxfs::{
     vfs::FsStat,
 };
 use muxfs_local::FileMedia;
-use tokio::sync::{Mutex as AsyncMutex, mpsc::unbounded_channel};
+use tokio::sync::{Mutex as AsyncMutex, mpsc::unbounded_channel, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
@@ -27,10 +27,12 @@ use crate::{
     distinct::Distinct,
     heads::{HeadsOptions, NodeHeads},
     keeping::Keeping,
-    key::{RootKey, failed},
+    key::failed,
     mark::{Found, Mark},
     members::Members,
     node::{Look, Node, NodeStore, OpenNode, Place, SegmentsOptionsOf, check_places, one_place},
+    ring::KeyRing,
+    rotate::{Moved, Parts, Rotation, Rotator},
     scrub::{Scrub, Scrubber},
     settler::{Settler, Settling},
     space::space,
@@ -44,7 +46,7 @@ const TAKE_OVER: &str = "take-over";
 /// The file that keeps everything from being deleted in a data directory that took over from another.
 const PINS_LOST: &str = "pins-lost";
 /// What a mount keeps besides, each in a directory of segments.
-const PARTS: [&str; 3] = ["journal", "pins", "heads"];
+pub(crate) const PARTS: [&str; 3] = ["journal", "pins", "heads"];
 /// Those that are there only after the store was opened: heads may be of an opening that was refused.
 const PARTS_OF_OPEN: [&str; 2] = ["journal", "pins"];
 
@@ -72,6 +74,8 @@ pub struct ZstorOptions {
     pub segments: SegmentsOptionsOf,
     /// Whether it may be changed.
     pub access: Access,
+    /// The file that the keys are from, in which others may take their place; `None` where they cannot be replaced.
+    pub key_file: Option<PathBuf>,
 }
 
 impl fmt::Debug for ZstorOptions {
@@ -85,12 +89,13 @@ impl ZstorOptions {
     /// k + m shards on these nodes, to be read and written.
     pub fn new(data_count: u8, parity_count: u8, nodes: Vec<Node>) -> Self {
         let segments: SegmentsOptionsOf = Arc::new(|_| SegmentsOptions::default());
-        Self { data_count, parity_count, group_shards_max: None, nodes, segments, access: Access::Write }
+        let access = Access::Write;
+        Self { data_count, parity_count, group_shards_max: None, nodes, segments, access, key_file: None }
     }
 }
 
 /// Whether a mount keeps something in the directory that it has for itself.
-fn has_parts(local: &Path, parts: &[&str]) -> bool {
+pub(crate) fn has_parts(local: &Path, parts: &[&str]) -> bool {
     parts.iter().any(|part| std::fs::read_dir(local.join(part)).is_ok_and(|mut files| files.next().is_some()))
 }
 
@@ -119,11 +124,13 @@ pub struct Zstor {
     pub(crate) erasure: ErasureOptions,
     pub(crate) settler: Settler,
     settling: Mutex<Option<AbortOnDropHandle<()>>>,
+    rotator: Rotator,
+    rotating: Mutex<Option<AbortOnDropHandle<()>>>,
     scrubber: Scrubber,
 }
 
 impl Zstor {
-    /// Opens the store of these nodes under this key; a new one is made. `local` is a directory that the mount has for
+    /// Opens the store of these nodes under these keys, which may be a single one; a new one is made. `local` is a directory that the mount has for
     /// itself on this machine, which is there.
     ///
     /// A node that is missing or cannot be opened is logged and passed over while k others are there: with k + 1 (k where
@@ -151,8 +158,13 @@ impl Zstor {
     /// `BadKey` if it was made under another key; `Unavailable` naming the nodes if more than m are lost; `NotFound` if a
     /// directory of a new store is not there, or the nodes have blocks, to be written, and nobody knows what names them;
     /// `Denied` if another machine has written the store since `local` did; `InvalidArgument` where shards cannot be placed so.
-    pub async fn open(options: &ZstorOptions, key: &RootKey, local: &Path, env: &Env) -> Result<Self> {
-        Self::open_with(options, key, local, env, options.data_count).await
+    pub async fn open(
+        options: &ZstorOptions,
+        keys: impl Into<KeyRing> + Send,
+        local: &Path,
+        env: &Env,
+    ) -> Result<Self> {
+        Self::open_with(options, keys.into(), local, env, options.data_count).await
     }
 
     /// Opens what there is of a store, however many nodes are lost, for who looks at them: of blocks it reads those that
@@ -160,15 +172,20 @@ impl Zstor {
     ///
     /// # Errors
     /// As [`open`](Self::open), except that no node has to be there.
-    pub async fn look(options: &ZstorOptions, key: &RootKey, local: &Path, env: &Env) -> Result<Self> {
-        Self::open_with(&ZstorOptions { access: Access::Look, ..options.clone() }, key, local, env, 0).await
+    pub async fn look(
+        options: &ZstorOptions,
+        keys: impl Into<KeyRing> + Send,
+        local: &Path,
+        env: &Env,
+    ) -> Result<Self> {
+        Self::open_with(&ZstorOptions { access: Access::Look, ..options.clone() }, keys.into(), local, env, 0).await
     }
 
-    async fn open_with(options: &ZstorOptions, key: &RootKey, local: &Path, env: &Env, nodes_min: u8) -> Result<Self> {
+    async fn open_with(options: &ZstorOptions, keys: KeyRing, local: &Path, env: &Env, nodes_min: u8) -> Result<Self> {
         let &ZstorOptions { data_count, parity_count, .. } = options;
         let stored_min = usize::from(data_count) + usize::from(parity_count > 1);
         let made = local.join(MADE);
-        let mark = Mark::new(key.store_id(), "");
+        let mark = Mark::new(keys.store_id(), "");
         let found = Mark::find(&made).map_err(|error| failed("zstor.open", &made, error))?;
         let is_begun_anew = found == Found::Empty;
         let is_made = match found {
@@ -183,7 +200,7 @@ impl Zstor {
         Erasure::new(options.nodes.iter().map(|node| in_group(node, Arc::new(Nowhere))), erasure(options))?;
         check_places(&options.nodes)?;
         let (opened, mut filled) = unbounded_channel();
-        let (store, segments) = (key.store_id(), options.segments.clone());
+        let (store, segments) = (keys.store_id(), options.segments.clone());
         let how = How { store, access: options.access, segments, open_media: open_files(), env: env.clone(), opened };
         let (nodes, replaced) = open_nodes(options, &how, is_made).await?;
         // The others have what they had.
@@ -207,9 +224,21 @@ impl Zstor {
         }
         let stores = options.nodes.iter().zip(&nodes).map(|(node, open)| in_group(node, open.store.clone()));
         let stores: Vec<_> = stores.collect();
-        let sealed = |part| Ok::<_, Error>(key.sealed(part, part_of(local, part, options.access)?, env));
-        let heads = LogHeads::open(sealed("heads")?, env).await;
-        let heads = heads.map_err(|error| error.at(local.join("heads").display()))?;
+        let parts = Parts::new(keys.clone(), env);
+        let sealed = |part| Ok::<_, Error>(parts.seal(part, part_of(local, part, options.access)?));
+        let heads = LogHeads::open(sealed("heads")?, env).await.map_err(|error| match error.kind() {
+            ErrorKind::BadKey => bad_key(),
+            _ => error.at(local.join("heads").display()),
+        })?;
+        // Before anything is put on the nodes, or mended there.
+        let looked_at = ErasureOptions { repairs_max: 0, ..erasure(options) };
+        let looked_at = Erasure::new(stores.iter().cloned(), looked_at)?;
+        match encrypt(&looked_at, &keys).check_key().await {
+            Err(error) if error.kind() == ErrorKind::BadKey => return Err(bad_key()),
+            // Of so few nodes not even all keys can be listed.
+            Err(error) if error.kind() == ErrorKind::Unavailable && usable < usize::from(data_count) => {}
+            checked => checked?,
+        }
         let heads_options = HeadsOptions {
             write_min: stored_min,
             access: options.access,
@@ -218,15 +247,9 @@ impl Zstor {
             takes_over: local.join(TAKE_OVER).exists(),
         };
         let holders = stores.iter().map(|node| (node.name.clone(), node.store.clone()));
-        let heads = NodeHeads::open(holders, heads, key, heads_options, local.join(PINS_LOST), env).await?;
+        let heads = NodeHeads::open(holders, heads, &keys, heads_options, local.join(PINS_LOST), env).await?;
         let shards = Erasure::open(stores, erasure(options), sealed("owed")?, env).await?;
-        let encrypt = Arc::new(Encrypt::new(Arc::new(shards.clone()), key.of("blocks")));
-        match encrypt.check_key().await {
-            Err(error) if error.kind() == ErrorKind::BadKey => return Err(bad_key()),
-            // Of so few nodes not even all keys can be listed.
-            Err(error) if error.kind() == ErrorKind::Unavailable && usable < usize::from(data_count) => {}
-            checked => checked?,
-        }
+        let encrypt = Arc::new(encrypt(&shards, &keys));
         let is_nameless = !is_made && !is_begun_anew && heads.names().is_empty();
         if is_nameless && options.access == Access::Write && shards.keys().next().await.transpose()?.is_some() {
             return Err(no_names(local, &made));
@@ -238,7 +261,7 @@ impl Zstor {
         let members = Members::new(&options.nodes, nodes);
         let of_scrub = Scrub { shards: shards.clone(), encrypt: encrypt.clone(), members: members.clone() };
         let scrubber =
-            Scrubber::open(of_scrub, &files, options.access, |media| key.sealed("scrub", media, env), env).await?;
+            Scrubber::open(of_scrub, &files, options.access, |media| parts.seal("scrub", media), env).await?;
         let heads = Arc::new(heads);
         // Those that are lost are looked for from now on.
         shards.probe_nodes();
@@ -247,11 +270,37 @@ impl Zstor {
         let layout = (counts, options.group_shards_max);
         let settler = Settler::new(shards.clone(), heads.clone(), scrubber.clone(), members.clone(), layout);
         let settling = is_written.then(|| AbortOnDropHandle::new(tokio::spawn(settler.clone().run(filled))));
+        let moved = Moved {
+            shards: shards.clone(),
+            encrypt: encrypt.clone(),
+            heads: heads.clone(),
+            members: members.clone(),
+            parts,
+            access: options.access,
+            local: local.into(),
+            file: options.key_file.clone(),
+            counts,
+        };
+        let rotator = Rotator::new(moved, env);
         let blocks: Arc<dyn BlockStore> = Arc::new(Distinct::new(Arc::new(Compress::new(encrypt))));
         let blocks = Arc::new(Keeping::new(blocks, local.join(PINS_LOST), heads.clone()));
-        let (changing, settling) = (AsyncMutex::default(), Mutex::new(settling));
+        let (changing, settling, rotating) = (AsyncMutex::default(), Mutex::new(settling), Mutex::default());
         let erasure = erasure(options);
-        Ok(Self { blocks, shards, heads, members, counts, how, changing, erasure, settler, settling, scrubber })
+        Ok(Self {
+            blocks,
+            shards,
+            heads,
+            members,
+            counts,
+            how,
+            changing,
+            erasure,
+            settler,
+            settling,
+            rotator,
+            rotating,
+            scrubber,
+        })
     }
 
     /// All layers, from above.
@@ -274,10 +323,42 @@ impl Zstor {
         self.settler.now()
     }
 
-    /// Has no more read in a second than so many bytes, for what is moved to where it belongs; `None` is as fast as can be, as
-    /// it is where nobody says anything.
+    /// Has no more read in a second than so many bytes, for what is moved to where it belongs, and as much for what is moved
+    /// to another key; `None` is as fast as can be, as it is where nobody says anything.
     pub fn set_settle_rate(&self, bytes_per_sec: Option<NonZeroU64>) {
         self.settler.set_rate(bytes_per_sec);
+        self.rotator.set_rate(bytes_per_sec);
+    }
+
+    /// A media that seals what it is given under the keys of the store, for what a mount keeps beside its blocks: `journal`
+    /// and `pins`, each with a key of its own.
+    pub fn sealed(&self, purpose: &str, media: Arc<dyn Media>) -> Arc<dyn Media> {
+        self.rotator.seal(purpose, media)
+    }
+
+    /// Draws a new key, and writes it to the file of the keys, durably, before anything is put under it; from then on all
+    /// is. Whether it did: where older keys are still being replaced, that goes on first. See
+    /// [`go_on_rotating`](Self::go_on_rotating).
+    ///
+    /// # Errors
+    /// `InvalidArgument` where [`ZstorOptions::key_file`] is `None`; `BadKey` if the file has other keys by now; `Denied` if
+    /// another machine has the store; those of the file, and then all is as before, or the next opening has the new key.
+    pub async fn rotate(&self) -> Result<bool> {
+        self.rotator.rotate().await
+    }
+
+    /// Moves what is under older keys to the newest, in the background and until [`close`](Self::close); the older ones go from
+    /// the file when there is nothing left. For who has opened everything that is [sealed](Self::sealed).
+    pub fn go_on_rotating(&self) {
+        let mut rotating = self.rotating.lock().unwrap_or_else(PoisonError::into_inner);
+        if rotating.is_none() {
+            *rotating = Some(AbortOnDropHandle::new(tokio::spawn(self.rotator.clone().run())));
+        }
+    }
+
+    /// How far the replacing of keys is, now and as it goes on.
+    pub fn rotation(&self) -> watch::Receiver<Rotation> {
+        self.rotator.now()
     }
 
     /// What goes through all shards and heals them.
@@ -312,10 +393,11 @@ impl Zstor {
     /// Those of the nodes that are there, the first.
     pub async fn close(&self) -> Result<()> {
         let settling = self.settling.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(settling) = settling {
-            settling.abort();
+        let rotating = self.rotating.lock().unwrap_or_else(PoisonError::into_inner).take();
+        for moving in settling.into_iter().chain(rotating) {
+            moving.abort();
             // It has the nodes until it has ended.
-            settling.await.ok();
+            moving.await.ok();
         }
         let noted = self.scrubber.close().await;
         let heads = self.heads.close().await;
@@ -335,6 +417,13 @@ fn part_of(local: &Path, part: &str, access: Access) -> Result<Arc<dyn Media>> {
         Access::Look if dir.is_dir() => Arc::new(OverlayMedia::new(Arc::new(FileMedia::open(dir)?))),
         Access::Look => Arc::new(MemMedia::default()),
     })
+}
+
+fn encrypt(shards: &Erasure, keys: &KeyRing) -> Encrypt {
+    let (newest, older) = keys.of("blocks");
+    let encrypt = Encrypt::new(Arc::new(shards.clone()), newest);
+    let encrypt = older.into_iter().fold(encrypt, Encrypt::with_older_key);
+    keys.former_blocks().fold(encrypt, Encrypt::with_retired_key)
 }
 
 fn erasure(options: &ZstorOptions) -> ErasureOptions {
@@ -406,7 +495,7 @@ async fn open_nodes(options: &ZstorOptions, how: &How, is_made: bool) -> Result<
 
 fn bad_key() -> Error {
     Error::new(ErrorKind::BadKey, "zstor.open")
-        .because("what is there was put under another key: nothing is lost, bring back the key that it was made with")
+        .because("what is there was put under another key: nothing is lost, bring back the key that it was made with, or that took its place since")
 }
 
 /// Who collects garbage keeps what names lead to: without them, nothing.

@@ -22,7 +22,7 @@ async fn tree() -> (Arc<dyn Vfs>, (TempDir, Zstor)) {
     let zstor = Zstor::open(&ZstorOptions::new(4, 2, nodes), &key, &local, &env).await.expect("opens");
     let heads = zstor.heads().clone();
     let journal = Arc::new(FileMedia::open_ahead(local.join("journal")).expect("opens"));
-    let journal = key.sealed("journal", journal, &env);
+    let journal = zstor.sealed("journal", journal);
     let dag = Dag::new(zstor.blocks().clone(), DagOptions::default());
     let options = TreeOptions::new(Name::new(b"main").expect("a name"), env);
     let tree = Tree::open(dag, journal, heads, options).await.expect("opens");

@@ -27,7 +27,7 @@ pub(crate) struct Job<'a> {
     /// Overwrite what is there.
     pub(crate) force: bool,
     /// What the file was sealed with.
-    pub(crate) key: Option<&'a SecretKey>,
+    pub(crate) keys: &'a [SecretKey],
     pub(crate) output: Output,
 }
 
@@ -49,7 +49,7 @@ struct Copied {
 pub(crate) async fn get(namespace: &dyn Namespace, path: &QfsPath, job: &Job<'_>) -> Result<()> {
     let &Job { dest, force, output, .. } = job;
     let stat = namespace.stat(&Place::Path(path.clone())).await?;
-    if job.key.is_some() && stat.kind != Kind::File {
+    if !job.keys.is_empty() && stat.kind != Kind::File {
         let kind = if stat.kind == Kind::Dir { ErrorKind::IsDir } else { ErrorKind::InvalidArgument };
         return Err(Error::new(kind, "get").at(path).because("only files are sealed: name one"));
     }
@@ -146,7 +146,7 @@ impl Copy<'_> {
         }
         let mut part = Part::create(dest)?;
         let mut len = 0;
-        let mut pieces = pieces(self.namespace, path, self.job.key);
+        let mut pieces = pieces(self.namespace, path, self.job.keys);
         while let Some(piece) = pieces.try_next().await? {
             part.file.write_all(&piece).map_err(|error| host(dest, error))?;
             len += piece.len() as u64;

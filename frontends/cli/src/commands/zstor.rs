@@ -38,7 +38,7 @@ fn chosen<T>(all: Vec<(Prefix, T)>, named: Option<Prefix>) -> Result<Vec<(Prefix
 }
 
 /// The same where it has to be one.
-fn chosen_one<T>(all: Vec<(Prefix, T)>, named: Option<Prefix>) -> Result<(Prefix, T)> {
+pub(crate) fn chosen_one<T>(all: Vec<(Prefix, T)>, named: Option<Prefix>) -> Result<(Prefix, T)> {
     let mut chosen = chosen(all, named)?;
     if chosen.len() > 1 {
         let prefixes: Vec<String> = chosen.iter().map(|(prefix, _)| format!("/{prefix}")).collect();

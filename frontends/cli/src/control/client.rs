@@ -30,6 +30,7 @@ use tokio::net::UnixStream;
 use super::{FRAME_END, FRAME_FAILURE, FRAME_LEN_MAX, Failure, Hello, PROTOCOL, PROTOCOL_HEADER};
 use crate::commands::{
     doctor::Finding as Diagnosis,
+    key,
     verify_all::{AllFinding, VerifyAll},
     zstor,
 };
@@ -437,6 +438,12 @@ impl Namespace for Client {
         args.extend(options.mount.clone().map(|mount| ("mount", mount)));
         args.extend(options.rate_max.map(|rate| ("rate_max", rate.to_string())));
         self.frames(Method::POST, "zstor/scrub", args).and_then(|line| async move { json(&line) }).boxed()
+    }
+
+    fn key_rotate<'a>(&'a self, options: &'a key::Rotate) -> BoxStream<'a, Result<key::Rotating>> {
+        let mut args = vec![("wait", options.wait.to_string())];
+        args.extend(options.mount.clone().map(|mount| ("mount", mount)));
+        self.frames(Method::POST, "key/rotate", args).and_then(|line| async move { json(&line) }).boxed()
     }
 
     async fn config(&self) -> Result<String> {

@@ -31,7 +31,7 @@ use tokio_util::{
 
 use super::{Failure, Hello, PROTOCOL, PROTOCOL_HEADER, frame, last_frame};
 use crate::{
-    commands::{verify_all::VerifyAll, zstor},
+    commands::{key, verify_all::VerifyAll, zstor},
     instance::Instance,
     mounts::MountPoint,
     namespace::{EntryText, Input, Kept, LinkText, Logged, Namespace as _, Place},
@@ -154,6 +154,7 @@ fn router(instance: Arc<Instance>) -> Router {
         .route("/v1/zstor/status", get(zstor_status))
         .route("/v1/zstor/plan", post(zstor_plan))
         .route("/v1/zstor/scrub", post(zstor_scrub))
+        .route("/v1/key/rotate", post(key_rotate))
         .route("/v1/link", post(put_link))
         .route("/v1/node", post(put_node))
         .route("/v1/keep", post(keep).layer(DefaultBodyLimit::max(KEPT_LEN_MAX)))
@@ -387,6 +388,12 @@ async fn zstor_plan(State(owner): Owner, Query(arg): Query<MountsArg>, body: Byt
 async fn zstor_scrub(State(owner): Owner, Query(options): Query<zstor::Scrub>) -> Result<Response, Refusal> {
     Ok(framed(lines(owner_stream(owner, move |owner, out| async move {
         send_all(owner.zstor_scrub(&options), &out).await;
+    }))))
+}
+
+async fn key_rotate(State(owner): Owner, Query(options): Query<key::Rotate>) -> Result<Response, Refusal> {
+    Ok(framed(lines(owner_stream(owner, move |owner, out| async move {
+        send_all(owner.key_rotate(&options), &out).await;
     }))))
 }
 

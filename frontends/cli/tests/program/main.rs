@@ -12,6 +12,7 @@ mod mounting;
 mod nodes;
 mod replaced;
 mod roots;
+mod rotate;
 mod rounds;
 mod sealed;
 mod serving;

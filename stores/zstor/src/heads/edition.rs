@@ -8,6 +8,8 @@ use muxfs::{Error, ErrorKind, Name, Result};
 /// A node has room for two editions of each of eight epochs: so many machines may contend for a store at once.
 pub(super) const SLOT_COUNT: usize = 16;
 const VERSION: u8 = 1;
+/// In the place of an edition, under a key that was replaced: there are no heads.
+pub(super) const REPLACED: [u8; 1] = [2];
 
 /// Who wrote an edition: drawn for each data directory.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -60,6 +62,10 @@ impl Edition {
     }
 
     pub(super) fn decode(mut bytes: &[u8]) -> Result<Self> {
+        if bytes == REPLACED {
+            let why = "the key of this store was replaced (muxfs key rotate): bring its newest key file";
+            return Err(Error::new(ErrorKind::BadKey, "zstor.heads").because(why));
+        }
         if let Some(version) = bytes.first().filter(|version| **version > VERSION) {
             let why = format!("the heads are of version {version}: use the newer program");
             return Err(Error::new(ErrorKind::Unsupported, "zstor.heads").because(why));
@@ -111,5 +117,6 @@ mod tests {
         }
         let newer = [&[2][..], &bytes[1..]].concat();
         assert_eq!(Edition::decode(&newer).expect_err("newer").kind(), ErrorKind::Unsupported);
+        assert_eq!(Edition::decode(&REPLACED).expect_err("replaced").kind(), ErrorKind::BadKey);
     }
 }

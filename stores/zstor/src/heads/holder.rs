@@ -6,22 +6,28 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{
     StreamExt as _,
-    future::join_all,
+    future::{join, join_all},
     stream::{self, BoxStream},
 };
 use muxfs::{BlockKey, BlockStore, Error, ErrorKind, Result, block::Encrypt, seal::SecretKey};
 use tokio::sync::Mutex as AsyncMutex;
 
-use super::edition::{Edition, SLOT_COUNT};
+use super::edition::{Edition, REPLACED, SLOT_COUNT};
 
 /// What the key of an edition ends in on a node: no shard's key does.
 const SUFFIX: u8 = 0xfe;
+
+/// The newest key, and older ones.
+pub(super) type Keys = (SecretKey, Vec<SecretKey>);
 
 /// A node, as far as it has heads.
 #[derive(Debug)]
 pub(super) struct Holder {
     pub(super) name: String,
+    node: Arc<dyn BlockStore>,
     slots: Arc<Encrypt>,
+    /// Under older keys.
+    older: Vec<Arc<Encrypt>>,
     /// Held until the node has answered, also where nobody waits for that any more: what is written late takes the place of
     /// nothing newer.
     writing: Arc<AsyncMutex<()>>,
@@ -61,20 +67,36 @@ fn slot_key(slot: usize) -> Result<BlockKey> {
     BlockKey::new(format!("heads {slot}").as_bytes())
 }
 
+async fn edition_in(slots: &Encrypt, slot: usize) -> Result<Option<Edition>> {
+    slots.get(&slot_key(slot)?).await?.map(|bytes| Edition::decode(&bytes)).transpose()
+}
+
 impl Holder {
-    pub(super) fn new((name, node): (String, Arc<dyn BlockStore>), key: &SecretKey) -> Self {
-        let slots = Arc::new(Encrypt::new(Arc::new(Beside(node)), key.clone()));
-        Self { name, slots, writing: Arc::default() }
+    pub(super) fn new((name, node): (String, Arc<dyn BlockStore>), (newest, older): &Keys) -> Self {
+        let slots = |key: &SecretKey| Arc::new(Encrypt::new(Arc::new(Beside(node.clone())), key.clone()));
+        let (slots, older) = (slots(newest), older.iter().map(slots).collect());
+        Self { name, node, slots, older, writing: Arc::default() }
+    }
+
+    /// The same node with other keys.
+    pub(super) fn with_keys(self, keys: &Keys) -> Self {
+        Self { writing: self.writing, ..Self::new((self.name, self.node), keys) }
     }
 
     /// The editions that it has, of the one before a claim as well. One that is damaged is none: others have it too.
     pub(super) async fn read(&self) -> Result<Vec<Edition>> {
-        let slots = (0..SLOT_COUNT).map(|slot| async move {
-            self.slots.get(&slot_key(slot)?).await?.map(|bytes| Edition::decode(&bytes)).transpose()
-        });
+        let slots = (0..SLOT_COUNT).map(|slot| edition_in(&self.slots, slot));
+        let older = self.older.iter().flat_map(|slots| (0..SLOT_COUNT).map(|slot| edition_in(slots, slot)));
+        let (newest, older) = join(join_all(slots), join_all(older)).await;
+        // That a key was replaced is news to who has no newer one.
+        let is_news =
+            |edition: &Result<Option<Edition>>| !matches!(edition, Err(error) if error.kind() == ErrorKind::BadKey);
+        let found = newest.into_iter().chain(older.into_iter().filter(is_news));
         let mut editions = Vec::new();
-        for edition in join_all(slots).await.into_iter().filter_map(Result::transpose) {
+        for edition in found.filter_map(Result::transpose) {
             match edition {
+                // One that was placed under another key again.
+                Ok(edition) if editions.contains(&edition) => {}
                 Ok(edition) => editions.push(edition),
                 Err(error) if error.kind() == ErrorKind::Corrupt => {
                     tracing::warn!(node = self.name, cause = format!("{error:#}"), "heads on a node are damaged");
@@ -83,6 +105,19 @@ impl Holder {
             }
         }
         Ok(editions)
+    }
+
+    /// Takes away what the node has under older keys, and leaves there that they were replaced.
+    pub(super) async fn retire(&self) -> Result<()> {
+        let _writing = self.writing.lock().await;
+        for slots in &self.older {
+            for slot in 0..SLOT_COUNT {
+                slots.delete(&slot_key(slot)?).await?;
+            }
+            slots.put(&slot_key(0)?, Bytes::from_static(&REPLACED)).await?;
+            slots.flush().await?;
+        }
+        Ok(())
     }
 
     /// Has the node keep an edition, when it is done with the one before.

@@ -25,6 +25,7 @@ use muxfs::{
 use tempfile::TempDir;
 
 use super::*;
+use crate::RootKey;
 
 type Nodes = Vec<Arc<Faulty<Mem>>>;
 
@@ -62,7 +63,11 @@ async fn open_on(
 ) -> Result<NodeHeads> {
     let stores = nodes.zip(0..).map(|(node, n)| (format!("node {n}"), node));
     let local = LogHeads::open(local, &env()).await?;
-    NodeHeads::open(stores, local, &RootKey::new([7; 32]), options, pins_lost(), &env()).await
+    NodeHeads::open(stores, local, &key(7).into(), options, pins_lost(), &env()).await
+}
+
+fn key(n: u8) -> RootKey {
+    RootKey::new([n; 32])
 }
 
 fn pins_lost() -> PathBuf {
@@ -399,4 +404,42 @@ async fn what_a_slow_node_does_late_takes_nothing_away() {
     set_offline(&nodes, &[1, 2, 3, 4]);
     let looking = open(&nodes, mem(), HeadsOptions { access: Access::Look, ..ALONE }).await.expect("two tell");
     assert_eq!(load(&looking).await.expect("load"), 4);
+}
+
+/// The heads are read at each moment of another key being taken, and by nobody with the older one when it was: who tries is
+/// told, and writes nothing.
+#[tokio::test(start_paused = true)]
+async fn the_heads_go_on_under_another_key() {
+    let (nodes, both) = (nodes(6), crate::KeyRing::from(key(7)).with_new(&env()));
+    let local = mem();
+    let heads = open(&nodes, local.clone(), ALONE).await.expect("open");
+    set(&heads, 1).await;
+    heads.set_keys(both.of("node heads")).await;
+    set(&heads, 2).await;
+    let reopened = async |ring: crate::KeyRing| {
+        let stores =
+            nodes.iter().zip(0..).map(|(node, n)| (format!("node {n}"), Arc::clone(node) as Arc<dyn BlockStore>));
+        let local = LogHeads::open(mem(), &env()).await?;
+        let options = HeadsOptions { access: Access::Look, ..ALONE };
+        NodeHeads::open(stores, local, &ring, options, pins_lost(), &env()).await
+    };
+    let read = async |ring: &crate::KeyRing| load(&reopened(ring.clone()).await?).await;
+    assert_eq!(read(&both).await.expect("both keys"), 2);
+    nodes[3].set_offline(true);
+    heads.rekey().await.expect_err("a node is away");
+    assert_eq!(read(&both).await.expect("both keys"), 2);
+    nodes[3].set_offline(false);
+    heads.rekey().await.expect("all are there");
+    heads.rekey().await.expect("again");
+    let alone = both.with_newest_alone();
+    assert_eq!((read(&both).await.expect("both keys"), read(&alone).await.expect("the newest")), (2, 2));
+    let error = read(&key(7).into()).await.expect_err("the older one");
+    assert_eq!(error.kind(), ErrorKind::BadKey, "{error:#}");
+    heads.set_keys(alone.of("node heads")).await;
+    set(&heads, 3).await;
+    assert_eq!(read(&alone).await.expect("the newest"), 3);
+    // What is under the older key says nothing but that.
+    for node in &nodes {
+        assert_eq!(node.inner().block_count(), 3, "an edition in each slot of the epoch, and that");
+    }
 }

@@ -133,7 +133,7 @@ async fn closed_mount(config: &Config, prefix: Prefix, dir: &Path, out: &Finding
 /// A mount of blocks in shards: its nodes, and then as others.
 async fn closed_zstor(config: &Config, mount: &ZstorMount, out: &Findings) {
     let (prefix, place) = (mount.prefix.0, format!("/{}", mount.prefix.0));
-    let (store, key) = match zstor::look(&config.data, mount, &env()).await {
+    let store = match zstor::look(&config.data, mount, &env()).await {
         Ok(opened) => opened,
         Err(error) => {
             let advice = match error.kind() {
@@ -147,7 +147,7 @@ async fn closed_zstor(config: &Config, mount: &ZstorMount, out: &Findings) {
     nodes(&place, &store.nodes(), out).await;
     let has_blocks = store.nodes().iter().filter_map(OpenNode::segments).any(|node| node.stats().block_count > 0);
     let dir = zstor::local_dir(&config.data, mount);
-    let sealed = |part: &str| Ok(key.sealed(part, over(&dir.join(part))?, &env()));
+    let sealed = |part: &str| Ok(store.sealed(part, over(&dir.join(part))?));
     let heads = Ok(store.heads().clone() as Arc<dyn Heads>);
     besides(config, (prefix, &dir), (store.blocks().clone(), has_blocks), heads, &sealed, out).await;
 }

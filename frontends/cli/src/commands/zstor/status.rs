@@ -33,6 +33,8 @@ pub(crate) struct Status {
     /// Deletions that nodes missed, each counted for each node.
     pub(crate) deletions_waiting: usize,
     pub(crate) settling: Settling,
+    /// Another key that is being taken; absent where none is.
+    pub(crate) key_rotation: Option<KeyRotation>,
     /// What is in the journal of this machine and in no commit on the nodes, at most, in bytes.
     pub(crate) uncommitted_bytes: u64,
     pub(crate) scrub: Scrubbed,
@@ -65,6 +67,18 @@ pub(crate) struct Settling {
     pub(crate) coverage: f64,
     /// How many blocks this server has moved.
     pub(crate) moved: u64,
+    /// What keeps it; absent where nothing does.
+    pub(crate) left: Option<String>,
+}
+
+/// How far it is that everything is under the newest key.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct KeyRotation {
+    /// Which part of the blocks that this server found under older keys is done, 0 to 1.
+    pub(crate) coverage: f64,
+    pub(crate) moved: u64,
+    /// About how many are left; absent where they were not counted.
+    pub(crate) remaining: Option<u64>,
     /// What keeps it; absent where nothing does.
     pub(crate) left: Option<String>,
 }
@@ -159,6 +173,10 @@ impl Status {
             blocks_left: node.blocks_left,
             filling: node.is_filling,
         };
+        let rotation = store.rotation().borrow().clone();
+        let coverage = rotation.coverage();
+        let muxfs_zstor::Rotation { is_under_way, moved, remaining, left, .. } = rotation;
+        let key_rotation = is_under_way.then_some(KeyRotation { coverage, moved, remaining, left });
         let muxfs_zstor::Settling { is_settled, is_running, coverage, moved, left, .. } = status.settling;
         Self {
             mount: prefix.to_string(),
@@ -172,6 +190,7 @@ impl Status {
             repairs_waiting: status.repairs_waiting,
             deletions_waiting: status.deletions_waiting,
             settling: Settling { settled: is_settled, running: is_running, coverage, moved, left },
+            key_rotation,
             uncommitted_bytes: beside.uncommitted_bytes,
             scrub: Scrubbed {
                 running: store.scrubber().is_running(),
@@ -216,6 +235,7 @@ fn text(status: &Status) -> String {
         say("to be deleted", format!("{} shards, on nodes that missed it", count(status.deletions_waiting as u64)));
     }
     settling(&status.settling, &mut say);
+    rotation(status, &mut say);
     say("not on nodes", format!("{at_most}{}, in the sealed journal on this machine", bytes(status.uncommitted_bytes)));
     scrub(&status.scrub, &mut say);
     lines.join("\n")
@@ -275,6 +295,20 @@ fn settling(settling: &Settling, say: &mut impl FnMut(&str, String)) {
         (false, None) => "when a server runs".into(),
     };
     say("to be moved", how);
+}
+
+fn rotation(status: &Status, say: &mut impl FnMut(&str, String)) {
+    let Some(KeyRotation { coverage, moved, remaining, left }) = &status.key_rotation else { return };
+    let how = match (left, remaining) {
+        (Some(why), _) => format!("waits: {why}"),
+        (None, _) if !status.served => "goes on when a server runs".into(),
+        (None, None) => "under way".into(),
+        (None, Some(remaining)) => {
+            let (part, moved, remaining) = (coverage * 100.0, count(*moved), count(*remaining));
+            format!("under way at {part:.0} %: {moved} blocks are under the newest key, about {remaining} are left")
+        }
+    };
+    say("another key", how);
 }
 
 fn scrub(scrub: &Scrubbed, say: &mut impl FnMut(&str, String)) {
