@@ -396,7 +396,8 @@ pub(crate) enum Key {
     /// The new key is written to the file of the keys, before those that it takes the place of: copy that file anew. Then
     /// everything is read and written again, in the background, by the server or by this command where none runs; whatever
     /// stops it, the next server goes on. The older key goes from the file when nothing is under it. It has to be in a
-    /// file of its own, not in the environment, and all nodes have to be there for the end of it.
+    /// file of its own, not in the environment, and all nodes have to be there for the end of it. What was read and written
+    /// again takes its room twice until garbage is collected, as `muxfs gc` does.
     #[command(
         after_help = "Where keys are being replaced already it goes on with that. Ctrl-C leaves the server going on.\n\nExamples:\n  muxfs key rotate\n  muxfs key rotate /zstor --no-wait\n  muxfs zstor status                     how far it is"
     )]
