@@ -77,6 +77,57 @@ async fn a_put_after_a_deletion_is_not_deleted() {
     }
 }
 
+/// The node is back, and has to delete what it missed, while a put of the same block waits for its turn: that comes first,
+/// and its shard there is none that was missed.
+#[tokio::test(start_paused = true)]
+async fn a_late_deletion_takes_nothing_of_a_put_that_came_before_it() {
+    let nodes = faulty(4);
+    let store = erasure(&nodes, 2, 2);
+    store.put(&key(0), block(0, 100)).await.expect("put");
+    set_offline(&nodes, &[3], true);
+    store.delete(&key(0)).await.expect("one may be away");
+    for node in &nodes[..3] {
+        node.set_answer_time(Duration::from_secs(8));
+    }
+    let others = async || {
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+    };
+    let (first, second) = (store.clone(), store.clone());
+    let repairing = tokio::spawn(async move { first.repair(&key(0)).await.map(drop) });
+    others().await;
+    let putting = tokio::spawn(async move { second.put(&key(0), block(0, 100)).await });
+    others().await;
+    set_offline(&nodes, &[3], false);
+    while store.node_status()[3].down.is_some() {
+        sleep(Duration::from_millis(100)).await;
+    }
+    assert!(!repairing.is_finished(), "both wait for it");
+    repairing.await.expect("it ends").expect("nothing is there");
+    putting.await.expect("it ends").expect("put");
+    sleep(A_WHILE).await;
+    assert_eq!((store.deletions_waiting(), store.repairs_waiting()), (0, 0));
+    assert_whole(&nodes, &key(0), 2, 2).await;
+}
+
+/// Whatever of a block a node has, in either slot.
+#[tokio::test(start_paused = true)]
+async fn a_late_deletion_takes_all_that_a_node_has() {
+    for slot in slots(&key(0)) {
+        let nodes = faulty(4);
+        let store = erasure(&nodes, 2, 2);
+        store.put(&key(0), block(0, 100)).await.expect("put");
+        set_offline(&nodes, &[3], true);
+        store.delete(&key(0)).await.expect("one may be away");
+        nodes[3].inner().delete(&slots(&key(0))[0]).await.expect("deleted");
+        nodes[3].inner().put(&slot, "of another time".into()).await.expect("put");
+        set_offline(&nodes, &[3], false);
+        sleep(A_WHILE).await;
+        assert_eq!((store.deletions_waiting(), shard_count(&nodes)), (0, 0));
+    }
+}
+
 #[tokio::test]
 async fn a_deletion_that_too_many_miss_names_them() {
     let nodes = faulty(6);
