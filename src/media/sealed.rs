@@ -329,8 +329,10 @@ impl Media for SealedMedia {
 
     async fn remove(&self, segment: SegmentId) -> Result<()> {
         let _turn = self.moving.lock().await;
-        self.inner.remove(segment).await?;
-        self.inner.remove(other(segment)).await?;
+        // What is of no use first: alone it would be taken for the segment.
+        let place = self.cell(segment).map_or(segment, |opened| opened.place);
+        self.inner.remove(other(place)).await?;
+        self.inner.remove(place).await?;
         self.segments_lock().remove(&segment);
         Ok(())
     }

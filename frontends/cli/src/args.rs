@@ -393,7 +393,8 @@ pub(crate) enum Key {
     },
     /// Put a new key in the place of that of /zstor, and all that is there under it, while everything is used
     ///
-    /// The new key is written to the file of the keys, before those that it takes the place of: copy that file anew. Then
+    /// The new key is written to the file of the keys, before those that it takes the place of: copy that file anew, all of
+    /// it and at once, for the copy of before opens the store no more. Then
     /// everything is read and written again, in the background, by the server or by this command where none runs; whatever
     /// stops it, the next server goes on. The older key goes from the file when nothing is under it. It has to be in a
     /// file of its own, not in the environment, and all nodes have to be there for the end of it. What was read and written

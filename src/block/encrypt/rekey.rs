@@ -95,6 +95,13 @@ impl Encrypt {
         Ok(Some(block.len()))
     }
 
+    /// The name under the newest key of the block that has this one under an older key; `None` for another name.
+    pub fn newest_name(&self, name: &BlockKey) -> Option<BlockKey> {
+        let ring = self.ring();
+        let (_, key) = older_key(&ring, name)?;
+        ring.newest.name_of(&key)
+    }
+
     /// Removes what the store below has under this name, which is of an older key, if there is a block under the newest; whether
     /// nothing is left there. For who knows that that is durable.
     ///

@@ -343,6 +343,15 @@ impl Erasure {
         detached("erasure.repair", async move { inner.repair(&key).await }).await
     }
 
+    /// Makes durable what was put and deleted, on every node: for who is about to remove what it takes the place of. A
+    /// [`flush`](BlockStore::flush) is content with as many as can be lost without it.
+    ///
+    /// # Errors
+    /// That of a node that fails, with its name.
+    pub async fn flush_on_all(&self) -> Result<()> {
+        self.inner.flush_all("erasure.flush").await
+    }
+
     /// Asks each node in the background whether it is there, and again and again one that is not.
     pub fn probe_nodes(&self) {
         for node in self.inner.members() {

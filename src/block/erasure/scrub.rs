@@ -102,7 +102,7 @@ impl Scrub {
     /// Reads the next block and heals it; `false` where there is none behind the position.
     ///
     /// A block that cannot be healed is told in the report, and is no error. Dropped half way, the next step begins with
-    /// the same block. Without a rate the next few blocks are read meanwhile, also when no step follows.
+    /// the same block. Without a rate the next few blocks are read meanwhile.
     ///
     /// # Errors
     /// `Unavailable` where so many nodes fail that their keys are not known; the next step tries again.
@@ -227,6 +227,13 @@ impl Scrub {
         self.window = window.into_keys().collect();
         self.listing = listing;
         Ok(())
+    }
+}
+
+impl Drop for Scrub {
+    /// What is read ahead ends with it: a repair may stop anywhere, and the next one goes on.
+    fn drop(&mut self) {
+        self.running.iter().for_each(JoinHandle::abort);
     }
 }
 

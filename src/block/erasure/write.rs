@@ -341,7 +341,7 @@ impl Inner {
     }
 
     /// Has every node flush; none may fail.
-    async fn flush_all(&self, op: &'static str) -> Result<()> {
+    pub(super) async fn flush_all(&self, op: &'static str) -> Result<()> {
         let flushes = self.flush_nodes(self.members().into_iter(), |_| false).await;
         self.none_may_fail(op, flushes.iter().filter_map(|(node, flush)| Some((*node, flush.as_ref().err()?))))
     }

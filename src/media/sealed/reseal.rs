@@ -100,7 +100,7 @@ impl SealedMedia {
     }
 
     /// A segment that was opened before.
-    fn cell(&self, segment: SegmentId) -> Option<Arc<Opened>> {
+    pub(super) fn cell(&self, segment: SegmentId) -> Option<Arc<Opened>> {
         self.segments_lock().get(&segment).and_then(|cell| cell.get().cloned())
     }
 
@@ -122,33 +122,51 @@ impl SealedMedia {
         }
         let place = other(opened.place);
         self.inner.remove(place).await?;
+        let moved = match self.reseal_to(&opened, segment, place, newest).await {
+            Ok(moved) => moved,
+            Err(error) => {
+                // What there is of the copy would fill the disk until the next attempt.
+                self.inner.remove(place).await.ok();
+                return Err(error);
+            }
+        };
+        self.inner.remove(moved).await
+    }
+
+    /// Makes a copy under another key, which is the segment from then on; where it was before.
+    async fn reseal_to(
+        &self,
+        opened: &Opened,
+        segment: SegmentId,
+        place: SegmentId,
+        newest: SecretKey,
+    ) -> Result<SegmentId> {
         let sealer = self.sealer(&newest, segment);
         let mut copy = Copy { key: &newest, sealer, segment, place, table: Table::default(), synced: 0 };
         // All but the last byte; so the last record says that those before it are durable.
         let most = opened.known().table.end().plain.saturating_sub(1);
         if most > 0 {
-            self.copy(&opened, &mut copy, most).await?;
+            self.copy(opened, &mut copy, most).await?;
             self.inner.sync(place).await?;
             copy.synced = most;
         }
         let _writer = {
             let writer = opened.writer.lock().await;
             if writer.is_lost || opened.known().is_sync_failed {
-                self.inner.remove(place).await?;
                 let why = "its last append or sync failed: open it anew first";
                 return Err(Error::new(ErrorKind::Io, OP).at(segment).because(why));
             }
             writer
         };
         let end = opened.known().table.end().plain;
-        self.copy(&opened, &mut copy, end).await?;
+        self.copy(opened, &mut copy, end).await?;
         self.inner.sync(place).await?;
         let is_cut = opened.known().is_cut;
         let known = Known { table: copy.table, synced: end, is_cut, exists: true, ..Known::new(newest.clone()) };
         let moved = OnceCell::new_with(Some(Opened::new(place, known)));
         self.segments_lock().insert(segment, moved.into());
         opened.is_moved.store(true, Ordering::Release);
-        self.inner.remove(opened.place).await
+        Ok(opened.place)
     }
 
     /// Goes on with a copy until it holds the first `end` bytes.

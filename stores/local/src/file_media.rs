@@ -364,8 +364,13 @@ impl Inner {
     /// process before this one could not write is called clean and shown until it is forgotten, and is not on the disk.
     #[cfg(target_os = "linux")]
     fn forget_cached(&self) {
-        let newest: Vec<_> = self.lock().segments.keys().rev().take(NEWEST_COUNT).copied().collect();
-        for segment in newest {
+        // Numbers of 2^63 and more are of copies, which come and go beside those that they are of.
+        let of = |copies: bool| {
+            let state = self.lock();
+            let such = state.segments.keys().rev().filter(|segment| (segment.0 >> 63 == 1) == copies);
+            such.take(NEWEST_COUNT).copied().collect::<Vec<_>>()
+        };
+        for segment in [of(false), of(true)].concat() {
             let Ok(file) = File::open(self.path(segment)) else { continue };
             // Where it does not help it does not harm.
             let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);

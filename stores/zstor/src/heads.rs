@@ -31,7 +31,7 @@ use muxfs::{
 };
 use tokio::{
     sync::Mutex as AsyncMutex,
-    time::{Instant, sleep_until, timeout, timeout_at},
+    time::{Instant, sleep_until, timeout_at},
 };
 
 use self::{
@@ -368,14 +368,35 @@ impl State {
         // One that only some of the nodes take is never the number of another.
         self.edition = self.next();
         self.note(&self.edition).await?;
-        for holder in &self.holders {
-            timeout(CALL_TIME_MAX, holder.write(&self.edition)).await.map_err(|_elapsed| too_late())??;
+        let all = self.holders.len();
+        let (done, failed) = gather(self.holders.iter().map(|holder| holder.write(&self.edition)), all).await;
+        if done.len() < all {
+            return Err(self.too_few("keep the heads", done.len(), all, &failed));
         }
         if !self.options.is_exclusive {
             self.look_for_others(&self.edition.clone()).await?;
         }
-        for holder in &self.holders {
-            timeout(CALL_TIME_MAX, holder.retire()).await.map_err(|_elapsed| too_late())??;
+        self.retire_older(all).await
+    }
+
+    /// Has so many nodes at least have nothing under older keys: who knows none but those finds a node that says so, and no
+    /// heads that are behind. Nobody else may have begun an epoch under one of them.
+    async fn retire_older(&self, count_min: usize) -> Result<()> {
+        let left = || self.holders.iter().enumerate().filter(|(_, holder)| holder.has_older());
+        let numbers: Vec<_> = left().map(|(n, _)| n).collect();
+        let done = self.holders.len() - numbers.len();
+        if done >= count_min {
+            return Ok(());
+        }
+        let (given, failed) = gather(left().map(|(_, holder)| holder.retire()), count_min - done).await;
+        if done + given.len() < count_min {
+            let failed: Vec<_> = failed.into_iter().map(|(n, error)| (numbers[n], error)).collect();
+            return Err(self.too_few(
+                "keep the heads under the newest key alone",
+                done + given.len(),
+                count_min,
+                &failed,
+            ));
         }
         Ok(())
     }
@@ -391,7 +412,14 @@ impl State {
         // One that only some of the nodes take is never the number of another.
         self.edition = self.next();
         self.note(&self.edition).await?;
-        let holders = nodes.into_iter().map(|node| Holder::new(node, &self.keys)).collect();
+        let holder = |node| {
+            let holder = Holder::new(node, &self.keys);
+            match self.holders.iter().find(|before| before.name == holder.name) {
+                Some(before) => holder.after(before),
+                None => holder,
+            }
+        };
+        let holders = nodes.into_iter().map(holder).collect();
         let before = std::mem::replace(&mut self.holders, holders);
         let edition = self.edition.clone();
         let placed = async {
@@ -399,7 +427,7 @@ impl State {
             if !self.options.is_exclusive {
                 self.look_for_others(&edition).await?;
             }
-            Ok(())
+            self.retire_older(self.options.write_min).await
         };
         let placed = placed.await;
         if placed.is_err() {
@@ -462,6 +490,7 @@ impl State {
                 others.filter(|other| other.epoch < epoch && other.rank() > known).max_by_key(Edition::rank)
             };
             let Some(missed) = missed else {
+                self.retire_older(self.options.write_min).await?;
                 self.is_begun = true;
                 return Ok(());
             };
@@ -543,6 +572,7 @@ impl State {
         if !self.options.is_exclusive {
             self.look_for_others(&edition).await?;
         }
+        self.retire_older(self.options.write_min).await?;
         let head = edition.heads.get(&name).cloned().unwrap_or_default();
         if self.local.swap(&name, expected.as_ref(), head.clone()).await? == Swap::Lost
             && self.local.load(&name).await?.is_none_or(|(now, _)| now != head)

@@ -28,7 +28,8 @@ use crate::{
 const RING_VERSION: &str = "2";
 const FORMER_WORD: &str = "muxfs-former";
 const FORMER_LEN: usize = 64;
-const RING_COMMENT: &str = "# The first key is the newest; the others are of before, and what is left of them.";
+const RING_COMMENT: &str =
+    "# The first key is the newest. The other lines are needed too: without them the store does not open.";
 
 /// What is left of a key that was replaced.
 #[derive(Debug, Clone)]
@@ -109,6 +110,10 @@ impl KeyRing {
             ring.former.push(Former::from_bytes(&*words.record(FORMER_WORD, RING_VERSION)?));
         }
         words.end()?;
+        if ring.older.is_empty() && ring.former.is_empty() {
+            let why = "it is not whole: the other lines of its file are needed too, the store is known by them";
+            return Err(Error::new(ErrorKind::BadKey, "zstor.key").because(why));
+        }
         Ok(ring)
     }
 
@@ -171,11 +176,17 @@ impl KeyRing {
     /// # Errors
     /// `NotFound` where there is no file; `Denied`, `NoSpace`, `Io`: it has those of before then, or these.
     pub(crate) fn replace(&self, file: &Path) -> Result<()> {
+        const OP: &str = "zstor.replace_key";
+        let text = self.to_text();
+        if text.len() as u64 > FILE_LEN_MAX {
+            let why = "so many keys were replaced that its file would be too long to be read";
+            return Err(Error::new(ErrorKind::TooLarge, OP).at(file.display()).because(why));
+        }
+        // Not the link that leads to it.
+        let file = fs::canonicalize(file).map_err(|error| failed(OP, file, error))?;
+        let part = beside(&file);
         let write = || {
-            // Not the link that leads to it.
-            let file = fs::canonicalize(file)?;
             let before = fs::metadata(&file)?;
-            let part = beside(&file);
             match fs::remove_file(&part) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
@@ -186,12 +197,16 @@ impl KeyRing {
                 fchown(&written, Some(before.uid()), Some(before.gid()))?;
             }
             written.set_permissions(Permissions::from_mode(before.mode() & 0o7777))?;
-            written.write_all(self.to_text().as_bytes())?;
+            written.write_all(text.as_bytes())?;
             written.sync_all()?;
-            fs::rename(&part, &file)?;
-            sync_dir(file.parent().unwrap_or(Path::new(".")))
+            fs::rename(&part, &file)
         };
-        write().map_err(|error| failed("zstor.replace_key", file, error))
+        let written = write().and_then(|()| sync_dir(file.parent().unwrap_or(Path::new("."))));
+        written.map_err(|error| {
+            // Keys are left nowhere else; where it has its name by now there is none.
+            fs::remove_file(&part).ok();
+            failed(OP, &file, error)
+        })
     }
 
     /// These keys and a new one, which takes their place.
@@ -267,6 +282,15 @@ mod tests {
         let line = "muxfs-key 1 07070707 07070707 07070707 07070707 07070707 07070707 07070707 07070707 d6655631";
         assert_eq!(text.lines().last(), Some(line));
         assert!(!KeyRing::parse(&text).expect("good").has_older());
+    }
+
+    /// The store is known by its first key: who kept the newest line alone could never open it again.
+    #[test]
+    fn the_newest_line_alone_is_refused() {
+        let text = ring(2, &[1]).with_newest_alone().to_text();
+        let line = text.lines().find(|line| line.starts_with(WORD)).expect("the newest");
+        let error = KeyRing::parse(line).expect_err("one line of two");
+        assert!(error.kind() == ErrorKind::BadKey && format!("{error:#}").contains("other lines"), "{error:#}");
     }
 
     /// Keys that were replaced twice: what is known of each reads back, and the store is the one that it was.

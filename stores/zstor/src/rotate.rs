@@ -26,7 +26,7 @@ use muxfs::{
 };
 use tokio::{
     sync::{Mutex as AsyncMutex, Notify, watch},
-    time::{Instant, sleep, timeout},
+    time::{sleep, timeout},
 };
 
 use crate::{
@@ -38,6 +38,8 @@ use crate::{
 };
 
 const OP: &str = "zstor.rotate";
+const NO_FILE: &str = "its key is not in a file of its own, which could be changed: write all of it to one, name that as `key` \
+                       of the mount in the configuration, and start again";
 /// What could not be done is tried again after so long, then after twice as long each time.
 const RETRY_MIN: Duration = Duration::from_secs(1);
 /// But at least so often.
@@ -47,9 +49,6 @@ const WINDOW_COUNT: usize = 1 << 16;
 /// So many blocks, or so many bytes of them, are made durable at once.
 const BATCH_COUNT: usize = 256;
 const BATCH_LEN: usize = 64 << 20;
-/// Shards that nodes did not take at once are waited for so long.
-const REPAIR_TIME_MAX: Duration = Duration::from_secs(30);
-const REPAIR_EVERY: Duration = Duration::from_millis(100);
 
 /// How far the replacing of a key is.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -233,9 +232,7 @@ impl Inner {
     /// Writes other keys to the file.
     fn replace(&self, ring: &KeyRing, new: &KeyRing) -> Result<()> {
         let Some(file) = &self.of.file else {
-            let why = "its key is not in a file of its own, which could be changed: write it to one, name that as `key` of the \
-                       mount in the configuration, and start again";
-            return Err(Error::new(ErrorKind::InvalidArgument, OP).because(why));
+            return Err(Error::new(ErrorKind::InvalidArgument, OP).because(NO_FILE));
         };
         let there = KeyRing::load(file)?.map(|there| there.to_text());
         if there.is_none_or(|there| *there != *ring.to_text()) {
@@ -277,12 +274,16 @@ impl Inner {
         if self.of.shards.deletions_waiting() > 0 {
             return Err(unavailable("nodes have not yet deleted what they are to".into()));
         }
+        // What comes back after that is under a key that nobody has.
+        self.of.encrypt.flush().await?;
+        self.of.shards.flush_on_all().await?;
         let _turn = self.changing.lock().await;
         let ring = self.of.parts.ring().clone();
         let settled = ring.with_newest_alone();
         if self.of.file.is_none() {
-            let why = "everything is under the newest key: take the older ones away from where it is given";
-            return Err(Error::new(ErrorKind::InvalidArgument, OP).because(why));
+            return Err(Error::new(ErrorKind::InvalidArgument, OP).because(format!(
+                "everything is under the newest key, but {NO_FILE}; keep every line of it until then"
+            )));
         }
         self.replace(&ring, &settled)?;
         self.take(&settled).await;
@@ -323,7 +324,6 @@ impl Inner {
         let (mut after, mut found, mut left) = (None, 0, None::<(u64, Error)>);
         loop {
             let (window, is_last) = self.list(after.as_ref()).await?;
-            let dropped_count = self.of.shards.repairs_dropped();
             let (mut batch, mut batch_len) = (Vec::new(), 0);
             let count = window.len();
             after = window.last().cloned().or(after);
@@ -340,7 +340,7 @@ impl Inner {
                 }
                 if batch.len() >= BATCH_COUNT || batch_len >= BATCH_LEN || done + 1 == count {
                     let len = std::mem::take(&mut batch_len) as u64;
-                    self.remove(std::mem::take(&mut batch), len, dropped_count).await?;
+                    self.remove(std::mem::take(&mut batch), len).await?;
                 }
             }
             if is_last {
@@ -379,34 +379,37 @@ impl Inner {
         Ok((window, is_last))
     }
 
-    /// Removes what was put under the newest key under its older ones, when it is safe on all nodes.
-    async fn remove(&self, batch: Vec<BlockKey>, len: u64, dropped_count: u64) -> Result<()> {
+    /// Removes what was put under the newest key under its older ones, when each of its shards is on its node and durable
+    /// there. A put is content with fewer, and nobody is owed the others where a node refuses them.
+    async fn remove(&self, batch: Vec<BlockKey>, len: u64) -> Result<()> {
         if batch.is_empty() {
             return Ok(());
         }
-        self.of.encrypt.flush().await?;
-        let deadline = Instant::now() + REPAIR_TIME_MAX;
-        loop {
-            self.check_nodes()?;
-            if self.of.shards.repairs_dropped() != dropped_count || Instant::now() > deadline {
-                return Err(unavailable("nodes have not yet taken all shards that they are to".into()));
+        for name in &batch {
+            let Some(newest) = self.of.encrypt.newest_name(name) else { continue };
+            let report = self.of.shards.repair(&newest).await?;
+            if !report.lacking.is_empty() {
+                let why = format!("nodes have not taken all shards that they are to: {}", report.lacking.join("; "));
+                return Err(unavailable(why));
             }
-            if self.of.shards.repairs_waiting() == 0 {
-                break;
-            }
-            sleep(REPAIR_EVERY).await;
         }
+        self.check_nodes()?;
         self.of.encrypt.flush().await?;
+        self.of.shards.flush_on_all().await?;
         // Blocks of another machine are not ours to remove.
         self.of.heads.check_alone().await?;
+        let mut stay_count = 0_u64;
         for name in &batch {
-            self.of.encrypt.remove_older(name).await?;
+            stay_count += u64::from(!self.of.encrypt.remove_older(name).await?);
         }
-        let count = batch.len() as u64;
+        let count = batch.len() as u64 - stay_count;
         self.tell(|now| {
             (now.moved, now.bytes) = (now.moved + count, now.bytes + len);
             now.remaining = now.remaining.map(|remaining| remaining.saturating_sub(count));
         });
+        if stay_count > 0 {
+            return Err(unavailable(format!("{stay_count} blocks that were moved are not there")));
+        }
         Ok(())
     }
 

@@ -225,6 +225,34 @@ async fn others_read_put_and_delete_meanwhile() {
     assert!(!world.ring().has_older());
 }
 
+/// With a node away not everything is moved, for days perhaps. The heads on that node are behind from the first commit on, and
+/// who has the older key alone would have gone on from them.
+#[tokio::test]
+async fn who_has_the_older_key_goes_on_from_nothing_that_is_behind() {
+    let world = World::new();
+    let old = world.ring();
+    let zstor = world.open().await;
+    set(&**zstor.heads(), "before").await;
+    zstor.close().await.expect("closed");
+    drop(zstor);
+    let away = world.path("away");
+    fs::rename(world.path("node2"), &away).expect("moved");
+    let zstor = world.open_in(&world.local(), &old).await.expect("two are there");
+    assert!(zstor.rotate().await.expect("drawn"));
+    let (_, version) = zstor.heads().load(&name()).await.expect("loaded").expect("there");
+    let swap = zstor.heads().swap(&name(), Some(&version), "after".into()).await.expect("two keep it");
+    assert!(matches!(swap, Swap::Done(_)));
+    zstor.close().await.expect("closed");
+    drop(zstor);
+    fs::rename(&away, world.path("node2")).expect("moved");
+    let elsewhere = world.path("elsewhere");
+    fs::create_dir(&elsewhere).expect("made");
+    let error = world.open_in(&elsewhere, &old).await.expect_err("it is behind");
+    assert_eq!(error.kind(), ErrorKind::BadKey, "{error:#}");
+    let zstor = world.open_in(&elsewhere, &world.ring()).await.expect("with both");
+    assert_eq!(zstor.heads().load(&name()).await.expect("loaded").expect("there").0, "after");
+}
+
 /// A file that somebody changed meanwhile is not written over, and what is not open keeps the older key.
 #[tokio::test]
 async fn nothing_is_lost_by_haste() {

@@ -66,8 +66,8 @@ pub(crate) async fn rotate(namespace: &dyn Namespace, options: &Rotate, output: 
         match &news {
             Rotating::Begun { mount, file, drawn: true } => {
                 let text = format!(
-                    "/{mount}: a new key is in {file}. Copy that file anew to where you keep a copy: what is written from now on \
-                     nobody reads without it"
+                    "/{mount}: a new key is in {file}. Copy that file anew, all of it and now, to where you keep a copy: the \
+                     one that is there opens the store no more, and what is written from now on nobody reads without it"
                 );
                 output.result(text.as_bytes(), &news)?;
             }

@@ -1,6 +1,12 @@
 //! A node as a place of editions: each in a slot, beside the shards, encrypted as blocks are.
 
-use std::{ops::Range, sync::Arc};
+use std::{
+    ops::Range,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -28,6 +34,8 @@ pub(super) struct Holder {
     slots: Arc<Encrypt>,
     /// Under older keys.
     older: Vec<Arc<Encrypt>>,
+    /// Whether nothing is there any more.
+    is_retired: AtomicBool,
     /// Held until the node has answered, also where nobody waits for that any more: what is written late takes the place of
     /// nothing newer.
     writing: Arc<AsyncMutex<()>>,
@@ -75,7 +83,12 @@ impl Holder {
     pub(super) fn new((name, node): (String, Arc<dyn BlockStore>), (newest, older): &Keys) -> Self {
         let slots = |key: &SecretKey| Arc::new(Encrypt::new(Arc::new(Beside(node.clone())), key.clone()));
         let (slots, older) = (slots(newest), older.iter().map(slots).collect());
-        Self { name, node, slots, older, writing: Arc::default() }
+        Self { name, node, slots, older, is_retired: AtomicBool::new(false), writing: Arc::default() }
+    }
+
+    /// One that is written when another one, perhaps of the same node, is done.
+    pub(super) fn after(self, other: &Self) -> Self {
+        Self { writing: other.writing.clone(), ..self }
     }
 
     /// The same node with other keys.
@@ -107,16 +120,26 @@ impl Holder {
         Ok(editions)
     }
 
+    /// Whether it may have something under older keys.
+    pub(super) fn has_older(&self) -> bool {
+        !self.older.is_empty() && !self.is_retired.load(Ordering::Acquire)
+    }
+
     /// Takes away what the node has under older keys, and leaves there that they were replaced.
     pub(super) async fn retire(&self) -> Result<()> {
+        if !self.has_older() {
+            return Ok(());
+        }
         let _writing = self.writing.lock().await;
         for slots in &self.older {
-            for slot in 0..SLOT_COUNT {
-                slots.delete(&slot_key(slot)?).await?;
-            }
-            slots.put(&slot_key(0)?, Bytes::from_static(&REPLACED)).await?;
+            let first = slot_key(0)?;
+            slots.delete(&first).await?;
+            slots.put(&first, Bytes::from_static(&REPLACED)).await?;
+            let others = (1..SLOT_COUNT).map(|slot| async move { slots.delete(&slot_key(slot)?).await });
+            join_all(others).await.into_iter().collect::<Result<()>>()?;
             slots.flush().await?;
         }
+        self.is_retired.store(true, Ordering::Release);
         Ok(())
     }
 
