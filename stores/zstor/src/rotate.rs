@@ -402,6 +402,8 @@ impl Inner {
         for name in &batch {
             stay_count += u64::from(!self.of.encrypt.remove_older(name).await?);
         }
+        // Else a process that is killed each time this far would begin anew for ever.
+        self.of.encrypt.flush().await?;
         let count = batch.len() as u64 - stay_count;
         self.tell(|now| {
             (now.moved, now.bytes) = (now.moved + count, now.bytes + len);
