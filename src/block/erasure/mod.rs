@@ -2,11 +2,12 @@
 //!
 //! A layer over as many stores as there are nodes. A `put` cuts the block (`code`), sends each shard to the node where
 //! it belongs (`placement`, `write`), and a `get` asks k nodes at once and more where those do not do (`read`,
-//! `collected`). `repair` brings a block back to full strength, `scrub` all of them, `settle` those that are not where they belong, and
-//! `mending` those that somebody came across; what nodes that were away have missed is noted (`owed`), and blocks that are gone
-//! stay gone when they are back (`deleting`). No call of a node takes longer than its limit, and who does not answer is not asked first (`health`). What a
-//! shard is a part of stands in the shard itself (`shard`): there is no record beside the shards that could be lost, nodes
-//! come and go without anything being written down, and a shard counts wherever it is found.
+//! `collected`). `repair` brings a block back to full strength, `scrub` all of them, `settle` those that are not where
+//! they belong, and `mending` those that somebody came across; what nodes that were away have missed is noted (`owed`),
+//! and blocks that are gone stay gone when they are back (`deleting`). No call of a node takes longer than its limit,
+//! and who does not answer is not asked first (`health`). What a shard is a part of stands in the shard itself
+//! (`shard`): there is no record beside the shards that could be lost, nodes come and go without anything being written
+//! down, and a shard counts wherever it is found.
 //!
 //! Nodes are not trusted to be there, to keep what they have or to give what they were given. Nothing is encrypted here
 //! and nobody is kept from reading a node: that is for the layer above. Spec: spec/erasure.md.

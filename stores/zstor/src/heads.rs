@@ -343,10 +343,13 @@ impl State {
 
     /// Has the nodes keep an edition.
     async fn place(&self, edition: &Edition) -> Result<()> {
-        let write_min = self.options.write_min;
-        let (done, failed) = gather(self.holders.iter().map(|holder| holder.write(edition)), write_min).await;
-        if done.len() < write_min {
-            return Err(self.too_few("keep the heads", done.len(), write_min, &failed));
+        self.place_on(self.options.write_min, edition).await
+    }
+
+    async fn place_on(&self, count_min: usize, edition: &Edition) -> Result<()> {
+        let (done, failed) = gather(self.holders.iter().map(|holder| holder.write(edition)), count_min).await;
+        if done.len() < count_min {
+            return Err(self.too_few("keep the heads", done.len(), count_min, &failed));
         }
         Ok(())
     }
@@ -357,7 +360,8 @@ impl State {
         Error::new(ErrorKind::Unavailable, "zstor.heads").because(why)
     }
 
-    async fn rekey(&mut self) -> Result<()> {
+    /// Begins another edition of the same heads, which is on no node yet.
+    async fn advance(&mut self) -> Result<()> {
         if let Some(why) = &self.passed_over {
             return Err(denied(why));
         }
@@ -368,11 +372,13 @@ impl State {
         // One that only some of the nodes take is never the number of another.
         self.edition = self.next();
         self.note(&self.edition).await?;
+        Ok(())
+    }
+
+    async fn rekey(&mut self) -> Result<()> {
+        self.advance().await?;
         let all = self.holders.len();
-        let (done, failed) = gather(self.holders.iter().map(|holder| holder.write(&self.edition)), all).await;
-        if done.len() < all {
-            return Err(self.too_few("keep the heads", done.len(), all, &failed));
-        }
+        self.place_on(all, &self.edition).await?;
         if !self.options.is_exclusive {
             self.look_for_others(&self.edition.clone()).await?;
         }
@@ -402,16 +408,7 @@ impl State {
     }
 
     async fn set_holders(&mut self, nodes: Vec<(String, Arc<dyn BlockStore>)>) -> Result<()> {
-        if let Some(why) = &self.passed_over {
-            return Err(denied(why));
-        }
-        if !self.is_begun {
-            self.begin().await?;
-        }
-        self.settle().await?;
-        // One that only some of the nodes take is never the number of another.
-        self.edition = self.next();
-        self.note(&self.edition).await?;
+        self.advance().await?;
         let holder = |node| {
             let holder = Holder::new(node, &self.keys);
             match self.holders.iter().find(|before| before.name == holder.name) {
