@@ -20,7 +20,7 @@ mod nfs;
 
 use std::{
     collections::{BTreeSet, HashMap},
-    env, fs,
+    fs,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -43,6 +43,7 @@ use self::{
 use crate::{
     Mount,
     mounting::{mountable, text},
+    number_of,
 };
 
 const ROUNDS: usize = 150;
@@ -145,10 +146,6 @@ impl Log {
     }
 }
 
-fn number(name: &str, default: usize) -> usize {
-    env::var(name).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name} is no number: {text}")))
-}
-
 /// Tells for how many calls each file is kept that a client found.
 fn count_uses(calls: &mut Vec<Call<Op>>) {
     let mut counts: HashMap<Found, usize> = HashMap::new();
@@ -240,7 +237,7 @@ fn at_once(
 #[test]
 fn each_call_that_returned_is_seen_by_the_next() {
     let Some((world, dir)) = mountable() else { return };
-    let (rounds, seed) = (number("MUXFS_COHERENCE_ROUNDS", ROUNDS), number("MUXFS_COHERENCE_SEED", 0x5eed));
+    let (rounds, seed) = (number_of("MUXFS_COHERENCE_ROUNDS", ROUNDS), number_of("MUXFS_COHERENCE_SEED", 0x5eed));
     eprintln!("MUXFS_COHERENCE_ROUNDS={rounds} MUXFS_COHERENCE_SEED={seed}");
     let server = world.serve(&["--mount", text(&dir)]);
     let part = world.path("part");

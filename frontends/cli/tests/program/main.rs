@@ -21,7 +21,7 @@ mod verify;
 mod zstor;
 
 use std::{
-    fs,
+    env, fs,
     io::Write as _,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
@@ -151,6 +151,18 @@ impl World {
         }
     }
 
+    /// Removes what a machine takes along that is lost: all in its data directory but the nodes of /zstor and their key.
+    fn lose_machine(&self) {
+        for entry in fs::read_dir(self.path("data")).expect("listed") {
+            let path = entry.expect("an entry").path();
+            match path.file_name().and_then(|name| name.to_str()) {
+                Some("zstor") => {}
+                _ if path.is_dir() => fs::remove_dir_all(path).expect("removed"),
+                _ => fs::remove_file(path).expect("removed"),
+            }
+        }
+    }
+
     /// A tree with what trees have.
     fn tree(&self) -> PathBuf {
         let tree = self.path("tree");
@@ -163,6 +175,11 @@ impl World {
         std::os::unix::fs::symlink("../a.txt", tree.join("sub/link")).expect("linked");
         tree
     }
+}
+
+/// The number that the environment sets, else `default`.
+fn number_of(name: &str, default: usize) -> usize {
+    env::var(name).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name} is no number: {text}")))
 }
 
 /// Takes a mount away at the end of a test, however it ends: a test that failed leaves none behind.

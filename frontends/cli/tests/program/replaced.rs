@@ -9,7 +9,7 @@
 //! `MUXFS_WIPE_ROUNDS` sets how many rounds there are.
 
 use std::{
-    env, fs,
+    fs,
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     thread,
     time::Instant,
@@ -17,7 +17,7 @@ use std::{
 
 use muxfs::testing::fault::Dice;
 
-use crate::{PATIENCE, Server, World};
+use crate::{PATIENCE, Server, World, number_of};
 
 const ROUNDS: usize = 5;
 const WRITERS: usize = 3;
@@ -29,10 +29,6 @@ struct Writer {
     done: AtomicUsize,
     /// How many were there when the last commit began that was acknowledged.
     committed: AtomicUsize,
-}
-
-fn number(name: &str, default: usize) -> usize {
-    env::var(name).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name} is no number: {text}")))
 }
 
 fn dir(round: usize, writer: usize) -> String {
@@ -82,7 +78,7 @@ fn found(world: &World, config: &str, dir: &str) -> usize {
 
 #[test]
 fn the_latest_commit_is_there_on_a_new_machine() {
-    let (rounds, seed) = (number("MUXFS_WIPE_ROUNDS", ROUNDS), number("MUXFS_WIPE_SEED", 0x5eed));
+    let (rounds, seed) = (number_of("MUXFS_WIPE_ROUNDS", ROUNDS), number_of("MUXFS_WIPE_SEED", 0x5eed));
     eprintln!("MUXFS_WIPE_ROUNDS={rounds} MUXFS_WIPE_SEED={seed}");
     let world = World::by_default();
     let nodes: Vec<_> = (1..=6).map(|n| (n, world.path(&format!("nodes/{n}")))).collect();

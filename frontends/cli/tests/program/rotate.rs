@@ -28,16 +28,9 @@ fn rotation(world: &World) -> Value {
     status["key_rotation"].clone()
 }
 
-/// Everything but what a machine that is lost leaves behind: the nodes, and a key.
+/// All but the nodes is lost, and a key is brought from elsewhere.
 fn lose_machine(world: &World, key: &str) {
-    for entry in fs::read_dir(world.path("data")).expect("listed") {
-        let path = entry.expect("an entry").path();
-        match path.file_name().and_then(|name| name.to_str()) {
-            Some("zstor") => {}
-            _ if path.is_dir() => fs::remove_dir_all(path).expect("removed"),
-            _ => fs::remove_file(path).expect("removed"),
-        }
-    }
+    world.lose_machine();
     fs::write(world.path("data/zstor/key"), key).expect("written");
 }
 

@@ -25,7 +25,7 @@ use muxfs::testing::fault::Dice;
 use tokio::sync::Notify;
 
 use self::{ftp::FtpClient, fuse::FuseClient, nfs::NfsClient};
-use crate::{Mount, PATIENCE, World};
+use crate::{Mount, PATIENCE, World, number_of};
 
 const ROUNDS: usize = 50;
 const NFS_CLIENTS: usize = 3;
@@ -115,7 +115,7 @@ async fn every_round_of_kill_9_leaves_what_was_synced_in_zstor() {
 
 /// One in `part` of all rounds, on a mount.
 async fn kill_again_and_again(prefix: &'static str, part: usize) {
-    let rounds = env::var("MUXFS_KILL_ROUNDS").map_or(ROUNDS, |text| text.parse().expect("a number of rounds"));
+    let rounds = number_of("MUXFS_KILL_ROUNDS", ROUNDS);
     let rounds: usize = rounds.div_ceil(part);
     let seed = env::var("MUXFS_KILL_SEED").map_or(0x5eed, |text| text.parse().expect("a seed"));
     eprintln!("MUXFS_KILL_ROUNDS={rounds} MUXFS_KILL_SEED={seed}");

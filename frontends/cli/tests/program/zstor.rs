@@ -306,14 +306,7 @@ fn a_machine_that_is_lost_is_replaced_by_another() {
             fs::remove_dir_all(world.path("data/zstor/nodes/1")).expect("removed");
         }
         server.kill();
-        for entry in fs::read_dir(world.path("data")).expect("listed") {
-            let path = entry.expect("an entry").path();
-            match path.file_name().and_then(|name| name.to_str()) {
-                Some("zstor") => {}
-                _ if path.is_dir() => fs::remove_dir_all(path).expect("removed"),
-                _ => fs::remove_file(path).expect("removed"),
-            }
-        }
+        world.lose_machine();
     }
     // What was pinned there is not known here, and not collected before somebody says so.
     let server = world.serve(&[]);
