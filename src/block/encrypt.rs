@@ -29,7 +29,8 @@ use futures_util::{
     StreamExt, TryStreamExt,
     stream::{self, BoxStream},
 };
-use tokio::sync::RwLock as AsyncRwLock;
+use tokio::sync::{Mutex as AsyncMutex, RwLock as AsyncRwLock};
+use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 
 use self::{
     keys::{KeyId, Keys, NAME_TAG_LEN, Ring},
@@ -49,14 +50,26 @@ use crate::{Error, ErrorKind, Result, SecretKey};
 /// `block_len`, and the first 32 bytes of a block, are told without reading the rest of it.
 pub struct Encrypt {
     inner: Arc<dyn BlockStore>,
-    ring: RwLock<Arc<Ring>>,
-    /// Whoever puts or deletes shares it, so that nobody does so under keys of before when it was had alone.
-    changing: AsyncRwLock<()>,
+    current: RwLock<Current>,
+    /// Whoever moves a block to another key has it, and whoever brings other keys.
+    rekeying: AsyncMutex<()>,
     /// Whoever deletes shares it, so that no block comes back that is just put under another key.
     moving: AsyncRwLock<()>,
     /// How many names were removed for newer ones.
     removed_count: AtomicU64,
     bad: Bad,
+}
+
+/// The keys of now, and who puts and deletes with them.
+struct Current {
+    ring: Arc<Ring>,
+    changes: TaskTracker,
+}
+
+impl Current {
+    fn new(ring: Ring) -> Self {
+        Self { ring: ring.into(), changes: TaskTracker::new() }
+    }
 }
 
 impl fmt::Debug for Encrypt {
@@ -86,9 +99,9 @@ impl Encrypt {
     /// # Ok::<(), muxfs::Error>(()) }).unwrap();
     /// ```
     pub fn new(inner: Arc<dyn BlockStore>, key: SecretKey) -> Self {
-        let ring = RwLock::new(Arc::new(Ring::new(key)));
-        let (changing, moving, removed_count) = (AsyncRwLock::default(), AsyncRwLock::default(), AtomicU64::new(0));
-        Self { inner, ring, changing, moving, removed_count, bad: Bad::default() }
+        let current = RwLock::new(Current::new(Ring::new(key)));
+        let (rekeying, moving, removed_count) = (AsyncMutex::default(), AsyncRwLock::default(), AtomicU64::new(0));
+        Self { inner, current, rekeying, moving, removed_count, bad: Bad::default() }
     }
 
     /// Reads, lists and deletes besides what was put under `key`, an older root key than those given so far.
@@ -108,8 +121,8 @@ impl Encrypt {
     /// ```
     #[must_use]
     pub fn with_older_key(mut self, key: SecretKey) -> Self {
-        let ring = self.ring.get_mut().unwrap_or_else(PoisonError::into_inner);
-        Arc::make_mut(ring).older.push(Keys::new(key).into());
+        let current = self.current.get_mut().unwrap_or_else(PoisonError::into_inner);
+        Arc::make_mut(&mut current.ring).older.push(Keys::new(key).into());
         self
     }
 
@@ -124,7 +137,13 @@ impl Encrypt {
     }
 
     fn ring(&self) -> Arc<Ring> {
-        Arc::clone(&self.ring.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner).ring)
+    }
+
+    /// The keys to put and delete with, and what has whoever brings other keys wait for it.
+    fn ring_to_change(&self) -> (Arc<Ring>, TaskTrackerToken) {
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        (current.ring.clone(), current.changes.token())
     }
 
     fn listing(&self, before: Option<Arc<Ring>>) -> Listing<'_> {
@@ -266,8 +285,8 @@ impl BlockStore for Encrypt {
         if block.len() > Self::BLOCK_LEN_MAX {
             return Err(Error::new(ErrorKind::TooLarge, "encrypt.put"));
         }
-        let _shared = self.changing.read().await;
-        let keys = self.ring().newest.clone();
+        let (ring, _token) = self.ring_to_change();
+        let keys = &ring.newest;
         let name = keys.name_of(key).ok_or_else(|| {
             Error::new(ErrorKind::InvalidArgument, "encrypt.put").because("a key is at most 239 bytes here")
         })?;
@@ -277,9 +296,10 @@ impl BlockStore for Encrypt {
     }
 
     async fn delete(&self, key: &BlockKey) -> Result<()> {
-        let _shared = (self.changing.read().await, self.moving.read().await);
+        let (ring, _token) = self.ring_to_change();
+        let _shared = self.moving.read().await;
         // The name that is read first goes last: until then nothing has changed for who reads.
-        for keys in self.ring().all().rev() {
+        for keys in ring.all().rev() {
             if let Some(name) = keys.name_of(key) {
                 self.inner.delete(&name).await?;
             }

@@ -4,14 +4,17 @@
 //! for. Which blocks to move, how fast, and when what was put is durable is the caller's to say. Spec: spec/layers.md
 //! #other-keys.
 
-use std::sync::{Arc, PoisonError, atomic::Ordering};
+use std::{
+    mem,
+    sync::{Arc, PoisonError, atomic::Ordering},
+};
 
 use futures_util::{
     StreamExt as _, TryStreamExt as _, future,
     stream::{self, BoxStream},
 };
 
-use super::{Encrypt, KeyId, Keys, Ring, stored};
+use super::{Current, Encrypt, KeyId, Keys, Ring, stored};
 use crate::{BlockKey, Result, SecretKey};
 
 impl Encrypt {
@@ -24,24 +27,32 @@ impl Encrypt {
     /// is under it that is not under another.
     #[must_use]
     pub fn with_retired_key(mut self, id: [u8; 16]) -> Self {
-        let ring = self.ring.get_mut().unwrap_or_else(PoisonError::into_inner);
-        Arc::make_mut(ring).retired.push(id);
+        let current = self.current.get_mut().unwrap_or_else(PoisonError::into_inner);
+        Arc::make_mut(&mut current.ring).retired.push(id);
         self
     }
 
     /// Puts under `newest` from now on, and knows `older` besides, from newer to older. The keys of before that are in neither
     /// are retired.
     ///
-    /// Waits for what is being put and deleted: whatever begins when this has returned is under the newest key.
+    /// What is put and deleted from now on is so with these keys; it waits for what had begun before, and nobody waits for
+    /// that besides.
+    ///
+    /// Those who call it at once come one after the other, and so do those who move blocks. A dropped call has brought the
+    /// keys or not, and has not waited.
     pub async fn set_keys(&self, newest: SecretKey, older: impl IntoIterator<Item = SecretKey> + Send) {
         let mut ring = Ring::new(newest);
         ring.older = older.into_iter().map(|key| Keys::new(key).into()).collect();
-        let _alone = self.changing.write().await;
-        let mut now = self.ring.write().unwrap_or_else(PoisonError::into_inner);
-        ring.retired.clone_from(&now.retired);
-        let gone: Vec<KeyId> = now.all().map(|keys| *keys.id()).filter(|id| !ring.knows(id)).collect();
-        ring.retired.extend(gone);
-        *now = Arc::new(ring);
+        let _turn = self.rekeying.lock().await;
+        let before = {
+            let mut now = self.current.write().unwrap_or_else(PoisonError::into_inner);
+            ring.retired.clone_from(&now.ring.retired);
+            let gone: Vec<KeyId> = now.ring.all().map(|keys| *keys.id()).filter(|id| !ring.knows(id)).collect();
+            ring.retired.extend(gone);
+            mem::replace(&mut *now, Current::new(ring))
+        };
+        before.changes.close();
+        before.changes.wait().await;
     }
 
     /// The names below of blocks that are under older keys; one that comes or goes meanwhile may be among them or not.
@@ -81,7 +92,7 @@ impl Encrypt {
     /// # Errors
     /// Those of reading and putting the block, which stays as it is.
     pub async fn put_under_newest(&self, name: &BlockKey) -> Result<Option<usize>> {
-        let _shared = self.changing.read().await;
+        let _turn = self.rekeying.lock().await;
         let ring = self.ring();
         let Some((keys, key)) = older_key(&ring, name) else { return Ok(None) };
         // Else it could be deleted after it was read, and be put all the same.
@@ -102,20 +113,24 @@ impl Encrypt {
         ring.newest.name_of(&key)
     }
 
-    /// Removes what the store below has under this name, which is of an older key, if there is a block under the newest; whether
-    /// nothing is left there. For who knows that that is durable.
+    /// Removes what the store below has under this name, which is of an older key, if there is a block under the newest, or if
+    /// what is left there gives no block; whether nothing is left there. For who knows that the newest is durable.
     ///
     /// # Errors
     /// Those of the store below.
     pub async fn remove_older(&self, name: &BlockKey) -> Result<bool> {
-        let _shared = self.changing.read().await;
+        let _turn = self.rekeying.lock().await;
         let ring = self.ring();
         let Some((_, key)) = older_key(&ring, name) else { return Ok(true) };
         let _alone = self.moving.write().await;
         let Some(newest) = ring.newest.name_of(&key) else { return Ok(false) };
         if !self.inner.has(&newest).await? {
-            // Deleted meanwhile, or never put.
-            return Ok(!self.inner.has(name).await?);
+            // Deleted meanwhile, or never put: what is there would outlive its key.
+            if self.inner.has(name).await? {
+                return Ok(false);
+            }
+            self.inner.delete(name).await?;
+            return Ok(true);
         }
         // Before: a listing that has begun may miss it from here on.
         self.removed_count.fetch_add(1, Ordering::AcqRel);

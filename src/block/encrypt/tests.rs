@@ -388,7 +388,8 @@ async fn a_block_that_is_deleted_while_it_is_moved_stays_deleted() {
     assert_eq!((get(&store, 0).await.expect("get"), inner.mem.block_count()), (None, 0));
 }
 
-/// What is put while keys are replaced is under the newest when that has returned, or is found by who moves blocks then.
+/// What is put while keys are replaced is under the newest when that has returned, or is found by who moves blocks then. Who
+/// replaces them waits for that; who puts and deletes meanwhile does not, though a node takes ever so long.
 #[tokio::test(start_paused = true)]
 async fn a_put_under_way_is_waited_for() {
     let inner = Arc::new(Faulty::new(Mem::default()));
@@ -408,10 +409,14 @@ async fn a_put_under_way_is_waited_for() {
     for _ in 0..10 {
         tokio::task::yield_now().await;
     }
+    inner.set_answer_time(std::time::Duration::ZERO);
+    store.put(&key(1), block(1, 300)).await.expect("put");
+    store.delete(&key(2)).await.expect("deleted");
+    assert!(!putting.is_finished(), "the others waited for a node that is slow");
     assert!(!replacing.is_finished(), "a put is under way under the key of before");
     putting.await.expect("it ends").expect("put");
     replacing.await.expect("it ends");
-    assert_eq!(store.older_names().count().await, 1, "it is found");
+    assert_eq!(store.older_names().count().await, 1, "it is found, and the other is under the newest");
 }
 
 /// Moves are broken off at each call of the store below, in both ways: what was put is read at every moment, another moving

@@ -205,6 +205,16 @@ impl Rotator {
     }
 }
 
+/// Blocks under older keys that go next.
+#[derive(Default)]
+struct Batch {
+    names: Vec<BlockKey>,
+    /// How many of them were put under the newest key: what is left of puts that were broken off is not.
+    moved: u64,
+    /// How long those are, in bytes.
+    len: usize,
+}
+
 impl Inner {
     fn tell(&self, change: impl FnOnce(&mut Rotation)) {
         self.now.send_modify(change);
@@ -324,23 +334,23 @@ impl Inner {
         let (mut after, mut found, mut left) = (None, 0, None::<(u64, Error)>);
         loop {
             let (window, is_last) = self.list(after.as_ref()).await?;
-            let (mut batch, mut batch_len) = (Vec::new(), 0);
+            let mut batch = Batch::default();
             let count = window.len();
             after = window.last().cloned().or(after);
             for (done, name) in window.into_iter().enumerate() {
                 match self.of.encrypt.put_under_newest(&name).await {
-                    Ok(None) => {}
+                    Ok(None) => batch.names.push(name),
                     Ok(Some(len)) => {
                         found += 1;
-                        batch.push(name);
-                        batch_len += len;
+                        batch.names.push(name);
+                        batch.moved += 1;
+                        batch.len += len;
                         self.wait_after(len).await;
                     }
                     Err(error) => left = Some(left.map_or((1, error), |(count, first)| (count + 1, first))),
                 }
-                if batch.len() >= BATCH_COUNT || batch_len >= BATCH_LEN || done + 1 == count {
-                    let len = std::mem::take(&mut batch_len) as u64;
-                    self.remove(std::mem::take(&mut batch), len).await?;
+                if batch.names.len() >= BATCH_COUNT || batch.len >= BATCH_LEN || done + 1 == count {
+                    self.remove(std::mem::take(&mut batch)).await?;
                 }
             }
             if is_last {
@@ -381,11 +391,12 @@ impl Inner {
 
     /// Removes what was put under the newest key under its older ones, when each of its shards is on its node and durable
     /// there. A put is content with fewer, and nobody is owed the others where a node refuses them.
-    async fn remove(&self, batch: Vec<BlockKey>, len: u64) -> Result<()> {
-        if batch.is_empty() {
+    async fn remove(&self, batch: Batch) -> Result<()> {
+        let Batch { names, moved, len } = batch;
+        if names.is_empty() {
             return Ok(());
         }
-        for name in &batch {
+        for name in &names {
             let Some(newest) = self.of.encrypt.newest_name(name) else { continue };
             let report = self.of.shards.repair(&newest).await?;
             if !report.lacking.is_empty() {
@@ -399,14 +410,14 @@ impl Inner {
         // Blocks of another machine are not ours to remove.
         self.of.heads.check_alone().await?;
         let mut stay_count = 0_u64;
-        for name in &batch {
+        for name in &names {
             stay_count += u64::from(!self.of.encrypt.remove_older(name).await?);
         }
         // Else a process that is killed each time this far would begin anew for ever.
         self.of.encrypt.flush().await?;
-        let count = batch.len() as u64 - stay_count;
+        let count = moved.saturating_sub(stay_count);
         self.tell(|now| {
-            (now.moved, now.bytes) = (now.moved + count, now.bytes + len);
+            (now.moved, now.bytes) = (now.moved + count, now.bytes + len as u64);
             now.remaining = now.remaining.map(|remaining| remaining.saturating_sub(count));
         });
         if stay_count > 0 {
