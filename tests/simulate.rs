@@ -239,6 +239,8 @@ struct Tally {
     /// Syncs that were acknowledged, and those that were not though the machine went on.
     synced: u64,
     not_synced: u64,
+    /// How often another root key came.
+    keys: u64,
 }
 
 impl Tally {
@@ -246,6 +248,7 @@ impl Tally {
         self.steps += other.steps;
         self.synced += other.synced;
         self.not_synced += other.not_synced;
+        self.keys += other.keys;
     }
 }
 
@@ -466,6 +469,9 @@ async fn play(kind: Kind, seed: u64, size: Size) -> (String, Tally) {
     disks = disks.next(&mut dice, true, &Crash::never());
     let (tree, upkeep) = disks.open_healed(&mut dice, &clock).await;
     let (mut told, mut tally) = (String::new(), Tally::default());
+    if let Upkeep::Shards(shards) = &upkeep {
+        tally.keys = shards.end_replacing_the_key().await.into();
+    }
     for client in &mut clients {
         let (home, _lease) = client.home(&tree).await.expect("home");
         client.recover(&*home).await.expect("read");
@@ -550,6 +556,7 @@ fn every_world_of_shards_is_found_as_it_was() {
     // No more than m nodes are away: what is not durable on the others is on the journal's disk.
     // Of few worlds nothing can be said.
     assert!(tally.not_synced < 20 || tally.synced >= 9 * tally.not_synced, "{tally:?}");
+    assert!(tally.keys > 0 || tally.steps < 1000, "{tally:?}");
 }
 
 #[test]

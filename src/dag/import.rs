@@ -26,7 +26,7 @@ pub const IMPORT_LEN_MAX: usize = 4 << 20;
 /// so many that handing them over costs little beside.
 const JOB_LEN: usize = 2 << 20;
 /// What is hashed on the spot: less than handing it over would cost.
-const HASH_AT_ONCE_LEN_MAX: usize = 32 << 10;
+pub(super) const HASH_AT_ONCE_LEN_MAX: usize = 32 << 10;
 
 impl Dag {
     /// Puts a file, read to its end, and returns the link to it. Repeatable: the same bytes give the same CID.

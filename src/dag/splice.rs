@@ -17,7 +17,7 @@ use futures_util::{
 use super::{
     Dag, Layout, Link, Params, Patch, UnixfsMeta,
     chunk::LeafForm,
-    import::on_thread,
+    import::{HASH_AT_ONCE_LEN_MAX, on_thread},
     layout::{FileBuilder, FileLink},
     pb::PbNode,
     unixfs::{UnixfsData, UnixfsType, file_size},
@@ -371,7 +371,7 @@ impl Splice<'_> {
     async fn put_chunk(&mut self, parts: Vec<(usize, Bytes)>, len: usize) -> Result<FileLink> {
         let is_whole = self.size <= self.params().chunk_len.into();
         let form = if is_whole { LeafForm::whole(self.params(), self.old.meta) } else { LeafForm::new(self.params()) };
-        let leaf = on_thread(move || {
+        let make = move || {
             let mut chunk = form.buffer(len)?;
             let content = chunk.content();
             for (at, bytes) in parts {
@@ -380,8 +380,9 @@ impl Splice<'_> {
                 }
             }
             chunk.into_leaf()
-        });
-        self.dag.put_leaf(leaf.await?).await
+        };
+        let leaf = if len <= HASH_AT_ONCE_LEN_MAX { make()? } else { on_thread(make).await? };
+        self.dag.put_leaf(leaf).await
     }
 }
 

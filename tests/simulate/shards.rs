@@ -26,9 +26,42 @@ use muxfs::{
 
 use crate::turn_taking;
 
-/// The root key of everything here.
+/// So many blocks are put under another key at once.
+const MOVED_COUNT: usize = 8;
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The root key of what is beside the nodes.
 pub(crate) fn root() -> SecretKey {
     SecretKey::new([7; 32])
+}
+
+/// The root keys of the blocks, as a file has them that no machine loses.
+#[derive(Debug, Clone, Default)]
+struct Ring {
+    /// How often another came: it is the newest.
+    newest: u8,
+    has_older: bool,
+}
+
+impl Ring {
+    fn key(number: u8) -> SecretKey {
+        SecretKey::new([number; 32])
+    }
+
+    fn older(&self) -> Option<SecretKey> {
+        self.has_older.then(|| Self::key(self.newest - 1))
+    }
+
+    /// What opens the blocks of the nodes.
+    fn open(&self, nodes: Arc<dyn BlockStore>) -> Encrypt {
+        let encrypt = Encrypt::new(nodes, Self::key(self.newest));
+        let retired = (0..self.newest - u8::from(self.has_older)).map(|number| Encrypt::key_id(Self::key(number)));
+        let encrypt = retired.fold(encrypt, Encrypt::with_retired_key);
+        self.older().into_iter().fold(encrypt, Encrypt::with_older_key)
+    }
 }
 
 /// What the nodes are, and the place of what they are owed.
@@ -36,6 +69,7 @@ pub(crate) fn root() -> SecretKey {
 pub(crate) struct Nodes {
     all: Vec<Arc<Node>>,
     owed: Arc<CrashMedia>,
+    ring: Arc<Mutex<Ring>>,
     data_count: u8,
     parity_count: u8,
     /// Whether the nodes stop with the machine, as directories of it do.
@@ -48,7 +82,8 @@ impl Nodes {
         let disk = || Arc::new(CrashMedia::new(Crash::never()));
         let node = |n| Arc::new(Node::new(format!("node {n}"), [disk(), disk()], Crash::never(), false, dice.bits()));
         let all = (0..data_count + parity_count).map(node).collect();
-        Self { all, owed: disk(), data_count, parity_count, is_one_machine: dice.roll(2) == 0 }
+        let ring = Arc::default();
+        Self { all, owed: disk(), ring, data_count, parity_count, is_one_machine: dice.roll(2) == 0 }
     }
 
     /// As the next machine finds them, or the next process of the same one.
@@ -71,7 +106,7 @@ impl Nodes {
         });
         let all = all.collect();
         let owed = again(&self.owed, dice.bits(), machine_stopped, crash);
-        Self { all, owed, data_count, parity_count, is_one_machine }
+        Self { all, owed, ring: self.ring.clone(), data_count, parity_count, is_one_machine }
     }
 
     /// All nodes are there.
@@ -102,11 +137,11 @@ impl Nodes {
         let owed = turn_taking(&self.owed, dice);
         let owed = Arc::new(SealedMedia::new(owed, root(), clock.env(dice.bits())));
         let erasure = Erasure::open(stores.collect::<Vec<_>>(), options, owed, env).await?;
-        let encrypt = Encrypt::new(Arc::new(erasure.clone()), root());
-        let behind = Mutex::new((0..self.all.len()).collect());
-        let shards =
-            Shards { nodes: self.all.clone(), erasure, parity_count: self.parity_count.into(), behind: behind.into() };
-        Ok((Arc::new(Compress::new(Arc::new(encrypt))), shards))
+        let encrypt = Arc::new(lock(&self.ring).open(Arc::new(erasure.clone())));
+        let behind = Mutex::new((0..self.all.len()).collect()).into();
+        let blocks = Arc::new(Compress::new(encrypt.clone()));
+        let (nodes, ring, parity_count) = (self.all.clone(), self.ring.clone(), self.parity_count.into());
+        Ok((blocks, Shards { nodes, erasure, encrypt, ring, parity_count, behind }))
     }
 }
 
@@ -115,6 +150,8 @@ impl Nodes {
 pub(crate) struct Shards {
     nodes: Vec<Arc<Node>>,
     erasure: Erasure,
+    encrypt: Arc<Encrypt>,
+    ring: Arc<Mutex<Ring>>,
     parity_count: usize,
     /// Those that may lack something.
     behind: Arc<Mutex<BTreeSet<usize>>>,
@@ -122,14 +159,14 @@ pub(crate) struct Shards {
 
 impl Shards {
     fn behind(&self) -> MutexGuard<'_, BTreeSet<usize>> {
-        self.behind.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.behind)
     }
 
     /// Something that happens to a node, or is done for one.
     pub(crate) async fn step(&self, dice: &mut Dice) -> Result<()> {
         let n = dice.roll(self.nodes.len());
         let node = &self.nodes[n];
-        match dice.roll(8) {
+        match dice.roll(10) {
             0..3 => {
                 let may_ail = {
                     let mut behind = self.behind();
@@ -150,7 +187,8 @@ impl Shards {
             }
             // What it leaves is of puts that a crash ended half way, and that nobody was told of.
             5 => drop(self.erasure.settle(None).run().await?),
-            6 => {
+            6 | 7 => self.replace_key().await?,
+            8 => {
                 let store = node.store();
                 if let Ok((store, _)) = store {
                     store.compact().await?;
@@ -163,6 +201,73 @@ impl Shards {
             }
         }
         Ok(())
+    }
+
+    /// Brings another root key, or puts some blocks more under the one that came last.
+    async fn replace_key(&self) -> Result<()> {
+        if !lock(&self.ring).has_older {
+            let ring = {
+                let mut ring = lock(&self.ring);
+                *ring = Ring { newest: ring.newest + 1, has_older: true };
+                ring.clone()
+            };
+            self.encrypt.set_keys(Ring::key(ring.newest), ring.older()).await;
+            return Ok(());
+        }
+        let mut names: Vec<_> = self.encrypt.older_names().try_collect().await?;
+        names.sort_unstable();
+        names.dedup();
+        let is_last = names.len() <= MOVED_COUNT;
+        names.truncate(MOVED_COUNT);
+        let mut found = false;
+        for name in &names {
+            match self.encrypt.put_under_newest(name).await {
+                Ok(moved) => found |= moved.is_some(),
+                // Of a put that a crash ended half way, and nobody was told of: if not, it is missed at the end.
+                Err(error) if error.kind() == ErrorKind::Corrupt => {
+                    self.erasure.delete(name).await?;
+                    found = true;
+                }
+                Err(error) => return Err(error),
+            }
+            let Some(newest) = self.encrypt.newest_name(name) else { continue };
+            if !self.erasure.repair(&newest).await?.lacking.is_empty() {
+                return Ok(());
+            }
+        }
+        if self.nodes.iter().any(|node| node.store().is_err()) {
+            return Ok(());
+        }
+        self.encrypt.flush().await?;
+        self.erasure.flush_on_all().await?;
+        for name in &names {
+            self.encrypt.remove_older(name).await?;
+        }
+        self.encrypt.flush().await?;
+        self.erasure.flush_on_all().await?;
+        let is_alone = self.nodes.iter().all(|node| node.store().is_ok());
+        if is_last && !found && is_alone && self.erasure.deletions_waiting() == 0 {
+            let newest = {
+                let mut ring = lock(&self.ring);
+                ring.has_older = false;
+                ring.newest
+            };
+            self.encrypt.set_keys(Ring::key(newest), None).await;
+        }
+        Ok(())
+    }
+
+    /// Puts all blocks under the newest key: after that the nodes have none that it does not know. How often a key came.
+    pub(crate) async fn end_replacing_the_key(&self) -> u8 {
+        self.heal().await.expect("all nodes are there");
+        while lock(&self.ring).has_older {
+            self.replace_key().await.expect("all nodes are there");
+        }
+        let names: Vec<_> = self.erasure.keys().try_collect().await.expect("listed");
+        for name in names {
+            assert!(self.encrypt.key_of(&name).await.expect("told").is_some(), "{name:?} is of a key that went");
+        }
+        lock(&self.ring).newest
     }
 
     /// Brings all blocks to full strength, of which there must be none that cannot be.
@@ -235,7 +340,7 @@ impl Node {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     /// Goes away, ends without a word, or has no room.
