@@ -9,8 +9,8 @@ use std::{fs, time::Instant};
 use bytes::Bytes;
 use double::{Double, Fault};
 use futures_util::TryStreamExt as _;
-use muxfs::{BlockKey, ErrorKind, Result};
-use muxfs_zstor::{Node, Password, Place, RootKey, ZdbAddress, ZdbPlace, Zstor, ZstorOptions};
+use muxfs::{BlockKey, ErrorKind, Result, testing::Clock};
+use muxfs_zstor::{KeyRing, Node, Password, Place, RootKey, ZdbAddress, ZdbPlace, Zstor, ZstorOptions};
 use tempfile::TempDir;
 
 const NAMESPACE: &str = "muxfs";
@@ -167,6 +167,51 @@ async fn a_password_that_is_another_now_is_used_by_the_next_connection() {
     zstor.set_nodes(&nodes).await.expect("the same nodes");
     world.at_full_strength(11).await;
     assert!(lost(&zstor).is_empty() && zstor.named_nodes() == nodes);
+}
+
+/// A node that is full refuses the shards under the new key, and nobody is owed them: what it has under the older one stays
+/// on all nodes until it takes them.
+#[tokio::test]
+async fn a_key_is_replaced_once_all_servers_have_room() {
+    let world = World::new().await;
+    let file = world.local.path().join("key");
+    RootKey::make(&file, &muxfs::testing::env()).expect("made");
+    let local = world.local.path().join("mount");
+    fs::create_dir(&local).expect("made");
+    let options = ZstorOptions { key_file: Some(file.clone()), ..world.options() };
+    let ring = || KeyRing::load(&file).expect("readable").expect("there");
+    // Draws other keys than the file was made with.
+    let env = Clock::default().env(1);
+    let zstor = Zstor::open(&options, ring(), &local, &env).await.expect("opens");
+    for n in 0..10 {
+        zstor.blocks().put(&key(n), block(n)).await.expect("put");
+    }
+    zstor.blocks().flush().await.expect("flushed");
+    world.at_full_strength(10).await;
+
+    world.servers[5].set_fault(Fault::Full);
+    assert!(zstor.rotate().await.expect("drawn"));
+    zstor.go_on_rotating();
+    let mut rotation = zstor.rotation();
+    let left = rotation.wait_for(|now| now.left.is_some()).await.expect("told").left.clone();
+    assert!(left.as_deref().is_some_and(|why| why.contains("No space left")), "{left:?}");
+    assert!(world.servers.iter().all(|server| server.count(NAMESPACE) >= 11), "nothing went under the older key");
+    assert_whole(&zstor).await;
+    assert!(ring().has_older());
+
+    world.servers[5].set_fault(Fault::None);
+    zstor.rotate().await.expect("goes on");
+    rotation.wait_for(|now| !now.is_under_way).await.expect("it ends");
+    world.at_full_strength(10).await;
+    zstor.close().await.expect("closed");
+    drop(zstor);
+    assert!(!ring().has_older());
+    // A third of the servers is lost: the others have all of it under the new key.
+    for server in [0, 1] {
+        world.servers[server].empty(NAMESPACE);
+    }
+    let zstor = Zstor::open(&options, ring(), &local, &env).await.expect("opens");
+    assert_whole(&zstor).await;
 }
 
 /// `FLUSH` erases a namespace.

@@ -2,6 +2,7 @@
 //! never fewer shards than before, and is in the end where it belongs and nowhere else.
 
 use super::*;
+use crate::testing::fault::BlockCall;
 
 const BLOCKS: usize = 60;
 
@@ -154,6 +155,46 @@ async fn a_node_is_lost_during_the_move() {
     }
 }
 
+/// A node that comes and has no room is not taken for one that has what belongs there; when it has room the next pass ends it.
+#[tokio::test(start_paused = true)]
+async fn a_node_without_room_lacks_what_belongs_there() {
+    let faulty = faulty(7);
+    let of = |n: usize| ErasureNode::new(name(n), Arc::clone(&faulty[n]));
+    let options = ErasureOptions { repairs_max: 0, ..options(4, 2) };
+    let store = Erasure::new((0..6).map(of), options).expect("room");
+    for n in 0..BLOCKS {
+        store.put(&key(n), block(n, 500 + n)).await.expect("put");
+    }
+    store.set_nodes((0..7).map(of)).await.expect("one comes");
+    let belongs = (0..BLOCKS).filter(|n| store.nodes_of(&key(*n)).contains(&name(6).as_str())).count() as u64;
+    assert!(belongs > 0);
+    (0..4 * BLOCKS).for_each(|_| faulty[6].fail_next(BlockCall::Put, ErrorKind::NoSpace));
+    let report = store.settle(None).run().await.expect("the others are there").clone();
+    assert_eq!((report.moved, report.left), (0, belongs), "{report:?}");
+    assert!(!report.is_whole() && report.first_left.is_some());
+    for n in 0..BLOCKS {
+        assert_eq!(get(&store, &key(n)).await, Some(block(n, 500 + n)));
+    }
+    faulty[6].heal();
+    let report = store.settle(None).run().await.expect("all are there").clone();
+    assert_eq!((report.moved, report.left), (belongs, 0), "{report:?}");
+}
+
+/// Of a node that does not tell what it has nothing is known: not that it lacks anything either.
+#[tokio::test(start_paused = true)]
+async fn a_node_that_is_silent_is_not_taken_for_empty() {
+    let faulty = faulty(6);
+    let of = |n: usize| ErasureNode::new(name(n), Arc::clone(&faulty[n]));
+    let options = ErasureOptions { repairs_max: 0, ..options(4, 2) };
+    let store = Erasure::new((0..6).map(of), options).expect("room");
+    for n in 0..BLOCKS {
+        store.put(&key(n), block(n, 500 + n)).await.expect("put");
+    }
+    faulty[3].set_offline(true);
+    let report = store.settle(None).run().await.expect("five are there").clone();
+    assert_eq!(report, SettleReport { silent: [name(3)].into(), ..SettleReport::default() });
+}
+
 /// A program that ends in the middle of a move goes on with it next time, and finds what is left to do by itself.
 #[tokio::test]
 async fn a_move_that_was_broken_off_is_gone_on_with() {
@@ -262,9 +303,11 @@ async fn nodes_do_not_go_with_what_a_sync_is_to_keep() {
         list.push(n);
     }
     assert_eq!((holders.len(), others.len()), (2, 2));
+    let before: Vec<String> = store.nodes_of(&key(0)).into_iter().map(String::from).collect();
     let error = store.set_nodes(others.iter().map(|n| node(&nodes, *n))).await.expect_err("the block would be gone");
     assert_eq!(error.kind(), ErrorKind::Unavailable);
     assert_eq!(store.node_status().len(), 4, "nothing is changed");
+    assert_eq!(store.nodes_of(&key(0)), before, "and it belongs where it did");
     store.flush().await.expect("flush");
     store.set_nodes(holders.iter().map(|n| node(&nodes, *n))).await.expect("nothing is on the others");
     assert_eq!(get(&store, &key(0)).await, Some(block(0, 500)));

@@ -32,6 +32,8 @@ pub(crate) enum Fault {
     Lie,
     /// It refuses every password and namespace.
     Deny,
+    /// It has no room for any shard.
+    Full,
 }
 
 #[derive(Debug, Default)]
@@ -144,10 +146,10 @@ impl Double {
         self.state().namespaces.entry(namespace.into()).or_default().set(key, value);
     }
 
-    /// How many values there are, without the heads, whose keys end in a byte of their own.
+    /// How many values there are, without the heads.
     pub(crate) fn count(&self, namespace: &str) -> usize {
-        let is_counted = |key: &&Vec<u8>| key.last() != Some(&0xfe);
-        self.state().namespaces.get(namespace).map_or(0, |namespace| namespace.values.keys().filter(is_counted).count())
+        let of = |namespace: &Namespace| namespace.values.keys().filter(|key| !is_head(key)).count();
+        self.state().namespaces.get(namespace).map_or(0, of)
     }
 
     pub(crate) fn commands(&self) -> Vec<String> {
@@ -167,6 +169,11 @@ impl Namespace {
         self.places.insert(self.next, key.to_vec());
         true
     }
+}
+
+/// The keys of heads end in a byte of their own.
+fn is_head(key: &[u8]) -> bool {
+    key.last() == Some(&0xfe)
 }
 
 fn bulk(bytes: &[u8]) -> Vec<u8> {
@@ -264,13 +271,14 @@ impl State {
             }
             _ => {}
         }
-        let lies = self.fault == Fault::Lie;
+        let (lies, is_full) = (self.fault == Fault::Lie, self.fault == Fault::Full);
         let Some(namespace) = selected.as_ref().and_then(|name| self.namespaces.get_mut(name)) else {
             return error("Your active namespace is not available anymore");
         };
         let key = parts.get(1).map(Vec::as_slice).unwrap_or_default();
         match command.as_str() {
             "SET" if key.len() > 255 => error("Key too large"),
+            "SET" if is_full && !is_head(key) => error("No space left on this namespace"),
             "SET" => {
                 if namespace.set(key, &parts[2]) {
                     bulk(key)
