@@ -26,6 +26,8 @@ use crate::output::Progress;
 
 /// How much of a file is sent at once.
 const SEND_LEN: usize = 256 << 10;
+/// Nobody waits longer to edit a file.
+const EDITING_WAIT_MAX: Duration = Duration::from_mins(1);
 /// Who waits to edit a file looks so often whether it may.
 const EDITING_POLL: Duration = Duration::from_millis(20);
 
@@ -81,17 +83,24 @@ pub(crate) fn replace(file: &Path, bytes: &[u8], mode: Mode) -> io::Result<()> {
 pub(crate) struct Editing(#[expect(dead_code, reason = "its lock goes when it is closed")] File);
 
 impl Editing {
-    /// Waits until nobody else has it, so long at most; `None` then.
+    /// Waits until nobody else has it, for a minute at most: a server may ask nodes that do not answer.
     ///
     /// # Errors
-    /// The disk's.
-    pub(crate) async fn begin(file: &Path, patience: Duration) -> io::Result<Option<Self>> {
+    /// The disk's; `TimedOut` where somebody has it for longer.
+    pub(crate) async fn begin(file: &Path) -> io::Result<Self> {
+        Self::within(file, EDITING_WAIT_MAX).await
+    }
+
+    async fn within(file: &Path, patience: Duration) -> io::Result<Self> {
         let dir = File::open(dir_of(file))?;
         let deadline = Instant::now() + patience;
         loop {
             match flock(&dir, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => return Ok(Some(Self(dir))),
-                Err(Errno::WOULDBLOCK) if Instant::now() >= deadline => return Ok(None),
+                Ok(()) => return Ok(Self(dir)),
+                Err(Errno::WOULDBLOCK) if Instant::now() >= deadline => {
+                    let why = "another command changes a file there, and does not end: wait for it, and try again";
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, why));
+                }
                 Err(Errno::WOULDBLOCK | Errno::INTR) => tokio::time::sleep(EDITING_POLL).await,
                 Err(error) => return Err(error.into()),
             }
@@ -181,13 +190,14 @@ mod tests {
     async fn one_edits_a_file_at_a_time() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("file");
-        let editing = Editing::begin(&path, Duration::ZERO).await.expect("asked").expect("free");
-        assert!(Editing::begin(&path, Duration::ZERO).await.expect("asked").is_none());
-        let (next, ()) = tokio::join!(Editing::begin(&path, Duration::from_mins(1)), async {
+        let editing = Editing::begin(&path).await.expect("free");
+        let refused = Editing::within(&path, Duration::ZERO).await.expect_err("it is edited");
+        assert_eq!(refused.kind(), io::ErrorKind::TimedOut);
+        let (next, ()) = tokio::join!(Editing::begin(&path), async {
             tokio::task::yield_now().await;
             drop(editing);
         });
-        next.expect("asked").expect("it was waited for");
+        next.expect("it was waited for");
     }
 
     #[test]

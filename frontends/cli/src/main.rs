@@ -176,7 +176,7 @@ async fn run(mut cli: Cli, in_use: InUse) -> Result<ExitCode> {
         }
         Command::Key(Key::New { file }) => commands::key::new(&file, output)?,
         Command::FtpUser { name, home, read_only, users } => {
-            commands::ftp_user::ftp_user(&name, &home, read_only, users.as_deref())?;
+            commands::ftp_user::ftp_user(&name, &home, read_only, users.as_deref()).await?;
         }
         Command::Serve(args) => Box::pin(commands::serve::serve(config, &args, output)).await?,
         Command::Mount(args) => {

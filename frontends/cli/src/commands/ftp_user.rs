@@ -10,12 +10,12 @@ use muxfs::{Error, ErrorKind, Result};
 
 use super::put::host;
 use crate::{
-    host_file::{Mode, replace},
+    host_file::{Editing, Mode, replace},
     instance, output,
 };
 
 /// Adds a user to `users`, or prints its lines; the password comes from standard input.
-pub(crate) fn ftp_user(name: &str, home: &str, read_only: bool, users: Option<&Path>) -> Result<()> {
+pub(crate) async fn ftp_user(name: &str, home: &str, read_only: bool, users: Option<&Path>) -> Result<()> {
     if io::stdin().is_terminal() {
         eprint!("password for {name} (it is shown): ");
         io::stderr().flush().ok();
@@ -31,13 +31,15 @@ pub(crate) fn ftp_user(name: &str, home: &str, read_only: bool, users: Option<&P
     }
     let lines = muxfs_ftp::user_line(name, password, home, read_only, &instance::env())?;
     match users {
-        Some(users) => add(users, &lines),
+        Some(users) => add(users, &lines).await,
         None => output::raw(lines.as_bytes()),
     }
 }
 
-/// Replaces the file at one stroke, so that a server that starts meanwhile reads a whole one.
-fn add(users: &Path, lines: &str) -> Result<()> {
+/// Replaces the file at one stroke, so that a server that starts meanwhile reads a whole one, and alone, so that another
+/// user who is added meanwhile is not left out.
+async fn add(users: &Path, lines: &str) -> Result<()> {
+    let _editing = Editing::begin(users).await.map_err(|error| host(users, error))?;
     let text = match fs::read_to_string(users) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
         text => text.map_err(|error| host(users, error))?,

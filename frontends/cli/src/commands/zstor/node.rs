@@ -29,8 +29,6 @@ use crate::{
 const OP: &str = "zstor.node";
 /// Who waits looks so often how far it is.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// Another command that changes the file is waited for so long: a server may ask nodes that do not answer.
-const EDITING_WAIT_MAX: Duration = Duration::from_mins(1);
 /// The file that marks a directory as a node.
 const MARK: &str = "muxfs-node";
 
@@ -62,11 +60,7 @@ pub(crate) async fn change_nodes(
     }
     let Some(file) = config.source.file.clone() else { return Err(no_file()) };
     let file = fs::canonicalize(&file).map_err(|error| host(&file, error))?;
-    let editing =
-        Editing::begin(&file, EDITING_WAIT_MAX).await.map_err(|error| host(&file, error))?.ok_or_else(|| {
-            let why = "another command changes the nodes in it, and does not end: wait for it, and try again";
-            Error::new(ErrorKind::Unavailable, OP).at(file.display()).because(why)
-        })?;
+    let editing = Editing::begin(&file).await.map_err(|error| host(&file, error))?;
     // As whoever changed it before left it.
     let config = crate::effective(config.source)?;
     let mounts = config.mount.iter().filter_map(|mount| match mount {
