@@ -492,7 +492,12 @@ fn play_alone(kind: Kind, seed: u64, size: Size) -> (String, Tally) {
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     // A clock that stands still but where a world moves it.
     let runtime = if kind == Kind::Shards { runtime.enable_time().start_paused(true) } else { &mut runtime };
-    runtime.build().expect("a runtime").block_on(play(kind, seed, size))
+    let has_thread = Arc::new(AtomicBool::new(false));
+    let seen = has_thread.clone();
+    let runtime = runtime.on_thread_start(move || seen.store(true, Ordering::Relaxed));
+    let played = runtime.build().expect("a runtime").block_on(play(kind, seed, size));
+    assert!(!has_thread.load(Ordering::Relaxed), "something was done on another thread, at a time that no seed draws");
+    played
 }
 
 /// The least size that fails.
