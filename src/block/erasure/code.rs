@@ -83,10 +83,18 @@ impl StripeCode {
 
     /// Cuts a block: what its shards have in common, and they.
     pub(super) fn cut(&self, block: &[u8]) -> Result<(Stripe, Vec<Bytes>)> {
+        let stripe = Stripe::of(block, self.data_count, self.parity_count);
+        Ok((stripe, self.cut_again(&stripe, block)?))
+    }
+
+    /// Cuts a block into the shards of its stripe, which is of this code or another.
+    pub(super) fn cut_again(&self, stripe: &Stripe, block: &[u8]) -> Result<Vec<Bytes>> {
+        if self.counts() != (stripe.data_count, stripe.parity_count) {
+            return Self::new(stripe.data_count, stripe.parity_count)?.cut_again(stripe, block);
+        }
         if block.len() > self.block_len_max() {
             return Err(Error::new(ErrorKind::TooLarge, "erasure.encode"));
         }
-        let stripe = Stripe::of(block, self.data_count, self.parity_count);
         let (data_shards, shards, shard_len) = (stripe.data_shards(), stripe.shards(), stripe.shard_len());
         let frame_len = SHARD_HEADER_LEN + shard_len;
         let mut buffer = Vec::with_capacity(shards * frame_len);
@@ -109,10 +117,10 @@ impl StripeCode {
         }
         for (frame, index) in buffer.chunks_mut(frame_len).zip(0..) {
             let (header, data) = frame.split_at_mut(SHARD_HEADER_LEN);
-            header.copy_from_slice(&Header { stripe, index, data_crc: crc32c::crc32c(data) }.encode());
+            header.copy_from_slice(&Header { stripe: *stripe, index, data_crc: crc32c::crc32c(data) }.encode());
         }
         let mut rest = Bytes::from(buffer);
-        Ok((stripe, (0..shards).map(|_| rest.split_to(frame_len)).collect()))
+        Ok((0..shards).map(|_| rest.split_to(frame_len)).collect())
     }
 
     /// Puts a block together from any k of its shards, given in any order. What is no shard, damaged, of another

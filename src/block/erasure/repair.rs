@@ -6,7 +6,7 @@
 //! repair that ends half way is gone on with by the next. Spec: spec/erasure.md, "Repair".
 
 use super::{
-    Inner, SLOT_COUNT, StripeCode,
+    Inner, SLOT_COUNT,
     collected::Found,
     read::Gathered,
     shard::Stripe,
@@ -99,7 +99,7 @@ impl Inner {
         };
         let Some(Found { stripe, block }) = found else { return Ok(survey.report(None, &[])) };
         self.check_cut_len(OP, &stripe)?;
-        let (stripe, shards) = StripeCode::new(stripe.data_count, stripe.parity_count)?.cut(&block)?;
+        let shards = self.code.cut_again(&stripe, &block)?;
         survey.hold_against(&stripe, &shards);
         let places = &order[..stripe.shards().min(order.len())];
         let mut report = survey.report(Some(&stripe), places);

@@ -233,8 +233,8 @@ impl Inner {
             && (found.stripe.data_count >= stripe.data_count || found.block == block)
             && self.check_cut_len("erasure.put", &found.stripe).is_ok()
         {
-            let code = StripeCode::new(found.stripe.data_count, found.stripe.parity_count)?;
-            (stripe, shards) = code.cut(&found.block)?;
+            shards = self.code.cut_again(&found.stripe, &found.block)?;
+            stripe = found.stripe;
             survey.hold_against(&stripe, &shards);
         }
         let lost = survey.lost(&stripe);
