@@ -1,16 +1,14 @@
 //! A namespace of a 0-db server as a node.
 //!
 //! In user mode: a shard under its key, and the mark of the node under another, by which an empty namespace is told from
-//! one that was lost. Requests go one at a time over each of a few connections, since a server gathers small replies
-//! (it never sets `TCP_NODELAY`) and holds back those of requests that come in a row. `FLUSH` is never sent: it erases the
-//! namespace. Spec: spec/zstor.md #0-db.
+//! one that was lost. Requests go one at a time over each of a few connections ([`connection`]). `FLUSH` is never sent: it
+//! erases the namespace. Spec: spec/zstor.md #0-db.
+
+pub(crate) mod connection;
 
 use std::{
     collections::VecDeque,
     fmt,
-    net::SocketAddr,
-    path::PathBuf,
-    str::FromStr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -19,7 +17,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::{
     StreamExt as _,
     stream::{self, BoxStream},
@@ -28,81 +26,31 @@ use muxfs::{
     BlockKey, BlockStore, Error, ErrorKind, Result,
     block::{BLOCK_LEN_MAX, PROBE_KEY},
 };
-use sha1::{Digest as _, Sha1};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
-    net::{TcpStream, UnixStream},
     sync::{Mutex as AsyncMutex, Semaphore, mpsc::UnboundedSender},
     time::{Instant, timeout},
 };
-use zeroize::Zeroizing;
 
+use self::connection::{Connection, Info, Page, nonsense, refused, unavailable};
+pub use self::connection::{Password, ZdbAddress};
 use crate::{
     calls::CALL_TIME_MAX,
     files::lost,
     mark::{Found, Mark, StoreId},
     node::{Look, NodeStore},
-    resp::{Replies, Reply, write_request},
+    resp::Reply,
     space::DiskRoom,
     store::Access,
 };
 
 /// So many requests are under way at a time, each on a connection of its own.
 const CONNECTION_COUNT_MAX: usize = 4;
-/// What is read at a time, at least.
-const READ_LEN: usize = 64 << 10;
 /// Where the mark is: no shard's key, as it does not end in the number of a slot.
 const MARK_KEY: &[u8] = b"muxfs-node";
 /// A server that could not be reached is tried again after so long, then after twice as long each time.
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 /// But at least so often, where somebody asks.
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
-
-/// Where a server listens.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ZdbAddress {
-    /// An address and a port.
-    Tcp(SocketAddr),
-    /// A socket of this machine.
-    Unix(PathBuf),
-}
-
-impl FromStr for ZdbAddress {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
-        if text.starts_with('/') {
-            return Ok(Self::Unix(text.into()));
-        }
-        let address = text.parse().map(Self::Tcp);
-        address.map_err(|_| format!("{text:?} is not an address and port as 127.0.0.1:9900, nor the path of a socket"))
-    }
-}
-
-impl fmt::Display for ZdbAddress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tcp(address) => write!(f, "{address}"),
-            Self::Unix(path) => write!(f, "{}", path.display()),
-        }
-    }
-}
-
-/// The password of a namespace. Zeroed when dropped, never printed.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Password(Zeroizing<String>);
-
-impl Password {
-    /// Takes its text.
-    pub fn new(text: impl Into<String>) -> Self {
-        Self(Zeroizing::new(text.into()))
-    }
-}
-
-impl fmt::Debug for Password {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Password(..)")
-    }
-}
 
 /// A namespace of a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -123,96 +71,7 @@ impl fmt::Display for ZdbPlace {
     }
 }
 
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
-
-fn unavailable(why: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
-    Error::new(ErrorKind::Unavailable, "zstor.zdb").because(why)
-}
-
-/// What a refusal of a server means. It has nothing but its text.
-fn refused(text: &str) -> Error {
-    let has = |part: &str| text.contains(part);
-    let kind = if has("No space left") {
-        ErrorKind::NoSpace
-    } else if has("read-only") || has("worm mode") {
-        ErrorKind::ReadOnly
-    } else if has("Access denied") || has("protected") || has("Permission denied") {
-        ErrorKind::Denied
-    } else if has("frozen") || has("not available anymore") {
-        ErrorKind::Unavailable
-    } else if has("too big") || has("too large") {
-        ErrorKind::TooLarge
-    } else {
-        ErrorKind::Io
-    };
-    Error::new(kind, "zstor.zdb").because(format!("the server refuses: {text}"))
-}
-
-fn nonsense(what: &str) -> Error {
-    Error::new(ErrorKind::Corrupt, "zstor.zdb").because(format!("the reply is none to {what}"))
-}
-
-/// A connection with no request under way.
-struct Connection {
-    stream: Box<dyn Stream>,
-    replies: Replies,
-}
-
 impl Connection {
-    async fn to(address: &ZdbAddress) -> Result<Self> {
-        let stream: Box<dyn Stream> = match address {
-            ZdbAddress::Tcp(address) => {
-                let stream = TcpStream::connect(address).await.map_err(unavailable)?;
-                stream.set_nodelay(true).map_err(unavailable)?;
-                Box::new(stream)
-            }
-            ZdbAddress::Unix(path) => Box::new(UnixStream::connect(path).await.map_err(unavailable)?),
-        };
-        Ok(Self { stream, replies: Replies::default() })
-    }
-
-    /// Sends a request and reads its reply. After an error, and after a call that was given up, nothing else is asked on it.
-    async fn ask(&mut self, parts: &[&[u8]]) -> Result<Reply> {
-        if !self.replies.buffer.is_empty() {
-            return Err(nonsense("anything: it was not asked for"));
-        }
-        let mut request = BytesMut::with_capacity(64 + parts.iter().map(|part| part.len() + 16).sum::<usize>());
-        write_request(parts, &mut request);
-        self.stream.write_all(&request).await.map_err(unavailable)?;
-        loop {
-            if let Some(reply) = self.replies.next()? {
-                return Ok(reply);
-            }
-            self.replies.buffer.reserve(READ_LEN);
-            if self.stream.read_buf(&mut self.replies.buffer).await.map_err(unavailable)? == 0 {
-                return Err(unavailable("it closed the connection"));
-            }
-        }
-    }
-
-    /// The same of a request that is not to be refused.
-    async fn ask_well(&mut self, parts: &[&[u8]]) -> Result<Reply> {
-        match self.ask(parts).await? {
-            Reply::Error(text) => Err(refused(&text)),
-            reply => Ok(reply),
-        }
-    }
-
-    /// Chooses the namespace. The password itself is not sent.
-    async fn select(&mut self, namespace: &str, password: Option<&Password>) -> Result<()> {
-        let namespace = namespace.as_bytes();
-        let Some(Password(password)) = password else {
-            return self.ask_well(&[b"SELECT", namespace]).await.map(drop);
-        };
-        let Reply::Simple(challenge) = self.ask_well(&[b"AUTH", b"SECURE", b"CHALLENGE"]).await? else {
-            return Err(nonsense("a challenge"));
-        };
-        let digest = Sha1::digest(format!("{challenge}:{}", password.as_str()).as_bytes());
-        let hex = digest.iter().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
-        self.ask_well(&[b"SELECT", namespace, b"SECURE", hex.as_bytes()]).await.map(drop)
-    }
-
     async fn mark(&mut self) -> Result<Found> {
         match self.ask_well(&[b"GET", MARK_KEY]).await? {
             Reply::Bulk(text) => Ok(Mark::parse(&text)),
@@ -220,46 +79,9 @@ impl Connection {
             _ => Err(nonsense("GET")),
         }
     }
-
-    async fn info(&mut self, namespace: &str) -> Result<Info> {
-        match self.ask_well(&[b"NSINFO", namespace.as_bytes()]).await? {
-            Reply::Bulk(text) => Ok(Info::parse(&String::from_utf8_lossy(&text))),
-            _ => Err(nonsense("NSINFO")),
-        }
-    }
-}
-
-/// What a server tells of a namespace; 0 for what it does not.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Info {
-    entries: u64,
-    data_len: u64,
-    index_len: u64,
-    /// 0 where there is none.
-    limit: u64,
-    disk_free: u64,
-    is_sequential: bool,
 }
 
 impl Info {
-    fn parse(text: &str) -> Self {
-        let mut info = Self::default();
-        for (name, value) in text.lines().filter_map(|line| line.split_once(':')) {
-            let value = value.trim();
-            let number = || value.parse().unwrap_or(0);
-            match name {
-                "entries" => info.entries = number(),
-                "data_size_bytes" => info.data_len = number(),
-                "index_size_bytes" => info.index_len = number(),
-                "data_limits_bytes" => info.limit = number(),
-                "data_disk_freespace_bytes" => info.disk_free = number(),
-                "mode" => info.is_sequential = value == "sequential",
-                _ => {}
-            }
-        }
-        info
-    }
-
     /// What there is room for, as that of a disk of its own where it has a limit.
     fn room(&self, place: &ZdbPlace) -> DiskRoom {
         let of = |text: String| 1 << 63 | u64::from(crc32c::crc32c(text.as_bytes()));
@@ -719,29 +541,18 @@ impl BlockStore for Zdb {
                     return Ok(None);
                 }
                 let cursor = listing.cursor.take();
-                let parts: &[&[u8]] = match &cursor {
-                    Some(cursor) => &[b"SCAN", cursor],
-                    None => &[b"SCAN"],
-                };
-                match self.ask(parts).await {
-                    Ok(Reply::Array(parts)) => {
-                        let [Reply::Bulk(next), Reply::Array(entries)] = &parts[..] else {
-                            return Err(nonsense("SCAN"));
-                        };
-                        listing.is_last = entries.is_empty();
-                        listing.cursor = Some(next.clone());
-                        for entry in entries {
-                            let Reply::Array(fields) = entry else { return Err(nonsense("SCAN")) };
-                            let Some(Reply::Bulk(key)) = fields.first() else { return Err(nonsense("SCAN")) };
+                match Page::of(self.ask(&Page::request(cursor.as_ref())).await)? {
+                    Some(page) => {
+                        listing.is_last = page.keys.is_empty();
+                        listing.cursor = Some(page.cursor);
+                        for key in page.keys {
                             listing.listed_count += 1;
                             if key != MARK_KEY {
-                                listing.keys.push_back(BlockKey::new(key)?);
+                                listing.keys.push_back(BlockKey::new(&key)?);
                             }
                         }
                     }
-                    Ok(_) => return Err(nonsense("SCAN")),
-                    Err(error) if format!("{error:#}").contains("No more data") => listing.is_last = true,
-                    Err(error) => return Err(error),
+                    None => listing.is_last = true,
                 }
             }
         })
@@ -751,7 +562,7 @@ impl BlockStore for Zdb {
 
 #[cfg(test)]
 #[path = "../tests/double/mod.rs"]
-mod double;
+pub(crate) mod double;
 
 #[cfg(test)]
 mod tests {
