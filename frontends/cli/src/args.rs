@@ -1,9 +1,12 @@
 //! The command line. Spec: spec/cli.md.
 
+mod zstor;
+
 use std::{ffi::OsString, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
+pub(crate) use self::zstor::{Zstor, ZstorExport, ZstorImport, ZstorNode};
 use crate::config::{ByteCount, Listen, ProfileName};
 
 const EXIT_CODES: &str = "\
@@ -267,7 +270,7 @@ pub(crate) enum Command {
         #[arg(value_name = "DEST")]
         dest: Option<OsString>,
     },
-    /// Look at /zstor and after it: its nodes, what more may be lost, scrub and repair
+    /// Look at /zstor and after it: its nodes, what more may be lost, scrub and repair; and move from and to zstor v2
     #[command(subcommand)]
     Zstor(Zstor),
     /// Make keys, and put another in the place of that of /zstor
@@ -428,124 +431,5 @@ pub(crate) enum Pin {
     Rm {
         #[arg(value_name = "PATH")]
         path: OsString,
-    },
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum Zstor {
-    /// Tell how each node does, how many more may be lost, what waits for repair and what the scrub found
-    #[command(
-        after_help = "Asks the server where one runs; else looks by itself, and changes nothing.\n\nExamples:\n  muxfs zstor status\n  muxfs --json zstor status | jq '.nodes[] | select(.lost)'"
-    )]
-    Status {
-        /// The mount [default: every one of its kind]
-        #[arg(value_name = "MOUNT")]
-        mount: Option<OsString>,
-    },
-    /// Tell what could be read and written without some nodes, besides those that are lost
-    #[command(
-        after_help = "Exit code 0 where all could be read and written, 6 where all could be read and not all written, 5 else.\n\nExamples:\n  muxfs zstor plan --lose 0,3\n  muxfs zstor plan --lose 'rack 1'"
-    )]
-    Plan {
-        /// Names of nodes, or of groups for all of their nodes, between commas; may be given again
-        #[arg(long, required = true, value_name = "NODES")]
-        lose: Vec<String>,
-        /// The mount [default: the only one of its kind]
-        #[arg(value_name = "MOUNT")]
-        mount: Option<OsString>,
-    },
-    /// Read every shard, heal what is bad or missing, and name what cannot be healed; goes on where it was interrupted
-    ///
-    /// A server does it by itself every so often; this goes on with the pass that it is in.
-    #[command(
-        after_help = "Exit code 4 where something could not be healed.\n\nExamples:\n  muxfs zstor scrub\n  muxfs zstor scrub --max-rate 20MiB\n  muxfs --json zstor scrub"
-    )]
-    Scrub {
-        /// The mount [default: every one of its kind]
-        #[arg(value_name = "MOUNT")]
-        mount: Option<OsString>,
-        /// Begin again
-        #[arg(long)]
-        restart: bool,
-        /// Read no more than so much in a second, as 20MiB
-        #[arg(long, value_name = "BYTES", value_parser = some_bytes)]
-        max_rate: Option<ByteCount>,
-    },
-    /// Add a node, empty one, or remove one that is empty or lost, while everything is used
-    #[command(subcommand)]
-    Node(ZstorNode),
-    /// Bring every block back to full strength: a scrub of everything from the beginning, as fast as it goes
-    #[command(
-        after_help = "Exit code 4 where something could not be healed, 5 where blocks are left weak because nodes are lost.\nTo go on with one that was interrupted: muxfs zstor scrub\n\nExamples:\n  muxfs zstor repair"
-    )]
-    Repair {
-        /// The mount [default: every one of its kind]
-        #[arg(value_name = "MOUNT")]
-        mount: Option<OsString>,
-    },
-}
-
-/// What to do with a node. It edits the configuration file, and has the server take it up.
-#[derive(Debug, Subcommand)]
-pub(crate) enum ZstorNode {
-    /// Add a directory, which is there, or a namespace of a 0-db server; shards that belong there are moved there
-    #[command(
-        after_help = "Edits the configuration file of the server, or that of --config, and keeps its comments.\n\nExamples:\n  muxfs zstor node add /disk7/muxfs\n  muxfs zstor node add /disk8/muxfs --name disk8 --group 'rack 2' --wait\n  muxfs zstor node add zdb://192.0.2.7:9900/muxfs --password-file /etc/muxfs/zdb.password"
-    )]
-    Add {
-        /// A directory, or zdb://ADDRESS:PORT/NAMESPACE
-        #[arg(value_name = "DIR|zdb://…")]
-        place: String,
-        /// Its name, which it keeps [default: the directory, or NAMESPACE on ADDRESS]
-        #[arg(long, value_name = "NAME")]
-        name: Option<String>,
-        /// What it is lost together with: a rack, a site
-        #[arg(long, value_name = "GROUP")]
-        group: Option<String>,
-        /// A file with the password of the namespace in its first line
-        #[arg(long, value_name = "FILE")]
-        password_file: Option<PathBuf>,
-        /// Wait until everything is where it belongs
-        #[arg(long)]
-        wait: bool,
-        /// The mount [default: the only one of its kind]
-        #[arg(long, value_name = "MOUNT")]
-        mount: Option<OsString>,
-    },
-    /// Put nothing more on a node, and what it has on others; status says when it is empty
-    #[command(
-        after_help = "Refused where too few nodes or groups would be left.\n\nExamples:\n  muxfs zstor node drain disk3 --wait && muxfs zstor node rm disk3\n  muxfs zstor node drain disk3 --undo"
-    )]
-    Drain {
-        /// The name of the node, as status has it
-        #[arg(value_name = "NAME")]
-        name: String,
-        /// Use it again
-        #[arg(long)]
-        undo: bool,
-        /// Wait until everything is where it belongs
-        #[arg(long)]
-        wait: bool,
-        /// The mount [default: the only one of its kind]
-        #[arg(long, value_name = "MOUNT")]
-        mount: Option<OsString>,
-    },
-    /// Remove a node that was drained and is empty; its directory may go then
-    #[command(
-        after_help = "Examples:\n  muxfs zstor node rm disk3\n  muxfs zstor node rm disk4 --lost    it is gone for good: what it had is made anew from the others"
-    )]
-    Rm {
-        /// The name of the node, as status has it
-        #[arg(value_name = "NAME")]
-        name: String,
-        /// It is lost, and is not coming back
-        #[arg(long)]
-        lost: bool,
-        /// Wait until everything is where it belongs
-        #[arg(long)]
-        wait: bool,
-        /// The mount [default: the only one of its kind]
-        #[arg(long, value_name = "MOUNT")]
-        mount: Option<OsString>,
     },
 }

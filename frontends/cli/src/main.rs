@@ -36,7 +36,7 @@ use muxfs::{Error, ErrorKind, Prefix, Result, dag::Profile, path::QfsPath, vfs::
 use tracing_subscriber::EnvFilter;
 
 use crate::{
-    args::{Cli, Command, Global, Key, Pin, Put, Zstor},
+    args::{Cli, Command, Global, Key, Pin, Put, Zstor, ZstorExport, ZstorImport},
     commands::verify_all::VerifyAll,
     config::{Config, Listen, Mount, Source},
     control::Client,
@@ -197,6 +197,12 @@ async fn run(mut cli: Cli, in_use: InUse) -> Result<ExitCode> {
             let server = server(&config).await?;
             commands::zstor::change_nodes(config, server, node, output).await?;
         }
+        Command::Zstor(Zstor::Import(args)) => {
+            Box::pin(zstor_import(config, &in_use, &args, output)).await?;
+        }
+        Command::Zstor(Zstor::Export(args)) => {
+            Box::pin(zstor_export(config, &in_use, &args, output)).await?;
+        }
         Command::Reload => {
             let Some(client) = server(&config).await? else {
                 let why = "no server runs with this data directory: the next start reads the configuration";
@@ -306,7 +312,9 @@ async fn command(command: Command, namespace: &dyn Namespace, output: Output) ->
         }
         Command::Serve(_)
         | Command::Reload
-        | Command::Zstor(Zstor::Status { .. } | Zstor::Plan { .. } | Zstor::Node(_))
+        | Command::Zstor(
+            Zstor::Status { .. } | Zstor::Plan { .. } | Zstor::Node(_) | Zstor::Import(_) | Zstor::Export(_),
+        )
         | Command::Mount(_)
         | Command::Umount(_)
         | Command::Put(_)
@@ -342,12 +350,7 @@ async fn put(config: Config, in_use: &InUse, args: &Put, output: Output) -> Resu
         Some(target) => target,
         None => QfsPath { prefix: served.default_write().await?, parts: Vec::new() },
     };
-    let mount = config.mount.iter().find(|mount| mount.prefix() == target.prefix);
-    if matches!((&served, mount), (Opened::Own(_), Some(Mount::Mem { .. }))) {
-        return Err(Error::new(ErrorKind::Unavailable, "put").at(&target).because(
-            "this mount is the RAM of a server, and none is running: start one with muxfs serve, or put into /ipfs",
-        ));
-    }
+    let mount = mount_to_write(&served, &config, &target)?;
     let way = match mount {
         Some(Mount::Local { .. }) => commands::put::Way::Place { keep: false },
         _ if owner::names_a_place(&target) => commands::put::Way::Place { keep: true },
@@ -355,6 +358,65 @@ async fn put(config: Config, in_use: &InUse, args: &Put, output: Output) -> Resu
     };
     commands::put::put(&*served, &job, &target, way).await?;
     served.close().await
+}
+
+/// The mount that a command puts into, if there is one.
+///
+/// # Errors
+/// `Unavailable` where that would be the RAM of this process.
+fn mount_to_write<'a>(served: &Opened, config: &'a Config, target: &QfsPath) -> Result<Option<&'a Mount>> {
+    let mount = config.mount.iter().find(|mount| mount.prefix() == target.prefix);
+    if matches!((served, mount), (Opened::Own(_), Some(Mount::Mem { .. }))) {
+        return Err(Error::new(ErrorKind::Unavailable, "put").at(target).because(
+            "this mount is the RAM of a server, and none is running: start one with muxfs serve, or put into /ipfs",
+        ));
+    }
+    Ok(mount)
+}
+
+async fn zstor_import(config: Config, in_use: &InUse, args: &ZstorImport, output: Output) -> Result<()> {
+    let job = commands::zstor::Import {
+        cluster: commands::zstor::cluster(&args.zstor_config)?,
+        paths: &args.paths,
+        all: args.all,
+        paths_from: args.paths_from.as_deref(),
+        force: args.force,
+        memory: args.memory,
+        output,
+    };
+    let target = args.to.as_deref().map(commands::path).transpose()?;
+    let served = open(config, in_use).await?;
+    let target = match target {
+        Some(target) => target,
+        None => QfsPath { prefix: served.default_write().await?, parts: Vec::new() },
+    };
+    mount_to_write(&served, &Config::parse(&served.config().await?)?, &target)?;
+    if target.cid().is_some() {
+        return Err(Error::new(ErrorKind::InvalidArgument, "zstor.import")
+            .at(&target)
+            .because("files are imported under names: give a directory by its name, as /ipfs/old"));
+    }
+    // What was imported before one failed stays.
+    let done = commands::zstor::import(&*served, &target, &job).await;
+    served.close().await?;
+    done
+}
+
+async fn zstor_export(config: Config, in_use: &InUse, args: &ZstorExport, output: Output) -> Result<()> {
+    let sources = all(&args.sources)?;
+    let job = commands::zstor::Export {
+        cluster: commands::zstor::cluster(&args.zstor_config)?,
+        sources: &sources,
+        recursive: args.recursive,
+        path: args.path.as_deref(),
+        force: args.force,
+        memory: args.memory,
+        output,
+    };
+    let served = open(config, in_use).await?;
+    let done = commands::zstor::export(&*served, &job).await;
+    served.close().await?;
+    done
 }
 
 /// The configuration of a file, with the flags that win over it.

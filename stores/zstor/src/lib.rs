@@ -36,6 +36,7 @@ mod settler;
 mod space;
 mod status;
 mod store;
+pub mod v2;
 mod zdb;
 
 pub use crate::{

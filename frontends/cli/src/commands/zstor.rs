@@ -8,6 +8,7 @@ mod node;
 mod plan;
 mod scrub;
 mod status;
+mod v2;
 
 use muxfs::{Error, ErrorKind, Prefix, Result};
 
@@ -17,6 +18,7 @@ pub(crate) use self::{
     plan::{Plan, plan},
     scrub::{Scrub, Scrubbing, repair, run, scrub},
     status::{Status, status},
+    v2::{Export, Import, cluster, export, import},
 };
 
 /// The mounts of kind `zstor`, or the one that is named.

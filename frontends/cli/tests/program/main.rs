@@ -19,6 +19,7 @@ mod serving;
 mod trees;
 mod verify;
 mod zstor;
+mod zstor_v2;
 
 use std::{
     env, fs,

@@ -1,4 +1,4 @@
-//! A 0-db server in this process, with faults: what a client sees of one in user mode.
+//! A 0-db server in this process, with faults: what a client sees of one.
 
 use std::{
     collections::BTreeMap,
@@ -40,6 +40,8 @@ pub(crate) enum Fault {
 struct Namespace {
     password: Option<String>,
     is_private: bool,
+    /// Whether it gives the keys.
+    is_sequential: bool,
     /// The keys in the order in which they were put, as a listing goes.
     places: BTreeMap<u64, Vec<u8>>,
     values: BTreeMap<Vec<u8>, (u64, Vec<u8>)>,
@@ -142,6 +144,33 @@ impl Double {
         self.state().namespaces.entry(namespace.into()).or_default();
     }
 
+    /// Makes one that gives the keys itself, as numbers.
+    pub(crate) fn make_sequential(&self, namespace: &str) {
+        self.state().namespaces.entry(namespace.into()).or_default().is_sequential = true;
+    }
+
+    /// What is under a key.
+    pub(crate) fn value(&self, namespace: &str, key: &[u8]) -> Option<Vec<u8>> {
+        let state = self.state();
+        state.namespaces.get(namespace)?.values.get(key).map(|(_, value)| value.clone())
+    }
+
+    /// Flips a bit of each value.
+    pub(crate) fn damage(&self, namespace: &str) {
+        let mut state = self.state();
+        let values = state.namespaces.get_mut(namespace).map(|namespace| namespace.values.values_mut());
+        for last in values.into_iter().flatten().filter_map(|(_, value)| value.last_mut()) {
+            *last ^= 1;
+        }
+    }
+
+    /// Has nothing under a key.
+    pub(crate) fn remove(&self, namespace: &str, key: &[u8]) {
+        if let Some(namespace) = self.state().namespaces.get_mut(namespace) {
+            namespace.remove(key);
+        }
+    }
+
     pub(crate) fn set(&self, namespace: &str, key: &[u8], value: &[u8]) {
         self.state().namespaces.entry(namespace.into()).or_default().set(key, value);
     }
@@ -168,6 +197,18 @@ impl Namespace {
         }
         self.places.insert(self.next, key.to_vec());
         true
+    }
+
+    fn remove(&mut self, key: &[u8]) -> bool {
+        let removed = self.values.remove(key);
+        removed.is_some_and(|(place, _)| self.places.remove(&place).is_some())
+    }
+
+    /// Puts a value under the next number.
+    fn append(&mut self, value: &[u8]) -> [u8; 8] {
+        let key = self.next.to_le_bytes();
+        self.set(&key, value);
+        key
     }
 }
 
@@ -244,8 +285,9 @@ impl State {
             "NSINFO" => {
                 let Some(namespace) = self.namespaces.get(&text(1)) else { return error("Namespace not found") };
                 let len: usize = namespace.values.values().map(|(_, value)| value.len()).sum();
+                let mode = if namespace.is_sequential { "sequential" } else { "userkey" };
                 let info = format!(
-                    "# namespace\nname: {}\nentries: {}\ndata_size_bytes: {len}\ndata_limits_bytes: 0\nindex_size_bytes: 0\nmode: userkey\ndata_disk_freespace_bytes: 1000000000\n",
+                    "# namespace\nname: {}\nentries: {}\ndata_size_bytes: {len}\ndata_limits_bytes: 0\nindex_size_bytes: 0\nmode: {mode}\ndata_disk_freespace_bytes: 1000000000\n",
                     text(1),
                     namespace.values.len()
                 );
@@ -272,13 +314,18 @@ impl State {
             _ => {}
         }
         let (lies, is_full) = (self.fault == Fault::Lie, self.fault == Fault::Full);
-        let Some(namespace) = selected.as_ref().and_then(|name| self.namespaces.get_mut(name)) else {
+        let selected = selected.as_deref().unwrap_or("default");
+        let Some(namespace) = self.namespaces.get_mut(selected) else {
             return error("Your active namespace is not available anymore");
         };
         let key = parts.get(1).map(Vec::as_slice).unwrap_or_default();
         match command.as_str() {
             "SET" if key.len() > 255 => error("Key too large"),
             "SET" if is_full && !is_head(key) => error("No space left on this namespace"),
+            "SET" if namespace.is_sequential && key.is_empty() => bulk(&namespace.append(&parts[2])),
+            "SET" if namespace.is_sequential && !namespace.values.contains_key(key) => {
+                error("Invalid key, only update authorized")
+            }
             "SET" => {
                 if namespace.set(key, &parts[2]) {
                     bulk(key)
@@ -291,13 +338,8 @@ impl State {
                 Some((_, value)) => bulk(value),
                 None => nil(),
             },
-            "DEL" => match namespace.values.remove(key) {
-                Some((place, _)) => {
-                    namespace.places.remove(&place);
-                    ok()
-                }
-                None => error("Key not found"),
-            },
+            "DEL" if namespace.remove(key) => ok(),
+            "DEL" => error("Key not found"),
             "EXISTS" => format!(":{}\r\n", u8::from(namespace.values.contains_key(key))).into_bytes(),
             "LENGTH" => match namespace.values.get(key) {
                 Some((_, value)) => format!(":{}\r\n", value.len()).into_bytes(),
