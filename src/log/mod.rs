@@ -67,6 +67,16 @@ pub struct LogPos {
     pub offset: u32,
 }
 
+impl LogPos {
+    /// The place behind a record here whose head and body are so long, in bytes.
+    #[must_use]
+    pub fn behind(self, head_len: usize, body_len: usize) -> Self {
+        // A record is far shorter than 2^32.
+        let len = u32::try_from(FRAME_HEADER_LEN + head_len + body_len).unwrap_or(SEGMENT_LEN_MAX);
+        Self { segment: self.segment, offset: self.offset.saturating_add(padded(len)) }
+    }
+}
+
 impl fmt::Display for LogPos {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} offset {}", self.segment, self.offset)
@@ -137,6 +147,33 @@ pub struct Log {
     inner: Arc<Inner>,
 }
 
+/// What the newest header of a log says about all of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogStart {
+    /// The segment that the log begins with; what is in lower ones is no part of it.
+    pub first: SegmentId,
+    /// What tells this log from every other.
+    pub identity: [u8; 12],
+}
+
+/// A record without its body.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogHead {
+    /// Where it is.
+    pub pos: LogPos,
+    /// Its head.
+    pub head: Bytes,
+    /// How long its body is, in bytes.
+    pub body_len: u32,
+}
+
+impl LogHead {
+    /// The place behind the record.
+    pub fn end(&self) -> LogPos {
+        self.pos.behind(self.head.len(), self.body_len as usize)
+    }
+}
+
 /// Where a record was put.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Placed {
@@ -180,6 +217,33 @@ impl Log {
         let mut visitor =
             Each(|replayed: Replayed| each(replayed.pos, Record { head: replayed.head, body: replayed.body }));
         Self::open_with(media, options, Replay::default(), &mut visitor).await
+    }
+
+    /// Opens the log as `open`, and calls `each` only with the records from a place on: for an owner that keeps elsewhere
+    /// what is before it.
+    ///
+    /// `from` is the place of a record or behind one. What is before it is not looked at.
+    ///
+    /// # Errors
+    /// As `open`; `Corrupt` too if the log has no such place.
+    pub async fn open_from(
+        media: Arc<dyn Media>,
+        options: LogOptions,
+        from: LogPos,
+        mut each: impl FnMut(LogPos, Record) -> Result<()> + Send,
+    ) -> Result<Self> {
+        let mut visitor =
+            Each(|replayed: Replayed| each(replayed.pos, Record { head: replayed.head, body: replayed.body }));
+        Self::open_with(media, options, Replay { from: Some(from), ..Replay::default() }, &mut visitor).await
+    }
+
+    /// What the newest header of the log in `media` says; `None` where there is no log yet. Reads that header, and changes
+    /// nothing.
+    ///
+    /// # Errors
+    /// As `open`.
+    pub async fn start(media: &Arc<dyn Media>, options: &LogOptions) -> Result<Option<LogStart>> {
+        replay::start(media, options.kind()?).await
     }
 
     /// The salt of the log in `media`, if a header there tells it.
@@ -244,6 +308,24 @@ impl Log {
         let prepared = Self::prepare(record.into())?;
         self.ready().await?;
         Ok(self.push(prepared)?.pos)
+    }
+
+    /// Appends as `append`, and calls `placed` with the place before any later record gets one: what it changes changes in
+    /// the order of the log.
+    ///
+    /// `placed` runs under a lock that every append takes, and calls nothing of this log. It is not called where the record
+    /// was not appended.
+    ///
+    /// # Errors
+    /// As `append`.
+    pub async fn append_then(
+        &self,
+        record: impl Into<Record> + Send,
+        placed: impl FnOnce(LogPos) + Send,
+    ) -> Result<LogPos> {
+        let prepared = Self::prepare(record.into())?;
+        self.ready().await?;
+        Ok(self.push_then(prepared, placed)?.pos)
     }
 
     /// Makes every record that was appended before this call durable; callers at the same time share the work.
@@ -344,6 +426,51 @@ impl Log {
         Ok(Record { head: front.slice(FRAME_HEADER_LEN..), body })
     }
 
+    /// Reads a record as `read`, in one read of the media where it is no longer than `len_max` bytes, everything included.
+    ///
+    /// # Errors
+    /// As `read`.
+    pub async fn read_within(&self, pos: LogPos, len_max: u32) -> Result<Record> {
+        if let Some(frame) = self.pending(pos) {
+            return Ok(Record { head: frame.head(), body: frame.body });
+        }
+        let salt = self.inner.salt;
+        let mut bytes = self.inner.media.read_at(pos.segment, pos.offset.into(), len_max).await?;
+        let header = FrameHeader::decode(salt, &bytes).ok_or_else(|| corrupt(pos))?;
+        if bytes.len() < header.len() {
+            let len = u32::try_from(header.len()).unwrap_or(u32::MAX);
+            bytes = self.inner.media.read_at(pos.segment, pos.offset.into(), len).await?;
+        }
+        let front_len = FRAME_HEADER_LEN + header.head_len();
+        let (Some(front), Some(body)) = (bytes.get(..front_len), bytes.get(front_len..header.len())) else {
+            return Err(corrupt(pos));
+        };
+        if !header.check(salt, pos, front) || !header.check_body(body) {
+            return Err(corrupt(pos));
+        }
+        Ok(Record { head: bytes.slice(FRAME_HEADER_LEN..front_len), body: bytes.slice(front_len..header.len()) })
+    }
+
+    /// Reads a record without its body, which is not checked.
+    ///
+    /// # Errors
+    /// As `read`.
+    pub async fn head(&self, pos: LogPos) -> Result<LogHead> {
+        if let Some(frame) = self.pending(pos) {
+            let body_len = u32::try_from(frame.body.len()).unwrap_or(u32::MAX);
+            return Ok(LogHead { pos, head: frame.head(), body_len });
+        }
+        let (header, front) = read_front(&*self.inner.media, self.inner.salt, pos).await?;
+        Ok(LogHead { pos, head: front.slice(FRAME_HEADER_LEN..), body_len: body_len(&header) })
+    }
+
+    /// Goes through the heads of the records of one segment that begin at `from` or later and before `end`. `from` is 0, or
+    /// the place of a record or behind one; `end` is behind one. What is not on the media is not seen: see `write`.
+    pub async fn heads_between(&self, segment: SegmentId, from: u32, end: u32) -> Result<LogHeads> {
+        let media = Arc::clone(&self.inner.media);
+        Ok(LogHeads { scanner: replay::scanner_of(media, self.inner.salt, segment, from).await?, end })
+    }
+
     /// How long the log is on the media, in bytes.
     ///
     /// # Errors
@@ -374,7 +501,7 @@ impl Log {
     ///
     /// # Errors
     /// As `append`.
-    pub(crate) async fn write(&self) -> Result<()> {
+    pub async fn write(&self) -> Result<()> {
         let target = self.end();
         if self.inner.lock().written >= target {
             return Ok(());
@@ -408,10 +535,15 @@ impl Log {
 
     /// Appends at once, to the buffer.
     pub(crate) fn push(&self, prepared: Prepared) -> Result<Placed> {
+        self.push_then(prepared, |_| ())
+    }
+
+    fn push_then(&self, prepared: Prepared, then: impl FnOnce(LogPos)) -> Result<Placed> {
         let mut state = self.inner.lock();
         state.usable("log.append")?;
         let placed = state.push(prepared, self.inner.salt, self.inner.segment_len_max);
         state.end = state.next;
+        then(placed.pos);
         let write = state.pending_len >= WRITE_LEN && !state.writing;
         state.writing |= write;
         drop(state);
@@ -425,6 +557,11 @@ impl Log {
     pub(crate) async fn replay(&self, lenient: bool, visitor: &mut dyn Visitor) -> Result<()> {
         let replay = Replay { from: None, lenient, salt: Some(self.inner.salt) };
         replay::replay(&self.inner.media, self.inner.kind, replay, visitor).await.map(|_| ())
+    }
+
+    /// What tells this log from every other, as [`LogStart::identity`].
+    pub fn identity(&self) -> [u8; 12] {
+        *self.inner.salt.as_bytes()
     }
 
     pub(crate) fn salt(&self) -> Salt {
@@ -446,7 +583,7 @@ impl Log {
     }
 
     /// The segment that the log begins with: what was before it is dropped.
-    pub(crate) fn first(&self) -> SegmentId {
+    pub fn first(&self) -> SegmentId {
         self.inner.lock().first
     }
 
@@ -493,6 +630,36 @@ impl Log {
         let state = self.inner.lock();
         let index = state.pending.binary_search_by_key(&pos, |frame| frame.pos).ok()?;
         state.pending.get(index).cloned()
+    }
+}
+
+/// The heads of records, as [`Log::heads_between`] goes through them.
+#[derive(Debug)]
+pub struct LogHeads {
+    scanner: replay::Scanner,
+    end: u32,
+}
+
+impl LogHeads {
+    /// The next one, or `None` at the end.
+    ///
+    /// # Errors
+    /// `Corrupt`, naming the place, where there is no record and the end is not reached; `NotFound` if the segment was
+    /// dropped; and the media's.
+    pub async fn next(&mut self) -> Result<Option<LogHead>> {
+        while self.scanner.offset < self.end {
+            let pos = self.scanner.pos();
+            match self.scanner.next().await? {
+                replay::Step::Frame(frame) if frame.kind == FrameKind::Record => {
+                    let body_len = frame.record.len as usize - FRAME_HEADER_LEN - frame.record.head.len();
+                    let body_len = u32::try_from(body_len).unwrap_or(u32::MAX);
+                    return Ok(Some(LogHead { pos, head: frame.record.head, body_len }));
+                }
+                replay::Step::Frame(_) => {}
+                replay::Step::Bad | replay::Step::End => return Err(corrupt(pos)),
+            }
+        }
+        Ok(None)
     }
 }
 

@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::{
-    LogPos,
+    LogPos, LogStart,
     frame::{
         Decoded, FRAME_ALIGN, FRAME_HEADER_LEN, FrameHeader, FrameKind, SEGMENT_HEADER_LEN, Salt, SegmentHeader,
         VERSION, find_magic, padded,
@@ -165,6 +165,24 @@ impl Chain {
 pub(crate) async fn find_salt(media: &Arc<dyn Media>, kind: Kind) -> Result<Option<Salt>> {
     let segments = media.segments().await?;
     Finder { media, kind, replay: Replay::default(), segments }.salt().await
+}
+
+/// What the newest good header in a media says of its log; `None` where there is none.
+pub(crate) async fn start(media: &Arc<dyn Media>, kind: Kind) -> Result<Option<LogStart>> {
+    let segments = media.segments().await?;
+    let finder = Finder { media, kind, replay: Replay::default(), segments };
+    let last = finder.last(&mut Vec::new()).await?;
+    Ok(last.map(|(_, header)| LogStart { first: header.first, identity: *header.salt.as_bytes() }))
+}
+
+/// Reads the frames of a segment from a place on, without their bodies.
+pub(crate) async fn scanner_of(media: Arc<dyn Media>, salt: Salt, segment: SegmentId, from: u32) -> Result<Scanner> {
+    let listed = media.segments().await?;
+    let Some(found) = listed.iter().find(|there| there.id == segment) else {
+        return Err(Error::new(ErrorKind::NotFound, "log.heads").at(segment));
+    };
+    let part = Part { id: segment, end: None, media_len: found.len };
+    Ok(Scanner::new(media, salt, part, from, false))
 }
 
 struct Finder<'a> {
@@ -350,6 +368,10 @@ impl Scanner {
             chunk_offset: 0,
             chunk_len: CHUNK_LEN,
         }
+    }
+
+    pub(crate) fn pos(&self) -> LogPos {
+        LogPos { segment: self.segment, offset: self.offset }
     }
 
     /// The frame at the scanner's place, which moves behind it.

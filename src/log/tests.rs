@@ -935,6 +935,87 @@ async fn newer_records_are_refused_with_a_reason() {
     assert!(format!("{error:#}").contains("(test) have version 2, this program knows 1"), "{error:#}");
 }
 
+/// An owner that keeps places finds its records by them, and need not be shown what it knows.
+#[tokio::test]
+async fn places_are_enough_to_find_records_by() {
+    let empty: Arc<dyn Media> = Arc::new(MemMedia::default());
+    assert_eq!(Log::start(&empty, &options()).await.expect("start"), None);
+
+    let (image, records) = durable(12).await;
+    let mut places = Vec::new();
+    let log = Log::open(load(&image).await, options(), |pos, _| {
+        places.push(pos);
+        Ok(())
+    });
+    let log = log.await.expect("open");
+    let media: Arc<dyn Media> = load(&image).await;
+    let start = Log::start(&media, &options()).await.expect("start").expect("there is a log");
+    assert_eq!(start, LogStart { first: log.first(), identity: log.identity() });
+    let mut heads = Vec::new();
+    for segment in image.keys() {
+        let end = places.iter().zip(&records).rfind(|(pos, _)| pos.segment == *segment);
+        let end = end.map_or(0, |(pos, record)| pos.behind(record.head.len(), record.body.len()).offset);
+        let mut between = log.heads_between(*segment, 0, end).await.expect("heads");
+        while let Some(head) = between.next().await.expect("next") {
+            assert_eq!(log.head(head.pos).await.expect("head"), head);
+            heads.push(head);
+        }
+    }
+    for (n, (pos, record)) in places.iter().zip(&records).enumerate() {
+        assert_eq!((heads[n].pos, &heads[n].head), (*pos, &record.head));
+        assert_eq!(heads[n].body_len as usize, record.body.len());
+        for len_max in [0, 24, 60, 4096] {
+            let read = log.read_within(*pos, len_max).await;
+            // What is not even a header is none.
+            assert!(read.is_err() == (len_max < 24), "{len_max}");
+            assert!(read.is_err() || read.expect("read") == *record);
+        }
+        for (from, count) in [(*pos, 12 - n), (heads[n].end(), 11 - n)] {
+            let mut seen = Vec::new();
+            let opened = Log::open_from(load(&image).await, options(), from, |_, record| {
+                seen.push(record);
+                Ok(())
+            });
+            opened.await.expect("open");
+            assert_eq!(seen, records[12 - count..]);
+        }
+    }
+}
+
+/// Where a record is missing between two places, its reader is told.
+#[tokio::test]
+async fn heads_end_with_an_error_where_one_is_bad() {
+    let (mut image, _) = durable(12).await;
+    let (id, bytes) = image.first_key_value().map(|(id, bytes)| (*id, bytes.clone())).expect("a segment");
+    let log = Log::open(load(&image).await, options(), |_, _| Ok(())).await.expect("open");
+    let end = u32::try_from(bytes.len()).expect("small");
+    let mut heads = log.heads_between(id, 0, end + 8).await.expect("heads");
+    let error = loop {
+        match heads.next().await {
+            Ok(head) => assert!(head.is_some(), "the end is not reached"),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    image.clear();
+    assert_eq!(log.heads_between(SegmentId(99), 0, 64).await.expect_err("absent").kind(), ErrorKind::NotFound);
+}
+
+/// What changes with a record changes in the order of the log, whoever appends at the same time.
+#[tokio::test]
+async fn what_is_done_with_a_place_is_done_in_order() {
+    let media: Arc<MemMedia> = Arc::default();
+    let (log, _) = open(media).await.expect("open");
+    let seen = Mutex::new(Vec::new());
+    let appends = (0..40).map(|n| log.append_then(record(n), |pos| seen.lock().expect("no panic").push(pos)));
+    let placed = futures_util::future::join_all(appends).await;
+    let seen = seen.into_inner().expect("no panic");
+    assert!(seen.is_sorted() && seen.len() == 40);
+    assert!(placed.iter().all(|pos| seen.contains(pos.as_ref().expect("append"))));
+    log.close().await.expect("close");
+    assert!(log.append_then(record(0), |_| panic!("nothing was appended")).await.is_err());
+}
+
 proptest! {
     /// Whatever the segments hold, opening ends with records or an error.
     #[test]
