@@ -34,6 +34,7 @@ soak *ARGS:
 # What takes long. Seeds are printed, and the environment sets others.
 nightly:
     MUXFS_KILL_ROUNDS=500 cargo test --release -p muxfs-cli --test program rounds -- --nocapture
+    MUXFS_ZDB_ROUNDS=200 cargo test --release -p muxfs-cli --test program zdb -- --nocapture
     MUXFS_WIPE_ROUNDS=100 cargo test --release -p muxfs-cli --test program replaced -- --nocapture
     MUXFS_COHERENCE_ROUNDS=20000 cargo test --release -p muxfs-cli --test program coherence -- --nocapture
     MUXFS_SIMULATE_SEEDS=100000 cargo test --release --test simulate -- --nocapture

@@ -1,12 +1,16 @@
 //! The command line. Spec: spec/cli.md.
 
+mod zdb;
 mod zstor;
 
 use std::{ffi::OsString, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
-pub(crate) use self::zstor::{Zstor, ZstorExport, ZstorImport, ZstorNode};
+pub(crate) use self::{
+    zdb::{NodeMode, NodeSync, Zdb, ZdbImport, ZdbServe},
+    zstor::{Zstor, ZstorExport, ZstorImport, ZstorNode},
+};
 use crate::config::{ByteCount, Listen, ProfileName};
 
 const EXIT_CODES: &str = "\
@@ -273,6 +277,9 @@ pub(crate) enum Command {
     /// Look at /zstor and after it: its nodes, what more may be lost, scrub and repair; and move from and to zstor v2
     #[command(subcommand)]
     Zstor(Zstor),
+    /// Run a storage node that speaks the protocol of 0-db, for /zstor, zstor and others
+    #[command(subcommand)]
+    Zdb(Zdb),
     /// Make keys, and put another in the place of that of /zstor
     #[command(subcommand)]
     Key(Key),

@@ -36,7 +36,7 @@ use muxfs::{Error, ErrorKind, Prefix, Result, dag::Profile, path::QfsPath, vfs::
 use tracing_subscriber::EnvFilter;
 
 use crate::{
-    args::{Cli, Command, Global, Key, Pin, Put, Zstor, ZstorExport, ZstorImport},
+    args::{Cli, Command, Global, Key, Pin, Put, Zdb, Zstor, ZstorExport, ZstorImport},
     commands::verify_all::VerifyAll,
     config::{Config, Listen, Mount, Source},
     control::Client,
@@ -130,7 +130,10 @@ type InUse = Arc<OnceLock<Weak<dyn Vfs>>>;
 /// Runs the command; one that SIGINT or SIGTERM interrupts is dropped where it waits, and with it what it has not
 /// finished. A server ends in its own way.
 async fn until_signal(cli: Cli) -> Result<ExitCode> {
-    if matches!(&cli.command, Command::Serve(_) | Command::Mount(args::Mount { foreground: true, .. })) {
+    if matches!(
+        &cli.command,
+        Command::Serve(_) | Command::Zdb(Zdb::Serve(_)) | Command::Mount(args::Mount { foreground: true, .. })
+    ) {
         return Box::pin(run(cli, InUse::default())).await;
     }
     let mut signals = Signals::new()?;
@@ -161,6 +164,10 @@ async fn run(mut cli: Cli, in_use: InUse) -> Result<ExitCode> {
         commands::mount::take_flags(args, &mut cli.global);
     }
     let output = Output { json: cli.global.json, quiet: cli.global.quiet };
+    // A node has no configuration, and its data directory is no other's.
+    if let Command::Zdb(command) = cli.command {
+        return Box::pin(commands::zdb::zdb(cli.global.data.as_deref(), command, output)).await;
+    }
     let Global { config: file, data, local, .. } = &cli.global;
     let source = Source { file: file.clone(), data: data.clone(), local: local.clone(), ..Source::default() };
     let config = effective(source);
@@ -311,6 +318,7 @@ async fn command(command: Command, namespace: &dyn Namespace, output: Output) ->
             commands::key::rotate(namespace, &commands::key::Rotate { mount, wait: !no_wait }, output).await?;
         }
         Command::Serve(_)
+        | Command::Zdb(_)
         | Command::Reload
         | Command::Zstor(
             Zstor::Status { .. } | Zstor::Plan { .. } | Zstor::Node(_) | Zstor::Import(_) | Zstor::Export(_),

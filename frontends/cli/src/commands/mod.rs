@@ -16,6 +16,7 @@ pub(crate) mod remove;
 pub(crate) mod serve;
 pub(crate) mod verify;
 pub(crate) mod verify_all;
+pub(crate) mod zdb;
 pub(crate) mod zstor;
 
 use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _};

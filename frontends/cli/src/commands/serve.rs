@@ -191,7 +191,7 @@ async fn run(
 }
 
 /// Takes as many open files as the system grants without asking: connections and cached files need one each.
-fn raise_open_files() {
+pub(super) fn raise_open_files() {
     let mut limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     limit.current = limit.maximum;
     if let Err(error) = rustix::process::setrlimit(rustix::process::Resource::Nofile, limit) {
@@ -199,7 +199,7 @@ fn raise_open_files() {
     }
 }
 
-async fn finished(mut task: JoinHandle<()>) {
+pub(super) async fn finished(mut task: JoinHandle<()>) {
     match tokio::time::timeout(COMMANDS_WAIT_MAX, &mut task).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::error!(%error, "a task failed"),
@@ -211,7 +211,7 @@ async fn finished(mut task: JoinHandle<()>) {
 }
 
 /// Says what to do where an address is taken.
-fn taken(error: Error, flag: &str) -> Error {
+pub(super) fn taken(error: Error, flag: &str) -> Error {
     let source = std::error::Error::source(&error).and_then(|source| source.downcast_ref::<std::io::Error>());
     if source.is_none_or(|source| source.kind() != std::io::ErrorKind::AddrInUse) {
         return error;
@@ -320,14 +320,14 @@ fn socket_path(data: &Path) -> Result<PathBuf> {
 }
 
 /// Whoever waits for it reads all of it.
-fn write_ready(file: &Path, ready: &Ready) -> Result<()> {
+pub(super) fn write_ready(file: &Path, ready: &impl Serialize) -> Result<()> {
     let text =
         serde_json::to_vec(ready).map_err(|error| Error::new(ErrorKind::Internal, "serve.ready").because(error))?;
     replace(file, &text, Mode::Given(0o666)).map_err(|error| host(file, error))
 }
 
 /// Removes what an earlier server left where this one tells that it is ready.
-fn remove_ready(file: &Path) -> Result<()> {
+pub(super) fn remove_ready(file: &Path) -> Result<()> {
     match fs::remove_file(file) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(host(file, error)),
         _ => Ok(()),
@@ -393,7 +393,7 @@ fn greeting(config: &Config, ready: &Ready) -> String {
 }
 
 /// Where a client on this machine finds an address.
-fn connect_host(ip: IpAddr) -> String {
+pub(super) fn connect_host(ip: IpAddr) -> String {
     match ip {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.to_string(),
         IpAddr::V4(ip) => ip.to_string(),

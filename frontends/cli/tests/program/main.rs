@@ -18,6 +18,7 @@ mod sealed;
 mod serving;
 mod trees;
 mod verify;
+mod zdb;
 mod zstor;
 mod zstor_v2;
 
