@@ -28,8 +28,8 @@ use crate::{
     media::MemMedia,
     testing::{self, fault::Faulty},
     vfs::{
-        Changed, DirChanged, Ino, Lease, NewNode, Place, RemoveKind, RenameMode, Renamed, SetAttr, Vfs, XattrMode,
-        XattrName,
+        Changed, DirChanged, Ino, Lease, NewNode, Place, RemoveKind, RenameMode, Renamed, Seek, SetAttr, Vfs,
+        XattrMode, XattrName,
     },
     vfs_laws,
 };
@@ -468,6 +468,35 @@ async fn a_sparse_file_of_a_terabyte_takes_a_page() {
     assert_eq!(tree.read(attr.ino, (1 << 40) - 3, 10).await.expect("read"), "\0\0\0x");
     tree.write(attr.ino, 5, "y".into(), false).await.expect("write");
     assert_eq!(tree.getattr(attr.ino).await.expect("getattr").used, 8192);
+}
+
+/// A few bytes in a page were data by themselves, and its rest a hole: programs that took the first offset found for the
+/// size of a block punched holes of that size, which stayed data.
+#[tokio::test]
+async fn a_page_is_data_or_a_hole_as_a_whole() {
+    let tree = Ground::new().open().await;
+    let file = make(&tree, tree.root(), "f", NewNode::File).await;
+    for (at, byte) in [(4096 + 5, "a"), (4096 + 700, "b"), (3 * 4096 + 1, "c")] {
+        tree.write(file.ino(), at, byte.into(), false).await.expect("write");
+    }
+    let size = 3 * 4096 + 2;
+    for committed in [false, true] {
+        let seek = async |offset, what| tree.seek(file.ino(), offset, what).await.expect("seek");
+        for (offset, data, hole) in [
+            (0, 4096, 0),
+            (4095, 4096, 4095),
+            (4096, 4096, 8192),
+            (4096 + 6, 4096 + 6, 8192),
+            (8191, 8191, 8192),
+            (8192, 3 * 4096, 8192),
+            (3 * 4096, 3 * 4096, size),
+            (size - 1, size - 1, size),
+        ] {
+            let found = (seek(offset, Seek::Data).await, seek(offset, Seek::Hole).await);
+            assert_eq!(found, (Some(data), Some(hole)), "from {offset}, committed: {committed}");
+        }
+        tree.commit("").await.expect("commit");
+    }
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use super::super::{
     extent::Piece,
     inode::Meta,
     record::Effect,
-    sight::{Try, pages_of, refuse},
+    sight::{PAGE_LEN, Try, pages_of, refuse},
     state::{Attempt, Edit},
 };
 use crate::{
@@ -52,19 +52,30 @@ impl Attempt<'_> {
         self.sight(|sight| sight.pieces(ino, offset..end))
     }
 
-    /// Where the next data or hole of a file begins.
+    /// Where the next data or hole of a file begins, by pages: one in which any byte is data is data.
     pub(in super::super) fn seek(&mut self, ino: Ino, offset: u64, what: Seek) -> Try<Option<u64>> {
         let meta = self.file(ino, "tree.seek")?;
-        let (mut at, mut len) = (offset, SEEK_LEN_MIN);
+        if offset >= meta.size {
+            return Ok(None);
+        }
+        let (mut at, mut len) = (offset / PAGE_LEN * PAGE_LEN, SEEK_LEN_MIN);
         while at < meta.size {
             let end = at.saturating_add(len).min(meta.size);
             let pieces = self.sight(|sight| sight.pieces(ino, at..end))?;
-            if let Some((range, _)) = pieces.into_iter().find(|(_, piece)| piece.is_data() == (what == Seek::Data)) {
-                return Ok(Some(range.start));
+            let mut data = pieces.iter().filter(|(_, piece)| piece.is_data()).map(|(range, _)| pages_of(range));
+            let found = match what {
+                Seek::Data => data.next().map(|pages| pages.start),
+                Seek::Hole => {
+                    let hole = data.fold(at, |hole, pages| if pages.start > hole { hole } else { pages.end });
+                    (hole < end).then_some(hole)
+                }
+            };
+            if let Some(found) = found {
+                return Ok(Some(found.max(offset)));
             }
             (at, len) = (end, len.saturating_mul(2));
         }
-        Ok((what == Seek::Hole && offset < meta.size).then_some(meta.size))
+        Ok((what == Seek::Hole).then_some(meta.size))
     }
 
     /// Whether a file can take `len` bytes at `offset`: asked before blocks are put that only such a write needs.
