@@ -118,6 +118,17 @@ pub(crate) fn without_suid(mode: u32) -> u32 {
     if mode & GROUP_EXECUTES != 0 { mode & !(SETUID | SETGID) } else { mode & !SETUID }
 }
 
+/// The mode of a file after one who is not root changed what is in it: setgid stays only for one of the file's group, as
+/// Linux has it since 6.2.
+pub(crate) fn without_suid_of_others(mode: u32, is_in_group: bool) -> u32 {
+    if is_in_group { without_suid(mode) } else { mode & !(SETUID | SETGID) }
+}
+
+/// Whether a change of what is in a file may change its mode too.
+pub(crate) fn has_suid(mode: u32) -> bool {
+    mode & (SETUID | SETGID) != 0
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -145,5 +156,8 @@ mod tests {
     fn suid_goes_and_mandatory_locking_stays() {
         let modes = [0o6755, 0o4711, 0o2755, 0o2745, 0o644];
         assert_eq!(modes.map(without_suid), [0o755, 0o711, 0o755, 0o2745, 0o644]);
+        assert_eq!(modes.map(|mode| without_suid_of_others(mode, true)), modes.map(without_suid));
+        assert_eq!(modes.map(|mode| without_suid_of_others(mode, false)), [0o755, 0o711, 0o755, 0o745, 0o644]);
+        assert_eq!(modes.map(has_suid), [true, true, true, true, false]);
     }
 }

@@ -32,8 +32,8 @@ use muxfs::{
 
 use crate::{
     attr::{
-        FOR_EVER, MODE_MASK, SETGID, bare_attr, device_of_number, file_attr, file_type, kind_of_mode, set_time,
-        without_suid,
+        FOR_EVER, MODE_MASK, SETGID, bare_attr, device_of_number, file_attr, file_type, has_suid, kind_of_mode,
+        set_time, without_suid, without_suid_of_others,
     },
     errno::errno,
     listing::{self, Entry, What},
@@ -144,6 +144,12 @@ impl Asker {
         self.uid == 0
     }
 
+    /// What is left of a file's mode when this one, who is not root, changes what is in it. A request names one group of
+    /// its caller: setgid, which only means something where the group may execute, goes for one of the others too.
+    fn leaves(self, mode: u32, gid: u32) -> u32 {
+        without_suid_of_others(mode, self.gid == gid)
+    }
+
     fn opens(self, flags: OpenFlags) -> Opener {
         Opener { is_root: self.is_root(), writes: flags.acc_mode() != OpenAccMode::O_RDONLY }
     }
@@ -159,7 +165,7 @@ impl Shared {
     /// One that is setuid or setgid not at all: writing takes that away, and the kernel, which leaves it to the file
     /// system, goes on believing the mode that it has.
     fn believed_of(&self, attr: &Attr, trust: Trust, fresh: bool) -> Duration {
-        let is_plain = attr.kind == FileKind::Dir || without_suid(attr.mode) == attr.mode;
+        let is_plain = attr.kind == FileKind::Dir || !has_suid(attr.mode);
         self.believed(trust, fresh && is_plain)
     }
 
@@ -233,8 +239,9 @@ impl Shared {
         if changes_hands || is_cut {
             let attr = self.ask(|| self.vfs.getattr(ino)).await?;
             let mode = set.mode.unwrap_or(attr.mode);
-            if attr.kind != FileKind::Dir && without_suid(mode) != mode {
-                set.mode = Some(without_suid(mode));
+            let left = if is_cut { asker.leaves(mode, attr.gid) } else { without_suid(mode) };
+            if attr.kind != FileKind::Dir && left != mode {
+                set.mode = Some(left);
             }
         }
         Ok(self.ask(|| self.vfs.setattr(ino, set.clone())).await?.after)
@@ -245,20 +252,37 @@ impl Shared {
         if asker.is_root() {
             return Ok(());
         }
-        let mode = self.ask(|| self.vfs.getattr(ino)).await?.mode;
-        if without_suid(mode) != mode {
-            let set = SetAttr { mode: Some(without_suid(mode)), ..SetAttr::default() };
+        let attr = self.ask(|| self.vfs.getattr(ino)).await?;
+        let left = asker.leaves(attr.mode, attr.gid);
+        if left != attr.mode {
+            let set = SetAttr { mode: Some(left), ..SetAttr::default() };
             self.ask(|| self.vfs.setattr(ino, set.clone())).await?;
         }
         Ok(())
     }
 
-    async fn write(&self, ino: Ino, offset: u64, data: Bytes, flags: WriteFlags, open_flags: i32) -> Result<()> {
-        let clear_suid = flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+    async fn write(
+        &self,
+        ino: Ino,
+        offset: u64,
+        data: Bytes,
+        (flags, open_flags): (WriteFlags, OpenFlags),
+        asker: Asker,
+    ) -> Result<()> {
+        let mut clear_suid = flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+        let appends = open_flags.0 & O_APPEND != 0 && !flags.contains(WriteFlags::FUSE_WRITE_CACHE);
         let mut at = offset;
-        if open_flags & O_APPEND != 0 && !flags.contains(WriteFlags::FUSE_WRITE_CACHE) {
-            // The kernel appends where it believes that the file ends; another frontend may have written since.
-            at = self.ask(|| self.vfs.getattr(ino)).await?.size;
+        if appends || clear_suid {
+            let attr = self.ask(|| self.vfs.getattr(ino)).await?;
+            if appends {
+                // The kernel appends where it believes that the file ends; another frontend may have written since.
+                at = attr.size;
+            }
+            if clear_suid && !asker.is_root() && has_suid(asker.leaves(attr.mode, attr.gid)) {
+                // The write itself would take setgid, too, that stays.
+                self.drop_suid(ino, asker).await?;
+                clear_suid = false;
+            }
         }
         self.ask(|| self.vfs.write(ino, at, data.clone(), clear_suid)).await?;
         if at != offset {
@@ -769,7 +793,7 @@ impl Filesystem for Kernel {
 
     fn write(
         &self,
-        _request: &Request,
+        request: &Request,
         id: INodeNo,
         _handle: FileHandle,
         offset: u64,
@@ -780,13 +804,14 @@ impl Filesystem for Kernel {
         reply: ReplyWrite,
     ) {
         let ino = or_refuse!(self.ino(id), reply);
+        let asker = Asker::from(request);
         let Ok(len) = u32::try_from(data.len()) else { return reply.error(Errno::EINVAL) };
         // Room first: what waits has no copy yet.
         let permit = self.shared.room(len);
         let data = Bytes::copy_from_slice(data);
         let shared = self.shared.clone();
         self.begin(async move {
-            match shared.write(ino, offset, data, write_flags, flags.0).await {
+            match shared.write(ino, offset, data, (write_flags, flags), asker).await {
                 Ok(()) => reply.written(len),
                 Err(error) => reply.error(errno(&error)),
             }

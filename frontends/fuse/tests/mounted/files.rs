@@ -177,6 +177,47 @@ async fn what_another_user_wrote_is_seen_without_setuid() {
     bed.end().await;
 }
 
+/// Setgid of a file that its group cannot execute stayed whoever reserved space in it, and went whoever wrote.
+#[tokio::test(flavor = "multi_thread")]
+async fn setgid_goes_when_one_of_another_group_changes_a_file() {
+    const NOBODY: u32 = 65_534;
+    if !is_root() {
+        return;
+    }
+    let Some(bed) = Bed::new().await else { return };
+    let path = bed.path("f");
+    blocking(move || {
+        let mode = || statx(CWD, &path, AtFlags::empty(), StatxFlags::MODE).expect("there").stx_mode & 0o7777;
+        let ways: [(&str, &[&str]); 3] = [
+            ("fallocate", &["--length", "4096"]),
+            ("fallocate", &["--punch-hole", "--length", "4096"]),
+            ("truncate", &["--size", "1"]),
+        ];
+        for (program, args) in ways {
+            for (gid, left) in [(NOBODY, 0o766), (0, 0o2766)] {
+                fs::write(&path, "what is in it").expect("made");
+                fs::set_permissions(&path, fs::Permissions::from_mode(0o6766)).expect("set");
+                assert_eq!(mode(), 0o6766);
+                match Command::new(program).args(args).arg(&path).uid(NOBODY).gid(gid).status() {
+                    Ok(status) => assert!(status.success(), "{program} {args:?}"),
+                    Err(_) => return testing::skip("there are no fallocate and truncate, which change a file"),
+                }
+                assert_eq!(mode(), left, "{program} {args:?} as group {gid}");
+            }
+        }
+        for (gid, left) in [(NOBODY, 0o766), (0, 0o2766)] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o6766)).expect("set");
+            assert_eq!(mode(), 0o6766);
+            let file = File::options().write(true).open(&path).expect("opened");
+            let wrote = Command::new("echo").arg("other").uid(NOBODY).gid(gid).stdout(file).status();
+            assert!(wrote.expect("started").success());
+            assert_eq!(mode(), left, "written as group {gid}");
+        }
+    })
+    .await;
+    bed.end().await;
+}
+
 /// Asks for the length of an attribute and of the list of names by giving no room, as no safe wrapper here does.
 fn assert_lengths_are_told(path: &Path, expected: &[&str]) {
     const SCRIPT: &str = "\
