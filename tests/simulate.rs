@@ -493,8 +493,8 @@ fn play_alone(kind: Kind, seed: u64, size: Size) -> (String, Tally) {
     // A clock that stands still but where a world moves it.
     let runtime = if kind == Kind::Shards { runtime.enable_time().start_paused(true) } else { &mut runtime };
     let has_thread = Arc::new(AtomicBool::new(false));
-    let seen = has_thread.clone();
-    let runtime = runtime.on_thread_start(move || seen.store(true, Ordering::Relaxed));
+    let told = has_thread.clone();
+    let runtime = runtime.on_thread_start(move || told.store(true, Ordering::Relaxed));
     let played = runtime.build().expect("a runtime").block_on(play(kind, seed, size));
     assert!(!has_thread.load(Ordering::Relaxed), "something was done on another thread, at a time that no seed draws");
     played
