@@ -122,7 +122,8 @@ impl Store {
                     break;
                 }
             };
-            if before.is_some() && index.before != before {
+            // Between the two, or before the first, a file is missing: the log knows, and says so when it is replayed.
+            if index.before.filter(|before| u64::from(*before) >= first.0) != before {
                 break;
             }
             if u64::from(index.end) > segment.len {

@@ -130,6 +130,24 @@ async fn a_lost_or_short_data_file_is_told() {
     assert!(errors > 1 && errors + 2 == count, "{errors} of {count} files were missed");
 }
 
+/// The first data file was not missed where index files told of all the others: the keys that only it had were gone.
+#[tokio::test]
+async fn a_lost_first_file_is_told() {
+    let home = Arc::new(TestHome::default());
+    let engine = open(home.clone()).await;
+    let space = namespace(&engine, "rot", Mode::User, true).await;
+    for n in 0..30_u8 {
+        space.set(&[n + 1], vec![n; 900].into(), None).await.expect("set");
+    }
+    engine.close().await.expect("close");
+    let mut image = home.image().await;
+    let data = Some((1, muxfs_zdb::Part::Data));
+    image.get_mut(&data).expect("its data").remove(&SegmentId(0)).expect("the first file");
+    let error = Engine::open(TestHome::load(&image).await, options()).await.expect_err("a file is missing");
+    assert_eq!(error.kind(), muxfs::ErrorKind::Corrupt);
+    assert!(format!("{error:#}").contains("the segment is missing"), "{error:#}");
+}
+
 /// Without its list a node would have begun anew, beside all that it had.
 #[tokio::test]
 async fn a_lost_list_of_namespaces_is_told() {
