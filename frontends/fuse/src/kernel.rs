@@ -465,12 +465,12 @@ impl Filesystem for Kernel {
         config.set_max_readahead(READ_AHEAD_LEN).or_else(|near| config.set_max_readahead(near)).ok();
         config.set_max_background(BACKGROUND_COUNT).ok();
         config.set_congestion_threshold(CONGESTION_COUNT).ok();
+        // Without FUSE_ASYNC_DIO: after direct writes that end by themselves the kernel keeps the pages that it has.
         let mut wanted = vec![
             InitFlags::FUSE_PARALLEL_DIROPS,
             InitFlags::FUSE_DO_READDIRPLUS,
             InitFlags::FUSE_HANDLE_KILLPRIV_V2,
             InitFlags::FUSE_CACHE_SYMLINKS,
-            InitFlags::FUSE_ASYNC_DIO,
         ];
         // Where all changes are told pages go by word alone; else the kernel also looks at the time of the last change.
         wanted.push(if options.outside.is_empty() {

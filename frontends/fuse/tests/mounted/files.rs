@@ -231,6 +231,51 @@ sys.exit(told != [int(text) for text in sys.argv[3:]])";
     }
 }
 
+/// Pages that were read while a direct write to them was under way (`io_submit`) stayed in the kernel's cache as they were
+/// before it, for who reads after it was done.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_direct_write_that_is_done_is_read() {
+    const SCRIPT: &str = "\
+import ctypes, mmap, os, platform, struct, sys, threading
+calls = {'x86_64': (206, 208, 209), 'aarch64': (0, 4, 2)}.get(platform.machine())
+if not calls: sys.exit(77)
+setup, getevents, submit = calls
+libc, size, path = ctypes.CDLL(None, use_errno=True), 1 << 18, sys.argv[1]
+def call(number, *args):
+    done = libc.syscall(ctypes.c_long(number), *args)
+    if done < 0: raise OSError(ctypes.get_errno(), 'the kernel refuses')
+    return done
+with open(path, 'wb') as made: made.write(bytes(size))
+context, buffer, events = ctypes.c_ulong(0), mmap.mmap(-1, size), ctypes.create_string_buffer(32)
+address = ctypes.addressof(ctypes.c_char.from_buffer(buffer))
+call(setup, 4, ctypes.byref(context))
+direct, cached, ended = os.open(path, os.O_RDWR | os.O_DIRECT), os.open(path, os.O_RDONLY), threading.Event()
+def read():
+    while not ended.is_set(): os.pread(cached, size, 0)
+readers = [threading.Thread(target=read) for _ in range(2)]
+for reader in readers: reader.start()
+wrong = 0
+for round in range(1, 200):
+    buffer[:] = bytes([round]) * size
+    request = ctypes.create_string_buffer(struct.pack('<QIIHhIQQqQII', 0, 0, 0, 1, 0, direct, address, size, 0, 0, 0, 0))
+    pointer = ctypes.c_void_p(ctypes.addressof(request))
+    call(submit, context, 1, ctypes.byref(pointer))
+    call(getevents, context, 1, 1, events, None)
+    wrong += os.pread(cached, size, 0) != bytes([round]) * size
+ended.set()
+for reader in readers: reader.join()
+if wrong: sys.exit(f'{wrong} reads gave what was there before')";
+    let Some(bed) = Bed::new().await else { return };
+    let path = bed.path("f");
+    blocking(move || match Command::new("python3").args(["-c", SCRIPT]).arg(&path).status() {
+        Ok(status) if status.code() == Some(77) => testing::skip("the numbers of system calls are not known here"),
+        Ok(status) => assert!(status.success()),
+        Err(_) => testing::skip("there is no python3, which writes directly"),
+    })
+    .await;
+    bed.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_kind_of_node_is_made() {
     let Some(bed) = Bed::new().await else { return };
