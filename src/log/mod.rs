@@ -434,21 +434,17 @@ impl Log {
         if let Some(frame) = self.pending(pos) {
             return Ok(Record { head: frame.head(), body: frame.body });
         }
-        let salt = self.inner.salt;
-        let mut bytes = self.inner.media.read_at(pos.segment, pos.offset.into(), len_max).await?;
-        let header = FrameHeader::decode(salt, &bytes).ok_or_else(|| corrupt(pos))?;
+        let media = &*self.inner.media;
+        let (header, front_len, mut bytes) = read_start(media, self.inner.salt, pos, len_max).await?;
+        let head = bytes.slice(FRAME_HEADER_LEN..front_len);
         if bytes.len() < header.len() {
             let len = u32::try_from(header.len()).unwrap_or(u32::MAX);
-            bytes = self.inner.media.read_at(pos.segment, pos.offset.into(), len).await?;
+            bytes = media.read_at(pos.segment, pos.offset.into(), len).await?;
         }
-        let front_len = FRAME_HEADER_LEN + header.head_len();
-        let (Some(front), Some(body)) = (bytes.get(..front_len), bytes.get(front_len..header.len())) else {
-            return Err(corrupt(pos));
-        };
-        if !header.check(salt, pos, front) || !header.check_body(body) {
+        if !bytes.get(front_len..header.len()).is_some_and(|body| header.check_body(body)) {
             return Err(corrupt(pos));
         }
-        Ok(Record { head: bytes.slice(FRAME_HEADER_LEN..front_len), body: bytes.slice(front_len..header.len()) })
+        Ok(Record { head, body: bytes.slice(front_len..header.len()) })
     }
 
     /// Reads a record without its body, which is not checked.
@@ -677,15 +673,23 @@ impl Debug for Log {
 
 async fn read_front(media: &dyn Media, salt: Salt, pos: LogPos) -> Result<(FrameHeader, Bytes)> {
     const GUESS_LEN: u32 = 512;
-    let mut bytes = media.read_at(pos.segment, pos.offset.into(), GUESS_LEN).await?;
+    let (header, front_len, mut bytes) = read_start(media, salt, pos, GUESS_LEN).await?;
+    bytes.truncate(front_len);
+    Ok((header, bytes))
+}
+
+/// Reads so many bytes of a record that is on the media, or more where its front is longer: its header, the length of its
+/// front, which is checked, and the bytes.
+async fn read_start(media: &dyn Media, salt: Salt, pos: LogPos, len: u32) -> Result<(FrameHeader, usize, Bytes)> {
+    let mut bytes = media.read_at(pos.segment, pos.offset.into(), len).await?;
     let header = FrameHeader::decode(salt, &bytes).ok_or_else(|| corrupt(pos))?;
     let front_len = FRAME_HEADER_LEN + header.head_len();
     if bytes.len() < front_len {
         let len = u32::try_from(front_len).unwrap_or(u32::MAX);
         bytes = media.read_at(pos.segment, pos.offset.into(), len).await?;
     }
-    bytes.truncate(front_len);
-    if header.check(salt, pos, &bytes) { Ok((header, bytes)) } else { Err(corrupt(pos)) }
+    let is_sound = bytes.get(..front_len).is_some_and(|front| header.check(salt, pos, front));
+    if is_sound { Ok((header, front_len, bytes)) } else { Err(corrupt(pos)) }
 }
 
 /// Reads the head of a record that is on the media.
