@@ -1,5 +1,5 @@
 //! Regular files of the host: one that is put, read at any offset or from its beginning, with its reader told of progress;
-//! and a small one that is replaced at one stroke.
+//! a small one that is replaced at one stroke, and one that has a password.
 //!
 //! What is put has to keep the length it had when it was opened: a file that changes while it is read is an error, either
 //! way.
@@ -15,14 +15,15 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream, stream::BoxStream};
-use muxfs::dag::ReadAt;
+use muxfs::{Error, ErrorKind, Result, dag::ReadAt};
 use rustix::{
     fs::{FlockOperation, OFlags, flock},
     io::Errno,
 };
 use tokio::io::AsyncReadExt as _;
+use zeroize::Zeroizing;
 
-use crate::output::Progress;
+use crate::{commands::put::host, output::Progress};
 
 /// How much of a file is sent at once.
 const SEND_LEN: usize = 256 << 10;
@@ -77,6 +78,23 @@ pub(crate) fn replace(file: &Path, bytes: &[u8], mode: Mode) -> io::Result<()> {
     File::open(dir_of(file))?.sync_all()
 }
 
+/// Reads a file that has a password, which nobody but its owner may use.
+///
+/// # Errors
+/// `Denied` where others may, with what to do; what `failed` makes of the disk's.
+pub(crate) fn read_password_file(
+    file: &Path,
+    op: &'static str,
+    failed: impl Fn(io::Error) -> Error,
+) -> Result<Zeroizing<Vec<u8>>> {
+    let mode = fs::metadata(file).map_err(&failed)?.mode();
+    if mode & 0o077 != 0 {
+        let why = format!("others than its owner may use this password: chmod 600 {}", file.display());
+        return Err(Error::new(ErrorKind::Denied, op).at(file.display()).because(why));
+    }
+    fs::read(file).map(Zeroizing::new).map_err(failed)
+}
+
 /// Holds the lock of the directory that a file is in, for who reads, edits and replaces that file: each version of it is
 /// another file, and one beside it would be left there.
 #[derive(Debug)]
@@ -86,21 +104,23 @@ impl Editing {
     /// Waits until nobody else has it, for a minute at most: a server may ask nodes that do not answer.
     ///
     /// # Errors
-    /// The disk's; `TimedOut` where somebody has it for longer.
-    pub(crate) async fn begin(file: &Path) -> io::Result<Self> {
-        Self::within(file, EDITING_WAIT_MAX).await
+    /// `Unavailable` where somebody has it for longer; the disk's.
+    pub(crate) async fn begin(file: &Path) -> Result<Self> {
+        let editing = Self::within(file, EDITING_WAIT_MAX).await.map_err(|error| host(file, error))?;
+        editing.ok_or_else(|| {
+            let why = "another command changes a file there, and does not end: wait for it, and try again";
+            Error::new(ErrorKind::Unavailable, "host.edit").at(file.display()).because(why)
+        })
     }
 
-    async fn within(file: &Path, patience: Duration) -> io::Result<Self> {
+    /// Waits so long at most; `None` then.
+    async fn within(file: &Path, patience: Duration) -> io::Result<Option<Self>> {
         let dir = File::open(dir_of(file))?;
         let deadline = Instant::now() + patience;
         loop {
             match flock(&dir, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => return Ok(Self(dir)),
-                Err(Errno::WOULDBLOCK) if Instant::now() >= deadline => {
-                    let why = "another command changes a file there, and does not end: wait for it, and try again";
-                    return Err(io::Error::new(io::ErrorKind::TimedOut, why));
-                }
+                Ok(()) => return Ok(Some(Self(dir))),
+                Err(Errno::WOULDBLOCK) if Instant::now() >= deadline => return Ok(None),
                 Err(Errno::WOULDBLOCK | Errno::INTR) => tokio::time::sleep(EDITING_POLL).await,
                 Err(error) => return Err(error.into()),
             }
@@ -191,8 +211,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("file");
         let editing = Editing::begin(&path).await.expect("free");
-        let refused = Editing::within(&path, Duration::ZERO).await.expect_err("it is edited");
-        assert_eq!(refused.kind(), io::ErrorKind::TimedOut);
+        assert!(Editing::within(&path, Duration::ZERO).await.expect("asked").is_none());
         let (next, ()) = tokio::join!(Editing::begin(&path), async {
             tokio::task::yield_now().await;
             drop(editing);

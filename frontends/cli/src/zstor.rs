@@ -18,6 +18,7 @@ use zeroize::Zeroizing;
 use crate::{
     config::{self, ZstorMount, ZstorNode},
     data_dir::private_dir,
+    host_file::read_password_file,
     instance::{segments_options, space_of_disk},
 };
 
@@ -78,12 +79,8 @@ pub(crate) fn nodes_with_passwords(data: &Path, mount: &ZstorMount) -> Result<Ve
 fn password(file: &Path) -> Result<Password> {
     const OP: &str = "zstor.password";
     let failed = |error: std::io::Error| Error::new(ErrorKind::Io, OP).at(file.display()).because(error);
-    let mode = fs::metadata(file).map_err(failed)?.mode();
-    if mode & 0o077 != 0 {
-        let why = format!("others than its owner may use this password: chmod 600 {}", file.display());
-        return Err(Error::new(ErrorKind::Denied, OP).at(file.display()).because(why));
-    }
-    let text = Zeroizing::new(fs::read_to_string(file).map_err(failed)?);
+    let bytes = read_password_file(file, OP, failed)?;
+    let text = std::str::from_utf8(&bytes).map_err(|error| failed(std::io::Error::other(error)))?;
     Ok(Password::new(text.lines().next().unwrap_or_default()))
 }
 

@@ -39,7 +39,7 @@ pub(crate) async fn ftp_user(name: &str, home: &str, read_only: bool, users: Opt
 /// Replaces the file at one stroke, so that a server that starts meanwhile reads a whole one, and alone, so that another
 /// user who is added meanwhile is not left out.
 async fn add(users: &Path, lines: &str) -> Result<()> {
-    let _editing = Editing::begin(users).await.map_err(|error| host(users, error))?;
+    let _editing = Editing::begin(users).await?;
     let text = match fs::read_to_string(users) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
         text => text.map_err(|error| host(users, error))?,

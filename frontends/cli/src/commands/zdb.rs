@@ -10,7 +10,6 @@ use muxfs_zdb_serve::{Options, Password};
 use serde::Serialize;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
-use zeroize::Zeroizing;
 
 use super::{
     put::host,
@@ -18,6 +17,7 @@ use super::{
 };
 use crate::{
     args::{NodeMode, NodeSync, Zdb, ZdbImport, ZdbServe},
+    host_file::read_password_file,
     instance::env,
     metrics,
     output::{self, Output, count},
@@ -171,13 +171,7 @@ fn options(args: &ZdbServe) -> Result<Options> {
 
 /// What a file has in its first line, which nobody but its owner may read.
 fn password(file: &Path) -> Result<Vec<u8>> {
-    use std::os::unix::fs::MetadataExt as _;
-    let mode = fs::metadata(file).map_err(|error| host(file, error))?.mode();
-    if mode & 0o077 != 0 {
-        let why = format!("others than its owner may use this password: chmod 600 {}", file.display());
-        return Err(Error::new(ErrorKind::Denied, "zdb.password").at(file.display()).because(why));
-    }
-    let bytes = Zeroizing::new(fs::read(file).map_err(|error| host(file, error))?);
+    let bytes = read_password_file(file, "zdb.password", |error| host(file, error))?;
     let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
     let line = line.strip_suffix(b"\r").unwrap_or(line);
     if line.is_empty() {

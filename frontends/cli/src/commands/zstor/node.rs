@@ -60,7 +60,7 @@ pub(crate) async fn change_nodes(
     }
     let Some(file) = config.source.file.clone() else { return Err(no_file()) };
     let file = fs::canonicalize(&file).map_err(|error| host(&file, error))?;
-    let editing = Editing::begin(&file).await.map_err(|error| host(&file, error))?;
+    let editing = Editing::begin(&file).await?;
     // As whoever changed it before left it.
     let config = crate::effective(config.source)?;
     let mounts = config.mount.iter().filter_map(|mount| match mount {
