@@ -19,6 +19,9 @@ const SLOTS_MIN: usize = 8;
 /// The shortest length class, in bytes; each next one is twice as long.
 const CLASS_LEN_MIN: u64 = 256;
 const CLASS_MAX: u32 = 15;
+/// What stands around a value comes on top: lengths of values are powers of two more often than not, and each would be
+/// read with as much again behind it.
+const AROUND_LEN_MAX: u64 = 320;
 
 /// The place of a record and how long it is at most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,7 +29,8 @@ pub(crate) struct Spot(u64);
 
 impl Spot {
     pub(crate) fn new(place: Place, frame_len: u64) -> Self {
-        let classes = frame_len.div_ceil(CLASS_LEN_MIN).next_power_of_two().trailing_zeros();
+        let value_len = frame_len.saturating_sub(AROUND_LEN_MAX);
+        let classes = value_len.div_ceil(CLASS_LEN_MIN).next_power_of_two().trailing_zeros();
         let class = u64::from(classes.min(CLASS_MAX));
         Self(u64::from(place.file) << 32 | u64::from(place.offset / 8) << 4 | class)
     }
@@ -36,9 +40,10 @@ impl Spot {
         Place { file, offset: (low >> 4) * 8 }
     }
 
-    /// So many bytes hold the record, but for one of the longest class.
+    /// So many bytes hold the record.
     pub(crate) fn len_max(self) -> u32 {
-        u32::try_from(CLASS_LEN_MIN << (self.0 & u64::from(CLASS_MAX))).unwrap_or(u32::MAX)
+        let value_len = CLASS_LEN_MIN << (self.0 & u64::from(CLASS_MAX));
+        u32::try_from(value_len + AROUND_LEN_MAX).unwrap_or(u32::MAX)
     }
 
     pub(crate) fn to_bits(self) -> u64 {
@@ -238,15 +243,21 @@ mod tests {
     fn a_spot_holds_place_and_length() {
         for file in [0, 1, u32::MAX] {
             for offset in [64, 72, (1 << 31) - 8] {
-                for (len, len_max) in [(52, 256), (256, 256), (257, 512), (1 << 20, 1 << 20), (8 << 20, 8 << 20)] {
+                for (len, len_max) in [
+                    (52, 576),
+                    (576, 576),
+                    (577, 832),
+                    ((1 << 20) + 320, (1 << 20) + 320),
+                    ((1 << 20) + 321, (2 << 20) + 320),
+                ] {
                     let spot = Spot::new(Place { file, offset }, len);
                     assert_eq!(spot.place(), Place { file, offset });
                     assert_eq!(spot.len_max(), len_max);
                 }
             }
         }
-        // The longest class is short of the longest record, which takes a second read.
-        assert_eq!(Spot::new(place(0), (8 << 20) + 400).len_max(), 8 << 20);
+        let longest = crate::record::frame_len(crate::KEY_LEN_MAX, crate::VALUE_LEN_MAX as u32);
+        assert!(longest <= Spot::new(place(0), longest).len_max().into());
     }
 
     /// Random insertions, moves and removals, with few fingerprints so that chains are long and go around the end,
