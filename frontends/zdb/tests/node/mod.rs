@@ -124,11 +124,15 @@ impl Client {
     pub(crate) async fn connect(addr: SocketAddr) -> Self {
         let stream = TcpStream::connect(addr).await.expect("connected");
         stream.set_nodelay(true).expect("set");
-        Self { stream: Box::new(stream), buffer: Vec::new() }
+        Self::over(stream)
     }
 
     pub(crate) async fn connect_unix(path: &Path) -> Self {
-        Self { stream: Box::new(UnixStream::connect(path).await.expect("connected")), buffer: Vec::new() }
+        Self::over(UnixStream::connect(path).await.expect("connected"))
+    }
+
+    pub(crate) fn over(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Self {
+        Self { stream: Box::new(stream), buffer: Vec::new() }
     }
 
     pub(crate) async fn send(&mut self, bytes: &[u8]) {
