@@ -65,6 +65,22 @@ pub fn decode(block: &[u8]) -> Result<Ipld> {
     })
 }
 
+/// Calls `found` with every CID that a block links to, in the order in which they stand there.
+///
+/// Asks less of the block than [`decode`]: whatever is well-formed CBOR of definite lengths. What a block leads to matters
+/// also where its text is no UTF-8 or a number is longer than it needs to be, as others have written them. Takes no memory.
+///
+/// # Errors
+/// `Corrupt`, with the place and the reason; the links before it were found.
+pub(crate) fn for_each_link(block: &[u8], found: &mut impl FnMut(&Cid)) -> Result<()> {
+    let mut reader = Reader::new(block);
+    let links = reader.links(found).and_then(|()| reader.end());
+    links.map_err(|why| {
+        let at = block.len() - reader.rest.len();
+        Error::new(ErrorKind::Corrupt, "cbor.links").because(format!("{why}, before byte {at}"))
+    })
+}
+
 fn write(value: &Ipld, depth: usize, out: &mut Vec<u8>) -> Result<(), &'static str> {
     match value {
         Ipld::Null => out.push(0xf6),
@@ -230,6 +246,7 @@ impl Decoder<'_> {
     }
 }
 
+const CUT_OFF: &str = "a length is past the end";
 const LINK_RULE: &str = "a link is not a CID that is allowed";
 
 /// Reads a block item by item, each in its only form: for formats that know what comes, and need no [`Ipld`].
@@ -307,6 +324,55 @@ impl<'a> Reader<'a> {
 
     pub(crate) fn end(&self) -> Result<(), &'static str> {
         if self.rest.is_empty() { Ok(()) } else { Err("there are bytes after the value") }
+    }
+
+    /// Reads one item and all within it, whatever form it has.
+    fn links(&mut self, found: &mut impl FnMut(&Cid)) -> Result<(), &'static str> {
+        // How many items are yet to come, at any depth: where they are in each other makes no difference here.
+        let mut count = 1_u64;
+        while count > 0 {
+            let byte = self.byte()?;
+            let (kind, info) = (byte >> 5, byte & 0x1f);
+            let number = self.any_number(info)?;
+            let below = match kind {
+                2 | 3 => {
+                    self.skip(number)?;
+                    0
+                }
+                4 => number,
+                5 => number.checked_mul(2).ok_or(CUT_OFF)?,
+                6 if number == LINK_TAG => {
+                    let info = self.kind(2, "a link is a byte string")?;
+                    let len = self.any_number(info)?;
+                    let cid = self.skip(len)?.strip_prefix(&[0]).ok_or("a link begins with a zero byte")?;
+                    found(&Cid::from_bytes(cid).map_err(|_| LINK_RULE)?);
+                    0
+                }
+                6 => 1,
+                _ => 0,
+            };
+            count = (count - 1).checked_add(below).ok_or(CUT_OFF)?;
+        }
+        Ok(())
+    }
+
+    /// The number of a head, in any form.
+    fn any_number(&mut self, info: u8) -> Result<u64, &'static str> {
+        Ok(match info {
+            0..=23 => info.into(),
+            24 => self.byte()?.into(),
+            25 => u16::from_be_bytes(self.array()?).into(),
+            26 => u32::from_be_bytes(self.array()?).into(),
+            27 => u64::from_be_bytes(self.array()?),
+            _ => return Err("lengths are definite"),
+        })
+    }
+
+    fn skip(&mut self, len: u64) -> Result<&'a [u8], &'static str> {
+        let parts = usize::try_from(len).ok().and_then(|len| self.rest.split_at_checked(len));
+        let (skipped, rest) = parts.ok_or(CUT_OFF)?;
+        self.rest = rest;
+        Ok(skipped)
     }
 
     fn kind(&mut self, kind: u8, why: &'static str) -> Result<u8, &'static str> {
@@ -497,7 +563,78 @@ mod tests {
         assert_eq!(encode(&decode(&zero).expect("canonical")).expect("a float"), zero, "minus zero stays");
     }
 
+    fn links(block: &[u8]) -> Result<Vec<Cid>> {
+        let mut links = Vec::new();
+        for_each_link(block, &mut |cid| links.push(*cid)).map(|()| links)
+    }
+
+    /// Filecoin has bytes in text, and others long forms: their links are links all the same.
+    #[test]
+    fn links_of_what_others_wrote_are_found() {
+        let link = b"\xd8\x2a\x45\0\x01\x55\0\0".as_slice();
+        let cid = Cid::from_bytes(b"\x01\x55\0\0").expect("a CID");
+        let cases: [(&str, &[u8], &[u8]); 6] = [
+            ("text that is no UTF-8", b"\x82\x61\xff", b""),
+            ("long forms", b"\x98\x02\x18\x01", b""),
+            ("keys that are no text, and unsorted", b"\xa2\x02\x01\x01", b""),
+            ("another tag", b"\x82\xc1\x01", b""),
+            ("short floats", b"\x83\xf9\0\0", b"\xf8\xff"),
+            ("nested deeper than is decoded", &[0x81; 1000], b""),
+        ];
+        for (what, before, after) in cases {
+            let block = [before, link, after].concat();
+            decode(&block).expect_err(what);
+            assert_eq!(links(&block).expect(what), [cid], "{what}");
+        }
+        let refused: [(&str, &[u8]); 8] = [
+            ("nothing", b""),
+            ("two values", b"\x01\x01"),
+            ("a list cut off", b"\x82\x01"),
+            ("text cut off", b"\x62a"),
+            ("a map of 2^64 - 1", b"\xbb\xff\xff\xff\xff\xff\xff\xff\xff"),
+            ("lists of 2^64 - 1", b"\x9b\xff\xff\xff\xff\xff\xff\xff\xff\x9b\xff\xff\xff\xff\xff\xff\xff\xff"),
+            ("a list without a length", b"\x9f\x01\xff"),
+            ("a link that is no CID", b"\xd8\x2a\x43\0\x09\x09"),
+        ];
+        for (what, block) in refused {
+            assert_eq!(links(block).expect_err(what).kind(), ErrorKind::Corrupt, "{what}");
+        }
+    }
+
+    fn links_in_order(value: &Ipld, found: &mut Vec<Cid>) {
+        match value {
+            Ipld::Link(cid) => found.push(**cid),
+            Ipld::List(values) => values.iter().for_each(|value| links_in_order(value, found)),
+            Ipld::Map(values) => {
+                let mut entries: Vec<_> = values.iter().collect();
+                entries.sort_by_key(|(key, _)| (key.len(), key.as_bytes()));
+                for (_, value) in entries {
+                    links_in_order(value, found);
+                }
+            }
+            _ => {}
+        }
+    }
+
     proptest! {
+        #[test]
+        fn links_are_found_in_their_order(value in any_ipld(), at in any::<proptest::sample::Index>(), to in any::<u8>()) {
+            let mut block = encode(&value).expect("any value");
+            let mut expected = Vec::new();
+            links_in_order(&value, &mut expected);
+            prop_assert_eq!(links(&block).expect("any value"), expected);
+            let at = at.index(block.len());
+            block[at] = to;
+            if let Ok(value) = decode(&block) {
+                let mut expected = Vec::new();
+                links_in_order(&value, &mut expected);
+                prop_assert_eq!(links(&block).expect("decoded"), expected);
+            } else {
+                // Told or not, it ends.
+                links(&block).ok();
+            }
+        }
+
         #[test]
         fn what_is_encoded_decodes(value in any_ipld()) {
             let block = encode(&value).expect("any value");

@@ -16,7 +16,7 @@ use futures_util::{
     stream::{self, BoxStream, FuturesUnordered},
 };
 
-use super::{Dag, Node, linked, pb::PbScan};
+use super::{Dag, Node, cbor, linked, pb::PbScan};
 use crate::{Cid, Codec, Error, ErrorKind, FileKind, Result};
 
 /// How many blocks a walk reads at the same time: enough to keep a disk and a few cores busy.
@@ -126,7 +126,8 @@ impl Dag {
     }
 }
 
-/// Calls `found` with every CID that a block links to; of one that turns out bad, with those that were readable.
+/// Calls `found` with every CID that a block links to, in the order in which they stand there; of one that turns out bad,
+/// with those that were readable.
 pub(super) fn for_each_link_of(cid: &Cid, block: &Bytes, found: &mut impl FnMut(&Cid)) -> Result<()> {
     match cid.codec() {
         Some(Codec::DagPb) => {
@@ -134,9 +135,8 @@ pub(super) fn for_each_link_of(cid: &Cid, block: &Bytes, found: &mut impl FnMut(
                 found(&link?.cid()?);
             }
         }
-        Some(codec @ (Codec::DagCbor | Codec::DagJson)) => {
-            linked::for_each_link(&linked::decode(codec, block)?, found);
-        }
+        Some(Codec::DagCbor) => cbor::for_each_link(block, found)?,
+        Some(Codec::DagJson) => linked::for_each_link(&linked::decode(Codec::DagJson, block)?, found),
         Some(Codec::Raw) | None => {}
     }
     Ok(())
@@ -146,6 +146,10 @@ fn kind_of(cid: &Cid, block: &Bytes) -> Result<Option<FileKind>> {
     let without_data = cid.codec() == Some(Codec::DagPb) && PbScan::new(block)?.data.is_none();
     if without_data || cid.codec().is_none() {
         return Ok(None);
+    }
+    if cid.codec() == Some(Codec::DagCbor) {
+        // Its links were found already, and more forms have links than are dag-cbor.
+        cbor::decode(block)?;
     }
     Node::of_block(cid, block).map(|node| Some(node.kind))
 }
@@ -299,6 +303,17 @@ mod tests {
         });
         assert_eq!((found[&rotten].0, found[&lying].0), (None, Some(48)));
         assert_eq!(found.len(), 8, "and what the readable half links to");
+    }
+
+    /// What Filecoin wrote is not dag-cbor, and yet nothing below it must be lost: a collection goes by these links.
+    #[tokio::test]
+    async fn links_of_bad_dag_cbor_are_followed() {
+        let (_, dag) = dag();
+        let leaf = dag.put_block(Codec::Raw, "leaf".into()).await.expect("put");
+        let link = [b"\xd8\x2a\x58\x25\0".as_slice(), &leaf.to_bytes()].concat();
+        let root = dag.put_block(Codec::DagCbor, [b"\x82\x61\xff", &link[..]].concat().into()).await.expect("put");
+        let found = walk(&dag, &root).await;
+        assert_eq!((found[&root].2, found[&leaf].2), (Some(ErrorKind::Corrupt), None));
     }
 
     /// Leaves are looked for and not read; one that is absent, however deep, is named.
