@@ -48,6 +48,7 @@
 pub mod block;
 mod bloom;
 pub mod calendar;
+pub mod car;
 pub mod cas;
 pub mod cas_view;
 pub mod cid;

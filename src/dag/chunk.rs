@@ -256,7 +256,7 @@ fn changed(why: &'static str) -> Error {
 }
 
 /// An error of a reader; one of ours that travelled through it keeps its kind.
-pub(super) fn from_io(op: &'static str, error: io::Error) -> Error {
+pub(crate) fn from_io(op: &'static str, error: io::Error) -> Error {
     match error.downcast::<Error>() {
         Ok(ours) => ours,
         Err(error) => Error::new(ErrorKind::Io, op).because(error),

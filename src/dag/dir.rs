@@ -172,14 +172,19 @@ impl Dag {
     /// `NotFound` if a needed block is absent; `Corrupt` if one fails verification or is no part of a directory;
     /// `NotDir` if `dir` is no directory.
     pub async fn lookup(&self, dir: &Cid, name: &Name) -> Result<Option<Entry>> {
-        let found = self.find(dir, name.as_bytes()).await.map_err(|error| error.at(dir))?;
+        self.lookup_noting(dir, name, &mut Vec::new()).await
+    }
+
+    /// [`Dag::lookup`], which notes the shards below the root of `dir` that it read.
+    pub(super) async fn lookup_noting(&self, dir: &Cid, name: &Name, passed: &mut Vec<Cid>) -> Result<Option<Entry>> {
+        let found = self.find(dir, name.as_bytes(), passed).await.map_err(|error| error.at(dir))?;
         Ok(found.map(|link| Entry { name: name.clone(), link }))
     }
 
-    async fn find(&self, dir: &Cid, name: &[u8]) -> Result<Option<Link>> {
+    async fn find(&self, dir: &Cid, name: &[u8], passed: &mut Vec<Cid>) -> Result<Option<Link>> {
         let block = self.get_dir(dir).await?;
         if unixfs_of(&block)?.kind == UnixfsType::HamtShard {
-            return self.lookup_sharded(block, name).await;
+            return self.lookup_sharded(block, name, passed).await;
         }
         for link in PbScan::new(&block)? {
             let link = link?;

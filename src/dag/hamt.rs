@@ -371,8 +371,13 @@ impl Dag {
         shard.put(self, meta).await
     }
 
-    /// Finds a name below the root shard `block`.
-    pub(super) async fn lookup_sharded(&self, mut block: Bytes, name: &[u8]) -> Result<Option<Link>> {
+    /// Finds a name below the root shard `block`; notes the shards below that root which were read for it.
+    pub(super) async fn lookup_sharded(
+        &self,
+        mut block: Bytes,
+        name: &[u8],
+        passed: &mut Vec<Cid>,
+    ) -> Result<Option<Link>> {
         let hash = murmur3_x64_64(name);
         let mut parent = None;
         for level in 0.. {
@@ -388,6 +393,7 @@ impl Dag {
                 }
             };
             block = self.get_shard(&next).await?;
+            passed.push(next);
         }
         Ok(None)
     }

@@ -27,7 +27,7 @@ use crate::{
 const HAND_OVER_LEN_MIN: usize = 256 << 10;
 
 /// The long blocks of a [`Dag`](super::Dag) that wait to be hashed, and those who hash them.
-pub(super) struct Hashing {
+pub(crate) struct Hashing {
     state: Mutex<State>,
     worker_count_max: usize,
 }
@@ -45,12 +45,12 @@ struct Job {
 }
 
 impl Hashing {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { state: Mutex::default(), worker_count_max: available_parallelism().map_or(1, usize::from) }
     }
 
     /// Checks that the block is the CID's; `Corrupt` if not.
-    pub(super) async fn verify(self: &Arc<Self>, cid: &Cid, block: &Bytes) -> Result<()> {
+    pub(crate) async fn verify(self: &Arc<Self>, cid: &Cid, block: &Bytes) -> Result<()> {
         if cid.is_sha256() {
             return cid.verify_sha256(&self.sha256(block).await);
         }
@@ -62,7 +62,7 @@ impl Hashing {
     }
 
     /// The sha2-256 digest of a block. A short one is hashed here; a long one too where no runtime has threads for it.
-    pub(super) async fn sha256(self: &Arc<Self>, block: &Bytes) -> Digest32 {
+    pub(crate) async fn sha256(self: &Arc<Self>, block: &Bytes) -> Digest32 {
         let runtime = if block.len() < HAND_OVER_LEN_MIN { None } else { Handle::try_current().ok() };
         let Some(runtime) = runtime else { return sha256(block) };
         // The runtime of all workers may end before they came to it, while this caller lives on in another.

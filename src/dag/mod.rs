@@ -3,9 +3,10 @@
 pub mod cbor;
 mod chunk;
 mod dir;
+mod export;
 mod gc;
 mod hamt;
-mod hashing;
+pub(crate) mod hashing;
 mod import;
 pub mod ipld;
 pub mod json;
@@ -24,7 +25,9 @@ mod walk;
 pub(crate) mod wire;
 
 pub use chunk::ReadAt;
+pub(crate) use chunk::from_io;
 pub use dir::SYMLINK_LEN_MAX;
+pub use export::{Absent, EXPORT_PATH_LEN_MAX, EntityBytes, Export, ExportLimits, ExportOptions, Scope};
 pub use gc::{DagLease, GcOptions, GcProgress, GcReport, GcRoot, OnGcProgress, WriteSession};
 pub use hamt::{HAMT_FANOUT_MAX, HAMT_FANOUT_MIN};
 pub use import::IMPORT_LEN_MAX;

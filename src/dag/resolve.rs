@@ -26,6 +26,12 @@ impl Dag {
     /// a symlink, a raw block or a value that has no parts; `Corrupt` for a block that is not what its CID or codec says;
     /// `InvalidArgument` for more than [`PATH_PART_COUNT_MAX`] parts; `TooLarge` past [`RESOLVE_BLOCK_COUNT_MAX`].
     pub async fn resolve(&self, root: &Cid, parts: &[Name]) -> Result<Resolved> {
+        self.resolve_noting(root, parts, &mut Vec::new()).await
+    }
+
+    /// [`Dag::resolve`], which notes the blocks that the path leads through, shards among them, in their order and without
+    /// the one where it ends: what proves to others that it leads there.
+    pub(crate) async fn resolve_noting(&self, root: &Cid, parts: &[Name], passed: &mut Vec<Cid>) -> Result<Resolved> {
         if parts.len() > PATH_PART_COUNT_MAX {
             return Err(refuse(ErrorKind::InvalidArgument, "a path has at most 256 parts").at(root));
         }
@@ -35,13 +41,17 @@ impl Dag {
                 return Ok(Resolved { cid, within: Vec::new() });
             };
             let Some(value) = self.get_linked_only(&cid).await? else {
-                let child = self.child(&cid, name).await?;
+                passed.push(cid);
+                let child = self.child(&cid, name, passed).await?;
                 let child = child.ok_or_else(|| refuse(ErrorKind::NotFound, "nothing has this name"));
                 (cid, rest) = (child.map_err(|error| error.at(Place(&cid, rest)))?, below);
                 continue;
             };
             match descend(&value, rest).map_err(|error| error.at(Place(&cid, rest)))? {
-                (Ipld::Link(link), below) => (cid, rest) = (**link, below),
+                (Ipld::Link(link), below) => {
+                    passed.push(cid);
+                    (cid, rest) = (**link, below);
+                }
                 _ => return Ok(Resolved { cid, within: rest.to_vec() }),
             }
         }
@@ -75,7 +85,7 @@ impl Dag {
     }
 
     /// What a name means in a block that is no value: an entry of a directory, or a named link.
-    async fn child(&self, cid: &Cid, name: &Name) -> Result<Option<Cid>> {
+    async fn child(&self, cid: &Cid, name: &Name, passed: &mut Vec<Cid>) -> Result<Option<Cid>> {
         let not_dir = |why| refuse(ErrorKind::NotDir, why).at(Place(cid, std::slice::from_ref(name)));
         match cid.codec() {
             Some(Codec::DagPb) => {}
@@ -85,7 +95,7 @@ impl Dag {
         let block = self.get_block(cid).await?;
         match unixfs_type(&block).map_err(|error| error.at(cid))? {
             Some(UnixfsType::Directory | UnixfsType::HamtShard) => {
-                Ok(self.lookup(cid, name).await?.map(|entry| entry.link.cid))
+                Ok(self.lookup_noting(cid, name, passed).await?.map(|entry| entry.link.cid))
             }
             Some(UnixfsType::Symlink) => Err(not_dir("a symlink is not followed")),
             Some(_) => Err(not_dir("a file has nothing below it")),

@@ -267,7 +267,10 @@ async fn a_tree_of_nothing_but_shards_ends() {
     // The hash of this name is 0 in every bucket.
     assert_eq!(murmur3_x64_64(b""), 0);
     assert_eq!(
-        dag.lookup_sharded(dag.get_block(&chain).await.expect("memory"), b"").await.expect_err("deep").kind(),
+        dag.lookup_sharded(dag.get_block(&chain).await.expect("memory"), b"", &mut Vec::new())
+            .await
+            .expect_err("deep")
+            .kind(),
         ErrorKind::Corrupt
     );
 }
