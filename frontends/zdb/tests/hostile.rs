@@ -166,7 +166,7 @@ fn stream_of(dice: &mut Dice) -> Vec<u8> {
         b"\xff\xff\xff\xff\xff\xff\xff\xff",
     ];
     let mut bytes = Vec::new();
-    for _ in 0..1 + dice.roll(12) {
+    for _ in 0..=dice.roll(12) {
         let mut arguments = vec![WORDS[dice.roll(WORDS.len())].to_vec()];
         for _ in 0..dice.roll(5) {
             arguments.push(match dice.roll(8) {

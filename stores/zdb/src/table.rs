@@ -256,7 +256,7 @@ mod tests {
                 }
             }
         }
-        let longest = crate::record::frame_len(crate::KEY_LEN_MAX, crate::VALUE_LEN_MAX as u32);
+        let longest = crate::record::frame_len(crate::KEY_LEN_MAX, u32::try_from(crate::VALUE_LEN_MAX).expect("short"));
         assert!(longest <= Spot::new(place(0), longest).len_max().into());
     }
 
