@@ -45,7 +45,8 @@ pub enum Swap {
 /// The place of mutable pointers: small bytes under a name, swapped atomically. It lets a new machine find a tree.
 #[async_trait]
 pub trait Heads: Debug + Send + Sync + 'static {
-    /// The head and its version; `None` if it never was set. No older than the last `swap` that returned `Done`.
+    /// The head and its version; `None` if it never was set. No older than the last `swap` that returned `Done`, and durable
+    /// also where the swap of it did not return: nobody who acts on it is ahead of it after a crash.
     ///
     /// # Errors
     /// `Unavailable`, `Io`: whether a swap that failed happened is not known yet.

@@ -188,7 +188,8 @@ impl Log {
     /// Opens the log in `media` and calls `each` with every record in order; an error of `each` ends it.
     ///
     /// It holds one record in memory at a time; the bytes of a record share a buffer with its neighbours, so whoever
-    /// keeps a few of them copies them. A torn tail, of a write that no sync covered, is cut.
+    /// keeps a few of them copies them. A torn tail, of a write that no sync covered, is cut. When it returns, all that
+    /// `each` was called with is durable, whoever appended it.
     ///
     /// ```
     /// use std::sync::Arc;
@@ -259,12 +260,12 @@ impl Log {
     ) -> Result<Self> {
         let kind = options.kind()?;
         let (chain, last) = replay::replay(&media, kind, replay, visitor).await?;
-        if let Some((last, _)) = last
-            && chain.garbage.iter().any(|id| *id < chain.first)
-        {
-            // What says that they are no part of the log may be in the cache alone, left there by a process that died.
-            media.sync(last).await?;
-        }
+        let synced = match last {
+            // What was read may be in the cache alone, left there by a process that died, and whatever is done because of it
+            // would outlive it. Segments before were synced before this one was made.
+            Some((segment, offset)) => media.sync(segment).await.map(|()| LogPos { segment, offset })?,
+            None => LogPos { segment: SegmentId(0), offset: 0 },
+        };
         for segment in chain.garbage {
             media.remove(segment).await?;
         }
@@ -274,8 +275,7 @@ impl Log {
             next,
             end,
             written: end,
-            // What a crash of the process alone left behind may not have reached the disk.
-            synced: LogPos { segment: SegmentId(0), offset: 0 },
+            synced,
             pending: VecDeque::new(),
             pending_len: 0,
             writing: false,

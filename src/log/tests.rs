@@ -144,7 +144,7 @@ async fn a_boundary_divides_what_was_appended_before_from_what_comes_after() {
     assert!(log.synced() > second);
     let (log, seen) = places(media).await.expect("open");
     assert_eq!(seen, [(first, record(1)), (second, record(2))]);
-    assert!(log.synced() < first, "what is read back may be in the cache alone");
+    assert!(log.synced() > second, "what is read back is durable");
     assert!(log.rotate().expect("rotate") > second);
 }
 
@@ -421,11 +421,14 @@ async fn killed_then_without_power(over: Over, seed_count: u64) {
             let media = Arc::new(media.reopen(Crash::never()));
             let (_, seen) = open(over(media.clone())).await.expect("opens");
             assert!(seen.len() >= story.acked && seen == story.appended[..seen.len()], "call {call}");
+            let shown = seen.len();
             let (_, seen) = match open(over(Arc::new(media.restart(seed, Crash::never())))).await {
                 Ok(opened) => opened,
                 Err(error) => panic!("killed at call {call}, then without power, seed {seed}: {error:#}"),
             };
-            assert!(seen.len() >= story.acked && seen == story.appended[..seen.len()], "call {call}, seed {seed}");
+            // What an opening showed, synced or not, is acted upon: a collector took the blocks of the commit before a head
+            // that was in the cache alone, and the head before came back.
+            assert!(seen.len() >= shown && seen == story.appended[..seen.len()], "call {call}, seed {seed}");
         }
     }
 }
