@@ -3,10 +3,19 @@
 //! A [`Way`] is how bytes get to a file and back: calls of the library, those of the kernel on a mount, those of a
 //! client of the network. [`exercise`] draws what to do with it from a seed, does the same to a plain vector of bytes,
 //! and compares whatever is read. Offsets and lengths lie at and beside the edges of pages and chunks half of the time.
-//! The [`Bed`] has the file in a working tree of small chunks, which commits beside the steps, or never.
+//! The [`Bed`] has the file in a working tree of small chunks, which commits beside the steps, or never, and collects its
+//! garbage beside them.
 
 use std::{
-    collections::VecDeque, env, fmt, fmt::Write as _, io, ops::Range, panic, str::FromStr, sync::Arc, time::Instant,
+    collections::VecDeque,
+    env, fmt,
+    fmt::Write as _,
+    io,
+    ops::Range,
+    panic,
+    str::FromStr,
+    sync::Arc,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -14,12 +23,12 @@ use tokio::{runtime::Runtime, task::JoinHandle};
 
 use super::fault::Dice;
 use crate::{
-    Cid, Name, Result,
+    Name, Result,
     block::Mem,
-    dag::{Dag, DagOptions, Params, Profile},
+    dag::{Dag, DagOptions, GcOptions, Params, Profile},
     heads::MemHeads,
     media::MemMedia,
-    tree::{Tree, TreeOptions},
+    tree::{Retention, Tree, TreeOptions},
 };
 
 /// The longest that a file gets: many chunks, and yet read whole in no time.
@@ -28,6 +37,8 @@ pub const FILE_LEN_MAX: u64 = 256 * 1024;
 const CHUNK_LEN: u32 = 16 * 1024;
 /// How many steps one file is exercised for, before another one with a seed of its own: few enough to try them again.
 const FILE_STEP_COUNT: u64 = 10_000;
+/// A [`Bed`] collects its garbage once in so many settlings: else a million steps fill its memory.
+const COLLECT_EVERY: u64 = 64;
 /// How many of the last steps are told where one fails.
 const TOLD_COUNT: usize = 40;
 /// Where random bytes come from: their place in it tells one write from another.
@@ -420,7 +431,9 @@ pub struct Bed {
     /// The tree.
     pub tree: Tree,
     commits: Commits,
-    committing: Option<JoinHandle<Result<Cid>>>,
+    settled_count: u64,
+    /// What goes on beside the steps.
+    beside: Option<JoinHandle<Result<()>>>,
 }
 
 impl Bed {
@@ -433,26 +446,37 @@ impl Bed {
         let params = Params { chunk_len: CHUNK_LEN, width: 4, ..Profile::default().params() };
         let dag = Dag::new(Arc::new(Mem::default()), DagOptions { params, ..DagOptions::default() });
         let head = Name::new(b"main").expect("a good name");
-        let options = TreeOptions { auto_commit: None, ..TreeOptions::new(head, env) };
+        let [all, hourly, daily] = [Duration::ZERO; 3];
+        let retention = Retention { all, hourly, daily };
+        let options = TreeOptions { auto_commit: None, retention, ..TreeOptions::new(head, env) };
         let tree = Tree::open(dag, Arc::new(MemMedia::default()), Arc::new(MemHeads::default()), options).await;
-        Self { tree: tree.expect("a tree in memory"), commits, committing: None }
+        Self { tree: tree.expect("a tree in memory"), commits, settled_count: 0, beside: None }
     }
 
-    /// Begins the next commit on `runtime`, when the one before has ended, if there are commits.
+    /// Begins the next commit on `runtime`, when the one before has ended, if there are commits, and now and then a
+    /// collection of garbage after it.
     ///
     /// # Errors
-    /// What ended the commit before.
+    /// What ended those before.
     ///
     /// # Panics
-    /// Where that one did.
+    /// Where one of them did.
     pub fn settle(&mut self, runtime: &Runtime) -> Result<()> {
-        if let Some(committing) = self.committing.take() {
-            runtime.block_on(committing).unwrap_or_else(|error| panic::resume_unwind(error.into_panic()))?;
+        if let Some(beside) = self.beside.take() {
+            runtime.block_on(beside).unwrap_or_else(|error| panic::resume_unwind(error.into_panic()))?;
         }
-        if self.commits == Commits::Beside {
-            let tree = self.tree.clone();
-            self.committing = Some(runtime.spawn(async move { tree.commit("").await }));
-        }
+        self.settled_count += 1;
+        let (tree, commits) = (self.tree.clone(), self.commits);
+        let collects = self.settled_count.is_multiple_of(COLLECT_EVERY);
+        self.beside = Some(runtime.spawn(async move {
+            if commits == Commits::Beside {
+                tree.commit("").await?;
+            }
+            if collects {
+                tree.dag().collect_garbage(|| tree.gc_roots(), &GcOptions::new(&super::env())).await?;
+            }
+            Ok(())
+        }));
         Ok(())
     }
 }
