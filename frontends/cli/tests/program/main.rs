@@ -3,6 +3,7 @@
 //! Each test owns a data directory, starts `muxfs` as a process and speaks to it as a client would.
 
 mod care;
+mod cluster;
 mod coherence;
 mod collecting;
 mod commands;

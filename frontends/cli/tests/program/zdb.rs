@@ -15,7 +15,7 @@ use serde_json::Value;
 use crate::{PATIENCE, Server, World, assert_same_tree, number_of};
 
 /// Starts a node on a directory of its own, and waits until it is ready.
-fn node(world: &World, name: &str, args: &[&str]) -> Server {
+pub(crate) fn node(world: &World, name: &str, args: &[&str]) -> Server {
     let ready = world.path(&format!("{name}.json"));
     fs::remove_file(&ready).ok();
     let mut command = zdb(world, name);
@@ -53,17 +53,17 @@ fn fails(mut command: Command, code: i32) -> String {
 }
 
 /// A client of a node.
-struct Client(BufReader<TcpStream>);
+pub(crate) struct Client(BufReader<TcpStream>);
 
 impl Client {
-    fn connect(addr: SocketAddr) -> Self {
+    pub(crate) fn connect(addr: SocketAddr) -> Self {
         let stream = TcpStream::connect(addr).expect("connected");
         stream.set_nodelay(true).expect("set");
         stream.set_read_timeout(Some(PATIENCE)).expect("set");
         Self(BufReader::new(stream))
     }
 
-    fn send(&mut self, words: &[&[u8]]) -> std::io::Result<()> {
+    pub(crate) fn send(&mut self, words: &[&[u8]]) -> std::io::Result<()> {
         let mut request = format!("*{}\r\n", words.len()).into_bytes();
         for word in words {
             request.extend(format!("${}\r\n", word.len()).into_bytes());
@@ -74,7 +74,7 @@ impl Client {
     }
 
     /// The next reply, as it came: its first line, and the bytes of a string.
-    fn reply(&mut self) -> std::io::Result<(String, Vec<u8>)> {
+    pub(crate) fn reply(&mut self) -> std::io::Result<(String, Vec<u8>)> {
         let mut line = String::new();
         if self.0.read_line(&mut line)? == 0 || !line.ends_with("\r\n") {
             return Err(std::io::ErrorKind::UnexpectedEof.into());
@@ -95,7 +95,7 @@ impl Client {
         self.reply().expect("answered")
     }
 
-    fn ok(&mut self, words: &str) {
+    pub(crate) fn ok(&mut self, words: &str) {
         assert_eq!(self.say(words).0, "+OK", "{words}");
     }
 }
