@@ -35,6 +35,7 @@ soak *ARGS:
 nightly:
     MUXFS_KILL_ROUNDS=500 cargo test --release -p muxfs-cli --test program rounds -- --nocapture
     MUXFS_ZDB_ROUNDS=200 cargo test --release -p muxfs-cli --test program zdb -- --nocapture
+    MUXFS_CLUSTER_ROUNDS=20 cargo test --release -p muxfs-cli --test program cluster -- --nocapture
     MUXFS_FUZZ_STREAMS=50000 cargo test --release -p muxfs-zdb-serve --test hostile -- --nocapture
     MUXFS_WIPE_ROUNDS=100 cargo test --release -p muxfs-cli --test program replaced -- --nocapture
     MUXFS_COHERENCE_ROUNDS=20000 cargo test --release -p muxfs-cli --test program coherence -- --nocapture

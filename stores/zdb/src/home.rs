@@ -8,7 +8,7 @@ use std::{
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
@@ -63,7 +63,7 @@ pub trait Home: Debug + Send + Sync + 'static {
     /// The environment's.
     async fn remove(&self, number: u64) -> Result<()>;
 
-    /// How many bytes may still be written; `None` where nobody knows.
+    /// How many bytes may still be written, as it was a moment ago; `None` where nobody knows. Asked for by every set.
     fn free_len(&self) -> Option<u64>;
 
     /// The path of a media, for people; empty where it has none.
@@ -75,6 +75,8 @@ pub trait Home: Debug + Send + Sync + 'static {
 /// One process at a time: the list is locked until the engine is dropped.
 pub struct DirHome {
     path: PathBuf,
+    /// What the disk said last, and when.
+    free: Mutex<Option<(Instant, Option<u64>)>>,
 }
 
 impl Debug for DirHome {
@@ -87,13 +89,16 @@ impl Debug for DirHome {
 const OPEN_TRIES: u32 = 50;
 const OPEN_WAIT: Duration = Duration::from_millis(20);
 
+/// What a disk says of its room counts so long: less is written meanwhile than an engine leaves free, and a set costs no call
+/// of the system.
+const FREE_TIME: Duration = Duration::from_millis(10);
+
 impl DirHome {
     /// A home in this directory, made with mode 0700 if there is none: passwords of namespaces are in it, in clear.
     ///
     /// ```
     /// # use std::sync::Arc;
     /// use muxfs_zdb::{DirHome, Engine, EngineOptions};
-    /// # let dir = tempfile::tempdir().unwrap();
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> muxfs::Result<()> {
     /// # let dir = tempfile::tempdir().unwrap();
@@ -107,7 +112,7 @@ impl DirHome {
     /// `Denied`, `NoSpace`, `ReadOnly`, `Io`. That another process has it is told by [`Engine::open`](crate::Engine::open).
     pub fn open(path: &Path) -> Result<Self> {
         DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|error| io_error(path, error))?;
-        Ok(Self { path: path.into() })
+        Ok(Self { path: path.into(), free: Mutex::default() })
     }
 
     fn dir(&self, number: u64, part: Part) -> PathBuf {
@@ -158,8 +163,16 @@ impl Home for DirHome {
     }
 
     fn free_len(&self) -> Option<u64> {
-        let stat = rustix::fs::statvfs(&self.path).ok()?;
-        stat.f_bavail.checked_mul(stat.f_frsize)
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        match *free {
+            Some((asked, len)) if asked.elapsed() < FREE_TIME => len,
+            _ => {
+                let stat = rustix::fs::statvfs(&self.path).ok();
+                let len = stat.and_then(|stat| stat.f_bavail.checked_mul(stat.f_frsize));
+                *free = Some((Instant::now(), len));
+                len
+            }
+        }
     }
 
     fn path(&self, number: u64, part: Part) -> String {
