@@ -37,7 +37,7 @@ impl Dag {
     /// `NotFound` if a needed block is absent; `Corrupt` if one fails verification or does not fit its parent; `IsDir`
     /// for a directory; `InvalidArgument` for a symlink; `TooLarge` past [`READ_BLOCK_COUNT_MAX`].
     pub async fn read_at(&self, file: &Cid, offset: u64, len: u32) -> Result<Bytes> {
-        let mut pieces = Pieces::open(self.clone(), file, offset, Some(len)).await.map_err(|error| error.at(file))?;
+        let mut pieces = Pieces::open(self.clone(), file, offset, len.into()).await.map_err(|error| error.at(file))?;
         let Some(first) = pieces.next().await.map_err(|error| error.at(file))? else { return Ok(Bytes::new()) };
         if pieces.is_done() {
             return Ok(first);
@@ -58,8 +58,30 @@ impl Dag {
     /// # Errors
     /// Its items', as [`Dag::read_at`].
     pub fn reader(&self, file: &Cid, offset: u64) -> BoxStream<'static, Result<Bytes>> {
+        self.range_reader(file, offset..u64::MAX)
+    }
+
+    /// Reads a part of a file, of any length, leaf by leaf without a copy, fetching ahead, and nothing beyond the part's
+    /// end; short only at the end of the file. Ends after the first error.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use futures_util::TryStreamExt;
+    /// # use muxfs::{block::Mem, dag::{Dag, DagOptions, UnixfsMeta}};
+    /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+    /// let dag = Dag::new(Arc::new(Mem::default()), DagOptions::default());
+    /// let file = dag.import(&b"hello world"[..], UnixfsMeta::default()).await?;
+    /// let pieces: Vec<_> = dag.range_reader(&file.cid, 6..9).try_collect().await?;
+    /// assert_eq!(pieces.concat(), b"wor");
+    /// # Ok::<(), muxfs::Error>(()) }).unwrap();
+    /// ```
+    ///
+    /// # Errors
+    /// Its items', as [`Dag::read_at`].
+    pub fn range_reader(&self, file: &Cid, range: Range<u64>) -> BoxStream<'static, Result<Bytes>> {
         let (dag, file) = (self.clone(), *file);
-        let pieces = stream::once(async move { Pieces::open(dag, &file, offset, None).await });
+        let len = range.end.saturating_sub(range.start);
+        let pieces = stream::once(async move { Pieces::open(dag, &file, range.start, len).await });
         let pieces =
             pieces.map(move |pieces| match pieces {
                 Ok(pieces) => stream::try_unfold(pieces, |mut pieces| async move {
@@ -157,10 +179,10 @@ impl Content {
 }
 
 impl Pieces {
-    async fn open(dag: Dag, file: &Cid, offset: u64, len: Option<u32>) -> Result<Self> {
+    async fn open(dag: Dag, file: &Cid, offset: u64, len: u64) -> Result<Self> {
         let block = dag.get_block(file).await?;
         let (content, size) = Content::of(file, &block, None)?;
-        let end = len.map_or(size, |len| offset.saturating_add(len.into()).min(size));
+        let end = offset.saturating_add(len).min(size);
         let range = offset.min(end)..end;
         let mut pieces =
             Self { dag, range, path: Vec::new(), path_len: 0, first: None, block_count: 1, ahead_count: 0 };

@@ -8,8 +8,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    FileKind, Name,
+    BlockKey, BlockStore, FileKind, Name,
     block::Mem,
+    cid_of,
     dag::{
         DagOptions, Layout, Params, Profile, UnixfsMeta,
         pb::{PbLink, PbNode},
@@ -43,11 +44,30 @@ async fn every_slice_of_every_layout() {
                 for len in [0, 1, 6, 7, 8, 50, 300] {
                     let read = dag.read_at(&cid, from as u64, len).await.expect("memory");
                     assert_eq!(read, rest.get(..len as usize).unwrap_or(rest), "{layout:?} {from} {len}");
+                    let range = from as u64..from as u64 + u64::from(len);
+                    let part: Vec<Bytes> = dag.range_reader(&cid, range).try_collect().await.expect("memory");
+                    assert_eq!(part.concat(), read, "{layout:?} {from} {len}");
                 }
             }
             assert_eq!(dag.read_at(&cid, u64::MAX, u32::MAX).await.expect("past the end"), "");
         }
     }
+}
+
+/// A part is read though every leaf outside it is absent: nothing is fetched ahead of its end.
+#[tokio::test]
+async fn a_part_asks_for_its_own_leaves_only() {
+    let blocks = Arc::new(Mem::default());
+    let params = Params { chunk_len: 4, ..Profile::default().params() };
+    let dag = Dag::new(blocks.clone(), DagOptions { params, verified_len_max: 0 });
+    let cid = dag.import(&b"aaaabbbbccccdddd"[..], UnixfsMeta::default()).await.expect("memory").cid;
+    for leaf in [b"aaaa", b"dddd"] {
+        blocks.delete(&BlockKey::from(&cid_of(Codec::Raw, leaf))).await.expect("deleted");
+    }
+    let part: Vec<Bytes> = dag.range_reader(&cid, 5..12).try_collect().await.expect("the leaves are there");
+    assert_eq!(part.concat(), b"bbbcccc");
+    let error = dag.range_reader(&cid, 5..13).try_collect::<Vec<_>>().await.expect_err("a leaf is absent");
+    assert_eq!(error.kind(), ErrorKind::NotFound);
 }
 
 /// A node by hand: links to parts of these lengths, and a message.
