@@ -1,0 +1,409 @@
+//! What has a CID: `/PREFIX/CID[/path]`, as blocks, as files, as directories, as linked data.
+//!
+//! Everything comes out of a [`Dag`], which verifies each block before anybody sees it. Bounded: a path by its parts, a
+//! list by [`LIST_COUNT_MAX`], a stream by what is fetched ahead. Spec: spec/http.md.
+
+use std::ops::Range;
+
+use axum::{
+    body::Body,
+    http::{
+        HeaderMap, HeaderName, HeaderValue, Response, StatusCode,
+        header::{CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_LENGTH, LOCATION},
+        request::Parts,
+    },
+};
+use bytes::Bytes;
+use futures_util::{StreamExt, TryStreamExt, stream};
+use muxfs::{
+    Cid, Codec, Env, Error, ErrorKind, FileKind, Name, Result,
+    dag::{Dag, Ipld, Node, Resolved, json, linked, murmur3_x64_64, pb::PbNode, unixfs::UnixfsData},
+};
+
+use crate::{
+    entity::{Entity, IMMUTABLE, Read, disposition, set},
+    failure::Failure,
+    format::{Format, Wanted},
+    media_type,
+    page::{self, List, Row},
+    target::{Target, path_of},
+};
+
+/// The most entries that one page lists.
+const LIST_COUNT_MAX: usize = 4096;
+/// How much of linked data a page shows, in bytes, and how many of its links.
+const PREVIEW_LEN_MAX: usize = 256 << 10;
+const PREVIEW_LINK_COUNT_MAX: usize = 1000;
+/// What is served in the place of a directory that has it.
+const INDEX: &[u8] = b"index.html";
+/// Blocks that hold one value, of codecs that have no links.
+const JSON_CODE: u64 = 0x0200;
+const CBOR_CODE: u64 = 0x51;
+
+const X_IPFS_PATH: HeaderName = HeaderName::from_static("x-ipfs-path");
+const X_IPFS_ROOTS: HeaderName = HeaderName::from_static("x-ipfs-roots");
+
+/// A request for something with a CID.
+pub(crate) struct Gateway<'a> {
+    pub(crate) dag: &'a Dag,
+    pub(crate) target: &'a Target,
+    pub(crate) request: &'a Parts,
+    pub(crate) env: &'a Env,
+    pub(crate) wanted: Wanted,
+}
+
+/// Where a path led.
+struct Place {
+    end: Resolved,
+    /// The CID of the root, and of each part of the path that led to a block of its own.
+    roots: Vec<Cid>,
+}
+
+impl Gateway<'_> {
+    /// Answers it: `cid` is what the path begins with, `below` what follows.
+    pub(crate) async fn answer(&self, cid: Cid, below: &[Name]) -> Result<Response<Body>, Failure> {
+        self.check()?;
+        let found = match self.resolve(cid, below).await {
+            Ok(place) => self.answer_at(&place).await,
+            Err(error) => Err(error.into()),
+        };
+        found.map_err(|failure| {
+            if failure.status == StatusCode::NOT_FOUND && self.only_if_cached() {
+                return Failure::new(StatusCode::PRECONDITION_FAILED, failure.why, "Ask without only-if-cached.");
+            }
+            failure
+        })
+    }
+
+    fn check(&self) -> Result<(), Failure> {
+        let is_worker = self.request.headers.get("service-worker").is_some_and(|value| value == "script");
+        if is_worker && self.target.parts.len() <= 2 {
+            let why = "A service worker of a whole CID would see what other pages of this origin do.";
+            return Err(Failure::bad(why, "Put it into a directory of the site."));
+        }
+        if self.wanted.format == Some(Format::IpnsRecord) {
+            return Err(Failure::bad("An IPNS record is of a name, and this is a CID.", ""));
+        }
+        Ok(())
+    }
+
+    fn only_if_cached(&self) -> bool {
+        let mut values =
+            self.request.headers.get_all(CACHE_CONTROL).into_iter().filter_map(|value| value.to_str().ok());
+        values.any(|value| value.split(',').any(|directive| directive.trim().eq_ignore_ascii_case("only-if-cached")))
+    }
+
+    /// Walks the path part by part, so that each root on it is known.
+    async fn resolve(&self, root: Cid, below: &[Name]) -> Result<Place> {
+        let mut place = Place { end: Resolved { cid: root, within: Vec::new() }, roots: vec![root] };
+        for name in below {
+            let (cid, mut parts) = (place.end.cid, place.end.within);
+            parts.push(name.clone());
+            place.end = self.dag.resolve(&cid, &parts).await?;
+            if place.end.within.is_empty() {
+                place.roots.push(place.end.cid);
+            }
+        }
+        Ok(place)
+    }
+
+    async fn answer_at(&self, place: &Place) -> Result<Response<Body>, Failure> {
+        if !place.end.within.is_empty() {
+            let why = "The path ends at a value inside a block, which has no answer of its own.";
+            let advice = "Ask for the block, with a shorter path.";
+            return Err(Failure::new(StatusCode::NOT_IMPLEMENTED, why, advice));
+        }
+        let cid = place.end.cid;
+        match (self.wanted.format, cid.codec(), cid.codec_code()) {
+            (Some(Format::Raw), ..) => self.raw(place).await,
+            (Some(Format::Car), ..) | (Some(Format::Tar), Some(Codec::Raw | Codec::DagPb), _) => {
+                let why = format!("The format {} is not there yet.", self.wanted.format.map_or("", Format::name));
+                Err(Failure::new(StatusCode::NOT_IMPLEMENTED, why, "Ask for ?format=raw, block by block."))
+            }
+            (_, Some(Codec::Raw | Codec::DagPb), _) => self.unixfs(place).await,
+            (_, Some(Codec::DagJson), _) => self.value(place, Format::DagJson, Format::Json).await,
+            (_, Some(Codec::DagCbor), _) => self.value(place, Format::DagCbor, Format::Cbor).await,
+            (_, None, JSON_CODE) => self.value(place, Format::Json, Format::Json).await,
+            (_, None, CBOR_CODE) => self.value(place, Format::Cbor, Format::Cbor).await,
+            (_, None, code) => {
+                // A block that is absent is that first of all.
+                self.dag.get_block(&cid).await?;
+                Err(Failure::not_acceptable(format!(
+                    "The block has the codec {code:#x}, which has no form of its own."
+                )))
+            }
+        }
+    }
+
+    /// The headers of everything that a path leads to.
+    fn headers(&self, place: &Place) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static(IMMUTABLE));
+        set(&mut headers, X_IPFS_PATH, &self.target.path());
+        let roots: Vec<String> = place.roots.iter().map(Cid::to_string).collect();
+        set(&mut headers, X_IPFS_ROOTS, &roots.join(","));
+        headers
+    }
+
+    fn is_download(&self) -> bool {
+        self.target.query.get("download") == Some("true")
+    }
+
+    fn filename(&self) -> Option<&str> {
+        self.target.query.get("filename").filter(|name| !name.is_empty())
+    }
+
+    async fn send(&self, entity: Entity) -> Result<Response<Body>, Failure> {
+        let boundary = || {
+            let mut random = [0; 16];
+            (self.env.fill)(&mut random);
+            format!("{:032x}", u128::from_le_bytes(random))
+        };
+        entity.answer(self.request, boundary).await
+    }
+
+    /// A block as it is.
+    async fn raw(&self, place: &Place) -> Result<Response<Body>, Failure> {
+        let cid = place.end.cid;
+        let block = self.dag.get_block(&cid).await?;
+        let mut headers = self.headers(place);
+        let bin = format!("{cid}.bin");
+        set(&mut headers, CONTENT_DISPOSITION, &disposition(true, self.filename().unwrap_or(&bin)));
+        self.send(Entity {
+            len: block.len() as u64,
+            content_type: Format::Raw.media_type().to_owned(),
+            etag: format!("\"{cid}.raw\""),
+            modified: None,
+            headers,
+            read: read_block(block),
+        })
+        .await
+    }
+
+    /// A block of linked data in its own codec, `native`, which a plain one may stand for.
+    async fn value(&self, place: &Place, native: Format, plain: Format) -> Result<Response<Body>, Failure> {
+        let cid = place.end.cid;
+        let block = self.dag.get_block(&cid).await?;
+        let format = match self.wanted.format {
+            None if self.wanted.html && native != plain => return self.preview(place, &block),
+            None => native,
+            Some(format) if format == native || format == plain => format,
+            Some(_) if !self.wanted.is_in_query && self.wanted.or_other => native,
+            Some(format) => {
+                let (wanted, native) = (format.name(), native.name());
+                return Err(Failure::not_acceptable(format!(
+                    "The block is {native}, and is not converted to {wanted}."
+                )));
+            }
+        };
+        let mut headers = self.headers(place);
+        let is_json = plain == Format::Json;
+        let name = format!("{cid}.{}", plain.name());
+        let disposition = disposition(!is_json || self.is_download(), self.filename().unwrap_or(&name));
+        set(&mut headers, CONTENT_DISPOSITION, &disposition);
+        self.send(Entity {
+            len: block.len() as u64,
+            content_type: format.media_type().to_owned(),
+            etag: format!("\"{cid}.{}\"", format.name()),
+            modified: None,
+            headers,
+            read: read_block(block),
+        })
+        .await
+    }
+
+    /// Linked data on a page.
+    fn preview(&self, place: &Place, block: &Bytes) -> Result<Response<Body>, Failure> {
+        let cid = place.end.cid;
+        let etag = page::etag("DagIndex", &cid, "");
+        if page::is_known(self.request, &etag) {
+            return Ok(self.with_place(page::answer(&etag, None), place));
+        }
+        let codec = cid.codec().unwrap_or(Codec::Raw);
+        let value = linked::decode(codec, block).map_err(|error| error.at(cid))?;
+        let text = json::encode(&value).map_err(|error| error.at(cid))?;
+        let shown = String::from_utf8_lossy(text.get(..PREVIEW_LEN_MAX).unwrap_or(&text));
+        let mut links = Vec::new();
+        collect_links(&value, &mut links);
+        let page = page::preview(self.prefix(), &cid, &shown, text.len() > PREVIEW_LEN_MAX, &links);
+        Ok(self.with_place(page::answer(&etag, Some(page)), place))
+    }
+
+    fn prefix(&self) -> &str {
+        self.target.parts.first().and_then(Name::as_str).unwrap_or_default()
+    }
+
+    fn with_place(&self, mut page: Response<Body>, place: &Place) -> Response<Body> {
+        for (name, value) in self.headers(place) {
+            if let Some(name) = name.filter(|name| *name != CACHE_CONTROL) {
+                page.headers_mut().insert(name, value);
+            }
+        }
+        page
+    }
+
+    /// A file, a directory or a symlink.
+    async fn unixfs(&self, place: &Place) -> Result<Response<Body>, Failure> {
+        let cid = place.end.cid;
+        let block = self.dag.get_block(&cid).await?;
+        if cid.codec() == Some(Codec::DagPb) && !is_unixfs(&block)? {
+            return Err(Failure::not_acceptable("The block is dag-pb, and neither a file nor a directory."));
+        }
+        let node = self.dag.stat(&cid).await?;
+        let is_ruled_out = match self.wanted.format {
+            Some(Format::DagJson | Format::DagCbor) => true,
+            Some(Format::Json | Format::Cbor) => node.kind == FileKind::Dir,
+            _ => false,
+        };
+        if is_ruled_out && (self.wanted.is_in_query || !self.wanted.or_other) {
+            let wanted = self.wanted.format.map(Format::name).unwrap_or_default();
+            return Err(Failure::not_acceptable(format!("Files and directories are not converted to {wanted}.")));
+        }
+        match node.kind {
+            FileKind::Dir => self.dir(place).await,
+            FileKind::Symlink => self.symlink(place, node).await,
+            _ => self.file(place, cid, node, format!("\"{cid}\""), None).await,
+        }
+    }
+
+    async fn symlink(&self, place: &Place, node: Node) -> Result<Response<Body>, Failure> {
+        let cid = place.end.cid;
+        let target = self.dag.read_symlink(&cid).await?;
+        self.send(Entity {
+            len: target.len() as u64,
+            content_type: "inode/symlink".to_owned(),
+            etag: format!("\"{cid}\""),
+            modified: node.mtime,
+            headers: self.headers(place),
+            read: read_block(target),
+        })
+        .await
+    }
+
+    /// A file; `name` where it is another than that of the path.
+    async fn file(
+        &self,
+        place: &Place,
+        cid: Cid,
+        node: Node,
+        etag: String,
+        name: Option<&str>,
+    ) -> Result<Response<Body>, Failure> {
+        let mut headers = self.headers(place);
+        let of_path = self.target.parts.get(2..).and_then(<[Name]>::last).map(Name::to_string);
+        let name = self.filename().or(name).or(of_path.as_deref());
+        if self.filename().is_some() || self.is_download() {
+            let cid = cid.to_string();
+            set(&mut headers, CONTENT_DISPOSITION, &disposition(self.is_download(), name.unwrap_or(&cid)));
+        }
+        let content_type = match self.wanted.format {
+            Some(format) if self.wanted.is_in_query => format.media_type(),
+            _ => match name.and_then(media_type::of_name) {
+                Some(known) => known,
+                None => self.sniff(&cid, node.size).await?,
+            },
+        };
+        self.send(Entity {
+            len: node.size,
+            content_type: content_type.to_owned(),
+            etag,
+            modified: node.mtime,
+            headers,
+            read: read_file(self.dag.clone(), cid),
+        })
+        .await
+    }
+
+    /// What a file is, by how it begins.
+    async fn sniff(&self, cid: &Cid, len: u64) -> Result<&'static str> {
+        match self.dag.read_at(cid, 0, media_type::SNIFFED_LEN).await {
+            Ok(beginning) => Ok(media_type::of_content(&beginning, beginning.len() as u64 == len)),
+            // A part that is here is served without what is not.
+            Err(error) if error.kind() == ErrorKind::NotFound && self.request.headers.contains_key("range") => {
+                Ok("application/octet-stream")
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A directory: its index, or a list.
+    async fn dir(&self, place: &Place) -> Result<Response<Body>, Failure> {
+        let cid = place.end.cid;
+        if !self.target.is_dir {
+            return Ok(self.to_dir());
+        }
+        let index = Name::new(INDEX)?;
+        if let Some(entry) = self.dag.lookup(&cid, &index).await? {
+            let node = self.dag.stat(&entry.link.cid).await?;
+            if node.kind == FileKind::File {
+                return self.file(place, entry.link.cid, node, format!("\"{cid}\""), Some("index.html")).await;
+            }
+        }
+        let from = match self.target.query.get("from") {
+            Some(from) => u64::from_str_radix(from, 16)
+                .map_err(|_| Failure::bad("The part of a directory begins nowhere.", "Begin without ?from=."))?,
+            None => 0,
+        };
+        let etag = page::etag("DirIndex", &cid, &format!("{}{from:x}", path_of(&self.target.parts)));
+        if page::is_known(self.request, &etag) {
+            return Ok(self.with_place(page::answer(&etag, None), place));
+        }
+        let mut entries: Vec<_> = self.dag.list(&cid, from).take(LIST_COUNT_MAX + 1).try_collect().await?;
+        let next = entries.get(LIST_COUNT_MAX).map(|entry| murmur3_x64_64(entry.name.as_bytes()));
+        entries.truncate(LIST_COUNT_MAX);
+        entries.sort_by(|a, b| a.name.cmp(&b.name));
+        let rows =
+            entries.into_iter().map(|entry| Row { name: entry.name, cid: entry.link.cid, size: entry.link.tsize });
+        let list = List { parts: &self.target.parts, rows: rows.collect(), next, is_first: from == 0 };
+        Ok(self.with_place(page::answer(&etag, Some(list.html())), place))
+    }
+
+    /// The same path with a slash at its end: what is named in a page is found below it then.
+    fn to_dir(&self) -> Response<Body> {
+        let query = &self.target.query.text;
+        let query = if query.is_empty() { String::new() } else { format!("?{query}") };
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::MOVED_PERMANENTLY;
+        set(response.headers_mut(), LOCATION, &format!("{}/{query}", path_of(&self.target.parts)));
+        response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+        response
+    }
+}
+
+/// Whether a dag-pb block is `UnixFS`.
+fn is_unixfs(block: &Bytes) -> Result<bool> {
+    Ok(PbNode::decode(block)?.data.is_some_and(|data| UnixfsData::decode(&data).is_ok()))
+}
+
+fn collect_links(value: &Ipld, links: &mut Vec<Cid>) {
+    match value {
+        Ipld::Link(cid) if links.len() < PREVIEW_LINK_COUNT_MAX => links.push(**cid),
+        Ipld::List(values) => values.iter().for_each(|value| collect_links(value, links)),
+        Ipld::Map(values) => values.values().for_each(|value| collect_links(value, links)),
+        _ => {}
+    }
+}
+
+/// Reads parts of what is in memory.
+fn read_block(block: Bytes) -> Read {
+    Box::new(move |range: Range<u64>| {
+        let at = |offset: u64| usize::try_from(offset).map_or(block.len(), |offset| offset.min(block.len()));
+        let part = block.slice(at(range.start)..at(range.end));
+        stream::iter((!part.is_empty()).then_some(Ok(part))).boxed()
+    })
+}
+
+/// Reads parts of a file, which stays whole meanwhile whatever is collected.
+fn read_file(dag: Dag, cid: Cid) -> Read {
+    Box::new(move |range: Range<u64>| {
+        let lease = dag.lease(&cid);
+        let bytes = dag.range_reader(&cid, range);
+        bytes
+            .map(move |piece: Result<Bytes, Error>| {
+                // Held for as long as anything is read.
+                let _ = &lease;
+                piece.inspect_err(|error| tracing::warn!(error = format!("{error:#}"), "HTTP: a stream breaks off"))
+            })
+            .boxed()
+    })
+}

@@ -1,0 +1,118 @@
+//! Who may ask: what a web page of somebody else could make a browser do is refused.
+//!
+//! A page can have a name of its own lead to 127.0.0.1 (DNS rebinding) and would then read everything here as its own. Its
+//! requests bear that name as `Host`, so only addresses, `localhost` and the names that the options list are served.
+//! What has no secret name, unlike a CID, is besides given to no page of another origin. Spec: spec/http.md #who.
+
+use std::net::IpAddr;
+
+use axum::http::{
+    HeaderMap, HeaderValue, StatusCode, Version,
+    header::{
+        ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
+        ACCESS_CONTROL_EXPOSE_HEADERS, HOST,
+    },
+    request::Parts,
+};
+
+use crate::failure::Failure;
+
+pub(crate) const METHODS: &str = "GET, HEAD, OPTIONS";
+
+/// Refuses a request whose `Host` is nobody's here.
+pub(crate) fn check_host(request: &Parts, hosts: &[String]) -> Result<(), Failure> {
+    let mut named = request.headers.get_all(HOST).into_iter();
+    let header = named.next().map(|host| host.to_str().unwrap_or("?"));
+    if named.next().is_some() {
+        return Err(Failure::bad("The request has more than one Host.", ""));
+    }
+    // What the request line says counts, where it says something (RFC 9112 3.2.2).
+    let host = match (request.uri.authority(), header) {
+        (Some(authority), _) => authority.as_str(),
+        (None, Some(header)) => header,
+        // No browser omits it.
+        (None, None) if request.version < Version::HTTP_11 => return Ok(()),
+        (None, None) => return Err(Failure::bad("The request has no Host.", "")),
+    };
+    if is_known(host, hosts) {
+        return Ok(());
+    }
+    let advice = "Use the address or localhost, or list the name under [http] hosts in the configuration.";
+    Err(Failure::new(StatusCode::FORBIDDEN, format!("This server does not answer to the name {host:?}."), advice))
+}
+
+/// Whether a name, with a port or without, is one that is served.
+fn is_known(host: &str, hosts: &[String]) -> bool {
+    if let Some(v6) = host.strip_prefix('[') {
+        return v6.split_once(']').is_some_and(|(v6, port)| {
+            v6.parse::<IpAddr>().is_ok_and(|ip| ip.is_ipv6()) && (port.is_empty() || is_port(port.strip_prefix(':')))
+        });
+    }
+    let (name, port) = host.split_once(':').map_or((host, None), |(name, port)| (name, Some(port)));
+    if port.is_some() && !is_port(port) {
+        return false;
+    }
+    let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+    name.parse::<IpAddr>().is_ok() || name == "localhost" || hosts.iter().any(|host| host.eq_ignore_ascii_case(&name))
+}
+
+fn is_port(text: Option<&str>) -> bool {
+    text.is_some_and(|port| port.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+/// Lets pages of any origin read what has a CID: who knows the CID may have the content.
+pub(crate) fn allow_every_origin(headers: &mut HeaderMap) {
+    for (name, value) in [
+        (ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
+        (ACCESS_CONTROL_ALLOW_METHODS, METHODS),
+        (ACCESS_CONTROL_ALLOW_HEADERS, "Content-Type, Range, User-Agent, X-Requested-With"),
+        (
+            ACCESS_CONTROL_EXPOSE_HEADERS,
+            "Content-Length, Content-Range, X-Chunked-Output, X-Ipfs-Path, X-Ipfs-Roots, X-Stream-Output",
+        ),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_are_served() {
+        let hosts = ["files.example.org".to_owned()];
+        for host in [
+            "127.0.0.1",
+            "127.0.0.1:8080",
+            "192.168.1.7:80",
+            "[::1]",
+            "[::1]:8080",
+            "localhost",
+            "LocalHost:8080",
+            "localhost.",
+            "files.example.org",
+            "Files.Example.Org:443",
+        ] {
+            assert!(is_known(host, &hosts), "{host}");
+        }
+        for host in [
+            "",
+            "evil.example",
+            "127.0.0.1.evil.example",
+            "localhost.evil.example",
+            "evil.example:8080",
+            "files.example.org.evil.example",
+            "127.0.0.1:80:90",
+            "127.0.0.1:x",
+            "[::1",
+            "[127.0.0.1]",
+            "[evil]:80",
+            "::1",
+            "user@127.0.0.1",
+            "example.org",
+        ] {
+            assert!(!is_known(host, &hosts), "{host}");
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! The HTTP frontend: serves what has a CID as an IPFS gateway does, by block and by path.
+//!
+//! ```text
+//!   client --> server --> answer --> guard   who may ask
+//!                           |------> target  what for
+//!                           '------> gateway --> entity (ranges, conditions), page   ---> muxfs::dag::Dag
+//! ```
+//!
+//! It stands beside the other frontends and knows only [`muxfs`]. Every block is verified before a byte of it is sent;
+//! what turns out bad below an answer that has begun breaks the connection off. Bounded: connections, heads, paths, lists,
+//! what is fetched ahead of a client, and how long any of them may stand still. Spec: spec/http.md.
+//!
+//! ```no_run
+//! # async fn example(mux: muxfs::MuxFs) -> muxfs::Result<()> {
+//! let server = muxfs_http::serve(mux, muxfs_http::Options::default())?;
+//! println!("http://{}/ipfs/bafkqaaa", server.local_addr());
+//! server.shutdown().await;
+//! # Ok(())
+//! # }
+//! ```
+
+mod answer;
+mod entity;
+mod failure;
+mod format;
+mod gateway;
+mod guard;
+mod media_type;
+mod options;
+mod page;
+mod range;
+mod server;
+mod stall;
+mod target;
+
+pub use crate::{
+    options::Options,
+    server::{Server, serve},
+};

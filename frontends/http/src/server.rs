@@ -1,0 +1,179 @@
+//! The server: the socket that it listens on, its connections, and the end of it.
+
+use std::{
+    io,
+    net::{SocketAddr, TcpListener as StdTcpListener},
+    pin::pin,
+    sync::Arc,
+    time::Duration,
+};
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use muxfs::{Error, ErrorKind, MuxFs, Result};
+use tokio::{
+    io::AsyncWriteExt as _,
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{sleep, timeout},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{Options, answer, stall::Stall};
+
+/// How long accepting pauses when the process has no file descriptor left: others must close first.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long a connection that is one too many is kept to be told so.
+const REFUSAL_TIME_MAX: Duration = Duration::from_secs(1);
+/// The longest head of a request, in bytes: a longer one is told 431.
+const HEAD_LEN_MAX: usize = 96 << 10;
+
+/// What all connections of a server share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) mux: MuxFs,
+    pub(crate) options: Options,
+    /// Begin nothing new.
+    closing: CancellationToken,
+    /// Stop at once.
+    killed: CancellationToken,
+}
+
+/// A running server. Dropped, it ends at once; [`Server::shutdown`] lets answers under way end.
+#[derive(Debug)]
+pub struct Server {
+    addr: SocketAddr,
+    shared: Arc<Shared>,
+    tasks: TaskTracker,
+}
+
+/// Serves the content of a namespace over HTTP, within a Tokio runtime. Connections are accepted when this returns.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> muxfs::Result<()> {
+/// let options = muxfs_http::Options { addr: ([127, 0, 0, 1], 0).into(), ..Default::default() };
+/// let server = muxfs_http::serve(muxfs::MuxFs::new(), options)?;
+/// assert_ne!(server.local_addr().port(), 0);
+/// server.shutdown().await;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Errors
+/// `InvalidArgument` for options that cannot be meant; `Io` where the address cannot be had.
+pub fn serve(mux: MuxFs, options: Options) -> Result<Server> {
+    options.check()?;
+    let failed = |error: io::Error| Error::new(ErrorKind::Io, "http.listen").at(options.addr).because(error);
+    let listener = StdTcpListener::bind(options.addr).map_err(failed)?;
+    listener.set_nonblocking(true).map_err(failed)?;
+    let addr = listener.local_addr().map_err(failed)?;
+    let listener = TcpListener::from_std(listener).map_err(failed)?;
+    let (closing, killed) = (CancellationToken::new(), CancellationToken::new());
+    let shared = Arc::new(Shared { mux, options, closing, killed });
+    let tasks = TaskTracker::new();
+    tasks.spawn(accept(listener, shared.clone(), tasks.clone()));
+    tracing::info!(%addr, "HTTP listens");
+    Ok(Server { addr, shared, tasks })
+}
+
+impl Server {
+    /// The address that it listens on, with the port that was picked where 0 was asked for.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Accepts no more connections, closes idle ones, waits for answers under way for the grace of the options, and cuts
+    /// off what is left.
+    pub async fn shutdown(self) {
+        self.shared.closing.cancel();
+        self.tasks.close();
+        if timeout(self.shared.options.shutdown_grace, self.tasks.wait()).await.is_err() {
+            tracing::warn!(count = self.tasks.len(), "HTTP connections are cut off");
+            self.shared.killed.cancel();
+            self.tasks.wait().await;
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.shared.closing.cancel();
+        self.shared.killed.cancel();
+    }
+}
+
+async fn accept(listener: TcpListener, shared: Arc<Shared>, tasks: TaskTracker) {
+    let places = Arc::new(Semaphore::new(shared.options.connections_max.min(Semaphore::MAX_PERMITS)));
+    let app = Router::new().fallback(answer::answer).with_state(shared.clone());
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = shared.closing.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) => match places.clone().try_acquire_owned() {
+                Ok(place) => drop(tasks.spawn(attend(shared.clone(), app.clone(), stream, place))),
+                Err(_) => drop(tasks.spawn(turn_away(stream))),
+            },
+            Err(error) if is_of_the_peer(&error) => tracing::debug!(%error, "HTTP: a connection was gone at once"),
+            Err(error) => {
+                tracing::warn!(%error, "HTTP cannot accept a connection");
+                shared.closing.run_until_cancelled(sleep(ACCEPT_PAUSE)).await;
+            }
+        }
+    }
+}
+
+/// Whether a connection failed before it was accepted, and the next one is no worse for it.
+fn is_of_the_peer(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
+}
+
+async fn attend(shared: Arc<Shared>, app: Router, stream: TcpStream, place: OwnedSemaphorePermit) {
+    metrics::gauge!("muxfs_http_connections").increment(1.0);
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "HTTP: small answers may wait");
+    }
+    let stream = TokioIo::new(Stall::new(stream, shared.options.stall_timeout));
+    let mut connection = pin!(
+        http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(shared.options.head_timeout)
+            .max_header_size(HEAD_LEN_MAX)
+            .title_case_headers(true)
+            .serve_connection(stream, TowerToHyperService::new(app))
+    );
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = shared.closing.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            tokio::select! {
+                ended = connection => ended,
+                () = shared.killed.cancelled() => Ok(()),
+            }
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "HTTP: a connection broke off");
+    }
+    metrics::gauge!("muxfs_http_connections").decrement(1.0);
+    drop(place);
+}
+
+/// A word that fits into the buffer of any socket, so that nobody is waited for.
+async fn turn_away(mut stream: TcpStream) {
+    metrics::counter!("muxfs_http_connections_refused_total").increment(1);
+    let answer =
+        b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nConnection: close\r\nContent-Length: 22\r\n\r\n\
+                   Too many connections.\n";
+    if timeout(REFUSAL_TIME_MAX, stream.write_all(answer)).await.is_err() {
+        tracing::debug!("HTTP: a client was turned away without a word");
+    }
+}
