@@ -319,6 +319,9 @@ pub(crate) struct Serve {
     /// Where FTP listens [default: 127.0.0.1:2121]
     #[arg(long, value_name = "ADDR|off")]
     pub(crate) ftp: Option<Listen>,
+    /// Where HTTP listens [default: 127.0.0.1:8080, if nothing else listens there]
+    #[arg(long, value_name = "ADDR|off")]
+    pub(crate) http: Option<Listen>,
     /// Where metrics are served for Prometheus, at /metrics [default: off]
     #[arg(long, value_name = "ADDR|off")]
     pub(crate) metrics: Option<Listen>,

@@ -22,6 +22,8 @@ use crate::mounts::MountPoint;
 pub(crate) const NFS_ADDR: &str = "127.0.0.1:11111";
 /// Where FTP listens if nothing else is said.
 pub(crate) const FTP_ADDR: &str = "127.0.0.1:2121";
+/// Where HTTP listens if nothing else is said.
+pub(crate) const HTTP_ADDR: &str = "127.0.0.1:8080";
 
 /// Everything that can be set. `muxfs config` prints the effective one, as a file that can be read again.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -36,6 +38,7 @@ pub(crate) struct Config {
     pub(crate) profile: ProfileName,
     pub(crate) nfs: Nfs,
     pub(crate) ftp: Ftp,
+    pub(crate) http: Http,
     pub(crate) fuse: Fuse,
     pub(crate) metrics: Metrics,
     pub(crate) gc: Gc,
@@ -56,6 +59,7 @@ pub(crate) struct Source {
     pub(crate) local: Option<PathBuf>,
     pub(crate) nfs: Option<Listen>,
     pub(crate) ftp: Option<Listen>,
+    pub(crate) http: Option<Listen>,
     pub(crate) metrics: Option<Listen>,
     pub(crate) mounts: Vec<MountPoint>,
     /// Whether those are all that is served: whatever the file says, nothing listens, and nothing else is mounted.
@@ -314,6 +318,20 @@ impl Default for Ftp {
     }
 }
 
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Http {
+    pub(crate) listen: Listen,
+    /// The names that it answers to, beside addresses and `localhost`.
+    pub(crate) hosts: Vec<String>,
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Self { listen: Listen::at(HTTP_ADDR), hosts: Vec::new() }
+    }
+}
+
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Fuse {
@@ -397,6 +415,7 @@ impl Default for Config {
             profile: ProfileName::default(),
             nfs: Nfs::default(),
             ftp: Ftp::default(),
+            http: Http::default(),
             fuse: Fuse::default(),
             metrics: Metrics::default(),
             gc: Gc::default(),
@@ -513,7 +532,7 @@ impl<'de> Deserialize<'de> for PrefixText {
 pub(crate) struct Listen(pub(crate) Option<SocketAddr>);
 
 impl Listen {
-    fn at(addr: &str) -> Self {
+    pub(crate) fn at(addr: &str) -> Self {
         Self(Some(addr.parse().expect("a good address")))
     }
 }

@@ -435,9 +435,14 @@ pub(crate) fn effective(mut source: Source) -> Result<Config> {
     }
     config.nfs.listen = source.nfs.unwrap_or(config.nfs.listen);
     config.ftp.listen = source.ftp.unwrap_or(config.ftp.listen);
+    config.http.listen = source.http.unwrap_or(config.http.listen);
     config.metrics.listen = source.metrics.unwrap_or(config.metrics.listen);
     if source.is_mount_alone {
-        (config.nfs.listen, config.ftp.listen, config.metrics.listen) = (Listen(None), Listen(None), Listen(None));
+        for listen in
+            [&mut config.nfs.listen, &mut config.ftp.listen, &mut config.http.listen, &mut config.metrics.listen]
+        {
+            *listen = Listen(None);
+        }
         config.fuse.mounts.clear();
     }
     config.fuse.mounts.extend(source.mounts.iter().cloned());

@@ -52,6 +52,8 @@ struct Ready {
     #[serde(skip_serializing_if = "Option::is_none")]
     ftp: Option<SocketAddr>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    http: Option<SocketAddr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     metrics: Option<SocketAddr>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     mounts: Vec<PathBuf>,
@@ -62,7 +64,7 @@ struct Ready {
 
 /// Serves until SIGINT or SIGTERM; a second one ends it at once.
 pub(crate) async fn serve(config: Config, args: &args::Serve, output: Output) -> Result<()> {
-    let mut source = Source { nfs: args.nfs, ftp: args.ftp, metrics: args.metrics, ..config.source };
+    let mut source = Source { nfs: args.nfs, ftp: args.ftp, http: args.http, metrics: args.metrics, ..config.source };
     for dir in &args.mount {
         let dir = std::path::absolute(dir).map_err(|error| host(dir, error))?;
         source.mounts.push(MountPoint { dir, prefix: None, options: String::new() });
@@ -83,7 +85,7 @@ pub(crate) async fn serve(config: Config, args: &args::Serve, output: Output) ->
         }
         ready_file.map_or(Ok(()), |file| write_ready(file, ready))
     };
-    let done = run(config, data, signals, Until::Signal, ready, output).await;
+    let done = Box::pin(run(config, data, signals, Until::Signal, ready, output)).await;
     if let Some(file) = ready_file {
         fs::remove_file(file).ok();
     }
@@ -97,7 +99,7 @@ pub(crate) async fn serve_mounts(
     ready: impl FnOnce() -> Result<()>,
     output: Output,
 ) -> Result<()> {
-    run(config, data, Signals::new()?, Until::Unmounted, |_, _| ready(), output).await
+    Box::pin(run(config, data, Signals::new()?, Until::Unmounted, |_, _| ready(), output)).await
 }
 
 /// What ends a server, besides a signal.
@@ -129,6 +131,7 @@ async fn run(
     let nfs = start_nfs(&instance, &config.nfs, unsynced).map_err(|error| taken(error, "--nfs"))?;
     let unsynced = fsids(&*instance.vfs, &config, is_async).await?;
     let ftp = start_ftp(&instance, &config.ftp, &data, unsynced).await.map_err(|error| taken(error, "--ftp"))?;
+    let http = start_http(&instance, &config)?;
     for point in &config.fuse.mounts {
         instance.mounts.mount(point).await?;
     }
@@ -152,6 +155,7 @@ async fn run(
     let ready = Ready {
         nfs: nfs.as_ref().map(muxfs_nfs::Server::local_addr),
         ftp: ftp.as_ref().map(muxfs_ftp::Server::local_addr),
+        http: http.as_ref().map(muxfs_http::Server::local_addr),
         metrics: metrics.as_ref().map(|(addr, _)| *addr),
         mounts: config.fuse.mounts.iter().map(|point| point.dir.clone()).collect(),
         control: socket.clone(),
@@ -176,6 +180,9 @@ async fn run(
     }
     if let Some(ftp) = ftp {
         ftp.shutdown().await;
+    }
+    if let Some(http) = http {
+        http.shutdown().await;
     }
     // Commands that come from here on wait for the directory instead of asking.
     data.withdraw()?;
@@ -210,10 +217,14 @@ pub(super) async fn finished(mut task: JoinHandle<()>) {
     }
 }
 
+fn is_taken(error: &Error) -> bool {
+    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<std::io::Error>());
+    source.is_some_and(|source| source.kind() == std::io::ErrorKind::AddrInUse)
+}
+
 /// Says what to do where an address is taken.
 pub(super) fn taken(error: Error, flag: &str) -> Error {
-    let source = std::error::Error::source(&error).and_then(|source| source.downcast_ref::<std::io::Error>());
-    if source.is_none_or(|source| source.kind() != std::io::ErrorKind::AddrInUse) {
+    if !is_taken(&error) {
         return error;
     }
     let why = format!("another program listens there: give {flag} another port (0 takes a free one), or {flag} off");
@@ -306,6 +317,21 @@ async fn start_ftp(
     muxfs_ftp::serve(instance.vfs.clone(), options).await.map(Some)
 }
 
+/// At an address that nobody asked for, another program is left in peace: a second server is served by the others.
+fn start_http(instance: &Instance, config: &Config) -> Result<Option<muxfs_http::Server>> {
+    let Some(addr) = config.http.listen.0 else { return Ok(None) };
+    let hosts = config.http.hosts.clone();
+    let options = muxfs_http::Options { addr, hosts, env: instance::env(), ..muxfs_http::Options::default() };
+    let is_asked_for = config.source.http.is_some() || config.http.listen != config::Listen::at(config::HTTP_ADDR);
+    match muxfs_http::serve(instance.mux.clone(), options) {
+        Err(error) if is_taken(&error) && !is_asked_for => {
+            tracing::warn!("another program listens on {addr}: HTTP is off; --http names another address");
+            Ok(None)
+        }
+        served => served.map(Some).map_err(|error| taken(error, "--http")),
+    }
+}
+
 /// In the data directory where its path is short enough for a socket, else in a directory of its own.
 fn socket_path(data: &Path) -> Result<PathBuf> {
     let socket = data.join("control");
@@ -378,6 +404,12 @@ fn greeting(config: &Config, ready: &Ready) -> String {
         lines.push(format!("FTP on {addr}"));
         lines.push(format!("  lftp   lftp {who}ftp://{host}:{port}/local"));
         lines.push(format!("  curl   curl {who}-T FILE ftp://{host}:{port}/local/"));
+    }
+    if let Some(addr) = ready.http {
+        let of_content = config.mount.iter().find(|mount| matches!(mount, Mount::Ipfs { .. } | Mount::Zstor(_)));
+        let prefix = of_content.map_or("ipfs".to_owned(), |mount| mount.prefix().to_string());
+        lines.push(format!("HTTP on {addr}"));
+        lines.push(format!("  curl   curl http://{}:{}/{prefix}/CID", connect_host(addr.ip()), addr.port()));
     }
     for point in &config.fuse.mounts {
         let what = point.prefix.as_deref().unwrap_or("/");

@@ -138,7 +138,8 @@ impl World {
         let ready = self.path("ready.json");
         fs::remove_file(&ready).ok();
         let mut command = self.command_for(args);
-        command.args(["serve", "--quiet", "--nfs", "127.0.0.1:0", "--ftp", "127.0.0.1:0", "--ready-file"]);
+        command.args(["serve", "--quiet", "--nfs", "127.0.0.1:0", "--ftp", "127.0.0.1:0"]);
+        command.args(["--http", "127.0.0.1:0", "--ready-file"]);
         let mut child = command.arg(&ready).args(args).spawn().expect("the program runs");
         let begun = Instant::now();
         loop {

@@ -4,6 +4,7 @@ use std::{
     fs,
     io::{Read as _, Write as _},
     os::unix::net::UnixStream,
+    process::Command,
     time::Instant,
 };
 
@@ -39,6 +40,8 @@ fn a_ready_file_of_an_earlier_server_is_gone_before_anything_can_fail() {
     assert!(!ready.exists(), "it told of a server that never was");
     let told = world.fails(&["serve", "--nfs", "off", "--ftp", &addr], 1);
     assert!(told.contains("--ftp"), "{told}");
+    let told = world.fails(&["serve", "--nfs", "off", "--ftp", "off", "--http", &addr], 1);
+    assert!(told.contains("--http") && told.contains(&addr), "{told}");
 }
 
 /// A put that waits for its input for ever held a server that was told to end for as long.
@@ -100,6 +103,7 @@ fn listening_elsewhere_takes_more_than_an_address() {
     let world = World::new();
     assert!(world.fails(&["serve", "--nfs", "0.0.0.0:0", "--ftp", "off"], 2).contains("nfs.allow"));
     assert!(world.fails(&["serve", "--ftp", "0.0.0.0:0", "--nfs", "off"], 2).contains("users"));
+    assert!(world.fails(&["serve", "--http", "0.0.0.0:0", "--nfs", "off", "--ftp", "off"], 2).contains("proxy"));
     world.fails(&["serve", "--nfs", "nowhere"], 2);
 }
 
@@ -121,6 +125,61 @@ fn put_reads_over_ftp_and_nfs() {
     let over_nfs = read_over_nfs(server.addr("nfs"), &format!("{path}/sub/long.bin"));
     assert!(over_nfs == long, "NFS gave other bytes");
     assert_eq!(server.terminate(), Some(0));
+}
+
+/// As a person would ask: by CID, by path, for a part, for a directory, for a block.
+#[test]
+fn put_reads_over_http() {
+    let curl = |args: &[&str]| Command::new("curl").args(["-s", "--fail", "--max-time", "60"]).args(args).output();
+    if curl(&["--version"]).is_err() {
+        eprintln!("SKIPPED: there is no curl");
+        return;
+    }
+    let world = World::new();
+    let (tree, config) = (world.tree(), world.path("muxfs.toml"));
+    fs::write(&config, "[http]\nhosts = [\"files.example.org\"]\n").expect("written");
+    let server = world.serve(&["--config", config.to_str().expect("UTF-8")]);
+    let (zstor, ipfs) = (["put", "-r", tree.to_str().expect("UTF-8")], tree.to_str().expect("UTF-8"));
+    let long = fs::read(tree.join("sub/long.bin")).expect("read");
+    for path in [world.ok(&zstor), world.ok(&["put", "-r", ipfs, "/ipfs"])] {
+        let url = |rest: &str| format!("http://{}{path}{rest}", server.addr("http"));
+        let get = |args: &[&str]| {
+            let got = curl(args).expect("curl runs");
+            assert!(got.status.success(), "{args:?}: {}", got.status);
+            got.stdout
+        };
+        assert!(get(&[&url("/sub/long.bin")]) == long, "HTTP gave other bytes");
+        assert!(get(&["-r", "1000-1048600", &url("/sub/long.bin")]) == long[1000..=1_048_600]);
+        assert!(get(&["-L", &url("")]).windows(8).any(|text| text == b"Index of"));
+        let block = get(&[&url("?format=raw")]);
+        let cid = path.rsplit('/').next().and_then(|cid| cid.parse::<muxfs::Cid>().ok()).expect("a CID");
+        cid.verify(&block).expect("the block of the CID");
+        let refused = curl(&["-H", "Host: evil.example", &url("/sub/long.bin")]).expect("curl runs");
+        assert!(!refused.status.success() && refused.stdout.is_empty());
+        get(&["-H", "Host: files.example.org", &url("/sub/long.bin")]);
+    }
+    assert_eq!(server.terminate(), Some(0));
+}
+
+/// Two servers of one machine, of which nobody said where HTTP is to listen: the second one works all the same.
+#[test]
+fn the_default_address_of_http_may_be_taken() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:8080");
+    let world = World::new();
+    let ready = world.path("ready");
+    let mut command = world.command();
+    command.args(["serve", "--quiet", "--nfs", "127.0.0.1:0", "--ftp", "127.0.0.1:0"]);
+    let mut child = command.arg("--ready-file").arg(&ready).spawn().expect("the program runs");
+    let begun = Instant::now();
+    while !ready.exists() {
+        assert!(begun.elapsed() < PATIENCE && child.try_wait().expect("a child").is_none(), "it is not ready");
+        std::thread::yield_now();
+    }
+    let told = fs::read_to_string(&ready).expect("read");
+    assert!(told.contains("\"nfs\"") && !told.contains("\"http\""), "{told}");
+    child.kill().expect("killed");
+    child.wait().expect("it ended");
+    drop(taken);
 }
 
 /// What `ftp-user` makes is what the server reads: the user logs in with the password that was typed, below its home.
