@@ -18,6 +18,9 @@ use crate::{failure::Failure, format::Wanted, gateway::Gateway, guard, page, ser
 
 const CID_ADVICE: &str = "A CID begins with Qm and has 46 characters, or with b, k, z or f.";
 const RETRY_SECS: &str = "5";
+/// The mount of content that is no secret to who knows its CID; elsewhere not even whether it is there is told to pages
+/// of other origins.
+const PUBLIC_PREFIX: &[u8] = b"ipfs";
 
 /// Answers a request.
 pub(crate) async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response<Body> {
@@ -71,7 +74,9 @@ async fn find(shared: &Shared, request: &Parts) -> Response<Body> {
         let answered = by_cid(shared, cas, &target, request, first, below).await;
         answered.unwrap_or_else(|failure| fail(&failure, request))
     };
-    guard::allow_every_origin(response.headers_mut());
+    if target.parts.first().is_some_and(|prefix| prefix.as_bytes() == PUBLIC_PREFIX) {
+        guard::allow_every_origin(response.headers_mut());
+    }
     response
 }
 

@@ -2,7 +2,7 @@
 //!
 //! A page can have a name of its own lead to 127.0.0.1 (DNS rebinding) and would then read everything here as its own. Its
 //! requests bear that name as `Host`, so only addresses, `localhost` and the names that the options list are served.
-//! What has no secret name, unlike a CID, is besides given to no page of another origin. Spec: spec/http.md #who.
+//! Spec: spec/http.md #who.
 
 use std::net::IpAddr;
 
@@ -60,7 +60,7 @@ fn is_port(text: Option<&str>) -> bool {
     text.is_some_and(|port| port.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-/// Lets pages of any origin read what has a CID: who knows the CID may have the content.
+/// Lets pages of any origin read an answer: who knows the CID of public content may have it.
 pub(crate) fn allow_every_origin(headers: &mut HeaderMap) {
     for (name, value) in [
         (ACCESS_CONTROL_ALLOW_ORIGIN, "*"),

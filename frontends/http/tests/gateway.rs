@@ -304,8 +304,12 @@ async fn what_is_refused_says_why() {
     }
     let allowed = site.ask("POST", "/ipfs/x", &[("Content-Length", "0")]).await;
     assert_eq!(allowed.header("allow"), Some("GET, HEAD, OPTIONS"));
-    let options = site.ask("OPTIONS", &format!("/ipfs/{leaf}/"), &[("Origin", "https://a.example")]).await;
-    assert_eq!((options.status, options.header("access-control-allow-origin")), (204, Some("*")));
+    let asked_by_a_page = async |method, path: String| {
+        let reply = site.ask(method, &path, &[("Origin", "https://a.example")]).await;
+        (reply.status, reply.header("access-control-allow-origin").map(str::to_owned))
+    };
+    assert_eq!(asked_by_a_page("OPTIONS", format!("/ipfs/{leaf}/")).await, (204, Some("*".to_owned())));
+    assert_eq!(asked_by_a_page("GET", format!("/zstor/{leaf}")).await, (200, None), "served, and not to be read");
 }
 
 #[tokio::test]

@@ -30,7 +30,8 @@ async fn faulty(options: Options) -> (Site, Arc<Faulty<Mem>>) {
 
 /// A file whose chunks all differ.
 async fn long_file(site: &Site, chunk_count: u32) -> (Cid, Vec<u8>) {
-    let content: Vec<u8> = (0..chunk_count * (CHUNK_LEN / 4)).flat_map(u32::to_le_bytes).collect();
+    let chunk = |at: u32| [&at.to_le_bytes()[..], &vec![7; CHUNK_LEN as usize - 4]].concat();
+    let content = (0..chunk_count).map(chunk).collect::<Vec<_>>().concat();
     let dag = site.dag.with_params(Params { chunk_len: CHUNK_LEN, ..Profile::default().params() });
     (dag.import(content.as_slice(), UnixfsMeta::default()).await.expect("memory").cid, content)
 }

@@ -18,7 +18,7 @@ use tokio::{
     net::TcpStream,
 };
 
-/// A server of `/ipfs`.
+/// A server of `/ipfs`, and of the same blocks as `/zstor`.
 pub(crate) struct Site {
     pub(crate) server: Server,
     pub(crate) blocks: Arc<Mem>,
@@ -40,7 +40,11 @@ impl Site {
         let dag = Dag::new(below, DagOptions { verified_len_max: 0, ..DagOptions::default() });
         let pins = Pins::open(Arc::new(MemMedia::default()), &muxfs::testing::env()).await.expect("opens");
         let mut mux = MuxFs::new();
-        mux.mount(Mount::cas(Prefix::new("ipfs").expect("a prefix"), dag.clone(), Arc::new(pins))).expect("mounts");
+        let pins = Arc::new(pins);
+        for prefix in ["ipfs", "zstor"] {
+            let prefix = Prefix::new(prefix).expect("a prefix");
+            mux.mount(Mount::cas(prefix, dag.clone(), pins.clone())).expect("mounts");
+        }
         let options = Options { addr: ([127, 0, 0, 1], 0).into(), ..options };
         Self { server: muxfs_http::serve(mux, options).expect("listens"), blocks, dag }
     }
