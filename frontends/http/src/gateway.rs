@@ -8,8 +8,11 @@ use std::ops::Range;
 use axum::{
     body::Body,
     http::{
-        HeaderMap, HeaderName, HeaderValue, Response, StatusCode,
-        header::{CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_LENGTH, LOCATION},
+        HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode,
+        header::{
+            ACCEPT_RANGES, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_TYPE, ETAG, LOCATION,
+            X_CONTENT_TYPE_OPTIONS,
+        },
         request::Parts,
     },
 };
@@ -21,11 +24,13 @@ use muxfs::{
 };
 
 use crate::{
-    entity::{Entity, IMMUTABLE, Read, disposition, set},
+    car,
+    entity::{Entity, IMMUTABLE, Read, disposition, is_unchanged, set},
     failure::Failure,
     format::{Format, Wanted},
     media_type,
     page::{self, List, Row},
+    tar,
     target::{Target, path_of},
 };
 
@@ -64,6 +69,11 @@ impl Gateway<'_> {
     pub(crate) async fn answer(&self, cid: Cid, below: &[Name]) -> Result<Response<Body>, Failure> {
         self.check()?;
         let found = match self.resolve(cid, below).await {
+            // The only form in which a value inside a block has an answer: the block, which has it.
+            Ok(place) if self.wanted.format == Some(Format::Car) => {
+                let headers = self.headers(&place);
+                car::answer(self.dag, self.request, self.target, &self.wanted, (&cid, below), headers).await
+            }
             Ok(place) => self.answer_at(&place).await,
             Err(error) => Err(error.into()),
         };
@@ -116,10 +126,7 @@ impl Gateway<'_> {
         let cid = place.end.cid;
         match (self.wanted.format, cid.codec(), cid.codec_code()) {
             (Some(Format::Raw), ..) => self.raw(place).await,
-            (Some(Format::Car), ..) | (Some(Format::Tar), Some(Codec::Raw | Codec::DagPb), _) => {
-                let why = format!("The format {} is not there yet.", self.wanted.format.map_or("", Format::name));
-                Err(Failure::new(StatusCode::NOT_IMPLEMENTED, why, "Ask for ?format=raw, block by block."))
-            }
+            (Some(Format::Tar), Some(Codec::Raw | Codec::DagPb), _) => self.tar(place).await,
             (_, Some(Codec::Raw | Codec::DagPb), _) => self.unixfs(place).await,
             (_, Some(Codec::DagJson), _) => self.value(place, Format::DagJson, Format::Json).await,
             (_, Some(Codec::DagCbor), _) => self.value(place, Format::DagCbor, Format::Cbor).await,
@@ -264,6 +271,33 @@ impl Gateway<'_> {
             FileKind::Symlink => self.symlink(place, node).await,
             _ => self.file(place, cid, node, format!("\"{cid}\""), None).await,
         }
+    }
+
+    /// A file or a directory as an archive.
+    async fn tar(&self, place: &Place) -> Result<Response<Body>, Failure> {
+        let cid = place.end.cid;
+        if cid.codec() == Some(Codec::DagPb) && !is_unixfs(&self.dag.get_block(&cid).await?)? {
+            return Err(Failure::not_acceptable("The block is dag-pb, and neither a file nor a directory."));
+        }
+        let etag = format!("W/\"{cid}.x-tar\"");
+        let mut response = Response::new(Body::empty());
+        *response.headers_mut() = self.headers(place);
+        let headers = response.headers_mut();
+        set(headers, ETAG, &etag);
+        if is_unchanged(&self.request.headers, &etag, None) {
+            *response.status_mut() = StatusCode::NOT_MODIFIED;
+            return Ok(response);
+        }
+        let name = format!("{cid}.tar");
+        set(headers, CONTENT_DISPOSITION, &disposition(true, self.filename().unwrap_or(&name)));
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(Format::Tar.media_type()));
+        headers.insert(ACCEPT_RANGES, HeaderValue::from_static("none"));
+        headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        let archive = tar::stream(self.dag, &cid).await?;
+        if self.request.method != Method::HEAD {
+            *response.body_mut() = car::streamed(archive).await?;
+        }
+        Ok(response)
     }
 
     async fn symlink(&self, place: &Place, node: Node) -> Result<Response<Body>, Failure> {

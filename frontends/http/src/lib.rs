@@ -3,7 +3,7 @@
 //! ```text
 //!   client --> server --> answer --> guard   who may ask
 //!                           |------> target  what for
-//!                           '------> gateway --> entity (ranges, conditions), page   ---> muxfs::dag::Dag
+//!                           '------> gateway --> entity (ranges, conditions), page, car, tar ---> muxfs::dag::Dag
 //! ```
 //!
 //! It stands beside the other frontends and knows only [`muxfs`]. Every block is verified before a byte of it is sent;
@@ -20,6 +20,7 @@
 //! ```
 
 mod answer;
+mod car;
 mod entity;
 mod failure;
 mod format;
@@ -31,6 +32,7 @@ mod page;
 mod range;
 mod server;
 mod stall;
+mod tar;
 mod target;
 
 pub use crate::{

@@ -108,7 +108,7 @@ async fn hostile_paths_lead_nowhere() {
         (format!("GET / HTTP/1.1\r\nHost: localhost\r\nX: {}\r\n\r\n", "a".repeat(200_000)), 431),
         (format!("GET / HTTP/1.1\r\nHost: localhost\r\n{}\r\n", "X: a\r\n".repeat(500)), 431),
         ("nonsense\r\n\r\n".to_owned(), 400),
-        ("GET / HTTP/1.1\r\n\r\n".to_owned(), 400),
+        ("GET / HTTP/1.1\r\nConnection: close\r\n\r\n".to_owned(), 400),
     ] {
         let reply = say(site.addr(), request.as_bytes(), false).await;
         assert_eq!(reply.status, status, "{}", request.chars().take(40).collect::<String>());
@@ -129,6 +129,10 @@ async fn a_wrong_block_ends_the_answer() {
         let reply = site.get(&path).await;
         assert_eq!((reply.status, reply.is_whole), (200, false), "{fault:?}");
         assert!(reply.body.len() <= 5 * CHUNK_LEN as usize && content.starts_with(&reply.body), "{fault:?}");
+        for format in ["car", "tar"] {
+            let reply = site.get(&format!("{path}?format={format}")).await;
+            assert_eq!((reply.status, reply.is_whole), (200, false), "{fault:?}: {format}");
+        }
         let range = format!("bytes={}-", 6 * CHUNK_LEN);
         let reply = site.ask("GET", &path, &[("Range", &range)]).await;
         assert_eq!((reply.status, reply.is_whole), (206, true), "{fault:?}: what does not need it is there");

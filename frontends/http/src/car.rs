@@ -1,0 +1,164 @@
+//! A DAG as a CAR: which blocks are wanted, and the stream of them.
+//!
+//! What the blocks are and in which order is the library's ([`Dag::export`]); here is how a request says which. The
+//! address wins over the parameters of `Accept` (IPIP-523). Spec: spec/http.md #car.
+
+use axum::{
+    body::Body,
+    http::{
+        HeaderMap, HeaderValue, Method, Response, StatusCode,
+        header::{ACCEPT_RANGES, CONTENT_DISPOSITION, CONTENT_TYPE, ETAG, X_CONTENT_TYPE_OPTIONS},
+        request::Parts,
+    },
+};
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt, stream};
+use muxfs::{
+    Cid, Error, Name, Result, car,
+    dag::{Dag, EntityBytes, ExportOptions, Scope, murmur3_x64_64},
+};
+
+use crate::{
+    entity::{disposition, is_unchanged, set},
+    failure::Failure,
+    format::Wanted,
+    target::{Query, Target, path_of},
+};
+
+const ADVICE: &str = "A CAR has car-version=1, car-order=dfs or unk, car-dups=y or n, dag-scope=block, entity or all, and \
+                      entity-bytes=from:to.";
+
+/// Which blocks a request wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Selection {
+    scope: Scope,
+    bytes: Option<EntityBytes>,
+    duplicates: bool,
+}
+
+impl Selection {
+    pub(crate) fn of(query: &Query, wanted: &Wanted) -> Result<Self, Failure> {
+        let accepted = |key: &str| wanted.car.iter().find(|(found, _)| found == key).map(|(_, value)| value.as_str());
+        let said = |key: &str| query.get(&format!("car-{key}")).or_else(|| accepted(key));
+        let refuse = |what: &str| Failure::bad(format!("There is no such CAR: {what}."), ADVICE);
+        if said("version").is_some_and(|version| version != "1") {
+            return Err(refuse("versions other than 1 are not written"));
+        }
+        // Who does not care about the order gets the one that there is.
+        if said("order").is_some_and(|order| !matches!(order, "dfs" | "unk")) {
+            return Err(refuse("the order is not known"));
+        }
+        let duplicates = match said("dups") {
+            None | Some("n") => false,
+            Some("y") => true,
+            Some(_) => return Err(refuse("dups are y or n")),
+        };
+        let scope = match query.get("dag-scope") {
+            Some("block") => Scope::Block,
+            Some("entity") => Scope::Entity,
+            None | Some("all") => Scope::All,
+            Some(_) => return Err(refuse("the scope is not known")),
+        };
+        let bytes = query.get("entity-bytes").map(str::parse::<EntityBytes>).transpose();
+        let bytes = bytes.map_err(|error| {
+            let why = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+            refuse(&why)
+        })?;
+        Ok(Self { scope, bytes, duplicates })
+    }
+
+    fn content_type(self) -> &'static str {
+        if self.duplicates {
+            "application/vnd.ipld.car; version=1; order=dfs; dups=y"
+        } else {
+            "application/vnd.ipld.car; version=1; order=dfs; dups=n"
+        }
+    }
+
+    /// Weak: the same blocks could come in another order one day.
+    fn etag(self, root: &Cid, target: &Target) -> String {
+        let text = format!("{}{self:?}", path_of(&target.parts));
+        format!("W/\"{root}.car.{:x}\"", murmur3_x64_64(text.as_bytes()))
+    }
+}
+
+/// Answers with the blocks that prove the path `below` from `root`, and those that are wanted where it ends.
+pub(crate) async fn answer(
+    dag: &Dag,
+    request: &Parts,
+    target: &Target,
+    wanted: &Wanted,
+    (root, below): (&Cid, &[Name]),
+    mut headers: HeaderMap,
+) -> Result<Response<Body>, Failure> {
+    let selection = Selection::of(&target.query, wanted)?;
+    let etag = selection.etag(root, target);
+    set(&mut headers, ETAG, &etag);
+    let mut response = Response::new(Body::empty());
+    if is_unchanged(&request.headers, &etag, None) {
+        *response.headers_mut() = headers;
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+        return Ok(response);
+    }
+    let Selection { scope, bytes, duplicates } = selection;
+    let options = ExportOptions { scope, bytes, duplicates, ..ExportOptions::default() };
+    let export = dag.export(root, below, &options).await?;
+    let name = format!("{}.car", export.end().cid);
+    let name = target.query.get("filename").filter(|name| !name.is_empty()).unwrap_or(&name);
+    set(&mut headers, CONTENT_DISPOSITION, &disposition(true, name));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(selection.content_type()));
+    headers.insert(ACCEPT_RANGES, HeaderValue::from_static("none"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    *response.headers_mut() = headers;
+    if request.method != Method::HEAD {
+        *response.body_mut() = streamed(car::stream(export)).await?;
+    }
+    Ok(response)
+}
+
+/// A body of bytes as they come, once the first of them are there. What fails later breaks the answer off.
+pub(crate) async fn streamed(
+    mut bytes: impl Stream<Item = Result<Bytes>> + Send + Unpin + 'static,
+) -> Result<Body, Failure> {
+    let first = bytes.next().await.transpose()?;
+    let rest = bytes.inspect(|piece| {
+        if let Err(error) = piece {
+            tracing::warn!(error = format!("{error:#}"), "HTTP: a stream breaks off");
+        }
+    });
+    Ok(Body::from_stream(stream::iter(first.map(Ok::<_, Error>)).chain(rest)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_request_selects() {
+        let select = |query: &str, accept: &[(&str, &str)]| {
+            let car = accept.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+            let wanted = Wanted { car, ..Wanted::default() };
+            Selection::of(&Query::parse(query).expect("a query"), &wanted).ok()
+        };
+        let all = Selection { scope: Scope::All, bytes: None, duplicates: false };
+        let duplicates = Selection { duplicates: true, ..all };
+        for (query, accept, selection) in [
+            ("", &[][..], Some(all)),
+            ("car-order=unk&car-version=1&car-dups=n&dag-scope=all", &[], Some(all)),
+            ("", &[("dups", "y")], Some(duplicates)),
+            ("car-dups=y", &[("dups", "n")], Some(duplicates)),
+            ("car-order=dfs", &[("order", "sideways")], Some(all)),
+            ("dag-scope=block", &[], Some(Selection { scope: Scope::Block, ..all })),
+            ("entity-bytes=0:*", &[], Some(Selection { bytes: Some(EntityBytes { from: 0, to: None }), ..all })),
+            ("", &[("version", "2")], None),
+            ("car-version=2", &[("version", "1")], None),
+            ("car-order=sideways", &[], None),
+            ("car-dups=maybe", &[], None),
+            ("dag-scope=everything", &[], None),
+            ("entity-bytes=5", &[], None),
+            ("entity-bytes=5:3", &[], None),
+        ] {
+            assert_eq!(select(query, accept), selection, "{query} {accept:?}");
+        }
+    }
+}

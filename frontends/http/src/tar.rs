@@ -1,0 +1,317 @@
+//! Files and directories as a TAR, as they come: ustar (POSIX.1-2017 pax), with pax records where ustar has no room.
+//!
+//! The directories are walked twice, first to see that every member has a place below the root, so that an archive which
+//! would write elsewhere is refused before its first byte; then to send it. Neither walk holds more than the directories from
+//! the root to where it is, and the first ends at [`MEMBER_COUNT_MAX`]: of a few blocks others can make as many members
+//! as they like. Spec: spec/http.md #tar.
+
+use std::{time::SystemTime, vec};
+
+use bytes::Bytes;
+use futures_util::{
+    StreamExt, TryStreamExt,
+    stream::{self, BoxStream},
+};
+use muxfs::{
+    Cid, Error, ErrorKind, FileKind, Result,
+    calendar::unix_secs,
+    dag::{
+        Dag, Node,
+        pb::PbNode,
+        unixfs::{UnixfsData, UnixfsType},
+    },
+};
+
+/// The most members of an archive.
+pub(crate) const MEMBER_COUNT_MAX: usize = 100_000;
+/// The deepest a member may lie: as deep as a path of ours.
+const DEPTH_MAX: usize = 256;
+/// The longest name of a member.
+const NAME_LEN_MAX: usize = 4096;
+const RECORD_LEN: usize = 512;
+/// What twelve octal digits less the space at their end can say.
+const SIZE_MAX: u64 = 0o777_7777_7777;
+
+/// The archive of what `root` is, its members below a name that is the root's CID.
+///
+/// # Errors
+/// `InvalidArgument` where a member would lie outside, or could be led there; `Unsupported` past the limits; those of
+/// reading the directories. Its items', as [`Dag::read_at`].
+pub(crate) async fn stream(dag: &Dag, root: &Cid) -> Result<BoxStream<'static, Result<Bytes>>> {
+    let lease = dag.lease(root);
+    check(dag, root).await?;
+    let walk = Walk::new(dag, root);
+    let members = stream::try_unfold(walk, |mut walk| async move {
+        let member = walk.next().await?;
+        Ok::<_, Error>(member.map(|member| (member, walk)))
+    });
+    let dag = dag.clone();
+    let bytes = members.map_ok(move |member| member.stream(&dag)).try_flatten();
+    let end = stream::once(async { Ok(Bytes::from_static(&[0; 2 * RECORD_LEN])) });
+    let bytes = bytes.chain(end).map(move |piece| {
+        // Held for as long as anything is read.
+        let _ = &lease;
+        piece
+    });
+    Ok(bytes.boxed())
+}
+
+/// Looks at every member.
+async fn check(dag: &Dag, root: &Cid) -> Result<()> {
+    let mut walk = Walk::new(dag, root);
+    let (mut has_symlink, mut has_odd_name) = (false, false);
+    for _ in 0..MEMBER_COUNT_MAX {
+        let Some(member) = walk.next().await? else {
+            // A member that is named by a way could be written through a link that an earlier member is.
+            if has_symlink && has_odd_name {
+                return Err(refuse("names that are ways, and symlinks, cannot stand in one archive"));
+            }
+            return Ok(());
+        };
+        has_symlink |= member.node.kind == FileKind::Symlink;
+        has_odd_name |= member.is_odd;
+    }
+    Err(too_large("an archive has at most 100,000 members"))
+}
+
+fn too_large(why: &'static str) -> Error {
+    Error::new(ErrorKind::Unsupported, "http.tar").because(why)
+}
+
+fn refuse(why: &'static str) -> Error {
+    Error::new(ErrorKind::InvalidArgument, "http.tar").because(why)
+}
+
+/// What becomes a member.
+#[derive(Debug)]
+struct Member {
+    /// The parts of its name, the root's first.
+    path: Vec<Bytes>,
+    cid: Cid,
+    node: Node,
+    /// The target of a symlink.
+    target: Bytes,
+    /// Whether the name of it, or of what it lies in, is no name but a way.
+    is_odd: bool,
+}
+
+/// A walk through directories, each before what is in it.
+#[derive(Debug)]
+struct Walk {
+    dag: Dag,
+    /// From the root to where it is: what is yet to come of each directory.
+    open: Vec<vec::IntoIter<Child>>,
+}
+
+/// An entry of a directory.
+#[derive(Debug)]
+struct Child {
+    path: Vec<Bytes>,
+    cid: Cid,
+    is_odd: bool,
+}
+
+impl Walk {
+    fn new(dag: &Dag, root: &Cid) -> Self {
+        let root = Child { path: vec![root.to_string().into()], cid: *root, is_odd: false };
+        Self { dag: dag.clone(), open: vec![vec![root].into_iter()] }
+    }
+
+    async fn next(&mut self) -> Result<Option<Member>> {
+        while let Some(dir) = self.open.last_mut() {
+            let Some(child) = dir.next() else {
+                self.open.pop();
+                continue;
+            };
+            let Child { path, cid, is_odd } = child;
+            let node = self.dag.stat(&cid).await?;
+            let target = match node.kind {
+                FileKind::Symlink => self.dag.read_symlink(&cid).await?,
+                _ => Bytes::new(),
+            };
+            if node.kind == FileKind::Dir {
+                let children = self.children(&path, &cid, is_odd).await?;
+                self.open.push(children.into_iter());
+            }
+            return Ok(Some(Member { path, cid, node, target, is_odd }));
+        }
+        Ok(None)
+    }
+
+    /// What is in a directory, by name; of a name that is there twice, the first.
+    async fn children(&self, dir: &[Bytes], cid: &Cid, is_odd: bool) -> Result<Vec<Child>> {
+        let mut children = Vec::new();
+        let mut push = |name: &[u8], cid: Cid| {
+            let (path, is_way) = below(dir, name)?;
+            children.push(Child { path, cid, is_odd: is_odd || is_way });
+            if children.len() > MEMBER_COUNT_MAX { Err(too_large("a directory has too many entries")) } else { Ok(()) }
+        };
+        let node = PbNode::decode(&self.dag.get_block(cid).await?)?;
+        let is_basic = node
+            .data
+            .is_some_and(|data| UnixfsData::decode(&data).is_ok_and(|message| message.kind == UnixfsType::Directory));
+        if is_basic {
+            // As it stands there: names that no file can have are ways, and show in lists nowhere.
+            for link in &node.links {
+                push(link.name.as_deref().unwrap_or_default(), link.cid)?;
+            }
+        } else {
+            let mut entries = self.dag.list(cid, 0);
+            while let Some(entry) = entries.try_next().await? {
+                push(entry.name.as_bytes(), entry.link.cid)?;
+            }
+        }
+        children.sort_by(|a, b| a.path.cmp(&b.path));
+        children.dedup_by(|second, first| second.path == first.path);
+        Ok(children)
+    }
+}
+
+/// Where a name leads from a directory, and whether it is a way rather than a name.
+fn below(dir: &[Bytes], name: &[u8]) -> Result<(Vec<Bytes>, bool)> {
+    let mut path = dir.to_vec();
+    for part in name.split(|byte| *byte == b'/') {
+        match part {
+            b"" | b"." => {}
+            b".." => {
+                path.pop();
+            }
+            part if part.contains(&0) => return Err(refuse("a name holds NUL")),
+            part => path.push(Bytes::copy_from_slice(part)),
+        }
+        // The root's own name is no way to leave it by and come back.
+        if path.is_empty() {
+            return Err(refuse("a name leads out of the archive"));
+        }
+    }
+    let len: usize = path.iter().map(|part| part.len() + 1).sum();
+    if path.len() > DEPTH_MAX || len > NAME_LEN_MAX {
+        return Err(too_large("a name is too long, or too deep"));
+    }
+    let is_way = path.len() != dir.len() + 1 || path.last().is_none_or(|last| last != name);
+    if dir.starts_with(&path) {
+        return Err(refuse("a name leads to the directory that it is in"));
+    }
+    Ok((path, is_way))
+}
+
+impl Member {
+    /// Its header, its content, and zeros up to a whole record.
+    fn stream(self, dag: &Dag) -> BoxStream<'static, Result<Bytes>> {
+        let header = stream::iter([Ok(self.header().into())]);
+        let size = self.node.size;
+        if self.node.kind != FileKind::File || size == 0 {
+            return header.boxed();
+        }
+        let rest = usize::try_from(size.next_multiple_of(RECORD_LEN as u64) - size).unwrap_or_default();
+        let padding = stream::iter((rest > 0).then(|| Ok(Bytes::from(vec![0; rest]))));
+        header.chain(dag.range_reader(&self.cid, 0..size)).chain(padding).boxed()
+    }
+
+    fn header(&self) -> Vec<u8> {
+        let mut name = self.path.join(&b'/');
+        let (kind, size, mode) = match self.node.kind {
+            FileKind::Dir => (b'5', 0, 0o755),
+            FileKind::Symlink => (b'2', 0, 0o777),
+            _ => (b'0', self.node.size, 0o644),
+        };
+        if kind == b'5' {
+            name.push(b'/');
+        }
+        // Whose rights these are nobody knows: set-id bits do not travel.
+        let mode = self.node.mode.map_or(mode, |mode| mode & 0o777);
+        let records = [
+            needs_record(&name).then(|| record("path", &name)),
+            needs_record(&self.target).then(|| record("linkpath", &self.target)),
+            (size > SIZE_MAX).then(|| record("size", size.to_string().as_bytes())),
+        ];
+        let records: Vec<u8> = records.into_iter().flatten().flatten().collect();
+        let mut header = Vec::new();
+        if !records.is_empty() {
+            header.extend(ustar(b"pax", b'x', records.len() as u64, 0o644, None, b""));
+            header.extend_from_slice(&records);
+            header.resize(header.len().next_multiple_of(RECORD_LEN), 0);
+        }
+        header.extend(ustar(&name, kind, size.min(SIZE_MAX), mode, self.node.mtime, &self.target));
+        header
+    }
+}
+
+/// Whether text has no place in a header, which has 100 bytes for it and says nothing of its encoding.
+fn needs_record(text: &[u8]) -> bool {
+    text.len() > 100 || !text.is_ascii()
+}
+
+/// A pax record, `LEN KEY=VALUE\n`, whose length counts itself.
+fn record(key: &str, value: &[u8]) -> Vec<u8> {
+    let rest = key.len() + value.len() + 3;
+    let digits = |len: usize| len.to_string().len();
+    let mut len = rest + digits(rest);
+    len = rest + digits(len);
+    [format!("{len} {key}=").as_bytes(), value, b"\n"].concat()
+}
+
+/// A header of ustar; text that is too long is cut.
+fn ustar(name: &[u8], kind: u8, size: u64, mode: u32, mtime: Option<SystemTime>, target: &[u8]) -> [u8; RECORD_LEN] {
+    let mtime = mtime.map_or(0, |mtime| u64::try_from(unix_secs(mtime)).unwrap_or(0).min(SIZE_MAX));
+    let mut header = [0; RECORD_LEN];
+    let mut put = |at: usize, text: &[u8]| {
+        if let Some(field) = header.get_mut(at..at + text.len()) {
+            field.copy_from_slice(text);
+        }
+    };
+    put(0, name.get(..100).unwrap_or(name));
+    put(100, format!("{mode:07o}\0").as_bytes());
+    put(108, b"0000000\x000000000\0");
+    put(124, format!("{size:011o}\0{mtime:011o}\0        ").as_bytes());
+    put(156, &[kind]);
+    put(157, target.get(..100).unwrap_or(target));
+    put(257, b"ustar\x0000");
+    let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
+    if let Some(field) = header.get_mut(148..156) {
+        field.copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    }
+    header
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ways_stay_below_the_root() {
+        let dir = [Bytes::from_static(b"root"), Bytes::from_static(b"a")];
+        let found = |name: &[u8]| below(&dir, name).ok().map(|(path, is_way)| (path.join(&b'/'), is_way));
+        for (name, path) in [
+            (&b"b"[..], Some((&b"root/a/b"[..], false))),
+            (b"../b", Some((b"root/b", true))),
+            (b"x/y", Some((b"root/a/x/y", true))),
+            (b"./b", Some((b"root/a/b", true))),
+            (b"/b", Some((b"root/a/b", true))),
+            (b"", None),
+            (b".", None),
+            (b"..", None),
+            (b"../..", None),
+            (b"../../b", None),
+            (b"../../root/b", None),
+            (b"../../../b", None),
+            (b"a\0", None),
+        ] {
+            assert_eq!(found(name), path.map(|(path, is_way)| (path.to_vec(), is_way)), "{}", name.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn records_count_themselves() {
+        for len in [0, 1, 80, 90, 91, 92, 93, 94, 95, 980, 985, 990, 9000] {
+            let record = record("path", &vec![b'x'; len]);
+            let told: usize = std::str::from_utf8(&record)
+                .expect("text")
+                .split(' ')
+                .next()
+                .and_then(|len| len.parse().ok())
+                .expect("a number");
+            assert_eq!(told, record.len());
+        }
+    }
+}
