@@ -11,10 +11,18 @@ use axum::{
         request::Parts,
     },
 };
-use muxfs::{Cid, Mount, Name, Prefix, cas::Cas};
+use muxfs::{Cid, ErrorKind, Mount, Name, Prefix, cas::Cas, vfs::Lease};
 use tokio::time::timeout;
 
-use crate::{failure::Failure, format::Wanted, gateway::Gateway, guard, page, server::Shared, target::Target};
+use crate::{
+    failure::Failure,
+    format::{Format, Wanted},
+    gateway::Gateway,
+    guard, page,
+    place::{self, Place},
+    server::Shared,
+    target::Target,
+};
 
 const CID_ADVICE: &str = "A CID begins with Qm and has 46 characters, or with b, k, z or f.";
 const RETRY_SECS: &str = "5";
@@ -54,57 +62,95 @@ async fn find(shared: &Shared, request: &Parts) -> Response<Body> {
         Ok(target) => target,
         Err(failure) => return fail(&failure, request),
     };
-    let Some((cas, first, below)) = content(shared, &target.parts) else {
-        let mounts: Vec<String> = shared
-            .mux
-            .mounts()
-            .iter()
-            .filter(|mount| mount.as_cas().is_some())
-            .map(|mount| format!("/{}/CID", mount.prefix()))
-            .collect();
-        let why = format!("Nothing is at this path; there is {}.", mounts.join(", "));
-        return fail(&Failure::new(StatusCode::NOT_FOUND, why, "A path begins with a mount and a CID."), request);
-    };
+    let cid = content(shared, &target.parts);
     let mut response = if request.method == Method::OPTIONS {
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::NO_CONTENT;
         response.headers_mut().insert(ALLOW, HeaderValue::from_static(guard::METHODS));
         response
     } else {
-        let answered = by_cid(shared, cas, &target, request, first, below).await;
+        let boundary = || {
+            let mut random = [0; 16];
+            (shared.options.env.fill)(&mut random);
+            format!("{:032x}", u128::from_le_bytes(random))
+        };
+        let answered = match cid {
+            Some((cas, cid, below)) => by_cid(cas, &target, request, (cid, below), &boundary).await,
+            None => by_name(shared, &target, request, &boundary).await,
+        };
         answered.unwrap_or_else(|failure| fail(&failure, request))
     };
-    if target.parts.first().is_some_and(|prefix| prefix.as_bytes() == PUBLIC_PREFIX) {
+    if cid.is_some() && target.parts.first().is_some_and(|prefix| prefix.as_bytes() == PUBLIC_PREFIX) {
         guard::allow_every_origin(response.headers_mut());
     }
     response
 }
 
-/// The mount of content that a path leads into, and what follows its prefix.
-fn content<'a>(shared: &'a Shared, parts: &'a [Name]) -> Option<(&'a Cas, &'a Name, &'a [Name])> {
+/// The mount at the beginning of a path, and what follows it.
+fn mount<'a>(shared: &'a Shared, parts: &'a [Name]) -> Option<(&'a Mount, &'a [Name])> {
     let (prefix, rest) = parts.split_first()?;
-    let (first, below) = rest.split_first()?;
     let prefix = Prefix::new(prefix.as_str()?).ok()?;
-    let mount: &Mount = shared.mux.mount_at(prefix).ok()?;
-    Some((mount.as_cas()?, first, below))
+    Some((shared.mux.mount_at(prefix).ok()?, rest))
 }
 
+/// The content that a path leads to, where it does: the mount's, the CID, and what is asked below it.
+fn content<'a>(shared: &'a Shared, parts: &'a [Name]) -> Option<(&'a Cas, Cid, &'a [Name])> {
+    let (mount, rest) = mount(shared, parts)?;
+    let (first, below) = rest.split_first()?;
+    Some((mount.as_cas()?, Cid::parse_in_path(first.as_str()?).ok()?, below))
+}
+
+type Boundary<'a> = &'a (dyn Fn() -> String + Sync);
+
 async fn by_cid(
-    shared: &Shared,
     cas: &Cas,
     target: &Target,
     request: &Parts,
-    first: &Name,
-    below: &[Name],
+    (cid, below): (Cid, &[Name]),
+    boundary: Boundary<'_>,
 ) -> Result<Response<Body>, Failure> {
-    let cid = first.as_str().ok_or_else(|| Failure::bad("What follows the mount is no CID.", CID_ADVICE))?;
-    let cid = Cid::parse_in_path(cid).map_err(|error| {
-        let why = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
-        Failure::bad(format!("What follows the mount is no CID: {why}."), CID_ADVICE)
-    })?;
     let wanted = Wanted::of(&target.query, &request.headers)?;
-    let gateway = Gateway { dag: cas.dag(), target, request, env: &shared.options.env, wanted };
-    gateway.answer(cid, below).await
+    Gateway { dag: cas.dag(), target, request, boundary, wanted }.answer(cid, below).await
+}
+
+async fn by_name(
+    shared: &Shared,
+    target: &Target,
+    request: &Parts,
+    boundary: Boundary<'_>,
+) -> Result<Response<Body>, Failure> {
+    guard::check_origin(request)?;
+    if target.parts.is_empty() {
+        return place::mounts(&shared.mux);
+    }
+    let Some((mount, names)) = mount(shared, &target.parts) else {
+        let there: Vec<String> = shared.mux.mounts().iter().map(|mount| format!("/{}", mount.prefix())).collect();
+        let why = format!("Nothing is mounted at this path; there is {}.", there.join(", "));
+        return Err(Failure::new(StatusCode::NOT_FOUND, why, "A path begins with one of these."));
+    };
+    if let (Some(_), Some(first)) = (mount.as_cas(), names.first()) {
+        // Where content is, what is not there by name was meant as a CID, and so was what is wanted as blocks.
+        let wanted = Wanted::of(&target.query, &request.headers)?;
+        let is_for_content = matches!(wanted.format, Some(Format::Raw | Format::Car));
+        if is_for_content || !is_there(mount, first).await? {
+            let why = first.as_str().map(Cid::parse_in_path).and_then(Result::err);
+            let why = why.as_ref().and_then(std::error::Error::source).map(ToString::to_string).unwrap_or_default();
+            return Err(Failure::bad(format!("Nothing has this name, and it is no CID: {why}."), CID_ADVICE));
+        }
+    }
+    Place { target, request, boundary }.answer(mount, names).await
+}
+
+/// Whether something has this name at the root of a mount.
+async fn is_there(mount: &Mount, name: &Name) -> Result<bool, Failure> {
+    match mount.vfs().lookup(mount.vfs().root(), name).await {
+        Ok(attr) => {
+            drop(Lease::adopt(mount.vfs().clone(), attr.ino));
+            Ok(true)
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn fail(failure: &Failure, request: &Parts) -> Response<Body> {

@@ -42,6 +42,15 @@ const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Au
 /// The bytes of a part.
 pub(crate) type Read = Box<dyn Fn(Range<u64>) -> BoxStream<'static, Result<Bytes>> + Send + Sync>;
 
+/// Reads parts of what is in memory.
+pub(crate) fn read_bytes(block: Bytes) -> Read {
+    Box::new(move |range: Range<u64>| {
+        let at = |offset: u64| usize::try_from(offset).map_or(block.len(), |offset| offset.min(block.len()));
+        let part = block.slice(at(range.start)..at(range.end));
+        stream::iter((!part.is_empty()).then_some(Ok(part))).boxed()
+    })
+}
+
 /// Bytes of a known length, and what is said of them.
 pub(crate) struct Entity {
     pub(crate) len: u64,

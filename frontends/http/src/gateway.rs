@@ -9,33 +9,28 @@ use axum::{
     body::Body,
     http::{
         HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode,
-        header::{
-            ACCEPT_RANGES, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_TYPE, ETAG, LOCATION,
-            X_CONTENT_TYPE_OPTIONS,
-        },
+        header::{ACCEPT_RANGES, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_TYPE, ETAG, X_CONTENT_TYPE_OPTIONS},
         request::Parts,
     },
 };
 use bytes::Bytes;
-use futures_util::{StreamExt, TryStreamExt, stream};
+use futures_util::{StreamExt, TryStreamExt};
 use muxfs::{
-    Cid, Codec, Env, Error, ErrorKind, FileKind, Name, Result,
-    dag::{Dag, Ipld, Node, Resolved, json, linked, murmur3_x64_64, pb::PbNode, unixfs::UnixfsData},
+    Cid, Codec, Error, ErrorKind, FileKind, Name, Result,
+    dag::{Dag, Entry, Ipld, Node, Resolved, json, linked, murmur3_x64_64, pb::PbNode, unixfs::UnixfsData},
 };
 
 use crate::{
     car,
-    entity::{Entity, IMMUTABLE, Read, disposition, is_unchanged, set},
+    entity::{Entity, IMMUTABLE, Read, disposition, is_unchanged, read_bytes, set},
     failure::Failure,
     format::{Format, Wanted},
     media_type,
-    page::{self, List, Row},
+    page::{self, LIST_COUNT_MAX, List, Row},
     tar,
     target::{Target, path_of},
 };
 
-/// The most entries that one page lists.
-const LIST_COUNT_MAX: usize = 4096;
 /// How much of linked data a page shows, in bytes, and how many of its links.
 const PREVIEW_LEN_MAX: usize = 256 << 10;
 const PREVIEW_LINK_COUNT_MAX: usize = 1000;
@@ -53,7 +48,7 @@ pub(crate) struct Gateway<'a> {
     pub(crate) dag: &'a Dag,
     pub(crate) target: &'a Target,
     pub(crate) request: &'a Parts,
-    pub(crate) env: &'a Env,
+    pub(crate) boundary: &'a (dyn Fn() -> String + Sync),
     pub(crate) wanted: Wanted,
 }
 
@@ -161,12 +156,7 @@ impl Gateway<'_> {
     }
 
     async fn send(&self, entity: Entity) -> Result<Response<Body>, Failure> {
-        let boundary = || {
-            let mut random = [0; 16];
-            (self.env.fill)(&mut random);
-            format!("{:032x}", u128::from_le_bytes(random))
-        };
-        entity.answer(self.request, boundary).await
+        entity.answer(self.request, self.boundary).await
     }
 
     /// A block as it is.
@@ -182,7 +172,7 @@ impl Gateway<'_> {
             etag: format!("\"{cid}.raw\""),
             modified: None,
             headers,
-            read: read_block(block),
+            read: read_bytes(block),
         })
         .await
     }
@@ -214,7 +204,7 @@ impl Gateway<'_> {
             etag: format!("\"{cid}.{}\"", format.name()),
             modified: None,
             headers,
-            read: read_block(block),
+            read: read_bytes(block),
         })
         .await
     }
@@ -224,7 +214,7 @@ impl Gateway<'_> {
         let cid = place.end.cid;
         let etag = page::etag("DagIndex", &cid, "");
         if page::is_known(self.request, &etag) {
-            return Ok(self.with_place(page::answer(&etag, None), place));
+            return Ok(self.with_place(page::answer(Some(&etag), None), place));
         }
         let codec = cid.codec().unwrap_or(Codec::Raw);
         let value = linked::decode(codec, block).map_err(|error| error.at(cid))?;
@@ -233,7 +223,7 @@ impl Gateway<'_> {
         let mut links = Vec::new();
         collect_links(&value, &mut links);
         let page = page::preview(self.prefix(), &cid, &shown, text.len() > PREVIEW_LEN_MAX, &links);
-        Ok(self.with_place(page::answer(&etag, Some(page)), place))
+        Ok(self.with_place(page::answer(Some(&etag), Some(page)), place))
     }
 
     fn prefix(&self) -> &str {
@@ -309,7 +299,7 @@ impl Gateway<'_> {
             etag: format!("\"{cid}\""),
             modified: node.mtime,
             headers: self.headers(place),
-            read: read_block(target),
+            read: read_bytes(target),
         })
         .await
     }
@@ -364,7 +354,7 @@ impl Gateway<'_> {
     async fn dir(&self, place: &Place) -> Result<Response<Body>, Failure> {
         let cid = place.end.cid;
         if !self.target.is_dir {
-            return Ok(self.to_dir());
+            return Ok(page::to_dir(self.target));
         }
         let index = Name::new(INDEX)?;
         if let Some(entry) = self.dag.lookup(&cid, &index).await? {
@@ -373,34 +363,24 @@ impl Gateway<'_> {
                 return self.file(place, entry.link.cid, node, format!("\"{cid}\""), Some("index.html")).await;
             }
         }
-        let from = match self.target.query.get("from") {
-            Some(from) => u64::from_str_radix(from, 16)
-                .map_err(|_| Failure::bad("The part of a directory begins nowhere.", "Begin without ?from=."))?,
-            None => 0,
-        };
+        let from = page::from(self.target)?;
         let etag = page::etag("DirIndex", &cid, &format!("{}{from:x}", path_of(&self.target.parts)));
         if page::is_known(self.request, &etag) {
-            return Ok(self.with_place(page::answer(&etag, None), place));
+            return Ok(self.with_place(page::answer(Some(&etag), None), place));
         }
         let mut entries: Vec<_> = self.dag.list(&cid, from).take(LIST_COUNT_MAX + 1).try_collect().await?;
         let next = entries.get(LIST_COUNT_MAX).map(|entry| murmur3_x64_64(entry.name.as_bytes()));
         entries.truncate(LIST_COUNT_MAX);
         entries.sort_by(|a, b| a.name.cmp(&b.name));
-        let rows =
-            entries.into_iter().map(|entry| Row { name: entry.name, cid: entry.link.cid, size: entry.link.tsize });
-        let list = List { parts: &self.target.parts, rows: rows.collect(), next, is_first: from == 0 };
-        Ok(self.with_place(page::answer(&etag, Some(list.html())), place))
-    }
-
-    /// The same path with a slash at its end: what is named in a page is found below it then.
-    fn to_dir(&self) -> Response<Body> {
-        let query = &self.target.query.text;
-        let query = if query.is_empty() { String::new() } else { format!("?{query}") };
-        let mut response = Response::new(Body::empty());
-        *response.status_mut() = StatusCode::MOVED_PERMANENTLY;
-        set(response.headers_mut(), LOCATION, &format!("{}/{query}", path_of(&self.target.parts)));
-        response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
-        response
+        let row = |entry: Entry| Row {
+            name: entry.name,
+            cid: Some(entry.link.cid),
+            size: Some(entry.link.tsize),
+            is_dir: false,
+        };
+        let rows = entries.into_iter().map(row);
+        let list = List { parts: &self.target.parts, rows: rows.collect(), next, is_first: from == 0, top: 2 };
+        Ok(self.with_place(page::answer(Some(&etag), Some(list.html())), place))
     }
 }
 
@@ -416,15 +396,6 @@ fn collect_links(value: &Ipld, links: &mut Vec<Cid>) {
         Ipld::Map(values) => values.values().for_each(|value| collect_links(value, links)),
         _ => {}
     }
-}
-
-/// Reads parts of what is in memory.
-fn read_block(block: Bytes) -> Read {
-    Box::new(move |range: Range<u64>| {
-        let at = |offset: u64| usize::try_from(offset).map_or(block.len(), |offset| offset.min(block.len()));
-        let part = block.slice(at(range.start)..at(range.end));
-        stream::iter((!part.is_empty()).then_some(Ok(part))).boxed()
-    })
 }
 
 /// Reads parts of a file, which stays whole meanwhile whatever is collected.

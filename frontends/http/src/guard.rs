@@ -13,6 +13,7 @@ use axum::http::{
         ACCESS_CONTROL_EXPOSE_HEADERS, HOST,
     },
     request::Parts,
+    uri::Authority,
 };
 
 use crate::failure::Failure;
@@ -58,6 +59,26 @@ fn is_known(host: &str, hosts: &[String]) -> bool {
 
 fn is_port(text: Option<&str>) -> bool {
     text.is_some_and(|port| port.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+/// Refuses what a page of another origin asks for, other than by leading its reader here.
+///
+/// Browsers say so: `Origin` in some requests, `Sec-Fetch-Site` in all, but those of old browsers, which cannot read the
+/// answer either.
+pub(crate) fn check_origin(request: &Parts) -> Result<(), Failure> {
+    let value = |name: &str| request.headers.get(name).map(|value| value.to_str().unwrap_or("?"));
+    let host = request.uri.authority().map(Authority::as_str).or_else(|| value("host"));
+    let is_own = value("origin").is_none_or(|origin| {
+        let authority = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
+        authority.zip(host).is_some_and(|(origin, host)| origin.eq_ignore_ascii_case(host))
+    });
+    let is_followed = value("sec-fetch-mode") == Some("navigate") && value("sec-fetch-dest") == Some("document");
+    let is_near = matches!(value("sec-fetch-site"), None | Some("same-origin" | "none"));
+    if is_own && (is_near || is_followed) {
+        return Ok(());
+    }
+    let why = "What has a name here is for its own pages, and a page of another origin asked for it.";
+    Err(Failure::new(StatusCode::FORBIDDEN, why, "Open the address itself."))
 }
 
 /// Lets pages of any origin read an answer: who knows the CID of public content may have it.

@@ -1,8 +1,9 @@
-//! The HTTP frontend: serves what has a CID as an IPFS gateway does, by block and by path.
+//! The HTTP frontend: serves what has a CID as an IPFS gateway does, by block and by path, and reads every mount by name.
 //!
 //! ```text
 //!   client --> server --> answer --> guard   who may ask
 //!                           |------> target  what for
+//!                           |------> place   --> entity, page                               ---> muxfs::vfs::Vfs
 //!                           '------> gateway --> entity (ranges, conditions), page, car, tar ---> muxfs::dag::Dag
 //! ```
 //!
@@ -29,6 +30,7 @@ mod guard;
 mod media_type;
 mod options;
 mod page;
+mod place;
 mod range;
 mod server;
 mod stall;

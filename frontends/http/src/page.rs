@@ -6,7 +6,10 @@ use axum::{
     body::Body,
     http::{
         HeaderValue, Response, StatusCode,
-        header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, X_CONTENT_TYPE_OPTIONS},
+        header::{
+            CACHE_CONTROL, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, LOCATION,
+            X_CONTENT_TYPE_OPTIONS,
+        },
         request::Parts,
     },
 };
@@ -15,9 +18,11 @@ use muxfs::{Cid, Name, dag::murmur3_x64_64};
 use crate::{
     entity::{is_unchanged, set},
     failure::Failure,
-    target::{path_of, percent_encode, percent_encode_value},
+    target::{Target, path_of, percent_encode, percent_encode_value},
 };
 
+/// The most entries that one page lists.
+pub(crate) const LIST_COUNT_MAX: usize = 4096;
 /// A page that may look otherwise one day.
 const FOR_A_WEEK: &str = "public, max-age=604800, stale-while-revalidate=2678400";
 /// No page of ours loads anything or runs anything.
@@ -63,9 +68,12 @@ fn html(title: &str, body: &str) -> String {
 #[derive(Debug, Clone)]
 pub(crate) struct Row {
     pub(crate) name: Name,
-    pub(crate) cid: Cid,
-    /// In bytes, as the directory says.
-    pub(crate) size: u64,
+    /// Where content has one.
+    pub(crate) cid: Option<Cid>,
+    /// In bytes, as the directory says; `None` where that says nothing.
+    pub(crate) size: Option<u64>,
+    /// Whether it is known to be a directory.
+    pub(crate) is_dir: bool,
 }
 
 /// A part of a directory, to be shown.
@@ -77,6 +85,8 @@ pub(crate) struct List<'a> {
     pub(crate) next: Option<u64>,
     /// Whether there is one before.
     pub(crate) is_first: bool,
+    /// How many parts lead to where nothing above is shown.
+    pub(crate) top: usize,
 }
 
 impl List<'_> {
@@ -91,8 +101,7 @@ impl List<'_> {
         let head = "</h1>\n<table>\n<thead><tr><th scope=\"col\">Name</th><th scope=\"col\">CID</th>\
                     <th scope=\"col\">Size</th></tr></thead>\n<tbody>\n";
         body.push(head.to_owned());
-        // Above a CID there is nothing that can be shown.
-        if self.parts.len() > 2 {
+        if self.parts.len() > self.top {
             let href = escape(&path);
             body.push(format!("<tr><td><a href=\"{href}/..\">..</a></td><td>the directory above</td><td></td></tr>\n"));
         }
@@ -123,12 +132,13 @@ impl Row {
         let href = escape(&format!("{path}/{}", percent_encode(self.name.as_bytes())));
         let name = self.name.to_string();
         let saved_as = percent_encode_value(&name);
-        let (name, cid, size) = (escape(&name), self.cid, size(self.size));
-        format!(
-            "<tr><td><a href=\"{href}\">{name}</a></td>\
-             <td><a class=\"ipfs-hash\" translate=\"no\" href=\"/{prefix}/{cid}?filename={saved_as}\">{cid}</a></td>\
-             <td>{size}</td></tr>\n"
-        )
+        let (name, slash) = (escape(&name), if self.is_dir { "/" } else { "" });
+        let cid = self.cid.map(|cid| {
+            let href = format!("/{prefix}/{cid}?filename={saved_as}");
+            format!("<a class=\"ipfs-hash\" translate=\"no\" href=\"{href}\">{cid}</a>")
+        });
+        let (cid, size) = (cid.unwrap_or_default(), self.size.map(size).unwrap_or_default());
+        format!("<tr><td><a href=\"{href}{slash}\">{name}</a>{slash}</td><td>{cid}</td><td>{size}</td></tr>\n")
     }
 }
 
@@ -173,10 +183,12 @@ pub(crate) fn is_known(request: &Parts, etag: &str) -> bool {
     is_unchanged(&request.headers, etag, None)
 }
 
-/// A page about content; `None` where whoever asks has it already.
-pub(crate) fn answer(etag: &str, page: Option<String>) -> Response<Body> {
+/// A page; `None` where whoever asks has it already.
+pub(crate) fn answer(etag: Option<&str>, page: Option<String>) -> Response<Body> {
     let mut response = Response::new(Body::empty());
-    set(response.headers_mut(), ETAG, etag);
+    if let Some(etag) = etag {
+        set(response.headers_mut(), ETAG, etag);
+    }
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static(FOR_A_WEEK));
     match page {
         Some(page) => put(&mut response, page, "text/html; charset=utf-8"),
@@ -193,6 +205,23 @@ fn put(response: &mut Response<Body>, text: String, content_type: &'static str) 
         response.headers_mut().insert(name, HeaderValue::from_static(value));
     }
     *response.body_mut() = Body::from(text);
+}
+
+/// The same path with a slash at its end: what is named in a page is found below it then.
+pub(crate) fn to_dir(target: &Target) -> Response<Body> {
+    let query = &target.query.text;
+    let query = if query.is_empty() { String::new() } else { format!("?{query}") };
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::MOVED_PERMANENTLY;
+    set(response.headers_mut(), LOCATION, &format!("{}/{query}", path_of(&target.parts)));
+    response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+    response
+}
+
+/// Where the part of a directory begins that is asked for.
+pub(crate) fn from(target: &Target) -> Result<u64, Failure> {
+    let bad = |_| Failure::bad("The part of a directory begins nowhere.", "Begin without ?from=.");
+    target.query.get("from").map_or(Ok(0), |from| u64::from_str_radix(from, 16).map_err(bad))
 }
 
 /// What went wrong, as a page or, for programs, as text.
@@ -225,9 +254,10 @@ mod tests {
     fn names_stay_names() {
         let hostile = b"\"><script>alert(1)<b>&#x27;'";
         let cid = cid_of(Codec::Raw, b"");
-        let rows = names(&[hostile, b"\xff.txt"]).into_iter().map(|name| Row { name, cid, size: 0 }).collect();
+        let row = |name| Row { name, cid: Some(cid), size: None, is_dir: false };
+        let rows = names(&[hostile, b"\xff.txt"]).into_iter().map(row).collect();
         let parts = names(&[b"ipfs", cid.to_string().as_bytes(), b"<b>", hostile]);
-        let page = List { parts: &parts, rows, next: Some(255), is_first: false }.html();
+        let page = List { parts: &parts, rows, next: Some(255), is_first: false, top: 2 }.html();
         assert!(!page.contains("<script") && !page.contains("<b>") && !page.contains("&#x27;"), "{page}");
         assert!(page.contains("%FF.txt") && page.contains("?from=ff"));
         let failure = Failure::bad("<script>", "");
@@ -237,7 +267,10 @@ mod tests {
     #[test]
     fn above_a_cid_there_is_nothing() {
         let cid = cid_of(Codec::Raw, b"").to_string();
-        let page = |parts: &[&[u8]]| List { parts: &names(parts), rows: vec![], next: None, is_first: true }.html();
+        let page = |parts: &[&[u8]]| {
+            let parts = names(parts);
+            List { parts: &parts, rows: vec![], next: None, is_first: true, top: 2 }.html()
+        };
         assert!(!page(&[b"ipfs", cid.as_bytes()]).contains(">..<"));
         let below = page(&[b"ipfs", cid.as_bytes(), b"a b"]);
         assert!(below.contains(&format!("<a href=\"/ipfs/{cid}/a%20b/..\">..</a>")), "{below}");

@@ -275,8 +275,8 @@ async fn what_is_refused_says_why() {
     let absent = muxfs::cid_of(Codec::Raw, b"absent");
     for (method, path, headers, status, word) in [
         ("GET", "/ipfs/foobar", &[][..], 400, "CID"),
-        ("GET", "/nope/foobar", &[], 404, "/ipfs/CID"),
-        ("GET", "/ipfs", &[], 404, "/ipfs/CID"),
+        ("GET", "/ipfs/foobar/below?format=raw", &[], 400, "CID"),
+        ("GET", "/nope/foobar", &[], 404, "/ipfs"),
         ("GET", &format!("/ipfs/{absent}"), &[], 404, "never put here"),
         (
             "GET",

@@ -408,8 +408,10 @@ fn greeting(config: &Config, ready: &Ready) -> String {
     if let Some(addr) = ready.http {
         let of_content = config.mount.iter().find(|mount| matches!(mount, Mount::Ipfs { .. } | Mount::Zstor(_)));
         let prefix = of_content.map_or("ipfs".to_owned(), |mount| mount.prefix().to_string());
+        let (host, port) = (connect_host(addr.ip()), addr.port());
         lines.push(format!("HTTP on {addr}"));
-        lines.push(format!("  curl   curl http://{}:{}/{prefix}/CID", connect_host(addr.ip()), addr.port()));
+        lines.push(format!("  browse http://{host}:{port}/"));
+        lines.push(format!("  curl   curl http://{host}:{port}/{prefix}/CID"));
     }
     for point in &config.fuse.mounts {
         let what = point.prefix.as_deref().unwrap_or("/");
