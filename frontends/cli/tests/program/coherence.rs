@@ -197,12 +197,13 @@ fn divide_reads(calls: Vec<Call<Op>>) -> Vec<Call<Op>> {
     divided
 }
 
-/// Leaves out how long a file was for a read through a mount while somebody else wrote to one or cut it: where word of that
-/// comes while the kernel asks for the length it goes by the one that it knew, which may be from before what had returned.
+/// Leaves out how long a file was for a read through a mount while somebody else changed one: where word of that comes while the
+/// kernel asks for the length, be it of a mode alone, it goes by the one that it knew, which may be from before what had
+/// returned.
 fn without_old_lengths(calls: Vec<Call<Op>>) -> Vec<Call<Op>> {
     let changes: Vec<_> = calls
         .iter()
-        .filter(|call| matches!(call.op, Op::Write(..) | Op::Cut(..)))
+        .filter(|call| call.role == Role::Change)
         .map(|call| (call.who.clone(), call.begun, call.returned.unwrap_or(u64::MAX)))
         .collect();
     let may_be_old = |call: &Call<Op>| {
