@@ -17,7 +17,7 @@ use futures_util::TryStreamExt;
 use muxfs::{
     BlockKey, BlockStore, Cid, Error, ErrorKind, Name,
     block::Mem,
-    car::{self, Reader, Section},
+    car::{self, ImportOptions, Reader, Section},
     dag::{Dag, DagOptions, ExportOptions, Scope},
 };
 use serde_json::Value;
@@ -126,6 +126,21 @@ async fn archives_of_others() {
             Ok(stream) => stream.try_collect::<Vec<_>>().await.map(|pieces| pieces.concat()),
             Err(error) => Err(error),
         };
+        // Through an import it is the same DAG, and a collection can follow it.
+        let to = Dag::new(Arc::new(Mem::default()), DagOptions::default());
+        let report = car::import(&to, &bytes[..], &ImportOptions::default())
+            .await
+            .unwrap_or_else(|error| panic!("{path}: {error:#}"));
+        // One has a node under both versions of its CID: it is put once.
+        assert_eq!(report.block_count + report.passed_count, sections.len() as u64, "{path}: {report:?}");
+        assert_eq!((report.is_whole(), report.passed_count < 2), (exported.is_ok(), true), "{path}: {report:?}");
+        let again = match car::export(&to, root, &[], &ExportOptions::default()).await {
+            Ok(stream) => stream.try_collect::<Vec<_>>().await.map(|pieces| pieces.concat()),
+            Err(error) => Err(error),
+        };
+        assert_eq!(again.ok(), exported.as_ref().ok().cloned(), "{path}");
+        let checked = car::check(&bytes[..], None).await.expect("sound");
+        assert_eq!(checked.missing_count, report.missing_count, "{path}");
         match exported {
             Ok(exported) if exported == bytes => same += 1,
             Err(error) if error.kind() == ErrorKind::NotFound => _ = parts.insert(path.as_str()),
@@ -202,5 +217,25 @@ async fn corrupt_archives_are_refused_at_their_place() {
         let error = error.expect(name);
         assert_eq!((sections.len(), error.kind()), (before, kind), "{name}: {error:#}");
         assert!(format!("{error:#}").contains(&format!("at byte {at}:")), "{name}: {error:#}");
+        let to = Dag::new(Arc::new(Mem::default()), DagOptions::default());
+        let refused = car::import(&to, &bytes[..], &ImportOptions::default()).await.expect_err(name);
+        assert_eq!(format!("{refused:#}"), format!("{error:#}"));
+    }
+}
+
+/// Filecoin's: blake2b hashes, blocks in CIDs, bytes in text. A DAG of 1043 blocks in both versions of the file.
+#[tokio::test]
+async fn archives_of_filecoin_are_imported_whole() {
+    let Some(data) = data() else { return };
+    for name in ["sample-v1", "sample-wrapped-v2"] {
+        let bytes = fs::read(data.join(format!("fixtures/car/go-car-v2/{name}.car"))).expect("an archive");
+        let (roots, sections, _) = read(&bytes).await;
+        let to = Dag::new(Arc::new(Mem::default()), DagOptions::default());
+        let report = car::import(&to, &bytes[..], &ImportOptions::default()).await.expect(name);
+        assert_eq!((report.block_count, report.passed_count), (1043, 0), "{report:?}");
+        assert_eq!(report.roots, [(roots[0], true)]);
+        let export = to.export(&roots[0], &[], &ExportOptions::default()).await.expect("begun");
+        let got: Vec<Cid> = export.blocks().map_ok(|(cid, _)| cid).try_collect().await.expect("exported");
+        assert_eq!(got, sections.iter().map(|section| section.cid).collect::<Vec<_>>(), "{name}");
     }
 }

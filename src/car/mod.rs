@@ -10,11 +10,15 @@
 //! ```
 //!
 //! Sits above [`Dag`]: [`stream`] writes what [`Dag::export`] gives, [`Reader`] reads what anybody wrote and hands out no
-//! block that it has not verified. We write version 1, which can be written and read as it comes. Of version 2 the inner
+//! block that it has not verified; [`import()`] takes from it what is wanted, [`check()`] tells what is in it, and [`Archive`] reads
+//! it anywhere. We write version 1, which can be written and read as it comes. Of version 2 the inner
 //! file of version 1 is read and nothing else: an index from outside is a claim that would have to be checked against the blocks anyway.
 //! Spec: spec/car.md, <https://ipld.io/specs/transport/car/>.
 
+mod archive;
+mod check;
 mod header;
+mod import;
 mod read;
 mod section;
 #[cfg(test)]
@@ -25,7 +29,12 @@ use bytes::Bytes;
 use futures_util::stream::BoxStream;
 
 pub use self::{
+    archive::{ARCHIVE_BLOCK_COUNT_MAX, Archive},
+    check::{CheckReport, check},
     header::{HEADER_LEN_MAX, ROOT_COUNT_MAX},
+    import::{
+        IMPORT_HELD_LEN_MAX, ImportOptions, ImportProgress, ImportReport, MISSING_NAMED_MAX, OnImportProgress, import,
+    },
     read::{PADDING_LEN_MAX, Reader, Section},
     section::SECTION_LEN_MAX,
     write::{Writer, stream},

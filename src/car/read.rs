@@ -102,6 +102,11 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         self.offset
     }
 
+    /// What hashes blocks of this reader, several at once.
+    pub(super) fn hashing(&self) -> Arc<Hashing> {
+        Arc::clone(&self.hashing)
+    }
+
     /// The next section, its block verified; `None` at the end, and after an error. Sections of identity CIDs, which hold
     /// their block themselves, are verified and passed over. Dropped half way it is not to be called again.
     ///

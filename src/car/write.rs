@@ -22,7 +22,7 @@ pub fn stream(export: Export) -> BoxStream<'static, Result<Bytes>> {
     stream::once(async move { header }).chain(sections.try_flatten()).boxed()
 }
 
-fn section_of(cid: &Cid, block: Bytes) -> Vec<Bytes> {
+pub(super) fn section_of(cid: &Cid, block: Bytes) -> Vec<Bytes> {
     let mut head = section::head(cid, block.len());
     if block.len() > COPIED_LEN_MAX {
         return vec![head.into(), block];

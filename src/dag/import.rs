@@ -190,7 +190,7 @@ impl Job {
 
 /// Does work that takes a processor for long, or blocks, where it is in nobody's way; here where no runtime has threads
 /// for it.
-pub(super) async fn on_thread<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+pub(crate) async fn on_thread<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     let Ok(runtime) = tokio::runtime::Handle::try_current() else { return work() };
     let result = runtime.spawn_blocking(work).await;
     result.map_err(|error| Error::new(ErrorKind::Internal, "dag.thread").because(error))?

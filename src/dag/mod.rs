@@ -31,11 +31,13 @@ pub use export::{Absent, EXPORT_PATH_LEN_MAX, EntityBytes, Export, ExportLimits,
 pub use gc::{DagLease, GcOptions, GcProgress, GcReport, GcRoot, OnGcProgress, WriteSession};
 pub use hamt::{HAMT_FANOUT_MAX, HAMT_FANOUT_MIN};
 pub use import::IMPORT_LEN_MAX;
+pub(crate) use import::on_thread;
 pub use ipld::Ipld;
 pub use murmur3::murmur3_x64_64;
 pub use read::{FILE_DEPTH_MAX, FILE_PATH_LEN_MAX, READ_BLOCK_COUNT_MAX};
 pub use resolve::RESOLVE_BLOCK_COUNT_MAX;
 pub use splice::{FILE_LEN_MAX, RECHUNK_LEN_MAX};
+pub(crate) use walk::for_each_link_of;
 pub use walk::{Visit, WALK_READ_COUNT, WalkMemory};
 
 use std::{ops::Range, sync::Arc, time::SystemTime};

@@ -128,7 +128,7 @@ impl Dag {
 
 /// Calls `found` with every CID that a block links to, in the order in which they stand there; of one that turns out bad,
 /// with those that were readable.
-pub(super) fn for_each_link_of(cid: &Cid, block: &Bytes, found: &mut impl FnMut(&Cid)) -> Result<()> {
+pub(crate) fn for_each_link_of(cid: &Cid, block: &Bytes, found: &mut impl FnMut(&Cid)) -> Result<()> {
     match cid.codec() {
         Some(Codec::DagPb) => {
             for link in PbScan::new(block)? {
