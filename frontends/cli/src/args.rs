@@ -1,5 +1,6 @@
 //! The command line. Spec: spec/cli.md.
 
+mod car;
 mod zdb;
 mod zstor;
 
@@ -8,6 +9,7 @@ use std::{ffi::OsString, path::PathBuf};
 use clap::{Args, Parser, Subcommand};
 
 pub(crate) use self::{
+    car::{Car, CarExport, CarImport, CarScope},
     zdb::{NodeMode, NodeSync, Zdb, ZdbImport, ZdbServe},
     zstor::{Zstor, ZstorExport, ZstorImport, ZstorNode},
 };
@@ -60,6 +62,7 @@ Examples:
   muxfs verify /zstor/<cid>               re-hash everything below it
   muxfs verify --all                      re-hash everything there is
   muxfs doctor                            look at the data directory and explain what is wrong
+  muxfs car export /zstor/<cid> -o a.car  write it as a CAR file, which IPFS tools read
   muxfs gc --dry-run                      tell what nothing keeps; without --dry-run remove it
   muxfs put -r photos /zstor/photos       copy a directory into the working tree, under a name
   muxfs commit -m 'before the move'       commit it; muxfs log lists the commits
@@ -274,6 +277,9 @@ pub(crate) enum Command {
         #[arg(value_name = "DEST")]
         dest: Option<OsString>,
     },
+    /// Carry DAGs in and out as CAR files, which IPFS tools read and write
+    #[command(subcommand)]
+    Car(Car),
     /// Look at /zstor and after it: its nodes, what more may be lost, scrub and repair; and move from and to zstor v2
     #[command(subcommand)]
     Zstor(Zstor),

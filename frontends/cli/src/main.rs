@@ -36,7 +36,7 @@ use muxfs::{Error, ErrorKind, Prefix, Result, dag::Profile, path::QfsPath, vfs::
 use tracing_subscriber::EnvFilter;
 
 use crate::{
-    args::{Cli, Command, Global, Key, Pin, Put, Zdb, Zstor, ZstorExport, ZstorImport},
+    args::{Car, CarImport, Cli, Command, Global, Key, Pin, Put, Zdb, Zstor, ZstorExport, ZstorImport},
     commands::verify_all::VerifyAll,
     config::{Config, Listen, Mount, Source},
     control::Client,
@@ -210,6 +210,9 @@ async fn run(mut cli: Cli, in_use: InUse) -> Result<ExitCode> {
         Command::Zstor(Zstor::Export(args)) => {
             Box::pin(zstor_export(config, &in_use, &args, output)).await?;
         }
+        Command::Car(Car::Ls { file }) => commands::car::ls(&file, output).await?,
+        Command::Car(Car::Verify { file, whole }) => commands::car::verify(&file, whole, output).await?,
+        Command::Car(Car::Import(args)) => Box::pin(car_import(config, &in_use, &args, output)).await?,
         Command::Reload => {
             let Some(client) = server(&config).await? else {
                 let why = "no server runs with this data directory: the next start reads the configuration";
@@ -291,6 +294,7 @@ async fn command(command: Command, namespace: &dyn Namespace, output: Output) ->
             let target = dest.as_deref().map_or_else(|| Ok(path.clone()), commands::path)?;
             commands::history::restore(namespace, &commit, &path, &target, output).await?;
         }
+        Command::Car(Car::Export(args)) => commands::car::export(namespace, &args, output).await?,
         Command::Gc { mount, dry_run } => {
             let mount = mount.as_deref().map(mount_of).transpose()?;
             commands::gc::gc(namespace, mount, dry_run, output).await?;
@@ -326,6 +330,7 @@ async fn command(command: Command, namespace: &dyn Namespace, output: Output) ->
         | Command::Mount(_)
         | Command::Umount(_)
         | Command::Put(_)
+        | Command::Car(Car::Import(_) | Car::Ls { .. } | Car::Verify { .. })
         | Command::Doctor
         | Command::Config
         | Command::Key(Key::New { .. })
@@ -380,6 +385,17 @@ fn mount_to_write<'a>(served: &Opened, config: &'a Config, target: &QfsPath) -> 
         ));
     }
     Ok(mount)
+}
+
+async fn car_import(config: Config, in_use: &InUse, args: &CarImport, output: Output) -> Result<()> {
+    let served = open(config, in_use).await?;
+    let mount = mount_or_default(&*served, args.into.as_deref()).await?;
+    let target = QfsPath { prefix: mount, parts: Vec::new() };
+    mount_to_write(&served, &Config::parse(&served.config().await?)?, &target)?;
+    // What was imported before one failed stays.
+    let done = commands::car::import(&*served, mount, args, output).await;
+    served.close().await?;
+    done
 }
 
 async fn zstor_import(config: Config, in_use: &InUse, args: &ZstorImport, output: Output) -> Result<()> {

@@ -14,7 +14,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::{
     commands::{
-        doctor, key,
+        car, doctor, key,
         verify_all::{AllFinding, VerifyAll},
         zstor,
     },
@@ -316,6 +316,15 @@ pub(crate) trait Namespace: Send + Sync {
     fn verify<'a>(&'a self, path: &'a QfsPath) -> BoxStream<'a, Result<Finding>>;
     /// Re-hashes every block, and looks whether all that roots need is there; goes on where it stopped.
     fn verify_all<'a>(&'a self, options: &'a VerifyAll) -> BoxStream<'a, Result<AllFinding>>;
+    /// The blocks below a CID, as a CAR.
+    fn car_export<'a>(
+        &'a self,
+        mount: Prefix,
+        root: &'a Cid,
+        options: &'a car::Export,
+    ) -> BoxStream<'a, Result<car::Piece>>;
+    /// Puts the blocks of a CAR into a content-addressed mount, durably; not pinned, nor kept but by a [`Namespace::hold`].
+    async fn car_import(&self, mount: Prefix, input: Input, options: &car::Import) -> Result<car::Imported>;
     /// What is wrong with what is in the mounts, and what is not.
     fn doctor(&self) -> BoxStream<'_, Result<doctor::Finding>>;
     /// How the nodes of a mount of kind `zstor` do, or of each.

@@ -23,7 +23,7 @@ use tokio_util::io::StreamReader;
 
 use crate::{
     commands::{
-        doctor, key,
+        car, doctor, key,
         verify_all::{self, AllFinding, VerifyAll},
         zstor,
     },
@@ -458,6 +458,19 @@ impl Namespace for Instance {
 
     fn verify_all<'a>(&'a self, options: &'a VerifyAll) -> BoxStream<'a, Result<AllFinding>> {
         verify_all::run(self, options)
+    }
+
+    fn car_export<'a>(
+        &'a self,
+        mount: Prefix,
+        root: &'a Cid,
+        options: &'a car::Export,
+    ) -> BoxStream<'a, Result<car::Piece>> {
+        car::export_of(self, mount, root, options)
+    }
+
+    async fn car_import(&self, mount: Prefix, input: Input, options: &car::Import) -> Result<car::Imported> {
+        car::import_of(self, mount, input, options).await
     }
 
     async fn zstor_status(&self, mount: Option<Prefix>) -> Result<Vec<zstor::Status>> {

@@ -161,15 +161,15 @@ impl Copy<'_> {
 
 /// A file that is not whole yet, beside its place. Dropped before it is finished, it is removed. Its errors name the
 /// place, which is what the user knows of.
-struct Part<'a> {
+pub(super) struct Part<'a> {
     dest: &'a Path,
     path: PathBuf,
-    file: File,
+    pub(super) file: File,
     is_finished: bool,
 }
 
 impl<'a> Part<'a> {
-    fn create(dest: &'a Path) -> Result<Self> {
+    pub(super) fn create(dest: &'a Path) -> Result<Self> {
         let path = part_name(dest);
         // What an earlier, killed get of this process number left.
         fs::remove_file(&path).ok();
@@ -178,7 +178,7 @@ impl<'a> Part<'a> {
         Ok(Self { dest, path, file, is_finished: false })
     }
 
-    fn finish(mut self, mode: u32) -> Result<()> {
+    pub(super) fn finish(mut self, mode: u32) -> Result<()> {
         // Setuid, setgid and sticky bits of content from elsewhere are not taken over.
         let mode = fs::Permissions::from_mode(mode & 0o777);
         self.file.set_permissions(mode).map_err(|error| host(self.dest, error))?;

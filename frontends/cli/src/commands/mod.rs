@@ -1,5 +1,6 @@
 //! One file per command. Each works on a [`Namespace`]: the server's, where one runs, else this process's own.
 
+pub(crate) mod car;
 mod copy_in;
 pub(crate) mod doctor;
 pub(crate) mod ftp_user;

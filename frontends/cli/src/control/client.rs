@@ -29,6 +29,7 @@ use tokio::net::UnixStream;
 
 use super::{FRAME_END, FRAME_FAILURE, FRAME_LEN_MAX, Failure, Hello, PROTOCOL, PROTOCOL_HEADER};
 use crate::commands::{
+    car,
     doctor::Finding as Diagnosis,
     key,
     verify_all::{AllFinding, VerifyAll},
@@ -400,6 +401,26 @@ impl Namespace for Client {
     fn verify<'a>(&'a self, path: &'a QfsPath) -> BoxStream<'a, Result<Finding>> {
         let lines = self.frames(Method::GET, "verify", vec![("path", path_text(&path.to_bytes()))]);
         lines.and_then(|line| async move { json(&line) }).boxed()
+    }
+
+    fn car_export<'a>(
+        &'a self,
+        mount: Prefix,
+        root: &'a Cid,
+        options: &'a car::Export,
+    ) -> BoxStream<'a, Result<car::Piece>> {
+        let asked = async move {
+            let args = [("mount", mount.as_str()), ("cid", &root.to_string())];
+            self.request(Method::POST, "car/export", &args, whole(encode(options)?)).await
+        };
+        let frames = stream::once(asked).map_ok(|response| self.frames_of(response)).try_flatten();
+        frames.and_then(|frame| async move { car::Piece::decode(&frame) }).boxed()
+    }
+
+    async fn car_import(&self, mount: Prefix, input: Input, options: &car::Import) -> Result<car::Imported> {
+        let (all, whole) = (options.all.to_string(), options.whole.to_string());
+        let args = [("mount", mount.as_str()), ("all", &all), ("whole", &whole), ("roots", &options.roots.join(","))];
+        self.ask(Method::POST, "car/import", &args, streamed(input)).await
     }
 
     fn doctor(&self) -> BoxStream<'_, Result<Diagnosis>> {

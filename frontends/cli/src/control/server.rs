@@ -31,7 +31,7 @@ use tokio_util::{
 
 use super::{Failure, Hello, PROTOCOL, PROTOCOL_HEADER, frame, last_frame};
 use crate::{
-    commands::{key, verify_all::VerifyAll, zstor},
+    commands::{car, key, verify_all::VerifyAll, zstor},
     instance::Instance,
     mounts::MountPoint,
     namespace::{EntryText, Input, Kept, LinkText, Logged, Namespace as _, Place},
@@ -150,6 +150,8 @@ fn router(instance: Arc<Instance>) -> Router {
         .route("/v1/pins", get(pins))
         .route("/v1/verify", get(verify))
         .route("/v1/verify-all", get(verify_all))
+        .route("/v1/car/export", post(car_export))
+        .route("/v1/car/import", post(car_import))
         .route("/v1/doctor", get(doctor))
         .route("/v1/zstor/status", get(zstor_status))
         .route("/v1/zstor/plan", post(zstor_plan))
@@ -274,6 +276,15 @@ struct GcArg {
     dry_run: bool,
 }
 
+#[derive(Deserialize)]
+struct CarImportArg {
+    mount: String,
+    all: bool,
+    whole: bool,
+    /// CIDs between commas; empty for those that the CAR names.
+    roots: String,
+}
+
 /// What a command on a working tree is about: a note, the name of a snapshot, or a commit.
 #[derive(Deserialize)]
 struct CommitArg {
@@ -395,6 +406,22 @@ async fn key_rotate(State(owner): Owner, Query(options): Query<key::Rotate>) -> 
     Ok(framed(lines(owner_stream(owner, move |owner, out| async move {
         send_all(owner.key_rotate(&options), &out).await;
     }))))
+}
+
+async fn car_export(State(owner): Owner, Query(arg): Query<PinArg>, body: Bytes) -> Result<Response, Refusal> {
+    let (mount, root) = (Prefix::new(&arg.mount)?, arg.cid.parse::<Cid>()?);
+    let options: car::Export = serde_json::from_slice(&body)
+        .map_err(|error| Error::new(ErrorKind::InvalidArgument, "control.car").because(error))?;
+    let pieces = owner_stream(owner, move |owner, out| async move {
+        send_all(owner.car_export(mount, &root, &options), &out).await;
+    });
+    Ok(framed(pieces.map_ok(|piece| piece.encode())))
+}
+
+async fn car_import(State(owner): Owner, Query(arg): Query<CarImportArg>, body: Body) -> Answer<car::Imported> {
+    let roots = arg.roots.split(',').filter(|root| !root.is_empty()).map(str::to_owned).collect();
+    let options = car::Import { roots, all: arg.all, whole: arg.whole };
+    Ok(Json(owner.car_import(Prefix::new(&arg.mount)?, input(body), &options).await?))
 }
 
 async fn doctor(State(owner): Owner) -> Response {
