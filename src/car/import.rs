@@ -23,7 +23,7 @@ use tokio::io::AsyncRead;
 use super::read::{Reader, Section, at};
 use crate::{
     Cid, Error, ErrorKind, Result,
-    dag::{Dag, WalkMemory, for_each_link_of},
+    dag::{Dag, DagLease, WalkMemory, for_each_link_of},
 };
 
 /// How much of blocks that nothing led to yet is held in memory, in bytes.
@@ -75,10 +75,12 @@ impl fmt::Debug for ImportOptions {
 }
 
 /// What an import did.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct ImportReport {
     /// The wanted roots, each with whether everything below it is in the store now: then it can be pinned.
     pub roots: Vec<(Cid, bool)>,
+    /// Keep what is below the roots, also what the store had before, until they are pinned: drop them after that.
+    pub leases: Vec<DagLease>,
     /// How many blocks were put; the store may have had them.
     pub block_count: u64,
     /// How long those are together, in bytes.
@@ -102,9 +104,9 @@ impl ImportReport {
 
 /// Puts the blocks of a CAR, each verified; durable when it returns.
 ///
-/// Nothing is pinned by it, and what it puts is safe from collection until it returns: the caller holds a
-/// [`WriteSession`](crate::dag::WriteSession) from before until the roots that are whole are pinned. A root that is not
-/// whole must not be: a collection refuses to guess what belongs to it. Repeatable.
+/// Nothing is pinned by it. What it puts, and what the store has below the roots, is safe from collection for as long as the
+/// report lives: pin the roots that are whole before it is dropped. A root that is not whole must not be pinned: a collection
+/// refuses to guess what belongs to it. Repeatable.
 ///
 /// ```
 /// # use std::sync::Arc;
@@ -296,12 +298,17 @@ impl<'a> Import<'a> {
         found
     }
 
-    /// Makes everything durable and looks what is missing.
+    /// Looks what is missing, and makes everything durable.
     async fn finish(mut self, roots: &[Cid]) -> Result<ImportReport> {
         while self.putting.try_next().await?.is_some() {}
-        self.dag.flush().await?;
+        // What the store had nobody else may keep: a collection that is under way takes none of it from here on.
+        let leases: Vec<_> = roots.iter().map(|root| self.dag.lease(root)).collect();
+        if let Some(lease) = leases.first() {
+            lease.settled().await;
+        }
         let mut report = ImportReport {
             roots: Vec::new(),
+            leases,
             block_count: self.block_count,
             len: self.len,
             passed_count: self.passed_count + self.held.len() as u64,
@@ -337,6 +344,8 @@ impl<'a> Import<'a> {
             let is_whole = report.is_whole() || (roots.len() > 1 && self.dag.check_whole(root).await.is_ok());
             report.roots.push((*root, is_whole));
         }
+        // Also what others put meanwhile and the walk met.
+        self.dag.flush().await?;
         Ok(report)
     }
 }

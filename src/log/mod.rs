@@ -480,9 +480,7 @@ impl Log {
         self.inner.lock().end
     }
 
-    /// The place up to which the log is known to be durable: a record is if its place is below.
-    ///
-    /// Right after opening nothing is known: what a process left that died may be in the system's cache alone.
+    /// The place up to which the log is known to be durable: a record is if its place is below. All that an opening found is.
     pub fn synced(&self) -> LogPos {
         self.inner.lock().synced
     }

@@ -327,7 +327,7 @@ impl Inner {
             let state = self.lock();
             (SegmentId(state.next.segment.0 + 1), state.first, state.synced)
         };
-        // What a process before this one left may be durable without our knowing.
+        // There is no segment yet that was durable.
         if durable.offset < SEGMENT_HEADER_LEN {
             return;
         }

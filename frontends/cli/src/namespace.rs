@@ -323,7 +323,7 @@ pub(crate) trait Namespace: Send + Sync {
         root: &'a Cid,
         options: &'a car::Export,
     ) -> BoxStream<'a, Result<car::Piece>>;
-    /// Puts the blocks of a CAR into a content-addressed mount, durably; not pinned, nor kept but by a [`Namespace::hold`].
+    /// Puts the blocks of a CAR into a content-addressed mount and pins the roots that are whole then, all durably.
     async fn car_import(&self, mount: Prefix, input: Input, options: &car::Import) -> Result<car::Imported>;
     /// What is wrong with what is in the mounts, and what is not.
     fn doctor(&self) -> BoxStream<'_, Result<doctor::Finding>>;

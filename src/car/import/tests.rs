@@ -14,7 +14,7 @@ use crate::{
     car::{self, Archive, CheckReport, Writer},
     cid_of,
     dag::{
-        DagOptions, ExportOptions, Ipld,
+        DagOptions, ExportOptions, GcOptions, Ipld,
         pb::{PbLink, PbNode},
     },
 };
@@ -292,4 +292,24 @@ proptest! {
             Ok(())
         })?;
     }
+}
+
+/// A leaf that an earlier import left without a pin was collected between the look at it and the pin of a root above it: the
+/// root was told to be whole, and was not.
+#[tokio::test]
+async fn what_the_store_had_is_kept_until_the_report_is_dropped() {
+    let dag = dag();
+    let leaf = dag.put_block(Codec::Raw, "here before".into()).await.expect("put");
+    let node = PbNode { links: vec![PbLink { cid: leaf, name: None, tsize: None }], data: None }.encode();
+    let top = cid_of(Codec::DagPb, &node);
+    let car = car_of(&[top], &[(top, node)]).await;
+    let report = import(&dag, car.as_slice(), &ImportOptions::default()).await.expect("imported");
+    assert_eq!((&*report.roots, report.missing_count), (&[(top, true)][..], 0));
+    let collect = || async {
+        let options = GcOptions::new(&crate::testing::env());
+        dag.collect_garbage(|| stream::empty().boxed(), &options).await.expect("collected").blocks_removed
+    };
+    assert_eq!(collect().await, 0, "both are kept");
+    drop(report);
+    assert_eq!(collect().await, 2, "nothing else keeps them");
 }

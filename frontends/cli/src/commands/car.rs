@@ -37,8 +37,6 @@ use crate::{
 
 /// How much of a stream is read at once.
 const READ_LEN: usize = 256 << 10;
-/// The mode of a file that is written, as far as the process's mask lets it.
-const MODE: u32 = 0o644;
 
 /// What is exported of a DAG.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -162,7 +160,7 @@ pub(crate) async fn export(namespace: &dyn Namespace, args: &args::CarExport, ou
     }
     let (Some(part), Some(file)) = (part, file) else { return Ok(()) };
     part.file.sync_all().map_err(|error| host(file, error))?;
-    part.finish(MODE)?;
+    part.finish(None)?;
     let text = file.as_os_str().as_bytes();
     let value =
         json!({ "file": String::from_utf8_lossy(text), "root": root.to_string(), "bytes": len, "absent": absent });
@@ -177,8 +175,6 @@ pub(crate) async fn import(
     output: Output,
 ) -> Result<()> {
     for file in &args.files {
-        // Until the pins, nothing else keeps what is imported.
-        let _hold = namespace.hold(mount, None).await?;
         let source = Taken::open(file, args, output).await.map_err(of("car.import", file))?;
         let options =
             Import { roots: args.roots.iter().map(Cid::to_string).collect(), all: args.all, whole: args.whole };
@@ -192,9 +188,7 @@ pub(crate) async fn import(
         for root in &imported.roots {
             let cid: Cid = root.cid.parse()?;
             let path = QfsPath::content(mount, &cid).to_string();
-            if root.whole {
-                namespace.pin(mount, &cid).await?;
-            } else {
+            if !root.whole {
                 output.notice(&format!("{path} is not whole and was not pinned: it stays until garbage is collected"));
             }
             told.push(json!({ "cid": root.cid, "path": path, "pinned": root.whole }));
@@ -363,6 +357,9 @@ pub(crate) async fn verify(path: &Path, whole: bool, output: Output) -> Result<(
     match absent.first() {
         Some(root) => not_found(format!("the root {root} is not in it")),
         None if whole && report.missing_count > 0 => not_found(lacks),
+        None if whole && report.unreadable_count > 0 => {
+            not_found(format!("what {} blocks lead to cannot be read", count(report.unreadable_count)))
+        }
         None => Ok(()),
     }
 }
@@ -398,9 +395,10 @@ pub(crate) fn export_of<'a>(
     stream::once(begun).try_flatten().boxed()
 }
 
-/// The import itself, by the owner of the blocks.
+/// The import itself, by the owner of the blocks, who pins the roots that are whole: between another's call and his own a
+/// collection could take what is below one.
 pub(crate) async fn import_of(instance: &Instance, mount: Prefix, input: Input, options: &Import) -> Result<Imported> {
-    let dag = instance.by_content(mount)?.dag();
+    let cas = instance.by_content(mount)?;
     let options = ImportOptions {
         roots: options.roots.iter().map(|root| root.parse()).collect::<Result<_>>()?,
         all: options.all,
@@ -411,7 +409,11 @@ pub(crate) async fn import_of(instance: &Instance, mount: Prefix, input: Input, 
         Input::File(file) => file.stream(),
         Input::Stream(stream) => stream,
     };
-    let report = car::import(dag, StreamReader::new(stream), &options).await?;
+    let _session = cas.dag().begin_write();
+    let report = car::import(cas.dag(), StreamReader::new(stream), &options).await?;
+    for (root, _) in report.roots.iter().filter(|(_, is_whole)| *is_whole) {
+        cas.pin(root).await?;
+    }
     let roots = report.roots.iter().map(|(cid, whole)| ImportedRoot { cid: cid.to_string(), whole: *whole });
     Ok(Imported {
         roots: roots.collect(),

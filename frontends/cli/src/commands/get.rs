@@ -154,7 +154,7 @@ impl Copy<'_> {
             // Where nothing is waited for, this is where the command can be interrupted.
             tokio::task::yield_now().await;
         }
-        part.finish(mode)?;
+        part.finish(Some(mode))?;
         Ok(len)
     }
 }
@@ -178,10 +178,13 @@ impl<'a> Part<'a> {
         Ok(Self { dest, path, file, is_finished: false })
     }
 
-    pub(super) fn finish(mut self, mode: u32) -> Result<()> {
-        // Setuid, setgid and sticky bits of content from elsewhere are not taken over.
-        let mode = fs::Permissions::from_mode(mode & 0o777);
-        self.file.set_permissions(mode).map_err(|error| host(self.dest, error))?;
+    /// Puts it in its place, with these permissions; without, with those that the process's mask gives a new file.
+    pub(super) fn finish(mut self, mode: Option<u32>) -> Result<()> {
+        if let Some(mode) = mode {
+            // Setuid, setgid and sticky bits of content from elsewhere are not taken over.
+            let mode = fs::Permissions::from_mode(mode & 0o777);
+            self.file.set_permissions(mode).map_err(|error| host(self.dest, error))?;
+        }
         fs::rename(&self.path, self.dest).map_err(|error| host(self.dest, error))?;
         self.is_finished = true;
         Ok(())
