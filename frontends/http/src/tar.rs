@@ -1,9 +1,9 @@
 //! Files and directories as a TAR, as they come: ustar (POSIX.1-2017 pax), with pax records where ustar has no room.
 //!
 //! The directories are walked twice, first to see that every member has a place below the root, so that an archive which
-//! would write elsewhere is refused before its first byte; then to send it. Neither walk holds more than the directories from
-//! the root to where it is, and the first ends at [`MEMBER_COUNT_MAX`]: of a few blocks others can make as many members
-//! as they like. Spec: spec/http.md #tar.
+//! would write elsewhere is refused before its first byte; then to send it. Of a few blocks others can make as many members
+//! as they like, and directories that list one name as often as they like: each entry that is read counts, and each part of
+//! its path. Spec: spec/http.md #tar.
 
 use std::{time::SystemTime, vec};
 
@@ -22,8 +22,10 @@ use muxfs::{
     },
 };
 
-/// The most members of an archive.
-pub(crate) const MEMBER_COUNT_MAX: usize = 100_000;
+/// The most entries that are read for an archive, those of a name that is there twice included.
+const ENTRY_COUNT_MAX: usize = 100_000;
+/// The most parts that their paths have together: what a walk holds at most is as many times 32 bytes, and their bytes.
+const PART_COUNT_MAX: usize = 1 << 20;
 /// The deepest a member may lie: as deep as a path of ours.
 const DEPTH_MAX: usize = 256;
 /// The longest name of a member.
@@ -60,18 +62,15 @@ pub(crate) async fn stream(dag: &Dag, root: &Cid) -> Result<BoxStream<'static, R
 async fn check(dag: &Dag, root: &Cid) -> Result<()> {
     let mut walk = Walk::new(dag, root);
     let (mut has_symlink, mut has_odd_name) = (false, false);
-    for _ in 0..MEMBER_COUNT_MAX {
-        let Some(member) = walk.next().await? else {
-            // A member that is named by a way could be written through a link that an earlier member is.
-            if has_symlink && has_odd_name {
-                return Err(refuse("names that are ways, and symlinks, cannot stand in one archive"));
-            }
-            return Ok(());
-        };
+    while let Some(member) = walk.next().await? {
         has_symlink |= member.node.kind == FileKind::Symlink;
         has_odd_name |= member.is_odd;
     }
-    Err(too_large("an archive has at most 100,000 members"))
+    // A member that is named by a way could be written through a link that an earlier member is.
+    if has_symlink && has_odd_name {
+        return Err(refuse("names that are ways, and symlinks, cannot stand in one archive"));
+    }
+    Ok(())
 }
 
 fn too_large(why: &'static str) -> Error {
@@ -101,6 +100,9 @@ struct Walk {
     dag: Dag,
     /// From the root to where it is: what is yet to come of each directory.
     open: Vec<vec::IntoIter<Child>>,
+    /// How many entries were read, and how many parts their paths have together.
+    entry_count: usize,
+    part_count: usize,
 }
 
 /// An entry of a directory.
@@ -114,7 +116,7 @@ struct Child {
 impl Walk {
     fn new(dag: &Dag, root: &Cid) -> Self {
         let root = Child { path: vec![root.to_string().into()], cid: *root, is_odd: false };
-        Self { dag: dag.clone(), open: vec![vec![root].into_iter()] }
+        Self { dag: dag.clone(), open: vec![vec![root].into_iter()], entry_count: 0, part_count: 0 }
     }
 
     async fn next(&mut self) -> Result<Option<Member>> {
@@ -124,6 +126,8 @@ impl Walk {
                 continue;
             };
             let Child { path, cid, is_odd } = child;
+            // What is in memory is never waited for: others have their turn all the same.
+            tokio::task::coop::consume_budget().await;
             let node = self.dag.stat(&cid).await?;
             let target = match node.kind {
                 FileKind::Symlink => self.dag.read_symlink(&cid).await?,
@@ -139,14 +143,23 @@ impl Walk {
     }
 
     /// What is in a directory, by name; of a name that is there twice, the first.
-    async fn children(&self, dir: &[Bytes], cid: &Cid, is_odd: bool) -> Result<Vec<Child>> {
+    async fn children(&mut self, dir: &[Bytes], cid: &Cid, is_odd: bool) -> Result<Vec<Child>> {
+        let Self { dag, entry_count, part_count, .. } = self;
         let mut children = Vec::new();
         let mut push = |name: &[u8], cid: Cid| {
             let (path, is_way) = below(dir, name)?;
+            *entry_count += 1;
+            *part_count += path.len();
             children.push(Child { path, cid, is_odd: is_odd || is_way });
-            if children.len() > MEMBER_COUNT_MAX { Err(too_large("a directory has too many entries")) } else { Ok(()) }
+            if *entry_count > ENTRY_COUNT_MAX {
+                return Err(too_large("an archive has at most 100,000 members"));
+            }
+            if *part_count > PART_COUNT_MAX {
+                return Err(too_large("the paths of the members have too many parts"));
+            }
+            Ok(())
         };
-        let node = PbNode::decode(&self.dag.get_block(cid).await?)?;
+        let node = PbNode::decode(&dag.get_block(cid).await?)?;
         let is_basic = node
             .data
             .is_some_and(|data| UnixfsData::decode(&data).is_ok_and(|message| message.kind == UnixfsType::Directory));
@@ -156,7 +169,7 @@ impl Walk {
                 push(link.name.as_deref().unwrap_or_default(), link.cid)?;
             }
         } else {
-            let mut entries = self.dag.list(cid, 0);
+            let mut entries = dag.list(cid, 0);
             while let Some(entry) = entries.try_next().await? {
                 push(entry.name.as_bytes(), entry.link.cid)?;
             }

@@ -188,3 +188,25 @@ async fn a_few_blocks_do_not_become_many() {
     let car = site.get(&format!("/ipfs/{}?format=car", root.cid)).await;
     assert_eq!((car.is_whole, read_car(&car.body).1.len()), (true, 21));
 }
+
+/// One name, listed so often that it fills a block, in a directory that is listed under many: few members, and thousands of
+/// millions of entries to look at. And directories in each other, each with as many entries as there may be.
+#[tokio::test]
+async fn entries_that_are_no_members_count_too() {
+    let site = Site::new().await;
+    let empty = Link { cid: "bafkqaaa".parse().expect("a CID"), tsize: 0 };
+    let crowd = odd_dir(&site.dag, &vec![(&b"a"[..], empty); 30_000]).await;
+    let names: Vec<String> = (0..1000).map(|n| format!("{n}")).collect();
+    let entries: Vec<_> = names.iter().map(|name| (name.as_bytes(), crowd)).collect();
+    let wide = dir(&site.dag, &entries).await;
+    let mut deep = odd_dir(&site.dag, &vec![(&b"b"[..], empty); 9_000]).await;
+    for _ in 0..40 {
+        let mut entries = vec![(&b"b"[..], empty); 9_000];
+        entries[0] = (b"a", deep);
+        deep = odd_dir(&site.dag, &entries).await;
+    }
+    for cid in [wide.cid, deep.cid] {
+        let refused = site.get(&format!("/ipfs/{cid}?format=tar")).await;
+        assert_eq!(refused.status, 501, "{}", refused.text());
+    }
+}
