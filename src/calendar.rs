@@ -6,6 +6,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 const DAY_SECS: i64 = 86_400;
+const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 
 /// A moment in UTC, to the second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +50,17 @@ impl Utc {
             minute: rest / 60 % 60,
             second: rest % 60,
         }
+    }
+
+    /// The month in three letters, as `ls` and HTTP have it; `Jan` for what is none.
+    ///
+    /// ```
+    /// use muxfs::calendar::Utc;
+    /// assert_eq!(Utc::of_unix(-1).month_name(), "Dec");
+    /// ```
+    pub fn month_name(&self) -> &'static str {
+        let index = usize::try_from(self.month).ok().and_then(|month| month.checked_sub(1));
+        index.and_then(|index| MONTHS.get(index)).copied().unwrap_or("Jan")
     }
 }
 

@@ -7,7 +7,6 @@ use muxfs::calendar::{Utc, unix_secs};
 const DAY_SECS: i64 = 86_400;
 /// Half a year, as `ls` counts it: an older time shows its year instead of the hour.
 const RECENT_SECS: i64 = 365 * DAY_SECS / 2;
-const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 
 /// Days since 1970 of a date of the Gregorian calendar, whose year begins in March so that the leap day is its last.
 fn days_of(year: i64, month: i64, day: i64) -> i64 {
@@ -47,8 +46,8 @@ pub(crate) fn parse_stamp(text: &str) -> Option<SystemTime> {
 
 /// What `ls -l` shows: month, day and the hour, or the year of what is old or to come.
 pub(crate) fn listed(time: SystemTime, now: SystemTime) -> String {
-    let Utc { year, month, day, hour, minute, .. } = time.into();
-    let name = usize::try_from(month - 1).ok().and_then(|index| MONTHS.get(index)).copied().unwrap_or("Jan");
+    let moment = Utc::from(time);
+    let (Utc { year, day, hour, minute, .. }, name) = (moment, moment.month_name());
     let age = unix_secs(now).saturating_sub(unix_secs(time));
     if (-DAY_SECS..RECENT_SECS).contains(&age) {
         format!("{name} {day:>2} {hour:02}:{minute:02}")

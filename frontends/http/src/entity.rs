@@ -37,7 +37,6 @@ pub(crate) const IMMUTABLE: &str = "public, max-age=29030400, immutable";
 const SANDBOX: &str = "sandbox allow-downloads allow-forms allow-modals allow-pointer-lock allow-popups \
                        allow-popups-to-escape-sandbox allow-presentation allow-scripts";
 const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
-const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 
 /// The bytes of a part.
 pub(crate) type Read = Box<dyn Fn(Range<u64>) -> BoxStream<'static, Result<Bytes>> + Send + Sync>;
@@ -229,10 +228,10 @@ pub(crate) fn disposition(is_attachment: bool, filename: &str) -> String {
 
 /// A moment as headers have it (RFC 9110 5.6.7); `None` for one whose year has not four digits.
 pub(crate) fn http_date(time: SystemTime) -> Option<String> {
-    let Utc { year, month, day, hour, minute, second } = time.into();
+    let moment = Utc::from(time);
+    let (Utc { year, day, hour, minute, second, .. }, month) = (moment, moment.month_name());
     let of_week = unix_secs(time).div_euclid(86_400).rem_euclid(7);
-    let name = |names: &[&'static str], index: i64| names.get(usize::try_from(index).ok()?).copied();
-    let (of_week, month) = (name(&DAYS, of_week)?, name(&MONTHS, month - 1)?);
+    let of_week = DAYS.get(usize::try_from(of_week).ok()?)?;
     (0..=9999)
         .contains(&year)
         .then(|| format!("{of_week}, {day:02} {month} {year:04} {hour:02}:{minute:02}:{second:02} GMT"))
