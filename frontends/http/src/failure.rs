@@ -29,13 +29,18 @@ impl Failure {
     }
 }
 
-/// What an error of the library is over HTTP. Spec: spec/errors.md; a path that leads below a file leads nowhere, and a
-/// block that is too long is no fault of the request.
-pub(crate) fn status_of(kind: ErrorKind) -> StatusCode {
+/// What an error of the library is over HTTP, here and wherever else HTTP is spoken. Spec: spec/errors.md.
+///
+/// ```
+/// use muxfs::ErrorKind;
+/// assert_eq!(muxfs_http::status_of(ErrorKind::NoSpace).as_u16(), 507);
+/// ```
+pub fn status_of(kind: ErrorKind) -> StatusCode {
     match kind {
-        ErrorKind::NotFound | ErrorKind::NoAttr | ErrorKind::NotDir => StatusCode::NOT_FOUND,
+        ErrorKind::NotFound | ErrorKind::NoAttr => StatusCode::NOT_FOUND,
         ErrorKind::Exists | ErrorKind::NotEmpty => StatusCode::CONFLICT,
-        ErrorKind::IsDir
+        ErrorKind::NotDir
+        | ErrorKind::IsDir
         | ErrorKind::InvalidArgument
         | ErrorKind::NameTooLong
         | ErrorKind::Loop
@@ -44,12 +49,13 @@ pub(crate) fn status_of(kind: ErrorKind) -> StatusCode {
         | ErrorKind::BadCookie => StatusCode::BAD_REQUEST,
         ErrorKind::ReadOnly => StatusCode::METHOD_NOT_ALLOWED,
         ErrorKind::Denied | ErrorKind::NotPermitted | ErrorKind::BadKey => StatusCode::FORBIDDEN,
+        ErrorKind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         ErrorKind::NoSpace | ErrorKind::Quota => StatusCode::INSUFFICIENT_STORAGE,
         ErrorKind::Stale => StatusCode::GONE,
         ErrorKind::Unsupported => StatusCode::NOT_IMPLEMENTED,
         ErrorKind::Corrupt => StatusCode::BAD_GATEWAY,
         ErrorKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
-        ErrorKind::TooLarge | ErrorKind::Io | ErrorKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        ErrorKind::Io | ErrorKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
 
@@ -77,6 +83,13 @@ impl From<Error> for Failure {
             let place = error.path().map(|path| format!(" ({path})")).unwrap_or_default();
             format!("{}{place}{cause}", kind.as_str())
         };
-        Self::new(status_of(kind), why, advice_of(kind))
+        let status = match kind {
+            // A path that leads below a file leads nowhere.
+            ErrorKind::NotDir => StatusCode::NOT_FOUND,
+            // A block that is too long is no fault of the request.
+            ErrorKind::TooLarge => StatusCode::INTERNAL_SERVER_ERROR,
+            kind => status_of(kind),
+        };
+        Self::new(status, why, advice_of(kind))
     }
 }

@@ -38,6 +38,7 @@ mod tar;
 mod target;
 
 pub use crate::{
+    failure::status_of,
     options::Options,
     server::{Server, serve},
 };

@@ -10,7 +10,6 @@ use axum::{
     Json, Router,
     body::Body,
     extract::{ConnectInfo, DefaultBodyLimit, Query, Request, State, connect_info::Connected},
-    http::StatusCode,
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::{delete, get, post},
@@ -199,27 +198,7 @@ impl From<Error> for Refusal {
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        let status = match self.0.kind() {
-            ErrorKind::NotFound | ErrorKind::NoAttr => StatusCode::NOT_FOUND,
-            ErrorKind::Exists | ErrorKind::NotEmpty => StatusCode::CONFLICT,
-            ErrorKind::NotDir
-            | ErrorKind::IsDir
-            | ErrorKind::InvalidArgument
-            | ErrorKind::NameTooLong
-            | ErrorKind::Loop
-            | ErrorKind::TooManyLinks
-            | ErrorKind::CrossDevice
-            | ErrorKind::BadCookie => StatusCode::BAD_REQUEST,
-            ErrorKind::ReadOnly => StatusCode::METHOD_NOT_ALLOWED,
-            ErrorKind::Denied | ErrorKind::NotPermitted | ErrorKind::BadKey => StatusCode::FORBIDDEN,
-            ErrorKind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            ErrorKind::NoSpace | ErrorKind::Quota => StatusCode::INSUFFICIENT_STORAGE,
-            ErrorKind::Stale => StatusCode::GONE,
-            ErrorKind::Unsupported => StatusCode::NOT_IMPLEMENTED,
-            ErrorKind::Corrupt => StatusCode::BAD_GATEWAY,
-            ErrorKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
-            ErrorKind::Io | ErrorKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
-        };
+        let status = muxfs_http::status_of(self.0.kind());
         (status, Json(Failure::from(&self.0))).into_response()
     }
 }
