@@ -1,10 +1,7 @@
 //! From a request to its answer: who asks, what for, and what it is that answers.
 
-use std::sync::Arc;
-
 use axum::{
     body::Body,
-    extract::{Request, State},
     http::{
         HeaderValue, Method, Response, StatusCode,
         header::{ACCEPT, ALLOW, RETRY_AFTER},
@@ -31,13 +28,11 @@ const RETRY_SECS: &str = "5";
 const PUBLIC_PREFIX: &[u8] = b"ipfs";
 
 /// Answers a request.
-pub(crate) async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response<Body> {
-    // Whatever a request brings along is not read: nothing here takes anything.
-    let (request, _) = request.into_parts();
-    let found = timeout(shared.options.answer_timeout, find(&shared, &request)).await;
+pub(crate) async fn answer(shared: &Shared, request: &Parts) -> Response<Body> {
+    let found = timeout(shared.options.answer_timeout, find(shared, request)).await;
     let mut response = found.unwrap_or_else(|_| {
         let why = "It took too long to find this.";
-        fail(&Failure::new(StatusCode::GATEWAY_TIMEOUT, why, "Try again in a while."), &request)
+        fail(&Failure::new(StatusCode::GATEWAY_TIMEOUT, why, "Try again in a while."), request)
     });
     if request.method == Method::HEAD {
         // Its length was told already.

@@ -1,25 +1,14 @@
-//! A DAG as a CAR: which blocks are wanted, and the stream of them.
+//! A DAG as a CAR: which blocks are wanted.
 //!
 //! What the blocks are and in which order is the library's ([`Dag::export`]); here is how a request says which. The
 //! address wins over the parameters of `Accept` (IPIP-523). Spec: spec/http.md #car.
 
-use axum::{
-    body::Body,
-    http::{
-        HeaderMap, HeaderValue, Method, Response, StatusCode,
-        header::{ACCEPT_RANGES, CONTENT_DISPOSITION, CONTENT_TYPE, ETAG, X_CONTENT_TYPE_OPTIONS},
-        request::Parts,
-    },
-};
-use bytes::Bytes;
-use futures_util::{Stream, StreamExt, stream};
 use muxfs::{
-    Cid, Error, Name, Result, car,
-    dag::{Dag, EntityBytes, ExportOptions, Scope, murmur3_x64_64},
+    Cid,
+    dag::{EntityBytes, ExportOptions, Scope, murmur3_x64_64},
 };
 
 use crate::{
-    entity::{disposition, is_unchanged, set},
     failure::Failure,
     format::Wanted,
     target::{Query, Target, path_of},
@@ -67,7 +56,12 @@ impl Selection {
         Ok(Self { scope, bytes, duplicates })
     }
 
-    fn content_type(self) -> &'static str {
+    pub(crate) fn options(self) -> ExportOptions {
+        let Self { scope, bytes, duplicates } = self;
+        ExportOptions { scope, bytes, duplicates, ..ExportOptions::default() }
+    }
+
+    pub(crate) fn content_type(self) -> &'static str {
         if self.duplicates {
             "application/vnd.ipld.car; version=1; order=dfs; dups=y"
         } else {
@@ -76,57 +70,10 @@ impl Selection {
     }
 
     /// Weak: the same blocks could come in another order one day.
-    fn etag(self, root: &Cid, target: &Target) -> String {
+    pub(crate) fn etag(self, root: &Cid, target: &Target) -> String {
         let text = format!("{}{self:?}", path_of(&target.parts));
         format!("W/\"{root}.car.{:x}\"", murmur3_x64_64(text.as_bytes()))
     }
-}
-
-/// Answers with the blocks that prove the path `below` from `root`, and those that are wanted where it ends.
-pub(crate) async fn answer(
-    dag: &Dag,
-    request: &Parts,
-    target: &Target,
-    wanted: &Wanted,
-    (root, below): (&Cid, &[Name]),
-    mut headers: HeaderMap,
-) -> Result<Response<Body>, Failure> {
-    let selection = Selection::of(&target.query, wanted)?;
-    let etag = selection.etag(root, target);
-    set(&mut headers, ETAG, &etag);
-    let mut response = Response::new(Body::empty());
-    if is_unchanged(&request.headers, &etag, None) {
-        *response.headers_mut() = headers;
-        *response.status_mut() = StatusCode::NOT_MODIFIED;
-        return Ok(response);
-    }
-    let Selection { scope, bytes, duplicates } = selection;
-    let options = ExportOptions { scope, bytes, duplicates, ..ExportOptions::default() };
-    let export = dag.export(root, below, &options).await?;
-    let name = format!("{}.car", export.end().cid);
-    let name = target.query.get("filename").filter(|name| !name.is_empty()).unwrap_or(&name);
-    set(&mut headers, CONTENT_DISPOSITION, &disposition(true, name));
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(selection.content_type()));
-    headers.insert(ACCEPT_RANGES, HeaderValue::from_static("none"));
-    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    *response.headers_mut() = headers;
-    if request.method != Method::HEAD {
-        *response.body_mut() = streamed(car::stream(export)).await?;
-    }
-    Ok(response)
-}
-
-/// A body of bytes as they come, once the first of them are there. What fails later breaks the answer off.
-pub(crate) async fn streamed(
-    mut bytes: impl Stream<Item = Result<Bytes>> + Send + Unpin + 'static,
-) -> Result<Body, Failure> {
-    let first = bytes.next().await.transpose()?;
-    let rest = bytes.inspect(|piece| {
-        if let Err(error) = piece {
-            tracing::warn!(error = format!("{error:#}"), "HTTP: a stream breaks off");
-        }
-    });
-    Ok(Body::from_stream(stream::iter(first.map(Ok::<_, Error>)).chain(rest)))
 }
 
 #[cfg(test)]

@@ -14,19 +14,22 @@ use axum::{
     },
 };
 use bytes::Bytes;
-use futures_util::{StreamExt, TryStreamExt};
+use futures_util::{
+    StreamExt, TryStreamExt,
+    stream::{self, BoxStream},
+};
 use muxfs::{
-    Cid, Codec, Error, ErrorKind, FileKind, Name, Result,
+    Cid, Codec, Error, ErrorKind, FileKind, Name, Result, car,
     dag::{Dag, Entry, Ipld, Node, Resolved, json, linked, murmur3_x64_64, pb::PbNode, unixfs::UnixfsData},
 };
 
 use crate::{
-    car,
+    car::Selection,
     entity::{Entity, IMMUTABLE, Read, disposition, is_unchanged, read_bytes, set},
     failure::Failure,
     format::{Format, Wanted},
     media_type,
-    page::{self, LIST_COUNT_MAX, List, Row},
+    page::{self, INDEX, LIST_COUNT_MAX, List, Row},
     tar,
     target::{Target, path_of},
 };
@@ -34,8 +37,6 @@ use crate::{
 /// How much of linked data a page shows, in bytes, and how many of its links.
 const PREVIEW_LEN_MAX: usize = 256 << 10;
 const PREVIEW_LINK_COUNT_MAX: usize = 1000;
-/// What is served in the place of a directory that has it.
-const INDEX: &[u8] = b"index.html";
 /// Blocks that hold one value, of codecs that have no links.
 const JSON_CODE: u64 = 0x0200;
 const CBOR_CODE: u64 = 0x51;
@@ -65,10 +66,7 @@ impl Gateway<'_> {
         self.check()?;
         let found = match self.resolve(cid, below).await {
             // The only form in which a value inside a block has an answer: the block, which has it.
-            Ok(place) if self.wanted.format == Some(Format::Car) => {
-                let headers = self.headers(&place);
-                car::answer(self.dag, self.request, self.target, &self.wanted, (&cid, below), headers).await
-            }
+            Ok(place) if self.wanted.format == Some(Format::Car) => self.car(&place, &cid, below).await,
             Ok(place) => self.answer_at(&place).await,
             Err(error) => Err(error.into()),
         };
@@ -269,23 +267,44 @@ impl Gateway<'_> {
         if cid.codec() == Some(Codec::DagPb) && !is_unixfs(&self.dag.get_block(&cid).await?)? {
             return Err(Failure::not_acceptable("The block is dag-pb, and neither a file nor a directory."));
         }
-        let etag = format!("W/\"{cid}.x-tar\"");
+        let begin = async { Ok((format!("{cid}.tar"), tar::stream(self.dag, &cid).await?)) };
+        self.archive(place, &format!("W/\"{cid}.x-tar\""), Format::Tar.media_type(), begin).await
+    }
+
+    /// The blocks that prove the path `below` from `root`, and those that are wanted where it ends.
+    async fn car(&self, place: &Place, root: &Cid, below: &[Name]) -> Result<Response<Body>, Failure> {
+        let selection = Selection::of(&self.target.query, &self.wanted)?;
+        let begin = async {
+            let export = self.dag.export(root, below, &selection.options()).await?;
+            Ok((format!("{}.car", export.end().cid), car::stream(export)))
+        };
+        self.archive(place, &selection.etag(root, self.target), selection.content_type(), begin).await
+    }
+
+    /// An archive, whose length nobody knows: `begin` gives its name and its bytes, and is not asked where they are known.
+    async fn archive(
+        &self,
+        place: &Place,
+        etag: &str,
+        content_type: &'static str,
+        begin: impl Future<Output = Result<(String, BoxStream<'static, Result<Bytes>>)>>,
+    ) -> Result<Response<Body>, Failure> {
         let mut response = Response::new(Body::empty());
-        *response.headers_mut() = self.headers(place);
-        let headers = response.headers_mut();
-        set(headers, ETAG, &etag);
-        if is_unchanged(&self.request.headers, &etag, None) {
+        let mut headers = self.headers(place);
+        set(&mut headers, ETAG, etag);
+        if is_unchanged(&self.request.headers, etag, None) {
             *response.status_mut() = StatusCode::NOT_MODIFIED;
+            *response.headers_mut() = headers;
             return Ok(response);
         }
-        let name = format!("{cid}.tar");
-        set(headers, CONTENT_DISPOSITION, &disposition(true, self.filename().unwrap_or(&name)));
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static(Format::Tar.media_type()));
+        let (name, archive) = begin.await?;
+        set(&mut headers, CONTENT_DISPOSITION, &disposition(true, self.filename().unwrap_or(&name)));
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
         headers.insert(ACCEPT_RANGES, HeaderValue::from_static("none"));
         headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-        let archive = tar::stream(self.dag, &cid).await?;
+        *response.headers_mut() = headers;
         if self.request.method != Method::HEAD {
-            *response.body_mut() = car::streamed(archive).await?;
+            *response.body_mut() = streamed(archive).await?;
         }
         Ok(response)
     }
@@ -356,11 +375,11 @@ impl Gateway<'_> {
         if !self.target.is_dir {
             return Ok(page::to_dir(self.target));
         }
-        let index = Name::new(INDEX)?;
+        let index = Name::new(INDEX.as_bytes())?;
         if let Some(entry) = self.dag.lookup(&cid, &index).await? {
             let node = self.dag.stat(&entry.link.cid).await?;
             if node.kind == FileKind::File {
-                return self.file(place, entry.link.cid, node, format!("\"{cid}\""), Some("index.html")).await;
+                return self.file(place, entry.link.cid, node, format!("\"{cid}\""), Some(INDEX)).await;
             }
         }
         let from = page::from(self.target)?;
@@ -396,6 +415,17 @@ fn collect_links(value: &Ipld, links: &mut Vec<Cid>) {
         Ipld::Map(values) => values.values().for_each(|value| collect_links(value, links)),
         _ => {}
     }
+}
+
+/// A body of bytes as they come, once the first of them are there. What fails later breaks the answer off.
+async fn streamed(mut bytes: BoxStream<'static, Result<Bytes>>) -> Result<Body, Failure> {
+    let first = bytes.next().await.transpose()?;
+    let rest = bytes.inspect(|piece| {
+        if let Err(error) = piece {
+            tracing::warn!(error = format!("{error:#}"), "HTTP: a stream breaks off");
+        }
+    });
+    Ok(Body::from_stream(stream::iter(first.map(Ok::<_, Error>)).chain(rest)))
 }
 
 /// Reads parts of a file, which stays whole meanwhile whatever is collected.

@@ -21,6 +21,8 @@ use crate::{
     target::{Target, path_of, percent_encode, percent_encode_value},
 };
 
+/// What is served in the place of a directory that has it.
+pub(crate) const INDEX: &str = "index.html";
 /// The most entries that one page lists.
 pub(crate) const LIST_COUNT_MAX: usize = 4096;
 /// A page that may look otherwise one day.

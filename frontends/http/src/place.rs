@@ -26,7 +26,7 @@ use crate::{
     entity::{Entity, Read, disposition, read_bytes, set},
     failure::Failure,
     media_type,
-    page::{self, LIST_COUNT_MAX, List, Row},
+    page::{self, INDEX, LIST_COUNT_MAX, List, Row},
     target::Target,
 };
 
@@ -121,7 +121,7 @@ impl Place<'_> {
         if !self.target.is_dir {
             return Ok(page::to_dir(self.target));
         }
-        let index = Name::new(b"index.html")?;
+        let index = Name::new(INDEX.as_bytes())?;
         match vfs.lookup(lease.ino(), &index).await {
             Ok(attr) => {
                 let lease = Lease::adopt(vfs.clone(), attr.ino);

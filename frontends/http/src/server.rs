@@ -1,6 +1,7 @@
 //! The server: the socket that it listens on, its connections, and the end of it.
 
 use std::{
+    convert::Infallible,
     io,
     net::{SocketAddr, TcpListener as StdTcpListener},
     pin::pin,
@@ -8,12 +9,8 @@ use std::{
     time::Duration,
 };
 
-use axum::Router;
-use hyper::server::conn::http1;
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    service::TowerToHyperService,
-};
+use hyper::{server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use muxfs::{Error, ErrorKind, MuxFs, Result};
 use tokio::{
     io::AsyncWriteExt as _,
@@ -109,7 +106,6 @@ impl Drop for Server {
 
 async fn accept(listener: TcpListener, shared: Arc<Shared>, tasks: TaskTracker) {
     let places = Arc::new(Semaphore::new(shared.options.connections_max.min(Semaphore::MAX_PERMITS)));
-    let app = Router::new().fallback(answer::answer).with_state(shared.clone());
     loop {
         let accepted = tokio::select! {
             biased;
@@ -118,7 +114,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, tasks: TaskTracker) 
         };
         match accepted {
             Ok((stream, _)) => match places.clone().try_acquire_owned() {
-                Ok(place) => drop(tasks.spawn(attend(shared.clone(), app.clone(), stream, place))),
+                Ok(place) => drop(tasks.spawn(attend(shared.clone(), stream, place))),
                 Err(_) => drop(tasks.spawn(turn_away(stream))),
             },
             Err(error) if is_of_the_peer(&error) => tracing::debug!(%error, "HTTP: a connection was gone at once"),
@@ -136,19 +132,24 @@ fn is_of_the_peer(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
 }
 
-async fn attend(shared: Arc<Shared>, app: Router, stream: TcpStream, place: OwnedSemaphorePermit) {
+async fn attend(shared: Arc<Shared>, stream: TcpStream, place: OwnedSemaphorePermit) {
     metrics::gauge!("muxfs_http_connections").increment(1.0);
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "HTTP: small answers may wait");
     }
     let stream = TokioIo::new(Stall::new(stream, shared.options.stall_timeout));
+    // Whatever a request brings along is not read: nothing here takes anything.
+    let service = service_fn(|request| {
+        let shared = shared.clone();
+        async move { Ok::<_, Infallible>(answer::answer(&shared, &request.into_parts().0).await) }
+    });
     let mut connection = pin!(
         http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(shared.options.head_timeout)
             .max_header_size(HEAD_LEN_MAX)
             .title_case_headers(true)
-            .serve_connection(stream, TowerToHyperService::new(app))
+            .serve_connection(stream, service)
     );
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,

@@ -77,11 +77,15 @@ async fn a_car_has_what_was_asked_for() {
     let etag = reply.header("etag").expect("an etag");
     assert!(etag.starts_with(&format!("W/\"{root}.car.")), "{etag}");
     let again = site.ask("GET", &format!("/ipfs/{root}/below?format=car"), &[("If-None-Match", etag)]).await;
-    assert_eq!(again.status, 304);
+    assert_eq!((again.status, again.header("content-length")), (304, None));
     let other = site.ask("GET", &format!("/ipfs/{root}/below?format=car&car-dups=y"), &[("If-None-Match", etag)]).await;
     assert_eq!(other.status, 200, "other blocks");
     let head = site.ask("HEAD", &format!("/ipfs/{root}/below?format=car"), &[]).await;
     assert_eq!((head.status, head.header("etag"), head.body.len()), (200, Some(etag), 0));
+    // Nobody knows it, and an empty body would tell that there is none.
+    assert_eq!(head.header("content-length"), None);
+    let options = site.ask("OPTIONS", &format!("/ipfs/{root}/below"), &[]).await;
+    assert_eq!((options.status, options.header("content-length")), (204, None));
     for (path, status) in [
         (format!("{root}?format=car&car-version=2"), 400),
         (format!("{root}?format=car&dag-scope=most"), 400),
