@@ -249,18 +249,19 @@ struct Taken {
 impl Taken {
     async fn open(path: &Path, args: &args::CarImport, output: Output) -> Result<Self> {
         let failed: Arc<Mutex<Option<Error>>> = Arc::default();
-        let is_file = path != Path::new("-") && std::fs::metadata(path).is_ok_and(|metadata| metadata.is_file());
-        let (pieces, progress): (BoxStream<'static, Result<Bytes>>, _) = if is_file && !args.all {
-            let (file, len) = open(path)?;
-            // The index first: it is read twice, and seen once.
-            let unseen = Output { quiet: true, ..output }.progress(None);
-            let archive = Arc::new(Archive::open(Arc::new(HostFile { file, len, progress: unseen })).await?);
-            let roots = if args.roots.is_empty() { archive.roots() } else { &args.roots }.to_vec();
-            (archive.in_order(&roots), output.progress(Some(len)))
-        } else {
-            let (reader, len) = reader(path)?;
-            let failed = |error| Error::new(ErrorKind::Io, "car.import").because(error);
-            (ReaderStream::with_capacity(reader, READ_LEN).map_err(failed).boxed(), output.progress(len))
+        let (pieces, progress): (BoxStream<'static, Result<Bytes>>, _) = match open(path)? {
+            Some((file, Some(len))) if !args.all => {
+                // The index first: it is read twice, and seen once.
+                let unseen = Output { quiet: true, ..output }.progress(None);
+                let archive = Arc::new(Archive::open(Arc::new(HostFile { file, len, progress: unseen })).await?);
+                let roots = if args.roots.is_empty() { archive.roots() } else { &args.roots }.to_vec();
+                (archive.in_order(&roots), output.progress(Some(len)))
+            }
+            opened => {
+                let (reader, len) = reader(opened);
+                let failed = |error| Error::new(ErrorKind::Io, "car.import").because(error);
+                (ReaderStream::with_capacity(reader, READ_LEN).map_err(failed).boxed(), output.progress(len))
+            }
         };
         let (counted, slot) = (progress.clone(), failed.clone());
         let input = pieces.map(move |piece| match piece {
@@ -278,29 +279,33 @@ impl Taken {
     }
 }
 
-fn open(path: &Path) -> Result<(File, u64)> {
-    let file = File::open(path).map_err(|error| host(path, error))?;
-    let len = file.metadata().map_err(|error| host(path, error))?.len();
-    Ok((file, len))
-}
+/// A file, and how long it is where it is a regular one; none for standard input.
+type Opened = Option<(File, Option<u64>)>;
 
-/// A file or standard input from its beginning, and how long it is where that is known.
-fn reader(path: &Path) -> Result<(Box<dyn AsyncRead + Send + Unpin>, Option<u64>)> {
+fn open(path: &Path) -> Result<Opened> {
     if path == Path::new("-") {
-        return Ok((Box::new(tokio::io::stdin()), None));
+        return Ok(None);
     }
     let file = File::open(path).map_err(|error| host(path, error))?;
     let metadata = file.metadata().map_err(|error| host(path, error))?;
     if metadata.is_dir() {
         return Err(Error::new(ErrorKind::IsDir, "car").at(path.display()).because("name a CAR file"));
     }
-    Ok((Box::new(tokio::fs::File::from_std(file)), metadata.is_file().then_some(metadata.len())))
+    Ok(Some((file, metadata.is_file().then_some(metadata.len()))))
+}
+
+/// The same from its beginning.
+fn reader(opened: Opened) -> (Box<dyn AsyncRead + Send + Unpin>, Option<u64>) {
+    match opened {
+        Some((file, len)) => (Box::new(tokio::fs::File::from_std(file)), len),
+        None => (Box::new(tokio::io::stdin()), None),
+    }
 }
 
 /// Prints the roots and the blocks of a file.
 pub(crate) async fn ls(path: &Path, output: Output) -> Result<()> {
     let listed = async {
-        let (source, _) = reader(path)?;
+        let (source, _) = reader(open(path)?);
         let mut reader = Reader::open(source).await?;
         for root in reader.roots() {
             output.result(format!("root {root}").as_bytes(), &json!({ "root": root.to_string() }))?;
@@ -320,7 +325,7 @@ pub(crate) async fn ls(path: &Path, output: Output) -> Result<()> {
 /// # Errors
 /// `Corrupt` at the first section that is wrong; `NotFound` where a root is not in the file, or with `whole` anything.
 pub(crate) async fn verify(path: &Path, whole: bool, output: Output) -> Result<()> {
-    let (source, len) = reader(path)?;
+    let (source, len) = reader(open(path)?);
     let progress = output.progress(len);
     let shown = progress.clone();
     let tell: OnImportProgress = Arc::new(move |at: ImportProgress| {
