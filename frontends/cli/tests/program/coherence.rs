@@ -200,7 +200,7 @@ fn divide_reads(calls: Vec<Call<Op>>) -> Vec<Call<Op>> {
 /// Leaves out how long a file was for a read through a mount while somebody else changed one: where word of that comes while the
 /// kernel asks for the length, be it of a mode alone, it goes by the one that it knew, which may be from before what had
 /// returned.
-fn without_old_lengths(calls: Vec<Call<Op>>) -> Vec<Call<Op>> {
+fn without_old_lengths(mut calls: Vec<Call<Op>>) -> Vec<Call<Op>> {
     let changes: Vec<_> = calls
         .iter()
         .filter(|call| call.role == Role::Change)
@@ -208,12 +208,11 @@ fn without_old_lengths(calls: Vec<Call<Op>>) -> Vec<Call<Op>> {
         .collect();
     let may_be_old = |call: &Call<Op>| {
         let returned = call.returned.unwrap_or(u64::MAX);
-        let others = changes.iter().filter(|(who, ..)| *who != call.who);
-        matches!(call.op, Op::ReadLen(..))
-            && others.into_iter().any(|(_, from, to)| *from < returned && call.begun < *to)
+        let mut others = changes.iter().filter(|(who, ..)| *who != call.who);
+        matches!(call.op, Op::ReadLen(..)) && others.any(|(_, from, to)| *from < returned && call.begun < *to)
     };
-    let is_told: Vec<bool> = calls.iter().map(|call| !may_be_old(call)).collect();
-    calls.into_iter().zip(is_told).filter_map(|(call, is_told)| is_told.then_some(call)).collect()
+    calls.retain(|call| !may_be_old(call));
+    calls
 }
 
 /// Lets every client do something at the same time.
