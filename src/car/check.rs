@@ -2,14 +2,14 @@
 
 use std::collections::{HashMap, HashSet};
 
-use bytes::Bytes;
 use tokio::io::AsyncRead;
 
 use super::{
-    import::{ImportProgress, MISSING_NAMED_MAX, OnImportProgress, print},
-    read::Reader,
+    import::{ImportProgress, MISSING_NAMED_MAX, OnImportProgress},
+    links::Links,
+    read::{Reader, Section},
 };
-use crate::{Cid, Result, dag::for_each_link_of};
+use crate::{Cid, Result, dag::print};
 
 /// What a CAR holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,10 +47,11 @@ pub struct CheckReport {
 pub async fn check(source: impl AsyncRead + Unpin, on_progress: Option<&OnImportProgress>) -> Result<CheckReport> {
     let mut reader = Reader::open(source).await?;
     let mut seen = Seen::default();
-    seen.link(reader.roots().to_vec());
+    let roots = seen.links.through(reader.roots().to_vec());
+    seen.want(roots);
     let (mut block_count, mut len, mut duplicate_count) = (0, 0, 0);
     while let Some(section) = reader.next().await? {
-        if seen.block(&section.cid, &section.block) {
+        if seen.block(&section) {
             block_count += 1;
             len += section.block.len() as u64;
         } else {
@@ -74,7 +75,7 @@ pub async fn check(source: impl AsyncRead + Unpin, on_progress: Option<&OnImport
             .take(MISSING_NAMED_MAX)
             .map(|cid| Cid::from_bytes(cid))
             .collect::<Result<_>>()?,
-        unreadable_count: seen.unreadable_count,
+        unreadable_count: seen.links.unreadable_count,
     })
 }
 
@@ -83,37 +84,24 @@ struct Seen {
     there: HashSet<[u8; 16]>,
     /// What is linked and did not come yet.
     missing: HashMap<[u8; 16], Box<[u8]>>,
-    unreadable_count: u64,
+    links: Links,
 }
 
 impl Seen {
     /// Whether the block is new.
-    fn block(&mut self, cid: &Cid, block: &Bytes) -> bool {
+    fn block(&mut self, Section { cid, block, .. }: &Section) -> bool {
         let print = print(cid);
         let is_new = self.there.insert(print);
         if is_new {
             self.missing.remove(&print);
-            let links = self.links(cid, block);
-            self.link(links);
+            let links = self.links.of(cid, block);
+            self.want(links);
         }
         is_new
     }
 
-    fn links(&mut self, cid: &Cid, block: &Bytes) -> Vec<Cid> {
-        let mut links = Vec::new();
-        if for_each_link_of(cid, block, &mut |link| links.push(*link)).is_err() {
-            self.unreadable_count += 1;
-        }
-        links
-    }
-
-    fn link(&mut self, mut links: Vec<Cid>) {
-        while let Some(link) = links.pop() {
-            if let Some(content) = link.identity() {
-                let content = Bytes::copy_from_slice(content);
-                links.extend(self.links(&link, &content));
-                continue;
-            }
+    fn want(&mut self, links: Vec<Cid>) {
+        for link in links {
             let print = print(&link);
             if !self.there.contains(&print) {
                 self.missing.entry(print).or_insert_with(|| link.to_bytes().into());

@@ -20,10 +20,13 @@ use futures_util::{
 };
 use tokio::io::AsyncRead;
 
-use super::read::{Reader, Section, at};
+use super::{
+    links::Links,
+    read::{Reader, Section, at},
+};
 use crate::{
     Cid, Error, ErrorKind, Result,
-    dag::{Dag, DagLease, WalkMemory, for_each_link_of},
+    dag::{Dag, DagLease, WalkMemory, print},
 };
 
 /// How much of blocks that nothing led to yet is held in memory, in bytes.
@@ -186,13 +189,13 @@ struct Import<'a> {
     block_count: u64,
     len: u64,
     passed_count: u64,
-    unreadable_count: u64,
+    links: Links,
 }
 
 impl<'a> Import<'a> {
     fn new(dag: &'a Dag, roots: &[Cid], all: bool) -> Self {
         let (put, wanted, held, putting) = (HashSet::new(), HashMap::new(), HashMap::new(), FuturesUnordered::new());
-        let (block_count, len, passed_count, unreadable_count) = (0, 0, 0, 0);
+        let (block_count, len, passed_count) = (0, 0, 0);
         let mut import = Self {
             dag,
             all,
@@ -205,11 +208,12 @@ impl<'a> Import<'a> {
             block_count,
             len,
             passed_count,
-            unreadable_count,
+            links: Links::default(),
         };
         if !all {
+            let roots = import.links.through(roots.to_vec());
             // Nothing is held yet.
-            import.want(roots.to_vec());
+            import.want(roots);
         }
         import
     }
@@ -240,7 +244,7 @@ impl<'a> Import<'a> {
             if let Some(wanted) = self.wanted.remove(&print) {
                 self.wanted_len -= wanted.len() + WANTED_ENTRY_LEN;
             }
-            let links = self.links(&cid, &block);
+            let links = self.links.of(&cid, &block);
             self.put(print, cid, block).await?;
             next.extend(self.want(links));
             if self.wanted_len > WANTED_LEN_MAX {
@@ -264,24 +268,10 @@ impl<'a> Import<'a> {
         Ok(())
     }
 
-    fn links(&mut self, cid: &Cid, block: &Bytes) -> Vec<Cid> {
-        let mut links = Vec::new();
-        if for_each_link_of(cid, block, &mut |link| links.push(*link)).is_err() {
-            self.unreadable_count += 1;
-        }
-        links
-    }
-
-    /// Notes that something leads to these blocks, and gives those of them that were held. A node that its CID holds itself
-    /// does not come: what it links to is wanted at once.
-    fn want(&mut self, mut links: Vec<Cid>) -> Vec<([u8; 16], Held)> {
+    /// Notes that something leads to these blocks, and gives those of them that were held.
+    fn want(&mut self, links: Vec<Cid>) -> Vec<([u8; 16], Held)> {
         let mut found = Vec::new();
-        while let Some(link) = links.pop() {
-            if let Some(content) = link.identity() {
-                let content = Bytes::copy_from_slice(content);
-                links.extend(self.links(&link, &content));
-                continue;
-            }
+        for link in links {
             let print = print(&link);
             if self.put.contains(&print) {
                 continue;
@@ -314,7 +304,7 @@ impl<'a> Import<'a> {
             passed_count: self.passed_count + self.held.len() as u64,
             missing_count: 0,
             missing: Vec::new(),
-            unreadable_count: self.unreadable_count,
+            unreadable_count: self.links.unreadable_count,
         };
         // The store may have had what did not come; then what is below that counts too.
         let mut memory = WalkMemory::default();
@@ -348,16 +338,6 @@ impl<'a> Import<'a> {
         self.dag.flush().await?;
         Ok(report)
     }
-}
-
-/// What a node is remembered by: its codec and its multihash, so that both versions of its CID are one. Two nodes share it
-/// when somebody has spent what forging a short digest costs, to have one of his own left out.
-pub(super) fn print(cid: &Cid) -> [u8; 16] {
-    let mut print = [0; 16];
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(&cid.codec_code().to_be_bytes()).update(&cid.multihash_bytes());
-    hasher.finalize_xof().fill(&mut print);
-    print
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ mod archive;
 mod check;
 mod header;
 mod import;
+mod links;
 mod read;
 mod section;
 #[cfg(test)]

@@ -37,8 +37,8 @@ pub use murmur3::murmur3_x64_64;
 pub use read::{FILE_DEPTH_MAX, FILE_PATH_LEN_MAX, READ_BLOCK_COUNT_MAX};
 pub use resolve::RESOLVE_BLOCK_COUNT_MAX;
 pub use splice::{FILE_LEN_MAX, RECHUNK_LEN_MAX};
-pub(crate) use walk::for_each_link_of;
 pub use walk::{Visit, WALK_READ_COUNT, WalkMemory};
+pub(crate) use walk::{for_each_link_of, print};
 
 use std::{ops::Range, sync::Arc, time::SystemTime};
 

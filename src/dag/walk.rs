@@ -154,21 +154,26 @@ fn kind_of(cid: &Cid, block: &Bytes) -> Result<Option<FileKind>> {
     Node::of_block(cid, block).map(|node| Some(node.kind))
 }
 
+/// What a node is remembered by: 128 bits of a hash of codec and multihash. Two links share them when they lead to the same,
+/// by either version of a CID, or when somebody has spent what forging a short digest costs, to have a block of his own
+/// passed over.
+pub(crate) fn print(cid: &Cid) -> [u8; 16] {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&cid.codec_code().to_be_bytes()).update(&cid.multihash_bytes());
+    let mut print = [0; 16];
+    hasher.finalize_xof().fill(&mut print);
+    print
+}
+
 /// A link that was met, in less memory than a [`Cid`] takes.
 struct Met {
-    /// 128 bits of a hash of codec and multihash: two links share them when they lead to the same, or when somebody has
-    /// spent what forging a short digest costs, to have a block of his own passed over.
     print: [u8; 16],
     cid: Box<[u8]>,
 }
 
 impl Met {
     fn new(cid: &Cid) -> Self {
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(&cid.codec_code().to_be_bytes()).update(&cid.multihash_bytes());
-        let mut print = [0; 16];
-        hasher.finalize_xof().fill(&mut print);
-        Self { print, cid: cid.to_bytes().into() }
+        Self { print: print(cid), cid: cid.to_bytes().into() }
     }
 }
 
