@@ -36,6 +36,7 @@ mod server;
 mod stall;
 mod tar;
 mod target;
+mod ustar;
 
 pub use crate::{
     failure::status_of,

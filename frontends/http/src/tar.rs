@@ -1,11 +1,11 @@
-//! Files and directories as a TAR, as they come: ustar (POSIX.1-2017 pax), with pax records where ustar has no room.
+//! Content as a TAR, as it comes.
 //!
 //! The directories are walked twice, first to see that every member has a place below the root, so that an archive which
 //! would write elsewhere is refused before its first byte; then to send it. Of a few blocks others can make as many members
 //! as they like, and directories that list one name as often as they like: each entry that is read counts, and each part of
 //! its path. Spec: spec/http.md #tar.
 
-use std::{time::SystemTime, vec};
+use std::vec;
 
 use bytes::Bytes;
 use futures_util::{
@@ -14,13 +14,14 @@ use futures_util::{
 };
 use muxfs::{
     Cid, Error, ErrorKind, FileKind, Result,
-    calendar::unix_secs,
     dag::{
         Dag, Node,
         pb::PbNode,
         unixfs::{UnixfsData, UnixfsType},
     },
 };
+
+use crate::ustar::{END, Header, padding};
 
 /// The most entries that are read for an archive, those of a name that is there twice included.
 const ENTRY_COUNT_MAX: usize = 100_000;
@@ -30,9 +31,6 @@ const PART_COUNT_MAX: usize = 1 << 20;
 const DEPTH_MAX: usize = 256;
 /// The longest name of a member.
 const NAME_LEN_MAX: usize = 4096;
-const RECORD_LEN: usize = 512;
-/// What twelve octal digits less the space at their end can say.
-const SIZE_MAX: u64 = 0o777_7777_7777;
 
 /// The archive of what `root` is, its members below a name that is the root's CID.
 ///
@@ -49,7 +47,7 @@ pub(crate) async fn stream(dag: &Dag, root: &Cid) -> Result<BoxStream<'static, R
     });
     let dag = dag.clone();
     let bytes = members.map_ok(move |member| member.stream(&dag)).try_flatten();
-    let end = stream::once(async { Ok(Bytes::from_static(&[0; 2 * RECORD_LEN])) });
+    let end = stream::once(async { Ok(END) });
     let bytes = bytes.chain(end).map(move |piece| {
         // Held for as long as anything is read.
         let _ = &lease;
@@ -216,75 +214,20 @@ impl Member {
         if self.node.kind != FileKind::File || size == 0 {
             return header.boxed();
         }
-        let rest = usize::try_from(size.next_multiple_of(RECORD_LEN as u64) - size).unwrap_or_default();
-        let padding = stream::iter((rest > 0).then(|| Ok(Bytes::from(vec![0; rest]))));
-        header.chain(dag.range_reader(&self.cid, 0..size)).chain(padding).boxed()
+        header.chain(dag.range_reader(&self.cid, 0..size)).chain(stream::iter(padding(size).map(Ok))).boxed()
     }
 
     fn header(&self) -> Vec<u8> {
-        let mut name = self.path.join(&b'/');
-        let (kind, size, mode) = match self.node.kind {
-            FileKind::Dir => (b'5', 0, 0o755),
-            FileKind::Symlink => (b'2', 0, 0o777),
-            _ => (b'0', self.node.size, 0o644),
+        let header = Header {
+            path: self.path.join(&b'/'),
+            kind: self.node.kind,
+            size: self.node.size,
+            mode: self.node.mode,
+            mtime: self.node.mtime,
+            target: self.target.clone(),
         };
-        if kind == b'5' {
-            name.push(b'/');
-        }
-        // Whose rights these are nobody knows: set-id bits do not travel.
-        let mode = self.node.mode.map_or(mode, |mode| mode & 0o777);
-        let records = [
-            needs_record(&name).then(|| record("path", &name)),
-            needs_record(&self.target).then(|| record("linkpath", &self.target)),
-            (size > SIZE_MAX).then(|| record("size", size.to_string().as_bytes())),
-        ];
-        let records: Vec<u8> = records.into_iter().flatten().flatten().collect();
-        let mut header = Vec::new();
-        if !records.is_empty() {
-            header.extend(ustar(b"pax", b'x', records.len() as u64, 0o644, None, b""));
-            header.extend_from_slice(&records);
-            header.resize(header.len().next_multiple_of(RECORD_LEN), 0);
-        }
-        header.extend(ustar(&name, kind, size.min(SIZE_MAX), mode, self.node.mtime, &self.target));
-        header
+        header.bytes()
     }
-}
-
-/// Whether text has no place in a header, which has 100 bytes for it and says nothing of its encoding.
-fn needs_record(text: &[u8]) -> bool {
-    text.len() > 100 || !text.is_ascii()
-}
-
-/// A pax record, `LEN KEY=VALUE\n`, whose length counts itself.
-fn record(key: &str, value: &[u8]) -> Vec<u8> {
-    let rest = key.len() + value.len() + 3;
-    let digits = |len: usize| len.to_string().len();
-    let mut len = rest + digits(rest);
-    len = rest + digits(len);
-    [format!("{len} {key}=").as_bytes(), value, b"\n"].concat()
-}
-
-/// A header of ustar; text that is too long is cut.
-fn ustar(name: &[u8], kind: u8, size: u64, mode: u32, mtime: Option<SystemTime>, target: &[u8]) -> [u8; RECORD_LEN] {
-    let mtime = mtime.map_or(0, |mtime| u64::try_from(unix_secs(mtime)).unwrap_or(0).min(SIZE_MAX));
-    let mut header = [0; RECORD_LEN];
-    let mut put = |at: usize, text: &[u8]| {
-        if let Some(field) = header.get_mut(at..at + text.len()) {
-            field.copy_from_slice(text);
-        }
-    };
-    put(0, name.get(..100).unwrap_or(name));
-    put(100, format!("{mode:07o}\0").as_bytes());
-    put(108, b"0000000\x000000000\0");
-    put(124, format!("{size:011o}\0{mtime:011o}\0        ").as_bytes());
-    put(156, &[kind]);
-    put(157, target.get(..100).unwrap_or(target));
-    put(257, b"ustar\x0000");
-    let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
-    if let Some(field) = header.get_mut(148..156) {
-        field.copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
-    }
-    header
 }
 
 #[cfg(test)]
@@ -311,20 +254,6 @@ mod tests {
             (b"a\0", None),
         ] {
             assert_eq!(found(name), path.map(|(path, is_way)| (path.to_vec(), is_way)), "{}", name.escape_ascii());
-        }
-    }
-
-    #[test]
-    fn records_count_themselves() {
-        for len in [0, 1, 80, 90, 91, 92, 93, 94, 95, 980, 985, 990, 9000] {
-            let record = record("path", &vec![b'x'; len]);
-            let told: usize = std::str::from_utf8(&record)
-                .expect("text")
-                .split(' ')
-                .next()
-                .and_then(|len| len.parse().ok())
-                .expect("a number");
-            assert_eq!(told, record.len());
         }
     }
 }
