@@ -310,6 +310,9 @@ pub(crate) enum Command {
         #[arg(long)]
         read_only: bool,
     },
+    /// What lets programs and people write over HTTP
+    #[command(subcommand)]
+    Http(Http),
     /// Print completions for a shell
     Completions {
         #[arg(value_enum)]
@@ -398,6 +401,18 @@ pub(crate) struct Get {
     /// Unseal the file with the key in this file
     #[arg(long, value_name = "FILE")]
     pub(crate) key_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Http {
+    /// Print the token: whoever shows it may write, and read where a server listens elsewhere than on loopback
+    ///
+    /// A server makes it at its first start. WebDAV clients take it as the password of any user. Remove its file,
+    /// http/token in the data directory, and start the server again to have another one.
+    #[command(
+        after_help = "Examples:\n  curl -u :$(muxfs http token) -T a.txt http://127.0.0.1:8080/ipfs/a.txt\n  rclone config create mux webdav url http://127.0.0.1:8080 vendor other user me pass $(muxfs http token)"
+    )]
+    Token,
 }
 
 #[derive(Debug, Subcommand)]

@@ -324,11 +324,13 @@ pub(crate) struct Http {
     pub(crate) listen: Listen,
     /// The names that it answers to, beside addresses and `localhost`.
     pub(crate) hosts: Vec<String>,
+    /// Whether who reads shows the token on loopback, too.
+    pub(crate) private: bool,
 }
 
 impl Default for Http {
     fn default() -> Self {
-        Self { listen: Listen::at(HTTP_ADDR), hosts: Vec::new() }
+        Self { listen: Listen::at(HTTP_ADDR), hosts: Vec::new(), private: false }
     }
 }
 

@@ -10,6 +10,7 @@ mod config;
 mod control;
 mod data_dir;
 mod host_file;
+mod http_token;
 mod instance;
 mod metrics;
 mod mounts;
@@ -36,7 +37,7 @@ use muxfs::{Error, ErrorKind, Prefix, Result, dag::Profile, path::QfsPath, vfs::
 use tracing_subscriber::EnvFilter;
 
 use crate::{
-    args::{Car, CarImport, Cli, Command, Global, Key, Pin, Put, Zdb, Zstor, ZstorExport, ZstorImport},
+    args::{Car, CarImport, Cli, Command, Global, Http, Key, Pin, Put, Zdb, Zstor, ZstorExport, ZstorImport},
     commands::verify_all::VerifyAll,
     config::{Config, Listen, Mount, Source},
     control::Client,
@@ -184,6 +185,11 @@ async fn run(mut cli: Cli, in_use: InUse) -> Result<ExitCode> {
         Command::Key(Key::New { file }) => commands::key::new(&file, output)?,
         Command::FtpUser { name, home, read_only, users } => {
             commands::ftp_user::ftp_user(&name, &home, read_only, users.as_deref()).await?;
+        }
+        Command::Http(Http::Token) => {
+            let token = http_token::read(&config.data)?;
+            output
+                .result(format!("{}\n", token.as_str()).as_bytes(), &serde_json::json!({ "token": token.as_str() }))?;
         }
         Command::Serve(args) => Box::pin(commands::serve::serve(config, &args, output)).await?,
         Command::Mount(args) => {
@@ -335,6 +341,7 @@ async fn command(command: Command, namespace: &dyn Namespace, output: Output) ->
         | Command::Config
         | Command::Key(Key::New { .. })
         | Command::FtpUser { .. }
+        | Command::Http(_)
         | Command::Completions { .. } => {
             return Err(Error::new(ErrorKind::Internal, "main.command").because("this command needs no namespace"));
         }

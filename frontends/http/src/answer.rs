@@ -1,17 +1,23 @@
 //! From a request to its answer: who asks, what for, and what it is that answers.
 
+use std::{sync::Arc, time::Duration};
+
 use axum::{
-    body::Body,
+    body::{Body, BodyDataStream},
     http::{
-        HeaderValue, Method, Response, StatusCode,
-        header::{ACCEPT, ALLOW, RETRY_AFTER},
+        HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode,
+        header::{ACCEPT, ALLOW, EXPECT, RETRY_AFTER},
         request::Parts,
     },
 };
+use futures_util::StreamExt;
+use hyper::body::Incoming;
 use muxfs::{Cid, ErrorKind, Mount, Name, Prefix, cas::Cas, vfs::Lease};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::{
+    access::{self, REFUSAL_TIME, Who},
+    dav::{self, Dav},
     failure::Failure,
     format::{Format, Wanted},
     gateway::Gateway,
@@ -27,13 +33,30 @@ const RETRY_SECS: &str = "5";
 /// of other origins.
 const PUBLIC_PREFIX: &[u8] = b"ipfs";
 
+const DAV: HeaderName = HeaderName::from_static("dav");
+/// Tells programs of Microsoft that files here are edited over WebDAV.
+const AUTHOR_VIA: HeaderName = HeaderName::from_static("ms-author-via");
+
+/// How much of a body is let pass that nobody wants, in bytes, and for how long.
+const DRAIN_LEN_MAX: usize = 64 << 20;
+const DRAIN_TIME_MAX: Duration = Duration::from_secs(5);
+
 /// Answers a request.
-pub(crate) async fn answer(shared: &Shared, request: &Parts) -> Response<Body> {
-    let found = timeout(shared.options.answer_timeout, find(shared, request)).await;
-    let mut response = found.unwrap_or_else(|_| {
-        let why = "It took too long to find this.";
-        fail(&Failure::new(StatusCode::GATEWAY_TIMEOUT, why, "Try again in a while."), request)
-    });
+pub(crate) async fn answer(shared: &Arc<Shared>, request: Request<Incoming>) -> Response<Body> {
+    let (request, body) = request.into_parts();
+    let request = &request;
+    let mut response = if dav::writes(&request.method) == Some(true) {
+        change(shared, request, body).await.unwrap_or_else(|failure| fail(&failure, request))
+    } else {
+        let found = timeout(shared.options.answer_timeout, find(shared, request, body)).await;
+        found.unwrap_or_else(|_| {
+            let why = "It took too long to find this.";
+            fail(&Failure::new(StatusCode::GATEWAY_TIMEOUT, why, "Try again in a while."), request)
+        })
+    };
+    if response.status() == StatusCode::METHOD_NOT_ALLOWED {
+        allow(shared, response.headers_mut());
+    }
     if request.method == Method::HEAD {
         // Its length was told already.
         *response.body_mut() = Body::empty();
@@ -43,25 +66,117 @@ pub(crate) async fn answer(shared: &Shared, request: &Parts) -> Response<Body> {
     response
 }
 
-async fn find(shared: &Shared, request: &Parts) -> Response<Body> {
-    if let Err(failure) = guard::check_host(request, &shared.options.hosts) {
-        return fail(&failure, request);
+/// Who asks, if they may ask at all.
+async fn admit(shared: &Shared, request: &Parts) -> Result<Who, Failure> {
+    guard::check_host(request, &shared.options.hosts)?;
+    let who = access::who(&request.headers, shared.options.writing.as_ref().map(|writing| &writing.token));
+    if who == Who::Refused {
+        sleep(REFUSAL_TIME).await;
     }
-    if ![Method::GET, Method::HEAD, Method::OPTIONS].contains(&request.method) {
-        let failure = Failure::new(StatusCode::METHOD_NOT_ALLOWED, "HTTP reads here and writes nothing.", "");
-        let mut response = fail(&failure, request);
-        response.headers_mut().insert(ALLOW, HeaderValue::from_static(guard::METHODS));
-        return response;
+    if who == Who::Refused || (who == Who::Anybody && !shared.options.is_open()) {
+        return Err(access::refusal(who));
+    }
+    Ok(who)
+}
+
+/// Makes a change. It ends as it ends, though its client may be gone.
+async fn change(shared: &Arc<Shared>, request: &Parts, body: Incoming) -> Result<Response<Body>, Failure> {
+    let mut body = Body::new(body).into_data_stream();
+    let dav = match changer(shared, request).await {
+        Ok(dav) => dav,
+        Err(failure) => {
+            drain(request, &mut body).await;
+            return Err(failure);
+        }
+    };
+    let killed = shared.killed.clone();
+    let task = async move {
+        let made = killed.run_until_cancelled(dav.answer(&mut body)).await;
+        if made
+            .as_ref()
+            .is_some_and(|made| made.as_ref().is_err_and(|failure| failure.status != StatusCode::REQUEST_TIMEOUT))
+        {
+            drain(&dav.request, &mut body).await;
+        }
+        made
+    };
+    let ended = shared.tasks.spawn(task).await.inspect_err(|error| tracing::error!(%error, "HTTP: a change failed"));
+    ended.ok().flatten().unwrap_or_else(|| {
+        let why = "The server ended before this was done.";
+        Err(Failure::new(StatusCode::SERVICE_UNAVAILABLE, why, "Look at what is there, and ask again."))
+    })
+}
+
+/// A change that whoever asks for it may make.
+async fn changer(shared: &Arc<Shared>, request: &Parts) -> Result<Dav, Failure> {
+    let who = admit(shared, request).await?;
+    guard::check_writer(request)?;
+    let dav = Dav::new(shared.clone(), request.clone(), Target::parse(&request.uri)?, true).ok_or_else(not_here)?;
+    if who == Who::Writer { Ok(dav) } else { Err(access::refusal(who)) }
+}
+
+/// Lets a body pass that nobody wants: a client that is still sending would find the connection gone, and not hear why.
+/// Who waits to be told to send is told the answer instead.
+async fn drain(request: &Parts, body: &mut BodyDataStream) {
+    if request.headers.contains_key(EXPECT) {
+        return;
+    }
+    let mut len = 0;
+    let drained = timeout(DRAIN_TIME_MAX, async {
+        while len < DRAIN_LEN_MAX
+            && let Some(Ok(piece)) = body.next().await
+        {
+            len += piece.len();
+        }
+    });
+    if drained.await.is_err() {
+        tracing::debug!("HTTP: a client is refused while it sends");
+    }
+}
+
+fn not_here() -> Failure {
+    Failure::new(StatusCode::METHOD_NOT_ALLOWED, "HTTP reads here and writes nothing.", "")
+}
+
+/// What may be done here.
+fn allow(shared: &Shared, headers: &mut HeaderMap) {
+    let methods = if shared.options.writing.is_some() { dav::METHODS } else { guard::METHODS };
+    headers.insert(ALLOW, HeaderValue::from_static(methods));
+}
+
+async fn find(shared: &Arc<Shared>, request: &Parts, body: Incoming) -> Response<Body> {
+    let who = match admit(shared, request).await {
+        Ok(who) => who,
+        Err(failure) => return fail(&failure, request),
+    };
+    let lists = dav::writes(&request.method).is_some();
+    if !lists && ![Method::GET, Method::HEAD, Method::OPTIONS].contains(&request.method) {
+        let unknown = || Failure::new(StatusCode::METHOD_NOT_ALLOWED, "There is no such method here.", "");
+        let failure = if shared.options.writing.is_some() { unknown() } else { not_here() };
+        return fail(&failure, request);
     }
     let target = match Target::parse(&request.uri) {
         Ok(target) => target,
         Err(failure) => return fail(&failure, request),
     };
+    if lists {
+        let listed = async {
+            guard::check_origin(request)?;
+            let is_writer = who == Who::Writer;
+            let dav = Dav::new(shared.clone(), request.clone(), target, is_writer).ok_or_else(not_here)?;
+            dav.answer(&mut Body::new(body).into_data_stream()).await
+        };
+        return listed.await.unwrap_or_else(|failure| fail(&failure, request));
+    }
     let cid = content(shared, &target.parts);
     let mut response = if request.method == Method::OPTIONS {
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::NO_CONTENT;
-        response.headers_mut().insert(ALLOW, HeaderValue::from_static(guard::METHODS));
+        allow(shared, response.headers_mut());
+        if shared.options.writing.is_some() {
+            response.headers_mut().insert(DAV, HeaderValue::from_static(dav::CLASSES));
+            response.headers_mut().insert(AUTHOR_VIA, HeaderValue::from_static("DAV"));
+        }
         response
     } else {
         let boundary = || {
@@ -151,6 +266,9 @@ async fn is_there(mount: &Mount, name: &Name) -> Result<bool, Failure> {
 fn fail(failure: &Failure, request: &Parts) -> Response<Body> {
     let mut accepts = request.headers.get_all(ACCEPT).into_iter().filter_map(|value| value.to_str().ok());
     let mut response = page::failed(failure, accepts.any(|value| value.contains("text/html")));
+    if failure.status == StatusCode::UNAUTHORIZED {
+        access::ask(&request.headers, response.headers_mut());
+    }
     if failure.status == StatusCode::SERVICE_UNAVAILABLE {
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static(RETRY_SECS));
     }
@@ -162,7 +280,18 @@ fn method(method: &Method) -> &'static str {
         Method::GET => "GET",
         Method::HEAD => "HEAD",
         Method::OPTIONS => "OPTIONS",
-        _ => "other",
+        Method::PUT => "PUT",
+        Method::DELETE => "DELETE",
+        _ => match method.as_str() {
+            "PROPFIND" => "PROPFIND",
+            "PROPPATCH" => "PROPPATCH",
+            "MKCOL" => "MKCOL",
+            "COPY" => "COPY",
+            "MOVE" => "MOVE",
+            "LOCK" => "LOCK",
+            "UNLOCK" => "UNLOCK",
+            _ => "other",
+        },
     }
 }
 

@@ -10,11 +10,17 @@ pub(crate) struct Failure {
     pub(crate) why: String,
     /// What whoever asked can do.
     pub(crate) advice: &'static str,
+    /// What WebDAV calls it (RFC 4918 16): an element in the namespace `D`.
+    pub(crate) condition: Option<String>,
 }
 
 impl Failure {
     pub(crate) fn new(status: StatusCode, why: impl Into<String>, advice: &'static str) -> Self {
-        Self { status, why: why.into(), advice }
+        Self { status, why: why.into(), advice, condition: None }
+    }
+
+    pub(crate) fn with_condition(self, element: String) -> Self {
+        Self { condition: Some(element), ..self }
     }
 
     /// The request cannot be meant.

@@ -18,6 +18,7 @@ use axum::http::{
 
 use crate::failure::Failure;
 
+/// What may be done with what has a CID, and where nothing is written.
 pub(crate) const METHODS: &str = "GET, HEAD, OPTIONS";
 
 /// Refuses a request whose `Host` is nobody's here.
@@ -61,24 +62,50 @@ fn is_port(text: Option<&str>) -> bool {
     text.is_some_and(|port| port.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
+/// The name that a request asks for, with a port or without.
+pub(crate) fn host(request: &Parts) -> Option<&str> {
+    let named = || request.headers.get(HOST)?.to_str().ok();
+    request.uri.authority().map(Authority::as_str).or_else(named)
+}
+
 /// Refuses what a page of another origin asks for, other than by leading its reader here.
 ///
 /// Browsers say so: `Origin` in some requests, `Sec-Fetch-Site` in all, but those of old browsers, which cannot read the
 /// answer either.
 pub(crate) fn check_origin(request: &Parts) -> Result<(), Failure> {
-    let value = |name: &str| request.headers.get(name).map(|value| value.to_str().unwrap_or("?"));
-    let host = request.uri.authority().map(Authority::as_str).or_else(|| value("host"));
-    let is_own = value("origin").is_none_or(|origin| {
-        let authority = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
-        authority.zip(host).is_some_and(|(origin, host)| origin.eq_ignore_ascii_case(host))
-    });
-    let is_followed = value("sec-fetch-mode") == Some("navigate") && value("sec-fetch-dest") == Some("document");
-    let is_near = matches!(value("sec-fetch-site"), None | Some("same-origin" | "none"));
-    if is_own && (is_near || is_followed) {
+    let is_followed =
+        value(request, "sec-fetch-mode") == Some("navigate") && value(request, "sec-fetch-dest") == Some("document");
+    if is_own(request) && (is_near(request) || is_followed) {
         return Ok(());
     }
     let why = "What has a name here is for its own pages, and a page of another origin asked for it.";
     Err(Failure::new(StatusCode::FORBIDDEN, why, "Open the address itself."))
+}
+
+/// Refuses what a page of another origin would have a browser write, by whatever way, and with whosever rights.
+pub(crate) fn check_writer(request: &Parts) -> Result<(), Failure> {
+    if is_own(request) && is_near(request) {
+        return Ok(());
+    }
+    let why = "A page of another origin asked to write here.";
+    Err(Failure::new(StatusCode::FORBIDDEN, why, "Write from a page of this server, or from a program."))
+}
+
+fn value<'a>(request: &'a Parts, name: &str) -> Option<&'a str> {
+    request.headers.get(name).map(|value| value.to_str().unwrap_or("?"))
+}
+
+/// Whether the page that asks, if one does, is of this server.
+fn is_own(request: &Parts) -> bool {
+    value(request, "origin").is_none_or(|origin| {
+        let authority = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
+        authority.zip(host(request)).is_some_and(|(origin, host)| origin.eq_ignore_ascii_case(host))
+    })
+}
+
+/// Whether a browser says that it asks for a page of this server, or for its user; others say nothing.
+fn is_near(request: &Parts) -> bool {
+    matches!(value(request, "sec-fetch-site"), None | Some("same-origin" | "none"))
 }
 
 /// Lets pages of any origin read an answer: who knows the CID of public content may have it.

@@ -1,9 +1,11 @@
-//! The HTTP frontend: serves what has a CID as an IPFS gateway does, by block and by path, and reads every mount by name.
+//! The HTTP frontend: serves what has a CID as an IPFS gateway does, by block and by path, reads every mount by name, and
+//! writes over WebDAV what may be written.
 //!
 //! ```text
-//!   client --> server --> answer --> guard   who may ask
+//!   client --> server --> answer --> guard, access   who may ask
 //!                           |------> target  what for
 //!                           |------> place   --> entity, page                               ---> muxfs::vfs::Vfs
+//!                           |------> dav     (WebDAV: lists for programs, and changes)     ---> muxfs::vfs::Vfs
 //!                           '------> gateway --> entity (ranges, conditions), page, car, tar ---> muxfs::dag::Dag
 //! ```
 //!
@@ -20,8 +22,10 @@
 //! # }
 //! ```
 
+mod access;
 mod answer;
 mod car;
+mod dav;
 mod entity;
 mod failure;
 mod format;
@@ -39,6 +43,7 @@ mod target;
 mod ustar;
 
 pub use crate::{
+    access::{Token, Writing},
     failure::status_of,
     options::Options,
     server::{Server, serve},

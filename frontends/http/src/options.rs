@@ -8,21 +8,28 @@ use std::{
 
 use muxfs::{Env, Error, ErrorKind, Result};
 
+use crate::access::Writing;
+
 /// How a server behaves. [`Options::default`] listens on loopback.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Where to listen; port 0 picks a free one. Only loopback: nobody has to say who they are.
+    /// Where to listen; port 0 picks a free one. On loopback anybody may read; at any other address whoever reads has to
+    /// show the token, too, so that one needs `writing`.
     pub addr: SocketAddr,
     /// The names that the server answers to, without ports, beside `localhost` and every address: those under which a
     /// proxy passes requests on. Any other is refused, so that no web page can have its own name lead here.
     pub hosts: Vec<String>,
+    /// How the namespace is written, and listed over WebDAV; `None`: neither.
+    pub writing: Option<Writing>,
+    /// Whether who reads has to show the token on loopback, too: behind a proxy that lets anybody in. Needs `writing`.
+    pub private: bool,
     /// How many connections may be open at once; one more is told 503.
     pub connections_max: usize,
     /// How long a client may take to send the head of a request, and to send another on a connection that is open.
     pub head_timeout: Duration,
-    /// How long a client may take nothing of what is sent to it.
+    /// How long a client may take nothing of what is sent to it, and send nothing of what it announced.
     pub stall_timeout: Duration,
-    /// How long it may take until an answer begins; then 504 is told.
+    /// How long it may take until an answer begins that reads; then 504 is told. A change takes the time it takes.
     pub answer_timeout: Duration,
     /// How long a shutdown waits for answers under way.
     pub shutdown_grace: Duration,
@@ -38,6 +45,8 @@ impl Default for Options {
         Self {
             addr: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
             hosts: Vec::new(),
+            writing: None,
+            private: false,
             connections_max: 512,
             head_timeout: Duration::from_secs(30),
             stall_timeout: Duration::from_mins(1),
@@ -53,14 +62,16 @@ fn fill(buffer: &mut [u8]) {
 }
 
 impl Options {
+    /// Whether anybody may read.
+    pub(crate) fn is_open(&self) -> bool {
+        self.addr.ip().is_loopback() && !self.private
+    }
+
     /// Refuses what cannot be meant.
     pub(crate) fn check(&self) -> Result<()> {
         let refuse = |why: &str| Err(Error::new(ErrorKind::InvalidArgument, "http.options").because(why));
-        if !self.addr.ip().is_loopback() {
-            return refuse(
-                "HTTP listens on loopback only, since it asks nobody who they are: put a proxy before it, and list its \
-                 name under hosts",
-            );
+        if !self.is_open() && self.writing.is_none() {
+            return refuse("private, or elsewhere than on loopback, HTTP asks whoever reads for a token, and has none");
         }
         if self.connections_max == 0 {
             return refuse("no connection could ever open: the limit is 0");
@@ -81,6 +92,7 @@ mod tests {
         let anywhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
         for (options, word) in [
             (Options { addr: anywhere, ..Options::default() }, "loopback"),
+            (Options { private: true, ..Options::default() }, "private"),
             (Options { connections_max: 0, ..Options::default() }, "limit is 0"),
             (Options { hosts: vec!["a.example:80".into()], ..Options::default() }, "port"),
             (Options { hosts: vec!["*.example".into()], ..Options::default() }, "pattern"),

@@ -16,6 +16,7 @@ use axum::{
 use muxfs::{Cid, Name, dag::murmur3_x64_64};
 
 use crate::{
+    dav::XML_TYPE,
     entity::{is_unchanged, set},
     failure::Failure,
     target::{Target, path_of, percent_encode, percent_encode_value},
@@ -230,8 +231,12 @@ pub(crate) fn from(target: &Target) -> Result<u64, Failure> {
 pub(crate) fn failed(failure: &Failure, for_people: bool) -> Response<Body> {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = failure.status;
-    let Failure { status, why, advice } = failure;
-    if for_people {
+    let Failure { status, why, advice, condition } = failure;
+    if let Some(condition) = condition {
+        let text =
+            format!("<?xml version=\"1.0\" encoding=\"utf-8\"?>\n<D:error xmlns:D=\"DAV:\">{condition}</D:error>\n");
+        put(&mut response, text, XML_TYPE);
+    } else if for_people {
         let body = format!("<h1>{status}</h1>\n<p>{}</p>\n<p>{}</p>\n", escape(why), escape(advice));
         put(&mut response, html(&status.to_string(), &body), "text/html; charset=utf-8");
     } else {

@@ -19,10 +19,11 @@ use futures_util::{StreamExt, stream};
 use muxfs::{
     Error, ErrorKind, FileKind, Mount, MuxFs, Name, Result,
     calendar::unix_secs,
-    vfs::{Attr, Cookie, Lease, Listing, Vfs, ext},
+    vfs::{Attr, Cookie, INO_BITS, Lease, Listing, Vfs, ext},
 };
 
 use crate::{
+    dav::is_hidden,
     entity::{Entity, Read, disposition, read_bytes, set},
     failure::Failure,
     media_type,
@@ -60,6 +61,9 @@ impl Place<'_> {
     pub(crate) async fn answer(&self, mount: &Mount, names: &[Name]) -> Result<Response<Body>, Failure> {
         if let Some(format) = self.target.query.get("format") {
             return Err(Failure::not_acceptable(format!("What has a name has no other form, so no {format:?}.")));
+        }
+        if names.iter().any(is_hidden) {
+            return Err(Failure::new(StatusCode::NOT_FOUND, "What this name is kept for is not whole yet.", ""));
         }
         let vfs = mount.vfs();
         let (lease, attr) = ext::walk(vfs, vfs.root(), names).await?;
@@ -139,6 +143,9 @@ impl Place<'_> {
         for entry in page.entries {
             // What was told came with a lease.
             let attr = entry.attr.inspect(|attr| drop(Lease::adopt(vfs.clone(), attr.ino)));
+            if is_hidden(&entry.name) {
+                continue;
+            }
             let is_dir = attr.as_ref().is_some_and(|attr| attr.kind == FileKind::Dir);
             let size = attr.as_ref().filter(|attr| attr.kind == FileKind::File).map(|attr| attr.size);
             rows.push(Row { name: entry.name, cid: attr.and_then(|attr| attr.cid), size, is_dir });
@@ -157,9 +164,10 @@ fn private(mut response: Response<Body>) -> Response<Body> {
     response
 }
 
-/// Another one with every change.
-fn etag(attr: &Attr) -> String {
-    format!("\"{:x}-{:x}-{:x}-{:x}\"", attr.ino.0, attr.change, attr.size, unix_secs(attr.mtime))
+/// Another one with every change; the same whether the mount is asked or what it is a part of.
+pub(crate) fn etag(attr: &Attr) -> String {
+    let ino = attr.ino.0.get() & ((1 << INO_BITS) - 1);
+    format!("\"{:x}-{:x}-{:x}-{:x}\"", ino, attr.change, attr.size, unix_secs(attr.mtime))
 }
 
 /// Reads parts of a file. One that grew shorter meanwhile ends with an error: the length was told already.

@@ -20,7 +20,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{Options, answer, stall::Stall};
+use crate::{Options, answer, dav::Locks, stall::Stall};
 
 /// How long accepting pauses when the process has no file descriptor left: others must close first.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -34,10 +34,14 @@ const HEAD_LEN_MAX: usize = 96 << 10;
 pub(crate) struct Shared {
     pub(crate) mux: MuxFs,
     pub(crate) options: Options,
+    /// Who keeps whom from writing.
+    pub(crate) locks: Locks,
+    /// What goes on although nobody may be waiting for it any more.
+    pub(crate) tasks: TaskTracker,
     /// Begin nothing new.
     closing: CancellationToken,
     /// Stop at once.
-    killed: CancellationToken,
+    pub(crate) killed: CancellationToken,
 }
 
 /// A running server. Dropped, it ends at once; [`Server::shutdown`] lets answers under way end.
@@ -45,7 +49,6 @@ pub(crate) struct Shared {
 pub struct Server {
     addr: SocketAddr,
     shared: Arc<Shared>,
-    tasks: TaskTracker,
 }
 
 /// Serves the content of a namespace over HTTP, within a Tokio runtime. Connections are accepted when this returns.
@@ -71,11 +74,10 @@ pub fn serve(mux: MuxFs, options: Options) -> Result<Server> {
     let addr = listener.local_addr().map_err(failed)?;
     let listener = TcpListener::from_std(listener).map_err(failed)?;
     let (closing, killed) = (CancellationToken::new(), CancellationToken::new());
-    let shared = Arc::new(Shared { mux, options, closing, killed });
-    let tasks = TaskTracker::new();
-    tasks.spawn(accept(listener, shared.clone(), tasks.clone()));
+    let shared = Arc::new(Shared { mux, options, locks: Locks::default(), tasks: TaskTracker::new(), closing, killed });
+    shared.tasks.spawn(accept(listener, shared.clone()));
     tracing::info!(%addr, "HTTP listens");
-    Ok(Server { addr, shared, tasks })
+    Ok(Server { addr, shared })
 }
 
 impl Server {
@@ -88,11 +90,12 @@ impl Server {
     /// off what is left.
     pub async fn shutdown(self) {
         self.shared.closing.cancel();
-        self.tasks.close();
-        if timeout(self.shared.options.shutdown_grace, self.tasks.wait()).await.is_err() {
-            tracing::warn!(count = self.tasks.len(), "HTTP connections are cut off");
+        let tasks = &self.shared.tasks;
+        tasks.close();
+        if timeout(self.shared.options.shutdown_grace, tasks.wait()).await.is_err() {
+            tracing::warn!(count = tasks.len(), "HTTP connections are cut off");
             self.shared.killed.cancel();
-            self.tasks.wait().await;
+            tasks.wait().await;
         }
     }
 }
@@ -104,7 +107,8 @@ impl Drop for Server {
     }
 }
 
-async fn accept(listener: TcpListener, shared: Arc<Shared>, tasks: TaskTracker) {
+async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+    let tasks = &shared.tasks;
     let places = Arc::new(Semaphore::new(shared.options.connections_max.min(Semaphore::MAX_PERMITS)));
     loop {
         let accepted = tokio::select! {
@@ -138,10 +142,9 @@ async fn attend(shared: Arc<Shared>, stream: TcpStream, place: OwnedSemaphorePer
         tracing::debug!(%error, "HTTP: small answers may wait");
     }
     let stream = TokioIo::new(Stall::new(stream, shared.options.stall_timeout));
-    // Whatever a request brings along is not read: nothing here takes anything.
     let service = service_fn(|request| {
         let shared = shared.clone();
-        async move { Ok::<_, Infallible>(answer::answer(&shared, &request.into_parts().0).await) }
+        async move { Ok::<_, Infallible>(answer::answer(&shared, request).await) }
     });
     let mut connection = pin!(
         http1::Builder::new()

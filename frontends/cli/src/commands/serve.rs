@@ -12,7 +12,7 @@ use std::{
 use muxfs::{
     Error, ErrorKind, Prefix, Result,
     tree::{AutoCommit, Tree},
-    vfs::Fsid,
+    vfs::{Fsid, posix::Caller},
 };
 use serde::Serialize;
 use tokio::task::JoinHandle;
@@ -25,6 +25,7 @@ use crate::{
     control,
     data_dir::{DataDir, private_dir},
     host_file::{Mode, replace},
+    http_token,
     instance::{self, Instance, fsids, local_dir},
     metrics,
     mounts::MountPoint,
@@ -130,8 +131,9 @@ async fn run(
         fsids(&*instance.vfs, &config, |mount| matches!(mount, Mount::Local { .. }) || is_async(mount)).await?;
     let nfs = start_nfs(&instance, &config.nfs, unsynced).map_err(|error| taken(error, "--nfs"))?;
     let unsynced = fsids(&*instance.vfs, &config, is_async).await?;
-    let ftp = start_ftp(&instance, &config.ftp, &data, unsynced).await.map_err(|error| taken(error, "--ftp"))?;
-    let http = start_http(&instance, &config)?;
+    let ftp =
+        start_ftp(&instance, &config.ftp, &data, unsynced.clone()).await.map_err(|error| taken(error, "--ftp"))?;
+    let http = start_http(&instance, &config, &data, unsynced)?;
     for point in &config.fuse.mounts {
         instance.mounts.mount(point).await?;
     }
@@ -318,10 +320,33 @@ async fn start_ftp(
 }
 
 /// At an address that nobody asked for, another program is left in peace: a second server is served by the others.
-fn start_http(instance: &Instance, config: &Config) -> Result<Option<muxfs_http::Server>> {
+fn start_http(
+    instance: &Instance,
+    config: &Config,
+    data: &DataDir,
+    unsynced: Vec<Fsid>,
+) -> Result<Option<muxfs_http::Server>> {
     let Some(addr) = config.http.listen.0 else { return Ok(None) };
-    let hosts = config.http.hosts.clone();
-    let options = muxfs_http::Options { addr, hosts, env: instance::env(), ..muxfs_http::Options::default() };
+    let groups = rustix::process::getgroups().unwrap_or_default();
+    let writing = muxfs_http::Writing {
+        vfs: instance.vfs.clone(),
+        token: http_token::read_or_make(data.path(), &instance::env())?,
+        // A server can only act as itself.
+        caller: Caller {
+            uid: rustix::process::geteuid().as_raw(),
+            gid: rustix::process::getegid().as_raw(),
+            groups: groups.into_iter().map(rustix::process::Gid::as_raw).collect(),
+        },
+        sync_names_except: unsynced,
+    };
+    let options = muxfs_http::Options {
+        addr,
+        hosts: config.http.hosts.clone(),
+        writing: Some(writing),
+        private: config.http.private,
+        env: instance::env(),
+        ..muxfs_http::Options::default()
+    };
     let is_asked_for = config.source.http.is_some() || config.http.listen != config::Listen::at(config::HTTP_ADDR);
     match muxfs_http::serve(instance.mux.clone(), options) {
         Err(error) if is_taken(&error) && !is_asked_for => {
@@ -412,6 +437,7 @@ fn greeting(config: &Config, ready: &Ready) -> String {
         lines.push(format!("HTTP on {addr}"));
         lines.push(format!("  browse http://{host}:{port}/"));
         lines.push(format!("  curl   curl http://{host}:{port}/{prefix}/CID"));
+        lines.push("  write  curl or WebDAV, with what `muxfs http token` prints as the password".to_owned());
     }
     for point in &config.fuse.mounts {
         let what = point.prefix.as_deref().unwrap_or("/");

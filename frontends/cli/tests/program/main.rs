@@ -20,6 +20,7 @@ mod sealed;
 mod serving;
 mod trees;
 mod verify;
+mod webdav;
 mod zdb;
 mod zstor;
 mod zstor_v2;

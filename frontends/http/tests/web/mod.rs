@@ -164,6 +164,14 @@ pub(crate) async fn ask(addr: SocketAddr, method: &str, path: &str, headers: &[(
     say(addr, request.as_bytes(), method == "HEAD").await
 }
 
+/// Sends a body along, on a connection of its own.
+pub(crate) async fn send(addr: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
+    let head = format!("{method} {path} HTTP/1.1\r\nHost: {addr}\r\nContent-Length: {}\r\n", body.len());
+    let lines = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect::<Vec<_>>().concat();
+    let request = [head.as_bytes(), lines.as_bytes(), b"Connection: close\r\n\r\n", body].concat();
+    say(addr, &request, false).await
+}
+
 /// Says these bytes, and reads what comes back until the other end closes.
 pub(crate) async fn say(addr: SocketAddr, request: &[u8], is_head: bool) -> Reply {
     let mut stream = TcpStream::connect(addr).await.expect("connects");

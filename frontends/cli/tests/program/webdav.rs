@@ -1,0 +1,122 @@
+//! Writing over HTTP through the program: who may, what is durable, and what litmus says.
+
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::{Shutdown, SocketAddr, TcpStream},
+    os::unix::fs::MetadataExt as _,
+    process::Command,
+};
+
+use crate::{Server, World};
+
+/// Asks on a connection of its own; the status and all that came.
+fn ask(addr: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> (u16, String) {
+    let mut stream = TcpStream::connect(addr).expect("connected");
+    let lines = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect::<Vec<_>>().concat();
+    let len = body.len();
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\nContent-Length: {len}\r\n{lines}\r\n"
+    );
+    stream.write_all(&[head.as_bytes(), body].concat()).expect("sent");
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).expect("answered");
+    let answer = String::from_utf8_lossy(&answer).into_owned();
+    (answer.get(9..12).and_then(|status| status.parse().ok()).expect("a status"), answer)
+}
+
+fn token(world: &World) -> String {
+    world.ok(&["http", "token"])
+}
+
+fn put(server: &Server, token: &str, path: &str, body: &[u8]) -> u16 {
+    let bearer = format!("Bearer {token}");
+    ask(server.addr("http"), "PUT", path, &[("Authorization", &bearer)], body).0
+}
+
+/// What was acknowledged is there after `kill -9`, in every mount that is kept, and other frontends see it; a half-sent
+/// file is not.
+#[test]
+fn what_was_put_survives_kill_9() {
+    let world = World::new();
+    assert!(world.fails(&["http", "token"], 3).contains("muxfs serve"));
+    let server = world.serve(&[]);
+    let token = token(&world);
+    let file = world.path("data/http/token");
+    assert_eq!(fs::metadata(&file).expect("there").mode() & 0o777, 0o600);
+    assert_eq!(fs::read_to_string(&file).expect("read"), format!("{token}\n"));
+    let long: Vec<u8> = (0..5_000_000u32).map(|index| u8::try_from(index % 251).expect("small")).collect();
+    for (prefix, body) in [("ipfs", &long[..]), ("local", b"small"), ("mem", b"small")] {
+        let path = format!("/{prefix}/f");
+        assert_eq!(ask(server.addr("http"), "PUT", &path, &[], body).0, 401, "{path}");
+        assert_eq!(put(&server, &token, &path, b"older"), 201, "{path}");
+        assert_eq!(put(&server, &token, &path, body), 204, "{path}");
+        assert!(world.run(&["cat", &path]).stdout == body, "{path}");
+    }
+    assert_eq!(put(&server, &token, "/ipfs/bafkqaaa", b"x"), 400, "a name that is a CID");
+    let mut half = TcpStream::connect(server.addr("http")).expect("connected");
+    let head = format!(
+        "PUT /ipfs/f HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\nContent-Length: 9000000\r\n\r\n"
+    );
+    half.write_all(&[head.as_bytes(), &long].concat()).expect("sent");
+    server.kill();
+    half.shutdown(Shutdown::Both).ok();
+    let server = world.serve(&[]);
+    assert!(world.run(&["cat", "/ipfs/f"]).stdout == long);
+    assert_eq!(world.ok(&["cat", "/local/f"]), "small");
+    assert_eq!(put(&server, &token, "/ipfs/f", b"new"), 204, "the token is the same as before");
+    assert!(world.ok(&["http", "token"]) == token);
+    assert_eq!(server.terminate(), Some(0));
+}
+
+/// Restoring is copying from the history.
+#[test]
+fn the_history_is_copied_back() {
+    let world = World::new();
+    let server = world.serve(&[]);
+    let token = token(&world);
+    put(&server, &token, "/ipfs/f", b"one");
+    world.ok(&["commit", "-m", "one", "/ipfs"]);
+    put(&server, &token, "/ipfs/f", b"two");
+    let bearer = format!("Bearer {token}");
+    let (status, told) =
+        ask(server.addr("http"), "PROPFIND", "/ipfs/.history/", &[("Depth", "1"), ("Authorization", &bearer)], b"");
+    assert_eq!(status, 207, "{told}");
+    let moments: Vec<&str> =
+        told.split("<D:href>/ipfs/.history/").skip(2).filter_map(|rest| rest.split("/<").next()).collect();
+    let moment = moments.iter().find(|moment| {
+        let path = format!("/ipfs/.history/{moment}/f");
+        ask(server.addr("http"), "GET", &path, &[], b"").1.ends_with("\r\n\r\none")
+    });
+    let from = format!("/ipfs/.history/{}/f", moment.unwrap_or_else(|| panic!("no moment in {told}")));
+    let headers = [("Destination", "/ipfs/f"), ("Authorization", bearer.as_str())];
+    assert_eq!(ask(server.addr("http"), "COPY", &from, &headers, b"").0, 204);
+    assert_eq!(world.ok(&["cat", "/ipfs/f"]), "one");
+    for method in ["PUT", "DELETE", "MKCOL"] {
+        let (status, told) = ask(server.addr("http"), method, &from, &[("Authorization", &bearer)], b"");
+        assert!(matches!(status, 403 | 405), "{method}: {told}");
+    }
+}
+
+/// The suites of litmus, in each mount that is written. Skipped, and said so, where it is not installed.
+#[test]
+fn litmus_passes_in_full() {
+    if Command::new("litmus").arg("--help").output().is_err() {
+        muxfs::testing::skip("litmus is not installed");
+        return;
+    }
+    let world = World::new();
+    let server = world.serve(&[]);
+    let token = token(&world);
+    for prefix in ["ipfs", "mem", "local"] {
+        let dir = world.path(&format!("litmus-{prefix}"));
+        fs::create_dir(&dir).expect("made");
+        let url = format!("http://{}/{prefix}/", server.addr("http"));
+        let mut litmus = Command::new("litmus");
+        litmus.args(["-k", &url, "me", &token]).current_dir(&dir).env("TESTS", "basic copymove props locks http");
+        let output = litmus.output().expect("it runs");
+        let told = String::from_utf8_lossy(&output.stdout).into_owned();
+        let summaries = told.lines().filter(|line| line.contains("summary for")).count();
+        assert!(output.status.success() && summaries == 5 && !told.contains("FAIL"), "/{prefix}: {told}");
+    }
+}

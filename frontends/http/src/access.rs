@@ -1,0 +1,197 @@
+//! Who asks: somebody who shows the token, or anybody.
+//!
+//! A token is shown as `Authorization: Bearer`, or as the password of any user (`Basic`), which is what WebDAV clients
+//! ask people for. Compared by hash, in a time that says nothing of where two differ; who shows a wrong one waits for the
+//! answer. Spec: spec/http.md #who.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use axum::http::{
+    HeaderMap, HeaderValue, StatusCode,
+    header::{AUTHORIZATION, WWW_AUTHENTICATE},
+};
+use multibase::Base;
+use muxfs::{
+    Env, Error, ErrorKind, Result,
+    vfs::{
+        Fsid, Vfs,
+        posix::{Caller, posix},
+    },
+};
+
+use crate::failure::Failure;
+
+/// The shortest and the longest token, in bytes.
+const TOKEN_LEN: std::ops::RangeInclusive<usize> = 16..=256;
+/// How long the answer to a wrong token takes.
+pub(crate) const REFUSAL_TIME: Duration = Duration::from_secs(1);
+const REALM: &str = "MuxFS";
+/// What scripts send along: a browser is to ask for the token by them, not by itself.
+const ASKED_BY: &str = "x-requested-with";
+
+/// A secret that lets whoever knows it write.
+#[derive(Clone)]
+pub struct Token(Arc<str>);
+
+impl Token {
+    /// Takes a token that was made before.
+    ///
+    /// ```
+    /// use muxfs_http::Token;
+    /// assert!(Token::new("0123456789abcdef").is_ok());
+    /// assert!(Token::new("secret").is_err());
+    /// ```
+    ///
+    /// # Errors
+    /// `InvalidArgument` for one that is not of 16 to 256 visible ASCII characters.
+    pub fn new(text: &str) -> Result<Self> {
+        if TOKEN_LEN.contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Ok(Self(text.into()));
+        }
+        let why = "a token has 16 to 256 characters of ASCII, without spaces";
+        Err(Error::new(ErrorKind::InvalidArgument, "http.token").because(why))
+    }
+
+    /// Makes a token of 256 bits: 64 hex digits.
+    ///
+    /// ```
+    /// use muxfs_http::{Options, Token};
+    /// assert_eq!(Token::generate(&Options::default().env).as_str().len(), 64);
+    /// ```
+    pub fn generate(env: &Env) -> Self {
+        let mut random = [0; 32];
+        (env.fill)(&mut random);
+        // Of bytes that nobody can predict: a hash only writes them.
+        Self(blake3::Hash::from(random).to_hex().as_str().into())
+    }
+
+    /// The token itself.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    pub(crate) fn is(&self, shown: &str) -> bool {
+        // Hashes compare in constant time.
+        blake3::hash(self.0.as_bytes()) == blake3::hash(shown.as_bytes())
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(..)")
+    }
+}
+
+/// How the namespace is written, and by whom.
+#[derive(Debug, Clone)]
+pub struct Writing {
+    /// All mounts under one root, as changes are to be made: what looks on there is told of them.
+    pub vfs: Arc<dyn Vfs>,
+    /// Whoever shows it may write.
+    pub token: Token,
+    /// As whom they do: what is made belongs to them, and their permissions hold.
+    pub caller: Caller,
+    /// File systems whose names are not made durable before the answer, by their fsid: a crash may lose the latest of
+    /// them. What was put is durable all the same.
+    pub sync_names_except: Vec<Fsid>,
+}
+
+impl Writing {
+    pub(crate) fn vfs_of_writers(&self) -> Arc<dyn Vfs> {
+        posix(self.vfs.clone(), self.caller.clone())
+    }
+}
+
+/// Who asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Who {
+    Anybody,
+    Writer,
+    /// Somebody who shows what is no token.
+    Refused,
+}
+
+/// Who a request says that it is from.
+pub(crate) fn who(headers: &HeaderMap, token: Option<&Token>) -> Who {
+    let Some(token) = token else { return Who::Anybody };
+    let mut shown = headers.get_all(AUTHORIZATION).into_iter().peekable();
+    if shown.peek().is_none() {
+        return Who::Anybody;
+    }
+    let is_it = |value: &HeaderValue| secret(value).is_some_and(|secret| token.is(&secret));
+    if shown.any(is_it) { Who::Writer } else { Who::Refused }
+}
+
+/// What is shown as a token, or as a password.
+fn secret(value: &HeaderValue) -> Option<String> {
+    let (scheme, shown) = value.to_str().ok()?.trim().split_once(' ')?;
+    let shown = shown.trim();
+    if scheme.eq_ignore_ascii_case("bearer") {
+        return Some(shown.to_owned());
+    }
+    if !scheme.eq_ignore_ascii_case("basic") {
+        return None;
+    }
+    let pair = Base::Base64.decode(shown.trim_end_matches('=')).ok()?;
+    String::from_utf8(pair).ok()?.split_once(':').map(|(_, password)| password.to_owned())
+}
+
+/// A request that needs the token, and has none or a wrong one.
+pub(crate) fn refusal(who: Who) -> Failure {
+    let why = match who {
+        Who::Refused => "This is not the token of this server.",
+        Who::Anybody | Who::Writer => "This needs the token of this server.",
+    };
+    let advice = "`muxfs http token` shows it: send it as the password of any user, or as Authorization: Bearer.";
+    Failure::new(StatusCode::UNAUTHORIZED, why, advice)
+}
+
+/// Says how to show a token.
+pub(crate) fn ask(asked: &HeaderMap, headers: &mut HeaderMap) {
+    let basic = format!("Basic realm=\"{REALM}\", charset=\"UTF-8\"");
+    let basic = (!asked.contains_key(ASKED_BY)).then_some(basic);
+    for challenge in basic.into_iter().chain([format!("Bearer realm=\"{REALM}\"")]) {
+        headers.append(WWW_AUTHENTICATE, HeaderValue::from_str(&challenge).expect("ASCII"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_shown_in_two_ways() {
+        let token = Token::new("0123456789abcdef").expect("a token");
+        for (shown, expected) in [
+            (&[][..], Who::Anybody),
+            (&["Bearer 0123456789abcdef"], Who::Writer),
+            (&["bearer  0123456789abcdef "], Who::Writer),
+            // any:0123456789abcdef, with and without a user, padded or not.
+            (&["Basic YW55OjAxMjM0NTY3ODlhYmNkZWY="], Who::Writer),
+            (&["Basic OjAxMjM0NTY3ODlhYmNkZWY"], Who::Writer),
+            (&["Bearer 0123456789abcdeg"], Who::Refused),
+            (&["Bearer 0123456789abcde"], Who::Refused),
+            (&["Bearer 0123456789abcdef0"], Who::Refused),
+            (&["Bearer"], Who::Refused),
+            (&["Basic 0123456789abcdef"], Who::Refused),
+            (&["Basic !"], Who::Refused),
+            (&["Digest 0123456789abcdef"], Who::Refused),
+            (&["Bearer no", "Bearer 0123456789abcdef"], Who::Writer),
+        ] {
+            let mut headers = HeaderMap::new();
+            for value in shown {
+                headers.append(AUTHORIZATION, HeaderValue::from_static(value));
+            }
+            assert_eq!(who(&headers, Some(&token)), expected, "{shown:?}");
+            assert_eq!(who(&headers, None), Who::Anybody, "{shown:?}");
+        }
+    }
+
+    #[test]
+    fn a_token_is_long_and_stays_out_of_logs() {
+        for text in ["", "0123456789abcde", "0123456789abcde ", "0123456789abcd\u{e4}f", &"x".repeat(257)] {
+            Token::new(text).expect_err(text);
+        }
+        assert!(!format!("{:?}", Token::new("0123456789abcdef").expect("a token")).contains("0123"));
+    }
+}

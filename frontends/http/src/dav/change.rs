@@ -1,0 +1,189 @@
+//! `MKCOL`, `DELETE`, `COPY` and `MOVE`.
+
+use axum::http::{HeaderValue, StatusCode, header::LOCATION};
+use muxfs::{
+    Name,
+    vfs::{NewNode, SetAttr},
+};
+
+use super::{
+    Answer, Dav, Touch, done, failed,
+    headers::{self, Depth},
+    href, is_hidden, mount_of,
+    properties::{BEGIN, END},
+    told,
+    tree::{Left, Node},
+    xml,
+};
+use crate::{failure::Failure, target::Target};
+
+/// The permission bits of a new directory.
+const DIR_MODE: u32 = 0o755;
+
+/// Where something is copied or moved to.
+struct Goal {
+    target: Target,
+    dir: Node,
+    was_there: bool,
+}
+
+impl Goal {
+    fn path(&self) -> &[Name] {
+        &self.target.parts
+    }
+
+    fn place(&self) -> (&Node, &Name) {
+        (&self.dir, self.target.parts.last().expect("it was split from it"))
+    }
+
+    fn status(&self) -> StatusCode {
+        if self.was_there { StatusCode::NO_CONTENT } else { StatusCode::CREATED }
+    }
+}
+
+impl Dav {
+    pub(super) async fn make_dir(&self) -> Answer {
+        let path = self.path();
+        let (dir, name) = match self.there().await? {
+            Some(_) => {
+                let why = "Something has this name already.";
+                return Err(Failure::new(StatusCode::METHOD_NOT_ALLOWED, why, ""));
+            }
+            None => self.place(path).await?,
+        };
+        self.check(None, &[Touch::Tree(path)]).await?;
+        let set = SetAttr { mode: Some(DIR_MODE), ..SetAttr::default() };
+        let made = self.tree.vfs.create(dir.ino(), name, NewNode::Dir, set).await.map_err(failed)?;
+        self.tree.vfs.release(made.node.ino, 1);
+        self.tree.sync_names(&dir).await.map_err(failed)?;
+        Ok(done(StatusCode::CREATED))
+    }
+
+    pub(super) async fn delete(&self) -> Answer {
+        if headers::depth(&self.request.headers)? != Depth::Infinity {
+            return Err(Failure::bad("A directory goes with all that is in it.", "Leave Depth out."));
+        }
+        let (path, there) = (self.path(), self.source().await?);
+        let (dir, name) = self.place(path).await?;
+        self.check(Some(&there), &[Touch::Tree(path)]).await?;
+        let left = self.tree.remove_all(&dir, name).await.map_err(failed)?;
+        self.tree.sync_names(&dir).await.map_err(failed)?;
+        if left.is_empty() {
+            self.shared.locks.forget(path);
+            return Ok(done(StatusCode::NO_CONTENT));
+        }
+        Ok(told(StatusCode::MULTI_STATUS, what_is_left(path, left)))
+    }
+
+    pub(super) async fn copy(&self) -> Answer {
+        let is_deep = match headers::depth(&self.request.headers)? {
+            Depth::Infinity => true,
+            Depth::Zero => false,
+            Depth::One => return Err(Failure::bad("Depth is 0 or infinity here.", "")),
+        };
+        let (source, replaces) = (self.source().await?, self.replaces()?);
+        let goal = self.goal(&source, &[]).await?;
+        let hidden = self.tree.copy_hidden(source, &goal.dir, is_deep).await.map_err(failed)?;
+        let (dir, name) = goal.place();
+        if let Err(error) = self.tree.install((dir, &hidden), (dir, name), replaces).await {
+            self.tree.discard(dir, &hidden).await;
+            return Err(taken_or(error));
+        }
+        Ok(self.moved(&goal))
+    }
+
+    pub(super) async fn rename(&self) -> Answer {
+        if headers::depth(&self.request.headers)? != Depth::Infinity {
+            return Err(Failure::bad("A directory moves with all that is in it.", "Leave Depth out."));
+        }
+        let (path, source, replaces) = (self.path(), self.source().await?, self.replaces()?);
+        let (dir, name) = self.place(path).await?;
+        let goal = self.goal(&source, &[Touch::Tree(path)]).await?;
+        if mount_of(path) != mount_of(goal.path()) {
+            let why = "Nothing moves from one mount to another.";
+            return Err(Failure::new(StatusCode::BAD_GATEWAY, why, "Copy it, and delete it when that is done."));
+        }
+        let to = goal.place();
+        let same = self.tree.child(to.0.ino(), to.1).await.map_err(failed)?.filter(|node| node.ino() == source.ino());
+        if same.is_some() && replaces {
+            // Two names of one file: a rename would leave both.
+            self.tree.remove_all(&dir, name).await.map_err(failed)?;
+            self.tree.sync_names(&dir).await.map_err(failed)?;
+        } else {
+            self.tree.install((&dir, name), to, replaces).await.map_err(taken_or)?;
+        }
+        self.shared.locks.forget(path);
+        Ok(self.moved(&goal))
+    }
+
+    /// What is to be removed, copied or moved.
+    async fn source(&self) -> Result<Node, Failure> {
+        let there = self.there().await?;
+        let is_file_as_dir = self.target.is_dir && there.as_ref().is_some_and(|there| !there.is_dir());
+        there
+            .filter(|_| !is_file_as_dir)
+            .ok_or_else(|| Failure::new(StatusCode::NOT_FOUND, "There is nothing of this name.", "Check the path."))
+    }
+
+    fn replaces(&self) -> Result<bool, Failure> {
+        headers::overwrite(&self.request.headers)
+    }
+
+    /// Where the request wants its source to be, if that can be. `touched` is what it changes beside.
+    async fn goal(&self, source: &Node, touched: &[Touch<'_>]) -> Result<Goal, Failure> {
+        let (path, target) = (self.path(), headers::destination(&self.request, &self.shared.options.hosts)?);
+        if target.parts.iter().any(is_hidden) {
+            return Err(Failure::new(StatusCode::FORBIDDEN, "This name is kept for what is not whole yet.", ""));
+        }
+        if target.parts.starts_with(path) || path.starts_with(&target.parts) {
+            let why = "One of the two places is in the other, or they are one.";
+            return Err(Failure::new(StatusCode::FORBIDDEN, why, "Name another destination."));
+        }
+        let (dir, name) = self.place(&target.parts).await?;
+        let there = self.tree.child(dir.ino(), name).await.map_err(failed)?;
+        if there.is_some() && !self.replaces()? {
+            return Err(taken());
+        }
+        let touched = [touched, &[Touch::Tree(&target.parts)]].concat();
+        self.check(Some(source), &touched).await?;
+        let was_there = there.is_some();
+        Ok(Goal { target, dir, was_there })
+    }
+
+    /// What is at the goal now was not there before: neither were its locks.
+    fn moved(&self, goal: &Goal) -> axum::http::Response<axum::body::Body> {
+        self.shared.locks.forget_below(goal.path());
+        let mut response = done(goal.status());
+        if !goal.was_there
+            && let Ok(location) = HeaderValue::from_str(&goal.target.path())
+        {
+            response.headers_mut().insert(LOCATION, location);
+        }
+        response
+    }
+}
+
+fn taken() -> Failure {
+    let why = "The destination is there already, and Overwrite is F.";
+    Failure::new(StatusCode::PRECONDITION_FAILED, why, "Name another destination.")
+}
+
+fn taken_or(error: muxfs::Error) -> Failure {
+    if error.kind() == muxfs::ErrorKind::Exists { taken() } else { failed(error) }
+}
+
+/// What could not be removed, as a multi-status (RFC 4918 9.6.1).
+fn what_is_left(path: &[Name], left: Vec<Left>) -> String {
+    let left = left.into_iter().map(|(below, error)| {
+        let failure = failed(error);
+        let at = href(&[path, &below].concat(), false);
+        format!(
+            "<D:response><D:href>{}</D:href><D:status>HTTP/1.1 {}</D:status>\
+             <D:responsedescription>{}</D:responsedescription></D:response>",
+            xml::escape(&at),
+            failure.status,
+            xml::escape(&failure.why)
+        )
+    });
+    format!("{BEGIN}{}{END}", left.collect::<String>())
+}
