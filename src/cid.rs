@@ -295,7 +295,8 @@ impl FromStr for Cid {
 }
 
 /// Bytes in base16, for messages.
-struct Hex<'a>(&'a [u8]);
+/// Shows bytes in base16.
+pub(crate) struct Hex<'a>(pub(crate) &'a [u8]);
 
 impl fmt::Display for Hex<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

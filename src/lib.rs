@@ -57,6 +57,8 @@ pub mod dag;
 pub mod error;
 pub mod file;
 pub mod heads;
+#[cfg(feature = "aws-lc-rs")]
+pub mod ipns;
 pub mod log;
 pub mod media;
 pub mod mux;

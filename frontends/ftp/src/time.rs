@@ -1,21 +1,12 @@
 //! Times as FTP writes them: `YYYYMMDDHHMMSS` in UTC (RFC 3659 2.3) and the two forms of `ls -l`.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
-use muxfs::calendar::{Utc, unix_secs};
+use muxfs::calendar::{Utc, of_unix_secs, unix_secs};
 
 const DAY_SECS: i64 = 86_400;
 /// Half a year, as `ls` counts it: an older time shows its year instead of the hour.
 const RECENT_SECS: i64 = 365 * DAY_SECS / 2;
-
-/// Days since 1970 of a date of the Gregorian calendar, whose year begins in March so that the leap day is its last.
-fn days_of(year: i64, month: i64, day: i64) -> i64 {
-    let year = year - i64::from(month <= 2);
-    let era = year.div_euclid(400);
-    let of_era = year.rem_euclid(400);
-    let of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
-    era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468
-}
 
 /// `YYYYMMDDHHMMSS`.
 pub(crate) fn stamp(time: SystemTime) -> String {
@@ -32,16 +23,7 @@ pub(crate) fn parse_stamp(text: &str) -> Option<SystemTime> {
     let part = |from: usize, to: usize| digits.get(from..to)?.parse::<i64>().ok();
     let (year, month, day) = (part(0, 4)?, part(4, 6)?, part(6, 8)?);
     let (hour, minute, second) = (part(8, 10)?, part(10, 12)?, part(12, 14)?);
-    if !(1..=12).contains(&month) || !(1..=31).contains(&day) || hour > 23 || minute > 59 || second > 60 {
-        return None;
-    }
-    // A leap second is the last one of its minute: no clock here counts it.
-    let secs = days_of(year, month, day) * DAY_SECS + hour * 3600 + minute * 60 + second.min(59);
-    let whole = Duration::from_secs(secs.unsigned_abs());
-    let time = if secs < 0 { UNIX_EPOCH.checked_sub(whole)? } else { UNIX_EPOCH.checked_add(whole)? };
-    // A day that the month does not have comes out as another date.
-    let back = Utc::from(time);
-    (back.month == month && back.day == day).then_some(time)
+    Utc { year, month, day, hour, minute, second }.to_unix().and_then(of_unix_secs)
 }
 
 /// What `ls -l` shows: month, day and the hour, or the year of what is old or to come.
@@ -61,8 +43,7 @@ mod tests {
     use super::*;
 
     fn at(secs: i64) -> SystemTime {
-        let whole = Duration::from_secs(secs.unsigned_abs());
-        if secs < 0 { UNIX_EPOCH - whole } else { UNIX_EPOCH + whole }
+        of_unix_secs(secs).expect("a time of a system")
     }
 
     /// The seconds are what `date -u -d … +%s` says.
