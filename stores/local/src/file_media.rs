@@ -26,20 +26,20 @@ use muxfs::{
 };
 use rustix::{fs::FlockOperation, io::Errno};
 
-use crate::buffers::Buffers;
+use crate::buffers::{AROUND_LEN, Buffers, CHUNK_LEN, Class};
 
 /// How many files stay open between calls: a store of any size must not use up the process's descriptors.
 const FILES_OPEN_MAX: usize = 64;
 
 /// Longer reads go to the blocking pool even if the page cache holds them: copying takes longer than the way there.
 #[cfg(target_os = "linux")]
-const INLINE_READ_LEN_MAX: u32 = 128 * 1024;
+const INLINE_READ_LEN_MAX: usize = HALF.len;
 
-/// Reads of about a chunk take a buffer that was used before; what is read is kept for a while, so not those that would
-/// leave much of it idle.
-const POOLED_LEN_MIN: usize = 768 << 10;
-/// How many buffers wait for their next use: 8 MiB.
-const POOLED_COUNT_MAX: usize = 8;
+/// Reads of about a chunk, a half and a quarter of one, which is what shards of it are, take buffers that were used before;
+/// what is read is kept for a while, so not those that would leave much of it idle. 16 MiB wait for their next use at most.
+const POOLED: [Class; 3] = [QUARTER, HALF, Class { len_min: 768 << 10, len: CHUNK_LEN, count_max: 8 }];
+const QUARTER: Class = Class { len_min: 192 << 10, len: (256 << 10) + AROUND_LEN, count_max: 16 };
+const HALF: Class = Class { len_min: 384 << 10, len: (512 << 10) + AROUND_LEN, count_max: 8 };
 
 /// Where a process before this one may have left what it could not sync: in the segment it appended to last, and in the one
 /// whose end it was about to make durable.
@@ -182,7 +182,7 @@ impl FileMedia {
             segments.insert(id, Arc::new(Slot { len: len.into(), ..Slot::default() }));
         }
         let state = Mutex::new(State { segments, open: VecDeque::new() });
-        let buffers = Buffers::new(POOLED_LEN_MIN, POOLED_COUNT_MAX);
+        let buffers = Buffers::new(&POOLED);
         let inner = Inner { dir, ahead, _lease: lease, buffers, state };
         #[cfg(target_os = "linux")]
         inner.forget_cached();
@@ -235,7 +235,7 @@ impl Media for FileMedia {
 
     async fn read_at(&self, segment: SegmentId, offset: u64, len: u32) -> Result<Bytes> {
         #[cfg(target_os = "linux")]
-        if len <= INLINE_READ_LEN_MAX
+        if len as usize <= INLINE_READ_LEN_MAX
             && let Some(bytes) = self.inner.read_cached(segment, offset, len)
         {
             return Ok(bytes);
@@ -383,10 +383,14 @@ impl Inner {
         use rustix::io::{ReadWriteFlags, preadv2};
 
         let end = self.lock().segments.get(&segment)?.len.load(Ordering::Acquire);
-        let mut bytes = vec![0; usize::try_from(end.saturating_sub(offset).min(u64::from(len))).ok()?];
+        let len = usize::try_from(end.saturating_sub(offset).min(u64::from(len))).ok()?;
         let file = self.cached(segment)?;
-        let read = preadv2(&file, &mut [io::IoSliceMut::new(&mut bytes)], offset, ReadWriteFlags::NOWAIT).ok()?;
-        (read == bytes.len()).then(|| bytes.into())
+        let mut buffer = self.buffers.take(len);
+        let wanted = buffer.get_mut(..len)?;
+        let read = preadv2(&file, &mut [io::IoSliceMut::new(wanted)], offset, ReadWriteFlags::NOWAIT).ok();
+        // A buffer that is not given on goes back.
+        let bytes = self.buffers.give(buffer, len);
+        (read == Some(len)).then_some(bytes)
     }
 
     fn read_at(&self, segment: SegmentId, offset: u64, len: u32) -> Result<Bytes> {

@@ -37,6 +37,9 @@ use crate::{
 
 /// So many keys can be written at the same time; two of one key go one after the other.
 const STRIPE_COUNT: usize = 64;
+/// A record that may be longer is read in two steps, its head first: how long it may be is told within a factor of two, and to
+/// read what it is not takes longer than to ask twice.
+const AT_ONCE_LEN_MAX: u32 = 32 << 10;
 /// A read whose record is being moved looks again; more often than this nobody moves it.
 const READ_TRIES: usize = 100;
 
@@ -193,7 +196,10 @@ impl Store {
                 (head, body_len, Bytes::new())
             }
             Want::Value => {
-                let Record { head, body } = self.log.read_within(pos, spot.len_max()).await?;
+                let Record { head, body } = match spot.len_max() {
+                    len_max @ ..=AT_ONCE_LEN_MAX => self.log.read_within(pos, len_max).await?,
+                    _ => self.log.read(pos).await?,
+                };
                 self.read_len.fetch_add(body.len() as u64, Ordering::Relaxed);
                 (head, u32::try_from(body.len()).unwrap_or(u32::MAX), body)
             }

@@ -14,16 +14,14 @@ use rustix::{
 };
 
 use super::{Local, errno::fail, host::stat_fd};
-use crate::buffers::Buffers;
+use crate::buffers::{Buffers, CHUNK_LEN, Class};
 
 /// Longer reads take a buffer that was used before: fresh memory costs as much as the copy.
-const POOLED_LEN_MIN: usize = 64 * 1024;
-/// How many wait for their next use: 16 MiB.
-const POOLED_COUNT_MAX: usize = 16;
+const POOLED: Class = Class { len_min: 64 * 1024, len: CHUNK_LEN, count_max: 16 };
 
 /// The buffers of a host directory.
 pub(super) fn buffers() -> Buffers {
-    Buffers::new(POOLED_LEN_MIN, POOLED_COUNT_MAX)
+    Buffers::new(&[POOLED])
 }
 
 /// A read that is under way.
@@ -80,7 +78,7 @@ impl Local {
         if offset > i64::MAX.unsigned_abs() - u64::from(u32::MAX) {
             return Ok(Read::Done(Bytes::new()));
         }
-        if len >= POOLED_LEN_MIN {
+        if len >= POOLED.len_min {
             // No memory for what is only claimed.
             let size = stat_fd(&data.fd).map_err(fail(OP))?.stx_size;
             len = len.min(usize::try_from(size.saturating_sub(offset)).unwrap_or(usize::MAX));
