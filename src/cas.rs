@@ -31,6 +31,8 @@ use crate::{
 pub struct Cas {
     kind: Prefix,
     dag: Dag,
+    /// What paths are looked up and read with.
+    reading: Dag,
     pins: Arc<Pins>,
 }
 
@@ -49,12 +51,24 @@ impl Cas {
     /// # Ok::<(), muxfs::Error>(()) }).unwrap();
     /// ```
     pub fn new(kind: Prefix, dag: Dag, pins: Arc<Pins>) -> Self {
-        Self { kind, dag, pins }
+        Self { kind, reading: dag.clone(), dag, pins }
     }
 
-    /// The `Dag` below: for who puts whole trees, and pins their root with [`Cas::pin`].
+    /// Reads with `reading`, which is the same `Dag` [with an elsewhere](Dag::with_elsewhere), so that [`Store::open`]
+    /// and [`Store::has`] find what only others have. What is put, pinned and kept stays a matter of the `Dag` below.
+    #[must_use]
+    pub fn reading_with(self, reading: Dag) -> Self {
+        Self { reading, ..self }
+    }
+
+    /// The `Dag` below: for who puts whole trees, and pins their root with [`Cas::pin`]. It knows what is here.
     pub fn dag(&self) -> &Dag {
         &self.dag
+    }
+
+    /// The `Dag` that paths are looked up and read with: the one below, or that with an elsewhere.
+    pub fn reading_dag(&self) -> &Dag {
+        &self.reading
     }
 
     /// What is pinned.
@@ -92,7 +106,7 @@ impl Cas {
             return Ok(start);
         }
         // Without symlinks, which is nearly always, one call does. It cannot pass one, so any other answer is final.
-        match self.dag.resolve(&root, below).await {
+        match self.reading.resolve(&root, below).await {
             Ok(end) if self.symlink(&end).await?.is_none() => return Ok(end),
             Err(error) if !is_absence(&error) => return Err(error),
             Ok(_) | Err(_) => {}
@@ -108,7 +122,7 @@ impl Cas {
                 }
                 continue;
             };
-            let next = self.dag.resolve(&here.cid, &[here.within.as_slice(), &[name]].concat()).await?;
+            let next = self.reading.resolve(&here.cid, &[here.within.as_slice(), &[name]].concat()).await?;
             let Some(target) = self.symlink(&next).await? else {
                 stack.push(next);
                 continue;
@@ -128,8 +142,8 @@ impl Cas {
         if node.cid.codec() != Some(Codec::DagPb) || !node.within.is_empty() {
             return Ok(None);
         }
-        match unixfs_of(&self.dag.get_block(&node.cid).await?) {
-            Ok(message) if message.kind == UnixfsType::Symlink => self.dag.read_symlink(&node.cid).await.map(Some),
+        match unixfs_of(&self.reading.get_block(&node.cid).await?) {
+            Ok(message) if message.kind == UnixfsType::Symlink => self.reading.read_symlink(&node.cid).await.map(Some),
             Ok(_) | Err(_) => Ok(None),
         }
     }
@@ -139,13 +153,13 @@ impl Cas {
         let name = path.parts.last().cloned().ok_or_else(|| refuse("a path without parts"))?;
         let end = self.resolve(root, below).await?;
         // What is open stays readable, whoever unpins it meanwhile.
-        let lease = Some(self.dag.lease(&end.cid));
+        let lease = Some(self.reading.lease(&end.cid));
         let (kind, size, mode, mtime, content) = match end.cid.codec() {
             Some(Codec::Raw | Codec::DagPb) if !self.is_other_pb(&end.cid).await? => {
-                let node = self.dag.stat(&end.cid).await?;
+                let node = self.reading.stat(&end.cid).await?;
                 let content = match node.kind {
                     FileKind::Dir => Content::Dir(end.cid),
-                    FileKind::Symlink => Content::Bytes(self.dag.read_symlink(&end.cid).await?),
+                    FileKind::Symlink => Content::Bytes(self.reading.read_symlink(&end.cid).await?),
                     _ => Content::File(end.cid),
                 };
                 (node.kind, node.size, node.mode, node.mtime, content)
@@ -163,7 +177,7 @@ impl Cas {
         let mode = mode.map_or(default_mode(kind), |mode| mode & 0o7777);
         let cid = end.within.is_empty().then_some(end.cid);
         let info = FileInfo { name, kind, size, mode, mtime, cid };
-        Ok(ContentFile { dag: self.dag.clone(), info, content, _lease: lease })
+        Ok(ContentFile { dag: self.reading.clone(), info, content, _lease: lease })
     }
 
     /// The mount itself: a directory of what is pinned.
@@ -171,20 +185,20 @@ impl Cas {
         let (name, kind) = (Name::new(path.prefix.as_str().as_bytes())?, FileKind::Dir);
         let info = FileInfo { name, kind, size: 0, mode: default_mode(kind), mtime: None, cid: None };
         let content = Content::Mount(self.pins.clone());
-        Ok(ContentFile { dag: self.dag.clone(), info, content, _lease: None })
+        Ok(ContentFile { dag: self.reading.clone(), info, content, _lease: None })
     }
 
     /// Whether a node is dag-pb but no `UnixFS`: linked data like any other.
     async fn is_other_pb(&self, cid: &Cid) -> Result<bool> {
-        Ok(cid.codec() == Some(Codec::DagPb) && unixfs_of(&self.dag.get_block(cid).await?).is_err())
+        Ok(cid.codec() == Some(Codec::DagPb) && unixfs_of(&self.reading.get_block(cid).await?).is_err())
     }
 
     /// A linked-data node, or a value within one, as bytes and as a value.
     async fn linked(&self, codec: Codec, at: &Resolved) -> Result<(Bytes, Ipld)> {
         let absent = || Error::new(ErrorKind::NotFound, "cas.open");
-        let value = self.dag.get_value(at).await?.ok_or_else(absent)?;
+        let value = self.reading.get_value(at).await?.ok_or_else(absent)?;
         let bytes = match at.within.as_slice() {
-            [] => self.dag.get_block(&at.cid).await?,
+            [] => self.reading.get_block(&at.cid).await?,
             _ => linked::encode(codec, &value)?,
         };
         Ok((bytes, value))

@@ -67,16 +67,18 @@ impl Mount {
     /// assert_eq!(mount.vfs().getattr(mount.vfs().root()).await?.uid, 1000);
     /// # Ok::<(), muxfs::Error>(()) }).unwrap();
     /// ```
-    pub fn cas_with_options(prefix: Prefix, dag: Dag, pins: Arc<Pins>, options: CasViewOptions) -> Self {
-        let cas = Arc::new(Cas::new(prefix, dag.clone(), pins.clone()));
-        Self { prefix, store: cas.clone(), vfs: Arc::new(CasView::new(dag, pins, options)), cas: Some(cas), tree: None }
+    pub fn cas_with_options(prefix: Prefix, dag: Dag, pins: Arc<Pins>, mut options: CasViewOptions) -> Self {
+        let reading = options.reading(dag.clone());
+        let cas = Arc::new(Cas::new(prefix, dag, pins.clone()).reading_with(reading.clone()));
+        let vfs = Arc::new(CasView::new(reading, pins, options));
+        Self { prefix, store: cas.clone(), vfs, cas: Some(cas), tree: None }
     }
 
     /// A content-addressed mount with a working tree: its inodes are those of `tree`, with all content by CID and the
     /// history below the same root (see [`WorkingVfs`]); the QFS calls stay strict, by CID and nothing else.
     ///
     /// Content is put into the tree's own [`Dag`]. `options` are for what is seen by CID; the tree knows its own owners
-    /// and space.
+    /// and space, and what it holds is in its store: nothing but what is looked up by CID is looked for elsewhere.
     ///
     /// ```
     /// # use std::sync::Arc;
@@ -99,9 +101,10 @@ impl Mount {
     /// assert!(vfs.lookup(then.ino, &Name::new(b"by name")?).await.is_ok());
     /// # Ok::<(), muxfs::Error>(()) }).unwrap();
     /// ```
-    pub fn content(prefix: Prefix, pins: Arc<Pins>, tree: Tree, options: CasViewOptions) -> Self {
-        let cas = Arc::new(Cas::new(prefix, tree.dag().clone(), pins.clone()));
-        let content = CasView::new(tree.dag().clone(), pins, options);
+    pub fn content(prefix: Prefix, pins: Arc<Pins>, tree: Tree, mut options: CasViewOptions) -> Self {
+        let reading = options.reading(tree.dag().clone());
+        let cas = Arc::new(Cas::new(prefix, tree.dag().clone(), pins.clone()).reading_with(reading.clone()));
+        let content = CasView::new(reading, pins, options);
         let history = Arc::new(History::new(tree.clone()));
         let vfs = Arc::new(WorkingVfs::new(Arc::new(tree.clone()), content, Some(history)));
         Self { prefix, store: cas.clone(), vfs, cas: Some(cas), tree: Some(tree) }

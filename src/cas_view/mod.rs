@@ -12,7 +12,10 @@ mod nodes;
 use std::{
     fmt,
     num::NonZeroU64,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -25,7 +28,7 @@ use self::{
     nodes::{Nodes, Origin},
 };
 use crate::{
-    Cid, Error, ErrorKind, FileKind, Name, Result,
+    BlockStore, Cid, Error, ErrorKind, FileKind, Name, Result,
     cas::default_mode,
     dag::{Dag, Node},
     pins::Pins,
@@ -40,7 +43,7 @@ const STAT_COUNT: usize = 16;
 /// The most entries of one page, whatever was asked for: bounds what a page takes in memory.
 const PAGE_COUNT_MAX: usize = 4096;
 
-/// What content does not say of itself.
+/// What content does not say of itself, and who else has some.
 #[derive(Debug, Clone, Default)]
 pub struct CasViewOptions {
     /// The owner of every node.
@@ -49,6 +52,19 @@ pub struct CasViewOptions {
     pub gid: u32,
     /// The space of where the blocks lie.
     pub space: Space,
+    /// Where a block is looked for that the store has not: see [`Dag::with_elsewhere`]. Nowhere where `None`.
+    pub elsewhere: Option<Arc<dyn BlockStore>>,
+}
+
+impl CasViewOptions {
+    /// What content is read with, over a store: the `Dag` of that store, which also looks elsewhere if there is such a
+    /// place.
+    pub(crate) fn reading(&mut self, dag: Dag) -> Dag {
+        match self.elsewhere.take() {
+            Some(elsewhere) => dag.with_elsewhere(elsewhere),
+            None => dag,
+        }
+    }
 }
 
 /// Tells how much space a store of blocks has: that of its disk, or of its limit. By default nothing is known, and
@@ -108,7 +124,8 @@ impl CasView {
     /// assert_eq!(view.read(file.ino, 0, 100).await?, "hi");
     /// # Ok::<(), muxfs::Error>(()) }).unwrap();
     /// ```
-    pub fn new(dag: Dag, pins: Arc<Pins>, options: CasViewOptions) -> Self {
+    pub fn new(dag: Dag, pins: Arc<Pins>, mut options: CasViewOptions) -> Self {
+        let dag = options.reading(dag);
         Self { dag, pins, options, nodes: Mutex::default() }
     }
 
@@ -300,7 +317,18 @@ impl Vfs for CasView {
             Listing::Names => Vec::new(),
             Listing::Attrs => {
                 let cids: Vec<Cid> = found.iter().map(|entry| entry.cid).collect();
-                let stats = stream::iter(cids).map(|cid| async move { self.dag.stat(&cid).await.ok() });
+                // Where others are asked who do not answer, a page does not wait for each entry anew.
+                let is_out = &AtomicBool::new(false);
+                let stats = stream::iter(cids).map(|cid| async move {
+                    if is_out.load(Ordering::Relaxed) {
+                        return None;
+                    }
+                    let stat = self.dag.stat(&cid).await;
+                    if stat.as_ref().is_err_and(|error| error.kind() == ErrorKind::Unavailable) {
+                        is_out.store(true, Ordering::Relaxed);
+                    }
+                    stat.ok()
+                });
                 stats.buffered(STAT_COUNT).collect().await
             }
         };
@@ -401,7 +429,7 @@ mod tests {
     use super::*;
     use crate::{
         Codec,
-        block::{BlockStore, Mem},
+        block::Mem,
         cid_of,
         dag::{DagOptions, Entry, Ipld, Link, Params, Profile, UnixfsMeta},
         media::MemMedia,

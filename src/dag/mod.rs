@@ -3,6 +3,7 @@
 pub mod cbor;
 mod chunk;
 mod dir;
+mod elsewhere;
 mod export;
 mod gc;
 mod hamt;
@@ -233,6 +234,8 @@ pub struct Dag {
     verified: Arc<verified::Verified>,
     epochs: Arc<gc::Epochs>,
     hashing: Arc<hashing::Hashing>,
+    /// Where a block is looked for that the store has not.
+    elsewhere: Option<Arc<elsewhere::Elsewhere>>,
 }
 
 impl Dag {
@@ -252,7 +255,7 @@ impl Dag {
     pub fn new(blocks: Arc<dyn BlockStore>, options: DagOptions) -> Self {
         let verified = Arc::new(verified::Verified::new(options.verified_len_max));
         let (epochs, hashing) = (Arc::new(gc::Epochs::new()), Arc::new(hashing::Hashing::new()));
-        Self { blocks, options: Arc::new(options), verified, epochs, hashing }
+        Self { blocks, options: Arc::new(options), verified, epochs, hashing, elsewhere: None }
     }
 
     /// Makes every put that returned before this call durable.

@@ -46,20 +46,11 @@ impl Dag {
             return Ok(Bytes::copy_from_slice(content));
         }
         let key = BlockKey::from(cid);
-        if let Some(block) = self.verified.get(&key) {
+        if let Some(block) = self.kept_elsewhere(&key) {
             return Ok(block);
         }
-        let reading = self.verified.reading(&key);
-        let block = reading.cell.get_or_try_init(|| async {
-            // A reading that ended between the look and the wait has left its block.
-            if let Some(block) = self.verified.get(&key) {
-                return Ok(block);
-            }
-            let block = self.read_block(cid, &key).await?;
-            self.verified.keep(key.clone(), block.clone());
-            Ok(block)
-        });
-        block.await.cloned().map_err(|error: Error| error.at(cid))
+        let held = self.verified.get_or_read(&key, || self.read_block(cid, &key)).await;
+        self.or_elsewhere(cid, &key, true, held).await.map_err(|error| error.at(cid))
     }
 
     /// The block as the store has it now, verified; not one that was kept.
@@ -75,10 +66,12 @@ impl Dag {
 
     /// The block, verified, for one who will not ask again: it is not kept because of this.
     pub(super) async fn get_block_once(&self, cid: &Cid) -> Result<Bytes> {
-        match self.verified.get(&BlockKey::from(cid)) {
-            Some(block) => Ok(block),
-            None => self.read_afresh(cid).await,
+        let key = BlockKey::from(cid);
+        if let Some(block) = self.verified.get(&key).or_else(|| self.kept_elsewhere(&key)) {
+            return Ok(block);
         }
+        let held = self.read_afresh(cid).await;
+        self.or_elsewhere(cid, &key, false, held).await
     }
 
     async fn read_block(&self, cid: &Cid, key: &BlockKey) -> Result<Bytes> {
@@ -94,9 +87,14 @@ impl Dag {
         let block = block.ok_or_else(|| {
             Error::new(ErrorKind::NotFound, "dag.get_block").because("the store does not hold this block")
         })?;
-        check_len(&block, "dag.get_block")?;
-        self.hashing.verify(cid, &block).await?;
+        self.check(cid, &block).await?;
         Ok(block)
+    }
+
+    /// Refuses a block that is not the one of a CID.
+    pub(super) async fn check(&self, cid: &Cid, block: &Bytes) -> Result<()> {
+        check_len(block, "dag.get_block")?;
+        self.hashing.verify(cid, block).await
     }
 
     /// How long the block of a CID is, in bytes, as its store says; `None` if it is absent.
@@ -258,8 +256,29 @@ impl Verified {
         self.shards[index].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn get(&self, key: &BlockKey) -> Option<Bytes> {
+    pub(super) fn get(&self, key: &BlockKey) -> Option<Bytes> {
         self.shard(key).kept.get(key).cloned()
+    }
+
+    /// The block that is kept, or else what `read` gives, which is kept then. Callers at the same time share one reading.
+    pub(super) async fn get_or_read<F>(&self, key: &BlockKey, read: impl FnOnce() -> F) -> Result<Bytes>
+    where
+        F: Future<Output = Result<Bytes>>,
+    {
+        if let Some(block) = self.get(key) {
+            return Ok(block);
+        }
+        let reading = self.reading(key);
+        let block = reading.cell.get_or_try_init(|| async {
+            // A reading that ended between the look and the wait has left its block.
+            if let Some(block) = self.get(key) {
+                return Ok(block);
+            }
+            let block = read().await?;
+            self.keep(key.clone(), block.clone());
+            Ok(block)
+        });
+        block.await.cloned()
     }
 
     fn keep(&self, key: BlockKey, block: Bytes) {
