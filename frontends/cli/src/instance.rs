@@ -7,7 +7,7 @@ use std::{
 };
 
 use muxfs::{
-    Env, Error, ErrorKind, Name, Prefix, Result,
+    BlockStore, Env, Error, ErrorKind, Name, Prefix, Result,
     block::{Mem, MemOptions, Segments, SegmentsOptions, SegmentsStats, StripeCode},
     cas::Cas,
     cas_view::{CasViewOptions, Space},
@@ -28,6 +28,7 @@ use crate::{
     data_dir::{DataDir, private_dir},
     mounts::Mounts,
     reload::Upkeep,
+    sources::Elsewhere,
     zstor,
 };
 
@@ -74,6 +75,8 @@ pub(crate) struct Instance {
     pub(crate) serves: bool,
     pins: Vec<Arc<Pins>>,
     slots: Arc<Slots>,
+    /// Where mounts of kind `ipfs` look for what was not put here.
+    elsewhere: Option<Elsewhere>,
 }
 
 /// The blocks of a mount on disk.
@@ -167,6 +170,12 @@ impl Instance {
             mux = mux.with_default_write(default.0);
         }
         let (mut disks, mut all_pins) = (Vec::new(), Vec::new());
+        let is_ipfs = |mount: &config::Mount| matches!(mount, config::Mount::Ipfs { .. });
+        let elsewhere = if config.mount.iter().any(is_ipfs) {
+            Box::pin(Elsewhere::open(data.path(), &config.ipfs, &env())).await?
+        } else {
+            None
+        };
         let (serves, retention) = (auto_commit.is_some(), config.history.retention());
         for mount in &config.mount {
             let prefix = mount.prefix();
@@ -195,7 +204,7 @@ impl Instance {
                     let retention = retention.clone();
                     let below =
                         Below { journal, heads, auto_commit, retention, write_through: false, room: space.clone() };
-                    content(prefix, dag(mem, &config), pins, below, space).await?
+                    content(prefix, dag(mem, &config), pins, below, space, None).await?
                 }
                 config::Mount::Ipfs { is_async, .. } => {
                     let dir = data.path().join("mounts").join(prefix.as_str());
@@ -214,7 +223,8 @@ impl Instance {
                     let journal = Arc::new(FileMedia::open_ahead(journal)?);
                     let (retention, write_through) = (retention.clone(), *is_async);
                     let below = Below { journal, heads, auto_commit, retention, write_through, room: room(&space) };
-                    let opened = content(prefix, dag(segments, &config), pins, below, space).await;
+                    let blocks = elsewhere.as_ref().map(|elsewhere| elsewhere.blocks.clone());
+                    let opened = Box::pin(content(prefix, dag(segments, &config), pins, below, space, blocks)).await;
                     opened.map_err(|error| error.at(dir.display()))?
                 }
                 config::Mount::Zstor(mount) => {
@@ -243,7 +253,7 @@ impl Instance {
                         write_through: mount.is_async,
                         room: room_of_both(&space, &space_of_disk(dir.clone())),
                     };
-                    let opened = content(prefix, dag(store.blocks().clone(), &config), pins, below, space).await;
+                    let opened = content(prefix, dag(store.blocks().clone(), &config), pins, below, space, None).await;
                     disks.push(Disk { prefix, kept: Kept::Shards(Box::new(store)) });
                     opened.map_err(|error| error.at(dir.display()))?
                 }
@@ -266,6 +276,7 @@ impl Instance {
             serves,
             pins: all_pins,
             slots,
+            elsewhere,
         })
     }
 
@@ -344,6 +355,9 @@ impl Instance {
         for disk in &self.disks {
             closed = closed.and(disk.close().await);
         }
+        if let Some(elsewhere) = &self.elsewhere {
+            closed = closed.and(elsewhere.close().await);
+        }
         closed.and(self.slots.close().await)
     }
 }
@@ -391,7 +405,7 @@ pub(crate) fn media(dir: &Path) -> Result<Arc<FileMedia>> {
     FileMedia::open(dir).map(Arc::new)
 }
 
-fn dag(blocks: Arc<dyn muxfs::BlockStore>, config: &Config) -> Dag {
+fn dag(blocks: Arc<dyn BlockStore>, config: &Config) -> Dag {
     let params = Profile::from(config.profile).params();
     Dag::new(blocks, DagOptions { params, ..DagOptions::default() })
 }
@@ -409,7 +423,14 @@ struct Below {
 }
 
 /// What is seen by CID, and the root of a new tree, belong to the server, as files that it made would.
-async fn content(prefix: Prefix, dag: Dag, pins: Arc<Pins>, below: Below, space: SpaceFn) -> Result<Mount> {
+async fn content(
+    prefix: Prefix,
+    dag: Dag,
+    pins: Arc<Pins>,
+    below: Below,
+    space: SpaceFn,
+    elsewhere: Option<Arc<dyn BlockStore>>,
+) -> Result<Mount> {
     let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
     let Below { auto_commit, retention, write_through, room, .. } = below;
     // What cannot be told now is not known: writing finds out.
@@ -417,7 +438,8 @@ async fn content(prefix: Prefix, dag: Dag, pins: Arc<Pins>, below: Below, space:
     let options = TreeOptions::new(Name::new(HEAD.as_bytes())?, env());
     let options = TreeOptions { owner: (uid, gid), room, auto_commit, retention, write_through, ..options };
     let tree = Tree::open(dag, below.journal, below.heads, options).await?;
-    Ok(Mount::content(prefix, pins, tree, CasViewOptions { uid, gid, space: Space::new(move || space()) }))
+    let options = CasViewOptions { uid, gid, space: Space::new(move || space()), elsewhere };
+    Ok(Mount::content(prefix, pins, tree, options))
 }
 
 /// What blocks leave of a disk is not for a tree either: so it can always commit.

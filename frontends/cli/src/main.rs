@@ -22,6 +22,7 @@ mod reload;
 mod restore;
 mod scrubber;
 mod signals;
+mod sources;
 mod zstor;
 
 use std::{
@@ -533,7 +534,7 @@ async fn open(config: Config, in_use: &InUse) -> Result<Opened> {
         match DataDir::own_or_ask(&config.data).await? {
             // A command leaves it to a server, or to `commit`, when to commit what it wrote: the journal keeps it.
             Access::Owner(data) => {
-                let instance = Instance::open(config, &data, None).await?;
+                let instance = Box::pin(Instance::open(config, &data, None)).await?;
                 in_use.set(Arc::downgrade(&instance.vfs)).ok();
                 return Ok(Opened::Own(Box::new((instance, data))));
             }

@@ -28,7 +28,7 @@ use crate::{
     entity::{Entity, IMMUTABLE, Read, disposition, is_unchanged, read_bytes, set},
     failure::Failure,
     format::{Format, Wanted},
-    media_type,
+    guard, media_type,
     page::{self, INDEX, LIST_COUNT_MAX, List, Row},
     tar,
     target::{Target, path_of},
@@ -71,7 +71,7 @@ impl Gateway<'_> {
             Err(error) => Err(error.into()),
         };
         found.map_err(|failure| {
-            if failure.status == StatusCode::NOT_FOUND && self.only_if_cached() {
+            if failure.status == StatusCode::NOT_FOUND && guard::only_if_cached(&self.request.headers) {
                 return Failure::new(StatusCode::PRECONDITION_FAILED, failure.why, "Ask without only-if-cached.");
             }
             failure
@@ -88,12 +88,6 @@ impl Gateway<'_> {
             return Err(Failure::bad("An IPNS record is of a name, and this is a CID.", ""));
         }
         Ok(())
-    }
-
-    fn only_if_cached(&self) -> bool {
-        let mut values =
-            self.request.headers.get_all(CACHE_CONTROL).into_iter().filter_map(|value| value.to_str().ok());
-        values.any(|value| value.split(',').any(|directive| directive.trim().eq_ignore_ascii_case("only-if-cached")))
     }
 
     /// Walks the path part by part, so that each root on it is known.

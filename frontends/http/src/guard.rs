@@ -7,10 +7,10 @@
 use std::net::IpAddr;
 
 use axum::http::{
-    HeaderMap, HeaderValue, StatusCode, Version,
+    HeaderMap, HeaderName, HeaderValue, StatusCode, Version,
     header::{
         ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
-        ACCESS_CONTROL_EXPOSE_HEADERS, HOST,
+        ACCESS_CONTROL_EXPOSE_HEADERS, CACHE_CONTROL, HOST, VIA,
     },
     request::Parts,
     uri::Authority,
@@ -108,6 +108,25 @@ fn is_near(request: &Parts) -> bool {
     matches!(value(request, "sec-fetch-site"), None | Some("same-origin" | "none"))
 }
 
+/// Whether nobody else is to be asked for what is wanted.
+pub(crate) fn only_if_cached(headers: &HeaderMap) -> bool {
+    words(headers, &CACHE_CONTROL).any(|directive| directive.eq_ignore_ascii_case("only-if-cached"))
+}
+
+/// Whether another MuxFS asks, for somebody who asked it (RFC 9110 7.6.3).
+pub(crate) fn is_via_muxfs(headers: &HeaderMap) -> bool {
+    words(headers, &VIA).any(|hop| {
+        let mut words = hop.split_ascii_whitespace();
+        words.nth(1).is_some_and(|by| by.eq_ignore_ascii_case("muxfs"))
+    })
+}
+
+/// What stands between the commas of a header.
+fn words<'a>(headers: &'a HeaderMap, name: &'a HeaderName) -> impl Iterator<Item = &'a str> {
+    let values = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).map(str::trim)
+}
+
 /// Lets pages of any origin read an answer: who knows the CID of public content may have it.
 pub(crate) fn allow_every_origin(headers: &mut HeaderMap) {
     for (name, value) in [
@@ -126,6 +145,19 @@ pub(crate) fn allow_every_origin(headers: &mut HeaderMap) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_asks_for_another_is_known() {
+        let headers = |name: HeaderName, value| HeaderMap::from_iter([(name, HeaderValue::from_static(value))]);
+        for via in ["1.1 muxfs", "1.0 fred, 1.1 MuxFS (x)", "HTTP/1.1 muxfs"] {
+            assert!(is_via_muxfs(&headers(VIA, via)), "{via}");
+        }
+        for via in ["", "1.1 proxy", "1.1 proxy (muxfs)", "muxfs"] {
+            assert!(!is_via_muxfs(&headers(VIA, via)), "{via}");
+        }
+        assert!(only_if_cached(&headers(CACHE_CONTROL, "no-store, Only-If-Cached")));
+        assert!(!only_if_cached(&headers(CACHE_CONTROL, "no-cache")));
+    }
 
     #[test]
     fn names_that_are_served() {

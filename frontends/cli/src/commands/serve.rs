@@ -396,10 +396,13 @@ fn greeting(config: &Config, ready: &Ready) -> String {
                 format!("{}, read{}", dir.display(), if *read_only { " only" } else { " and written in place" })
             }
             Mount::Ipfs { prefix, .. } => {
-                format!(
-                    "read and written, and content by CID, in {}",
-                    config.data.join("mounts").join(prefix.0.as_str()).display()
-                )
+                let dir = config.data.join("mounts").join(prefix.0.as_str());
+                let others = match config.ipfs.sources.as_slice() {
+                    [] => String::new(),
+                    [source] => format!("; what is not there from {}", source.url),
+                    [source, more @ ..] => format!("; what is not there from {} and {} more", source.url, more.len()),
+                };
+                format!("read and written, and content by CID, in {}{others}", dir.display())
             }
             Mount::Zstor(zstor) => {
                 let (nodes, key) = (zstor::nodes(&config.data, zstor), zstor::key_file(&config.data, zstor));

@@ -18,6 +18,7 @@ mod rotate;
 mod rounds;
 mod sealed;
 mod serving;
+mod sources;
 mod trees;
 mod verify;
 mod webdav;

@@ -213,7 +213,7 @@ fn a_user_that_the_program_made_logs_in() {
 }
 
 /// Reads a file as an NFS client does: MNT, a LOOKUP for each part, READ until the end.
-fn read_over_nfs(addr: std::net::SocketAddr, path: &str) -> Vec<u8> {
+pub(crate) fn read_over_nfs(addr: std::net::SocketAddr, path: &str) -> Vec<u8> {
     use nfs3_client::{
         Nfs3ConnectionBuilder,
         nfs3_types::{

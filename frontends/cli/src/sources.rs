@@ -1,0 +1,112 @@
+//! What a configuration says of sources, as `/ipfs` takes it: who is asked for content that was not put here, behind a
+//! cache on disk.
+//!
+//! Only what is looked up by CID comes here; what is put, committed, collected and checked knows the blocks of its mount
+//! alone. Spec: spec/sources.md.
+
+use std::{path::Path, sync::Arc};
+
+use muxfs::{
+    BlockStore, Env, Error, ErrorKind, Result,
+    block::{Cache, Segments, SegmentsOptions},
+};
+use muxfs_ipfs::{Gateway, HttpOptions, Kubo, KuboAuth, KuboOptions, SourceUrl, Sources, SourcesOptions};
+
+use crate::{
+    config::{Ipfs, IpfsSource},
+    data_dir::private_dir,
+    host_file::read_password_file,
+    instance::{media, space_of_disk},
+};
+
+const OP: &str = "ipfs.sources";
+/// A segment of the cache is one part in so many of it, within these bounds, in bytes: what is let go keeps its room until
+/// a segment and a quarter of the rest are dead.
+const SEGMENT_PART: u64 = 32;
+const SEGMENT_LEN_MIN: u64 = 4 << 20;
+const SEGMENT_LEN_MAX: u64 = 256 << 20;
+/// The cache takes no more of a disk of which less than one part in so many is free.
+const DISK_PART_LEFT: u64 = 20;
+
+/// Who is asked, and what is kept of it.
+#[derive(Debug)]
+pub(crate) struct Elsewhere {
+    pub(crate) blocks: Arc<dyn BlockStore>,
+    kept: Option<Arc<Segments>>,
+}
+
+impl Elsewhere {
+    /// The sources of a configuration, behind their cache below `data`; `None` where there is no source. Nobody is asked.
+    ///
+    /// # Errors
+    /// Those of the files that say who we are, and of the cache.
+    pub(crate) async fn open(data: &Path, ipfs: &Ipfs, env: &Env) -> Result<Option<Self>> {
+        if ipfs.sources.is_empty() {
+            return Ok(None);
+        }
+        let stores = ipfs.sources.iter().map(store_of).collect::<Result<_>>()?;
+        let sources = Arc::new(Sources::new(stores, SourcesOptions::default()));
+        if ipfs.cache.0 == 0 {
+            return Ok(Some(Self { blocks: sources, kept: None }));
+        }
+        let dir = data.join("cache/ipfs");
+        private_dir(&dir)?;
+        let space = space_of_disk(dir.clone());
+        let segment_len = (ipfs.cache.0 / SEGMENT_PART).clamp(SEGMENT_LEN_MIN, SEGMENT_LEN_MAX);
+        let options = SegmentsOptions {
+            segment_len_max: u32::try_from(segment_len).unwrap_or(u32::MAX),
+            compact_len_min: segment_len,
+            is_full: Some(Arc::new(move || {
+                space().is_ok_and(|space| space.bytes_free < space.bytes_total / DISK_PART_LEFT)
+            })),
+            ..SegmentsOptions::default()
+        };
+        let opened = async {
+            let kept = Segments::open(media(&dir.join("blocks"))?, media(&dir.join("index"))?, options, env).await?;
+            let kept = Arc::new(kept);
+            let cache = Cache::open(sources, kept.clone(), ipfs.cache.0).await?;
+            Ok(Self { blocks: Arc::new(cache), kept: Some(kept) })
+        };
+        let opened = opened.await.map_err(|error: Error| error.at(dir.display()))?;
+        Ok(Some(opened))
+    }
+
+    pub(crate) async fn close(&self) -> Result<()> {
+        match &self.kept {
+            Some(kept) => kept.close().await,
+            None => Ok(()),
+        }
+    }
+}
+
+fn store_of(source: &IpfsSource) -> Result<Arc<dyn BlockStore>> {
+    Ok(match &source.url {
+        SourceUrl::Gateway(url) => Arc::new(Gateway::new(url.clone(), HttpOptions::default())),
+        SourceUrl::Kubo(_) => Arc::new(kubo_of(source)?),
+    })
+}
+
+/// A Kubo node of the configuration.
+///
+/// # Errors
+/// `InvalidArgument` where it is a gateway; those of its file.
+pub(crate) fn kubo_of(source: &IpfsSource) -> Result<Kubo> {
+    let SourceUrl::Kubo(url) = &source.url else {
+        let why = "it is a gateway, which is only read: a Kubo node begins with kubo+http://";
+        return Err(Error::new(ErrorKind::InvalidArgument, OP).at(&source.url).because(why));
+    };
+    let auth = source.auth_file.as_deref().map(auth_of).transpose()?;
+    Ok(Kubo::new(url.clone(), KuboOptions { auth, network: source.network, ..KuboOptions::default() }))
+}
+
+/// Who we are, as the first line of a file says.
+fn auth_of(file: &Path) -> Result<KuboAuth> {
+    let failed = |error: std::io::Error| {
+        let kind = if error.kind() == std::io::ErrorKind::NotFound { ErrorKind::NotFound } else { ErrorKind::Io };
+        Error::new(kind, OP).at(file.display()).because(error)
+    };
+    let bytes = read_password_file(file, OP, failed)?;
+    let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let text = std::str::from_utf8(line).map_err(|error| Error::new(ErrorKind::InvalidArgument, OP).because(error));
+    text.and_then(|text| text.trim_end_matches('\r').parse()).map_err(|error| error.at(file.display()))
+}

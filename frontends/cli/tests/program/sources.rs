@@ -1,0 +1,139 @@
+//! `/ipfs/<any CID>`: a server that has another one as its source reads what is there, and keeps it.
+
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpListener, TcpStream},
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use crate::{PATIENCE, Server, WITHOUT_ZSTOR, World, assert_same_tree, serving::read_over_nfs};
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("UTF-8")
+}
+
+/// A world whose `/ipfs` asks these.
+fn with_sources(sources: &[&str]) -> World {
+    let world = World::new();
+    let config = format!("[ipfs]\ncache = \"64MiB\"\nsources = {sources:?}\n{WITHOUT_ZSTOR}");
+    fs::write(world.path("without-zstor.toml"), config).expect("written");
+    world
+}
+
+/// The status of an answer, and its body.
+fn over_http(addr: SocketAddr, path: &str) -> (String, Vec<u8>) {
+    let mut stream = TcpStream::connect(addr).expect("connected");
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").expect("sent");
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).expect("read");
+    let at = answer.windows(4).position(|four| four == b"\r\n\r\n").expect("a head");
+    let body = answer.split_off(at + 4);
+    (String::from_utf8_lossy(&answer).split(' ').nth(1).unwrap_or_default().to_owned(), body)
+}
+
+fn over_ftp(server: &Server, path: &str) -> Vec<u8> {
+    let mut ftp = suppaftp::FtpStream::connect(server.addr("ftp")).expect("connected");
+    ftp.login("anyone", "x").expect("loopback takes any name");
+    ftp.transfer_type(suppaftp::types::FileType::Binary).expect("binary");
+    ftp.retr_as_buffer(path).expect("there").into_inner()
+}
+
+/// Over every frontend, then from the cache with the source gone, also after a restart; and what is collected, checked and
+/// pinned is what is here.
+#[test]
+fn another_server_is_a_source() {
+    let first = World::new();
+    let tree = first.tree();
+    let origin = first.serve(&[]);
+    let path = first.ok(&["put", "-r", text(&tree), "/ipfs"]);
+    let url = format!("http://{}", origin.addr("http"));
+    let long = fs::read(tree.join("sub/long.bin")).expect("read");
+    let file = format!("{path}/sub/long.bin");
+
+    let second = with_sources(&[&url]);
+    let server = second.serve(&[]);
+    assert!(over_ftp(&server, &file) == long, "FTP gave other bytes");
+    assert!(read_over_nfs(server.addr("nfs"), &file) == long, "NFS gave other bytes");
+    assert_eq!(over_http(server.addr("http"), &file), ("200".into(), long.clone()));
+    let out = second.path("out");
+    second.ok(&["get", &path, text(&out)]);
+    assert_same_tree(&tree, &out);
+    let listed = second.ok(&["ls", &path]);
+    let absent = "/ipfs/bafkreiaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+    second.fails(&["cat", absent], 3);
+    assert_eq!(over_http(server.addr("http"), absent).0, "404");
+
+    // The source is gone: what was read is here, and what was not is out of reach, which is told soon.
+    origin.kill();
+    let gone = |server: &Server| {
+        assert_eq!(second.ok(&["ls", &path]), listed);
+        assert!(over_ftp(server, &file) == long);
+        assert_eq!(over_http(server.addr("http"), &file), ("200".into(), long.clone()));
+        let begun = Instant::now();
+        second.fails(&["cat", absent], 5);
+        assert_eq!(over_http(server.addr("http"), absent).0, "503");
+        assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
+    };
+    gone(&server);
+    // None of it is content of this server.
+    second.fails(&["pin", "add", &path], 3);
+    let collected = second.ok(&["--json", "gc", "--dry-run", "/ipfs"]);
+    assert!(collected.contains("\"blocks_removed\":0"), "{collected}");
+    second.ok(&["verify", "--all"]);
+    second.ok(&["put", text(&tree.join("sub/long.bin")), "/ipfs/by-name"]);
+    second.ok(&["commit", "/ipfs"]);
+    second.ok(&["gc"]);
+    assert_eq!(server.terminate(), Some(0));
+    let server = second.serve(&[]);
+    gone(&server);
+    assert_eq!(server.terminate(), Some(0));
+    // By a command without a server, too.
+    let again = second.path("again");
+    second.ok(&["get", &path, text(&again)]);
+    assert_same_tree(&tree, &again);
+}
+
+/// Where no source is named nobody is asked, and an absent CID is not found at once.
+#[test]
+fn without_sources_nobody_is_asked() {
+    let world = World::new();
+    let absent = "/ipfs/bafkreiaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+    world.fails(&["cat", absent], 3);
+    assert!(!world.path("data/cache").exists());
+    assert!(!world.ok(&["config"]).contains("http://"));
+}
+
+/// A source that takes connections and says nothing holds a reader up for a while, and nobody else at all.
+#[test]
+fn a_source_that_is_silent_stops_nobody_else() {
+    let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}", silent.local_addr().expect("an address"));
+    let world = with_sources(&[&url]);
+    let server = world.serve(&[]);
+    let asking = std::thread::spawn({
+        let addr = server.addr("http");
+        move || over_http(addr, "/ipfs/bafkreiaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa").0
+    });
+    // Somebody waits for it from here on.
+    let (_held, _) = silent.accept().expect("asked");
+    let begun = Instant::now();
+    let tree = world.tree();
+    let path = world.ok(&["put", "-r", text(&tree), "/ipfs"]);
+    world.ok(&["ls", "-l", "/ipfs"]);
+    world.ok(&["commit", "/ipfs"]);
+    world.ok(&["gc"]);
+    world.ok(&["verify", &path]);
+    world.ok(&["get", &path, text(&world.path("out"))]);
+    assert!(begun.elapsed() < PATIENCE);
+    assert_eq!(asking.join().expect("no panic"), "503", "told, and not for ever");
+    assert_eq!(server.terminate(), Some(0));
+}
+
+#[test]
+fn a_bad_source_is_named_with_its_line() {
+    let world = with_sources(&["https://good.example", "gopher://bad.example"]);
+    let told = world.fails(&["ls", "/ipfs"], 2);
+    assert!(told.contains("line 3") && told.contains("gopher://bad.example"), "{told}");
+}

@@ -1,0 +1,170 @@
+//! Blocks from a trustless gateway, as another MuxFS is one: one `GET` for each, verified.
+//!
+//! Spec: spec/sources.md #gateways, <https://specs.ipfs.tech/http-gateways/trustless-gateway/>.
+
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::{
+    StreamExt as _,
+    stream::{self, BoxStream},
+};
+use hyper::{
+    Method, StatusCode,
+    header::{ACCEPT, CONTENT_TYPE, HeaderValue, RETRY_AFTER},
+};
+use muxfs::{BlockKey, BlockStore, Cid, Error, ErrorKind, Result, dag::DAG_BLOCK_LEN_MAX};
+use tokio::time::{Instant, timeout};
+
+use crate::{
+    cid_of_key,
+    http::{Answer, Http, HttpOptions, shown},
+    read_only,
+    url::Url,
+    verified,
+};
+
+const BLOCK_TYPE: &str = "application/vnd.ipld.raw";
+/// What a server calls bytes that it knows nothing of.
+const BYTES_TYPE: &str = "application/octet-stream";
+/// A server that asks for a rest without saying how long has this one, and none has a longer one than the second.
+const REST_DEFAULT: Duration = Duration::from_secs(5);
+const REST_MAX: Duration = Duration::from_mins(5);
+
+/// The blocks of a trustless gateway, as a [`BlockStore`] that is only read.
+///
+/// What is given hashes to its key; a block that does not is `Corrupt`, naming the gateway. Which blocks a gateway has
+/// cannot be listed.
+#[derive(Debug)]
+pub struct Gateway {
+    http: Http,
+    /// Until when it is not asked: it said so.
+    rests_until: Mutex<Option<Instant>>,
+}
+
+impl Gateway {
+    /// The gateway at an address. Nobody is asked before a block is.
+    ///
+    /// ```
+    /// use muxfs_ipfs::{Gateway, HttpOptions};
+    /// let gateway = Gateway::new("https://gateway.example".parse()?, HttpOptions::default());
+    /// assert_eq!(gateway.url().to_string(), "https://gateway.example");
+    /// # Ok::<(), muxfs::Error>(())
+    /// ```
+    pub fn new(url: Url, options: HttpOptions) -> Self {
+        Self { http: Http::new(url, options), rests_until: Mutex::default() }
+    }
+
+    /// Its address.
+    pub fn url(&self) -> &Url {
+        self.http.url()
+    }
+
+    /// Asks for a block; `None` where the gateway says that there is none.
+    async fn ask(&self, method: &Method, cid: &Cid) -> Result<Option<Answer<'_>>> {
+        self.check_rest()?;
+        let accept = [(ACCEPT, HeaderValue::from_static(BLOCK_TYPE))];
+        let answer = self.http.ask(method, &format!("/ipfs/{cid}?format=raw"), &accept).await?;
+        match answer.status {
+            StatusCode::OK => {
+                let kind = answer.headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or(BLOCK_TYPE);
+                let kind = kind.split(';').next().unwrap_or_default().trim();
+                if !kind.eq_ignore_ascii_case(BLOCK_TYPE) && !kind.eq_ignore_ascii_case(BYTES_TYPE) {
+                    let why = format!("it answers with {}, not with a block: is it a gateway?", shown(kind.as_bytes()));
+                    return Err(self.http.unavailable(why));
+                }
+                Ok(Some(answer))
+            }
+            StatusCode::NOT_FOUND | StatusCode::GONE => {
+                drop(answer.discard().await);
+                Ok(None)
+            }
+            status => {
+                if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
+                    self.rest(&answer);
+                }
+                drop(answer.discard().await);
+                Err(self.http.unavailable(format!("it answers {status}")))
+            }
+        }
+    }
+
+    fn check_rest(&self) -> Result<()> {
+        let mut until = self.rests_until.lock().unwrap_or_else(PoisonError::into_inner);
+        let left = until.and_then(|until| until.checked_duration_since(Instant::now()));
+        match left {
+            Some(left) if !left.is_zero() => {
+                Err(self.http.unavailable(format!("it asked not to be asked for {} s more", left.as_secs() + 1)))
+            }
+            _ => {
+                *until = None;
+                Ok(())
+            }
+        }
+    }
+
+    /// Leaves the gateway in peace for as long as it wants.
+    fn rest(&self, answer: &Answer<'_>) {
+        let secs = answer.headers.get(RETRY_AFTER).and_then(|after| after.to_str().ok()?.trim().parse().ok());
+        let rest = secs.map_or(REST_DEFAULT, Duration::from_secs).min(REST_MAX);
+        *self.rests_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + rest);
+    }
+
+    async fn in_time<T>(&self, work: impl Future<Output = Result<T>> + Send) -> Result<T> {
+        let limit = self.http.options().request_max;
+        timeout(limit, work)
+            .await
+            .unwrap_or_else(|_| Err(self.http.unavailable(format!("it takes longer than {} s", limit.as_secs_f32()))))
+    }
+}
+
+#[async_trait]
+impl BlockStore for Gateway {
+    async fn get(&self, key: &BlockKey) -> Result<Option<Bytes>> {
+        let Some(cid) = cid_of_key(key) else { return Ok(None) };
+        let block = self.in_time(async {
+            match self.ask(&Method::GET, &cid).await? {
+                Some(answer) => answer.read(DAG_BLOCK_LEN_MAX).await.map(Some),
+                None => Ok(None),
+            }
+        });
+        let block = block.await?;
+        if let Some(block) = &block {
+            verified(&cid, block, "gateway.get", self.url())?;
+        }
+        Ok(block)
+    }
+
+    async fn put(&self, _key: &BlockKey, _block: Bytes) -> Result<()> {
+        Err(read_only("gateway.put").at(self.url()))
+    }
+
+    async fn delete(&self, _key: &BlockKey) -> Result<()> {
+        Err(read_only("gateway.delete").at(self.url()))
+    }
+
+    /// What the gateway says: nobody can check it.
+    async fn has(&self, key: &BlockKey) -> Result<bool> {
+        let Some(cid) = cid_of_key(key) else { return Ok(false) };
+        let answer = self.in_time(async {
+            match self.ask(&Method::HEAD, &cid).await? {
+                Some(answer) => {
+                    drop(answer.discard().await);
+                    Ok(true)
+                }
+                None => Ok(false),
+            }
+        });
+        answer.await
+    }
+
+    /// `Unsupported`: no gateway tells.
+    fn keys(&self) -> BoxStream<'_, Result<BlockKey>> {
+        let error = Error::new(ErrorKind::Unsupported, "gateway.keys").at(self.url());
+        stream::once(async { Err(error.because("which blocks a gateway has cannot be listed")) }).boxed()
+    }
+}

@@ -1,0 +1,51 @@
+//! Blocks from elsewhere for `/ipfs`: trustless HTTP gateways, other MuxFS servers and Kubo nodes.
+//!
+//! ```text
+//!   muxfs::dag::Dag --> muxfs::block::Cache --> Sources --> Gateway   GET /ipfs/CID?format=raw
+//!                                                  |
+//!                                                  '------> Kubo      POST /api/v0/block/get?arg=CID
+//!                                                               '----> http: connections, TLS, limits
+//! ```
+//!
+//! A source is nobody to trust: what does not hash to its key is never handed on, whoever sent it, and whatever a server
+//! does costs a bounded amount of memory and time. Stands beside the other stores and knows only [`muxfs`]. Nothing here
+//! is asked but by who reads by CID. Spec: spec/sources.md.
+
+mod gateway;
+mod http;
+mod kubo;
+mod sources;
+mod url;
+
+use muxfs::{BlockKey, Cid, Error, ErrorKind, Result};
+
+pub use crate::{
+    gateway::Gateway,
+    http::HttpOptions,
+    kubo::{Kubo, KuboAuth, KuboOptions},
+    sources::{Sources, SourcesOptions},
+    url::{SourceUrl, Url},
+};
+
+/// Before a multihash: a CID of version 1, of plain bytes. By it a block is asked for, whatever its codec is.
+const RAW_CID_PREFIX: [u8; 2] = [0x01, 0x55];
+
+/// The CID by which the block of a key is asked for; `None` for a key that is no multihash, or of a hash that nobody here
+/// verifies: no source has a block of it.
+fn cid_of_key(key: &BlockKey) -> Option<Cid> {
+    let cid = Cid::from_bytes(&[&RAW_CID_PREFIX, key.as_bytes()].concat()).ok()?;
+    cid.identity().is_none().then_some(cid)
+}
+
+/// Refuses what a source cannot do.
+fn read_only(op: &'static str) -> Error {
+    Error::new(ErrorKind::ReadOnly, op).because("blocks of others are read, not changed")
+}
+
+/// The block, if it is the one that was asked for.
+fn verified(cid: &Cid, block: &[u8], op: &'static str, url: &Url) -> Result<()> {
+    cid.verify(block).map_err(|_| {
+        let why = format!("it gave {} bytes that are not those of {cid}", block.len());
+        Error::new(ErrorKind::Corrupt, op).at(url).because(why)
+    })
+}
