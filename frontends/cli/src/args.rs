@@ -1,6 +1,7 @@
 //! The command line. Spec: spec/cli.md.
 
 mod car;
+mod ipfs;
 mod zdb;
 mod zstor;
 
@@ -10,6 +11,7 @@ use clap::{Args, Parser, Subcommand};
 
 pub(crate) use self::{
     car::{Car, CarExport, CarImport, CarScope},
+    ipfs::{Ipfs, IpfsPublish},
     zdb::{NodeMode, NodeSync, Zdb, ZdbImport, ZdbServe},
     zstor::{Zstor, ZstorExport, ZstorImport, ZstorNode},
 };
@@ -63,6 +65,7 @@ Examples:
   muxfs verify --all                      re-hash everything there is
   muxfs doctor                            look at the data directory and explain what is wrong
   muxfs car export /zstor/<cid> -o a.car  write it as a CAR file, which IPFS tools read
+  muxfs ipfs publish /ipfs/photos         give it to the Kubo node of the configuration, to keep
   muxfs gc --dry-run                      tell what nothing keeps; without --dry-run remove it
   muxfs put -r photos /zstor/photos       copy a directory into the working tree, under a name
   muxfs commit -m 'before the move'       commit it; muxfs log lists the commits
@@ -280,6 +283,9 @@ pub(crate) enum Command {
     /// Carry DAGs in and out as CAR files, which IPFS tools read and write
     #[command(subcommand)]
     Car(Car),
+    /// Give what is here to a node of the IPFS network
+    #[command(subcommand)]
+    Ipfs(Ipfs),
     /// Look at /zstor and after it: its nodes, what more may be lost, scrub and repair; and move from and to zstor v2
     #[command(subcommand)]
     Zstor(Zstor),

@@ -38,7 +38,10 @@ use muxfs::{Error, ErrorKind, Prefix, Result, dag::Profile, path::QfsPath, vfs::
 use tracing_subscriber::EnvFilter;
 
 use crate::{
-    args::{Car, CarImport, Cli, Command, Global, Http, Key, Pin, Put, Zdb, Zstor, ZstorExport, ZstorImport},
+    args::{
+        Car, CarImport, Cli, Command, Global, Http, Ipfs, IpfsPublish, Key, Pin, Put, Zdb, Zstor, ZstorExport,
+        ZstorImport,
+    },
     commands::verify_all::VerifyAll,
     config::{Config, Listen, Mount, Source},
     control::Client,
@@ -220,6 +223,7 @@ async fn run(mut cli: Cli, in_use: InUse) -> Result<ExitCode> {
         Command::Car(Car::Ls { file }) => commands::car::ls(&file, output).await?,
         Command::Car(Car::Verify { file, whole }) => commands::car::verify(&file, whole, output).await?,
         Command::Car(Car::Import(args)) => Box::pin(car_import(config, &in_use, &args, output)).await?,
+        Command::Ipfs(Ipfs::Publish(args)) => Box::pin(ipfs_publish(config, &in_use, &args, output)).await?,
         Command::Reload => {
             let Some(client) = server(&config).await? else {
                 let why = "no server runs with this data directory: the next start reads the configuration";
@@ -338,6 +342,7 @@ async fn command(command: Command, namespace: &dyn Namespace, output: Output) ->
         | Command::Umount(_)
         | Command::Put(_)
         | Command::Car(Car::Import(_) | Car::Ls { .. } | Car::Verify { .. })
+        | Command::Ipfs(_)
         | Command::Doctor
         | Command::Config
         | Command::Key(Key::New { .. })
@@ -402,6 +407,14 @@ async fn car_import(config: Config, in_use: &InUse, args: &CarImport, output: Ou
     mount_to_write(&served, &Config::parse(&served.config().await?)?, &target)?;
     // What was imported before one failed stays.
     let done = commands::car::import(&*served, mount, args, output).await;
+    served.close().await?;
+    done
+}
+
+async fn ipfs_publish(config: Config, in_use: &InUse, args: &IpfsPublish, output: Output) -> Result<()> {
+    let node = sources::publish_node(&config.ipfs, args.to.as_ref())?;
+    let served = open(config, in_use).await?;
+    let done = commands::ipfs::publish(&*served, &node, args, output).await;
     served.close().await?;
     done
 }

@@ -10,7 +10,7 @@ use muxfs::{
     BlockStore, Env, Error, ErrorKind, Result,
     block::{Cache, Segments, SegmentsOptions},
 };
-use muxfs_ipfs::{Gateway, HttpOptions, Kubo, KuboAuth, KuboOptions, SourceUrl, Sources, SourcesOptions};
+use muxfs_ipfs::{Gateway, HttpOptions, Kubo, KuboAuth, KuboOptions, SourceUrl, Sources, SourcesOptions, Url};
 
 use crate::{
     config::{Ipfs, IpfsSource},
@@ -82,21 +82,35 @@ impl Elsewhere {
 fn store_of(source: &IpfsSource) -> Result<Arc<dyn BlockStore>> {
     Ok(match &source.url {
         SourceUrl::Gateway(url) => Arc::new(Gateway::new(url.clone(), HttpOptions::default())),
-        SourceUrl::Kubo(_) => Arc::new(kubo_of(source)?),
+        SourceUrl::Kubo(url) => Arc::new(kubo_of(url, source)?),
     })
 }
 
-/// A Kubo node of the configuration.
-///
-/// # Errors
-/// `InvalidArgument` where it is a gateway; those of its file.
-pub(crate) fn kubo_of(source: &IpfsSource) -> Result<Kubo> {
-    let SourceUrl::Kubo(url) = &source.url else {
-        let why = "it is a gateway, which is only read: a Kubo node begins with kubo+http://";
-        return Err(Error::new(ErrorKind::InvalidArgument, OP).at(&source.url).because(why));
-    };
+/// A Kubo node, who we are there as its file says.
+fn kubo_of(url: &Url, source: &IpfsSource) -> Result<Kubo> {
     let auth = source.auth_file.as_deref().map(auth_of).transpose()?;
     Ok(Kubo::new(url.clone(), KuboOptions { auth, network: source.network, ..KuboOptions::default() }))
+}
+
+/// The node that is given what is published: the one at `to`, or the first of the configuration.
+///
+/// # Errors
+/// `InvalidArgument` where there is none; those of its file.
+pub(crate) fn publish_node(ipfs: &Ipfs, to: Option<&Url>) -> Result<Kubo> {
+    let mut nodes = ipfs.sources.iter().filter_map(|source| match &source.url {
+        SourceUrl::Kubo(url) => Some((url, source)),
+        SourceUrl::Gateway(_) => None,
+    });
+    match (nodes.find(|(url, _)| to.is_none_or(|to| to == *url)), to) {
+        (Some((url, source)), _) => kubo_of(url, source),
+        // One that the configuration does not know wants nothing to be known of who calls.
+        (None, Some(to)) => Ok(Kubo::new(to.clone(), KuboOptions::default())),
+        (None, None) => {
+            let why = "there is no Kubo node among the sources: name one with --to, as http://127.0.0.1:5001, or in the \
+                       configuration, as [ipfs] sources = [\"kubo+http://127.0.0.1:5001\"]";
+            Err(Error::new(ErrorKind::InvalidArgument, "ipfs.publish").because(why))
+        }
+    }
 }
 
 /// Who we are, as the first line of a file says.

@@ -31,8 +31,8 @@ use crate::{
 pub(crate) const REPLY_LEN_MAX: usize = 1 << 20;
 /// A node that looks for a block in its network is let do so for a little less long than it is waited for.
 const LOOK_SPARE: Duration = Duration::from_secs(2);
-/// What a node says of a block that it has not.
-const ABSENT: [&str; 2] = ["could not find", "not found locally"];
+/// What a node says of a block that it has not, and of a pin.
+const ABSENT: [&str; 3] = ["could not find", "not found locally", "not pinned"];
 
 /// Who we are to a node: what Kubo calls an `AuthSecret`, `bearer:TOKEN` or `basic:USER:PASSWORD`.
 #[derive(Clone)]
@@ -77,7 +77,7 @@ pub struct KuboOptions {
     pub http: HttpOptions,
 }
 
-/// A Kubo node, as a [`BlockStore`] that is only read.
+/// A Kubo node, as a [`BlockStore`] that is only read; it can be [given whole DAGs](Kubo::import) to [keep](Kubo::pin).
 ///
 /// What is given hashes to its key; a block that does not is `Corrupt`, naming the node.
 #[derive(Debug)]
@@ -120,7 +120,7 @@ impl Kubo {
     /// Calls; an answer is one that has begun well.
     ///
     /// # Errors
-    /// `NotFound` where the node says that it has no such block; `Denied` where it wants to know who we are;
+    /// `NotFound` where the node says that it has no such block or pin; `Denied` where it wants to know who we are;
     /// `Unavailable` with what it says.
     pub(crate) async fn call(
         &self,

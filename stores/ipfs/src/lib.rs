@@ -14,6 +14,7 @@
 mod gateway;
 mod http;
 mod kubo;
+mod publish;
 mod sources;
 mod url;
 
@@ -23,6 +24,7 @@ pub use crate::{
     gateway::Gateway,
     http::HttpOptions,
     kubo::{Kubo, KuboAuth, KuboOptions},
+    publish::KuboImport,
     sources::{Sources, SourcesOptions},
     url::{SourceUrl, Url},
 };

@@ -7,6 +7,7 @@ pub(crate) mod ftp_user;
 pub(crate) mod gc;
 pub(crate) mod get;
 pub(crate) mod history;
+pub(crate) mod ipfs;
 pub(crate) mod key;
 pub(crate) mod list;
 pub(crate) mod mount;

@@ -1,12 +1,17 @@
-//! `/ipfs/<any CID>`: a server that has another one as its source reads what is there, and keeps it.
+//! `/ipfs/<any CID>`: a server that has another one as its source reads what is there, and keeps it; and what is here is
+//! given to a Kubo node.
 
 use std::{
+    collections::BTreeSet,
     fs,
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
     path::Path,
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
+
+use axum::{extract::Request, http::StatusCode};
 
 use crate::{PATIENCE, Server, WITHOUT_ZSTOR, World, assert_same_tree, serving::read_over_nfs};
 
@@ -136,4 +141,109 @@ fn a_bad_source_is_named_with_its_line() {
     let world = with_sources(&["https://good.example", "gopher://bad.example"]);
     let told = world.fails(&["ls", "/ipfs"], 2);
     assert!(told.contains("line 3") && told.contains("gopher://bad.example"), "{told}");
+}
+
+/// A Kubo node, as far as publishing needs one: what it was given, and what it keeps.
+struct Node {
+    addr: SocketAddr,
+    state: Arc<Mutex<NodeState>>,
+    _runtime: tokio::runtime::Runtime,
+}
+
+#[derive(Default)]
+struct NodeState {
+    cars: Vec<Vec<u8>>,
+    pins: BTreeSet<String>,
+}
+
+impl Node {
+    fn start() -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let runtime = runtime.expect("a runtime");
+        let state = Arc::<Mutex<NodeState>>::default();
+        let answer = {
+            let state = state.clone();
+            move |request: Request| Self::answer(state.clone(), request)
+        };
+        let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).expect("a port");
+        let addr = listener.local_addr().expect("an address");
+        runtime.spawn(async move { axum::serve(listener, axum::Router::new().fallback(answer)).await });
+        Self { addr, state, _runtime: runtime }
+    }
+
+    async fn answer(state: Arc<Mutex<NodeState>>, request: Request) -> (StatusCode, String) {
+        let path = request.uri().path().to_owned();
+        let query = request.uri().query().unwrap_or_default().to_owned();
+        let cid = query.split('&').find_map(|pair| pair.strip_prefix("arg=")).unwrap_or_default().to_owned();
+        if request.method() != "POST" {
+            return (StatusCode::METHOD_NOT_ALLOWED, String::new());
+        }
+        let Ok(body) = axum::body::to_bytes(request.into_body(), 64 << 20).await else {
+            return (StatusCode::BAD_REQUEST, String::new());
+        };
+        let mut state = state.lock().expect("no panic");
+        match path.as_str() {
+            "/api/v0/dag/import" => {
+                let from = body.windows(4).position(|four| four == b"\r\n\r\n").expect("a part") + 4;
+                let to = body.windows(8).rposition(|eight| eight == b"\r\n--muxf").expect("its end");
+                state.cars.push(body[from..to].to_vec());
+                (StatusCode::OK, "{\"Stats\":{\"BlockCount\":9,\"BlockBytesCount\":9}}\n".into())
+            }
+            "/api/v0/pin/add" => {
+                state.pins.insert(cid.clone());
+                (StatusCode::OK, format!("{{\"Progress\":9}}\n{{\"Pins\":[\"{cid}\"]}}\n"))
+            }
+            "/api/v0/pin/ls" if state.pins.contains(&cid) => (StatusCode::OK, "{}".into()),
+            _ => {
+                let message = "{\"Message\":\"it is not pinned\",\"Code\":0,\"Type\":\"error\"}";
+                (StatusCode::INTERNAL_SERVER_ERROR, message.into())
+            }
+        }
+    }
+
+    fn car_count(&self) -> usize {
+        self.state.lock().expect("no panic").cars.len()
+    }
+}
+
+/// All of it, once, with a server and without; whoever is given the CAR has the tree.
+#[test]
+fn what_is_here_is_published() {
+    for served in [false, true] {
+        let node = Node::start();
+        let url = format!("http://{}", node.addr);
+        let world = with_sources(&["http://127.0.0.1:1", &format!("kubo+{url}")]);
+        let server = served.then(|| world.serve(&[]));
+        let tree = world.tree();
+        let path = world.ok(&["put", "-r", text(&tree), "/ipfs"]);
+        let cid = path.strip_prefix("/ipfs/").expect("a CID");
+        for _ in 0..2 {
+            assert_eq!(world.ok(&["ipfs", "publish", &path]), path);
+        }
+        assert_eq!(node.car_count(), 1, "it is there already");
+        assert!(node.state.lock().expect("no panic").pins.contains(cid));
+        let car = node.state.lock().expect("no panic").cars.remove(0);
+        let other = World::new();
+        let taken = other.fed(&["car", "import", "-", "--whole", "--into", "/ipfs"], &car);
+        assert!(taken.status.success(), "{}", String::from_utf8_lossy(&taken.stderr));
+        let out = other.path("out");
+        other.ok(&["get", &path, text(&out)]);
+        assert_same_tree(&tree, &out);
+
+        // By name, and with what was sent told.
+        world.ok(&["put", "-r", text(&tree), "/ipfs/tree"]);
+        world.ok(&["commit", "/ipfs"]);
+        let told = world.ok(&["--json", "ipfs", "publish", "/ipfs/tree", "--again", "--to", &url]);
+        let told: serde_json::Value = serde_json::from_str(&told).expect("JSON");
+        assert_eq!((told["cid"].as_str(), told["was_pinned"].as_bool()), (Some(cid), Some(true)), "{told}");
+        assert_eq!((told["blocks"].as_u64(), node.car_count()), (Some(9), 1));
+        let absent = "/ipfs/bafkreiaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+        world.fails(&["ipfs", "publish", absent], 3);
+        assert_eq!(node.car_count(), 1, "nothing was begun");
+        drop(node);
+        world.fails(&["ipfs", "publish", &path], 5);
+        drop(server);
+    }
+    let world = World::new();
+    assert!(world.fails(&["ipfs", "publish", "/ipfs/x"], 2).contains("--to"));
 }

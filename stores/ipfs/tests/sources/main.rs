@@ -2,6 +2,7 @@
 //! comes to: never a wrong byte, unbounded memory, or a wait without end.
 
 mod fetching;
+mod kubo;
 mod lying;
 mod order;
 mod server;
