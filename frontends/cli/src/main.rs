@@ -19,6 +19,7 @@ mod output;
 mod owner;
 mod place_node;
 mod reload;
+mod reporter;
 mod restore;
 mod scrubber;
 mod signals;

@@ -1,14 +1,14 @@
 //! Who asks: somebody who shows the token, or anybody.
 //!
 //! A token is shown as `Authorization: Bearer`, or as the password of any user (`Basic`), which is what WebDAV clients
-//! ask people for. Compared by hash, in a time that says nothing of where two differ; who shows a wrong one waits for the
-//! answer. Spec: spec/http.md #who.
+//! ask people for; a browser that showed it once shows a cookie that was made of it. Compared by hash, in a time that says
+//! nothing of where two differ; who shows a wrong one waits for the answer. Spec: spec/http.md #who.
 
 use std::{fmt, sync::Arc, time::Duration};
 
 use axum::http::{
     HeaderMap, HeaderValue, StatusCode,
-    header::{AUTHORIZATION, WWW_AUTHENTICATE},
+    header::{AUTHORIZATION, COOKIE as COOKIES, WWW_AUTHENTICATE},
 };
 use multibase::Base;
 use muxfs::{
@@ -26,7 +26,11 @@ const TOKEN_LEN: std::ops::RangeInclusive<usize> = 16..=256;
 /// How long the answer to a wrong token takes.
 pub(crate) const REFUSAL_TIME: Duration = Duration::from_secs(1);
 const REALM: &str = "MuxFS";
-/// What scripts send along: a browser is to ask for the token by them, not by itself.
+/// The cookie of a browser, how long it keeps it in seconds, and what tells its value from anything else of the token.
+const COOKIE: &str = "muxfs-session";
+const COOKIE_TIME: u32 = 30 * 86_400;
+const SESSION: &str = "MuxFS HTTP 1: session of a browser";
+/// What pages of ours send along: a browser is to ask for the token by them, not by itself.
 const ASKED_BY: &str = "x-requested-with";
 
 /// A secret that lets whoever knows it write.
@@ -74,6 +78,11 @@ impl Token {
         // Hashes compare in constant time.
         blake3::hash(self.0.as_bytes()) == blake3::hash(shown.as_bytes())
     }
+
+    /// What a cookie shows in its place: good for as long as the token is, and of no use to learn it.
+    fn session(&self) -> blake3::Hash {
+        blake3::derive_key(SESSION, self.0.as_bytes()).into()
+    }
 }
 
 impl fmt::Debug for Token {
@@ -114,6 +123,12 @@ pub(crate) enum Who {
 /// Who a request says that it is from.
 pub(crate) fn who(headers: &HeaderMap, token: Option<&Token>) -> Who {
     let Some(token) = token else { return Who::Anybody };
+    let cookies = headers.get_all(COOKIES).into_iter().filter_map(|value| value.to_str().ok());
+    let mut pairs = cookies.flat_map(|value| value.split(';')).filter_map(|pair| pair.trim().split_once('='));
+    let session = token.session();
+    if pairs.any(|(name, value)| name == COOKIE && blake3::Hash::from_hex(value).is_ok_and(|value| value == session)) {
+        return Who::Writer;
+    }
     let mut shown = headers.get_all(AUTHORIZATION).into_iter().peekable();
     if shown.peek().is_none() {
         return Who::Anybody;
@@ -155,6 +170,16 @@ pub(crate) fn ask(asked: &HeaderMap, headers: &mut HeaderMap) {
     }
 }
 
+/// The cookie of a browser that showed the token. No script reads it, and no page of another site has it sent.
+pub(crate) fn cookie(token: &Token) -> String {
+    format!("{COOKIE}={}; Path=/; Max-Age={COOKIE_TIME}; HttpOnly; SameSite=Strict", token.session())
+}
+
+/// Takes the cookie away.
+pub(crate) fn no_cookie() -> String {
+    format!("{COOKIE}=; Path=/; Max-Age=0; HttpOnly; SameSite=Strict")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -184,6 +209,27 @@ mod tests {
             }
             assert_eq!(who(&headers, Some(&token)), expected, "{shown:?}");
             assert_eq!(who(&headers, None), Who::Anybody, "{shown:?}");
+        }
+    }
+
+    #[test]
+    fn a_cookie_stands_for_the_token_it_was_made_of() {
+        let [token, other] = ["0123456789abcdef", "0123456789abcdeg"].map(|text| Token::new(text).expect("a token"));
+        let shown = cookie(&token);
+        let pair = shown.split(';').next().expect("a pair");
+        assert!(!shown.contains(token.as_str()) && shown.contains("HttpOnly; SameSite=Strict"));
+        for (value, expected) in [
+            (pair.to_owned(), Who::Writer),
+            (format!("a=b; {pair}; c"), Who::Writer),
+            (format!("x{pair}"), Who::Anybody),
+            (format!("{pair}0"), Who::Anybody),
+            (no_cookie(), Who::Anybody),
+            (format!("{COOKIE}={}", token.as_str()), Who::Anybody),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(COOKIES, HeaderValue::from_str(&value).expect("a value"));
+            assert_eq!(who(&headers, Some(&token)), expected, "{value}");
+            assert_eq!(who(&headers, Some(&other)), Who::Anybody, "{value}");
         }
     }
 

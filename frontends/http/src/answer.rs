@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use axum::{
-    body::{Body, BodyDataStream},
+    body::{Body, BodyDataStream, to_bytes},
     http::{
         HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode,
         header::{ACCEPT, ALLOW, EXPECT, RETRY_AFTER},
@@ -21,7 +21,7 @@ use crate::{
     failure::Failure,
     format::{Format, Wanted},
     gateway::Gateway,
-    guard, page,
+    guard, ours, page,
     place::{self, Place},
     server::Shared,
     target::Target,
@@ -45,7 +45,9 @@ const DRAIN_TIME_MAX: Duration = Duration::from_secs(5);
 pub(crate) async fn answer(shared: &Arc<Shared>, request: Request<Incoming>) -> Response<Body> {
     let (request, body) = request.into_parts();
     let request = &request;
-    let mut response = if dav::writes(&request.method) == Some(true) {
+    let mut response = if request.method == Method::POST {
+        log_in(shared, request, body).await.unwrap_or_else(|failure| fail(&failure, request))
+    } else if dav::writes(&request.method) == Some(true) {
         change(shared, request, body).await.unwrap_or_else(|failure| fail(&failure, request))
     } else {
         let found = timeout(shared.options.answer_timeout, find(shared, request, body)).await;
@@ -77,6 +79,20 @@ async fn admit(shared: &Shared, request: &Parts) -> Result<Who, Failure> {
         return Err(access::refusal(who));
     }
     Ok(who)
+}
+
+/// Takes the form of a login, which is all that is posted here.
+async fn log_in(shared: &Shared, request: &Parts, body: Incoming) -> Result<Response<Body>, Failure> {
+    guard::check_host(request, &shared.options.hosts)?;
+    guard::check_writer(request)?;
+    let target = Target::parse(&request.uri)?;
+    if !ours::is_own(&target.parts) {
+        return Err(no_such_method(shared));
+    }
+    let form = timeout(shared.options.head_timeout, to_bytes(Body::new(body), ours::FORM_LEN_MAX)).await;
+    let form =
+        form.ok().and_then(Result::ok).ok_or_else(|| Failure::bad("The form did not come, or is too long.", ""))?;
+    ours::log_in(shared, &target.parts, &form).await
 }
 
 /// Makes a change. It ends as it ends, though its client may be gone.
@@ -134,6 +150,11 @@ async fn drain(request: &Parts, body: &mut BodyDataStream) {
     }
 }
 
+fn no_such_method(shared: &Shared) -> Failure {
+    let unknown = || Failure::new(StatusCode::METHOD_NOT_ALLOWED, "There is no such method here.", "");
+    if shared.options.writing.is_some() { unknown() } else { not_here() }
+}
+
 fn not_here() -> Failure {
     Failure::new(StatusCode::METHOD_NOT_ALLOWED, "HTTP reads here and writes nothing.", "")
 }
@@ -151,9 +172,7 @@ async fn find(shared: &Arc<Shared>, request: &Parts, body: Incoming) -> Response
     };
     let lists = dav::writes(&request.method).is_some();
     if !lists && ![Method::GET, Method::HEAD, Method::OPTIONS].contains(&request.method) {
-        let unknown = || Failure::new(StatusCode::METHOD_NOT_ALLOWED, "There is no such method here.", "");
-        let failure = if shared.options.writing.is_some() { unknown() } else { not_here() };
-        return fail(&failure, request);
+        return fail(&no_such_method(shared), request);
     }
     let target = match Target::parse(&request.uri) {
         Ok(target) => target,
@@ -234,7 +253,10 @@ async fn by_name(
 ) -> Result<Response<Body>, Failure> {
     guard::check_origin(request)?;
     if target.parts.is_empty() {
-        return place::mounts(&shared.mux);
+        return place::mounts(shared, request);
+    }
+    if ours::is_own(&target.parts) {
+        return ours::answer(shared, request, &target.parts).await;
     }
     let Some((mount, names)) = mount(shared, &target.parts) else {
         let there: Vec<String> = shared.mux.mounts().iter().map(|mount| format!("/{}", mount.prefix())).collect();
@@ -251,7 +273,7 @@ async fn by_name(
             return Err(Failure::bad(format!("Nothing has this name, and it is no CID: {why}."), CID_ADVICE));
         }
     }
-    Place { target, request, boundary }.answer(mount, names).await
+    Place { shared, target, request, boundary }.answer(mount, names).await
 }
 
 /// Whether something has this name at the root of a mount.
@@ -283,6 +305,7 @@ fn method(method: &Method) -> &'static str {
         Method::GET => "GET",
         Method::HEAD => "HEAD",
         Method::OPTIONS => "OPTIONS",
+        Method::POST => "POST",
         Method::PUT => "PUT",
         Method::DELETE => "DELETE",
         _ => match method.as_str() {

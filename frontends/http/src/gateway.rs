@@ -412,7 +412,7 @@ fn collect_links(value: &Ipld, links: &mut Vec<Cid>) {
 }
 
 /// A body of bytes as they come, once the first of them are there. What fails later breaks the answer off.
-async fn streamed(mut bytes: BoxStream<'static, Result<Bytes>>) -> Result<Body, Failure> {
+pub(crate) async fn streamed(mut bytes: BoxStream<'static, Result<Bytes>>) -> Result<Body, Failure> {
     let first = bytes.next().await.transpose()?;
     let rest = bytes.inspect(|piece| {
         if let Err(error) = piece {

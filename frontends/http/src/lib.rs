@@ -1,10 +1,11 @@
-//! The HTTP frontend: serves what has a CID as an IPFS gateway does, by block and by path, reads every mount by name, and
-//! writes over WebDAV what may be written.
+//! The HTTP frontend: serves what has a CID as an IPFS gateway does, by block and by path, reads every mount by name,
+//! writes over WebDAV what may be written, and has pages that manage files and tell how the server does.
 //!
 //! ```text
 //!   client --> server --> answer --> guard, access   who may ask
 //!                           |------> target  what for
-//!                           |------> place   --> entity, page                               ---> muxfs::vfs::Vfs
+//!                           |------> place   --> entity, page, folder                       ---> muxfs::vfs::Vfs
+//!                           |------> ours    (pages of our own, and what they ask for)
 //!                           |------> dav     (WebDAV: lists for programs, and changes)     ---> muxfs::vfs::Vfs
 //!                           '------> gateway --> entity (ranges, conditions), page, car, tar ---> muxfs::dag::Dag
 //! ```
@@ -28,11 +29,13 @@ mod car;
 mod dav;
 mod entity;
 mod failure;
+mod folder;
 mod format;
 mod gateway;
 mod guard;
 mod media_type;
 mod options;
+mod ours;
 mod page;
 mod place;
 mod range;
@@ -46,5 +49,6 @@ pub use crate::{
     access::{Token, Writing},
     failure::status_of,
     options::Options,
+    ours::{Counter, Report, Reporter},
     server::{Server, serve},
 };

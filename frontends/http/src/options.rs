@@ -8,7 +8,7 @@ use std::{
 
 use muxfs::{Env, Error, ErrorKind, Result};
 
-use crate::access::Writing;
+use crate::{access::Writing, ours::Reporter};
 
 /// How a server behaves. [`Options::default`] listens on loopback.
 #[derive(Debug, Clone)]
@@ -21,6 +21,8 @@ pub struct Options {
     pub hosts: Vec<String>,
     /// How the namespace is written, and listed over WebDAV; `None`: neither.
     pub writing: Option<Writing>,
+    /// What the status page tells beside what the namespace knows of itself.
+    pub reporter: Option<Arc<dyn Reporter>>,
     /// Whether who reads has to show the token on loopback, too: behind a proxy that lets anybody in. Needs `writing`.
     pub private: bool,
     /// How many connections may be open at once; one more is told 503.
@@ -46,6 +48,7 @@ impl Default for Options {
             addr: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
             hosts: Vec::new(),
             writing: None,
+            reporter: None,
             private: false,
             connections_max: 512,
             head_timeout: Duration::from_secs(30),

@@ -93,6 +93,41 @@ pub(crate) struct List<'a> {
 }
 
 impl List<'_> {
+    /// Its path, each directory leading to its list.
+    pub(crate) fn path_html(&self) -> String {
+        let mut html = vec!["<a href=\"/?list\">/</a>".to_owned()];
+        for (index, name) in self.parts.iter().enumerate() {
+            let path = escape(&path_of(self.parts.get(..=index).unwrap_or_default()));
+            html.push(format!(" <a href=\"{path}/?list\">{}</a> /", escape(&name.to_string())));
+        }
+        html.concat()
+    }
+
+    /// Its lines, for the page that manages files.
+    pub(crate) fn rows_html(&self) -> String {
+        let path = path_of(self.parts);
+        let mut html = Vec::new();
+        if !self.parts.is_empty() {
+            html.push(format!("<tr><td colspan=\"4\"><a href=\"{}/..\">..</a></td></tr>\n", escape(&path)));
+        }
+        for row in &self.rows {
+            let href = escape(&format!("{path}/{}", percent_encode(row.name.as_bytes())));
+            let (name, slash) = (escape(&row.name.to_string()), if row.is_dir { "/" } else { "" });
+            let size = row.size.map(size).unwrap_or_default();
+            let cid = row.cid.map(|cid| cid.to_string()).unwrap_or_default();
+            html.push(format!(
+                "<tr><td><a href=\"{href}{slash}\">{name}</a>{slash}</td><td class=\"number\">{size}</td><td></td>\
+                 <td class=\"cid\">{cid}</td></tr>\n"
+            ));
+        }
+        html.concat()
+    }
+
+    /// Where the rest of it is.
+    pub(crate) fn parts_html(&self) -> String {
+        self.other_parts(&escape(&path_of(self.parts)))
+    }
+
     pub(crate) fn html(&self) -> String {
         let path = path_of(self.parts);
         let prefix = self.parts.first().map(Name::to_string).unwrap_or_default();

@@ -9,26 +9,31 @@ use std::{ops::Range, sync::Arc};
 use axum::{
     body::Body,
     http::{
-        HeaderMap, HeaderName, HeaderValue, Response, StatusCode,
-        header::{CACHE_CONTROL, CONTENT_DISPOSITION},
+        HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode,
+        header::{ACCEPT, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_TYPE},
         request::Parts,
     },
 };
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use muxfs::{
-    Error, ErrorKind, FileKind, Mount, MuxFs, Name, Result,
+    Error, ErrorKind, FileKind, Mount, Name, Result,
     calendar::unix_secs,
     vfs::{Attr, Cookie, INO_BITS, Lease, Listing, Vfs, ext},
 };
+use serde_json::{Value, json};
 
 use crate::{
     dav::is_hidden,
     entity::{Entity, Read, disposition, read_bytes, set},
     failure::Failure,
-    media_type,
+    folder,
+    format::Format,
+    gateway::streamed,
+    media_type, ours,
     page::{self, INDEX, LIST_COUNT_MAX, List, Row},
-    target::Target,
+    server::Shared,
+    target::{Target, percent_encode},
 };
 
 /// How much is read at once, in bytes, and how many such reads are under way ahead of who takes it.
@@ -40,35 +45,84 @@ const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resour
 
 /// A request for something with a name.
 pub(crate) struct Place<'a> {
+    pub(crate) shared: &'a Shared,
     pub(crate) target: &'a Target,
     pub(crate) request: &'a Parts,
     pub(crate) boundary: &'a (dyn Fn() -> String + Sync),
 }
 
 /// The list of mounts.
-pub(crate) fn mounts(mux: &MuxFs) -> Result<Response<Body>, Failure> {
+pub(crate) fn mounts(shared: &Shared, request: &Parts) -> Result<Response<Body>, Failure> {
     let row = |mount: &Mount| {
         let name = Name::new(mount.prefix().as_str().as_bytes())?;
         Ok(Row { name, cid: None, size: None, is_dir: true })
     };
-    let rows = mux.mounts().iter().map(row).collect::<Result<_>>()?;
+    if wants_json(request) {
+        let told =
+            |mount: &Mount| json!({ "name": mount.prefix().as_str(), "href": mount.prefix().as_str(), "kind": "dir" });
+        let entries: Vec<Value> = shared.mux.mounts().iter().map(told).collect();
+        return Ok(private(ours::told(&json!({ "writable": false, "entries": entries, "next": null }))));
+    }
+    let rows = shared.mux.mounts().iter().map(row).collect::<Result<_>>()?;
     let list = List { parts: &[], rows, next: None, is_first: true, top: 0 };
-    Ok(private(page::answer(None, Some(list.html()))))
+    Ok(private(files(shared, &list)))
+}
+
+fn files(shared: &Shared, list: &List<'_>) -> Response<Body> {
+    ours::files(shared, &list.path_html(), &list.rows_html(), &list.parts_html())
+}
+
+/// Whether a program asks that reads no pages.
+fn wants_json(request: &Parts) -> bool {
+    let mut accepts = request.headers.get_all(ACCEPT).into_iter().filter_map(|value| value.to_str().ok());
+    accepts.any(|value| value.contains("application/json") && !value.contains("text/html"))
+}
+
+/// A kind of node, as JSON has it.
+fn kind(kind: FileKind) -> &'static str {
+    match kind {
+        FileKind::File => "file",
+        FileKind::Dir => "dir",
+        FileKind::Symlink => "symlink",
+        FileKind::Fifo => "fifo",
+        FileKind::Socket => "socket",
+        FileKind::CharDevice => "char_device",
+        FileKind::BlockDevice => "block_device",
+    }
+}
+
+/// An entry of a directory, as JSON has it: `href` is what it is called in an address, and `name` for people.
+fn told(name: &Name, attr: Option<&Attr>) -> Value {
+    let mut value = json!({ "name": name.to_string(), "href": percent_encode(name.as_bytes()) });
+    if let Some(attr) = attr {
+        value["kind"] = kind(attr.kind).into();
+        value["mtime"] = unix_secs(attr.mtime).into();
+        if attr.kind == FileKind::File {
+            value["size"] = attr.size.into();
+        }
+        if let Some(cid) = attr.cid {
+            value["cid"] = cid.to_string().into();
+        }
+    }
+    value
 }
 
 impl Place<'_> {
     /// Answers with what `names` lead to in a mount, to whom may have it.
     pub(crate) async fn answer(&self, mount: &Mount, names: &[Name]) -> Result<Response<Body>, Failure> {
-        if let Some(format) = self.target.query.get("format") {
+        let is_archive = self.target.query.get("format") == Some(Format::Tar.name());
+        if let Some(format) = self.target.query.get("format").filter(|_| !is_archive) {
             return Err(Failure::not_acceptable(format!("What has a name has no other form, so no {format:?}.")));
         }
         if names.iter().any(is_hidden) {
             return Err(Failure::new(StatusCode::NOT_FOUND, "What this name is kept for is not whole yet.", ""));
         }
-        let vfs = mount.vfs();
+        let (vfs, of_mount) = (mount.vfs(), Name::new(mount.prefix().as_str().as_bytes())?);
         let (lease, attr) = ext::walk(vfs, vfs.root(), names).await?;
         let answer = match attr.kind {
-            FileKind::Dir => self.dir(vfs, &lease, names).await?,
+            FileKind::Dir if is_archive => self.archive(vfs, (lease, attr), names.last().unwrap_or(&of_mount)).await?,
+            _ if is_archive => return Err(Failure::not_acceptable("Only a directory has the form of a TAR here.")),
+            FileKind::Dir => self.dir(mount, &lease, &attr, names).await?,
             FileKind::File => self.file(vfs, lease, &attr, names.last()).await?,
             FileKind::Symlink => {
                 let target = vfs.readlink(attr.ino).await?;
@@ -121,12 +175,31 @@ impl Place<'_> {
         entity.answer(self.request, self.boundary).await
     }
 
-    async fn dir(&self, vfs: &Arc<dyn Vfs>, lease: &Lease, names: &[Name]) -> Result<Response<Body>, Failure> {
+    /// A directory with all that is below it.
+    async fn archive(&self, vfs: &Arc<dyn Vfs>, dir: (Lease, Attr), name: &Name) -> Result<Response<Body>, Failure> {
+        let mut response = Response::new(Body::empty());
+        let headers = response.headers_mut();
+        let saved_as = format!("{name}.tar");
+        set(headers, CONTENT_DISPOSITION, &disposition(true, self.target.query.get("filename").unwrap_or(&saved_as)));
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(Format::Tar.media_type()));
+        if self.request.method != Method::HEAD {
+            *response.body_mut() = streamed(folder::stream(vfs.clone(), dir, name.as_bytes())).await?;
+        }
+        Ok(response)
+    }
+
+    async fn dir(&self, mount: &Mount, lease: &Lease, own: &Attr, names: &[Name]) -> Result<Response<Body>, Failure> {
         if !self.target.is_dir {
             return Ok(page::to_dir(self.target));
         }
+        let vfs = mount.vfs();
+        if wants_json(self.request) {
+            return self.json(mount, lease, own).await;
+        }
         let index = Name::new(INDEX.as_bytes())?;
         match vfs.lookup(lease.ino(), &index).await {
+            // Who manages files wants to see them all the same.
+            Ok(attr) if self.target.query.get("list").is_some() => vfs.release(attr.ino, 1),
             Ok(attr) => {
                 let lease = Lease::adopt(vfs.clone(), attr.ino);
                 if attr.kind == FileKind::File {
@@ -152,8 +225,30 @@ impl Place<'_> {
         }
         rows.sort_by(|a, b| a.name.cmp(&b.name));
         let parts = self.target.parts.get(..=names.len()).unwrap_or(&self.target.parts);
-        let list = List { parts, rows, next, is_first: from == 0, top: 0 };
-        Ok(page::answer(None, Some(list.html())))
+        Ok(files(self.shared, &List { parts, rows, next, is_first: from == 0, top: 0 }))
+    }
+
+    /// A part of a directory for programs, in the order of the mount.
+    async fn json(&self, mount: &Mount, lease: &Lease, own: &Attr) -> Result<Response<Body>, Failure> {
+        let vfs = mount.vfs();
+        let page = vfs.readdir(lease.ino(), Cookie(page::from(self.target)?), LIST_COUNT_MAX, Listing::Attrs).await?;
+        let next = page.entries.last().map(|entry| format!("{:x}", entry.cookie.0)).filter(|_| !page.eof);
+        let mut entries = Vec::with_capacity(page.entries.len());
+        for entry in page.entries {
+            // What was told came with a lease.
+            let attr = entry.attr.inspect(|attr| drop(Lease::adopt(vfs.clone(), attr.ino)));
+            if !is_hidden(&entry.name) {
+                entries.push(told(&entry.name, attr.as_ref()));
+            }
+        }
+        Ok(ours::told(&json!({
+            "writable": self.shared.options.writing.is_some(),
+            "history": mount.as_tree().is_some(),
+            "pins": mount.as_cas().is_some(),
+            "cid": own.cid.map(|cid| cid.to_string()),
+            "entries": entries,
+            "next": next,
+        })))
     }
 }
 
@@ -171,7 +266,7 @@ pub(crate) fn etag(attr: &Attr) -> String {
 }
 
 /// Reads parts of a file. One that grew shorter meanwhile ends with an error: the length was told already.
-fn read_node(vfs: Arc<dyn Vfs>, lease: Lease) -> Read {
+pub(crate) fn read_node(vfs: Arc<dyn Vfs>, lease: Lease) -> Read {
     Box::new(move |range: Range<u64>| {
         let (vfs, lease) = (vfs.clone(), lease.clone());
         let ino = lease.ino();

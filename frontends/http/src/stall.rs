@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use metrics::Counter;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -22,16 +23,23 @@ pub(crate) struct Stall {
     timeout: Duration,
     /// Since when nothing could be sent, as a timer; none while sending goes on.
     standing: Option<Pin<Box<Sleep>>>,
+    received: Counter,
+    sent: Counter,
 }
 
 impl Stall {
     pub(crate) fn new(stream: TcpStream, timeout: Duration) -> Self {
-        Self { stream, timeout, standing: None }
+        let received = metrics::counter!("muxfs_http_received_bytes_total");
+        let sent = metrics::counter!("muxfs_http_sent_bytes_total");
+        Self { stream, timeout, standing: None, received, sent }
     }
 
-    fn watch<T>(&mut self, cx: &mut Context<'_>, sent: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if sent.is_ready() {
+    fn watch(&mut self, cx: &mut Context<'_>, sent: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(sent) = &sent {
             self.standing = None;
+            self.sent.increment(*sent.as_ref().unwrap_or(&0) as u64);
+        }
+        if sent.is_ready() {
             return sent;
         }
         let timeout = self.timeout;
@@ -46,7 +54,10 @@ impl Stall {
 
 impl AsyncRead for Stall {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        self.received.increment((buf.filled().len() - before) as u64);
+        read
     }
 }
 

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use metrics_exporter_prometheus::PrometheusHandle;
 use muxfs::{
     Error, ErrorKind, Prefix, Result,
     tree::{AutoCommit, Tree},
@@ -30,7 +31,9 @@ use crate::{
     metrics,
     mounts::MountPoint,
     output::{self, Output},
-    reload, scrubber,
+    reload,
+    reporter::Reporter,
+    scrubber,
     signals::{Signals, hangup},
     zstor,
 };
@@ -133,7 +136,7 @@ async fn run(
     let unsynced = fsids(&*instance.vfs, &config, is_async).await?;
     let ftp =
         start_ftp(&instance, &config.ftp, &data, unsynced.clone()).await.map_err(|error| taken(error, "--ftp"))?;
-    let http = start_http(&instance, &config, &data, unsynced)?;
+    let http = start_http(&instance, &config, &data, unsynced, recorder.clone())?;
     for point in &config.fuse.mounts {
         instance.mounts.mount(point).await?;
     }
@@ -321,10 +324,11 @@ async fn start_ftp(
 
 /// At an address that nobody asked for, another program is left in peace: a second server is served by the others.
 fn start_http(
-    instance: &Instance,
+    instance: &Arc<Instance>,
     config: &Config,
     data: &DataDir,
     unsynced: Vec<Fsid>,
+    recorder: PrometheusHandle,
 ) -> Result<Option<muxfs_http::Server>> {
     let Some(addr) = config.http.listen.0 else { return Ok(None) };
     let groups = rustix::process::getgroups().unwrap_or_default();
@@ -344,6 +348,7 @@ fn start_http(
         hosts: config.http.hosts.clone(),
         writing: Some(writing),
         private: config.http.private,
+        reporter: Some(Arc::new(Reporter { instance: Arc::downgrade(instance), recorder })),
         env: instance::env(),
         ..muxfs_http::Options::default()
     };
@@ -440,7 +445,8 @@ fn greeting(config: &Config, ready: &Ready) -> String {
         lines.push(format!("HTTP on {addr}"));
         lines.push(format!("  browse http://{host}:{port}/"));
         lines.push(format!("  curl   curl http://{host}:{port}/{prefix}/CID"));
-        lines.push("  write  curl or WebDAV, with what `muxfs http token` prints as the password".to_owned());
+        lines
+            .push("  write  a browser, curl or WebDAV, with what `muxfs http token` prints as the password".to_owned());
     }
     for point in &config.fuse.mounts {
         let what = point.prefix.as_deref().unwrap_or("/");

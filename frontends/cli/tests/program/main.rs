@@ -2,6 +2,7 @@
 //!
 //! Each test owns a data directory, starts `muxfs` as a process and speaks to it as a client would.
 
+mod browser;
 mod car;
 mod care;
 mod cluster;

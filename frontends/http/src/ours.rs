@@ -1,0 +1,231 @@
+//! The server's own pages and what they ask for, below `/.muxfs`, where no mount can be.
+//!
+//! Files of this program, sent as they are: nobody builds anything. A page runs the one script that bears its nonce and
+//! loads nothing from elsewhere, so that what is shown in it, names above all, cannot become part of it.
+//! Spec: spec/http.md #pages.
+
+use std::{fmt::Debug, time::Duration};
+
+use async_trait::async_trait;
+use axum::{
+    body::Body,
+    http::{
+        HeaderValue, Response, StatusCode,
+        header::{
+            CACHE_CONTROL, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, SET_COOKIE,
+            X_CONTENT_TYPE_OPTIONS,
+        },
+        request::Parts,
+    },
+};
+use futures_util::{StreamExt, future::join_all};
+use muxfs::{Mount, Name, Prefix, calendar::unix_secs, dag::murmur3_x64_64};
+use serde_json::{Value, json};
+use tokio::time::timeout;
+
+use crate::{
+    access::{self, REFUSAL_TIME},
+    entity::{is_unchanged, set},
+    failure::Failure,
+    server::Shared,
+    target::Query,
+};
+
+/// Something that only grows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Counter {
+    /// What people call it.
+    pub name: String,
+    /// How many there were since the process began.
+    pub value: u64,
+    /// Whether it counts bytes.
+    pub is_bytes: bool,
+}
+
+/// What a process knows of itself.
+#[derive(Debug, Clone, Default)]
+pub struct Report {
+    /// What is plotted, as so many in a second.
+    pub counters: Vec<Counter>,
+    /// What else is told, by a heading each.
+    pub stores: serde_json::Map<String, Value>,
+}
+
+/// Whoever knows how a process does: asked every two seconds for each status page that is open.
+#[async_trait]
+pub trait Reporter: Debug + Send + Sync {
+    /// How it does now. Soon: the page waits.
+    async fn report(&self) -> Report;
+}
+
+/// The part of a path that all of it is below.
+const OWN: &[u8] = b".muxfs";
+const CSS: &str = include_str!("web/app.css");
+const FILES_PAGE: &str = include_str!("web/files.html");
+const FILES_SCRIPT: &str = include_str!("web/files.js");
+const STATUS_PAGE: &str = include_str!("web/status.html");
+const STATUS_SCRIPT: &str = include_str!("web/status.js");
+/// The most pins that are told.
+const PIN_COUNT_MAX: usize = 1000;
+/// How long a mount may take to tell its space.
+const SPACE_TIME_MAX: Duration = Duration::from_secs(2);
+/// The longest form of a login, in bytes.
+pub(crate) const FORM_LEN_MAX: usize = 4096;
+
+/// Whether a path is of the server's own.
+pub(crate) fn is_own(parts: &[Name]) -> bool {
+    parts.first().is_some_and(|first| first.as_bytes() == OWN)
+}
+
+/// Answers what is asked below `/.muxfs` without a body.
+pub(crate) async fn answer(shared: &Shared, request: &Parts, parts: &[Name]) -> Result<Response<Body>, Failure> {
+    let below: Vec<&str> = parts.iter().skip(1).map(|part| part.as_str().unwrap_or_default()).collect();
+    match &below[..] {
+        ["app.css"] => Ok(asset(request, CSS, "text/css; charset=utf-8")),
+        ["files.js"] => Ok(asset(request, FILES_SCRIPT, "text/javascript; charset=utf-8")),
+        ["status.js"] => Ok(asset(request, STATUS_SCRIPT, "text/javascript; charset=utf-8")),
+        ["status"] => Ok(page(shared, STATUS_PAGE, &[])),
+        ["status.json"] => Ok(told(&status(shared).await)),
+        ["pins", prefix, ..] => pins(shared, prefix).await,
+        _ => Err(Failure::new(StatusCode::NOT_FOUND, "There is no such page.", "/.muxfs/status is one.")),
+    }
+}
+
+fn asset(request: &Parts, text: &'static str, content_type: &'static str) -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    let etag = format!("\"{:x}\"", murmur3_x64_64(text.as_bytes()));
+    set(response.headers_mut(), ETAG, &etag);
+    if is_unchanged(&request.headers, &etag, None) {
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+    } else {
+        set(response.headers_mut(), CONTENT_LENGTH, &text.len().to_string());
+        *response.body_mut() = Body::from(text);
+    }
+    headed(response, content_type, "no-cache")
+}
+
+/// The page of a directory, with these rows in it for who runs no scripts.
+pub(crate) fn files(shared: &Shared, path: &str, rows: &str, parts: &str) -> Response<Body> {
+    page(shared, FILES_PAGE, &[("<!--path-->", path), ("<!--rows-->", rows), ("<!--parts-->", parts)])
+}
+
+/// A page of ours. What is put into it was escaped.
+fn page(shared: &Shared, template: &str, put: &[(&str, &str)]) -> Response<Body> {
+    let mut random = [0; 16];
+    (shared.options.env.fill)(&mut random);
+    let nonce = format!("{:032x}", u128::from_le_bytes(random));
+    // One after the other from the beginning: nothing that was put in is looked at again.
+    let (mut text, mut rest) = (String::new(), template);
+    for (mark, value) in [("<!--nonce-->", nonce.as_str())].iter().chain(put) {
+        if let Some((before, after)) = rest.split_once(mark) {
+            text += before;
+            text += value;
+            rest = after;
+        }
+    }
+    text += rest;
+    let policy = format!(
+        "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'self'; connect-src 'self'; img-src 'self'; \
+         media-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    );
+    let mut response = Response::new(Body::empty());
+    set(response.headers_mut(), CONTENT_SECURITY_POLICY, &policy);
+    set(response.headers_mut(), CONTENT_LENGTH, &text.len().to_string());
+    *response.body_mut() = Body::from(text);
+    headed(response, "text/html; charset=utf-8", "no-store")
+}
+
+/// JSON for our pages, and for programs.
+pub(crate) fn told(value: &Value) -> Response<Body> {
+    let text = value.to_string();
+    let mut response = Response::new(Body::empty());
+    set(response.headers_mut(), CONTENT_LENGTH, &text.len().to_string());
+    *response.body_mut() = Body::from(text);
+    headed(response, "application/json", "no-store")
+}
+
+fn headed(mut response: Response<Body>, content_type: &'static str, cache: &'static str) -> Response<Body> {
+    for (name, value) in [(CONTENT_TYPE, content_type), (CACHE_CONTROL, cache), (X_CONTENT_TYPE_OPTIONS, "nosniff")] {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+async fn pins(shared: &Shared, prefix: &str) -> Result<Response<Body>, Failure> {
+    let mount = Prefix::new(prefix).and_then(|prefix| shared.mux.mount_at(prefix))?;
+    let Some(cas) = mount.as_cas() else {
+        return Err(Failure::new(StatusCode::NOT_FOUND, "Nothing is pinned where content has no CID.", ""));
+    };
+    let (mut list, mut pins) = (cas.pins().list(), Vec::new());
+    while pins.len() < PIN_COUNT_MAX
+        && let Some(cid) = list.next().await
+    {
+        pins.push(cid?.to_string());
+    }
+    let more = cas.pins().count() > pins.len();
+    Ok(told(&json!({ "pins": pins, "more": more })))
+}
+
+async fn status(shared: &Shared) -> Value {
+    let mounts = join_all(shared.mux.mounts().iter().map(mount)).await;
+    let report = match &shared.options.reporter {
+        Some(reporter) => reporter.report().await,
+        None => Report::default(),
+    };
+    let counters: serde_json::Map<String, Value> = report
+        .counters
+        .into_iter()
+        .map(|counter| (counter.name, json!({ "value": counter.value, "bytes": counter.is_bytes })))
+        .collect();
+    let time = unix_millis(shared);
+    json!({ "time": time, "mounts": mounts, "counters": counters, "stores": report.stores })
+}
+
+#[expect(clippy::cast_precision_loss, reason = "milliseconds since 1970 need 41 bits")]
+fn unix_millis(shared: &Shared) -> f64 {
+    let now = (shared.options.env.now)().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    now.as_millis() as f64 / 1000.0
+}
+
+async fn mount(mount: &Mount) -> Value {
+    let vfs = mount.vfs();
+    let space = timeout(SPACE_TIME_MAX, vfs.statfs(vfs.root())).await;
+    let mut value = json!({ "prefix": mount.prefix().as_str() });
+    match space {
+        Ok(Ok(space)) => {
+            value["bytes_total"] = space.bytes_total.into();
+            value["bytes_free"] = space.bytes_free.into();
+        }
+        Ok(Err(error)) => value["error"] = Failure::from(error).why.into(),
+        Err(_) => value["error"] = "it does not answer".into(),
+    }
+    if let Some(tree) = mount.as_tree() {
+        let (_, commit) = tree.head();
+        let time = unix_secs(commit.time);
+        value["commit"] = json!({ "root": commit.root.to_string(), "time": time, "note": commit.note });
+        value["uncommitted"] = tree.uncommitted_len().into();
+    }
+    value
+}
+
+/// Takes the token that a form tells, and gives a cookie for it; or takes that away.
+pub(crate) async fn log_in(shared: &Shared, parts: &[Name], form: &[u8]) -> Result<Response<Body>, Failure> {
+    let writing = shared.options.writing.as_ref();
+    let token = writing.map(|writing| &writing.token).ok_or_else(|| access::refusal(access::Who::Refused))?;
+    let cookie = match parts.get(1).and_then(Name::as_str) {
+        Some("login") => {
+            let form = Query::parse(std::str::from_utf8(form).unwrap_or_default())?;
+            if !form.get("token").is_some_and(|shown| token.is(shown.trim())) {
+                tokio::time::sleep(REFUSAL_TIME).await;
+                return Err(access::refusal(access::Who::Refused));
+            }
+            access::cookie(token)
+        }
+        Some("logout") => access::no_cookie(),
+        _ => return Err(Failure::new(StatusCode::NOT_FOUND, "There is no such page.", "")),
+    };
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    set(response.headers_mut(), SET_COOKIE, &cookie);
+    Ok(response)
+}
