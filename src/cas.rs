@@ -457,12 +457,19 @@ mod tests {
         Arc::new(cas().await)
     }
 
+    async fn beside_another() -> Arc<dyn Store> {
+        let cas = cas().await;
+        let reading = cas.dag().with_elsewhere(Arc::new(Mem::default()));
+        Arc::new(cas.reading_with(reading))
+    }
+
     async fn kubo() -> Arc<dyn Store> {
         Arc::new(cas_of(Profile::KuboCidV1Legacy).await)
     }
 
     crate::store_laws!(laws_over_memory, Content, store());
     crate::store_laws!(laws_of_another_profile, Content, kubo());
+    crate::store_laws!(laws_with_an_elsewhere, Content, beside_another());
 
     fn path(text: &str) -> QfsPath {
         text.parse().expect("a path")

@@ -6,6 +6,7 @@
 //! names has two, as a client expects of two files. `nodes` keeps what clients hold and forgets the rest; a handle
 //! carries the CID, so what was forgotten is found again. Spec: spec/qfs.md, "Inodes".
 
+mod ahead;
 mod handle;
 mod nodes;
 
@@ -24,6 +25,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 
 use self::{
+    ahead::Ahead,
     handle::Named,
     nodes::{Nodes, Origin},
 };
@@ -106,6 +108,7 @@ pub struct CasView {
     pins: Arc<Pins>,
     options: CasViewOptions,
     nodes: Mutex<Nodes>,
+    ahead: Ahead,
 }
 
 impl CasView {
@@ -126,7 +129,7 @@ impl CasView {
     /// ```
     pub fn new(dag: Dag, pins: Arc<Pins>, mut options: CasViewOptions) -> Self {
         let dag = options.reading(dag);
-        Self { dag, pins, options, nodes: Mutex::default() }
+        Self { dag, pins, options, nodes: Mutex::default(), ahead: Ahead::default() }
     }
 
     fn nodes(&self) -> MutexGuard<'_, Nodes> {
@@ -358,7 +361,14 @@ impl Vfs for CasView {
             FileKind::Symlink => {
                 Err(Error::new(ErrorKind::InvalidArgument, "cas_view.read").at(cid).because("a symlink has no bytes"))
             }
-            _ => self.dag.read_at(&cid, offset, len.min(READ_LEN_MAX)).await,
+            _ => {
+                let len = len.min(READ_LEN_MAX);
+                if self.dag.looks_elsewhere() {
+                    let read = offset..offset.saturating_add(len.into());
+                    self.ahead.note(&self.dag, &cid, read, node.size);
+                }
+                self.dag.read_at(&cid, offset, len).await
+            }
         }
     }
 
@@ -438,7 +448,7 @@ mod tests {
     };
 
     /// The specimen as content: a view of its root.
-    async fn specimen_of(hamt_threshold: u32) -> (Arc<dyn Vfs>, ()) {
+    async fn specimen_of(hamt_threshold: u32, is_elsewhere: bool) -> (Arc<dyn Vfs>, ()) {
         let world = world(hamt_threshold).await;
         let mut above: BTreeMap<String, Vec<(String, Link)>> = BTreeMap::new();
         // Backwards, so that what is below a directory is there before it.
@@ -455,14 +465,16 @@ mod tests {
         }
         let root = world.dir_of(&above.remove("").expect("the root")).await;
         assert!(above.is_empty(), "everything has its place");
-        let view: Arc<dyn Vfs> = Arc::new(world.view);
+        let view = if is_elsewhere { world.seen_from_elsewhere() } else { world.view };
+        let view: Arc<dyn Vfs> = Arc::new(view);
         let root = view.lookup(view.root(), &name(&root.cid.to_string())).await.expect("the root");
         let lease = Lease::adopt(view.clone(), root.ino);
         (subtree(view, lease), ())
     }
 
-    crate::vfs_read_laws!(laws_of_basic_directories, specimen_of(1 << 20));
-    crate::vfs_read_laws!(laws_of_sharded_directories, specimen_of(0));
+    crate::vfs_read_laws!(laws_of_basic_directories, specimen_of(1 << 20, false));
+    crate::vfs_read_laws!(laws_of_sharded_directories, specimen_of(0, false));
+    crate::vfs_read_laws!(laws_of_content_from_elsewhere, specimen_of(1 << 20, true));
 
     struct World {
         blocks: Arc<Mem>,
@@ -480,6 +492,15 @@ mod tests {
         let view =
             CasView::new(dag.clone(), pins.clone(), CasViewOptions { uid: 7, gid: 8, ..CasViewOptions::default() });
         World { blocks, dag, pins, view }
+    }
+
+    impl World {
+        /// A view over a store that has nothing, which looks in this world's.
+        fn seen_from_elsewhere(&self) -> CasView {
+            let dag = Dag::new(Arc::new(Mem::default()), DagOptions::default());
+            let elsewhere: Option<Arc<dyn BlockStore>> = Some(self.blocks.clone());
+            CasView::new(dag, self.pins.clone(), CasViewOptions { elsewhere, ..CasViewOptions::default() })
+        }
     }
 
     /// Clients take a file system without a byte for a full or a broken one: what the store has is told.

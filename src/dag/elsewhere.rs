@@ -3,7 +3,8 @@
 //! Sits beside [`Dag::get_block`], the only one that comes here. Two `Dag`s stand over one store: with one everything is
 //! put, committed, pinned, collected and checked, and it knows only what the store holds; from it
 //! [`Dag::with_elsewhere`] makes the one that frontends read content by CID with. What was found elsewhere is kept in a
-//! memory of its own, so that the first never takes it for something that is in the store. Spec: spec/sources.md #who.
+//! memory of its own, so that the first never takes it for something that is in the store.
+//! Spec: spec/sources.md #who-asks; why: spec/adr/0026-who-may-fetch.md.
 
 use std::sync::Arc;
 
@@ -45,6 +46,11 @@ impl Dag {
         Self { elsewhere: Some(Arc::new(Elsewhere { blocks, verified })), ..self.clone() }
     }
 
+    /// Whether a block may be far away.
+    pub(crate) fn looks_elsewhere(&self) -> bool {
+        self.elsewhere.is_some()
+    }
+
     /// A block that was found elsewhere and is kept in memory.
     pub(super) fn kept_elsewhere(&self, key: &BlockKey) -> Option<Bytes> {
         self.elsewhere.as_ref()?.verified.get(key)
@@ -69,6 +75,9 @@ impl Dag {
             self.fetch(elsewhere, cid, key).await
         };
         match found {
+            Err(other) if other.kind() == ErrorKind::NotFound && error.kind() == ErrorKind::NotFound => {
+                Err(other.because("neither the store nor anybody else that was asked holds this block"))
+            }
             Err(other) if other.kind() == ErrorKind::NotFound => Err(error),
             found => found,
         }

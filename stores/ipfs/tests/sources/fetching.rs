@@ -252,6 +252,20 @@ async fn a_slow_link_is_kept_busy() {
     assert!((6..=16).contains(&filled), "{filled} at once");
     assert_eq!(server.requests(), 25, "each block once");
 
+    // As NFS and FUSE ask: a short part after the other.
+    let pins = Arc::new(Pins::open(Arc::new(MemMedia::default()), &testing::env()).await.expect("pins"));
+    let mount = Mount::cas(Prefix::new("ipfs").expect("a prefix"), reading(), pins);
+    let vfs = mount.vfs();
+    let found = vfs.lookup(vfs.root(), &Name::new(file.cid.to_string().as_bytes()).expect("a name")).await;
+    let (ino, before) = (found.expect("there").ino, server.requests());
+    for part in bytes.chunks(256 << 10) {
+        let at = part.as_ptr() as u64 - bytes.as_ptr() as u64;
+        assert!(vfs.read(ino, at, 256 << 10).await.expect("read") == part);
+    }
+    let filled = most.swap(0, Ordering::SeqCst);
+    assert!((4..=16).contains(&filled), "{filled} at once");
+    assert_eq!(server.requests() - before, 24, "each block once, but the root, which is known");
+
     let (root, _) = tree(&far).await;
     let pins = Arc::new(Pins::open(Arc::new(MemMedia::default()), &testing::env()).await.expect("pins"));
     let mount = Mount::cas(Prefix::new("ipfs").expect("a prefix"), reading(), pins);

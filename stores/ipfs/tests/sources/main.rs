@@ -1,5 +1,8 @@
 //! Sources against servers in this process: what is fetched, from whom, and what a server that lies, hangs or breaks off
 //! comes to: never a wrong byte, unbounded memory, or a wait without end.
+//!
+//! The shared laws of block stores begin with a put of any bytes under any key. No source takes one, so what the laws say
+//! of reading is tested here, each by its own name; a mount that looks elsewhere runs the laws of its seams in `muxfs`.
 
 mod fetching;
 mod kubo;
