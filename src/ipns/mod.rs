@@ -8,6 +8,7 @@
 mod key;
 mod name;
 mod record;
+mod resolve;
 #[cfg(test)]
 mod tests;
 
@@ -15,4 +16,5 @@ pub use self::{
     key::NameKey,
     name::IpnsName,
     record::{LIFETIME, RECORD_LEN_MAX, Record, TTL, Target},
+    resolve::{NAME_COUNT_MAX, Records, Resolved, resolve},
 };

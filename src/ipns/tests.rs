@@ -1,6 +1,7 @@
 //! Records that another program made, and what becomes of ours.
 
 use std::{
+    collections::BTreeMap,
     env, fs,
     path::PathBuf,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -10,7 +11,7 @@ use proptest::prelude::*;
 use serde_json::Value;
 
 use super::*;
-use crate::{ErrorKind, SecretKey, calendar::unix_secs};
+use crate::{ErrorKind, Name, Result, SecretKey, calendar::unix_secs};
 
 fn vectors() -> Value {
     serde_json::from_str(include_str!("../../spec/vectors/ipns.json")).expect("JSON")
@@ -160,6 +161,58 @@ fn targets_are_paths_of_content_and_names() {
         let (key, expires) = (key(), now() + LIFETIME);
         assert_eq!(Record::create(&key, value.as_bytes(), 1, expires, TTL).expect_err(value).kind(), kind, "{value}");
     }
+}
+
+#[derive(Debug, Default)]
+struct Known(BTreeMap<IpnsName, Record>);
+
+impl Known {
+    /// Lets the name of the key of a seed lead somewhere.
+    fn publish(&mut self, seed: u8, value: &str, lifetime: Duration, ttl: Duration) -> IpnsName {
+        let key = NameKey::of_seed(SecretKey::new([seed; 32]));
+        let record = Record::create(&key, value.as_bytes(), 1, now() + lifetime, ttl).expect("a record");
+        self.0.insert(key.name().clone(), record);
+        key.name().clone()
+    }
+}
+
+#[async_trait::async_trait]
+impl Records for Known {
+    async fn record(&self, name: &IpnsName) -> Result<Option<Record>> {
+        Ok(self.0.get(name).cloned())
+    }
+}
+
+#[tokio::test]
+async fn names_lead_to_content_through_names() {
+    let mut known = Known::default();
+    let one = known.publish(1, "/ipfs/bafkqaaa/a", LIFETIME, TTL);
+    let two = known.publish(2, &format!("/ipns/{one}/b/c"), LIFETIME, TTL * 2);
+    let three = known.publish(3, &format!("/ipns/{two}/d"), Duration::from_secs(7), TTL);
+    let path =
+        |names: &[&str]| names.iter().map(|name| Name::new(name.as_bytes()).expect("a name")).collect::<Vec<_>>();
+    let root = "bafkqaaa".parse().expect("a CID");
+    for (name, names, ttl) in [
+        (&one, &["a"][..], TTL),
+        (&two, &["a", "b", "c"], TTL),
+        (&three, &["a", "b", "c", "d"], Duration::from_secs(7)),
+    ] {
+        let resolved = resolve(&known, name, now()).await.expect("it leads somewhere");
+        assert_eq!(resolved, Resolved { root, path: path(names), ttl });
+    }
+    let later = now() + Duration::from_secs(7);
+    assert!(resolve(&known, &two, later).await.is_ok());
+    let error = resolve(&known, &three, later).await.expect_err("not any more");
+    assert_eq!((error.kind(), error.path()), (ErrorKind::NotFound, Some(three.to_string().as_str())));
+
+    let first = known.publish(5, "/ipfs/bafkqaaa", LIFETIME, TTL);
+    let round = known.publish(4, &format!("/ipns/{first}"), LIFETIME, TTL);
+    known.publish(5, &format!("/ipns/{round}"), LIFETIME, TTL);
+    assert_eq!(resolve(&known, &round, now()).await.expect_err("a circle").kind(), ErrorKind::Loop);
+    let nobody = NameKey::of_seed(SecretKey::new([9; 32])).name().clone();
+    let lost = known.publish(6, &format!("/ipns/{nobody}"), LIFETIME, TTL);
+    let error = resolve(&known, &lost, now()).await.expect_err("nothing is known of it");
+    assert_eq!((error.kind(), error.path()), (ErrorKind::NotFound, Some(nobody.to_string().as_str())));
 }
 
 #[test]

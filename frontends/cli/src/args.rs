@@ -2,6 +2,7 @@
 
 mod car;
 mod ipfs;
+mod name;
 mod zdb;
 mod zstor;
 
@@ -12,6 +13,7 @@ use clap::{Args, Parser, Subcommand};
 pub(crate) use self::{
     car::{Car, CarExport, CarImport, CarScope},
     ipfs::{Ipfs, IpfsPublish},
+    name::{Name, NamePublish},
     zdb::{NodeMode, NodeSync, Zdb, ZdbImport, ZdbServe},
     zstor::{Zstor, ZstorExport, ZstorImport, ZstorNode},
 };
@@ -286,6 +288,9 @@ pub(crate) enum Command {
     /// Give what is here to a node of the IPFS network
     #[command(subcommand)]
     Ipfs(Ipfs),
+    /// Let names that stay lead to content that changes (IPNS)
+    #[command(subcommand)]
+    Name(Name),
     /// Look at /zstor and after it: its nodes, what more may be lost, scrub and repair; and move from and to zstor v2
     #[command(subcommand)]
     Zstor(Zstor),

@@ -14,6 +14,7 @@ mod http_token;
 mod instance;
 mod metrics;
 mod mounts;
+mod names;
 mod namespace;
 mod output;
 mod owner;
@@ -40,7 +41,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::{
     args::{
-        Car, CarImport, Cli, Command, Global, Http, Ipfs, IpfsPublish, Key, Pin, Put, Zdb, Zstor, ZstorExport,
+        Car, CarImport, Cli, Command, Global, Http, Ipfs, IpfsPublish, Key, Name, Pin, Put, Zdb, Zstor, ZstorExport,
         ZstorImport,
     },
     commands::verify_all::VerifyAll,
@@ -48,6 +49,7 @@ use crate::{
     control::Client,
     data_dir::{Access, DataDir},
     instance::Instance,
+    names::Names,
     namespace::{Namespace, Place},
     output::Output,
     signals::Signals,
@@ -225,6 +227,7 @@ async fn run(mut cli: Cli, in_use: InUse) -> Result<ExitCode> {
         Command::Car(Car::Verify { file, whole }) => commands::car::verify(&file, whole, output).await?,
         Command::Car(Car::Import(args)) => Box::pin(car_import(config, &in_use, &args, output)).await?,
         Command::Ipfs(Ipfs::Publish(args)) => Box::pin(ipfs_publish(config, &in_use, &args, output)).await?,
+        Command::Name(name) => Box::pin(self::name(config, &in_use, name, output)).await?,
         Command::Reload => {
             let Some(client) = server(&config).await? else {
                 let why = "no server runs with this data directory: the next start reads the configuration";
@@ -335,6 +338,7 @@ async fn command(command: Command, namespace: &dyn Namespace, output: Output) ->
         }
         Command::Serve(_)
         | Command::Zdb(_)
+        | Command::Name(_)
         | Command::Reload
         | Command::Zstor(
             Zstor::Status { .. } | Zstor::Plan { .. } | Zstor::Node(_) | Zstor::Import(_) | Zstor::Export(_),
@@ -418,6 +422,24 @@ async fn ipfs_publish(config: Config, in_use: &InUse, args: &IpfsPublish, output
     let done = commands::ipfs::publish(&*served, &node, args, output).await;
     served.close().await?;
     done
+}
+
+async fn name(config: Config, in_use: &InUse, name: Name, output: Output) -> Result<()> {
+    let names = Names::of(&config.data);
+    match name {
+        Name::Publish(args) => {
+            let namespace = open(config, in_use).await?;
+            let done = commands::name::publish(&names, &*namespace, &args, output).await;
+            namespace.close().await?;
+            done
+        }
+        Name::Resolve { name } => commands::name::tell(&names, &name, output).await,
+        Name::Ls => commands::name::ls(&names, output).await,
+        Name::New { label } => commands::name::new(&names, &label, output).await,
+        Name::Export { label, file } => commands::name::export(&names, &label, &file, output),
+        Name::Import { label, file } => commands::name::import(&names, &label, &file, output).await,
+        Name::Accept { name, file } => commands::name::accept(&names, &name, &file, output).await,
+    }
 }
 
 async fn zstor_import(config: Config, in_use: &InUse, args: &ZstorImport, output: Output) -> Result<()> {

@@ -12,7 +12,13 @@ use axum::{
 };
 use futures_util::StreamExt;
 use hyper::body::Incoming;
-use muxfs::{Cid, ErrorKind, Mount, Name, Prefix, cas::Cas, vfs::Lease};
+use muxfs::{
+    Cid, ErrorKind, Mount, Name, Prefix,
+    cas::Cas,
+    dag::Dag,
+    ipns::{IpnsName, resolve},
+    vfs::Lease,
+};
 use tokio::time::{sleep, timeout};
 
 use crate::{
@@ -21,12 +27,15 @@ use crate::{
     failure::Failure,
     format::{Format, Wanted},
     gateway::Gateway,
-    guard, ours, page,
+    guard, ipns, ours, page,
     place::{self, Place},
     server::Shared,
     target::Target,
 };
 
+/// Where IPNS names are.
+const IPNS_PREFIX: &[u8] = b"ipns";
+const NAME_ADVICE: &str = "A name is the CID of a key, as k51..., or 12D3Koo...";
 const CID_ADVICE: &str = "A CID begins with Qm and has 46 characters, or with b, k, z or f.";
 const RETRY_SECS: &str = "5";
 /// The mount of content that is no secret to who knows its CID; elsewhere not even whether it is there is told to pages
@@ -205,11 +214,13 @@ async fn find(shared: &Arc<Shared>, request: &Parts, body: Incoming) -> Response
         };
         let answered = match cid {
             Some((cas, cid, below)) => by_cid(cas, &target, request, (cid, below), &boundary).await,
+            None if is_of_ipns(shared, &target) => by_ipns_name(shared, &target, request, &boundary).await,
             None => by_name(shared, &target, request, &boundary).await,
         };
         answered.unwrap_or_else(|failure| fail(&failure, request))
     };
-    if cid.is_some() && target.parts.first().is_some_and(|prefix| prefix.as_bytes() == PUBLIC_PREFIX) {
+    let is_public = cid.is_some() && target.parts.first().is_some_and(|prefix| prefix.as_bytes() == PUBLIC_PREFIX);
+    if is_public || (cid.is_none() && is_of_ipns(shared, &target)) {
         guard::allow_every_origin(response.headers_mut());
     }
     response
@@ -239,10 +250,54 @@ async fn by_cid(
     boundary: Boundary<'_>,
 ) -> Result<Response<Body>, Failure> {
     let wanted = Wanted::of(&target.query, &request.headers)?;
-    // Who asks for another MuxFS, or wants no more, is answered from what is here: two that ask each other would never end.
+    Gateway { dag: dag_for(cas, request), target, request, boundary, wanted }.answer(cid, below).await
+}
+
+/// Where a request by CID reads. Who asks for another MuxFS, or wants no more, is answered from what is here: two that ask
+/// each other would never end.
+fn dag_for<'a>(cas: &'a Cas, request: &Parts) -> &'a Dag {
     let is_held_only = guard::only_if_cached(&request.headers) || guard::is_via_muxfs(&request.headers);
-    let dag = if is_held_only { cas.dag() } else { cas.reading_dag() };
-    Gateway { dag, target, request, boundary, wanted }.answer(cid, below).await
+    if is_held_only { cas.dag() } else { cas.reading_dag() }
+}
+
+/// Whether a path begins with `/ipns`, and names are what is there.
+fn is_of_ipns(shared: &Shared, target: &Target) -> bool {
+    let first = target.parts.first().is_some_and(|first| first.as_bytes() == IPNS_PREFIX);
+    first && shared.options.names.is_some() && mount(shared, &target.parts).is_none()
+}
+
+/// What an IPNS name leads to, in the mount of public content; or its record.
+async fn by_ipns_name(
+    shared: &Shared,
+    target: &Target,
+    request: &Parts,
+    boundary: Boundary<'_>,
+) -> Result<Response<Body>, Failure> {
+    let wanted = Wanted::of(&target.query, &request.headers)?;
+    let (Some(names), Some((name, below))) =
+        (&shared.options.names, target.parts.get(1..).and_then(<[Name]>::split_first))
+    else {
+        return Err(Failure::bad("A name has to follow /ipns.", NAME_ADVICE));
+    };
+    let name: IpnsName = name.as_str().unwrap_or("\u{fffd}").parse().map_err(|error: muxfs::Error| {
+        let why = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+        Failure::bad(format!("This is no name of IPNS: {why}."), NAME_ADVICE)
+    })?;
+    if wanted.format == Some(Format::IpnsRecord) {
+        return ipns::record(&**names, &name, request, below).await;
+    }
+    let resolved = resolve(&**names, &name, (shared.options.env.now)()).await?;
+    let public = shared.mux.mounts().iter().find(|mount| mount.prefix().as_str().as_bytes() == PUBLIC_PREFIX);
+    let Some(cas) = public.and_then(Mount::as_cas) else {
+        return Err(Failure::new(StatusCode::NOT_FOUND, "Names lead to /ipfs, which is not mounted here.", ""));
+    };
+    let path = [&resolved.path, below].concat();
+    let gateway = Gateway { dag: dag_for(cas, request), target, request, boundary, wanted };
+    let answered = gateway.answer(resolved.root, &path).await;
+    answered.map(|mut response| {
+        ipns::keep_no_longer(response.headers_mut(), resolved.ttl);
+        response
+    })
 }
 
 async fn by_name(

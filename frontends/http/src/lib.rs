@@ -33,6 +33,7 @@ mod folder;
 mod format;
 mod gateway;
 mod guard;
+mod ipns;
 mod media_type;
 mod options;
 mod ours;

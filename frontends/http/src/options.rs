@@ -6,7 +6,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use muxfs::{Env, Error, ErrorKind, Result};
+use muxfs::{Env, Error, ErrorKind, Result, ipns::Records};
 
 use crate::{access::Writing, ours::Reporter};
 
@@ -25,6 +25,8 @@ pub struct Options {
     pub reporter: Option<Arc<dyn Reporter>>,
     /// Whether who reads has to show the token on loopback, too: behind a proxy that lets anybody in. Needs `writing`.
     pub private: bool,
+    /// Where the records of IPNS names are, for `/ipns`; `None`: there is no such path.
+    pub names: Option<Arc<dyn Records>>,
     /// How many connections may be open at once; one more is told 503.
     pub connections_max: usize,
     /// How long a client may take to send the head of a request, and to send another on a connection that is open.
@@ -50,6 +52,7 @@ impl Default for Options {
             writing: None,
             reporter: None,
             private: false,
+            names: None,
             connections_max: 512,
             head_timeout: Duration::from_secs(30),
             stall_timeout: Duration::from_mins(1),

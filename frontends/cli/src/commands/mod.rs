@@ -11,6 +11,7 @@ pub(crate) mod ipfs;
 pub(crate) mod key;
 pub(crate) mod list;
 pub(crate) mod mount;
+pub(crate) mod name;
 pub(crate) mod pin;
 pub(crate) mod put;
 pub(crate) mod read;

@@ -30,6 +30,7 @@ use crate::{
     instance::{self, Instance, fsids, local_dir},
     metrics,
     mounts::MountPoint,
+    names::Names,
     output::{self, Output},
     reload,
     reporter::Reporter,
@@ -349,6 +350,7 @@ fn start_http(
         writing: Some(writing),
         private: config.http.private,
         reporter: Some(Arc::new(Reporter { instance: Arc::downgrade(instance), recorder })),
+        names: Some(Arc::new(Names::of(data.path()))),
         env: instance::env(),
         ..muxfs_http::Options::default()
     };

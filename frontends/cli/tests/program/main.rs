@@ -12,6 +12,7 @@ mod commands;
 mod copies;
 mod doctor;
 mod mounting;
+mod names;
 mod nodes;
 mod replaced;
 mod roots;

@@ -1,0 +1,158 @@
+//! `name`: keys, and the names that lead to content.
+
+use std::{ffi::OsStr, fs, io::Write as _, os::unix::fs::OpenOptionsExt as _, path::Path, time::SystemTime};
+
+use muxfs::{
+    Error, ErrorKind, Result,
+    calendar::Utc,
+    ipns::{IpnsName, NameKey, Record, Records as _, Resolved, Target, resolve},
+};
+use serde_json::json;
+use zeroize::Zeroizing;
+
+use super::put::host;
+use crate::{
+    args::NamePublish,
+    names::{Label, Names, Publication, read_record},
+    namespace::Namespace,
+    output::Output,
+};
+
+/// The longest key that is read, in bytes: one of RSA, to say that it does not sign here.
+const KEY_LEN_MAX: u64 = 16 << 10;
+
+/// Lets a name lead to what is at a path, and prints the name.
+pub(crate) async fn publish(
+    names: &Names,
+    namespace: &dyn Namespace,
+    args: &NamePublish,
+    output: Output,
+) -> Result<()> {
+    let value = value_of(namespace, &args.path).await?;
+    let publication = Publication { value: &value, lifetime: args.lifetime.0, ttl: args.ttl.0 };
+    let record = names.publish(&args.key, &publication).await?;
+    let (name, until) = (record.name(), Utc::from(record.expires()));
+    output.notice(&format!(
+        "it leads to {value} until {:04}-{:02}-{:02}, record {}",
+        until.year,
+        until.month,
+        until.day,
+        record.sequence()
+    ));
+    output.result(
+        format!("/ipns/{name}").as_bytes(),
+        &json!({ "name": name.to_string(), "value": value, "sequence": record.sequence(), "expires": seconds(&record) }),
+    )
+}
+
+/// What a record says of a path: of content its CID, since what is at the path may change.
+async fn value_of(namespace: &dyn Namespace, path: &OsStr) -> Result<String> {
+    if let Some(value) = path.to_str().filter(|path| path.starts_with("/ipns/")) {
+        Target::parse(value.as_bytes())?;
+        return Ok(value.to_owned());
+    }
+    let path = super::path(path)?;
+    if path.prefix.as_str() != "ipfs" {
+        return Err(Error::new(ErrorKind::InvalidArgument, "name.publish")
+            .at(path)
+            .because("a name leads to /ipfs, where everybody may read: put it there first"));
+    }
+    Ok(format!("/ipfs/{}", super::root_of(namespace, &path, "name.publish").await?))
+}
+
+fn seconds(record: &Record) -> i64 {
+    muxfs::calendar::unix_secs(record.expires())
+}
+
+/// Prints where a name leads.
+pub(crate) async fn tell(names: &Names, name: &str, output: Output) -> Result<()> {
+    let name = match name.strip_prefix("/ipns/").unwrap_or(name).parse::<IpnsName>() {
+        Ok(name) => name,
+        Err(error) => match name.parse::<Label>() {
+            Ok(label) => names.key(&label).map(|key| key.name().clone())?,
+            Err(_) => return Err(error),
+        },
+    };
+    let resolved = resolve(names, &name, SystemTime::now()).await?;
+    let value = value(&resolved);
+    output.result(&value, &json!({ "name": name.to_string(), "path": String::from_utf8_lossy(&value) }))
+}
+
+fn value(resolved: &Resolved) -> Vec<u8> {
+    let mut value = format!("/ipfs/{}", resolved.root).into_bytes();
+    for part in &resolved.path {
+        value.push(b'/');
+        value.extend_from_slice(part.as_bytes());
+    }
+    value
+}
+
+/// Lists the keys.
+pub(crate) async fn ls(names: &Names, output: Output) -> Result<()> {
+    for (label, key) in names.keys()? {
+        let record = names.record(key.name()).await?;
+        let value = record.as_ref().map(|record| String::from_utf8_lossy(record.value()).into_owned());
+        let shown = value.as_deref().map(|value| format!(" {}", value.escape_debug())).unwrap_or_default();
+        output.result(
+            format!("{label} {}{shown}", key.name()).as_bytes(),
+            &json!({
+                "label": label.to_string(),
+                "name": key.name().to_string(),
+                "value": value,
+                "expires": record.as_ref().map(seconds),
+            }),
+        )?;
+    }
+    Ok(())
+}
+
+/// Draws a key, and prints its name.
+pub(crate) async fn new(names: &Names, label: &Label, output: Output) -> Result<()> {
+    told(&names.generate(label).await?, output)
+}
+
+/// Takes a key out of a file, and prints its name.
+pub(crate) async fn import(names: &Names, label: &Label, file: &Path, output: Output) -> Result<()> {
+    use std::io::Read as _;
+    let opened = fs::File::open(file).map_err(|error| host(file, error))?;
+    let mut bytes = Zeroizing::new(Vec::new());
+    opened.take(KEY_LEN_MAX).read_to_end(&mut bytes).map_err(|error| host(file, error))?;
+    let key = NameKey::decode(&bytes).map_err(|error| error.at(file.display()))?;
+    names.import(label, &key).await?;
+    told(&key, output)
+}
+
+fn told(key: &NameKey, output: Output) -> Result<()> {
+    output.result(key.name().to_string().as_bytes(), &json!({ "name": key.name().to_string() }))
+}
+
+/// Writes a key to a file that is not there yet.
+pub(crate) fn export(names: &Names, label: &Label, file: &Path, output: Output) -> Result<()> {
+    let key = names.key(label)?;
+    let write = || {
+        let mut written = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(file)?;
+        written.write_all(&key.encode())?;
+        written.sync_all()
+    };
+    write().map_err(|error| host(file, error))?;
+    output.result(file.as_os_str().as_encoded_bytes(), &json!({ "file": file.to_string_lossy() }))
+}
+
+/// Takes a record of a file.
+pub(crate) async fn accept(names: &Names, name: &IpnsName, file: &Path, output: Output) -> Result<()> {
+    let record = Record::verify(name, &read_record(file)?)?;
+    if !record.is_good(SystemTime::now()) {
+        return Err(Error::new(ErrorKind::InvalidArgument, "name.accept")
+            .at(file.display())
+            .because("the record is not good any more"));
+    }
+    let is_newer = names.accept(&record).await?;
+    if !is_newer {
+        output.notice("a record that is as new was known");
+    }
+    let value = String::from_utf8_lossy(record.value()).into_owned();
+    output.result(
+        value.escape_debug().to_string().as_bytes(),
+        &json!({ "name": name.to_string(), "value": value, "new": is_newer }),
+    )
+}

@@ -1,0 +1,232 @@
+//! The names of this data directory: the keys that we sign with, and the newest record of each name that is known here.
+//!
+//! `DATA/names` has a file for each, `LABEL.key` as libp2p writes keys, which its owner alone reads, and `NAME.ipns-record`. Each
+//! is replaced at one stroke, so that a server reads it while a command writes. Spec: spec/ipns.md #on-this-machine.
+
+use std::{
+    fmt, fs, io,
+    path::{Path, PathBuf},
+    str::FromStr,
+    time::{Duration, SystemTime},
+};
+
+use async_trait::async_trait;
+use muxfs::{
+    Error, ErrorKind, Result,
+    ipns::{IpnsName, NameKey, RECORD_LEN_MAX, Record, Records},
+};
+
+use crate::{
+    commands::put::host,
+    data_dir::private_dir,
+    host_file::{Editing, Mode, read_password_file, replace},
+    instance::env,
+};
+
+/// The label of the key that is taken where none is named.
+const OWN: &str = "self";
+const LABEL_LEN_MAX: usize = 64;
+
+/// What a key is called here: 1 to 64 of `a` to `z`, digits, `-` and `_`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Label(String);
+
+impl Label {
+    pub(crate) fn is_own(&self) -> bool {
+        self.0 == OWN
+    }
+}
+
+impl Default for Label {
+    fn default() -> Self {
+        Self(OWN.to_owned())
+    }
+}
+
+impl FromStr for Label {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-' || byte == b'_';
+        if text.is_empty() || text.len() > LABEL_LEN_MAX || !text.bytes().all(is_plain) {
+            return Err(format!("{text:?} is no label of a key: 1 to 64 of a to z, digits, - and _"));
+        }
+        if text.parse::<IpnsName>().is_ok() {
+            return Err(format!("{text:?} is a name: a label has to be told from one"));
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl fmt::Display for Label {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Keys and records.
+#[derive(Debug, Clone)]
+pub(crate) struct Names {
+    dir: PathBuf,
+}
+
+/// What a record is to say.
+#[derive(Debug)]
+pub(crate) struct Publication<'a> {
+    /// Where the name is to lead, as `/ipfs/CID`.
+    pub(crate) value: &'a str,
+    pub(crate) lifetime: Duration,
+    pub(crate) ttl: Duration,
+}
+
+impl Names {
+    /// Those of a data directory, which need not be there.
+    pub(crate) fn of(data: &Path) -> Self {
+        Self { dir: data.join("names") }
+    }
+
+    fn key_file(&self, label: &Label) -> PathBuf {
+        self.dir.join(format!("{label}.key"))
+    }
+
+    fn record_file(&self, name: &IpnsName) -> PathBuf {
+        self.dir.join(format!("{name}.ipns-record"))
+    }
+
+    /// The key of a label.
+    ///
+    /// # Errors
+    /// `NotFound` where there is none; `Denied` where others than its owner may read it.
+    pub(crate) fn key(&self, label: &Label) -> Result<NameKey> {
+        let file = self.key_file(label);
+        let failed = |error: io::Error| match error.kind() {
+            io::ErrorKind::NotFound => Error::new(ErrorKind::NotFound, "names.key")
+                .at(label)
+                .because(format!("there is no such key: make it with muxfs name new {label}")),
+            _ => host(&file, error),
+        };
+        NameKey::decode(&read_password_file(&file, "names.key", failed)?).map_err(|error| error.at(file.display()))
+    }
+
+    /// The keys, by their labels.
+    pub(crate) fn keys(&self) -> Result<Vec<(Label, NameKey)>> {
+        let entries = match fs::read_dir(&self.dir) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.map_err(|error| host(&self.dir, error))?,
+        };
+        let mut labels = Vec::new();
+        for entry in entries {
+            let name = entry.map_err(|error| host(&self.dir, error))?.file_name();
+            labels.extend(name.to_str().and_then(|name| name.strip_suffix(".key")?.parse::<Label>().ok()));
+        }
+        labels.sort();
+        labels.into_iter().map(|label| Ok((label.clone(), self.key(&label)?))).collect()
+    }
+
+    /// Draws a key.
+    ///
+    /// # Errors
+    /// `Exists` where the label has one.
+    pub(crate) async fn generate(&self, label: &Label) -> Result<NameKey> {
+        let _editing = self.edit(label).await?;
+        self.generate_alone(label)
+    }
+
+    fn generate_alone(&self, label: &Label) -> Result<NameKey> {
+        let key = NameKey::generate(&env());
+        self.keep_key(label, &key)?;
+        Ok(key)
+    }
+
+    /// Takes a key that was exported elsewhere.
+    ///
+    /// # Errors
+    /// `Exists` where the label has one.
+    pub(crate) async fn import(&self, label: &Label, key: &NameKey) -> Result<()> {
+        let _editing = self.edit(label).await?;
+        self.keep_key(label, key)
+    }
+
+    fn keep_key(&self, label: &Label, key: &NameKey) -> Result<()> {
+        let file = self.key_file(label);
+        if fs::symlink_metadata(&file).is_ok() {
+            return Err(Error::new(ErrorKind::Exists, "names.key")
+                .at(label)
+                .because("there is a key of this label: who lost it could never publish its name again"));
+        }
+        replace(&file, &key.encode(), Mode::Given(0o600)).map_err(|error| host(&file, error))
+    }
+
+    /// Lets the name of a key lead somewhere; the key that is taken where none is named is made where there is none.
+    ///
+    /// The sequence number goes up where the name led somewhere else before.
+    pub(crate) async fn publish(&self, label: &Label, publication: &Publication<'_>) -> Result<Record> {
+        let _editing = self.edit(label).await?;
+        let key = match self.key(label) {
+            Err(error) if error.kind() == ErrorKind::NotFound && label.is_own() => self.generate_alone(label)?,
+            key => key?,
+        };
+        let Publication { value, lifetime, ttl } = *publication;
+        let sequence = match self.read(key.name())? {
+            None => 0,
+            Some(before) if before.value() == value.as_bytes() => before.sequence(),
+            Some(before) => before.sequence().checked_add(1).ok_or_else(|| {
+                let error = Error::new(ErrorKind::TooLarge, "names.publish").at(label);
+                error.because("the name has no sequence numbers left")
+            })?,
+        };
+        let expires = SystemTime::now().checked_add(lifetime).ok_or_else(|| {
+            Error::new(ErrorKind::InvalidArgument, "names.publish").because("no time is that far away")
+        })?;
+        let record = Record::create(&key, value.as_bytes(), sequence, expires, ttl)?;
+        self.keep(&record)?;
+        Ok(record)
+    }
+
+    /// Takes a record that was made elsewhere; whether it is newer than what was known.
+    pub(crate) async fn accept(&self, record: &Record) -> Result<bool> {
+        let _editing = self.edit(&Label::default()).await?;
+        if self.read(record.name())?.is_some_and(|known| known.cmp_age(record).is_ge()) {
+            return Ok(false);
+        }
+        self.keep(record)?;
+        Ok(true)
+    }
+
+    fn keep(&self, record: &Record) -> Result<()> {
+        let file = self.record_file(record.name());
+        replace(&file, record.as_bytes(), Mode::Given(0o644)).map_err(|error| host(&file, error))
+    }
+
+    fn read(&self, name: &IpnsName) -> Result<Option<Record>> {
+        let file = self.record_file(name);
+        match read_record(&file) {
+            Ok(bytes) => Record::verify(name, &bytes).map(Some).map_err(|error| error.at(file.display())),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// One command at a time changes what is here.
+    async fn edit(&self, label: &Label) -> Result<Editing> {
+        private_dir(&self.dir)?;
+        Editing::begin(&self.key_file(label)).await
+    }
+}
+
+/// The bytes of a file that may be a record; of a longer one as many as say that it is none.
+pub(crate) fn read_record(file: &Path) -> Result<Vec<u8>> {
+    use std::io::Read as _;
+    let opened = fs::File::open(file).map_err(|error| host(file, error))?;
+    let mut bytes = Vec::new();
+    opened.take(RECORD_LEN_MAX as u64 + 1).read_to_end(&mut bytes).map_err(|error| host(file, error))?;
+    Ok(bytes)
+}
+
+#[async_trait]
+impl Records for Names {
+    async fn record(&self, name: &IpnsName) -> Result<Option<Record>> {
+        // A short file.
+        self.read(name)
+    }
+}
