@@ -421,7 +421,7 @@ pub(crate) enum Http {
     /// A server makes it at its first start. WebDAV clients take it as the password of any user. Remove its file,
     /// http/token in the data directory, and start the server again to have another one.
     #[command(
-        after_help = "Examples:\n  curl -u :$(muxfs http token) -T a.txt http://127.0.0.1:8080/ipfs/a.txt\n  rclone config create mux webdav url http://127.0.0.1:8080 vendor other user me pass $(muxfs http token)"
+        after_help = "Examples:\n  curl -u :$(muxfs http token) -T a.txt http://127.0.0.1:8080/ipfs/a.txt\n  rclone config create mux webdav url http://127.0.0.1:8080 vendor other user me pass $(muxfs http token) --obscure"
     )]
     Token,
 }
