@@ -204,6 +204,9 @@ function row(entry, index, past) {
   if (entry.kind === "file") tools.append(button("↓", `Save ${entry.name}`, () => save(`${address(entry)}?download=true`)));
   if (entry.kind === "dir" && state.path !== "/") {
     tools.append(button("TAR", `Save ${entry.name} as a TAR`, () => save(`${address(entry)}?format=tar`)));
+    // Content that has a CID is had by it, each block to be verified by whoever reads the CAR.
+    const car = `/${state.path.split("/")[1]}/${entry.cid}?format=car&filename=${encodeURIComponent(entry.name)}.car`;
+    if (entry.cid) tools.append(button("CAR", `Save ${entry.name} as a CAR`, () => save(car)));
   }
   if (past && state.writable && restored(entry)) tools.append(button("Restore", `Restore ${entry.name}`, () => restore(entry)));
   if (!past && state.writable) {

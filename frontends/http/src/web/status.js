@@ -40,8 +40,8 @@ function plot(name, value, isBytes) {
   const { svg, line, caption, values } = drawn(name, isBytes);
   values.push(value);
   if (values.length > POINT_COUNT) values.shift();
-  const top = Math.max(...values, 1);
-  const at = (one, index) => `${POINT_COUNT - values.length + index},${98 - 96 * one / top}`;
+  const top = Math.max(...values);
+  const at = (one, index) => `${POINT_COUNT - values.length + index},${98 - 96 * one / Math.max(top, 1)}`;
   line.setAttribute("points", values.map(at).join(" "));
   const told = (one) => isBytes ? `${size(one)}/s` : `${one.toFixed(1)}/s`;
   caption.textContent = `${name}: ${told(value)}, at most ${told(top)}`;
@@ -66,12 +66,34 @@ function mount(one) {
   return make("tr", {}, make("td", {}, make("a", { href: `/${one.prefix}/?list`, textContent: `/${one.prefix}` })), space, commit, health);
 }
 
-/** What a store says of itself: whatever it is, as a list of names and values. */
-function described(value) {
-  if (value === null || typeof value !== "object") return document.createTextNode(String(value));
-  if (Array.isArray(value)) return make("ul", {}, ...value.map((one) => make("li", {}, described(one))));
-  const line = ([key, one]) => make("li", {}, make("b", { textContent: `${key.replaceAll("_", " ")}: ` }), described(one));
-  return make("ul", {}, ...Object.entries(value).map(line));
+const LENGTHS = /(^|_)(bytes|free|len)$/;
+
+function plain(key, value) {
+  if (value === null || value === false) return "";
+  if (value === true) return "yes";
+  if (typeof value !== "number") return String(value);
+  if (LENGTHS.test(key)) return size(value);
+  return Number.isInteger(value) ? String(value) : value.toPrecision(3);
+}
+
+/** Things of one kind, as a table. */
+function table(things) {
+  const keys = [...new Set(things.flatMap((one) => Object.keys(one)))];
+  // What nothing has anything to say of is left out.
+  const told = keys.filter((key) => things.some((one) => plain(key, one[key] ?? null) !== ""));
+  const head = told.map((key) => make("th", { scope: "col", textContent: key.replaceAll("_", " ") }));
+  const line = (one) => make("tr", {}, ...told.map((key) => make("td", {}, described(one[key] ?? null, key))));
+  return make("table", {}, make("thead", {}, make("tr", {}, ...head)), make("tbody", {}, ...things.map(line)));
+}
+
+/** What a store says of itself, whatever it is: names and values, and tables of things that are alike. */
+function described(value, key = "") {
+  if (value === null || typeof value !== "object") return document.createTextNode(plain(key, value));
+  if (Array.isArray(value) && value.length > 0 && value.every((one) => one !== null && typeof one === "object")) return table(value);
+  if (Array.isArray(value)) return document.createTextNode(value.map((one) => plain(key, one)).join(", "));
+  const has = ([name, one]) => (one !== null && typeof one === "object") || plain(name, one) !== "";
+  const line = ([name, one]) => make("li", {}, make("b", { textContent: `${name.replaceAll("_", " ")}: ` }), described(one, name));
+  return make("ul", {}, ...Object.entries(value).filter(has).map(line));
 }
 
 async function look() {
@@ -84,9 +106,11 @@ async function look() {
       [make("h2", { textContent: name }), described(value)]));
     if (before) {
       const seconds = Math.max(now.time - before.time, 0.1);
-      for (const [name, { value, bytes }] of Object.entries(now.counters)) {
-        const earlier = before.counters[name]?.value ?? value;
-        plot(name, Math.max(value - earlier, 0) / seconds, bytes);
+      const bytesFirst = ([, a], [, b]) => Number(b.bytes) - Number(a.bytes);
+      for (const [name, { value, bytes }] of Object.entries(now.counters).sort(bytesFirst)) {
+        const grown = Math.max(value - (before.counters[name]?.value ?? value), 0);
+        // What never moved since the page was opened is not worth a plot, but for what goes through.
+        if (bytes || grown > 0 || plots.has(name)) plot(name, grown / seconds, bytes);
       }
     }
     before = now;
