@@ -12,7 +12,7 @@ use super::{
     href, is_hidden, mount_of,
     properties::{BEGIN, END},
     told,
-    tree::{Copied, Left, Node},
+    tree::{Left, Node},
     xml,
 };
 use crate::{failure::Failure, target::Target};
@@ -83,18 +83,13 @@ impl Dav {
         };
         let (source, replaces) = (self.source().await?, self.replaces()?);
         let goal = self.goal(&source, &[]).await?;
-        self.copy_to(source, &goal, Copied { is_deep, keeps_times: false }, replaces).await?;
-        Ok(self.moved(&goal))
-    }
-
-    async fn copy_to(&self, source: Node, goal: &Goal, what: Copied, replaces: bool) -> Result<(), Failure> {
-        let hidden = self.tree.copy_hidden(source, &goal.dir, what).await.map_err(failed)?;
+        let hidden = self.tree.copy_hidden(source, &goal.dir, is_deep).await.map_err(failed)?;
         let (dir, name) = goal.place();
         if let Err(error) = self.tree.install((dir, &hidden), (dir, name), replaces).await {
             self.tree.discard(dir, &hidden).await;
             return Err(taken_or(error));
         }
-        Ok(())
+        Ok(self.moved(&goal))
     }
 
     pub(super) async fn rename(&self) -> Answer {
@@ -105,15 +100,8 @@ impl Dav {
         let (dir, name) = self.place(path).await?;
         let goal = self.goal(&source, &[Touch::Tree(path)]).await?;
         if mount_of(path) != mount_of(goal.path()) {
-            // All of it is there, durably, before any of it goes here.
-            self.copy_to(source, &goal, Copied { is_deep: true, keeps_times: true }, replaces).await?;
-            let left = self.tree.remove_all(&dir, name).await.map_err(failed)?;
-            self.tree.sync_names(&dir).await.map_err(failed)?;
-            if !left.is_empty() {
-                return Ok(told(StatusCode::MULTI_STATUS, what_is_left(path, left)));
-            }
-            self.shared.locks.forget(path);
-            return Ok(self.moved(&goal));
+            let why = "Nothing moves from one mount to another.";
+            return Err(Failure::new(StatusCode::BAD_GATEWAY, why, "Copy it, and delete it when that is done."));
         }
         let to = goal.place();
         let same = self.tree.child(to.0.ino(), to.1).await.map_err(failed)?.filter(|node| node.ino() == source.ino());

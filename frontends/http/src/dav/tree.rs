@@ -10,8 +10,7 @@ use bytes::Bytes;
 use muxfs::{
     Env, Error, ErrorKind, FileKind, Name, Result,
     vfs::{
-        Attr, Cookie, Fsid, Ino, Lease, Listing, NewNode, Place, RemoveKind, RenameMode, SetAttr, SetTime, Vfs,
-        XattrMode, ext,
+        Attr, Cookie, Fsid, Ino, Lease, Listing, NewNode, Place, RemoveKind, RenameMode, SetAttr, Vfs, XattrMode, ext,
     },
 };
 
@@ -65,15 +64,6 @@ pub(crate) struct Tree {
     /// The file systems whose names are durable when they are.
     pub(crate) sync_names_except: Vec<Fsid>,
     pub(crate) env: Env,
-}
-
-/// What a copy has of its source.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Copied {
-    /// All that is below it, too.
-    pub(crate) is_deep: bool,
-    /// When its content last changed.
-    pub(crate) keeps_times: bool,
 }
 
 /// A directory that is walked through.
@@ -258,14 +248,14 @@ impl Tree {
 
     // ---- copies
 
-    /// Copies a node to a hidden name in a directory, durably.
+    /// Copies a node, and all that is below it where `is_deep`, to a hidden name in a directory, durably.
     ///
     /// # Errors
     /// Of the first thing that could not be copied, with its path below the node; nothing is left then.
-    pub(crate) async fn copy_hidden(&self, from: Node, dir: &Node, what: Copied) -> Result<Name> {
+    pub(crate) async fn copy_hidden(&self, from: Node, dir: &Node, is_deep: bool) -> Result<Name> {
         let name = self.hidden_name();
         let copied = async {
-            let root = self.copy_into(from, dir, &name, what).await?;
+            let root = self.copy_into(from, dir, &name, is_deep).await?;
             if root.is_dir() {
                 // One call for all that is below.
                 return self.vfs.sync(self.vfs.root()).await;
@@ -279,11 +269,11 @@ impl Tree {
         Ok(name)
     }
 
-    async fn copy_into(&self, from: Node, dir: &Node, name: &Name, what: Copied) -> Result<Node> {
+    async fn copy_into(&self, from: Node, dir: &Node, name: &Name, is_deep: bool) -> Result<Node> {
         let first = self.copy_node(&from, dir.ino(), name).await?;
         let root = Node { lease: first.lease.clone(), attr: first.attr.clone() };
-        if !from.is_dir() || !what.is_deep {
-            self.close_copy(&from, &first, what).await?;
+        if !from.is_dir() || !is_deep {
+            self.close_copy(&from, &first).await?;
             return Ok(root);
         }
         let mut levels = vec![Level::new(name.clone(), from, Some(first))];
@@ -298,13 +288,13 @@ impl Tree {
                 if node.is_dir() {
                     levels.push(Level::new(name, node, Some(copied)));
                 } else {
-                    self.close_copy(&node, &copied, what).await.map_err(at)?;
+                    self.close_copy(&node, &copied).await.map_err(at)?;
                 }
             } else if let Some(after) = level.after {
                 let (entries, next) = self.page(level.node.ino(), after).await?;
                 (level.entries, level.after) = (entries.into_iter(), next);
             } else {
-                self.close_copy(&level.node, copy, what).await?;
+                self.close_copy(&level.node, copy).await?;
                 levels.pop();
             }
         }
@@ -331,19 +321,14 @@ impl Tree {
         Ok(copy)
     }
 
-    /// Ends the copy of a node: nothing of it changes any more.
-    async fn close_copy(&self, from: &Node, copy: &Node, what: Copied) -> Result<()> {
+    /// Ends the copy of a node: its mode is what it is to be.
+    async fn close_copy(&self, from: &Node, copy: &Node) -> Result<()> {
         self.carry(from, copy).await?;
-        let mode = Some(from.attr.mode & KEPT_MODE).filter(|mode| copy.attr.mode & KEPT_MODE != *mode);
-        let set = SetAttr {
-            mode: mode.filter(|_| from.attr.kind != FileKind::Symlink),
-            mtime: what.keeps_times.then_some(SetTime::At(from.attr.mtime)),
-            ..SetAttr::default()
-        };
-        if set == SetAttr::default() {
+        let mode = from.attr.mode & KEPT_MODE;
+        if from.attr.kind == FileKind::Symlink || copy.attr.mode & KEPT_MODE == mode {
             return Ok(());
         }
-        self.vfs.setattr(copy.ino(), set).await.map(drop)
+        self.vfs.setattr(copy.ino(), SetAttr { mode: Some(mode), ..SetAttr::default() }).await.map(drop)
     }
 
     async fn copy_bytes(&self, from: &Node, to: &Node) -> Result<()> {
