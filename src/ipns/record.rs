@@ -32,7 +32,7 @@ use crate::{
 
 /// The longest record, in bytes.
 pub const RECORD_LEN_MAX: usize = 10 * 1024;
-/// How long a record is good where nobody says, as Kubo has it.
+/// How long a record is good as Kubo makes it, and publishes it again before that.
 pub const LIFETIME: Duration = Duration::from_hours(48);
 /// How long who has resolved a name need not do so again where nobody says, as Kubo has it.
 pub const TTL: Duration = Duration::from_mins(5);
@@ -84,8 +84,6 @@ pub struct Record {
     name: IpnsName,
     value: Vec<u8>,
     sequence: u64,
-    /// As text, too: two are compared by the moment.
-    validity: String,
     expires: SystemTime,
     ttl: Duration,
 }
@@ -121,7 +119,7 @@ impl Record {
             ("TTL".into(), Ipld::from(ttl_ns)),
             ("Value".into(), Ipld::from(Bytes::copy_from_slice(value))),
             ("Sequence".into(), Ipld::from(sequence)),
-            ("Validity".into(), Ipld::from(Bytes::from(validity.clone()))),
+            ("Validity".into(), Ipld::from(Bytes::from(validity))),
             ("ValidityType".into(), Ipld::from(0)),
         ])))?;
         let signature = key.sign(&[SIGNED_PREFIX, &data].concat());
@@ -132,7 +130,7 @@ impl Record {
             return Err(Error::new(ErrorKind::TooLarge, OP).because("a record has at most 10 KiB"));
         }
         let (name, value, ttl) = (key.name().clone(), value.to_vec(), Duration::from_nanos(ttl_ns));
-        Ok(Self { encoded: encoded.into(), name, value, sequence, validity, expires, ttl })
+        Ok(Self { encoded: encoded.into(), name, value, sequence, expires, ttl })
     }
 
     /// Reads a record, and checks that it is of the key of `name`. Whether it is still good, [`Record::is_good`] tells.
@@ -171,7 +169,6 @@ impl Record {
             name: name.clone(),
             value: signed.value.to_vec(),
             sequence: signed.sequence,
-            validity: signed.validity.to_owned(),
             expires,
             ttl: Duration::from_nanos(signed.ttl),
         })

@@ -159,7 +159,8 @@ impl Names {
 
     /// Lets the name of a key lead somewhere; the key that is taken where none is named is made where there is none.
     ///
-    /// The sequence number goes up where the name led somewhere else before.
+    /// The sequence number goes up each time: of two records with one number that which is good longer counts, be it the
+    /// older one.
     pub(crate) async fn publish(&self, label: &Label, publication: &Publication<'_>) -> Result<Record> {
         let _editing = self.edit(label).await?;
         let key = match self.key(label) {
@@ -169,7 +170,6 @@ impl Names {
         let Publication { value, lifetime, ttl } = *publication;
         let sequence = match self.read(key.name())? {
             None => 0,
-            Some(before) if before.value() == value.as_bytes() => before.sequence(),
             Some(before) => before.sequence().checked_add(1).ok_or_else(|| {
                 let error = Error::new(ErrorKind::TooLarge, "names.publish").at(label);
                 error.because("the name has no sequence numbers left")

@@ -56,7 +56,7 @@ pub(crate) async fn record(
 
 /// What a name leads to stays what it is for as long as its records say, not for ever.
 pub(crate) fn keep_no_longer(headers: &mut HeaderMap, ttl: Duration) {
-    if headers.get(CACHE_CONTROL).is_some_and(|kept| kept.as_bytes().starts_with(b"public")) {
+    if headers.get(CACHE_CONTROL).is_none_or(|kept| kept.as_bytes().starts_with(b"public")) {
         set(headers, CACHE_CONTROL, &format!("public, max-age={}", ttl.as_secs()));
     }
 }
