@@ -2,13 +2,17 @@
 
 mod web;
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::Arc,
+    time::{Duration, UNIX_EPOCH},
+};
 
 use bytes::Bytes;
 use muxfs::{
     ErrorKind, FileKind, Mount, MuxFs, Name, Prefix, Result,
-    testing::{env, model::ModelFs},
-    vfs::{Attr, Cookie, Lease, Listing, NewNode, SetAttr, Vfs, XattrMode, XattrName, ext, posix::Caller},
+    testing::{Clock, env, model::ModelFs},
+    vfs::{Attr, Cookie, Lease, Listing, NewNode, SetAttr, SetTime, Vfs, XattrMode, XattrName, ext, posix::Caller},
 };
 use muxfs_http::{Options, Server, Token, Writing};
 use tokio::{
@@ -108,6 +112,57 @@ async fn until(what: &str, is: impl AsyncFn() -> bool) {
         }
     });
     waited.await.unwrap_or_else(|_| panic!("not in time: {what}"));
+}
+
+/// By when it was made, which no client can say; and what another frontend may go on with is left alone.
+#[tokio::test]
+async fn what_was_cut_off_goes_after_a_day() {
+    let clock = Clock::default();
+    let site = Site::with(Options { env: clock.env(1), ..Options::default() }).await;
+    let (_, dir) = site.find("a").await.expect("there");
+    let old = SetAttr { mtime: Some(SetTime::At(UNIX_EPOCH)), ..SetAttr::default() };
+    for hidden in [".muxfs-part.http.x", ".muxfs-part.ftp.x"] {
+        let made = site.vfs.create(dir.ino, &name(hidden.as_bytes()), NewNode::File, old.clone()).await.expect("made");
+        site.vfs.release(made.node.ino, 1);
+    }
+    let mut left = Vec::new();
+    for hours in [0, 23, 2] {
+        clock.advance(Duration::from_hours(hours));
+        assert_eq!(site.ask("PROPFIND", "/a/", &[("Depth", "1")]).await.status, 207);
+        left.push((site.find("a/.muxfs-part.http.x").await.is_ok(), site.find("a/.muxfs-part.ftp.x").await.is_ok()));
+    }
+    assert_eq!(left, [(true, true), (true, true), (false, true)]);
+}
+
+/// Of two that know the same, one wins.
+#[tokio::test]
+async fn of_two_that_change_what_they_know_one_wins() {
+    let site = Site::new().await;
+    for round in 0..20 {
+        let path = format!("/a/f{round}");
+        site.put(&path, b"old").await;
+        let etag = site.ask("GET", &path, &[]).await.header("etag").expect("an etag").to_owned();
+        let known = [("If-Match", etag.as_str())];
+        let (one, two) = tokio::join!(site.send("PUT", &path, &known, b"one"), site.send("PUT", &path, &known, b"two"));
+        let mut statuses = [one.status, two.status];
+        statuses.sort_unstable();
+        assert_eq!(statuses, [204, 412], "{}{}", one.text(), two.text());
+        let won = if one.status == 204 { "one" } else { "two" };
+        assert_eq!(site.read(&format!("a/f{round}")).await.expect("there"), won);
+    }
+}
+
+#[tokio::test]
+async fn a_listing_names_no_more_than_it_can_be_told() {
+    let site = Site::new().await;
+    let asked = |names: String| format!("<propfind xmlns='DAV:'><prop>{names}</prop></propfind>");
+    let many = (0..300).map(|n| format!("<p{n}/>")).collect::<Vec<_>>().concat();
+    let long = format!("<x:p xmlns:x='{}'/>", "&quot;".repeat(1000));
+    let longer = (0..8).map(|n| long.replace("x:p", &format!("x:p{n}"))).collect::<Vec<_>>().concat();
+    for (names, status) in [(many, 400), (long, 207), (longer, 400)] {
+        let reply = site.send("PROPFIND", "/a/", &[("Depth", "0")], asked(names).as_bytes()).await;
+        assert_eq!(reply.status, status, "{}", reply.text());
+    }
 }
 
 #[tokio::test]

@@ -85,7 +85,7 @@ impl Dav {
         let goal = self.goal(&source, &[]).await?;
         let hidden = self.tree.copy_hidden(source, &goal.dir, is_deep).await.map_err(failed)?;
         let (dir, name) = goal.place();
-        if let Err(error) = self.tree.install((dir, &hidden), (dir, name), replaces).await {
+        if let Err(error) = self.tree.install((dir, &hidden), (dir, name), replaces, None).await {
             self.tree.discard(dir, &hidden).await;
             return Err(taken_or(error));
         }
@@ -105,12 +105,14 @@ impl Dav {
         }
         let to = goal.place();
         let same = self.tree.child(to.0.ino(), to.1).await.map_err(failed)?.filter(|node| node.ino() == source.ino());
-        if same.is_some() && replaces {
+        match same {
             // Two names of one file: a rename would leave both.
-            self.tree.remove_all(&dir, name).await.map_err(failed)?;
-            self.tree.sync_names(&dir).await.map_err(failed)?;
-        } else {
-            self.tree.install((&dir, name), to, replaces).await.map_err(taken_or)?;
+            Some(same) if replaces && is_named_twice(&same, name, to.1) => {
+                self.tree.remove_all(&dir, name).await.map_err(failed)?;
+                self.tree.sync_names(&dir).await.map_err(failed)?;
+            }
+            Some(_) => self.tree.respell((&dir, name), to).await.map_err(failed)?,
+            None => self.tree.install((&dir, name), to, replaces, None).await.map_err(taken_or)?,
         }
         self.shared.locks.forget(path);
         Ok(self.moved(&goal))
@@ -161,6 +163,11 @@ impl Dav {
         }
         response
     }
+}
+
+/// Whether one node that two names find has both, rather than one name in two spellings.
+fn is_named_twice(node: &Node, one: &Name, other: &Name) -> bool {
+    !node.is_dir() && node.attr.nlink > 1 && !one.as_bytes().eq_ignore_ascii_case(other.as_bytes())
 }
 
 fn taken() -> Failure {

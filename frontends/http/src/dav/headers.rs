@@ -79,7 +79,7 @@ fn local(text: &str, request: &Parts, hosts: &[String]) -> Result<Option<Target>
     if let Some(authority) = uri.authority() {
         let is_own = guard::host(request).is_some_and(|host| host.eq_ignore_ascii_case(authority.as_str()));
         // A proxy may have told another Host than its clients know it by.
-        let is_listed = hosts.iter().any(|host| host.eq_ignore_ascii_case(authority.host()));
+        let is_listed = guard::is_listed(authority.as_str(), hosts);
         let is_http = matches!(uri.scheme_str(), Some("http" | "https"));
         if !is_http || !(is_own || is_listed) {
             return Ok(None);
@@ -221,6 +221,11 @@ pub(crate) fn is_meant(headers: &HeaderMap, etag: Option<&str>, modified: Option
 /// Whether a change is to make something new and nothing else.
 pub(crate) fn is_for_new(headers: &HeaderMap) -> bool {
     headers.get(IF_NONE_MATCH).is_some_and(|value| value.as_bytes().trim_ascii() == b"*")
+}
+
+/// Whether a change is to be made only to what is known.
+pub(crate) fn is_conditional(headers: &HeaderMap) -> bool {
+    headers.contains_key(IF_MATCH) || headers.contains_key(IF_UNMODIFIED_SINCE) || headers.contains_key("if")
 }
 
 #[cfg(test)]

@@ -59,6 +59,10 @@ enum Wanted {
     These(Vec<QName>),
 }
 
+/// How many properties one request names at most, and how long the text of their names is, in bytes.
+const NAME_COUNT_MAX: usize = 256;
+const NAMES_LEN_MAX: usize = 16 << 10;
+
 impl Wanted {
     fn of(body: &[u8]) -> Result<Self, Failure> {
         if body.is_empty() {
@@ -76,12 +80,14 @@ impl Wanted {
             names.extend(
                 element.elements().map(|element| element.name.clone()).filter(|name| seen.insert(name.clone())),
             );
-            names
+            // Each of them may be told of each entry.
+            let len: usize = names.iter().map(|name| xml::escape(&name.ns).len() + name.local.len()).sum();
+            if names.len() > NAME_COUNT_MAX || len > NAMES_LEN_MAX { Err(bad("it names too many")) } else { Ok(names) }
         };
         match (asked.dav("propname"), asked.dav("allprop"), asked.dav("prop")) {
             (Some(_), None, None) => Ok(Self::Names),
-            (None, Some(_), None) => Ok(Self::All(asked.dav("include").map(names).unwrap_or_default())),
-            (None, None, Some(prop)) => Ok(Self::These(names(prop))),
+            (None, Some(_), None) => Ok(Self::All(asked.dav("include").map(names).transpose()?.unwrap_or_default())),
+            (None, None, Some(prop)) => Ok(Self::These(names(prop)?)),
             _ => Err(bad("it has not one of propname, allprop and prop")),
         }
     }

@@ -63,8 +63,10 @@ impl Dav {
             }
         };
         let mut response = done(if was_there { StatusCode::NO_CONTENT } else { StatusCode::CREATED });
-        let attr = self.tree.vfs.getattr(file.ino()).await.map_err(failed)?;
-        tell_etag(response.headers_mut(), path, &attr);
+        // It is there, whether its tag can be told or not.
+        if let Ok(attr) = self.tree.vfs.getattr(file.ino()).await {
+            tell_etag(response.headers_mut(), path, &attr);
+        }
         if made.is_some() {
             response.headers_mut().insert(MADE, axum::http::HeaderValue::from_static("accepted"));
         }
@@ -141,13 +143,18 @@ impl Dav {
         let there = self.tree.child(dir.ino(), name).await.map_err(failed)?;
         self.check(there.as_ref(), &[self.touch(there.as_ref())]).await?;
         let is_new = headers::is_for_new(&self.request.headers);
-        if there.as_ref().is_some_and(Node::is_dir) {
-            let why = "A directory has this name by now.";
+        if there.as_ref().is_some_and(|there| there.attr.kind != FileKind::File) {
+            let why = "What has this name by now is no file.";
             return Err(Failure::new(StatusCode::CONFLICT, why, "Look at what is there, and ask again."));
         }
-        match self.tree.install((dir, hidden), (dir, name), !is_new).await {
-            Err(taken) if is_new && taken.kind() == ErrorKind::Exists => {
-                let why = "Something has this name by now.";
+        // What a condition was held against is what is replaced.
+        let expected = there.as_ref().filter(|_| headers::is_conditional(&self.request.headers)).map(Node::ino);
+        match self.tree.install((dir, hidden), (dir, name), !is_new, expected).await {
+            Err(taken)
+                if (is_new && taken.kind() == ErrorKind::Exists)
+                    || (expected.is_some() && matches!(taken.kind(), ErrorKind::Stale | ErrorKind::NotFound)) =>
+            {
+                let why = "Something else has this name by now.";
                 Err(Failure::new(StatusCode::PRECONDITION_FAILED, why, "Look at what is there, and ask again."))
             }
             installed => installed.map(|()| there.is_some()).map_err(failed),

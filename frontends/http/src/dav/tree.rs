@@ -16,6 +16,8 @@ use muxfs::{
 
 /// What hidden names begin with: the same as FTP's, so that neither shows the other's.
 const HIDDEN: &[u8] = b".muxfs-part.";
+/// And so what this frontend makes.
+const OWN: &[u8] = b"http.";
 /// How long what a cut-off change left may be somebody's who is at it yet.
 const HIDDEN_TIME: Duration = Duration::from_hours(24);
 /// Entries asked for at once.
@@ -124,16 +126,18 @@ impl Tree {
 
     /// Whether an entry is what a change left that was cut off long ago.
     pub(crate) fn is_leftover(&self, name: &Name, attr: &Attr) -> bool {
-        let age = (self.env.now)().duration_since(attr.mtime).unwrap_or_default();
-        is_hidden(name) && age > HIDDEN_TIME
+        // Not by when it was written: that is what the client says, or what the copied had.
+        let age = (self.env.now)().duration_since(attr.ctime).unwrap_or_default();
+        // Another frontend's may be gone on with, and are that one's to remove.
+        name.as_bytes().strip_prefix(HIDDEN).is_some_and(|rest| rest.starts_with(OWN)) && age > HIDDEN_TIME
     }
 
     /// A hidden name that nobody else picks.
     fn hidden_name(&self) -> Name {
         let mut random = [0; 16];
         (self.env.fill)(&mut random);
-        let text = format!("http.{:032x}", u128::from_le_bytes(random));
-        Name::new(&[HIDDEN, text.as_bytes()].concat()).expect("49 letters, digits, dots and a hyphen")
+        let text = format!("{:032x}", u128::from_le_bytes(random));
+        Name::new(&[HIDDEN, OWN, text.as_bytes()].concat()).expect("49 letters, digits, dots and a hyphen")
     }
 
     // ---- durability
@@ -165,18 +169,26 @@ impl Tree {
         }
     }
 
-    /// Moves `from` to `to`, at one moment, and removes what was there, if `replaces`.
+    /// Moves `from` to `to`, at one moment, and removes what was there, if `replaces`. A file that `expected` names is replaced
+    /// only while it is that one.
     ///
     /// # Errors
-    /// `Exists` where something is there and not to be replaced.
-    pub(crate) async fn install(&self, from: (&Node, &Name), to: (&Node, &Name), replaces: bool) -> Result<()> {
+    /// `Exists` where something is there and not to be replaced; `Stale` or `NotFound` where something else is there than was
+    /// expected.
+    pub(crate) async fn install(
+        &self,
+        from: (&Node, &Name),
+        to: (&Node, &Name),
+        replaces: bool,
+        expected: Option<Ino>,
+    ) -> Result<()> {
         let place = |(dir, name): (&Node, &'_ Name)| (dir.ino(), name.clone());
         let (from_at, to_at) = (place(from), place(to));
         let rename = |mode| {
             let (from, to) = (from_at.clone(), to_at.clone());
             async move {
                 let from = Place { dir: from.0, name: &from.1, expect: None };
-                self.vfs.rename(from, Place { dir: to.0, name: &to.1, expect: None }, mode).await
+                self.vfs.rename(from, Place { dir: to.0, name: &to.1, expect: expected }, mode).await
             }
         };
         if !replaces {
@@ -201,6 +213,15 @@ impl Tree {
                 self.sync_both(from.0, to.0).await
             }
         }
+    }
+
+    /// Writes the name of a node in another way, which finds the same node: as file systems have it that take capitals and
+    /// small letters for one.
+    pub(crate) async fn respell(&self, from: (&Node, &Name), to: (&Node, &Name)) -> Result<()> {
+        let old = Place { dir: from.0.ino(), name: from.1, expect: None };
+        let new = Place { dir: to.0.ino(), name: to.1, expect: None };
+        self.vfs.rename(old, new, RenameMode::Replace).await?;
+        self.sync_both(from.0, to.0).await
     }
 
     async fn sync_both(&self, from: &Node, to: &Node) -> Result<()> {
