@@ -6,7 +6,7 @@ use axum::{
     body::{Body, BodyDataStream, to_bytes},
     http::{
         HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode,
-        header::{ACCEPT, ALLOW, EXPECT, RETRY_AFTER},
+        header::{ACCEPT, ALLOW, EXPECT, RETRY_AFTER, VARY},
         request::Parts,
     },
 };
@@ -93,7 +93,7 @@ async fn admit(shared: &Shared, request: &Parts) -> Result<Who, Failure> {
 /// Takes the form of a login, which is all that is posted here.
 async fn log_in(shared: &Shared, request: &Parts, body: Incoming) -> Result<Response<Body>, Failure> {
     guard::check_host(request, &shared.options.hosts)?;
-    guard::check_writer(request)?;
+    guard::check_writer(request, &shared.options.hosts)?;
     let target = Target::parse(&request.uri)?;
     if !ours::is_own(&target.parts) {
         return Err(no_such_method(shared));
@@ -135,7 +135,7 @@ async fn change(shared: &Arc<Shared>, request: &Parts, body: Incoming) -> Result
 /// A change that whoever asks for it may make.
 async fn changer(shared: &Arc<Shared>, request: &Parts) -> Result<Dav, Failure> {
     let who = admit(shared, request).await?;
-    guard::check_writer(request)?;
+    guard::check_writer(request, &shared.options.hosts)?;
     let dav = Dav::new(shared.clone(), request.clone(), Target::parse(&request.uri)?, true).ok_or_else(not_here)?;
     if who == Who::Writer { Ok(dav) } else { Err(access::refusal(who)) }
 }
@@ -189,7 +189,7 @@ async fn find(shared: &Arc<Shared>, request: &Parts, body: Incoming) -> Response
     };
     if lists {
         let listed = async {
-            guard::check_origin(request)?;
+            guard::check_origin(request, &shared.options.hosts)?;
             let is_writer = who == Who::Writer;
             let dav = Dav::new(shared.clone(), request.clone(), target, is_writer).ok_or_else(not_here)?;
             dav.answer(&mut Body::new(body).into_data_stream()).await
@@ -217,7 +217,10 @@ async fn find(shared: &Arc<Shared>, request: &Parts, body: Incoming) -> Response
             None if is_of_ipns(shared, &target) => by_ipns_name(shared, &target, request, &boundary).await,
             None => by_name(shared, &target, request, &boundary).await,
         };
-        answered.unwrap_or_else(|failure| fail(&failure, request))
+        let mut answered = answered.unwrap_or_else(|failure| fail(&failure, request));
+        // Blocks, pages and lists have one address.
+        answered.headers_mut().append(VARY, HeaderValue::from_static("Accept"));
+        answered
     };
     let is_public = cid.is_some() && target.parts.first().is_some_and(|prefix| prefix.as_bytes() == PUBLIC_PREFIX);
     if is_public || (cid.is_none() && is_of_ipns(shared, &target)) {
@@ -306,7 +309,7 @@ async fn by_name(
     request: &Parts,
     boundary: Boundary<'_>,
 ) -> Result<Response<Body>, Failure> {
-    guard::check_origin(request)?;
+    guard::check_origin(request, &shared.options.hosts)?;
     if target.parts.is_empty() {
         return place::mounts(shared, request);
     }

@@ -72,10 +72,10 @@ pub(crate) fn host(request: &Parts) -> Option<&str> {
 ///
 /// Browsers say so: `Origin` in some requests, `Sec-Fetch-Site` in all, but those of old browsers, which cannot read the
 /// answer either.
-pub(crate) fn check_origin(request: &Parts) -> Result<(), Failure> {
+pub(crate) fn check_origin(request: &Parts, hosts: &[String]) -> Result<(), Failure> {
     let is_followed =
         value(request, "sec-fetch-mode") == Some("navigate") && value(request, "sec-fetch-dest") == Some("document");
-    if is_own(request) && (is_near(request) || is_followed) {
+    if is_own(request, hosts) && (is_near(request) || is_followed) {
         return Ok(());
     }
     let why = "What has a name here is for its own pages, and a page of another origin asked for it.";
@@ -83,8 +83,8 @@ pub(crate) fn check_origin(request: &Parts) -> Result<(), Failure> {
 }
 
 /// Refuses what a page of another origin would have a browser write, by whatever way, and with whosever rights.
-pub(crate) fn check_writer(request: &Parts) -> Result<(), Failure> {
-    if is_own(request) && is_near(request) {
+pub(crate) fn check_writer(request: &Parts, hosts: &[String]) -> Result<(), Failure> {
+    if is_own(request, hosts) && is_near(request) {
         return Ok(());
     }
     let why = "A page of another origin asked to write here.";
@@ -96,11 +96,24 @@ fn value<'a>(request: &'a Parts, name: &str) -> Option<&'a str> {
 }
 
 /// Whether the page that asks, if one does, is of this server.
-fn is_own(request: &Parts) -> bool {
+fn is_own(request: &Parts, hosts: &[String]) -> bool {
     value(request, "origin").is_none_or(|origin| {
         let authority = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
-        authority.zip(host(request)).is_some_and(|(origin, host)| origin.eq_ignore_ascii_case(host))
+        authority.is_some_and(|authority| {
+            let is_host = host(request).is_some_and(|host| authority.eq_ignore_ascii_case(host));
+            // A proxy may have told another Host than its clients know it by.
+            is_host || is_listed(authority, hosts)
+        })
     })
+}
+
+/// Whether a host, with a port or without, has one of the names that were listed.
+pub(crate) fn is_listed(authority: &str, hosts: &[String]) -> bool {
+    let name = match authority.rsplit_once(':') {
+        Some((name, port)) if is_port(Some(port)) => name,
+        _ => authority,
+    };
+    hosts.iter().any(|host| host.eq_ignore_ascii_case(name))
 }
 
 /// Whether a browser says that it asks for a page of this server, or for its user; others say nothing.
@@ -145,6 +158,32 @@ pub(crate) fn allow_every_origin(headers: &mut HeaderMap) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pages_of_the_names_that_are_listed_are_ours() {
+        let request = |origin| {
+            let request = axum::http::Request::builder().uri("/local/a").header(HOST, "127.0.0.1:8080");
+            request.header("origin", origin).body(()).expect("a request").into_parts().0
+        };
+        let hosts = ["files.example".to_owned()];
+        for origin in ["http://127.0.0.1:8080", "https://files.example", "https://Files.example:8443"] {
+            assert!(check_writer(&request(origin), &hosts).is_ok(), "{origin}");
+            assert!(check_origin(&request(origin), &hosts).is_ok(), "{origin}");
+        }
+        for origin in [
+            "null",
+            "https://files.example.evil",
+            "https://evil.files.example",
+            "http://127.0.0.1:8081",
+            "http://localhost:8080",
+            "ftp://files.example",
+            "https://files.example:80x",
+            "https://[files.example",
+        ] {
+            assert!(check_writer(&request(origin), &hosts).is_err(), "{origin}");
+            assert!(check_origin(&request(origin), &hosts).is_err(), "{origin}");
+        }
+    }
 
     #[test]
     fn who_asks_for_another_is_known() {

@@ -27,6 +27,7 @@ use crate::{
     access::{self, REFUSAL_TIME},
     entity::{is_unchanged, set},
     failure::Failure,
+    page::NO_STORE,
     server::Shared,
     target::Query,
 };
@@ -132,7 +133,7 @@ fn page(shared: &Shared, template: &str, put: &[(&str, &str)]) -> Response<Body>
     set(response.headers_mut(), CONTENT_SECURITY_POLICY, &policy);
     set(response.headers_mut(), CONTENT_LENGTH, &text.len().to_string());
     *response.body_mut() = Body::from(text);
-    headed(response, "text/html; charset=utf-8", "no-store")
+    headed(response, "text/html; charset=utf-8", NO_STORE)
 }
 
 /// JSON for our pages, and for programs.
@@ -141,7 +142,7 @@ pub(crate) fn told(value: &Value) -> Response<Body> {
     let mut response = Response::new(Body::empty());
     set(response.headers_mut(), CONTENT_LENGTH, &text.len().to_string());
     *response.body_mut() = Body::from(text);
-    headed(response, "application/json", "no-store")
+    headed(response, "application/json", NO_STORE)
 }
 
 fn headed(mut response: Response<Body>, content_type: &'static str, cache: &'static str) -> Response<Body> {

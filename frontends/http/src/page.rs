@@ -27,6 +27,8 @@ pub(crate) const INDEX: &str = "index.html";
 /// The most entries that one page lists.
 pub(crate) const LIST_COUNT_MAX: usize = 4096;
 /// A page that may look otherwise one day.
+/// Of what nobody is to keep.
+pub(crate) const NO_STORE: &str = "no-store";
 const FOR_A_WEEK: &str = "public, max-age=604800, stale-while-revalidate=2678400";
 /// No page of ours loads anything or runs anything.
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; \
@@ -277,7 +279,7 @@ pub(crate) fn failed(failure: &Failure, for_people: bool) -> Response<Body> {
     } else {
         put(&mut response, format!("{status}: {why}\n{advice}\n"), "text/plain; charset=utf-8");
     }
-    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static(NO_STORE));
     response
 }
 

@@ -31,7 +31,7 @@ use crate::{
     format::Format,
     gateway::streamed,
     media_type, ours,
-    page::{self, INDEX, LIST_COUNT_MAX, List, Row},
+    page::{self, INDEX, LIST_COUNT_MAX, List, NO_STORE, Row},
     server::Shared,
     target::{Target, percent_encode},
 };
@@ -254,7 +254,10 @@ impl Place<'_> {
 
 /// What nobody else is to see or keep.
 fn private(mut response: Response<Body>) -> Response<Body> {
-    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static(ASK_AGAIN));
+    // What is kept nowhere stays so.
+    if response.headers().get(CACHE_CONTROL).is_none_or(|kept| kept != NO_STORE) {
+        response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static(ASK_AGAIN));
+    }
     response.headers_mut().insert(RESOURCE_POLICY, HeaderValue::from_static("same-origin"));
     response
 }

@@ -78,7 +78,7 @@ async fn what_has_a_name_is_read_as_it_is_now() {
 
     let list = local.get("/local/a%20dir/", &[]).await;
     let text = list.text();
-    assert_eq!((list.status, list.header("cache-control")), (200, Some("private, no-cache")));
+    assert_eq!((list.status, list.header("cache-control")), (200, Some("no-store")));
     for line in [
         "<a href=\"/local/a%20dir/long.txt\">long.txt</a>",
         "<a href=\"/local/a%20dir/sub/\">sub</a>/",
