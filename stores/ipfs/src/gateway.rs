@@ -83,6 +83,11 @@ impl Gateway {
                 drop(answer.discard().await);
                 Ok(None)
             }
+            // It looked for the block, or may not give it: others are another matter.
+            status @ (StatusCode::GATEWAY_TIMEOUT | StatusCode::UNAVAILABLE_FOR_LEGAL_REASONS) => {
+                drop(answer.discard().await);
+                Err(self.http.undecided(format!("it answers {status}")))
+            }
             status => {
                 if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
                     self.rest(&answer);
@@ -118,7 +123,7 @@ impl Gateway {
         let limit = self.http.options().request_max;
         timeout(limit, work)
             .await
-            .unwrap_or_else(|_| Err(self.http.unavailable(format!("it takes longer than {} s", limit.as_secs_f32()))))
+            .unwrap_or_else(|_| Err(self.http.undecided(format!("it takes longer than {} s", limit.as_secs_f32()))))
     }
 }
 

@@ -31,7 +31,10 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::url::{Origin, Url, redirected};
+use crate::{
+    Undecided,
+    url::{Origin, Url, redirected},
+};
 
 /// The body of a request.
 pub(crate) type Body = UnsyncBoxBody<Bytes, BoxError>;
@@ -136,6 +139,11 @@ impl Http {
         Error::new(ErrorKind::Unavailable, "ipfs.http").at(&self.url).because(why)
     }
 
+    /// The error of a server that is there, but did not say in time what it was asked.
+    pub(crate) fn undecided(&self, why: impl Into<String>) -> Error {
+        self.unavailable(Undecided(why.into()))
+    }
+
     /// Asks for what is below the address, without a body, and follows redirects.
     ///
     /// # Errors
@@ -223,7 +231,7 @@ impl Http {
                 // It was closed while it was idle.
                 Ok(Err(_)) if is_used => {}
                 Ok(Err(error)) => return Err(self.unavailable(error)),
-                Err(_) => return Err(self.unavailable("no answer in time")),
+                Err(_) => return Err(self.undecided("no answer in time")),
             }
         }
     }
@@ -364,7 +372,7 @@ impl Answer<'_> {
     pub(crate) async fn next(&mut self, silence_max: Duration) -> Result<Option<Bytes>> {
         loop {
             let frame = timeout(silence_max, self.body.frame()).await;
-            let frame = frame.map_err(|_| self.http.unavailable("an answer stands still"))?;
+            let frame = frame.map_err(|_| self.http.undecided("an answer stands still"))?;
             let Some(frame) = frame else { return Ok(None) };
             let frame = frame.map_err(|error| self.http.unavailable(format!("an answer broke off: {error}")))?;
             let trailers = match frame.into_data() {

@@ -34,6 +34,9 @@ const LOOK_SPARE: Duration = Duration::from_secs(2);
 /// What a node says of a block that it has not, and of a pin.
 const ABSENT: [&str; 3] = ["could not find", "not found locally", "not pinned"];
 
+/// What a node says that looked for a block for as long as it was let.
+const OUT_OF_TIME: &str = "context deadline exceeded";
+
 /// Who we are to a node: what Kubo calls an `AuthSecret`, `bearer:TOKEN` or `basic:USER:PASSWORD`.
 #[derive(Clone)]
 pub struct KuboAuth(HeaderValue);
@@ -143,6 +146,9 @@ impl Kubo {
                     Ok(failure) if ABSENT.iter().any(|absent| failure.message.contains(absent)) => {
                         failed(ErrorKind::NotFound, shown(failure.message.as_bytes()))
                     }
+                    Ok(failure) if failure.message.contains(OUT_OF_TIME) => {
+                        self.http.undecided(shown(failure.message.as_bytes()))
+                    }
                     Ok(failure) => failed(ErrorKind::Unavailable, shown(failure.message.as_bytes())),
                     Err(_) => failed(ErrorKind::Unavailable, format!("it answers {status}: is it a Kubo node?")),
                 })
@@ -165,7 +171,7 @@ impl Kubo {
             Ok(Ok(reply)) => Ok(Some(reply)),
             Ok(Err(error)) if error.kind() == ErrorKind::NotFound => Ok(None),
             Ok(Err(error)) => Err(error),
-            Err(_) => Err(self.http.unavailable(format!("it takes longer than {} s", limit.as_secs_f32()))),
+            Err(_) => Err(self.http.undecided(format!("it takes longer than {} s", limit.as_secs_f32()))),
         }
     }
 }

@@ -18,6 +18,8 @@ mod publish;
 mod sources;
 mod url;
 
+use std::fmt;
+
 use muxfs::{BlockKey, Cid, Error, ErrorKind, Result};
 
 pub use crate::{
@@ -38,6 +40,25 @@ fn cid_of_key(key: &BlockKey) -> Option<Cid> {
     let cid = Cid::from_bytes(&[&RAW_CID_PREFIX, key.as_bytes()].concat()).ok()?;
     cid.identity().is_none().then_some(cid)
 }
+
+/// Why a source that is in order did not say in time whether it has a block: as the cause of an `Unavailable`, it tells of
+/// this block alone, and nothing of the next one.
+#[derive(Debug)]
+struct Undecided(String);
+
+impl Undecided {
+    fn is_cause_of(error: &Error) -> bool {
+        std::error::Error::source(error).is_some_and(<dyn std::error::Error>::is::<Self>)
+    }
+}
+
+impl fmt::Display for Undecided {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Undecided {}
 
 /// Refuses what a source cannot do.
 fn read_only(op: &'static str) -> Error {

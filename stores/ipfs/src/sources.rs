@@ -27,7 +27,7 @@ use futures_util::{
 use muxfs::{BlockKey, BlockStore, Error, ErrorKind, Result};
 use tokio::time::{Instant, sleep_until};
 
-use crate::{cid_of_key, read_only};
+use crate::{Undecided, cid_of_key, read_only};
 
 /// A source that failed so often, one time after the other, is left out for a while,
 const FAILURE_COUNT_MAX: u32 = 3;
@@ -153,7 +153,7 @@ impl Health {
         (self.failure_count, self.failed, self.rests_until) = (0, None, None);
     }
 
-    /// Was let go while it was asked: it takes this long at least.
+    /// Was let go while it was asked, or gave up: it takes this long at least.
     fn outrun(&mut self, took: Duration) {
         if self.latency.is_none_or(|latency| latency < took) {
             self.learn(took);
@@ -188,6 +188,8 @@ impl Asking<'_> {
         match answer {
             Ok(_) => health.answered(now - self.since),
             Err(error) if error.kind() == ErrorKind::Corrupt => health.distrusted_until = Some(now + DISTRUST),
+            // That nobody finds this block says nothing of the next one.
+            Err(error) if Undecided::is_cause_of(error) => health.outrun(now - self.since),
             Err(_) => health.failed(self.since, now),
         }
     }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use muxfs::{
-    BlockStore, Codec, ErrorKind,
+    BlockKey, BlockStore, Cid, Codec, ErrorKind,
     block::Mem,
     dag::{
         DAG_BLOCK_LEN_MAX, Dag, DagOptions, FILE_DEPTH_MAX,
@@ -17,7 +17,7 @@ use muxfs::{
         unixfs::{UnixfsData, UnixfsType},
     },
 };
-use muxfs_ipfs::{Gateway, Sources, SourcesOptions};
+use muxfs_ipfs::{Gateway, Kubo, KuboOptions, Sources, SourcesOptions};
 use tokio::{io::AsyncWriteExt as _, net::TcpStream, time::sleep};
 
 use crate::{
@@ -191,6 +191,52 @@ async fn what_is_nowhere_is_absent() {
     }
     // Over connections that were there.
     assert!(servers.iter().all(|server| server.requests() == 10 && server.connections() <= 6));
+}
+
+/// What nobody finds in time is out of reach; who looked for it has not failed, and is asked for the next block.
+#[tokio::test]
+async fn blocks_that_nobody_finds_rest_nobody() {
+    let (key, there) = block(1, 1000);
+    let good = with_body(&there);
+    let out_of_time = "{\"Message\":\"context deadline exceeded\",\"Code\":0,\"Type\":\"error\"}";
+    let with_status = |status: &str, body: &str| {
+        format!("HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+    };
+    for (missing, is_asked_on) in [
+        (with_status("504 Gateway Timeout", "no peers"), true),
+        (with_status("451 Unavailable For Legal Reasons", ""), true),
+        (with_status("500 Internal Server Error", out_of_time), true),
+        // It says nothing, and an answer of it stands still.
+        (String::new(), true),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nabc".to_owned(), true),
+        (with_status("502 Bad Gateway", ""), false),
+    ] {
+        let is_node = missing.contains("deadline");
+        let (cid, good, sent) = (key.clone(), good.clone(), missing.clone());
+        let server = Server::raw(move |head, mut stream| {
+            let path = head.split(' ').nth(1).unwrap_or_default();
+            let asked = path.split(['/', '=', '?', '&']).find_map(|part| part.parse::<Cid>().ok());
+            let is_there = asked.is_some_and(|asked| BlockKey::from(&asked) == cid);
+            let sent = if is_there { good.clone() } else { sent.clone().into_bytes() };
+            async move {
+                stream.write_all(&sent).await.ok();
+                sleep(PATIENCE).await;
+            }
+        })
+        .await;
+        let store: Arc<dyn BlockStore> = if is_node {
+            Arc::new(Kubo::new(server.url(), KuboOptions { http: hasty(), network: true, ..KuboOptions::default() }))
+        } else {
+            Arc::new(server.gateway())
+        };
+        let sources = Sources::new(vec![store], SourcesOptions::default());
+        for n in 2..6 {
+            let error = sources.get(&block(n, 1000).0).await.expect_err("nobody has it");
+            assert_eq!(error.kind(), ErrorKind::Unavailable, "{missing}: {error:#}");
+        }
+        let found = sources.get(&key).await;
+        assert_eq!(found.is_ok_and(|found| found.as_ref() == Some(&there)), is_asked_on, "{missing}");
+    }
 }
 
 #[tokio::test]
