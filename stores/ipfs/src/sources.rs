@@ -121,21 +121,19 @@ impl Health {
         self.latency.map(|latency| latency.div_f64(1.0 + idle.as_secs_f64() / FORGIVEN_AFTER.as_secs_f64()))
     }
 
-    /// Notes that it is asked.
-    fn ask(&mut self, now: Instant) {
-        (self.latency, self.asked) = (self.latency_now(now), Some(now));
+    fn rests(&self, now: Instant) -> bool {
+        self.rests_until.is_some_and(|until| now < until)
     }
 
-    /// Whether it may be asked. One that rested for long enough is tried by one, while others still leave it out.
-    fn may_be_asked(&mut self, now: Instant) -> bool {
-        match self.rests_until {
-            Some(until) if now < until => false,
-            Some(_) => {
-                self.rests_until = Some(now + self.rest());
-                true
-            }
-            None => true,
+    /// Notes that it is asked, unless it rests. One that rested for long enough is tried by one, while others still leave it
+    /// out.
+    fn ask(&mut self, now: Instant) -> bool {
+        if self.rests(now) {
+            return false;
         }
+        self.rests_until = self.rests_until.map(|_| now + self.rest());
+        (self.latency, self.asked) = (self.latency_now(now), Some(now));
+        true
     }
 
     fn rest(&self) -> Duration {
@@ -229,8 +227,8 @@ impl Sources {
     fn order(&self, now: Instant) -> (VecDeque<&Source>, usize) {
         let mut ranked: Vec<_> = Vec::new();
         for source in &self.sources {
-            let mut health = source.health();
-            if health.may_be_asked(now) {
+            let health = source.health();
+            if !health.rests(now) {
                 ranked.push((health.rank(now), source));
             }
         }
@@ -249,14 +247,18 @@ impl Sources {
     async fn first<T: Send + 'static>(&self, key: &BlockKey, ask: Ask<T>) -> Result<Option<T>> {
         let begun = Instant::now();
         let deadline = begun + self.options.time_max;
-        let (mut waiting, resting) = self.order(begun);
+        let (mut waiting, mut resting) = self.order(begun);
         let (mut asked, mut failed, mut next_at) = (FuturesUnordered::new(), None, begun);
         loop {
             let now = Instant::now();
             if (asked.is_empty() || now >= next_at)
                 && let Some(source) = waiting.pop_front()
             {
-                source.health().ask(now);
+                if !source.health().ask(now) {
+                    // It failed meanwhile, or another tries it.
+                    resting += 1;
+                    continue;
+                }
                 let asking = Asking { source, since: now, is_open: true };
                 let answer = ask(source.store.clone(), key.clone());
                 asked.push(async move {

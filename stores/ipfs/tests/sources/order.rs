@@ -103,6 +103,29 @@ async fn the_dead_are_left_out_and_tried_again() {
     assert_eq!(sources.get(&block(1000, 100).0).await.expect("all say so"), None);
 }
 
+/// One that is back is asked for what only it has, though a faster one answers everything else.
+#[tokio::test(start_paused = true)]
+async fn a_slower_one_that_is_back_is_found() {
+    let ([fast, slow], sources) = stores([5, 50]).await;
+    let (key, rare) = block(1000, 100);
+    slow.inner().put(&key, rare.clone()).await.expect("put");
+    for n in 0..10 {
+        get(&sources, n).await;
+    }
+    slow.set_offline(true);
+    for _ in 0..3 {
+        sources.get(&key).await.expect_err("out of reach");
+    }
+    slow.set_offline(false);
+    let before = reads(&slow);
+    for n in 10..20 {
+        advance(Duration::from_secs(2)).await;
+        get(&sources, n).await;
+    }
+    assert!(reads(&slow) == before && reads(&fast) > 20);
+    assert_eq!(sources.get(&key).await.expect("it is back"), Some(rare));
+}
+
 /// Where nobody is there, that is told at once from the third time on; many at a time count as one.
 #[tokio::test(start_paused = true)]
 async fn nobody_there_is_told_at_once() {
