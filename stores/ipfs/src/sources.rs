@@ -24,7 +24,7 @@ use futures_util::{
     future::BoxFuture,
     stream::{self, BoxStream, FuturesUnordered},
 };
-use muxfs::{BlockKey, BlockStore, Error, ErrorKind, Result};
+use muxfs::{BlockKey, BlockStore, BoxError, Error, ErrorKind, Result};
 use tokio::time::{Instant, sleep_until};
 
 use crate::{Undecided, cid_of_key, read_only};
@@ -70,7 +70,7 @@ impl Default for SourcesOptions {
 /// Several stores that are only read, as one: an answer is that of whoever has the block first.
 ///
 /// A block is absent only if all say so; where one fails, or is left out since it failed before, and none has the
-/// block, it is `Unavailable`. Every block is held against its key; what is not of its key is neither given on nor
+/// block, it is `Unavailable`, with why, or `Corrupt` where one lied. Every block is held against its key; what is not of its key is neither given on nor
 /// counted.
 pub struct Sources {
     sources: Vec<Source>,
@@ -278,7 +278,7 @@ impl Sources {
                 () = sleep_until(next_at), if may_hedge => None,
                 () = sleep_until(deadline) => {
                     let secs = self.options.time_max.as_secs_f32();
-                    return Err(failed.unwrap_or_else(|| unavailable(format!("no source answered in {secs} s"))));
+                    return Err(failed.map_or_else(|| unavailable(format!("no source answered in {secs} s")), failure));
                 }
             };
             match answer {
@@ -292,7 +292,7 @@ impl Sources {
             }
         }
         match (failed, resting) {
-            (Some(error), _) => Err(error),
+            (Some(error), _) => Err(failure(error)),
             (None, 0) => Ok(None),
             (None, _) => {
                 let count = self.sources.len();
@@ -302,8 +302,16 @@ impl Sources {
     }
 }
 
-fn unavailable(why: String) -> Error {
+fn unavailable(why: impl Into<BoxError>) -> Error {
     Error::new(ErrorKind::Unavailable, "sources.get").because(why)
+}
+
+/// What a failure of a source is to who reads: that a source refuses us does not mean that he may not read.
+fn failure(error: Error) -> Error {
+    match error.kind() {
+        ErrorKind::Corrupt | ErrorKind::Unavailable => error,
+        _ => unavailable(error),
+    }
 }
 
 #[async_trait]

@@ -18,7 +18,7 @@ use muxfs::{
     dag::{Dag, DagOptions, ExportOptions, UnixfsMeta},
     testing::fault::Dice,
 };
-use muxfs_ipfs::{HttpOptions, Kubo, KuboImport, KuboOptions};
+use muxfs_ipfs::{HttpOptions, Kubo, KuboImport, KuboOptions, Sources, SourcesOptions};
 use tokio::io::AsyncWriteExt as _;
 
 use crate::{
@@ -167,6 +167,11 @@ async fn a_node_may_want_to_know_who_calls() {
         assert_eq!(Kubo::new(server.url(), options).get(&key).await.expect("known"), None);
         let error = kubo(&server).get(&key).await.expect_err("a stranger");
         assert_eq!(error.kind(), ErrorKind::Denied);
+        // To who reads, a source that refuses us is one that is out of reach.
+        let sources = Sources::new(vec![Arc::new(kubo(&server))], SourcesOptions::default());
+        let error = sources.get(&key).await.expect_err("a stranger");
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
+        assert!(format!("{error:#}").contains("403"), "{error:#}");
     }
     for bad in ["", "abc", "bearer:", "basic:user", "bearer:a\nb"] {
         let error = bad.parse::<muxfs_ipfs::KuboAuth>().expect_err(bad);
