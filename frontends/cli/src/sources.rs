@@ -37,22 +37,34 @@ pub(crate) struct Elsewhere {
 
 impl Elsewhere {
     /// The sources of a configuration, behind their cache below `data`; `None` where there is no source. Nobody is asked.
+    /// Where the cache cannot be opened, that is told, and nothing is kept.
     ///
     /// # Errors
-    /// Those of the files that say who we are, and of the cache.
+    /// Those of the files that say who we are.
     pub(crate) async fn open(data: &Path, ipfs: &Ipfs, env: &Env) -> Result<Option<Self>> {
         if ipfs.sources.is_empty() {
             return Ok(None);
         }
         let stores = ipfs.sources.iter().map(store_of).collect::<Result<_>>()?;
         let sources = Arc::new(Sources::new(stores, SourcesOptions::default()));
-        if ipfs.cache.0 == 0 {
-            return Ok(Some(Self { blocks: sources, kept: None }));
+        if ipfs.cache.0 > 0 {
+            match Self::cached(sources.clone(), &data.join("cache/ipfs"), ipfs.cache.0, env).await {
+                Ok(cached) => return Ok(Some(cached)),
+                // It holds nothing that its sources have not.
+                Err(error) => tracing::warn!(
+                    error = format!("{error:#}"),
+                    "what comes from sources is not kept: with no server running, the directory can be removed"
+                ),
+            }
         }
-        let dir = data.join("cache/ipfs");
-        private_dir(&dir)?;
-        let space = space_of_disk(dir.clone());
-        let segment_len = (ipfs.cache.0 / SEGMENT_PART).clamp(SEGMENT_LEN_MIN, SEGMENT_LEN_MAX);
+        Ok(Some(Self { blocks: sources, kept: None }))
+    }
+
+    /// `sources` behind a cache in `dir` of at most `len_max` bytes.
+    async fn cached(sources: Arc<Sources>, dir: &Path, len_max: u64, env: &Env) -> Result<Self> {
+        private_dir(dir)?;
+        let space = space_of_disk(dir.to_owned());
+        let segment_len = (len_max / SEGMENT_PART).clamp(SEGMENT_LEN_MIN, SEGMENT_LEN_MAX);
         let options = SegmentsOptions {
             segment_len_max: u32::try_from(segment_len).unwrap_or(u32::MAX),
             compact_len_min: segment_len,
@@ -64,11 +76,10 @@ impl Elsewhere {
         let opened = async {
             let kept = Segments::open(media(&dir.join("blocks"))?, media(&dir.join("index"))?, options, env).await?;
             let kept = Arc::new(kept);
-            let cache = Cache::open(sources, kept.clone(), ipfs.cache.0).await?;
+            let cache = Cache::open(sources, kept.clone(), len_max).await?;
             Ok(Self { blocks: Arc::new(cache), kept: Some(kept) })
         };
-        let opened = opened.await.map_err(|error: Error| error.at(dir.display()))?;
-        Ok(Some(opened))
+        opened.await.map_err(|error: Error| error.at(dir.display()))
     }
 
     pub(crate) async fn close(&self) -> Result<()> {
