@@ -182,6 +182,17 @@ async fn what_is_bad_is_looked_for_too() {
     let key = muxfs::BlockKey::from(&cid);
     world.here.put(&key, "rotten".into()).await.expect("put");
     assert_eq!(dag.get_block(&cid).await.expect_err("bad").kind(), ErrorKind::Corrupt);
+    // That nobody can help now does not hide what is wrong here.
+    world.far.set_offline(true);
+    for read in [dag.get_block(&cid).await, dag.with_elsewhere(world.far.clone()).get_block(&cid).await] {
+        let error = read.expect_err("bad");
+        assert_eq!(
+            (error.kind(), format!("{error:#}").contains("unavailable")),
+            (ErrorKind::Corrupt, true),
+            "{error:#}"
+        );
+    }
+    world.far.set_offline(false);
     world.far.inner().put(&key, "rotten here".into()).await.expect("put");
     assert_eq!(dag.get_block(&cid).await.expect("of others"), "rotten here");
     assert_eq!(world.tree.dag().get_block(&cid).await.expect_err("bad").kind(), ErrorKind::Corrupt);

@@ -56,8 +56,8 @@ impl Dag {
         self.elsewhere.as_ref()?.verified.get(key)
     }
 
-    /// Looks elsewhere for a block that the store did not give, if there is such a place. Where that has none either, the
-    /// answer is the store's; `keep` says whether the block is kept in memory.
+    /// Looks elsewhere for a block that the store did not give, if there is such a place. Where that has none either, or
+    /// fails while the store holds a bad one, the answer is the store's; `keep` says whether the block is kept in memory.
     pub(super) async fn or_elsewhere(
         &self,
         cid: &Cid,
@@ -79,6 +79,11 @@ impl Dag {
                 Err(other.because("neither the store nor anybody else that was asked holds this block"))
             }
             Err(other) if other.kind() == ErrorKind::NotFound => Err(error),
+            // What is wrong here stays wrong when those who could help are back.
+            Err(other) if error.kind() != ErrorKind::NotFound => {
+                let why = format!("{error:#}; and nobody else gives it: {other:#}");
+                Err(Error::new(error.kind(), "dag.fetch").at(cid).because(why))
+            }
             found => found,
         }
     }
