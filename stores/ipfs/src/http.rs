@@ -144,7 +144,8 @@ impl Http {
         self.unavailable(Undecided(why.into()))
     }
 
-    /// Asks for what is below the address, without a body, and follows redirects.
+    /// Asks for what is below the address, without a body, and follows redirects, to other servers too: `headers` are for
+    /// whoever answers.
     ///
     /// # Errors
     /// `Unavailable`, naming the address.
@@ -169,7 +170,7 @@ impl Http {
         Err(self.unavailable(format!("more than {REDIRECT_COUNT_MAX} redirects")))
     }
 
-    /// Posts to what is below the address. An answer is waited for in time where there is no `body`; who sends one sees to
+    /// Posts to what is below the address, and to nobody else. An answer is waited for in time where there is no `body`; who sends one sees to
     /// it that it goes on.
     ///
     /// # Errors
@@ -209,7 +210,7 @@ impl Http {
             };
             let mut request = Request::builder().method(method).uri(path);
             if let Some(all) = request.headers_mut() {
-                all.extend(headers.iter().filter(|(name, _)| is_own || !is_secret(name)).cloned());
+                all.extend(headers.iter().cloned());
                 all.insert(HOST, origin.authority().parse().map_err(|_| self.unavailable("no host by this name"))?);
                 all.insert(USER_AGENT, AGENT);
                 all.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
@@ -306,11 +307,6 @@ impl Http {
             config.map_err(|error| self.unavailable(error))?.with_root_certificates(roots).with_no_client_auth();
         Ok(Arc::new(config).into())
     }
-}
-
-/// Whether a header is for the server alone that it was meant for.
-fn is_secret(name: &HeaderName) -> bool {
-    name == hyper::header::AUTHORIZATION
 }
 
 fn system_roots() -> RootCertStore {
