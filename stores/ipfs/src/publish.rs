@@ -41,8 +41,11 @@ pub struct KuboImport {
     pub len: u64,
 }
 
+/// So many lines are read of what a node says of a CAR; one is enough.
+const IMPORT_LINE_COUNT_MAX: usize = 1000;
+
 /// A line of an answer: what each call may say.
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Line {
     message: Option<String>,
@@ -110,12 +113,13 @@ impl Kubo {
         let imported = async {
             let call = self.call("dag/import?pin-roots=false&stats=true", &headers, Some(body));
             let answer = self.while_moving(call, &moved).await?;
-            let mut imported = KuboImport::default();
+            let (mut imported, mut line_count) = (KuboImport::default(), 0);
             self.lines(answer, |line| {
                 if let Some(Stats { block_count, block_bytes_count }) = line.stats {
                     imported = KuboImport { block_count, len: block_bytes_count };
                 }
-                true
+                line_count += 1;
+                line_count <= IMPORT_LINE_COUNT_MAX
             })
             .await?;
             Ok(imported)
@@ -199,21 +203,23 @@ impl Kubo {
         }
     }
 
-    /// Reads an answer line by line, until `take` wants no more, which is a failure.
+    /// Reads an answer line by line, also empty ones, until `take` wants no more, which is a failure.
     async fn lines(&self, mut answer: Answer<'_>, mut take: impl FnMut(Line) -> bool + Send) -> Result<()> {
-        let mut buffer = BytesMut::new();
+        // What is in the buffer, and how much of it has no end of a line.
+        let (mut buffer, mut searched_len) = (BytesMut::new(), 0);
         loop {
             let next = answer.next(STILL_MAX).await?;
             let is_last = next.is_none();
             buffer.extend_from_slice(&next.unwrap_or_else(|| Bytes::from_static(b"\n")));
-            while let Some(end) = buffer.iter().position(|byte| *byte == b'\n') {
-                let line = buffer.split_to(end);
+            while let Some(end) = buffer[searched_len..].iter().position(|byte| *byte == b'\n') {
+                let line = buffer.split_to(searched_len + end);
                 buffer.advance(1);
-                if line.trim_ascii().is_empty() {
-                    continue;
-                }
-                let line: Line =
-                    serde_json::from_slice(&line).map_err(|_| self.failed(format!("it answers {:?}", shown(&line))))?;
+                searched_len = 0;
+                let line = if line.trim_ascii().is_empty() {
+                    Line::default()
+                } else {
+                    serde_json::from_slice(&line).map_err(|_| self.failed(format!("it answers {:?}", shown(&line))))?
+                };
                 if let (Some(message), Some("error")) = (&line.message, line.kind.as_deref()) {
                     return Err(self.failed(shown(message.as_bytes())));
                 }
@@ -221,7 +227,8 @@ impl Kubo {
                     return Err(self.failed("it gets no further".to_owned()));
                 }
             }
-            if buffer.len() > REPLY_LEN_MAX {
+            searched_len = buffer.len();
+            if searched_len > REPLY_LEN_MAX {
                 return Err(self.failed("it answers in a line without an end".to_owned()));
             }
             if is_last {

@@ -246,6 +246,21 @@ async fn answers_that_are_no_success() {
     }
 }
 
+/// A node that goes on to say nothing of a CAR is not listened to for ever.
+#[tokio::test]
+async fn an_answer_without_an_end_is_cut_off() {
+    for line in ["\n", "{}\n"] {
+        let server = Server::raw(move |_, mut stream| async move {
+            stream.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await.ok();
+            let chunk = format!("{:x}\r\n{line}\r\n", line.len());
+            while stream.write_all(chunk.as_bytes()).await.is_ok() {}
+        })
+        .await;
+        let error = kubo(&server).import(stream::empty().boxed(), 1).await.expect_err("no end");
+        assert!(format!("{error:#}").contains("no further"), "{error:#}");
+    }
+}
+
 /// An upload is not waited for for ever, though it may take as long as it moves.
 #[tokio::test]
 async fn an_upload_may_be_slow() {
