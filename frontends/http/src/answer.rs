@@ -24,7 +24,7 @@ use tokio::time::{sleep, timeout};
 use crate::{
     access::{self, REFUSAL_TIME, Who},
     dav::{self, Dav},
-    failure::Failure,
+    failure::{Failure, cause_of},
     format::{Format, Wanted},
     gateway::Gateway,
     guard, ipns, ours, page,
@@ -40,7 +40,7 @@ const CID_ADVICE: &str = "A CID begins with Qm and has 46 characters, or with b,
 const RETRY_SECS: &str = "5";
 /// The mount of content that is no secret to who knows its CID; elsewhere not even whether it is there is told to pages
 /// of other origins.
-const PUBLIC_PREFIX: &[u8] = b"ipfs";
+const PUBLIC_PREFIX: &str = "ipfs";
 
 const DAV: HeaderName = HeaderName::from_static("dav");
 /// Tells programs of Microsoft that files here are edited over WebDAV.
@@ -197,6 +197,7 @@ async fn find(shared: &Arc<Shared>, request: &Parts, body: Incoming) -> Response
         return listed.await.unwrap_or_else(|failure| fail(&failure, request));
     }
     let cid = content(shared, &target.parts);
+    let is_of_name = cid.is_none() && is_of_ipns(shared, &target);
     let mut response = if request.method == Method::OPTIONS {
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::NO_CONTENT;
@@ -214,7 +215,7 @@ async fn find(shared: &Arc<Shared>, request: &Parts, body: Incoming) -> Response
         };
         let answered = match cid {
             Some((cas, cid, below)) => by_cid(cas, &target, request, (cid, below), &boundary).await,
-            None if is_of_ipns(shared, &target) => by_ipns_name(shared, &target, request, &boundary).await,
+            None if is_of_name => by_ipns_name(shared, &target, request, &boundary).await,
             None => by_name(shared, &target, request, &boundary).await,
         };
         let mut answered = answered.unwrap_or_else(|failure| fail(&failure, request));
@@ -222,8 +223,9 @@ async fn find(shared: &Arc<Shared>, request: &Parts, body: Incoming) -> Response
         answered.headers_mut().append(VARY, HeaderValue::from_static("Accept"));
         answered
     };
-    let is_public = cid.is_some() && target.parts.first().is_some_and(|prefix| prefix.as_bytes() == PUBLIC_PREFIX);
-    if is_public || (cid.is_none() && is_of_ipns(shared, &target)) {
+    let is_public =
+        cid.is_some() && target.parts.first().is_some_and(|prefix| prefix.as_bytes() == PUBLIC_PREFIX.as_bytes());
+    if is_public || is_of_name {
         guard::allow_every_origin(response.headers_mut());
     }
     response
@@ -282,16 +284,17 @@ async fn by_ipns_name(
     else {
         return Err(Failure::bad("A name has to follow /ipns.", NAME_ADVICE));
     };
-    let name: IpnsName = name.as_str().unwrap_or("\u{fffd}").parse().map_err(|error: muxfs::Error| {
-        let why = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
-        Failure::bad(format!("This is no name of IPNS: {why}."), NAME_ADVICE)
-    })?;
+    let name: IpnsName = name
+        .as_str()
+        .unwrap_or("\u{fffd}")
+        .parse()
+        .map_err(|error| Failure::bad(format!("This is no name of IPNS: {}.", cause_of(&error)), NAME_ADVICE))?;
     if wanted.format == Some(Format::IpnsRecord) {
         return ipns::record(&**names, &name, request, below).await;
     }
     let resolved = resolve(&**names, &name, (shared.options.env.now)()).await?;
-    let public = shared.mux.mounts().iter().find(|mount| mount.prefix().as_str().as_bytes() == PUBLIC_PREFIX);
-    let Some(cas) = public.and_then(Mount::as_cas) else {
+    let public = Prefix::new(PUBLIC_PREFIX).and_then(|prefix| shared.mux.mount_at(prefix));
+    let Some(cas) = public.ok().and_then(Mount::as_cas) else {
         return Err(Failure::new(StatusCode::NOT_FOUND, "Names lead to /ipfs, which is not mounted here.", ""));
     };
     let path = [&resolved.path, below].concat();
@@ -327,7 +330,7 @@ async fn by_name(
         let is_for_content = matches!(wanted.format, Some(Format::Raw | Format::Car));
         if is_for_content || !is_there(mount, first).await? {
             let why = first.as_str().map(Cid::parse_in_path).and_then(Result::err);
-            let why = why.as_ref().and_then(std::error::Error::source).map(ToString::to_string).unwrap_or_default();
+            let why = why.as_ref().map(cause_of).unwrap_or_default();
             return Err(Failure::bad(format!("Nothing has this name, and it is no CID: {why}."), CID_ADVICE));
         }
     }

@@ -9,7 +9,7 @@ use muxfs::{
 };
 
 use crate::{
-    failure::Failure,
+    failure::{Failure, cause_of},
     format::Wanted,
     target::{Query, Target, path_of},
 };
@@ -50,7 +50,7 @@ impl Selection {
         };
         let bytes = query.get("entity-bytes").map(str::parse::<EntityBytes>).transpose();
         let bytes = bytes.map_err(|error| {
-            let why = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+            let why = cause_of(&error);
             refuse(&why)
         })?;
         Ok(Self { scope, bytes, duplicates })

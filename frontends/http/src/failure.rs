@@ -1,5 +1,7 @@
 //! What goes wrong, as HTTP says it: a status, why, and what to do about it.
 
+use std::error::Error as _;
+
 use axum::http::StatusCode;
 use muxfs::{Error, ErrorKind};
 
@@ -33,6 +35,11 @@ impl Failure {
         let advice = "Ask without a format, or with ?format=raw for the block as it is.";
         Self::new(StatusCode::NOT_ACCEPTABLE, why, advice)
     }
+}
+
+/// Why a request could not be read, as its error says; nothing where it does not.
+pub(crate) fn cause_of(error: &Error) -> String {
+    error.source().map(ToString::to_string).unwrap_or_default()
 }
 
 /// What an error of the library is over HTTP, here and wherever else HTTP is spoken. Spec: spec/errors.md.
@@ -85,7 +92,7 @@ impl From<Error> for Failure {
             tracing::warn!(error = format!("{error:#}"), "HTTP: a request failed");
             kind.as_str().to_owned()
         } else {
-            let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
+            let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
             let place = error.path().map(|path| format!(" ({path})")).unwrap_or_default();
             format!("{}{place}{cause}", kind.as_str())
         };

@@ -9,7 +9,7 @@ use muxfs::{
     path::{PATH_LEN_MAX, PATH_PART_COUNT_MAX},
 };
 
-use crate::failure::Failure;
+use crate::failure::{Failure, cause_of};
 
 const PATH_ADVICE: &str = "A path is /ipfs/CID, and names below it after slashes.";
 
@@ -34,7 +34,7 @@ impl Target {
             let decoded = percent_decode(part.as_bytes())
                 .ok_or_else(|| Failure::bad("A % in the path is not followed by two hex digits.", PATH_ADVICE))?;
             let name = Name::new(&decoded).map_err(|error| {
-                let why = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+                let why = cause_of(&error);
                 Failure::bad(format!("A part of the path is no name: {why}."), PATH_ADVICE)
             })?;
             parts.push(name);
