@@ -4,7 +4,8 @@
 //! is replaced at one stroke, so that a server reads it while a command writes. Spec: spec/ipns.md #on-this-machine.
 
 use std::{
-    fmt, fs, io,
+    fmt, fs,
+    io::{self, Read as _},
     path::{Path, PathBuf},
     str::FromStr,
     time::{Duration, SystemTime},
@@ -128,7 +129,7 @@ impl Names {
     /// # Errors
     /// `Exists` where the label has one.
     pub(crate) async fn generate(&self, label: &Label) -> Result<NameKey> {
-        let _editing = self.edit(label).await?;
+        let _editing = self.edit().await?;
         self.generate_alone(label)
     }
 
@@ -143,7 +144,7 @@ impl Names {
     /// # Errors
     /// `Exists` where the label has one.
     pub(crate) async fn import(&self, label: &Label, key: &NameKey) -> Result<()> {
-        let _editing = self.edit(label).await?;
+        let _editing = self.edit().await?;
         self.keep_key(label, key)
     }
 
@@ -162,7 +163,7 @@ impl Names {
     /// The sequence number goes up each time: of two records with one number that which is good longer counts, be it the
     /// older one.
     pub(crate) async fn publish(&self, label: &Label, publication: &Publication<'_>) -> Result<Record> {
-        let _editing = self.edit(label).await?;
+        let _editing = self.edit().await?;
         let key = match self.key(label) {
             Err(error) if error.kind() == ErrorKind::NotFound && label.is_own() => self.generate_alone(label)?,
             key => key?,
@@ -185,7 +186,7 @@ impl Names {
 
     /// Takes a record that was made elsewhere; whether it is newer than what was known.
     pub(crate) async fn accept(&self, record: &Record) -> Result<bool> {
-        let _editing = self.edit(&Label::default()).await?;
+        let _editing = self.edit().await?;
         if self.read(record.name())?.is_some_and(|known| known.cmp_age(record).is_ge()) {
             return Ok(false);
         }
@@ -208,19 +209,23 @@ impl Names {
     }
 
     /// One command at a time changes what is here.
-    async fn edit(&self, label: &Label) -> Result<Editing> {
+    async fn edit(&self) -> Result<Editing> {
         private_dir(&self.dir)?;
-        Editing::begin(&self.key_file(label)).await
+        Editing::begin(&self.key_file(&Label::default())).await
     }
 }
 
 /// The bytes of a file that may be a record; of a longer one as many as say that it is none.
 pub(crate) fn read_record(file: &Path) -> Result<Vec<u8>> {
-    use std::io::Read as _;
-    let opened = fs::File::open(file).map_err(|error| host(file, error))?;
     let mut bytes = Vec::new();
-    opened.take(RECORD_LEN_MAX as u64 + 1).read_to_end(&mut bytes).map_err(|error| host(file, error))?;
+    read_up_to(file, RECORD_LEN_MAX as u64 + 1, &mut bytes)?;
     Ok(bytes)
+}
+
+/// Reads a file of the host, or as much of its beginning.
+pub(crate) fn read_up_to(file: &Path, len_max: u64, bytes: &mut Vec<u8>) -> Result<()> {
+    let opened = fs::File::open(file).map_err(|error| host(file, error))?;
+    io::Read::take(opened, len_max).read_to_end(bytes).map(drop).map_err(|error| host(file, error))
 }
 
 #[async_trait]

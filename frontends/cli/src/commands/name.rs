@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 use super::put::host;
 use crate::{
     args::NamePublish,
-    names::{Label, Names, Publication, read_record},
+    names::{Label, Names, Publication, read_record, read_up_to},
     namespace::Namespace,
     output::Output,
 };
@@ -113,10 +113,8 @@ pub(crate) async fn new(names: &Names, label: &Label, output: Output) -> Result<
 
 /// Takes a key out of a file, and prints its name.
 pub(crate) async fn import(names: &Names, label: &Label, file: &Path, output: Output) -> Result<()> {
-    use std::io::Read as _;
-    let opened = fs::File::open(file).map_err(|error| host(file, error))?;
     let mut bytes = Zeroizing::new(Vec::new());
-    opened.take(KEY_LEN_MAX).read_to_end(&mut bytes).map_err(|error| host(file, error))?;
+    read_up_to(file, KEY_LEN_MAX, &mut bytes)?;
     let key = NameKey::decode(&bytes).map_err(|error| error.at(file.display()))?;
     names.import(label, &key).await?;
     told(&key, output)
