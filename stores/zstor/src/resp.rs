@@ -39,14 +39,23 @@ fn corrupt(why: &str) -> Error {
     Error::new(ErrorKind::Corrupt, "zstor.resp").because(why)
 }
 
-/// Adds a request to `out`.
-pub(crate) fn write_request(parts: &[&[u8]], out: &mut BytesMut) {
-    out.extend_from_slice(format!("*{}\r\n", parts.len()).as_bytes());
-    for part in parts {
+/// What a request is on the wire, to be sent one after the other: its parts up to the longest, that one where it is, and
+/// the rest.
+pub(crate) fn request<'a>(parts: &[&'a [u8]]) -> (Vec<u8>, &'a [u8], Vec<u8>) {
+    let longest = (0..parts.len()).max_by_key(|&index| parts[index].len());
+    let (mut before, mut long, mut after) = (format!("*{}\r\n", parts.len()).into_bytes(), &[][..], Vec::new());
+    for (index, &part) in parts.iter().enumerate() {
+        let out = if long.is_empty() { &mut before } else { &mut after };
         out.extend_from_slice(format!("${}\r\n", part.len()).as_bytes());
-        out.extend_from_slice(part);
-        out.extend_from_slice(b"\r\n");
+        if Some(index) == longest {
+            long = part;
+            after.extend_from_slice(b"\r\n");
+        } else {
+            out.extend_from_slice(part);
+            out.extend_from_slice(b"\r\n");
+        }
     }
+    (before, long, after)
 }
 
 /// What comes next.
@@ -222,9 +231,15 @@ mod tests {
 
     #[test]
     fn a_request_is_an_array_of_strings() {
-        let mut out = BytesMut::new();
-        write_request(&[b"SET", b"k\r\n", b""], &mut out);
-        assert_eq!(out, b"*3\r\n$3\r\nSET\r\n$3\r\nk\r\n\r\n$0\r\n\r\n"[..]);
+        for (parts, expected) in [
+            (&[&b"SET"[..], b"k\r\n", b""][..], &b"*3\r\n$3\r\nSET\r\n$3\r\nk\r\n\r\n$0\r\n\r\n"[..]),
+            (&[b"SET", b"k", b"value"], b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$5\r\nvalue\r\n"),
+            (&[b"SELECT", b"ns"], b"*2\r\n$6\r\nSELECT\r\n$2\r\nns\r\n"),
+            (&[b""], b"*1\r\n$0\r\n\r\n"),
+        ] {
+            let (before, long, after) = request(parts);
+            assert_eq!([&before[..], long, &after].concat(), expected);
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr};
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes};
 use muxfs::{Error, ErrorKind, Result};
 use sha1::{Digest as _, Sha1};
 use tokio::{
@@ -14,7 +14,7 @@ use tokio::{
 };
 use zeroize::Zeroizing;
 
-use crate::resp::{Replies, Reply, write_request};
+use crate::resp::{Replies, Reply, request};
 
 /// What is read at a time, at least.
 const READ_LEN: usize = 64 << 10;
@@ -119,9 +119,9 @@ impl Connection {
         if !self.replies.buffer.is_empty() {
             return Err(nonsense("anything: it was not asked for"));
         }
-        let mut request = BytesMut::with_capacity(64 + parts.iter().map(|part| part.len() + 16).sum::<usize>());
-        write_request(parts, &mut request);
-        self.stream.write_all(&request).await.map_err(unavailable)?;
+        let (before, long, after) = request(parts);
+        let mut request = Buf::chain(Buf::chain(&before[..], long), &after[..]);
+        self.stream.write_all_buf(&mut request).await.map_err(unavailable)?;
         loop {
             if let Some(reply) = self.replies.next()? {
                 return Ok(reply);
