@@ -123,6 +123,41 @@ impl StripeCode {
         Ok((0..shards).map(|_| rest.split_to(frame_len)).collect())
     }
 
+    /// Whether these are all the shards of a block of this code, in the order of their index, byte for byte as it is cut;
+    /// finds out without putting the block together.
+    pub(super) fn is_cut(&self, stripe: &Stripe, shards: &[&Shard]) -> Result<bool> {
+        if self.counts() != (stripe.data_count, stripe.parity_count) || shards.len() != stripe.shards() {
+            return Ok(false);
+        }
+        let is_at = |(shard, index): (&&Shard, u8)| shard.header.stripe == *stripe && shard.header.index == index;
+        let (shard_len, mut left) = (stripe.shard_len(), stripe.block_len as usize);
+        let (data, parity) = shards.split_at(stripe.data_shards());
+        let mut parts = Vec::with_capacity(data.len());
+        let mut is_padded = true;
+        for shard in data {
+            let (part, padding) = shard.data().split_at(left.min(shard_len));
+            is_padded &= padding.iter().all(|byte| *byte == 0);
+            left -= part.len();
+            parts.push(part);
+        }
+        let is_exact = shards.iter().zip(0..).all(is_at) && shards.iter().all(|shard| shard.is_exact());
+        if !is_exact || !is_padded || !stripe.is_of_parts(parts) {
+            return Ok(false);
+        }
+        let Some(code) = &self.parity else { return Ok(true) };
+        let mut buffer = vec![0; parity.len() * COLUMN_LEN.min(shard_len)];
+        for start in (0..shard_len).step_by(COLUMN_LEN) {
+            let column = start..shard_len.min(start + COLUMN_LEN);
+            let inputs: Vec<&[u8]> = data.iter().map(|shard| &shard.data()[column.clone()]).collect();
+            let mut outputs: Vec<&mut [u8]> = buffer.chunks_mut(column.len()).take(parity.len()).collect();
+            code.encode_sep(&inputs, &mut outputs).map_err(internal)?;
+            if !parity.iter().zip(&outputs).all(|(shard, output)| shard.data()[column.clone()] == **output) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// Puts a block together from any k of its shards, given in any order. What is no shard, damaged, of another
     /// stripe, or of another code is passed over.
     ///
@@ -204,4 +239,62 @@ fn can_run() -> bool {
 /// It was given what it asks for.
 fn internal(error: reed_solomon_erasure::Error) -> Error {
     Error::new(ErrorKind::Internal, "erasure.code").because(format!("Reed-Solomon: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A shard with a byte changed by whoever makes its checksums.
+    fn forged(shard: &Shard, at: usize, with: u8) -> Bytes {
+        let mut bytes = shard.bytes().to_vec();
+        bytes[SHARD_HEADER_LEN + at] ^= with;
+        let data_crc = crc32c::crc32c(&bytes[SHARD_HEADER_LEN..]);
+        bytes[..SHARD_HEADER_LEN].copy_from_slice(&Header { data_crc, ..shard.header }.encode());
+        bytes.into()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn shards_are_cut_if_every_byte_is(
+            len in 0..40_000_usize,
+            k in 1..=12u8,
+            m in 0..=5u8,
+            of: prop::sample::Index,
+            at: prop::sample::Index,
+            with in 1..=255u8,
+        ) {
+            let code = StripeCode::new(k, m)?;
+            let block: Vec<u8> = (0..len).map(|at| u8::try_from(at * at % 251).expect("below 251")).collect();
+            let (stripe, bytes) = code.cut(&block)?;
+            let shards: Vec<_> = bytes.into_iter().map(|bytes| Shard::parse(bytes).expect("a shard")).collect();
+            let all: Vec<_> = shards.iter().collect();
+            prop_assert!(code.is_cut(&stripe, &all)?);
+            prop_assert!(!code.is_cut(&stripe, &all[1..])?);
+
+            let of = of.index(shards.len());
+            let is_cut_with = |bytes: Bytes| -> Result<bool> {
+                let Ok(other) = Shard::parse(bytes) else { return Ok(false) };
+                let mut all = all.clone();
+                all[of] = &other;
+                code.is_cut(&stripe, &all)
+            };
+            let mut flipped = shards[of].bytes().to_vec();
+            let place = at.index(flipped.len());
+            flipped[place] ^= with;
+            prop_assert!(!is_cut_with(flipped.into())?, "byte {place} of shard {of}");
+            if stripe.shard_len() > 0 {
+                let place = at.index(stripe.shard_len());
+                prop_assert!(!is_cut_with(forged(&shards[of], place, with))?, "{place} in shard {of}, checksums right");
+            }
+            if shards.len() > 1 && stripe.shard_len() > 0 {
+                let mut swapped = all.clone();
+                swapped.swap(of, (of + 1) % shards.len());
+                prop_assert!(!code.is_cut(&stripe, &swapped)?);
+            }
+        }
+    }
 }

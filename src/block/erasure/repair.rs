@@ -1,12 +1,13 @@
 //! Repair: one block is brought back to full strength.
 //!
-//! Everything that nodes have of the block is read, the block is put together and cut again, and each shard compared with
-//! what it should be: so one that was never written is found although its checksum is right. What is missing or bad is
+//! Everything that nodes have of the block is read. Where each node has just the shard that belongs there, they are held
+//! against each other where they are; else the block is put together and cut again, and each shard compared with what it
+//! should be: so one that was never written is found although its checksum is right. What is missing or bad is
 //! written as by a put. Only when all k + m shards are where they belong and durable, what is there besides goes. A
 //! repair that ends half way is gone on with by the next. Spec: spec/erasure.md, "Repair".
 
 use super::{
-    Inner, SLOT_COUNT,
+    Inner, SLOT_COUNT, StripeCode,
     collected::Found,
     read::Gathered,
     shard::Stripe,
@@ -41,6 +42,25 @@ impl Survey {
         let nodes = self.0.iter().filter_map(|(node, slots)| Some((*node, slots.as_ref().ok()?)));
         let slots = nodes.flat_map(|(node, slots)| slots.iter().zip(0..).map(move |(slot, at)| (node, at, slot)));
         slots.filter(|(_, _, slot)| !matches!(slot, Slot::Empty))
+    }
+
+    /// The stripe of this code that every node has its one shard of which one belongs on, byte for byte as it was cut, where
+    /// no other node has anything: nothing is to be done then.
+    fn whole(&self, code: &StripeCode, places: &[usize]) -> Result<Option<Stripe>> {
+        let mut shards = Vec::with_capacity(places.len());
+        for (node, _, slot) in self.taken() {
+            match slot {
+                Slot::Held(shard) if places.contains(&node) => shards.push(shard),
+                _ => return Ok(None),
+            }
+        }
+        let are_alone = places.iter().all(|node| match self.0.get(node) {
+            Some(Ok(slots)) => slots.iter().filter(|slot| !matches!(slot, Slot::Empty)).count() == 1,
+            _ => false,
+        });
+        let Some(stripe) = shards.first().map(|shard| shard.header.stripe) else { return Ok(None) };
+        shards.sort_by_key(|shard| shard.header.index);
+        Ok((are_alone && code.is_cut(&stripe, &shards)?).then_some(stripe))
     }
 
     /// What was found, of a stripe if there is one.
@@ -91,7 +111,11 @@ impl Inner {
         let order = self.placement.order(key);
         let mut survey = Survey::default();
         self.survey(&mut survey, &keys, &order, self.stored_count_min()).await;
-        let (data_count, _) = self.code.counts();
+        let (data_count, parity_count) = self.code.counts();
+        let places = &order[..order.len().min(usize::from(data_count) + usize::from(parity_count))];
+        if let Some(stripe) = survey.whole(&self.code, places)? {
+            return Ok(survey.report(Some(&stripe), places));
+        }
         let own = survey.stripes().into_iter().filter(|stripe| stripe.data_count >= data_count).collect();
         let found = match survey.readable(&self.code, own).await? {
             Some(found) => Some(found),

@@ -37,12 +37,17 @@ impl Stripe {
     pub(super) fn of(block: &[u8], data_count: u8, parity_count: u8) -> Self {
         // No block is nearly as long: see `BLOCK_LEN_MAX`.
         let block_len = u32::try_from(block.len()).unwrap_or(u32::MAX);
-        Self { id: stripe_id(block, data_count, parity_count), data_count, parity_count, block_len }
+        Self { id: stripe_id([block], data_count, parity_count), data_count, parity_count, block_len }
     }
 
     /// Whether this is the block: what makes a stripe more than a sum of what nodes say.
     pub(super) fn is_of(&self, block: &[u8]) -> bool {
-        stripe_id(block, self.data_count, self.parity_count) == self.id
+        self.is_of_parts([block])
+    }
+
+    /// Whether this is the block, given in parts, in their order.
+    pub(super) fn is_of_parts<'a>(&self, parts: impl IntoIterator<Item = &'a [u8]>) -> bool {
+        stripe_id(parts, self.data_count, self.parity_count) == self.id
     }
 
     /// k, to count with.
@@ -72,9 +77,12 @@ pub(super) fn stored_count_min(data_count: u8, parity_count: u8) -> usize {
     usize::from(data_count) + usize::from(parity_count > 1)
 }
 
-fn stripe_id(block: &[u8], data_count: u8, parity_count: u8) -> [u8; STRIPE_ID_LEN] {
+fn stripe_id<'a>(block: impl IntoIterator<Item = &'a [u8]>, data_count: u8, parity_count: u8) -> [u8; STRIPE_ID_LEN] {
     let mut hasher = blake3::Hasher::new();
-    hasher.update(block).update(&[data_count, parity_count]);
+    for part in block {
+        hasher.update(part);
+    }
+    hasher.update(&[data_count, parity_count]);
     let mut id = [0; STRIPE_ID_LEN];
     id.copy_from_slice(&hasher.finalize().as_bytes()[..STRIPE_ID_LEN]);
     id
@@ -177,6 +185,12 @@ impl Shard {
     /// Its data.
     pub(super) fn data(&self) -> &[u8] {
         &self.bytes[SHARD_HEADER_LEN..]
+    }
+
+    /// Whether its header is byte for byte the one of these data.
+    pub(super) fn is_exact(&self) -> bool {
+        let header = Header { data_crc: crc32c::crc32c(self.data()), ..self.header };
+        self.bytes[..SHARD_HEADER_LEN] == header.encode()
     }
 
     /// Whether its data are those that its header was written with.
