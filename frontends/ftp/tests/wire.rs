@@ -101,7 +101,7 @@ fn answer<T>(result: FtpResult<T>) -> Answer<T> {
 impl Client for Ftp {
     fn cannot(&self, ability: Ability) -> Option<&'static str> {
         match ability {
-            Ability::BinaryNames | Ability::Sync => None,
+            Ability::BinaryNames | Ability::Sync | Ability::RemoveByKind => None,
             Ability::LineBreakNames => Some("a line feed ends a command: such names are refused and not listed"),
             Ability::WriteWithin => Some("a file ends where an upload into it ends"),
             Ability::WritePastEnd => Some("REST past the end is refused (554)"),

@@ -84,6 +84,8 @@ pub enum Ability {
     WritePastEnd,
     /// Changes that are on disk when their reply comes.
     Sync,
+    /// Removing or replacing a directory only where it is empty, and what is no directory only as such.
+    RemoveByKind,
 }
 
 /// A client of one server. Paths are absolute, of names between slashes, as bytes; the root of what is served is `/`.
