@@ -331,7 +331,10 @@ async fn by_name(
         if is_for_content || !is_there(mount, first).await? {
             let why = first.as_str().map(Cid::parse_in_path).and_then(Result::err);
             let why = why.as_ref().map(cause_of).unwrap_or_default();
-            return Err(Failure::bad(format!("Nothing has this name, and it is no CID: {why}."), CID_ADVICE));
+            // Of /ipfs gateways say that the request is bad; elsewhere names come first.
+            let is_gateway = is_for_content || mount.prefix().as_str() == PUBLIC_PREFIX;
+            let status = if is_gateway { StatusCode::BAD_REQUEST } else { StatusCode::NOT_FOUND };
+            return Err(Failure::new(status, format!("Nothing has this name, and it is no CID: {why}."), CID_ADVICE));
         }
     }
     Place { shared, target, request, boundary }.answer(mount, names).await

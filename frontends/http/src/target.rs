@@ -3,9 +3,9 @@
 //! The only place where percent-encoding is undone, once. A part that could lead elsewhere (`.`, `..`, one with a slash or
 //! a NUL in it, however encoded) is refused here, before anything is looked up. Spec: spec/http.md #paths.
 
-use axum::http::Uri;
+use axum::http::{StatusCode, Uri};
 use muxfs::{
-    Name,
+    ErrorKind, Name,
     path::{PATH_LEN_MAX, PATH_PART_COUNT_MAX},
 };
 
@@ -27,21 +27,21 @@ impl Target {
     pub(crate) fn parse(uri: &Uri) -> Result<Self, Failure> {
         let path = uri.path();
         if path.len() > 3 * PATH_LEN_MAX {
-            return Err(Failure::bad("The path is too long.", PATH_ADVICE));
+            return Err(too_long("The path is too long."));
         }
         let mut parts = Vec::new();
         for part in path.split('/').filter(|part| !part.is_empty()) {
             let decoded = percent_decode(part.as_bytes())
                 .ok_or_else(|| Failure::bad("A % in the path is not followed by two hex digits.", PATH_ADVICE))?;
             let name = Name::new(&decoded).map_err(|error| {
-                let why = cause_of(&error);
-                Failure::bad(format!("A part of the path is no name: {why}."), PATH_ADVICE)
+                let why = format!("A part of the path is no name: {}.", cause_of(&error));
+                if error.kind() == ErrorKind::NameTooLong { too_long(why) } else { Failure::bad(why, PATH_ADVICE) }
             })?;
             parts.push(name);
         }
         let len: usize = parts.iter().map(|part| part.as_bytes().len() + 1).sum();
         if parts.len() > PATH_PART_COUNT_MAX || len > PATH_LEN_MAX {
-            return Err(Failure::bad("The path is too long.", PATH_ADVICE));
+            return Err(too_long("The path is too long."));
         }
         Ok(Self { is_dir: path.ends_with('/'), parts, query: Query::parse(uri.query().unwrap_or_default())? })
     }
@@ -54,6 +54,11 @@ impl Target {
         }
         path
     }
+}
+
+/// A path, or a part of it, that is longer than any can be.
+fn too_long(why: impl Into<String>) -> Failure {
+    Failure::new(StatusCode::URI_TOO_LONG, why, PATH_ADVICE)
 }
 
 /// Parts as they stand in a URL; nothing for no parts.
@@ -129,7 +134,6 @@ fn percent_encode_all_but(plain: &[u8], bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use axum::http::StatusCode;
     use proptest::prelude::*;
 
     use super::*;
@@ -155,14 +159,23 @@ mod tests {
             "/ipfs/%4",
             "/ipfs/%zz",
             "/ipfs/%+1",
+            "/ipfs/a?format=%ff",
+            "/ipfs/a?%",
+        ] {
+            assert_eq!(parts(path), Err(StatusCode::BAD_REQUEST), "{path}");
+        }
+    }
+
+    #[test]
+    fn what_is_too_long_is_told_apart() {
+        for path in [
             &format!("/ipfs/{}", "a".repeat(256)),
             &format!("/ipfs/{}", "%61".repeat(256)),
             &"/a".repeat(257),
             &format!("/{}", "a".repeat(60_000)),
-            "/ipfs/a?format=%ff",
-            "/ipfs/a?%",
+            &format!("/{}", "a".repeat(255)).repeat(17),
         ] {
-            assert_eq!(parts(path), Err(StatusCode::BAD_REQUEST), "{}", path.chars().take(40).collect::<String>());
+            assert_eq!(parts(path), Err(StatusCode::URI_TOO_LONG), "{}", path.chars().take(40).collect::<String>());
         }
     }
 

@@ -85,7 +85,8 @@ fn local(text: &str, request: &Parts, hosts: &[String]) -> Result<Option<Target>
             return Ok(None);
         }
     }
-    Target::parse(&uri).map(Some)
+    // However long it is, it is not the address of the request.
+    Target::parse(&uri).map(Some).map_err(|failure| Failure { status: StatusCode::BAD_REQUEST, ..failure })
 }
 
 /// `Timeout` (RFC 4918 10.7): the first that is understood, within bounds.
@@ -260,6 +261,8 @@ mod tests {
         {
             assert_eq!(lead(text).expect_err(text).status, StatusCode::BAD_REQUEST, "{text}");
         }
+        let long = format!("/a/{}", "a".repeat(256));
+        assert_eq!(lead(&long).expect_err("too long").status, StatusCode::BAD_REQUEST);
         let twice = request(&[("destination", "/a"), ("destination", "/b")]);
         assert_eq!(destination(&twice, &hosts).expect_err("two").status, StatusCode::BAD_REQUEST);
     }

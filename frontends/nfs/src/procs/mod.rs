@@ -36,8 +36,6 @@ use crate::{
 
 /// How many procedures there are: 0 to 21.
 const PROCEDURE_COUNT: u32 = 22;
-/// The longest name that is decoded at all; from 256 bytes on it is NAMETOOLONG.
-const NAME_DECODE_LEN_MAX: usize = 4096;
 /// The longest target of a symlink: `PATH_MAX` of Linux.
 const TARGET_LEN_MAX: usize = 4096;
 
@@ -144,8 +142,9 @@ impl Decoder {
         self.opaque(NFS3_FHSIZE)
     }
 
+    /// A name of any length, as a slice of the record; from 256 bytes on it is NAMETOOLONG.
     fn name(&mut self) -> Result<Bytes, Malformed> {
-        self.opaque(NAME_DECODE_LEN_MAX)
+        self.opaque(usize::MAX)
     }
 
     fn target(&mut self) -> Result<Bytes, Malformed> {

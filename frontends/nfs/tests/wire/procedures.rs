@@ -138,6 +138,7 @@ async fn names_are_bytes_with_limits() {
         (b"a/b", INVAL, INVAL, INVAL, INVAL),
         (b"a\0b", INVAL, INVAL, INVAL, INVAL),
         (&[b'n'; 256], NAMETOOLONG, NAMETOOLONG, NAMETOOLONG, NAMETOOLONG),
+        (&[b'n'; 16_384], NAMETOOLONG, NAMETOOLONG, NAMETOOLONG, NAMETOOLONG),
         (&[b'n'; 255], NOENT, OK, OK, NOENT),
         (b"\xff\xfe not text", NOENT, OK, OK, NOENT),
     ] {
