@@ -19,6 +19,7 @@ pub mod block_store;
 pub mod exerciser;
 pub mod fault;
 pub mod heads;
+pub mod hostile;
 mod laws;
 pub mod linear;
 pub mod media;

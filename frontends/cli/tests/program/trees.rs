@@ -26,7 +26,7 @@ use crate::World;
 pub(crate) type Nfs = Nfs3Connection<TokioIo<TcpStream>>;
 
 /// Mounts `/`, as root: whoever that is to a server of another user.
-async fn mount(addr: SocketAddr) -> Nfs {
+pub(crate) async fn mount(addr: SocketAddr) -> Nfs {
     Nfs3ConnectionBuilder::new(TokioConnector, addr.ip().to_string(), "/")
         .connect_from_privileged_port(false)
         .credential(opaque_auth::auth_unix(&auth_unix::default()))
