@@ -11,6 +11,7 @@ mod collecting;
 mod commands;
 mod copies;
 mod doctor;
+mod helia;
 mod hostile;
 mod mounting;
 mod names;
