@@ -17,7 +17,7 @@ use crate::{BlockKey, BlockStore, Cid, Error, ErrorKind, Result};
 #[derive(Debug)]
 pub(super) struct Elsewhere {
     blocks: Arc<dyn BlockStore>,
-    verified: Verified,
+    pub(super) verified: Verified,
 }
 
 impl Dag {
@@ -70,10 +70,12 @@ impl Dag {
             (held, _) => return held,
         };
         let found = if keep {
-            elsewhere.verified.get_or_read(key, || self.fetch(elsewhere, cid, key)).await
+            elsewhere.verified.get_or_fetch(key, || self.fetch(elsewhere, cid, key)).await
         } else {
-            self.fetch(elsewhere, cid, key).await
+            self.fetch(elsewhere, cid, key).await.map_err(Arc::new)
         };
+        // Both are named: the block here, and who could not give it below.
+        let found = found.map_err(|error| Error::new(error.kind(), "dag.fetch").at(cid).because(error));
         match found {
             Err(other) if other.kind() == ErrorKind::NotFound && error.kind() == ErrorKind::NotFound => {
                 Err(other.because("neither the store nor anybody else that was asked holds this block"))
@@ -89,11 +91,9 @@ impl Dag {
     }
 
     async fn fetch(&self, elsewhere: &Elsewhere, cid: &Cid, key: &BlockKey) -> Result<Bytes> {
-        // Both are named: the block here, and who could not give it below.
-        let failed = |error: Error| Error::new(error.kind(), "dag.fetch").at(cid).because(error);
-        let block = elsewhere.blocks.get(key).await.map_err(failed)?;
-        let block = block.ok_or_else(|| Error::new(ErrorKind::NotFound, "dag.fetch").at(cid))?;
-        self.check(cid, &block).await.map_err(failed)?;
+        let block = elsewhere.blocks.get(key).await?;
+        let block = block.ok_or_else(|| Error::new(ErrorKind::NotFound, "dag.fetch"))?;
+        self.check(cid, &block).await?;
         Ok(block)
     }
 }

@@ -213,8 +213,11 @@ pub(super) struct Verified {
 struct Shard {
     kept: LruCache<BlockKey, Bytes>,
     kept_len: usize,
-    readings: HashMap<BlockKey, Arc<OnceCell<Bytes>>>,
+    readings: HashMap<BlockKey, Arc<OnceCell<Outcome>>>,
 }
+
+/// What came of a reading.
+type Outcome = Result<Bytes, Arc<Error>>;
 
 impl Verified {
     /// Keeps blocks of at most `len_max` bytes together, what is spent on keeping them included.
@@ -260,7 +263,8 @@ impl Verified {
         self.shard(key).kept.get(key).cloned()
     }
 
-    /// The block that is kept, or else what `read` gives, which is kept then. Callers at the same time share one reading.
+    /// The block that is kept, or else what `read` gives, which is kept then. Callers at the same time share one reading; what
+    /// failed is tried again by the next in line, so an absence or an outage is nobody's answer but his who saw it.
     pub(super) async fn get_or_read<F>(&self, key: &BlockKey, read: impl FnOnce() -> F) -> Result<Bytes>
     where
         F: Future<Output = Result<Bytes>>,
@@ -269,16 +273,41 @@ impl Verified {
             return Ok(block);
         }
         let reading = self.reading(key);
-        let block = reading.cell.get_or_try_init(|| async {
-            // A reading that ended between the look and the wait has left its block.
-            if let Some(block) = self.get(key) {
-                return Ok(block);
+        let outcome = reading.cell.get_or_try_init(|| async { self.read_kept(key, read).await.map(Ok) });
+        outcome.await?.clone().map_err(|error| Error::new(error.kind(), "dag.get_block").because(error))
+    }
+
+    /// The same where reading may take long: a failure is the answer of all who waited for it, and is tried again for who
+    /// comes afterwards. Else each of them would wait for those before him, and then as long himself.
+    pub(super) async fn get_or_fetch<F>(&self, key: &BlockKey, fetch: impl FnOnce() -> F) -> Outcome
+    where
+        F: Future<Output = Result<Bytes>>,
+    {
+        if let Some(block) = self.get(key) {
+            return Ok(block);
+        }
+        let reading = self.reading(key);
+        let outcome = reading.cell.get_or_init(|| async {
+            let outcome = self.read_kept(key, fetch).await.map_err(Arc::new);
+            if outcome.is_err() {
+                reading.end();
             }
-            let block = read().await?;
-            self.keep(key.clone(), block.clone());
-            Ok(block)
+            outcome
         });
-        block.await.cloned()
+        outcome.await.clone()
+    }
+
+    async fn read_kept<F>(&self, key: &BlockKey, read: impl FnOnce() -> F) -> Result<Bytes>
+    where
+        F: Future<Output = Result<Bytes>>,
+    {
+        // A reading that ended between the look and the wait has left its block.
+        if let Some(block) = self.get(key) {
+            return Ok(block);
+        }
+        let block = read().await?;
+        self.keep(key.clone(), block.clone());
+        Ok(block)
     }
 
     fn keep(&self, key: BlockKey, block: Bytes) {
@@ -318,19 +347,29 @@ impl fmt::Debug for Verified {
     }
 }
 
-/// One caller's part in a reading; the last to leave, also by being cancelled, ends it. What failed is tried again by
-/// the next in line, so an absence or an outage is nobody's answer but his who saw it.
+/// One caller's part in a reading; the last to leave, also by being cancelled, ends it.
 struct Reading<'a> {
     verified: &'a Verified,
     key: BlockKey,
-    cell: Arc<OnceCell<Bytes>>,
+    cell: Arc<OnceCell<Outcome>>,
+}
+
+impl Reading<'_> {
+    /// Has nobody join it any more.
+    fn end(&self) {
+        let mut shard = self.verified.shard(&self.key);
+        if shard.readings.get(&self.key).is_some_and(|cell| Arc::ptr_eq(cell, &self.cell)) {
+            shard.readings.remove(&self.key);
+        }
+    }
 }
 
 impl Drop for Reading<'_> {
     fn drop(&mut self) {
+        // Cells are cloned under the lock of the table only: two are the table's and ours.
         let mut shard = self.verified.shard(&self.key);
-        // Cells are cloned under this lock only: two are the table's and ours.
-        if Arc::strong_count(&self.cell) <= 2 {
+        let is_its = shard.readings.get(&self.key).is_some_and(|cell| Arc::ptr_eq(cell, &self.cell));
+        if is_its && Arc::strong_count(&self.cell) <= 2 {
             shard.readings.remove(&self.key);
         }
     }
@@ -554,6 +593,39 @@ mod tests {
         first.await.expect_err("cancelled");
         drop(closed);
         assert_eq!(dag.get_block(&cid).await.expect("read by another"), block(1000, 8));
+    }
+
+    /// Eight readers of a block that nobody finds in time wait once, not eight times.
+    #[tokio::test]
+    async fn who_waits_for_what_is_far_away_shares_its_failure() {
+        let (far, _) = watched(DagOptions::default());
+        let near = Dag::new(Arc::new(Mem::default()), DagOptions::default());
+        let dag = near.with_elsewhere(far.clone());
+        let cid = cid_of(Codec::Raw, &block(1000, 9));
+        let key = BlockKey::from(&cid);
+        far.put(&key, block(1000, 9)).await.expect("put");
+        far.outages.store(1, Ordering::SeqCst);
+        let closed = far.gate.acquire_many(1000).await.expect("open");
+        let readers: Vec<_> = (0..8)
+            .map(|_| {
+                tokio::spawn({
+                    let dag = dag.clone();
+                    async move { dag.get_block(&cid).await }
+                })
+            })
+            .collect();
+        let verified = &dag.elsewhere.as_ref().expect("a place").verified;
+        while verified.shard(&key).readings.get(&key).is_none_or(|cell| Arc::strong_count(cell) < 9) {
+            tokio::task::yield_now().await;
+        }
+        drop(closed);
+        for reader in join_all(readers).await {
+            let error = reader.expect("no panic").expect_err("an outage");
+            assert_eq!((error.kind(), error.path()), (ErrorKind::Unavailable, Some(cid.to_string().as_str())));
+        }
+        assert_eq!(far.gets.load(Ordering::SeqCst), 1);
+        assert!(verified.shard(&key).readings.is_empty(), "nothing is left behind");
+        assert_eq!(dag.get_block(&cid).await.expect("it is back"), block(1000, 9));
     }
 
     #[test]
