@@ -2,12 +2,9 @@
 //! spec/vectors/unixfs-vectors.json, computed by an independent builder, and every CID that Kubo publishes for IPIP-499,
 //! is put by its parameters; what was put is then read, looked up and listed again.
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    io,
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+mod unixfs_vectors;
+
+use std::{collections::HashSet, io, sync::Arc};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -25,7 +22,7 @@ use muxfs::{
     block::Mem,
     cid_of,
     dag::{
-        Dag, DagOptions, Entry, Layout, Link, Params, Profile, ReadAt, UnixfsMeta, murmur3_x64_64,
+        Dag, DagOptions, Entry, Link, Params, Profile, ReadAt, UnixfsMeta, murmur3_x64_64,
         pb::PbNode,
         unixfs::{UnixfsData, UnixfsType},
     },
@@ -33,214 +30,48 @@ use muxfs::{
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-fn vectors() -> Value {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/spec/vectors/unixfs-vectors.json");
-    serde_json::from_slice(&std::fs::read(path).expect("the vectors")).expect("JSON")
-}
-
-fn text<'a>(value: &'a Value, key: &str) -> &'a str {
-    value[key].as_str().unwrap_or_else(|| panic!("{key} is text: {value}"))
-}
-
-fn number(value: &Value, key: &str) -> u64 {
-    value[key].as_u64().unwrap_or_else(|| panic!("{key} is a number: {value}"))
-}
-
-fn small<N: TryFrom<u64>>(number: u64) -> N {
-    number.try_into().ok().expect("a number in range")
-}
-
-fn profile(name: &str) -> Params {
-    match name {
-        "unixfs-v1-2025" => Profile::UnixfsV1_2025.params(),
-        "unixfs-v0-2015" => Profile::UnixfsV0_2015.params(),
-        "kubo-cidv1-legacy" => Profile::KuboCidV1Legacy.params(),
-        other => panic!("an unknown profile {other}"),
-    }
-}
-
-fn params(vector: &Value) -> Params {
-    let mut params = profile(text(vector, "profile"));
-    let Some(changes) = vector.get("params") else { return params };
-    for (key, value) in changes.as_object().expect("parameters") {
-        let number = || small(value.as_u64().expect("a number"));
-        match key.as_str() {
-            "chunk_size" => params.chunk_len = number(),
-            "width" => params.width = number(),
-            "threshold" => params.hamt_threshold = number(),
-            "fanout" => params.hamt_fanout = number(),
-            "layout" if value == "trickle" => params.layout = Layout::Trickle,
-            other => panic!("an unknown parameter {other}"),
-        }
-    }
-    params
-}
-
-fn meta(vector: &Value) -> UnixfsMeta {
-    let mtime = vector.get("mtime").map(|mtime| {
-        let seconds = mtime["secs"].as_i64().expect("seconds");
-        let nanos = Duration::from_nanos(mtime["nsecs"].as_u64().unwrap_or(0));
-        let whole = Duration::from_secs(seconds.unsigned_abs());
-        let time: SystemTime = if seconds < 0 { UNIX_EPOCH - whole } else { UNIX_EPOCH + whole };
-        time + nanos
-    });
-    UnixfsMeta { mode: vector["mode"].as_u64().map(small), mtime }
-}
-
-fn hex(text: &str) -> Bytes {
-    let pairs = text.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).expect("ASCII"));
-    pairs.map(|pair| u8::from_str_radix(pair, 16).expect("hex")).collect()
-}
-
-/// The bytes of a file: large ones are never in memory whole.
-#[derive(Clone)]
-enum Input {
-    Bytes(Bytes),
-    /// Byte i is i mod 251: many cycles of that to copy from, and how many bytes there are.
-    Mod251(Bytes, u64),
-}
-
-impl Input {
-    fn of(input: &Value) -> Self {
-        match text(input, "gen") {
-            "hex" => Self::Bytes(hex(text(input, "hex"))),
-            "utf8" => Self::Bytes(text(input, "text").to_owned().into()),
-            "zero" => Self::Bytes(vec![0; small(number(input, "len"))].into()),
-            "mod251" => {
-                assert!(input.get("offset").is_none(), "no vector uses an offset");
-                let cycle: Vec<u8> = (0..251u8).collect();
-                Self::Mod251(cycle.repeat(8192).into(), number(input, "len"))
-            }
-            other => panic!("an unknown generator {other}"),
-        }
-    }
-
-    fn len(&self) -> u64 {
-        match self {
-            Self::Bytes(bytes) => bytes.len() as u64,
-            Self::Mod251(_, len) => *len,
-        }
-    }
-}
-
-impl ReadAt for Input {
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Self::Bytes(bytes) => bytes.read_at(offset, buf),
-            Self::Mod251(cycles, len) => {
-                let wanted = small::<usize>(len.saturating_sub(offset)).min(buf.len());
-                cycles.read_at(offset % 251, &mut buf[..wanted])
-            }
-        }
-    }
-}
+use self::unixfs_vectors::{Input, Tree, hex, number, params, profile, small, text, vectors};
 
 fn dag(params: Params) -> Dag {
     Dag::new(Arc::new(Mem::default()), DagOptions { params, ..DagOptions::default() })
 }
 
-/// What a node is expected to be: of a directory its entries by name.
-enum Tree {
-    File(Input, UnixfsMeta),
-    Symlink(String, UnixfsMeta),
-    Dir(BTreeMap<String, Self>, UnixfsMeta),
-}
-
-impl Tree {
-    fn of(vector: &Value) -> Self {
-        let mut root = Self::Dir(BTreeMap::new(), meta(vector));
-        for entry in vector["entries"].as_array().expect("entries") {
-            let node = match text(entry, "type") {
-                "file" => Self::File(Input::of(&entry["input"]), meta(entry)),
-                "symlink" => Self::Symlink(text(entry, "target").to_owned(), meta(entry)),
-                "dir" => Self::Dir(BTreeMap::new(), meta(entry)),
-                other => panic!("an unknown type {other}"),
-            };
-            root.insert(text(entry, "path"), node);
-        }
-        if let Some(generated) = vector.get("generated") {
-            let start = generated["start"].as_u64().unwrap_or(0);
-            for i in start..start + number(generated, "count") {
-                let fill = |pattern: &str| pattern.replace("{i:05}", &format!("{i:05}")).replace("{i}", &i.to_string());
-                let node = match generated["type"].as_str() {
-                    Some("dir") => Self::Dir(BTreeMap::new(), UnixfsMeta::default()),
-                    None | Some("file") => {
-                        Self::File(Input::Bytes(fill(text(generated, "text")).into()), UnixfsMeta::default())
-                    }
-                    Some(other) => panic!("an unknown type {other}"),
-                };
-                root.insert(&fill(text(generated, "name")), node);
+/// Checks that what `cid` names is this.
+fn check<'a>(tree: &'a Tree, dag: &'a Dag, cid: Cid, what: &'a str) -> BoxFuture<'a, ()> {
+    Box::pin(async move {
+        let node = dag.stat(&cid).await.expect(what);
+        let expected = match tree {
+            Tree::File(input, meta) => {
+                assert_eq!((node.kind, node.size), (FileKind::File, input.len()), "{what}");
+                check_content(dag, &cid, input, what).await;
+                meta
             }
-        }
-        root
-    }
-
-    fn insert(&mut self, path: &str, node: Self) {
-        let Self::Dir(entries, _) = self else { panic!("{path} goes through a file") };
-        match path.split_once('/') {
-            None => assert!(entries.insert(path.to_owned(), node).is_none(), "{path} twice"),
-            Some((first, rest)) => entries
-                .entry(first.to_owned())
-                .or_insert_with(|| Self::Dir(BTreeMap::new(), UnixfsMeta::default()))
-                .insert(rest, node),
-        }
-    }
-
-    fn put<'a>(&'a self, dag: &'a Dag) -> BoxFuture<'a, Result<Link>> {
-        Box::pin(async move {
-            match self {
-                Self::File(input, meta) => dag.import_at(Arc::new(input.clone()), input.len(), *meta).await,
-                Self::Symlink(target, meta) => dag.put_symlink(target.as_bytes(), *meta).await,
-                Self::Dir(children, meta) => {
-                    let mut entries = Vec::new();
-                    for (name, child) in children {
-                        entries.push(Ok(Entry { name: Name::new(name.as_bytes())?, link: child.put(dag).await? }));
-                    }
-                    // The order they come in must not matter.
-                    entries.reverse();
-                    dag.put_dir_with(stream::iter(entries).boxed(), *meta).await
-                }
+            Tree::Symlink(target, meta) => {
+                assert_eq!((node.kind, node.size), (FileKind::Symlink, target.len() as u64), "{what}");
+                assert_eq!(dag.read_symlink(&cid).await.expect(what), target.as_bytes(), "{what}");
+                meta
             }
-        })
-    }
-
-    /// Checks that what `cid` names is this.
-    fn check<'a>(&'a self, dag: &'a Dag, cid: Cid, what: &'a str) -> BoxFuture<'a, ()> {
-        Box::pin(async move {
-            let node = dag.stat(&cid).await.expect(what);
-            let expected = match self {
-                Self::File(input, meta) => {
-                    assert_eq!((node.kind, node.size), (FileKind::File, input.len()), "{what}");
-                    check_content(dag, &cid, input, what).await;
-                    meta
-                }
-                Self::Symlink(target, meta) => {
-                    assert_eq!((node.kind, node.size), (FileKind::Symlink, target.len() as u64), "{what}");
-                    assert_eq!(dag.read_symlink(&cid).await.expect(what), target.as_bytes(), "{what}");
-                    meta
-                }
-                Self::Dir(children, meta) => {
-                    assert_eq!(node.kind, FileKind::Dir, "{what}");
-                    let listed: Vec<Entry> = dag.list(&cid, 0).try_collect().await.expect(what);
-                    assert_eq!(listed.len(), children.len(), "{what}");
-                    assert!(listed.is_sorted_by_key(|entry| murmur3_x64_64(entry.name.as_bytes())), "{what} by hash");
-                    for (index, entry) in listed.iter().enumerate() {
-                        // Of the many in a large directory each hundredth will do.
-                        if listed.len() < 400 || index % 100 == 0 {
-                            let found = dag.lookup(&cid, &entry.name).await.expect(what);
-                            assert_eq!(found.as_ref(), Some(entry), "{what}");
-                        }
-                        let name = entry.name.as_str().expect("text");
-                        children[name].check(dag, entry.link.cid, what).await;
+            Tree::Dir(children, meta) => {
+                assert_eq!(node.kind, FileKind::Dir, "{what}");
+                let listed: Vec<Entry> = dag.list(&cid, 0).try_collect().await.expect(what);
+                assert_eq!(listed.len(), children.len(), "{what}");
+                assert!(listed.is_sorted_by_key(|entry| murmur3_x64_64(entry.name.as_bytes())), "{what} by hash");
+                for (index, entry) in listed.iter().enumerate() {
+                    // Of the many in a large directory each hundredth will do.
+                    if listed.len() < 400 || index % 100 == 0 {
+                        let found = dag.lookup(&cid, &entry.name).await.expect(what);
+                        assert_eq!(found.as_ref(), Some(entry), "{what}");
                     }
-                    let absent = Name::new(b"a name that no vector has").expect("a name");
-                    assert_eq!(dag.lookup(&cid, &absent).await.expect(what), None, "{what}");
-                    meta
+                    let name = entry.name.as_str().expect("text");
+                    check(&children[name], dag, entry.link.cid, what).await;
                 }
-            };
-            assert_eq!((node.mode, node.mtime), (expected.mode, expected.mtime), "{what}");
-        })
-    }
+                let absent = Name::new(b"a name that no vector has").expect("a name");
+                assert_eq!(dag.lookup(&cid, &absent).await.expect(what), None, "{what}");
+                meta
+            }
+        };
+        assert_eq!((node.mode, node.mtime), (expected.mode, expected.mtime), "{what}");
+    })
 }
 
 async fn check_content(dag: &Dag, cid: &Cid, input: &Input, what: &str) {
@@ -284,11 +115,7 @@ async fn root_kind(dag: &Dag, cid: &Cid) -> &'static str {
 async fn check_vector(vector: &Value) {
     let (what, expect) = (text(vector, "id"), &vector["expect"]);
     let dag = dag(params(vector));
-    let tree = match text(vector, "kind") {
-        "file" => Tree::File(Input::of(&vector["input"]), meta(vector)),
-        "tree" => Tree::of(vector),
-        other => panic!("an unknown kind {other}"),
-    };
+    let tree = Tree::of(vector);
     let link = tree.put(&dag).await.expect(what);
     assert_eq!((link.cid.to_string().as_str(), link.tsize), (text(expect, "cid"), number(expect, "tsize")), "{what}");
     let root = dag.get_block(&link.cid).await.expect(what);
@@ -298,7 +125,7 @@ async fn check_vector(vector: &Value) {
     }
     let unique = (number(expect, "unique_blocks"), number(expect, "unique_block_bytes"));
     assert_eq!(unique_blocks(&dag, link.cid).await, unique, "{what}");
-    tree.check(&dag, link.cid, what).await;
+    check(&tree, &dag, link.cid, what).await;
     let Tree::File(input, meta) = &tree else {
         assert_eq!(root_kind(&dag, &link.cid).await, text(expect, "root_kind"), "{what}");
         return;

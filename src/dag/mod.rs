@@ -2,6 +2,7 @@
 
 pub mod cbor;
 mod chunk;
+mod copy;
 mod dir;
 mod elsewhere;
 mod export;
@@ -27,6 +28,7 @@ pub(crate) mod wire;
 
 pub use chunk::ReadAt;
 pub(crate) use chunk::from_io;
+pub use copy::{COPY_COUNT, CopyProgress, CopyReport, OnCopyProgress};
 pub use dir::SYMLINK_LEN_MAX;
 pub use export::{Absent, EXPORT_PATH_LEN_MAX, EntityBytes, Export, ExportLimits, ExportOptions, Scope};
 pub use gc::{DagLease, GcOptions, GcProgress, GcReport, GcRoot, OnGcProgress, WriteSession};

@@ -110,6 +110,21 @@ impl Dag {
         Ok(cid.identity().is_some() || self.blocks.has(&BlockKey::from(cid)).await?)
     }
 
+    /// Whether the store has the block of a CID, and if it does, has it count as put just now: so that a session keeps it as
+    /// it keeps what is put. What it has is not looked at; what it was found to hold other bytes for counts as absent.
+    pub(super) async fn keep_block(&self, cid: &Cid) -> Result<bool> {
+        if cid.identity().is_some() {
+            return Ok(true);
+        }
+        let key = BlockKey::from(cid);
+        let putting = self.epochs.putting(&key).await;
+        if self.verified.is_bad(&key) || !self.blocks.has(&key).await? {
+            return Ok(false);
+        }
+        putting.stamp(&key);
+        Ok(true)
+    }
+
     /// Every key of the store below, as [`BlockStore::keys`](crate::BlockStore::keys).
     pub fn keys(&self) -> BoxStream<'_, Result<BlockKey>> {
         self.blocks.keys()

@@ -74,8 +74,9 @@ impl Dag {
         memory: M,
         leaves: bool,
     ) -> BoxStream<'a, Visit> {
-        let mut walk = Walk { dag: self, memory, leaves, to_read: Vec::new(), reading: FuturesUnordered::new() };
-        walk.meet([Met::new(root)]);
+        let mut frontier = Frontier { memory, waiting: Vec::new() };
+        frontier.meet([Met::new(root)]);
+        let walk = Walk { dag: self, leaves, frontier, reading: FuturesUnordered::new() };
         stream::unfold(walk, |mut walk| async { walk.next().await.map(|visit| (visit, walk)) }).boxed()
     }
 
@@ -166,13 +167,14 @@ pub(crate) fn print(cid: &Cid) -> [u8; 16] {
 }
 
 /// A link that was met, in less memory than a [`Cid`] takes.
-struct Met {
+#[derive(Debug)]
+pub(super) struct Met {
     print: [u8; 16],
     cid: Box<[u8]>,
 }
 
 impl Met {
-    fn new(cid: &Cid) -> Self {
+    pub(super) fn new(cid: &Cid) -> Self {
         Self { print: print(cid), cid: cid.to_bytes().into() }
     }
 }
@@ -183,40 +185,53 @@ pub struct WalkMemory {
     met: HashSet<[u8; 16]>,
 }
 
+/// What is still to be visited of a DAG: each link once, the last that was met first, so that few wait.
+#[derive(Debug, Default)]
+pub(super) struct Frontier<M> {
+    memory: M,
+    waiting: Vec<Box<[u8]>>,
+}
+
+impl<M: BorrowMut<WalkMemory>> Frontier<M> {
+    pub(super) fn meet(&mut self, links: impl IntoIterator<Item = Met>) {
+        for link in links {
+            if self.memory.borrow_mut().met.insert(link.print) {
+                self.waiting.push(link.cid);
+            }
+        }
+    }
+
+    pub(super) fn next(&mut self) -> Option<Cid> {
+        // It was one when it was met.
+        self.waiting.pop().and_then(|cid| Cid::from_bytes(&cid).ok())
+    }
+}
+
 struct Walk<'a, M> {
     dag: &'a Dag,
-    memory: M,
     /// Whether leaves are read.
     leaves: bool,
-    to_read: Vec<Box<[u8]>>,
+    frontier: Frontier<M>,
     reading: FuturesUnordered<BoxFuture<'a, (Visit, Vec<Met>)>>,
 }
 
 impl<M: BorrowMut<WalkMemory>> Walk<'_, M> {
     async fn next(&mut self) -> Option<Visit> {
         while self.reading.len() < WALK_READ_COUNT {
-            let Some(cid) = self.to_read.pop() else { break };
-            let Ok(cid) = Cid::from_bytes(&cid) else { continue }; // It was one when it was met.
+            let Some(cid) = self.frontier.next() else { break };
             let (dag, leaves) = (self.dag, self.leaves);
             self.reading.push(async move { dag.visit(cid, leaves).await }.boxed());
         }
         let (visit, links) = self.reading.next().await?;
-        self.meet(links);
+        self.frontier.meet(links);
         Some(visit)
-    }
-
-    fn meet(&mut self, links: impl IntoIterator<Item = Met>) {
-        for link in links {
-            if self.memory.borrow_mut().met.insert(link.print) {
-                self.to_read.push(link.cid);
-            }
-        }
     }
 }
 
 impl<M: BorrowMut<WalkMemory>> fmt::Debug for Walk<'_, M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Walk({} met, {} to read)", self.memory.borrow().met.len(), self.to_read.len())
+        let Frontier { memory, waiting } = &self.frontier;
+        write!(f, "Walk({} met, {} to read)", memory.borrow().met.len(), waiting.len())
     }
 }
 

@@ -1,6 +1,7 @@
 //! The command line. Spec: spec/cli.md.
 
 mod car;
+mod cp;
 mod ipfs;
 mod name;
 mod zdb;
@@ -12,6 +13,7 @@ use clap::{Args, Parser, Subcommand};
 
 pub(crate) use self::{
     car::{Car, CarExport, CarImport, CarScope},
+    cp::Cp,
     ipfs::{Ipfs, IpfsPublish},
     name::{Name, NamePublish},
     zdb::{NodeMode, NodeSync, Zdb, ZdbImport, ZdbServe},
@@ -63,6 +65,7 @@ Examples:
   muxfs ls -l /zstor/<cid>                list it
   muxfs cat /zstor/<cid>/a.jpg > a.jpg    read a file, every byte verified
   muxfs get /zstor/<cid> photos-again     copy it back
+  muxfs cp /ipfs/<cid> /zstor             keep it in /zstor too: the blocks that are missing there
   muxfs verify /zstor/<cid>               re-hash everything below it
   muxfs verify --all                      re-hash everything there is
   muxfs doctor                            look at the data directory and explain what is wrong
@@ -132,6 +135,9 @@ pub(crate) enum Command {
         after_help = "Examples:\n  muxfs put a.txt\n  muxfs put -r photos /ipfs/photos\n  muxfs put -r photos /ipfs\n  muxfs put -r photos /local/photos\n  tar c . | muxfs put - /mem\n  muxfs put --only-hash -r photos\n  muxfs key new mine.key && muxfs put --key-file mine.key a.txt /ipfs"
     )]
     Put(Put),
+    /// Copy from one mount into another: of content only the blocks that are missing there
+    #[command(after_help = cp::HELP)]
+    Cp(Cp),
     /// Copy a file or a directory out
     #[command(
         after_help = "Examples:\n  muxfs get /ipfs/<cid> photos\n  muxfs get -f /local/a.txt a.txt\n  muxfs get --key-file mine.key /ipfs/<cid> a.txt"

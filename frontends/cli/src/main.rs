@@ -41,8 +41,8 @@ use tracing_subscriber::EnvFilter;
 
 use crate::{
     args::{
-        Car, CarImport, Cli, Command, Global, Http, Ipfs, IpfsPublish, Key, Name, Pin, Put, Zdb, Zstor, ZstorExport,
-        ZstorImport,
+        Car, CarImport, Cli, Command, Cp, Global, Http, Ipfs, IpfsPublish, Key, Name, Pin, Put, Zdb, Zstor,
+        ZstorExport, ZstorImport,
     },
     commands::verify_all::VerifyAll,
     config::{Config, Listen, Mount, Source},
@@ -221,6 +221,7 @@ async fn run(mut cli: Cli, in_use: InUse) -> Result<ExitCode> {
         }
         Command::Umount(args) => commands::mount::umount(&args, server(&config).await?).await?,
         Command::Put(put) => Box::pin(self::put(config, &in_use, &put, output)).await?,
+        Command::Cp(args) => Box::pin(cp(config, &in_use, &args, output)).await?,
         Command::Zstor(Zstor::Status { mount }) => {
             let mount = mount.as_deref().map(mount_of).transpose()?;
             commands::zstor::status(&commands::zstor::look(config).await?, mount, output).await?;
@@ -362,6 +363,7 @@ async fn command(command: Command, namespace: &dyn Namespace, output: Output) ->
         | Command::Mount(_)
         | Command::Umount(_)
         | Command::Put(_)
+        | Command::Cp(_)
         | Command::Car(Car::Import(_) | Car::Ls { .. } | Car::Verify { .. })
         | Command::Ipfs(_)
         | Command::Doctor
@@ -405,6 +407,16 @@ async fn put(config: Config, in_use: &InUse, args: &Put, output: Output) -> Resu
     };
     commands::put::put(&*served, &job, &target, way).await?;
     served.close().await
+}
+
+async fn cp(config: Config, in_use: &InUse, args: &Cp, output: Output) -> Result<()> {
+    let (source, target) = (commands::path(&args.source)?, commands::path(&args.dest)?);
+    let served = open(config, in_use).await?;
+    mount_to_write(&served, &Config::parse(&served.config().await?)?, &target)?;
+    // What was copied before it failed stays.
+    let done = commands::cp::cp(&*served, &source, &target, output).await;
+    served.close().await?;
+    done
 }
 
 /// The mount that a command puts into, if there is one.

@@ -14,7 +14,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::{
     commands::{
-        car, doctor, key,
+        car, cp, doctor, key,
         verify_all::{AllFinding, VerifyAll},
         zstor,
     },
@@ -267,6 +267,8 @@ pub(crate) trait Namespace: Send + Sync {
     /// Stores a file, durably; by content it is pinned.
     async fn put(&self, path: &QfsPath, input: Input) -> Result<QfsPath>;
     async fn delete(&self, path: &QfsPath) -> Result<bool>;
+    /// Copies from a path to another, in this mount or another: of content the blocks that are missing there.
+    fn cp<'a>(&'a self, source: &'a QfsPath, target: &'a QfsPath) -> BoxStream<'a, Result<cp::Copying>>;
     /// Makes a directory of a location-addressed mount, durably; one that is there stays as it is.
     async fn put_dir(&self, path: &QfsPath) -> Result<()>;
     /// Puts a symlink into a location-addressed mount, durably.

@@ -23,7 +23,7 @@ use tokio_util::io::StreamReader;
 
 use crate::{
     commands::{
-        car, doctor, key,
+        car, cp, doctor, key,
         verify_all::{self, AllFinding, VerifyAll},
         zstor,
     },
@@ -45,7 +45,7 @@ const PAGE_LEN: usize = 1024;
 
 impl Instance {
     /// The node at a place, leased; a symlink at its end is not followed.
-    async fn walk(&self, place: &Place) -> Result<(Lease, Attr)> {
+    pub(crate) async fn walk(&self, place: &Place) -> Result<(Lease, Attr)> {
         let root = self.vfs.root();
         let Place::Path(path) = place else { return ext::walk(&self.vfs, root, &[]).await };
         let prefix = Name::new(path.prefix.as_str().as_bytes())?;
@@ -54,7 +54,7 @@ impl Instance {
     }
 
     /// What a path is in, which names a place: a location-addressed mount, or a working tree.
-    async fn by_place(&self, path: &QfsPath) -> Result<AsStore> {
+    pub(crate) async fn by_place(&self, path: &QfsPath) -> Result<AsStore> {
         let mount = self.mux.mount_at(path.prefix).map_err(|error| error.at(path))?;
         if mount.as_cas().is_some() && !names_a_place(path) {
             return Err(Error::new(ErrorKind::InvalidArgument, "mount")
@@ -227,6 +227,10 @@ impl Namespace for Instance {
 
     async fn delete(&self, path: &QfsPath) -> Result<bool> {
         self.store(path).await?.delete(path).await
+    }
+
+    fn cp<'a>(&'a self, source: &'a QfsPath, target: &'a QfsPath) -> BoxStream<'a, Result<cp::Copying>> {
+        cp::run(self, source, target)
     }
 
     async fn put_dir(&self, path: &QfsPath) -> Result<()> {

@@ -2,6 +2,7 @@
 
 pub(crate) mod car;
 mod copy_in;
+pub(crate) mod cp;
 pub(crate) mod doctor;
 pub(crate) mod ftp_user;
 pub(crate) mod gc;

@@ -31,7 +31,7 @@ use crate::{
 };
 
 /// How many files of a directory are read at once: enough to keep the hashing cores busy, few enough to bound memory.
-pub(super) const FILES_AT_ONCE: usize = 8;
+pub(crate) const FILES_AT_ONCE: usize = 8;
 /// How much of standard input is read at once.
 const STDIN_LEN: usize = 256 << 10;
 

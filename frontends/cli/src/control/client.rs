@@ -29,7 +29,7 @@ use tokio::net::UnixStream;
 
 use super::{FRAME_END, FRAME_FAILURE, FRAME_LEN_MAX, Failure, Hello, PROTOCOL, PROTOCOL_HEADER};
 use crate::commands::{
-    car,
+    car, cp,
     doctor::Finding as Diagnosis,
     key,
     verify_all::{AllFinding, VerifyAll},
@@ -289,6 +289,11 @@ impl Namespace for Client {
 
     async fn delete(&self, path: &QfsPath) -> Result<bool> {
         self.ask(Method::DELETE, "file", &[("path", &path_text(&path.to_bytes()))], empty()).await
+    }
+
+    fn cp<'a>(&'a self, source: &'a QfsPath, target: &'a QfsPath) -> BoxStream<'a, Result<cp::Copying>> {
+        let args = vec![("path", path_text(&source.to_bytes())), ("target", path_text(&target.to_bytes()))];
+        self.frames(Method::POST, "cp", args).and_then(|line| async move { json(&line) }).boxed()
     }
 
     async fn put_dir(&self, path: &QfsPath) -> Result<()> {

@@ -137,6 +137,7 @@ fn router(instance: Arc<Instance>) -> Router {
         .route("/v1/read", get(read))
         .route("/v1/has", get(has))
         .route("/v1/file", post(put).delete(remove))
+        .route("/v1/cp", post(cp))
         .route("/v1/dir", post(put_dir))
         .route("/v1/symlink", post(put_symlink))
         .route("/v1/import/file", post(import))
@@ -420,6 +421,13 @@ async fn put(State(owner): Owner, Query(arg): Query<PathArg>, body: Body) -> Ans
 
 async fn remove(State(owner): Owner, Query(arg): Query<PathArg>) -> Answer<bool> {
     Ok(Json(owner.delete(&arg.path()?).await?))
+}
+
+async fn cp(State(owner): Owner, Query(arg): Query<LinkArg>) -> Result<Response, Refusal> {
+    let (source, target) = (PathArg { path: arg.path }.path()?, PathArg { path: arg.target }.path()?);
+    Ok(framed(lines(owner_stream(owner, move |owner, out| async move {
+        send_all(owner.cp(&source, &target), &out).await;
+    }))))
 }
 
 async fn put_dir(State(owner): Owner, Query(arg): Query<PathArg>) -> Answer<()> {

@@ -10,6 +10,7 @@ mod coherence;
 mod collecting;
 mod commands;
 mod copies;
+mod cp;
 mod doctor;
 mod helia;
 mod hostile;
