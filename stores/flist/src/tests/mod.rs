@@ -1,0 +1,5 @@
+//! Flists as their readers see them: the fixtures byte for byte, and what hostile ones come to.
+
+mod fixtures;
+mod hostile;
+mod made;
