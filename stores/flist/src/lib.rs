@@ -4,6 +4,8 @@
 //! elsewhere. Two formats are read: that of zflist, `.flist`, and that of rfs, `.fl`.
 //!
 //! ```text
+//!   FlistVfs ----> Flist, and Chunks: in memory, on disk, or from each source in turn
+//!                                '---> source     a directory, 0-db (muxfs-zstor), HTTP (muxfs-ipfs)
 //!   Flist ---> archive     gzip of tar: where the database of an .flist is
 //!     |------> zflist      directories of .flist   ---> capnp
 //!     '------> rfs         tables of .fl
@@ -12,23 +14,41 @@
 //! ```
 //!
 //! An flist is nobody to trust: what it says is checked where it is read, and every byte of a file hashes to what the flist
-//! says. Stands beside the other stores and knows no frontend. Spec: spec/flist.md.
+//! says. Stands beside the other stores and knows no frontend.
+//!
+//! A mount in a configuration:
+//!
+//! ```toml
+//! [[mount]]
+//! kind = "flist"
+//! prefix = "flist"
+//! dir = "/srv/flists"
+//! sources = ["dir:///srv/chunks", "zdb://10.0.0.1:9900/flist"]
+//! ```
+//!
+//! Spec: spec/flist.md.
 
 mod archive;
 mod capnp;
 mod chunk;
+mod chunks;
 mod database;
 mod flist;
 mod inode;
 mod metadata;
 mod rfs;
+mod source;
 #[cfg(test)]
 mod tests;
+mod vfs;
 mod zflist;
 
 pub use crate::{
     chunk::{CHUNK_LEN_MAX, Chunk, STORED_LEN_MAX},
+    chunks::{Chunks, ChunksOptions, Sources},
     flist::{Dir, FLIST_LEN_MAX, Flist, FlistId, Format},
     inode::{Entry, Inode, NodeId},
     metadata::Route,
+    source::SourceUrl,
+    vfs::FlistVfs,
 };

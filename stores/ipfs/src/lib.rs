@@ -11,6 +11,7 @@
 //! does costs a bounded amount of memory and time. Stands beside the other stores and knows only [`muxfs`]. Nothing here
 //! is asked but by who reads by CID. Spec: spec/sources.md.
 
+mod files;
 mod gateway;
 mod http;
 mod kubo;
@@ -23,6 +24,7 @@ use std::fmt;
 use muxfs::{BlockKey, Cid, Error, ErrorKind, Result};
 
 pub use crate::{
+    files::HttpFiles,
     gateway::Gateway,
     http::HttpOptions,
     kubo::{Kubo, KuboAuth, KuboOptions},

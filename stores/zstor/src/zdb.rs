@@ -5,6 +5,7 @@
 //! erases the namespace. Spec: spec/zstor.md #0-db.
 
 pub(crate) mod connection;
+mod reader;
 
 use std::{
     collections::VecDeque,
@@ -32,7 +33,10 @@ use tokio::{
 };
 
 use self::connection::{Connection, Info, Page, nonsense, refused, unavailable};
-pub use self::connection::{Password, ZdbAddress};
+pub use self::{
+    connection::{Password, ZdbAddress},
+    reader::ZdbReader,
+};
 use crate::{
     calls::CALL_TIME_MAX,
     files::lost,

@@ -3,3 +3,5 @@
 mod fixtures;
 mod hostile;
 mod made;
+mod mount;
+mod sources;

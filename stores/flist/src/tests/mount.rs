@@ -1,0 +1,140 @@
+//! Goal: `/flist` is a file system like any other that is read.
+//! Method: the laws of reading over flists of both formats; and what is particular: several flists, replaced ones, handles
+//! over a restart, bad ones beside good ones.
+
+use std::{fs, sync::Arc};
+
+use muxfs::{
+    ErrorKind, FileKind, Name,
+    testing::vfs::{SpecimenNode, specimen},
+    vfs::{Cookie, Lease, Listing, Vfs, ext, narrow::subtree},
+};
+
+use super::made::{What, World};
+use crate::{Chunks, ChunksOptions, FlistVfs};
+
+fn name(text: &str) -> Name {
+    Name::new(text.as_bytes()).expect("a name")
+}
+
+async fn mounted(world: &World) -> Arc<FlistVfs> {
+    let source = format!("dir://{}", world.path("chunks").display()).parse().expect("an address");
+    let options = ChunksOptions { sources: vec![source], ..ChunksOptions::default() };
+    let chunks = Arc::new(Chunks::open(options).await.expect("opens"));
+    Arc::new(FlistVfs::new(world.path("flists"), world.path("scratch"), chunks, (7, 8)))
+}
+
+fn specimen_nodes() -> Vec<(String, What)> {
+    let what = |node| match node {
+        SpecimenNode::Dir => What::Dir,
+        SpecimenNode::File(data) => What::File(data.to_vec()),
+        SpecimenNode::Symlink(target) => What::Symlink(target.to_vec()),
+    };
+    specimen().into_iter().map(|(path, node)| (path, what(node))).collect()
+}
+
+/// The specimen as an flist, seen from its root.
+async fn specimen_of(make: fn(&World)) -> (Arc<dyn Vfs>, World) {
+    let world = World::new();
+    make(&world);
+    let vfs: Arc<dyn Vfs> = mounted(&world).await;
+    let root = vfs.lookup(vfs.root(), &name("x")).await.expect("the flist");
+    let lease = Lease::adopt(vfs.clone(), root.ino);
+    (subtree(vfs, lease), world)
+}
+
+muxfs::vfs_read_laws!(laws_of_flist, specimen_of(|world| world.flist("x.flist", &specimen_nodes(), |_| {})));
+muxfs::vfs_read_laws!(laws_of_fl, specimen_of(|world| world.fl("x.fl", &specimen_nodes(), |_| {})));
+
+fn file(data: &[u8]) -> Vec<(String, What)> {
+    vec![("file".into(), What::File(data.to_vec()))]
+}
+
+async fn read(vfs: &Arc<dyn Vfs>, flist: &str) -> muxfs::Result<Vec<u8>> {
+    let (lease, _) = ext::walk(vfs, vfs.root(), &[name(flist), name("file")]).await?;
+    Ok(ext::read_to_end(&**vfs, lease.ino(), 1 << 20).await?.to_vec())
+}
+
+#[tokio::test]
+async fn flists_stand_side_by_side_and_a_bad_one_hides_no_other() {
+    let world = World::new();
+    world.fl("a.fl", &file(b"one"), |_| {});
+    world.flist("b.flist", &file(b"two"), |_| {});
+    fs::write(world.path("flists").join("bad.fl"), "no flist").expect("written");
+    let vfs: Arc<dyn Vfs> = mounted(&world).await;
+    let page = vfs.readdir(vfs.root(), Cookie::START, 100, Listing::Attrs).await.expect("listed");
+    let mut names: Vec<_> = page.entries.iter().map(|entry| (entry.name.to_string(), entry.attr.is_some())).collect();
+    names.sort();
+    assert_eq!(names, [("a".into(), true), ("b".into(), true), ("bad".into(), false)]);
+    for entry in &page.entries {
+        match vfs.lookup(vfs.root(), &entry.name).await {
+            Ok(attr) => assert_eq!((attr.ino, attr.kind, attr.uid), (entry.ino, FileKind::Dir, 7)),
+            Err(error) => assert!(error.kind() == ErrorKind::Corrupt && format!("{error:#}").contains("bad.fl")),
+        }
+    }
+    assert_eq!(read(&vfs, "a").await.expect("read"), b"one");
+    assert_eq!(read(&vfs, "b").await.expect("read"), b"two");
+    let absent = vfs.lookup(vfs.root(), &name("c")).await.expect_err("none");
+    assert_eq!(absent.kind(), ErrorKind::NotFound);
+}
+
+/// What was held of the old one answers as before; who looks the name up finds the new one.
+#[tokio::test]
+async fn a_replaced_flist_is_another() {
+    let world = World::new();
+    world.fl("a.fl", &file(b"old"), |_| {});
+    let vfs: Arc<dyn Vfs> = mounted(&world).await;
+    let (old, _) = ext::walk(&vfs, vfs.root(), &[name("a"), name("file")]).await.expect("found");
+    let handle = vfs.handle(old.ino()).expect("a handle");
+    world.fl("b.fl", &file(b"new one"), |_| {});
+    fs::rename(world.path("flists").join("b.fl"), world.path("flists").join("a.fl")).expect("renamed");
+    assert_eq!(read(&vfs, "a").await.expect("read"), b"new one");
+    assert_eq!(vfs.read(old.ino(), 0, 100).await.expect("read"), "old");
+    drop(old);
+    let vfs: Arc<dyn Vfs> = mounted(&world).await;
+    let error = vfs.resolve(&handle).await.expect_err("it is gone");
+    assert_eq!(error.kind(), ErrorKind::Stale);
+}
+
+#[tokio::test]
+async fn handles_and_numbers_are_good_after_a_restart() {
+    let world = World::new();
+    let nodes = [("d".to_owned(), What::Dir), ("d/file".to_owned(), What::File(b"x".to_vec()))];
+    world.fl("a.fl", &nodes, |_| {});
+    world.flist("b.flist", &nodes, |_| {});
+    let vfs: Arc<dyn Vfs> = mounted(&world).await;
+    for flist in ["a", "b"] {
+        let (node, attr) = ext::walk(&vfs, vfs.root(), &[name(flist), name("d"), name("file")]).await.expect("found");
+        let handle = vfs.handle(node.ino()).expect("a handle");
+        let again: Arc<dyn Vfs> = mounted(&world).await;
+        let found = again.resolve(&handle).await.expect("found again");
+        assert_eq!((found.ino, found.size), (attr.ino, 1));
+        let above = again.parent(found.ino).await.expect("a directory");
+        let (dir, _) = ext::walk(&vfs, vfs.root(), &[name(flist), name("d")]).await.expect("found");
+        assert_eq!(above.ino, dir.ino());
+        let root = again.parent(above.ino).await.expect("the flist");
+        assert_eq!(root.ino, vfs.lookup(vfs.root(), &name(flist)).await.expect("found").ino);
+        assert_eq!(again.parent(root.ino).await.expect("the mount").ino, again.root());
+    }
+}
+
+/// A file whose chunks are fewer than its length wants, or other ones.
+#[tokio::test]
+async fn files_that_are_not_whole_are_an_error_and_never_other_bytes() {
+    let data = vec![5; 1_200_000];
+    for (sql, kind) in [
+        ("DELETE FROM block WHERE rowid = 3", ErrorKind::Corrupt),
+        ("UPDATE inode SET size = size + 1 WHERE ino = 2", ErrorKind::Corrupt),
+        ("UPDATE inode SET size = 9223372036854775807 WHERE ino = 2", ErrorKind::Corrupt),
+        ("UPDATE block SET key = randomblob(32) WHERE rowid = 3", ErrorKind::Corrupt),
+        ("UPDATE block SET id = randomblob(32) WHERE rowid = 3", ErrorKind::Io),
+    ] {
+        let world = World::new();
+        world.fl("a.fl", &file(&data), |database| database.execute_batch(sql).expect(sql));
+        let vfs: Arc<dyn Vfs> = mounted(&world).await;
+        let (file, _) = ext::walk(&vfs, vfs.root(), &[name("a"), name("file")]).await.expect("found");
+        assert_eq!(vfs.read(file.ino(), 0, 4096).await.expect("the beginning is good").len(), 4096, "{sql}");
+        let error = vfs.read(file.ino(), 1_199_000, 1 << 20).await.expect_err(sql);
+        assert_eq!(error.kind(), kind, "{sql}: {error:#}");
+    }
+}

@@ -1,0 +1,166 @@
+//! Goal: chunks come from the first source that has them, verified, and no source costs more than it may.
+//! Method: directories as sources, one of which has what it should not, and a server that never answers, on a clock that
+//! is moved by who waits.
+
+use std::{fs, path::Path, sync::Arc};
+
+use muxfs::{ErrorKind, block::Mem};
+use tokio::{net::TcpListener, time::Instant};
+
+use super::made::World;
+use crate::{
+    Chunk, Chunks, ChunksOptions, Route,
+    chunk::tests::{seal_aes, seal_xxtea},
+};
+
+const PLAIN: &[u8] = b"some bytes of a file";
+
+async fn chunks(sources: &[String], follow: bool) -> Chunks {
+    let sources = sources.iter().map(|url| url.parse().expect(url)).collect();
+    Chunks::open(ChunksOptions { sources, follow, kept: None }).await.expect("opens")
+}
+
+fn dir(path: &Path) -> String {
+    format!("dir://{}", path.display())
+}
+
+/// Two directories, and a chunk that is in neither.
+fn world() -> (World, [String; 2], Chunk, Vec<u8>) {
+    let world = World::new();
+    let (chunk, stored) = seal_aes(PLAIN);
+    let urls = ["one", "two"].map(|name| {
+        fs::create_dir(world.path(name)).expect("made");
+        dir(&world.path(name))
+    });
+    (world, urls, chunk, stored)
+}
+
+async fn get(chunks: &Chunks, routes: &[Route], chunk: Chunk) -> muxfs::Result<bytes::Bytes> {
+    chunks.get(&Arc::new(chunks.sources(routes)), chunk, PLAIN.len()).await
+}
+
+#[tokio::test]
+async fn the_first_source_that_has_it_gives_it() {
+    let (world, urls, chunk, stored) = world();
+    let error = get(&chunks(&urls, true).await, &[], chunk).await.expect_err("nobody has it");
+    assert_eq!(error.kind(), ErrorKind::Io);
+    assert!(format!("{error:#}").contains(&chunk.hex()) && format!("{error:#}").contains("none of 2"), "{error:#}");
+    // In the second one, in a directory of its own; in the first something else.
+    let hex = chunk.hex();
+    fs::create_dir(world.path("two").join(&hex[..2])).expect("made");
+    fs::write(world.path("two").join(&hex[..2]).join(&hex), &stored).expect("stored");
+    assert_eq!(get(&chunks(&urls, true).await, &[], chunk).await.expect("the second"), PLAIN);
+    fs::write(world.path("one").join(&hex), b"others").expect("stored");
+    assert_eq!(get(&chunks(&urls, true).await, &[], chunk).await.expect("the second"), PLAIN);
+    let error = get(&chunks(&urls[..1], true).await, &[], chunk).await.expect_err("others");
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    assert!(format!("{error:#}").contains("one"), "{error:#}");
+    // A pipe that nobody writes to is none.
+    let pipe = world.path("one").join(&hex);
+    fs::remove_file(&pipe).expect("removed");
+    fs::create_dir(&pipe).expect("made");
+    assert_eq!(get(&chunks(&urls, true).await, &[], chunk).await.expect("the second"), PLAIN);
+}
+
+#[tokio::test]
+async fn a_source_is_asked_for_its_ids_alone() {
+    let (world, [one, _], chunk, stored) = world();
+    fs::write(world.path("one").join(chunk.hex()), &stored).expect("stored");
+    let first = chunk.id()[0];
+    let (has, lacks) =
+        (format!("{first:02x}-{first:02x}={one}"), format!("{:02x}-{0:02x}={one}", first.wrapping_add(1)));
+    assert_eq!(get(&chunks(&[has], true).await, &[], chunk).await.expect("there"), PLAIN);
+    let error = get(&chunks(&[lacks], true).await, &[], chunk).await.expect_err("not there");
+    assert!(format!("{error:#}").contains("there is no source for it"), "{error:#}");
+}
+
+/// What an flist names is asked if that is wanted, but never a directory of this machine.
+#[tokio::test]
+async fn routes_of_flists_are_followed_where_it_is_allowed() {
+    let (world, [one, _], chunk, stored) = world();
+    fs::write(world.path("one").join(chunk.hex()), &stored).expect("stored");
+    let route = |url: &str| [Route { first: 0, last: 255, url: url.into() }];
+    for (url, follow, why) in [
+        (one.as_str(), true, "where the flist was made"),
+        ("dir://relative", true, "full path"),
+        ("zdb://127.0.0.1:1", false, "not followed"),
+        ("s3://host/bucket", true, "not read yet"),
+    ] {
+        let error = get(&chunks(&[], follow).await, &route(url), chunk).await.expect_err(url);
+        assert_eq!(error.kind(), ErrorKind::Io);
+        assert!(format!("{error:#}").contains(why), "{error:#}");
+    }
+    let error = get(&chunks(&[], true).await, &route("zdb://127.0.0.1:1"), chunk).await.expect_err("nobody listens");
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+}
+
+/// It costs one wait, and then none for a while; another source is asked as if it were not there.
+#[tokio::test(start_paused = true)]
+async fn a_server_that_never_answers_costs_a_bounded_wait() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let _silent = tokio::spawn(async move {
+        let mut held = Vec::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            held.push(stream);
+        }
+    });
+    for scheme in ["zdb", "http"] {
+        let (world, [one, _], chunk, stored) = world();
+        let dead = chunks(&[format!("{scheme}://{address}")], true).await;
+        let start = Instant::now();
+        let error = get(&dead, &[], chunk).await.expect_err("no answer");
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
+        assert!(format!("{error:#}").contains(scheme), "{error:#}");
+        assert!(start.elapsed().as_secs() <= 10, "{:?}", start.elapsed());
+        let start = Instant::now();
+        let error = get(&dead, &[], chunk).await.expect_err("it rests");
+        assert!(format!("{error:#}").contains("a moment ago"), "{error:#}");
+        assert!(start.elapsed().is_zero());
+        fs::write(world.path("one").join(chunk.hex()), &stored).expect("stored");
+        let both = chunks(&[format!("{scheme}://{address}"), one], true).await;
+        assert_eq!(get(&both, &[], chunk).await.expect("the other"), PLAIN);
+    }
+}
+
+/// A chunk that two flists have is fetched once; what is kept is what is stored, and is verified again.
+#[tokio::test]
+async fn what_was_fetched_is_kept_encrypted_and_read_without_a_source() {
+    let (world, [one, _], chunk, stored) = world();
+    let path = world.path("one").join(chunk.hex());
+    fs::write(&path, &stored).expect("stored");
+    let kept = Arc::new(Mem::default());
+    let open = || async {
+        let options = ChunksOptions {
+            sources: vec![one.parse().expect("an address")],
+            follow: true,
+            kept: Some((kept.clone(), 1 << 20)),
+        };
+        Chunks::open(options).await.expect("opens")
+    };
+    assert_eq!(get(&open().await, &[], chunk).await.expect("fetched"), PLAIN);
+    fs::remove_file(&path).expect("removed");
+    assert_eq!(get(&open().await, &[], chunk).await.expect("kept"), PLAIN);
+    let key = muxfs::BlockKey::new(chunk.id()).expect("a key");
+    let there = muxfs::BlockStore::get(&*kept, &key).await.expect("read").expect("there");
+    assert_eq!(there, stored);
+    assert!(!there.windows(5).any(|part| part == &PLAIN[..5]));
+}
+
+#[tokio::test]
+async fn what_is_asked_for_at_once_is_fetched_once() {
+    let (world, [one, _], _, _) = world();
+    let (chunk, stored) = seal_xxtea(PLAIN);
+    let path = world.path("one").join(chunk.hex());
+    fs::write(&path, &stored).expect("stored");
+    let chunks = chunks(&[one], true).await;
+    let sources = Arc::new(chunks.sources(&[]));
+    let all = (0..50).map(|_| chunks.get(&sources, chunk, PLAIN.len()));
+    for got in futures_util::future::join_all(all).await {
+        assert_eq!(got.expect("fetched"), PLAIN);
+    }
+    fs::remove_file(&path).expect("removed");
+    assert_eq!(chunks.get(&sources, chunk, PLAIN.len()).await.expect("in memory"), PLAIN);
+    let error = chunks.get(&sources, chunk, 7).await.expect_err("another length");
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+}

@@ -1,0 +1,397 @@
+//! The inodes of `/flist`: a directory of flists, each a read-only tree below its name.
+//!
+//! An flist is opened when somebody looks below its name, a directory of it is read when somebody looks into it, and a
+//! chunk is fetched when somebody reads it; what is open, listed or read stays for a while in bounded memory. Numbers are
+//! derived, from the name of the flist and the node, so a restart changes none; a handle names both, so it is good after
+//! one. An flist that is replaced by another is another: what was open of the old one answers until it is let go.
+//! Spec: spec/flist.md #mount.
+
+mod files;
+mod handle;
+mod nodes;
+mod places;
+
+use std::{
+    num::NonZeroUsize,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use lru::LruCache;
+use muxfs::{
+    Error, ErrorKind, FileKind, Name, Result,
+    vfs::{Attr, Cookie, DirEntry, DirPage, FsStat, Fsid, Handle, Ino, Listing, Rdev, Vfs},
+};
+
+use self::{
+    files::Files,
+    nodes::{Known, Nodes, ROOT},
+    places::{Place, Places},
+};
+use crate::{Chunks, Dir, Flist, FlistId, Inode, NodeId, chunks::Sources};
+
+/// So many flists are open at a time, beside those of which a node is held.
+const OPEN_COUNT_MAX: usize = 64;
+/// What is remembered of directories, in bytes.
+const DIRS_LEN_MAX: usize = 32 << 20;
+/// The most entries of one page.
+const PAGE_COUNT_MAX: usize = 4096;
+/// The cookie of the first entry of a directory.
+const FIRST_COOKIE: u64 = 3;
+
+/// An open flist, and who is asked for its chunks.
+#[derive(Debug)]
+pub(crate) struct Open {
+    flist: Flist,
+    place: Place,
+    sources: Arc<Sources>,
+}
+
+/// A read-only [`Vfs`] of the flists in a directory of the host.
+#[derive(Debug)]
+pub struct FlistVfs {
+    places: Places,
+    scratch: PathBuf,
+    chunks: Arc<Chunks>,
+    owner: (u32, u32),
+    open: Mutex<LruCache<Name, Arc<Open>>>,
+    /// Files that were found to be no good flists, and why.
+    refused: Mutex<LruCache<Name, (Place, ErrorKind, String)>>,
+    /// Whoever holds it opens one.
+    opening: tokio::sync::Mutex<()>,
+    nodes: Mutex<Nodes>,
+    dirs: Mutex<Dirs>,
+    files: Arc<Files>,
+}
+
+#[derive(Debug)]
+struct Dirs {
+    read: LruCache<(FlistId, NodeId), (Arc<Dir>, usize)>,
+    len: usize,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn count(count: usize) -> NonZeroUsize {
+    NonZeroUsize::new(count).unwrap_or(NonZeroUsize::MIN)
+}
+
+/// Carries out what waits for the disk.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| Error::new(ErrorKind::Internal, "flist.vfs").because(error))?
+}
+
+fn stale() -> Error {
+    Error::new(ErrorKind::Stale, "flist.vfs")
+}
+
+impl FlistVfs {
+    /// Shows the flists in `dir`, packed ones unpacked into files of `scratch` without a name; the directory itself belongs
+    /// to `owner`, a user and a group.
+    pub fn new(dir: PathBuf, scratch: PathBuf, chunks: Arc<Chunks>, owner: (u32, u32)) -> Self {
+        let files = Arc::new(Files::new(chunks.clone()));
+        Self {
+            places: Places::new(dir),
+            scratch,
+            chunks,
+            owner,
+            open: Mutex::new(LruCache::new(count(OPEN_COUNT_MAX))),
+            refused: Mutex::new(LruCache::new(count(OPEN_COUNT_MAX))),
+            opening: tokio::sync::Mutex::default(),
+            nodes: Mutex::default(),
+            dirs: Mutex::new(Dirs { read: LruCache::unbounded(), len: 0 }),
+            files,
+        }
+    }
+
+    /// The flist of a name, as it is now.
+    async fn flist(&self, name: &Name) -> Result<Arc<Open>> {
+        let (places, name_there) = (self.places.clone(), name.clone());
+        let place = blocking(move || places.find(&name_there)).await?;
+        let place = place.ok_or_else(|| Error::new(ErrorKind::NotFound, "flist.lookup").at(name))?;
+        if let Some(open) = lock(&self.open).get(name).filter(|open| open.place == place) {
+            return Ok(open.clone());
+        }
+        // One at a time: each may take as much of the disk as the longest flist unpacked.
+        let _turn = self.opening.lock().await;
+        if let Some(open) = lock(&self.open).get(name).filter(|open| open.place == place) {
+            return Ok(open.clone());
+        }
+        if let Some((_, kind, why)) = lock(&self.refused).get(name).filter(|(there, ..)| *there == place) {
+            return Err(Error::new(*kind, "flist.open").because(why.clone()));
+        }
+        let (scratch, chunks, there) = (self.scratch.clone(), self.chunks.clone(), place.clone());
+        let opened = blocking(move || {
+            let flist = Flist::open(&there.path, &scratch)?;
+            // Where its chunks are does not matter to who looks at names.
+            let sources = chunks.sources_of(&flist).unwrap_or_else(|error| {
+                tracing::warn!("the routes of an flist cannot be read: {error:#}");
+                Arc::new(chunks.sources(&[]))
+            });
+            Ok(Arc::new(Open { flist, place: there, sources }))
+        });
+        let open = opened.await.inspect_err(|error| {
+            if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::TooLarge) {
+                // It takes as long to find out as to open a good one, and will be so again.
+                let refused = (place.clone(), error.kind(), format!("{error:#}"));
+                lock(&self.refused).put(name.clone(), refused);
+            }
+        })?;
+        // What is dropped of an old one is closed with its last node.
+        let pushed = lock(&self.open).push(name.clone(), open.clone());
+        if let Some((_, old)) = pushed {
+            lock(&self.nodes).forget(&old);
+        }
+        Ok(open)
+    }
+
+    fn known(&self, ino: Ino) -> Result<Known> {
+        lock(&self.nodes).known(ino).ok_or_else(stale)
+    }
+
+    /// A directory, read or remembered.
+    async fn dir(&self, known: &Known) -> Result<Arc<Dir>> {
+        let key = (known.open.flist.id(), known.inode.id);
+        if let Some((dir, _)) = lock(&self.dirs).read.get(&key) {
+            return Ok(dir.clone());
+        }
+        let known = known.clone();
+        let dir = blocking(move || known.open.flist.dir(&known.inode).map(Arc::new)).await?;
+        let weight = dir.weight();
+        let mut dirs = lock(&self.dirs);
+        dirs.len += weight;
+        if let Some((_, (_, old))) = dirs.read.push(key, (dir.clone(), weight)) {
+            dirs.len -= old;
+        }
+        while dirs.len > DIRS_LEN_MAX && dirs.read.len() > 1 {
+            let Some((_, (_, old))) = dirs.read.pop_lru() else { break };
+            dirs.len -= old;
+        }
+        Ok(dir)
+    }
+
+    fn attr(ino: Ino, inode: &Inode) -> Attr {
+        Attr {
+            ino,
+            fsid: Fsid::default(),
+            kind: inode.kind,
+            mode: inode.mode,
+            uid: inode.uid,
+            gid: inode.gid,
+            nlink: if inode.kind == FileKind::Dir { 2 } else { 1 },
+            rdev: inode.rdev,
+            size: inode.size,
+            used: inode.size,
+            atime: inode.mtime,
+            mtime: inode.mtime,
+            ctime: inode.ctime,
+            change: 0,
+            cid: None,
+        }
+    }
+
+    async fn root_attr(&self) -> Result<Attr> {
+        let places = self.places.clone();
+        let mtime = blocking(move || places.mtime()).await?;
+        let since = mtime.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
+        let change = u64::try_from(since.as_nanos()).unwrap_or(u64::MAX);
+        Ok(Attr {
+            ino: ROOT,
+            fsid: Fsid::default(),
+            kind: FileKind::Dir,
+            mode: 0o755,
+            uid: self.owner.0,
+            gid: self.owner.1,
+            nlink: 2,
+            rdev: Rdev::default(),
+            size: 0,
+            used: 0,
+            atime: mtime,
+            mtime,
+            ctime: mtime,
+            change,
+            cid: None,
+        })
+    }
+
+    /// Leases a node.
+    fn adopt(&self, open: &Arc<Open>, inode: &Inode) -> Result<Attr> {
+        let ino = lock(&self.nodes).adopt(open, inode)?;
+        Ok(Self::attr(ino, inode))
+    }
+
+    /// Leases the root of an flist.
+    async fn adopt_root(&self, open: Arc<Open>) -> Result<Attr> {
+        let there = open.clone();
+        let root = blocking(move || there.flist.root()).await?;
+        self.adopt(&open, &root)
+    }
+
+    async fn list_places(&self, after: Cookie, wanted: usize, listing: Listing) -> Result<DirPage> {
+        let places = self.places.clone();
+        let all = blocking(move || places.list()).await?;
+        let after = places::after(after)?;
+        let mut rest = all.into_iter().filter(|(cookie, _)| after.is_none_or(|after| *cookie > after));
+        let page: Vec<_> = rest.by_ref().take(wanted).collect();
+        let eof = rest.next().is_none();
+        let mut entries = Vec::with_capacity(page.len());
+        for (cookie, name) in page {
+            let attr = match listing {
+                Listing::Names => None,
+                // One that cannot be opened has a name all the same, and looking it up says why.
+                Listing::Attrs => match self.flist(&name).await {
+                    Ok(open) => self.adopt_root(open).await.ok(),
+                    Err(_) => None,
+                },
+            };
+            let ino = attr.as_ref().map_or_else(|| nodes::root_number(&name), |attr| attr.ino);
+            entries.push(DirEntry { name, ino, cookie, attr });
+        }
+        Ok(DirPage { entries, eof })
+    }
+}
+
+#[async_trait]
+impl Vfs for FlistVfs {
+    fn root(&self) -> Ino {
+        ROOT
+    }
+
+    async fn lookup(&self, dir: Ino, name: &Name) -> Result<Attr> {
+        if dir == ROOT {
+            return self.adopt_root(self.flist(name).await?).await;
+        }
+        let known = self.known(dir)?;
+        let dir = self.dir(&known).await?;
+        let (_, entry) = dir.find(name).ok_or_else(|| Error::new(ErrorKind::NotFound, "flist.lookup").at(name))?;
+        self.adopt(&known.open, &entry.inode)
+    }
+
+    async fn parent(&self, dir: Ino) -> Result<Attr> {
+        if dir == ROOT {
+            return self.root_attr().await;
+        }
+        let known = self.known(dir)?;
+        if known.inode.id == NodeId::Root {
+            return self.root_attr().await;
+        }
+        let there = known.clone();
+        let above = blocking(move || {
+            let flist = &there.open.flist;
+            flist.inode(flist.parent(there.inode.id)?)?.ok_or_else(stale)
+        });
+        self.adopt(&known.open, &above.await?)
+    }
+
+    async fn getattr(&self, ino: Ino) -> Result<Attr> {
+        if ino == ROOT {
+            return self.root_attr().await;
+        }
+        Ok(Self::attr(ino, &self.known(ino)?.inode))
+    }
+
+    async fn readdir(&self, dir: Ino, after: Cookie, count: usize, listing: Listing) -> Result<DirPage> {
+        let count = count.clamp(1, PAGE_COUNT_MAX);
+        if dir == ROOT {
+            return self.list_places(after, count, listing).await;
+        }
+        let known = self.known(dir)?;
+        let dir = self.dir(&known).await?;
+        let len = dir.entries.len() as u64;
+        let first = match after {
+            Cookie::START => 0,
+            Cookie(after) => {
+                (after.checked_sub(FIRST_COOKIE).filter(|index| *index < len))
+                    .ok_or_else(|| Error::new(ErrorKind::BadCookie, "flist.readdir"))?
+                    + 1
+            }
+        };
+        let mut entries = Vec::new();
+        let found = (first..len).zip(dir.entries.iter().skip(usize::try_from(first).unwrap_or(usize::MAX)));
+        for (index, entry) in found.take(count) {
+            let cookie = Cookie(FIRST_COOKIE + index);
+            let (ino, attr) = match listing {
+                Listing::Names => (lock(&self.nodes).number(&known.open, entry.inode.id)?, None),
+                Listing::Attrs => {
+                    let attr = self.adopt(&known.open, &entry.inode)?;
+                    (attr.ino, Some(attr))
+                }
+            };
+            entries.push(DirEntry { name: entry.name.clone(), ino, cookie, attr });
+        }
+        let eof = first + entries.len() as u64 == len;
+        Ok(DirPage { entries, eof })
+    }
+
+    async fn read(&self, ino: Ino, offset: u64, len: u32) -> Result<Bytes> {
+        if ino == ROOT {
+            return Err(Error::new(ErrorKind::IsDir, "flist.read"));
+        }
+        self.files.read(&self.known(ino)?, offset, len).await
+    }
+
+    async fn readlink(&self, ino: Ino) -> Result<Bytes> {
+        let known = if ino == ROOT { None } else { Some(self.known(ino)?) };
+        match known {
+            Some(known) if known.inode.kind == FileKind::Symlink => Ok(known.inode.target.clone()),
+            _ => Err(Error::new(ErrorKind::InvalidArgument, "flist.readlink").because("not a symlink")),
+        }
+    }
+
+    async fn statfs(&self, ino: Ino) -> Result<FsStat> {
+        if ino != ROOT {
+            self.known(ino)?;
+        }
+        // Nobody can write, and nobody has counted.
+        Ok(FsStat { bytes_total: 0, bytes_free: 0, inodes_total: 0, inodes_free: 0 })
+    }
+
+    fn handle(&self, ino: Ino) -> Result<Handle> {
+        if ino == ROOT {
+            return Ok(handle::root());
+        }
+        let known = self.known(ino)?;
+        Ok(handle::encode(known.open.place.digest, known.open.flist.id(), known.inode.id))
+    }
+
+    async fn resolve(&self, handle: &Handle) -> Result<Attr> {
+        let Some((digest, id, node)) = handle::decode(handle)? else { return self.root_attr().await };
+        // One that is held may have been replaced since.
+        let held = lock(&self.nodes).open_of(digest, id);
+        let open = if let Some(open) = held {
+            open
+        } else {
+            let places = self.places.clone();
+            let name = blocking(move || places.of_digest(digest)).await?.ok_or_else(stale)?;
+            let open = self.flist(&name).await.map_err(|error| match error.kind() {
+                ErrorKind::NotFound => stale().because(error),
+                _ => error,
+            })?;
+            if open.flist.id() != id {
+                return Err(stale().because("its flist was replaced by another"));
+            }
+            open
+        };
+        let there = open.clone();
+        let inode = blocking(move || there.flist.inode(node)).await?.ok_or_else(stale)?;
+        self.adopt(&open, &inode)
+    }
+
+    fn retain(&self, ino: Ino) {
+        if ino != ROOT {
+            lock(&self.nodes).retain(ino);
+        }
+    }
+
+    fn release(&self, ino: Ino, count: u64) {
+        if ino != ROOT {
+            lock(&self.nodes).release(ino, count);
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! The directory of flists: which names it shows, and which files they are.
+//!
+//! A name is that of a file less `.flist` or `.fl`. Where two files would have one name, each is shown with its own. Names
+//! that begin with a dot are files that are on their way, and are not shown; what else is there is none of ours.
+
+use std::{
+    collections::BTreeMap,
+    ffi::OsStr,
+    fs, io,
+    os::unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use muxfs::{Error, ErrorKind, Name, Result, vfs::Cookie};
+
+/// What the files of flists end with.
+const EXTENSIONS: [&[u8]; 2] = [b".flist", b".fl"];
+/// So many flists are shown.
+const PLACE_COUNT_MAX: usize = 1 << 17;
+/// Set in every cookie: keeps it clear of 0 to 2.
+const COOKIE_BIT: u64 = 1 << 62;
+
+/// The file that an flist is in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) path: PathBuf,
+    /// The beginning of BLAKE3 of the name.
+    pub(super) digest: [u8; 8],
+    /// What tells a file from the one that replaced it: device, inode, length, and when it changed.
+    stamp: (u64, u64, u64, i64, i64),
+}
+
+/// A directory of the host.
+#[derive(Debug, Clone)]
+pub(super) struct Places {
+    dir: PathBuf,
+}
+
+pub(super) fn digest(name: &Name) -> [u8; 8] {
+    *blake3::hash(name.as_bytes()).as_bytes().first_chunk().unwrap_or(&[0; 8])
+}
+
+/// Where a name stands among the others.
+fn cookie(name: &Name) -> u64 {
+    COOKIE_BIT | u64::from_be_bytes(digest(name)) >> 2
+}
+
+/// The cookie after which a listing goes on; `None` from the start.
+pub(super) fn after(cookie: Cookie) -> Result<Option<Cookie>> {
+    match cookie {
+        Cookie::START => Ok(None),
+        Cookie(bits) if bits & !(COOKIE_BIT - 1) == COOKIE_BIT => Ok(Some(cookie)),
+        _ => Err(Error::new(ErrorKind::BadCookie, "flist.readdir")),
+    }
+}
+
+impl Places {
+    pub(super) fn new(dir: PathBuf) -> Self {
+        Self { dir }
+    }
+
+    fn failed(&self, error: io::Error) -> Error {
+        Error::new(ErrorKind::Io, "flist.places").at(self.dir.display()).because(error)
+    }
+
+    /// The file of this name, if it is one.
+    fn file(&self, name: &[u8]) -> Result<Option<fs::Metadata>> {
+        match fs::metadata(self.dir.join(OsStr::from_bytes(name))) {
+            Ok(about) => Ok(Some(about).filter(fs::Metadata::is_file)),
+            Err(error) => match error.kind() {
+                io::ErrorKind::NotFound | io::ErrorKind::InvalidFilename | io::ErrorKind::NotADirectory => Ok(None),
+                _ => Err(self.failed(error)),
+            },
+        }
+    }
+
+    /// The file that is shown under a name.
+    pub(super) fn find(&self, name: &Name) -> Result<Option<Place>> {
+        if name.as_bytes().starts_with(b".") {
+            return Ok(None);
+        }
+        let place = |file: Vec<u8>, about: fs::Metadata| Place {
+            path: self.dir.join(OsStr::from_bytes(&file)),
+            digest: digest(name),
+            stamp: (about.dev(), about.ino(), about.len(), about.ctime(), about.ctime_nsec()),
+        };
+        let with = |extension: &[u8]| [name.as_bytes(), extension].concat();
+        let [long, short] = EXTENSIONS.map(with);
+        let shown = match (self.file(&long)?, self.file(&short)?) {
+            (Some(about), None) => Some(place(long, about)),
+            (None, Some(about)) => Some(place(short, about)),
+            _ => None,
+        };
+        if shown.is_some() {
+            return Ok(shown);
+        }
+        // A name with its extension, where there is another without.
+        let Some((stem, other)) = split(name.as_bytes()) else { return Ok(None) };
+        if self.file(&[stem, other].concat())?.is_none() {
+            return Ok(None);
+        }
+        Ok(self.file(name.as_bytes())?.map(|about| place(name.as_bytes().to_vec(), about)))
+    }
+
+    /// The names that are shown, in the order of their cookies.
+    pub(super) fn list(&self) -> Result<Vec<(Cookie, Name)>> {
+        let mut stems: BTreeMap<Vec<u8>, Vec<Vec<u8>>> = BTreeMap::new();
+        for entry in fs::read_dir(&self.dir).map_err(|error| self.failed(error))? {
+            let file = entry.map_err(|error| self.failed(error))?.file_name();
+            let file = file.as_bytes();
+            if let Some((stem, _)) = split(file).filter(|(stem, _)| !stem.is_empty() && !stem.starts_with(b"."))
+                && self.file(file)?.is_some()
+            {
+                stems.entry(stem.to_vec()).or_default().push(file.to_vec());
+            }
+            if stems.len() > PLACE_COUNT_MAX {
+                let why = format!("there are more than {PLACE_COUNT_MAX} flists");
+                return Err(Error::new(ErrorKind::TooLarge, "flist.places").at(self.dir.display()).because(why));
+            }
+        }
+        let names = stems.into_iter().flat_map(|(stem, files)| if files.len() == 1 { vec![stem] } else { files });
+        let names = names.filter_map(|name| Name::new(&name).ok());
+        let mut all: Vec<(Cookie, Name)> = names.map(|name| (Cookie(cookie(&name)), name)).collect();
+        all.sort();
+        // Of names that share 62 bits of a hash one is shown; there are none.
+        all.dedup_by_key(|(cookie, _)| *cookie);
+        Ok(all)
+    }
+
+    /// The name of a digest.
+    pub(super) fn of_digest(&self, wanted: [u8; 8]) -> Result<Option<Name>> {
+        Ok(self.list()?.into_iter().map(|(_, name)| name).find(|name| digest(name) == wanted))
+    }
+
+    /// When names last came or went.
+    pub(super) fn mtime(&self) -> Result<SystemTime> {
+        fs::metadata(self.dir_path()).and_then(|about| about.modified()).map_err(|error| self.failed(error))
+    }
+
+    fn dir_path(&self) -> &Path {
+        &self.dir
+    }
+}
+
+/// The name of a file less its extension, and the other extension.
+fn split(file: &[u8]) -> Option<(&[u8], &'static [u8])> {
+    let [long, short] = EXTENSIONS;
+    match file.strip_suffix(long) {
+        Some(stem) => Some((stem, short)),
+        None => file.strip_suffix(short).map(|stem| (stem, long)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_those_of_files_without_their_extension() {
+        let dir = tempfile::TempDir::new().expect("a directory");
+        for file in ["a.flist", "b.fl", "c.flist", "c.fl", "d", ".e.fl", ".fl", "f.fl.flist", "g.txt"] {
+            fs::write(dir.path().join(file), file).expect("written");
+        }
+        fs::create_dir(dir.path().join("h.fl")).expect("made");
+        let places = Places::new(dir.path().into());
+        let mut names: Vec<String> =
+            places.list().expect("listed").into_iter().map(|(_, name)| name.to_string()).collect();
+        names.sort();
+        assert_eq!(names, ["a", "b", "c.fl", "c.flist", "f.fl"]);
+        let name = |text: &str| Name::new(text.as_bytes()).expect("a name");
+        for (text, file) in
+            [("a", "a.flist"), ("b", "b.fl"), ("c.fl", "c.fl"), ("c.flist", "c.flist"), ("f.fl", "f.fl.flist")]
+        {
+            let place = places.find(&name(text)).expect("looked up").expect(text);
+            assert_eq!(place.path.file_name(), Some(OsStr::new(file)));
+            assert_eq!(places.of_digest(place.digest).expect("listed"), Some(name(text)));
+        }
+        for text in ["a.flist", "b.fl", "c", "d", "e", ".e", "h", "f", "g", &"x".repeat(255)] {
+            assert!(places.find(&name(text)).expect("looked up").is_none(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! Files that a plain HTTP server has below an address: for who knows by their hash what they must be.
+
+use std::fmt;
+
+use bytes::Bytes;
+use hyper::Method;
+use muxfs::Result;
+
+use crate::{
+    http::{Http, HttpOptions, shown},
+    url::Url,
+};
+
+/// Reads files below the address of an HTTP server. What it gives is not verified here.
+pub struct HttpFiles(Http);
+
+impl fmt::Debug for HttpFiles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "HttpFiles({})", self.0.url())
+    }
+}
+
+impl HttpFiles {
+    /// Reads below `url`. Nobody is asked yet.
+    ///
+    /// ```
+    /// use muxfs_ipfs::{HttpFiles, HttpOptions};
+    /// let files = HttpFiles::new("https://files.example/chunks".parse()?, HttpOptions::default());
+    /// assert_eq!(files.url().to_string(), "https://files.example/chunks");
+    /// # Ok::<(), muxfs::Error>(())
+    /// ```
+    pub fn new(url: Url, options: HttpOptions) -> Self {
+        Self(Http::new(url, options))
+    }
+
+    /// The address.
+    pub fn url(&self) -> &Url {
+        self.0.url()
+    }
+
+    /// The file at `path`, which begins with a slash and has neither `?` nor `#`; `None` where the server says that there
+    /// is none. It waits for as long as whoever calls lets it.
+    ///
+    /// # Errors
+    /// `Unavailable`, naming the address: also where it is longer than `len_max` bytes.
+    pub async fn get(&self, path: &str, len_max: usize) -> Result<Option<Bytes>> {
+        let answer = self.0.ask(&Method::GET, path, &[]).await?;
+        match answer.status.as_u16() {
+            200 => answer.read(len_max).await.map(Some),
+            404 | 410 => {
+                drop(answer.discard().await);
+                Ok(None)
+            }
+            _ => {
+                let status = shown(answer.status.to_string().as_bytes());
+                drop(answer.discard().await);
+                Err(self.0.unavailable(format!("it answers {status}")))
+            }
+        }
+    }
+}
