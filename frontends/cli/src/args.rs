@@ -2,6 +2,7 @@
 
 mod car;
 mod cp;
+mod flist;
 mod ipfs;
 mod name;
 mod zdb;
@@ -14,6 +15,7 @@ use clap::{Args, Parser, Subcommand};
 pub(crate) use self::{
     car::{Car, CarExport, CarImport, CarScope},
     cp::Cp,
+    flist::{Flist, FlistPath, FlistSources},
     ipfs::{Ipfs, IpfsPublish},
     name::{Name, NamePublish},
     zdb::{NodeMode, NodeSync, Zdb, ZdbImport, ZdbServe},
@@ -291,6 +293,9 @@ pub(crate) enum Command {
     /// Carry DAGs in and out as CAR files, which IPFS tools read and write
     #[command(subcommand)]
     Car(Car),
+    /// Look into flists: images of which a small file names the chunks, which are elsewhere
+    #[command(subcommand)]
+    Flist(Flist),
     /// Give what is here to a node of the IPFS network
     #[command(subcommand)]
     Ipfs(Ipfs),

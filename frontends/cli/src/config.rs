@@ -13,6 +13,7 @@ use std::{
 };
 
 use muxfs::{Error, ErrorKind, Prefix, Result, dag::Profile, tree::Retention};
+use muxfs_flist::SourceUrl as ChunkSourceUrl;
 use muxfs_ipfs::SourceUrl;
 use muxfs_zstor::{Password, ZdbAddress};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -97,6 +98,8 @@ pub(crate) enum Mount {
     },
     /// Encrypted blocks in shards on nodes.
     Zstor(ZstorMount),
+    /// A directory of flists, read as they are, their chunks from elsewhere.
+    Flist(FlistMount),
 }
 
 impl Mount {
@@ -104,9 +107,44 @@ impl Mount {
         match self {
             Self::Mem { prefix, .. } | Self::Local { prefix, .. } | Self::Ipfs { prefix, .. } => prefix.0,
             Self::Zstor(zstor) => zstor.prefix.0,
+            Self::Flist(flist) => flist.prefix.0,
         }
     }
 }
+
+/// Flists, and where their chunks are. Spec: spec/flist.md.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct FlistMount {
+    pub(crate) prefix: PrefixText,
+    /// The directory that has them, which must be there; `DATA/flists` where absent, made at the first start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) dir: Option<PathBuf>,
+    /// Who is asked first, in order, for the chunks of every flist.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) sources: Vec<FlistSource>,
+    /// Whether the servers are asked then that an flist itself names.
+    #[serde(default = "FlistMount::follow_default")]
+    pub(crate) follow: bool,
+    /// The most bytes of chunks that are kept on disk; 0 keeps none.
+    #[serde(default = "FlistMount::cache_default")]
+    pub(crate) cache: ByteCount,
+}
+
+impl FlistMount {
+    fn follow_default() -> bool {
+        true
+    }
+
+    fn cache_default() -> ByteCount {
+        ByteCount(10 << 30)
+    }
+}
+
+/// Who is asked for chunks, as text.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct FlistSource(#[serde(with = "display_text")] pub(crate) ChunkSourceUrl);
 
 /// Shards of encrypted blocks, and where they are. Spec: spec/zstor.md.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -887,12 +925,36 @@ mod tests {
     }
 
     #[test]
+    fn sources_of_flists_are_addresses_whose_passwords_are_not_printed() {
+        let mount = |more: &str| Config::parse(&format!("[[mount]]\nkind = \"flist\"\nprefix = \"flist\"\n{more}"));
+        let Mount::Flist(flist) = mount("").expect("parses").mount.remove(0) else { panic!("it is one") };
+        assert!(flist.follow && flist.dir.is_none() && flist.cache == ByteCount(10 << 30));
+        let good = mount("sources = [\"dir:///chunks\", \"00-7f=zdb://:secret@h:1/ns\"]\nfollow = false\ncache = 0");
+        let good = good.expect("parses");
+        good.check().expect("good");
+        let text = good.to_text().expect("prints");
+        assert!(text.contains("00-7f=zdb://:***@h:1/ns") && !text.contains("secret"), "{text}");
+        for (bad, word) in [
+            ("sources = [\"chunks\"]", "dir://"),
+            ("sources = [\"s3://h/b\"]", "not read yet"),
+            ("sorces = []", "sorces"),
+            ("cache = \"much\"", "units"),
+        ] {
+            let error = mount(bad).expect_err(bad);
+            assert!(format!("{error:#}").contains(word), "{bad}: {error:#}");
+        }
+    }
+
+    #[test]
     fn the_examples_are_good() {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/configs");
-        let zstor = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("zstor-"));
+        let is_whole = |path: &PathBuf| {
+            let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+            name.starts_with("zstor-") || name == "flists.toml"
+        };
         let entries = fs::read_dir(dir).expect("listed").map(|entry| entry.expect("an entry").path());
-        let examples: Vec<_> = entries.filter(zstor).collect();
-        assert!(examples.len() >= 2);
+        let examples: Vec<_> = entries.filter(is_whole).collect();
+        assert!(examples.len() >= 3);
         for path in examples {
             let text = fs::read_to_string(&path).expect("read");
             Config::parse(&text)

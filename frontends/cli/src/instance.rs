@@ -19,6 +19,7 @@ use muxfs::{
     tree::{AutoCommit, Retention, Tree, TreeOptions},
     vfs::{FsStat, Fsid, Vfs, union::Slots, watch::Watch},
 };
+use muxfs_flist::FlistVfs;
 use muxfs_local::{FileMedia, LocalOptions, LocalVfs};
 use muxfs_zstor::{OpenNode, Zstor};
 
@@ -26,6 +27,7 @@ use crate::{
     commands::put::host,
     config::{self, Config},
     data_dir::{DataDir, private_dir},
+    flist,
     mounts::Mounts,
     reload::Upkeep,
     sources::Elsewhere,
@@ -77,6 +79,8 @@ pub(crate) struct Instance {
     slots: Arc<Slots>,
     /// Where mounts of kind `ipfs` look for what was not put here.
     elsewhere: Option<Elsewhere>,
+    /// What mounts of kind `flist` keep of chunks.
+    flist_kept: Vec<Arc<Segments>>,
 }
 
 /// The blocks of a mount on disk.
@@ -169,7 +173,7 @@ impl Instance {
         if let Some(default) = config.default {
             mux = mux.with_default_write(default.0);
         }
-        let (mut disks, mut all_pins) = (Vec::new(), Vec::new());
+        let (mut disks, mut all_pins, mut flist_kept) = (Vec::new(), Vec::new(), Vec::new());
         let is_ipfs = |mount: &config::Mount| matches!(mount, config::Mount::Ipfs { .. });
         let elsewhere = if config.mount.iter().any(is_ipfs) {
             Box::pin(Elsewhere::open(data.path(), &config.ipfs, &env())).await?
@@ -192,6 +196,19 @@ impl Instance {
                     let options = LocalOptions { read_only: *read_only, ..LocalOptions::default() };
                     let vfs = LocalVfs::open(&dir, &handles.join(prefix.as_str()), options)?;
                     Mount::location(prefix, vfs, env())
+                }
+                config::Mount::Flist(mount) => {
+                    let dir = flist_dir(data.path(), mount.dir.as_deref());
+                    match &mount.dir {
+                        Some(dir) => named_dir(dir)?,
+                        None => private_dir(&dir)?,
+                    }
+                    let (chunks, kept) = Box::pin(flist::chunks(data.path(), mount, &env())).await?;
+                    flist_kept.extend(kept);
+                    let scratch = data.path().join("scratch");
+                    private_dir(&scratch)?;
+                    let owner = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+                    Mount::location(prefix, Arc::new(FlistVfs::new(dir, scratch, chunks, owner)), env())
                 }
                 config::Mount::Mem { limit, .. } => {
                     let limit = limit.map_or_else(quarter_of_ram, |limit| limit.0);
@@ -277,6 +294,7 @@ impl Instance {
             pins: all_pins,
             slots,
             elsewhere,
+            flist_kept,
         })
     }
 
@@ -358,6 +376,9 @@ impl Instance {
         if let Some(elsewhere) = &self.elsewhere {
             closed = closed.and(elsewhere.close().await);
         }
+        for kept in &self.flist_kept {
+            closed = closed.and(kept.close().await);
+        }
         closed.and(self.slots.close().await)
     }
 }
@@ -377,6 +398,11 @@ pub(crate) async fn fsids(vfs: &dyn Vfs, config: &Config, which: fn(&config::Mou
 /// The host directory of a local mount.
 pub(crate) fn local_dir(data: &Path, dir: Option<&Path>) -> PathBuf {
     dir.map_or_else(|| data.join("local"), Into::into)
+}
+
+/// The directory of the flists of a mount.
+pub(crate) fn flist_dir(data: &Path, dir: Option<&Path>) -> PathBuf {
+    dir.map_or_else(|| data.join("flists"), Into::into)
 }
 
 /// Checks that a directory which the configuration names is there.

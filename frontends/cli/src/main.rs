@@ -9,6 +9,7 @@ mod commands;
 mod config;
 mod control;
 mod data_dir;
+mod flist;
 mod host_file;
 mod http_token;
 mod instance;
@@ -240,6 +241,7 @@ async fn run(mut cli: Cli, in_use: InUse) -> Result<ExitCode> {
         Command::Zstor(Zstor::Export(args)) => {
             Box::pin(zstor_export(config, &in_use, &args, output)).await?;
         }
+        Command::Flist(flist) => return commands::flist::flist(&flist, output).await,
         Command::Car(Car::Ls { file }) => commands::car::ls(&file, output).await?,
         Command::Car(Car::Verify { file, whole }) => commands::car::verify(&file, whole, output).await?,
         Command::Car(Car::Import(args)) => Box::pin(car_import(config, &in_use, &args, output)).await?,
@@ -366,6 +368,7 @@ async fn command(command: Command, namespace: &dyn Namespace, output: Output) ->
         | Command::Cp(_)
         | Command::Car(Car::Import(_) | Car::Ls { .. } | Car::Verify { .. })
         | Command::Ipfs(_)
+        | Command::Flist(_)
         | Command::Doctor
         | Command::Config
         | Command::Key(Key::New { .. })
@@ -553,6 +556,7 @@ pub(crate) fn effective(mut source: Source) -> Result<Config> {
             let dirs = nodes.flat_map(|node| node.dir.iter_mut().chain(&mut node.password_file));
             dirs.chain(&mut zstor.key).collect::<Vec<_>>()
         }
+        Mount::Flist(flist) => flist.dir.iter_mut().collect(),
         Mount::Mem { .. } | Mount::Ipfs { .. } => Vec::new(),
     });
     let ftp = [&mut config.ftp.users, &mut config.ftp.tls_cert, &mut config.ftp.tls_key];

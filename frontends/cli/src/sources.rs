@@ -62,20 +62,8 @@ impl Elsewhere {
 
     /// `sources` behind a cache in `dir` of at most `len_max` bytes.
     async fn cached(sources: Arc<Sources>, dir: &Path, len_max: u64, env: &Env) -> Result<Self> {
-        private_dir(dir)?;
-        let space = space_of_disk(dir.to_owned());
-        let segment_len = (len_max / SEGMENT_PART).clamp(SEGMENT_LEN_MIN, SEGMENT_LEN_MAX);
-        let options = SegmentsOptions {
-            segment_len_max: u32::try_from(segment_len).unwrap_or(u32::MAX),
-            compact_len_min: segment_len,
-            is_full: Some(Arc::new(move || {
-                space().is_ok_and(|space| space.bytes_free < space.bytes_total / DISK_PART_LEFT)
-            })),
-            ..SegmentsOptions::default()
-        };
         let opened = async {
-            let kept = Segments::open(media(&dir.join("blocks"))?, media(&dir.join("index"))?, options, env).await?;
-            let kept = Arc::new(kept);
+            let kept = near(dir, len_max, env).await?;
             let cache = Cache::open(sources, kept.clone(), len_max).await?;
             Ok(Self { blocks: Arc::new(cache), kept: Some(kept) })
         };
@@ -88,6 +76,23 @@ impl Elsewhere {
             None => Ok(()),
         }
     }
+}
+
+/// What a cache of at most `len_max` bytes keeps in `dir`.
+pub(crate) async fn near(dir: &Path, len_max: u64, env: &Env) -> Result<Arc<Segments>> {
+    private_dir(dir)?;
+    let space = space_of_disk(dir.to_owned());
+    let segment_len = (len_max / SEGMENT_PART).clamp(SEGMENT_LEN_MIN, SEGMENT_LEN_MAX);
+    let options = SegmentsOptions {
+        segment_len_max: u32::try_from(segment_len).unwrap_or(u32::MAX),
+        compact_len_min: segment_len,
+        is_full: Some(Arc::new(move || {
+            space().is_ok_and(|space| space.bytes_free < space.bytes_total / DISK_PART_LEFT)
+        })),
+        ..SegmentsOptions::default()
+    };
+    let kept = Segments::open(media(&dir.join("blocks"))?, media(&dir.join("index"))?, options, env).await;
+    kept.map(Arc::new).map_err(|error| error.at(dir.display()))
 }
 
 fn store_of(source: &IpfsSource) -> Result<Arc<dyn BlockStore>> {

@@ -146,7 +146,10 @@ fn changeable_key_file(data: &Path, mount: &ZstorMount, all: &[config::Mount]) -
         config::Mount::Zstor(other) => {
             other.prefix.0 != mount.prefix.0 && place(&key_file(data, other)) == place(&file)
         }
-        config::Mount::Local { .. } | config::Mount::Mem { .. } | config::Mount::Ipfs { .. } => false,
+        config::Mount::Local { .. }
+        | config::Mount::Mem { .. }
+        | config::Mount::Ipfs { .. }
+        | config::Mount::Flist(_) => false,
     });
     let is_given = std::env::var_os(key_variable(mount)).is_some();
     (!is_of_another && !is_given).then_some(file)

@@ -68,7 +68,7 @@ pub(super) fn shown(text: &[u8]) -> Vec<u8> {
 }
 
 /// `drwxr-xr-x`, as ls does.
-fn mode(stat: &Stat) -> String {
+pub(super) fn mode(stat: &Stat) -> String {
     let kind = match stat.kind {
         Kind::File => '-',
         Kind::Dir => 'd',

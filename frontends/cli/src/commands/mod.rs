@@ -4,6 +4,7 @@ pub(crate) mod car;
 mod copy_in;
 pub(crate) mod cp;
 pub(crate) mod doctor;
+pub(crate) mod flist;
 pub(crate) mod ftp_user;
 pub(crate) mod gc;
 pub(crate) mod get;

@@ -27,7 +27,7 @@ use crate::{
     data_dir::{DataDir, private_dir},
     host_file::{Mode, replace},
     http_token,
-    instance::{self, Instance, fsids, local_dir},
+    instance::{self, Instance, flist_dir, fsids, local_dir},
     metrics,
     mounts::MountPoint,
     names::Names,
@@ -410,6 +410,9 @@ fn greeting(config: &Config, ready: &Ready) -> String {
                     [source, more @ ..] => format!("; what is not there from {} and {} more", source.url, more.len()),
                 };
                 format!("read and written, and content by CID, in {}{others}", dir.display())
+            }
+            Mount::Flist(flist) => {
+                format!("the flists in {}, read only", flist_dir(&config.data, flist.dir.as_deref()).display())
             }
             Mount::Zstor(zstor) => {
                 let (nodes, key) = (zstor::nodes(&config.data, zstor), zstor::key_file(&config.data, zstor));

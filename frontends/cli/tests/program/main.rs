@@ -12,6 +12,7 @@ mod commands;
 mod copies;
 mod cp;
 mod doctor;
+mod flist;
 mod helia;
 mod hostile;
 mod mounting;

@@ -26,7 +26,7 @@ use muxfs_zstor::OpenNode;
 
 use super::{Finding, Findings, place_of};
 use crate::{
-    config::{Config, Mount, ZstorMount},
+    config::{Config, FlistMount, Mount, ZstorMount},
     instance::{HEAD, Instance, env},
     output::{bytes, count},
     zstor,
@@ -67,7 +67,7 @@ pub(super) async fn offline(config: &Config, out: &Findings) {
     for mount in &config.mount {
         match mount {
             Mount::Mem { .. } => {}
-            Mount::Local { dir, .. } => {
+            Mount::Local { dir, .. } | Mount::Flist(FlistMount { dir, .. }) => {
                 // One that is not named is made.
                 if let Some(dir) = dir.as_deref().filter(|dir| !dir.is_dir()) {
                     let advice = "make it, or mount the disk that has it, or name another in the configuration";

@@ -188,7 +188,7 @@ fn segments(config: &Config) -> Vec<Finding> {
         let besides = ["pins", "journal", "heads"].map(|part| dir.join(part));
         let blocks = |dir: &Path| ["blocks", "index"].map(|part| dir.join(part));
         match mount {
-            Mount::Mem { .. } | Mount::Local { .. } => Vec::new(),
+            Mount::Mem { .. } | Mount::Local { .. } | Mount::Flist(_) => Vec::new(),
             Mount::Ipfs { .. } => blocks(&dir).into_iter().chain(besides).collect(),
             Mount::Zstor(zstor) => {
                 let nodes = zstor::nodes(&config.data, zstor).into_iter();

@@ -1,0 +1,297 @@
+//! `flist`: looks into one flist, which is a file like any other: no server and no data directory takes part.
+
+use std::{ffi::OsStr, fmt::Write as _, os::unix::ffi::OsStrExt as _, path::Path, process::ExitCode, sync::Arc};
+
+use muxfs::{Error, ErrorKind, FileKind, Name, Result};
+use muxfs_flist::{Chunks, ChunksOptions, Entry, Flist, Inode, Sources};
+use serde_json::{Value, json};
+
+use super::list::{mode, shown, utc};
+use crate::{
+    args::{self, FlistPath, FlistSources},
+    exit_code,
+    namespace::{Stat, seconds, to_text},
+    output::{self, Output, count, told},
+};
+
+const OP: &str = "flist";
+
+/// Carries out one of the commands.
+pub(crate) async fn flist(command: &args::Flist, output: Output) -> Result<ExitCode> {
+    match command {
+        args::Flist::Ls { path, long, recursive } => ls(path, *long, *recursive, output)?,
+        args::Flist::Stat { path } => stat(path, output)?,
+        args::Flist::Metadata { flist } => metadata(flist, output)?,
+        args::Flist::Cat { sources, flist, path } => cat(flist, path, sources, output).await?,
+        args::Flist::Check { sources, chunks, flist } => {
+            return check(flist, chunks.then_some(sources), output).await;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn open(path: &Path) -> Result<Flist> {
+    Flist::open(path, &std::env::temp_dir())
+}
+
+/// What a path in an flist leads to; no symlink is followed. With it its name, that of the root `/`.
+fn find(flist: &Flist, path: &OsStr) -> Result<(Vec<u8>, Inode)> {
+    let (mut name, mut at) = (b"/".to_vec(), flist.root()?);
+    for part in path.as_bytes().split(|byte| *byte == b'/').filter(|part| !part.is_empty()) {
+        let found = flist.dir(&at).map_err(|error| error.at(path.display()))?;
+        let part = Name::new(part)?;
+        let found = found.find(&part).map(|(_, entry)| entry.inode.clone());
+        at = found.ok_or_else(|| Error::new(ErrorKind::NotFound, OP).at(path.display()))?;
+        name = part.as_bytes().to_vec();
+    }
+    Ok((name, at))
+}
+
+/// A node as `ls` and `stat` of the namespace tell of one.
+fn stat_of(name: &Name, inode: &Inode) -> Stat {
+    Stat {
+        name: name.clone(),
+        kind: inode.kind.into(),
+        size: inode.size,
+        mode: inode.mode,
+        uid: Some(inode.uid),
+        gid: Some(inode.gid),
+        mtime: Some(seconds(inode.mtime)),
+        cid: None,
+        target: (inode.kind == FileKind::Symlink).then(|| inode.target.clone()),
+    }
+}
+
+/// The same as JSON, with its name or its path, which may be that of the root.
+fn value_of(name: &[u8], stat: &Stat, inode: &Inode) -> Result<Value> {
+    let value = serde_json::to_value(stat);
+    let mut value = value.map_err(|error| Error::new(ErrorKind::Internal, OP).because(error))?;
+    value["name"] = to_text(name).into();
+    if matches!(inode.kind, FileKind::CharDevice | FileKind::BlockDevice) {
+        value["rdev"] = json!([inode.rdev.major, inode.rdev.minor]);
+    }
+    Ok(value)
+}
+
+fn ls(path: &FlistPath, long: bool, recursive: bool, output: Output) -> Result<()> {
+    let flist = open(&path.flist)?;
+    let (name, inode) = find(&flist, &path.path)?;
+    if inode.kind != FileKind::Dir {
+        return line(&name, &inode, long, output);
+    }
+    let mut dirs = vec![(Vec::new(), inode)];
+    while let Some((above, dir)) = dirs.pop() {
+        let mut entries = flist.dir(&dir)?.entries;
+        entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        let mut below = Vec::new();
+        for Entry { name, inode } in entries {
+            let name = [&above[..], name.as_bytes()].concat();
+            line(&name, &inode, long, output)?;
+            if recursive && inode.kind == FileKind::Dir {
+                below.push(([&name[..], b"/"].concat(), inode));
+            }
+        }
+        // The first of them is the next.
+        dirs.extend(below.into_iter().rev());
+    }
+    Ok(())
+}
+
+/// Prints a node on one line.
+fn line(name: &[u8], inode: &Inode, long: bool, output: Output) -> Result<()> {
+    let stat = stat_of(&any_name()?, inode);
+    let mut line = Vec::new();
+    if long {
+        let time = stat.mtime.map_or_else(|| "-".into(), utc);
+        let size = match inode.kind {
+            FileKind::CharDevice | FileKind::BlockDevice => format!("{},{}", inode.rdev.major, inode.rdev.minor),
+            _ => inode.size.to_string(),
+        };
+        let head = format!("{} {:>5} {:>5} {size:>12} {time} ", mode(&stat), inode.uid, inode.gid);
+        line.extend_from_slice(head.as_bytes());
+    }
+    line.extend_from_slice(&shown(name));
+    if let (true, Some(target)) = (long, &stat.target) {
+        line.extend_from_slice(b" -> ");
+        line.extend_from_slice(&shown(target));
+    }
+    output.result(&line, &value_of(name, &stat, inode)?)
+}
+
+/// A [`Stat`] has a name, which is replaced by what may be a path.
+fn any_name() -> Result<Name> {
+    Name::new(b"-")
+}
+
+fn stat(path: &FlistPath, output: Output) -> Result<()> {
+    let flist = open(&path.flist)?;
+    let (name, inode) = find(&flist, &path.path)?;
+    let stat = stat_of(&any_name()?, &inode);
+    let mut lines = format!(
+        "kind   {:?}\nsize   {}\nmode   {} {:04o}\nowner  {}:{}",
+        stat.kind,
+        stat.size,
+        mode(&stat),
+        stat.mode,
+        inode.uid,
+        inode.gid
+    );
+    if let Some(mtime) = stat.mtime {
+        _ = write!(lines, "\nmtime  {}", utc(mtime));
+    }
+    if matches!(inode.kind, FileKind::CharDevice | FileKind::BlockDevice) {
+        _ = write!(lines, "\nrdev   {},{}", inode.rdev.major, inode.rdev.minor);
+    }
+    if let Some(target) = &stat.target {
+        _ = write!(lines, "\ntarget {}", String::from_utf8_lossy(&shown(target)));
+    }
+    output.result(lines.as_bytes(), &value_of(&name, &stat, &inode)?)
+}
+
+/// Prints the format, the metadata and the routes, one a line; with `--json` all in one value.
+fn metadata(path: &Path, output: Output) -> Result<()> {
+    let flist = open(path)?;
+    let (pairs, routes) = (flist.metadata()?, flist.routes()?);
+    let mut lines = format!("format {}", flist.format());
+    for (key, value) in &pairs {
+        let [key, value] = [key, value].map(|text| String::from_utf8_lossy(&shown_lines(text)).into_owned());
+        _ = write!(lines, "\n{key}: {value}");
+    }
+    for route in &routes {
+        let url = String::from_utf8_lossy(&shown(route.url.as_bytes())).into_owned();
+        _ = write!(lines, "\nroute {:02x}-{:02x} {url}", route.first, route.last);
+    }
+    let value = json!({
+        "format": flist.format().to_string(),
+        "metadata": pairs.iter().map(|(key, value)| json!([key, value])).collect::<Vec<_>>(),
+        "routes": routes
+            .iter()
+            .map(|route| json!({ "first": route.first, "last": route.last, "url": route.url }))
+            .collect::<Vec<_>>(),
+    });
+    output.result(lines.as_bytes(), &value)
+}
+
+/// Text of several lines without what could drive a terminal.
+fn shown_lines(text: &str) -> Vec<u8> {
+    let keep = |byte: u8| byte == b'\n' || byte == b'\t' || !byte.is_ascii_control();
+    text.bytes().map(|byte| if keep(byte) { byte } else { b'?' }).collect()
+}
+
+async fn chunks_of(flist: &Flist, sources: &FlistSources) -> Result<(Chunks, Arc<Sources>)> {
+    let options = ChunksOptions { sources: sources.sources.clone(), follow: !sources.no_follow, kept: None };
+    let chunks = Chunks::open(options).await?;
+    let sources = chunks.sources_of(flist)?;
+    Ok((chunks, sources))
+}
+
+async fn cat(path: &Path, file: &OsStr, sources: &FlistSources, output: Output) -> Result<()> {
+    let flist = open(path)?;
+    let (_, inode) = find(&flist, file)?;
+    match inode.kind {
+        FileKind::File => {}
+        FileKind::Dir => return Err(Error::new(ErrorKind::IsDir, OP).at(file.display())),
+        _ => {
+            let why = "it is no file";
+            return Err(Error::new(ErrorKind::InvalidArgument, OP).at(file.display()).because(why));
+        }
+    }
+    let (chunks, sources) = chunks_of(&flist, sources).await?;
+    let progress = output.progress(Some(inode.size));
+    let mut index = 0;
+    while let Some(bytes) = chunks.read(&sources, &flist, &inode, index).await? {
+        output::raw(&bytes)?;
+        progress.add_bytes(bytes.len() as u64);
+        index += 1;
+    }
+    Ok(())
+}
+
+/// What a check found.
+#[derive(Debug, Default)]
+struct Found {
+    nodes: u64,
+    bytes: u64,
+    worst: Option<ErrorKind>,
+    wrong: u64,
+}
+
+impl Found {
+    /// Tells of something that is wrong.
+    fn tell(&mut self, path: &[u8], error: &Error, output: Output) -> Result<()> {
+        self.wrong += 1;
+        let kind = match error.kind() {
+            // No source has it: it is missing.
+            ErrorKind::Io | ErrorKind::TooLarge => ErrorKind::Corrupt,
+            kind => kind,
+        };
+        if self.worst != Some(ErrorKind::Corrupt) {
+            self.worst = Some(kind);
+        }
+        let text = String::from_utf8_lossy(&shown(path)).into_owned();
+        let value = json!({ "path": to_text(path), "error": format!("{error:#}") });
+        output.result(format!("{text}: {error:#}").as_bytes(), &value)
+    }
+}
+
+async fn check(path: &Path, sources: Option<&FlistSources>, output: Output) -> Result<ExitCode> {
+    let flist = open(path)?;
+    flist.metadata()?;
+    flist.routes()?;
+    let reading = match sources {
+        Some(sources) => Some(chunks_of(&flist, sources).await?),
+        None => None,
+    };
+    let (mut found, progress) = (Found { nodes: 1, ..Found::default() }, output.progress(None));
+    let mut dirs = vec![(b"/".to_vec(), flist.root()?)];
+    while let Some((above, dir)) = dirs.pop() {
+        let entries = match flist.dir(&dir) {
+            Ok(dir) => dir.entries,
+            Err(error) => {
+                found.tell(&above, &error, output)?;
+                continue;
+            }
+        };
+        for Entry { name, inode } in entries {
+            found.nodes += 1;
+            let path = [&above[..], name.as_bytes()].concat();
+            match inode.kind {
+                FileKind::Dir => dirs.push(([&path[..], b"/"].concat(), inode)),
+                FileKind::File => {
+                    let checked = check_file(&flist, &inode, reading.as_ref()).await;
+                    match checked {
+                        Ok(()) => found.bytes += inode.size,
+                        Err(error) => found.tell(&path, &error, output)?,
+                    }
+                    progress.set_bytes(found.bytes);
+                }
+                _ => {}
+            }
+        }
+    }
+    drop(progress);
+    if !output.json {
+        let chunks = if reading.is_some() { ", every chunk verified" } else { "; chunks were not fetched" };
+        told(&format!("{} nodes, {} bytes{chunks}; {} wrong", count(found.nodes), count(found.bytes), found.wrong));
+    }
+    Ok(found.worst.map_or(ExitCode::SUCCESS, |kind| ExitCode::from(exit_code(kind))))
+}
+
+/// Sees to it that a file has its chunks, no fewer and no more.
+async fn check_file(flist: &Flist, inode: &Inode, reading: Option<&(Chunks, Arc<Sources>)>) -> Result<()> {
+    let (len, _) = flist.chunks(inode.id, 0, 0)?;
+    let wanted = inode.size.div_ceil(len);
+    // The last that it needs is there, and none behind it.
+    let (_, last) = flist.chunks(inode.id, wanted.saturating_sub(1), 2)?;
+    if last.len() as u64 != wanted.min(1) {
+        let why = format!("it has {} bytes, for which its chunks are too few or too many", inode.size);
+        return Err(Error::new(ErrorKind::Corrupt, OP).because(why));
+    }
+    if let Some((chunks, sources)) = reading {
+        let mut index = 0;
+        while chunks.read(sources, flist, inode, index).await?.is_some() {
+            index += 1;
+        }
+    }
+    Ok(())
+}

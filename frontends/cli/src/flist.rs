@@ -1,0 +1,32 @@
+//! What a configuration says of flists, as `/flist` takes it: who is asked for chunks, behind a cache on disk.
+
+use std::{path::Path, sync::Arc};
+
+use muxfs::{BlockStore, Env, Result, block::Segments};
+use muxfs_flist::{Chunks, ChunksOptions};
+
+use crate::{config::FlistMount, sources::near};
+
+/// Who gives the chunks of a mount, and what is kept of them below `data`. Nobody is asked. Where the cache cannot be
+/// opened, that is told, and nothing is kept.
+pub(crate) async fn chunks(data: &Path, mount: &FlistMount, env: &Env) -> Result<(Arc<Chunks>, Option<Arc<Segments>>)> {
+    let dir = data.join("cache/flist").join(mount.prefix.0.as_str());
+    let kept = match mount.cache.0 {
+        0 => None,
+        len_max => match near(&dir, len_max, env).await {
+            Ok(kept) => Some(kept),
+            // It holds nothing that its sources have not.
+            Err(error) => {
+                tracing::warn!(
+                    error = format!("{error:#}"),
+                    "chunks of flists are not kept: with no server running, the directory can be removed"
+                );
+                None
+            }
+        },
+    };
+    let store = kept.clone().map(|kept| (kept as Arc<dyn BlockStore>, mount.cache.0));
+    let sources = mount.sources.iter().map(|source| source.0.clone()).collect();
+    let options = ChunksOptions { sources, follow: mount.follow, kept: store };
+    Ok((Arc::new(Chunks::open(options).await?), kept))
+}

@@ -1,0 +1,211 @@
+//! Flists: looked into by commands, mounted by a server and read over every frontend, their chunks from a directory, a 0-db
+//! server, a web server; and a source that is gone.
+
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpListener, TcpStream},
+    path::{Path, PathBuf},
+};
+
+use serde_json::Value;
+
+use crate::{
+    Server, World,
+    serving::read_over_nfs,
+    zdb::{Client, node},
+};
+
+fn vectors() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../spec/vectors/flist")
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("UTF-8")
+}
+
+/// A world with both flists, whose `/flist` is as `more` says.
+fn with_flists(more: &str) -> World {
+    let world = World::new();
+    let flists = world.path("flists");
+    fs::create_dir(&flists).expect("made");
+    fs::copy(vectors().join("small.flist"), flists.join("seed.flist")).expect("copied");
+    fs::copy(vectors().join("small.fl"), flists.join("newer.fl")).expect("copied");
+    let config = format!("[[mount]]\nkind = \"flist\"\nprefix = \"flist\"\ndir = \"{}\"\n{more}", text(&flists));
+    fs::write(world.path("without-zstor.toml"), config).expect("written");
+    world
+}
+
+fn chunks_dir() -> String {
+    format!("dir://{}", text(&fs::canonicalize(vectors().join("chunks")).expect("it is there")))
+}
+
+fn over_http(addr: SocketAddr, path: &str) -> Vec<u8> {
+    let mut stream = TcpStream::connect(addr).expect("connected");
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").expect("sent");
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).expect("read");
+    let at = answer.windows(4).position(|four| four == b"\r\n\r\n").expect("a head");
+    answer.split_off(at + 4)
+}
+
+fn over_ftp(server: &Server, path: &str) -> Vec<u8> {
+    let mut ftp = suppaftp::FtpStream::connect(server.addr("ftp")).expect("connected");
+    ftp.login("anyone", "x").expect("loopback takes any name");
+    ftp.transfer_type(suppaftp::types::FileType::Binary).expect("binary");
+    ftp.retr_as_buffer(path).expect("there").into_inner()
+}
+
+/// The long file, as the command gives it: its chunks were verified.
+fn big(world: &World) -> Vec<u8> {
+    let flist = vectors().join("small.flist");
+    let output = world.run(&["flist", "cat", "--source", &chunks_dir(), text(&flist), "/usr/share/man/big.txt"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.stdout.len(), 1_788_890);
+    output.stdout
+}
+
+#[test]
+fn commands_look_into_one() {
+    let world = World::new();
+    let big = big(&world);
+    for name in ["small.flist", "small.fl"] {
+        let flist = vectors().join(name);
+        let flist = text(&flist);
+        assert_eq!(world.ok(&["flist", "ls", flist]), "etc\nman\nusr");
+        let all = world.ok(&["flist", "ls", "-R", flist]);
+        let lines: Vec<_> = all.lines().collect();
+        assert_eq!(lines.len(), 10, "{all}");
+        assert!(lines.contains(&"usr/share/man/big.txt"), "{all}");
+        let long = world.ok(&["flist", "ls", "-l", flist, "/etc"]);
+        assert!(
+            long.contains("-rwsr-xr-x") && long.contains("link -> passwd") && long.contains("prw-r--r--"),
+            "{long}"
+        );
+        let stat: Value =
+            serde_json::from_str(&world.ok(&["--json", "flist", "stat", flist, "usr/share"])).expect("JSON");
+        assert_eq!((&stat["uid"], &stat["gid"], &stat["kind"]), (&1234.into(), &2345.into(), &"dir".into()));
+        assert!(world.ok(&["flist", "stat", flist]).contains("Dir"));
+        let source = chunks_dir();
+        let cat = ["flist", "cat", "--source", &source, flist];
+        assert_eq!(world.ok(&[&cat[..], &["/etc/passwd"]].concat()).len(), 10);
+        assert!(world.run(&[&cat[..], &["/usr/share/man/big.txt"]].concat()).stdout == big);
+        assert!(world.run(&[&cat[..], &["/etc/empty"]].concat()).stdout.is_empty());
+        world.fails(&[&cat[..], &["/etc/absent"]].concat(), 3);
+        world.fails(&[&cat[..], &["/etc"]].concat(), 1);
+        world.fails(&[&cat[..], &["/etc/link"]].concat(), 2);
+        world.ok(&["flist", "check", flist]);
+        world.ok(&["flist", "check", "--chunks", "--source", &source, flist]);
+        let output = world.run(&["flist", "check", "--chunks", "--no-follow", flist]);
+        assert_eq!(output.status.code(), Some(4), "no source");
+        let told = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(told.contains("/etc/passwd: ") && told.contains("big.txt"), "{told}");
+        world.fails(&["flist", "cat", "--source", "chunks", flist, "/etc/passwd"], 2);
+    }
+    let seed = world.ok(&["flist", "metadata", text(&vectors().join("small.flist"))]);
+    assert!(seed.starts_with("format flist\nbackend: ") && seed.contains("entrypoint: [\"/bin/sh\"]"), "{seed}");
+    assert!(seed.ends_with("route 00-ff zdb://127.0.0.1:19905/flist2"), "{seed}");
+    let newer = world.ok(&["--json", "flist", "metadata", text(&vectors().join("small.fl"))]);
+    let newer: Value = serde_json::from_str(&newer).expect("JSON");
+    assert_eq!((&newer["format"], &newer["metadata"][0][0]), (&"fl".into(), &"author".into()));
+    let none = world.path("none.fl");
+    fs::write(&none, "nothing").expect("written");
+    assert!(world.fails(&["flist", "ls", text(&none)], 4).contains("none.fl"));
+}
+
+/// Over every frontend; then from the cache, with no source left.
+#[test]
+fn a_server_mounts_them() {
+    let chunks = World::new();
+    let copied = chunks.path("chunks");
+    let from = fs::canonicalize(vectors().join("chunks")).expect("it is there");
+    assert!(
+        std::process::Command::new("cp").args(["-r", text(&from), text(&copied)]).status().expect("runs").success()
+    );
+    let world = with_flists(&format!("sources = [\"dir://{}\"]\nfollow = false\ncache = \"64MiB\"", text(&copied)));
+    let big = big(&world);
+    let server = world.serve(&[]);
+    assert_eq!(world.ok(&["ls", "/flist"]), "newer\nseed");
+    let everywhere = |server: &Server| {
+        for flist in ["seed", "newer"] {
+            let path = format!("/flist/{flist}/usr/share/man/big.txt");
+            assert!(read_over_nfs(server.addr("nfs"), &path) == big, "NFS gave other bytes");
+            assert!(over_ftp(server, &path) == big, "FTP gave other bytes");
+            assert!(over_http(server.addr("http"), &path) == big, "HTTP gave other bytes");
+            assert!(world.run(&["cat", &path]).stdout == big, "the command gave other bytes");
+        }
+    };
+    everywhere(&server);
+    let stat = world.ok(&["stat", "/flist/seed/etc/passwd"]);
+    assert!(stat.contains("4755") && stat.contains("0:0"), "{stat}");
+    let mine = world.path("mine");
+    fs::write(&mine, "mine").expect("written");
+    world.fails(&["put", text(&mine), "/flist/seed/mine"], 6);
+    server.terminate();
+    fs::remove_dir_all(&copied).expect("removed");
+    let server = world.serve(&[]);
+    everywhere(&server);
+    // What was never read is not there, which is an error and no other bytes.
+    world.fails(&["cat", "/flist/seed/etc/passwd"], 1);
+    let dir = world.path("data/scratch");
+    assert_eq!(fs::read_dir(dir).expect("listed").count(), 0, "what is unpacked has no name");
+}
+
+/// A 0-db server has what zflist put, and a web server what rfs did.
+#[test]
+fn chunks_come_from_servers() {
+    let nodes = World::new();
+    let zdb = node(&nodes, "zdb", &["--namespace", "flist2"]);
+    let mut client = Client::connect(zdb.addr("zdb"));
+    client.send(&[b"SELECT", b"flist2"]).expect("sent");
+    client.reply().expect("a reply");
+    let chunks = vectors().join("chunks");
+    for entry in fs::read_dir(&chunks).expect("listed").map(|entry| entry.expect("an entry")) {
+        let name = entry.file_name().into_string().expect("hex");
+        if name.len() != 32 {
+            continue;
+        }
+        let byte = |at: usize| u8::from_str_radix(&name[at * 2..at * 2 + 2], 16).expect("hex");
+        let id: Vec<u8> = (0..16).map(byte).collect();
+        client.send(&[b"SET", &id, &fs::read(entry.path()).expect("read")]).expect("sent");
+        client.reply().expect("a reply");
+    }
+    let web = web_server(chunks);
+    let sources = format!("sources = [\"zdb://{}/flist2\", \"http://{web}\"]\nfollow = false", zdb.addr("zdb"));
+    let world = with_flists(&sources);
+    let big = big(&world);
+    let server = world.serve(&[]);
+    for flist in ["seed", "newer"] {
+        assert!(world.run(&["cat", &format!("/flist/{flist}/usr/share/man/big.txt")]).stdout == big, "{flist}");
+    }
+    drop(server);
+}
+
+/// Serves the files below a directory, one a connection, until the process ends.
+fn web_server(dir: PathBuf) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let addr = listener.local_addr().expect("an address");
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.expect("a connection");
+            let mut request = Vec::new();
+            let mut piece = [0; 1024];
+            while !request.windows(4).any(|four| four == b"\r\n\r\n") {
+                match stream.read(&mut piece) {
+                    Ok(len) if len > 0 => request.extend(&piece[..len]),
+                    _ => break,
+                }
+            }
+            let request = String::from_utf8_lossy(&request).into_owned();
+            let path = request.split(' ').nth(1).unwrap_or_default().trim_start_matches('/').to_owned();
+            let (status, body) = match fs::read(dir.join(path)) {
+                Ok(body) => ("200 OK", body),
+                Err(_) => ("404 Not Found", Vec::new()),
+            };
+            let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+            // Whoever asked may be gone.
+            stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&body)).ok();
+        }
+    });
+    addr
+}
