@@ -15,7 +15,7 @@ use clap::{Args, Parser, Subcommand};
 pub(crate) use self::{
     car::{Car, CarExport, CarImport, CarScope},
     cp::Cp,
-    flist::{Flist, FlistPath, FlistSources},
+    flist::{Flist, FlistImport, FlistPath, FlistSources},
     ipfs::{Ipfs, IpfsPublish},
     name::{Name, NamePublish},
     zdb::{NodeMode, NodeSync, Zdb, ZdbImport, ZdbServe},

@@ -42,8 +42,8 @@ use tracing_subscriber::EnvFilter;
 
 use crate::{
     args::{
-        Car, CarImport, Cli, Command, Cp, Global, Http, Ipfs, IpfsPublish, Key, Name, Pin, Put, Zdb, Zstor,
-        ZstorExport, ZstorImport,
+        Car, CarImport, Cli, Command, Cp, Flist, FlistImport, Global, Http, Ipfs, IpfsPublish, Key, Name, Pin, Put,
+        Zdb, Zstor, ZstorExport, ZstorImport,
     },
     commands::verify_all::VerifyAll,
     config::{Config, Listen, Mount, Source},
@@ -241,6 +241,7 @@ async fn run(mut cli: Cli, in_use: InUse) -> Result<ExitCode> {
         Command::Zstor(Zstor::Export(args)) => {
             Box::pin(zstor_export(config, &in_use, &args, output)).await?;
         }
+        Command::Flist(Flist::Import(args)) => Box::pin(flist_import(config, &in_use, &args, output)).await?,
         Command::Flist(flist) => return commands::flist::flist(&flist, output).await,
         Command::Car(Car::Ls { file }) => commands::car::ls(&file, output).await?,
         Command::Car(Car::Verify { file, whole }) => commands::car::verify(&file, whole, output).await?,
@@ -443,6 +444,32 @@ async fn car_import(config: Config, in_use: &InUse, args: &CarImport, output: Ou
     mount_to_write(&served, &Config::parse(&served.config().await?)?, &target)?;
     // What was imported before one failed stays.
     let done = commands::car::import(&*served, mount, args, output).await;
+    served.close().await?;
+    done
+}
+
+async fn flist_import(config: Config, in_use: &InUse, args: &FlistImport, output: Output) -> Result<()> {
+    let target = args.target.as_deref().map(commands::path).transpose()?;
+    let served = open(config, in_use).await?;
+    let target = match target {
+        Some(target) => target,
+        None => QfsPath { prefix: served.default_write().await?, parts: Vec::new() },
+    };
+    let config = Config::parse(&served.config().await?)?;
+    let mount = mount_to_write(&served, &config, &target)?;
+    let by_name = owner::names_a_place(&target);
+    let refuse = |why: &str| Err(Error::new(ErrorKind::InvalidArgument, "flist.import").at(&target).because(why));
+    match mount {
+        Some(Mount::Local { .. } | Mount::Flist(_)) => {
+            return refuse(
+                "an flist is imported into a content-addressed mount; read it below /flist to copy it elsewhere",
+            );
+        }
+        _ if !by_name && !target.parts.is_empty() => return refuse("content goes to the mount, by no name of its own"),
+        _ => {}
+    }
+    // What was imported before one failed stays.
+    let done = commands::flist::import(&*served, &args.flist, &args.sources, (&target, by_name), output).await;
     served.close().await?;
     done
 }

@@ -51,6 +51,15 @@ pub(crate) enum Flist {
         #[arg(value_name = "FLIST")]
         flist: PathBuf,
     },
+    /// Put what an flist describes into a mount as content, or into a working tree under a name
+    ///
+    /// Every chunk is fetched and verified. As content it has the CID that put -r gives the same tree, and is pinned. Under a
+    /// name modes, times, pipes and sockets are kept too, and owners and devices where root imports; the next commit has it all.
+    /// The last line printed is the path.
+    #[command(
+        after_help = "Examples:\n  muxfs flist import ubuntu.fl /ipfs\n  muxfs flist import --source dir:///srv/chunks ubuntu.flist /zstor/ubuntu\n  muxfs commit /zstor"
+    )]
+    Import(FlistImport),
     /// Read all of an flist and name what is wrong with it
     ///
     /// Every directory, and that each file has its chunks; with --chunks every chunk is fetched and verified, too.
@@ -67,6 +76,19 @@ pub(crate) enum Flist {
         #[arg(value_name = "FLIST")]
         flist: PathBuf,
     },
+}
+
+/// What is imported.
+#[derive(Debug, Args)]
+pub(crate) struct FlistImport {
+    #[command(flatten)]
+    pub(crate) sources: FlistSources,
+    /// The flist
+    #[arg(value_name = "FLIST")]
+    pub(crate) flist: PathBuf,
+    /// A mount, as /ipfs, or a name in a working tree, as /ipfs/ubuntu [default: the default mount]
+    #[arg(value_name = "TARGET")]
+    pub(crate) target: Option<std::ffi::OsString>,
 }
 
 /// A place in an flist.

@@ -1,7 +1,10 @@
 //! `flist`: looks into one flist, which is a file like any other: no server and no data directory takes part.
 
+mod import;
+
 use std::{ffi::OsStr, fmt::Write as _, os::unix::ffi::OsStrExt as _, path::Path, process::ExitCode, sync::Arc};
 
+pub(crate) use self::import::import;
 use muxfs::{Error, ErrorKind, FileKind, Name, Result};
 use muxfs_flist::{Chunks, ChunksOptions, Entry, Flist, Inode, Sources};
 use serde_json::{Value, json};
@@ -22,6 +25,9 @@ pub(crate) async fn flist(command: &args::Flist, output: Output) -> Result<ExitC
         args::Flist::Ls { path, long, recursive } => ls(path, *long, *recursive, output)?,
         args::Flist::Stat { path } => stat(path, output)?,
         args::Flist::Metadata { flist } => metadata(flist, output)?,
+        args::Flist::Import(_) => {
+            return Err(Error::new(ErrorKind::Internal, OP).because("an import needs a namespace"));
+        }
         args::Flist::Cat { sources, flist, path } => cat(flist, path, sources, output).await?,
         args::Flist::Check { sources, chunks, flist } => {
             return check(flist, chunks.then_some(sources), output).await;

@@ -151,6 +151,38 @@ fn a_server_mounts_them() {
     assert_eq!(fs::read_dir(dir).expect("listed").count(), 0, "what is unpacked has no name");
 }
 
+/// As content it is what `put -r` makes of the tree, and under a name it keeps what the flist knows.
+#[test]
+fn they_are_imported() {
+    let world = World::new();
+    let big = big(&world);
+    let source = chunks_dir();
+    let path = |name: &str| vectors().join(name);
+    let mut paths = Vec::new();
+    for name in ["small.flist", "small.fl"] {
+        let flist = path(name);
+        let import = ["flist", "import", "--source", &source, text(&flist)];
+        paths.push(world.ok(&[&import[..], &["/ipfs"]].concat()));
+        world.fails(&[&import[..], &["/local"]].concat(), 2);
+    }
+    assert_eq!(paths[0], paths[1], "the same tree");
+    let out = world.path("out");
+    world.ok(&["get", &paths[0], text(&out)]);
+    assert!(fs::read(out.join("usr/share/man/big.txt")).expect("read") == big);
+    assert_eq!(fs::read_link(out.join("man")).expect("a symlink"), Path::new("/usr/share/man"));
+    assert_eq!(world.ok(&["put", "-r", text(&out), "/ipfs"]), paths[0], "a CID as that of put");
+    world.ok(&["verify", &paths[0]]);
+
+    let flist = path("small.flist");
+    assert_eq!(world.ok(&["flist", "import", "--source", &source, text(&flist), "/ipfs/image"]), "/ipfs/image");
+    let stat = world.ok(&["stat", "/ipfs/image/etc/passwd"]);
+    assert!(stat.contains("4755") && stat.contains("2017-07-14T02:40:00Z"), "{stat}");
+    assert!(world.ok(&["stat", "/ipfs/image/etc/fifo"]).contains("Fifo"));
+    assert!(world.run(&["cat", "/ipfs/image/usr/share/man/big.txt"]).stdout == big);
+    let none = ["flist", "import", "--no-follow", text(&flist), "/ipfs"];
+    assert!(world.fails(&none, 1).contains("no source"), "it is told which chunk");
+}
+
 /// A 0-db server has what zflist put, and a web server what rfs did.
 #[test]
 fn chunks_come_from_servers() {
