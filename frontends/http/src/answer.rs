@@ -30,6 +30,7 @@ use crate::{
     guard, ipns, ours, page,
     place::{self, Place},
     server::Shared,
+    site::{Root, Site},
     target::Target,
 };
 
@@ -54,18 +55,25 @@ const DRAIN_TIME_MAX: Duration = Duration::from_secs(5);
 pub(crate) async fn answer(shared: &Arc<Shared>, request: Request<Incoming>) -> Response<Body> {
     let (request, body) = request.into_parts();
     let request = &request;
-    let mut response = if request.method == Method::POST {
+    let site = Site::of(request);
+    let mut response = if site.is_none() && request.method == Method::POST {
         log_in(shared, request, body).await.unwrap_or_else(|failure| fail(&failure, request))
-    } else if dav::writes(&request.method) == Some(true) {
+    } else if site.is_none() && dav::writes(&request.method) == Some(true) {
         change(shared, request, body).await.unwrap_or_else(|failure| fail(&failure, request))
     } else {
-        let found = timeout(shared.options.answer_timeout, find(shared, request, body)).await;
+        let found = async {
+            match &site {
+                Some(site) => find_on(shared, site, request).await,
+                None => find(shared, request, body).await,
+            }
+        };
+        let found = timeout(shared.options.answer_timeout, found).await;
         found.unwrap_or_else(|_| {
             let why = "It took too long to find this.";
             fail(&Failure::new(StatusCode::GATEWAY_TIMEOUT, why, "Try again in a while."), request)
         })
     };
-    if response.status() == StatusCode::METHOD_NOT_ALLOWED {
+    if response.status() == StatusCode::METHOD_NOT_ALLOWED && site.is_none() {
         allow(shared, response.headers_mut());
     }
     if request.method == Method::HEAD {
@@ -80,6 +88,11 @@ pub(crate) async fn answer(shared: &Arc<Shared>, request: Request<Incoming>) -> 
 /// Who asks, if they may ask at all.
 async fn admit(shared: &Shared, request: &Parts) -> Result<Who, Failure> {
     guard::check_host(request, &shared.options.hosts)?;
+    identify(shared, request).await
+}
+
+/// Who asks, if they may read.
+async fn identify(shared: &Shared, request: &Parts) -> Result<Who, Failure> {
     let who = access::who(&request.headers, shared.options.writing.as_ref().map(|writing| &writing.token));
     if who == Who::Refused {
         sleep(REFUSAL_TIME).await;
@@ -208,11 +221,7 @@ async fn find(shared: &Arc<Shared>, request: &Parts, body: Incoming) -> Response
         }
         response
     } else {
-        let boundary = || {
-            let mut random = [0; 16];
-            (shared.options.env.fill)(&mut random);
-            format!("{:032x}", u128::from_le_bytes(random))
-        };
+        let boundary = || boundary(shared);
         let answered = match cid {
             Some((cas, cid, below)) => by_cid(cas, &target, request, (cid, below), &boundary).await,
             None if is_of_name => by_ipns_name(shared, &target, request, &boundary).await,
@@ -229,6 +238,76 @@ async fn find(shared: &Arc<Shared>, request: &Parts, body: Incoming) -> Response
         guard::allow_every_origin(response.headers_mut());
     }
     response
+}
+
+/// A line that divides parts of an answer, and stands in none of them.
+fn boundary(shared: &Shared) -> String {
+    let mut random = [0; 16];
+    (shared.options.env.fill)(&mut random);
+    format!("{:032x}", u128::from_le_bytes(random))
+}
+
+/// Answers a request for a site: content alone is there.
+async fn find_on(shared: &Shared, site: &Site, request: &Parts) -> Response<Body> {
+    let answered = async {
+        identify(shared, request).await?;
+        match request.method {
+            Method::GET | Method::HEAD => by_site(shared, site, request).await,
+            Method::OPTIONS => {
+                let mut response = Response::new(Body::empty());
+                *response.status_mut() = StatusCode::NO_CONTENT;
+                Ok(response)
+            }
+            _ => Err(Failure::new(StatusCode::METHOD_NOT_ALLOWED, "A site is read, and not written.", "")),
+        }
+    };
+    let mut response = answered.await.unwrap_or_else(|failure| fail(&failure, request));
+    if matches!(response.status(), StatusCode::METHOD_NOT_ALLOWED | StatusCode::NO_CONTENT) {
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static(guard::METHODS));
+    }
+    response.headers_mut().append(VARY, HeaderValue::from_static("Accept"));
+    guard::allow_every_origin(response.headers_mut());
+    response
+}
+
+async fn by_site(shared: &Shared, site: &Site, request: &Parts) -> Result<Response<Body>, Failure> {
+    let target = Target::parse(&request.uri)?;
+    let wanted = Wanted::of(&target.query, &request.headers)?;
+    let below = target.parts.clone();
+    let target = &site.content(target)?;
+    let random = || boundary(shared);
+    let gateway = |cas| Gateway {
+        dag: dag_for(cas, request),
+        target,
+        request,
+        boundary: &random,
+        wanted: wanted.clone(),
+        site: Some(site),
+    };
+    let name = match &site.root {
+        Root::Cid(cid) => return gateway(public(shared)?).answer_on(site, *cid, (&[], &below)).await,
+        Root::Name(name) => name,
+    };
+    let Some(names) = &shared.options.names else {
+        return Err(Failure::new(StatusCode::NOT_FOUND, "Names of IPNS are not resolved here.", ""));
+    };
+    if wanted.format == Some(Format::IpnsRecord) {
+        return ipns::record(&**names, name, request, &below).await;
+    }
+    let resolved = resolve(&**names, name, (shared.options.env.now)()).await?;
+    let answered = gateway(public(shared)?).answer_on(site, resolved.root, (&resolved.path, &below)).await;
+    answered.map(|mut response| {
+        ipns::keep_no_longer(response.headers_mut(), resolved.ttl);
+        response
+    })
+}
+
+/// The mount of public content.
+fn public(shared: &Shared) -> Result<&Cas, Failure> {
+    let mount = Prefix::new(PUBLIC_PREFIX).and_then(|prefix| shared.mux.mount_at(prefix));
+    mount.ok().and_then(Mount::as_cas).map(AsRef::as_ref).ok_or_else(|| {
+        Failure::new(StatusCode::NOT_FOUND, "What has a CID is in /ipfs, which is not mounted here.", "")
+    })
 }
 
 /// The mount at the beginning of a path, and what follows it.
@@ -255,7 +334,7 @@ async fn by_cid(
     boundary: Boundary<'_>,
 ) -> Result<Response<Body>, Failure> {
     let wanted = Wanted::of(&target.query, &request.headers)?;
-    Gateway { dag: dag_for(cas, request), target, request, boundary, wanted }.answer(cid, below).await
+    Gateway { dag: dag_for(cas, request), target, request, boundary, wanted, site: None }.answer(cid, below).await
 }
 
 /// Where a request by CID reads. Who asks for another MuxFS, or wants no more, is answered from what is here: two that ask
@@ -293,12 +372,9 @@ async fn by_ipns_name(
         return ipns::record(&**names, &name, request, below).await;
     }
     let resolved = resolve(&**names, &name, (shared.options.env.now)()).await?;
-    let public = Prefix::new(PUBLIC_PREFIX).and_then(|prefix| shared.mux.mount_at(prefix));
-    let Some(cas) = public.ok().and_then(Mount::as_cas) else {
-        return Err(Failure::new(StatusCode::NOT_FOUND, "Names lead to /ipfs, which is not mounted here.", ""));
-    };
+    let cas = public(shared)?;
     let path = [&resolved.path, below].concat();
-    let gateway = Gateway { dag: dag_for(cas, request), target, request, boundary, wanted };
+    let gateway = Gateway { dag: dag_for(cas, request), target, request, boundary, wanted, site: None };
     let answered = gateway.answer(resolved.root, &path).await;
     answered.map(|mut response| {
         ipns::keep_no_longer(response.headers_mut(), resolved.ttl);

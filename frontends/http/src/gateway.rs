@@ -30,6 +30,7 @@ use crate::{
     format::{Format, Wanted},
     guard, media_type,
     page::{self, INDEX, LIST_COUNT_MAX, List, Row},
+    site::{PARTS_OF_HOST, Site},
     tar,
     target::{Target, path_of},
 };
@@ -51,6 +52,8 @@ pub(crate) struct Gateway<'a> {
     pub(crate) request: &'a Parts,
     pub(crate) boundary: &'a (dyn Fn() -> String + Sync),
     pub(crate) wanted: Wanted,
+    /// Whose origin it is on, where that is not the one that all content shares.
+    pub(crate) site: Option<&'a Site>,
 }
 
 /// Where a path led.
@@ -80,7 +83,7 @@ impl Gateway<'_> {
 
     fn check(&self) -> Result<(), Failure> {
         let is_worker = self.request.headers.get("service-worker").is_some_and(|value| value == "script");
-        if is_worker && self.target.parts.len() <= 2 {
+        if is_worker && self.site.is_none() && self.target.parts.len() <= 2 {
             let why = "A service worker of a whole CID would see what other pages of this origin do.";
             return Err(Failure::bad(why, "Put it into a directory of the site."));
         }
@@ -214,8 +217,24 @@ impl Gateway<'_> {
         let shown = String::from_utf8_lossy(text.get(..PREVIEW_LEN_MAX).unwrap_or(&text));
         let mut links = Vec::new();
         collect_links(&value, &mut links);
-        let page = page::preview(self.prefix(), &cid, &shown, text.len() > PREVIEW_LEN_MAX, &links);
+        let page = page::preview(
+            &format!("{}/{}", self.others(), self.prefix()),
+            &cid,
+            &shown,
+            text.len() > PREVIEW_LEN_MAX,
+            &links,
+        );
         Ok(self.with_place(page::answer(Some(&etag), Some(page)), place))
+    }
+
+    /// Where other content is: on the origin that all of it shares.
+    fn others(&self) -> &str {
+        self.site.map_or("", |site| &site.others)
+    }
+
+    /// How many parts of the path the name of the host says.
+    fn of_host(&self) -> usize {
+        if self.site.is_some() { PARTS_OF_HOST } else { 0 }
     }
 
     fn prefix(&self) -> &str {
@@ -367,7 +386,8 @@ impl Gateway<'_> {
     async fn dir(&self, place: &Place) -> Result<Response<Body>, Failure> {
         let cid = place.end.cid;
         if !self.target.is_dir {
-            return Ok(page::to_dir(self.target));
+            let parts = self.target.parts.get(self.of_host()..).unwrap_or_default();
+            return Ok(page::to_dir(parts, &self.target.query));
         }
         let index = Name::new(INDEX.as_bytes())?;
         if let Some(entry) = self.dag.lookup(&cid, &index).await? {
@@ -392,7 +412,15 @@ impl Gateway<'_> {
             is_dir: false,
         };
         let rows = entries.into_iter().map(row);
-        let list = List { parts: &self.target.parts, rows: rows.collect(), next, is_first: from == 0, top: 2 };
+        let list = List {
+            parts: &self.target.parts,
+            rows: rows.collect(),
+            next,
+            is_first: from == 0,
+            top: 2,
+            others: self.others(),
+            of_host: self.of_host(),
+        };
         Ok(self.with_place(page::answer(Some(&etag), Some(list.html())), place))
     }
 }

@@ -21,21 +21,25 @@ use crate::failure::Failure;
 /// What may be done with what has a CID, and where nothing is written.
 pub(crate) const METHODS: &str = "GET, HEAD, OPTIONS";
 
-/// Refuses a request whose `Host` is nobody's here.
-pub(crate) fn check_host(request: &Parts, hosts: &[String]) -> Result<(), Failure> {
+/// The name that a request asks for, with a port or without, where it has one: no browser omits it.
+pub(crate) fn asked_host(request: &Parts) -> Result<Option<&str>, Failure> {
     let mut named = request.headers.get_all(HOST).into_iter();
     let header = named.next().map(|host| host.to_str().unwrap_or("?"));
     if named.next().is_some() {
         return Err(Failure::bad("The request has more than one Host.", ""));
     }
     // What the request line says counts, where it says something (RFC 9112 3.2.2).
-    let host = match (request.uri.authority(), header) {
-        (Some(authority), _) => authority.as_str(),
-        (None, Some(header)) => header,
-        // No browser omits it.
-        (None, None) if request.version < Version::HTTP_11 => return Ok(()),
-        (None, None) => return Err(Failure::bad("The request has no Host.", "")),
-    };
+    match (request.uri.authority(), header) {
+        (Some(authority), _) => Ok(Some(authority.as_str())),
+        (None, Some(header)) => Ok(Some(header)),
+        (None, None) if request.version < Version::HTTP_11 => Ok(None),
+        (None, None) => Err(Failure::bad("The request has no Host.", "")),
+    }
+}
+
+/// Refuses a request whose `Host` is nobody's here.
+pub(crate) fn check_host(request: &Parts, hosts: &[String]) -> Result<(), Failure> {
+    let Some(host) = asked_host(request)? else { return Ok(()) };
     if is_known(host, hosts) {
         return Ok(());
     }
@@ -58,7 +62,7 @@ fn is_known(host: &str, hosts: &[String]) -> bool {
     name.parse::<IpAddr>().is_ok() || name == "localhost" || hosts.iter().any(|host| host.eq_ignore_ascii_case(&name))
 }
 
-fn is_port(text: Option<&str>) -> bool {
+pub(crate) fn is_port(text: Option<&str>) -> bool {
     text.is_some_and(|port| port.bytes().all(|byte| byte.is_ascii_digit()))
 }
 

@@ -4,6 +4,7 @@
 //! ```text
 //!   client --> server --> answer --> guard, access   who may ask
 //!                           |------> target  what for
+//!                           |------> site    --> gateway, redirects  (content on an origin of its own)
 //!                           |------> place   --> entity, page, folder                       ---> muxfs::vfs::Vfs
 //!                           |------> ours    (pages of our own, and what they ask for)
 //!                           |------> dav     (WebDAV: lists for programs, and changes)     ---> muxfs::vfs::Vfs
@@ -40,7 +41,9 @@ mod ours;
 mod page;
 mod place;
 mod range;
+mod redirects;
 mod server;
+mod site;
 mod stall;
 mod tar;
 mod target;

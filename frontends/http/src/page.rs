@@ -19,7 +19,7 @@ use crate::{
     dav::XML_TYPE,
     entity::{is_unchanged, set},
     failure::Failure,
-    target::{Target, path_of, percent_encode, percent_encode_value},
+    target::{Query, Target, path_of, percent_encode, percent_encode_value},
 };
 
 /// What is served in the place of a directory that has it.
@@ -92,6 +92,10 @@ pub(crate) struct List<'a> {
     pub(crate) is_first: bool,
     /// How many parts lead to where nothing above is shown.
     pub(crate) top: usize,
+    /// Where other content is: nothing on this origin, or as `//localhost:8080`.
+    pub(crate) others: &'a str,
+    /// How many parts the name of the host says, and the path does not.
+    pub(crate) of_host: usize,
 }
 
 impl List<'_> {
@@ -131,12 +135,14 @@ impl List<'_> {
     }
 
     pub(crate) fn html(&self) -> String {
+        let path_of = |parts: &[Name]| path_of(parts.get(self.of_host..).unwrap_or_default());
         let path = path_of(self.parts);
         let prefix = self.parts.first().map(Name::to_string).unwrap_or_default();
         let mut body = vec![format!("<h1>Index of /{}", escape(&prefix))];
         for end in 2..=self.parts.len() {
             let (Some(above), Some(name)) = (self.parts.get(..end), self.parts.get(end - 1)) else { continue };
-            body.push(format!("/<a href=\"{}\">{}</a>", escape(&path_of(above)), escape(&name.to_string())));
+            let above = Some(path_of(above)).filter(|path| !path.is_empty()).unwrap_or_else(|| "/".to_owned());
+            body.push(format!("/<a href=\"{}\">{}</a>", escape(&above), escape(&name.to_string())));
         }
         let head = "</h1>\n<table>\n<thead><tr><th scope=\"col\">Name</th><th scope=\"col\">CID</th>\
                     <th scope=\"col\">Size</th></tr></thead>\n<tbody>\n";
@@ -145,7 +151,7 @@ impl List<'_> {
             let href = escape(&path);
             body.push(format!("<tr><td><a href=\"{href}/..\">..</a></td><td>the directory above</td><td></td></tr>\n"));
         }
-        body.extend(self.rows.iter().map(|row| row.html(&prefix, &path)));
+        body.extend(self.rows.iter().map(|row| row.html(&format!("{}/{prefix}", self.others), &path)));
         body.push("</tbody>\n</table>\n".to_owned());
         if self.rows.is_empty() {
             body.push("<p>There is nothing here.</p>\n".to_owned());
@@ -168,13 +174,13 @@ impl List<'_> {
 }
 
 impl Row {
-    fn html(&self, prefix: &str, path: &str) -> String {
+    fn html(&self, content: &str, path: &str) -> String {
         let href = escape(&format!("{path}/{}", percent_encode(self.name.as_bytes())));
         let name = self.name.to_string();
         let saved_as = percent_encode_value(&name);
         let (name, slash) = (escape(&name), if self.is_dir { "/" } else { "" });
         let cid = self.cid.map(|cid| {
-            let href = format!("/{prefix}/{cid}?filename={saved_as}");
+            let href = format!("{}/{cid}?filename={saved_as}", escape(content));
             format!("<a class=\"ipfs-hash\" translate=\"no\" href=\"{href}\">{cid}</a>")
         });
         let (cid, size) = (cid.unwrap_or_default(), self.size.map(size).unwrap_or_default());
@@ -195,17 +201,18 @@ pub(crate) fn size(bytes: u64) -> String {
     format!("{}.{} {}", tenths / 10, tenths % 10, UNITS.get(unit).unwrap_or(&""))
 }
 
-/// Linked data as text, and what it links to.
-pub(crate) fn preview(prefix: &str, cid: &Cid, text: &str, is_cut: bool, links: &[Cid]) -> String {
+/// Linked data as text, and what it links to: `content` is where a CID is shown, as `/ipfs`.
+pub(crate) fn preview(content: &str, cid: &Cid, text: &str, is_cut: bool, links: &[Cid]) -> String {
     let mut body = vec![format!("<h1>Linked data {cid}</h1>\n<pre>{}</pre>\n", escape(text))];
     if is_cut {
         body.push("<p>The rest is left out here.</p>\n".to_owned());
     }
-    let block = format!("/{prefix}/{cid}?format=raw&amp;download=true");
+    let content = escape(content);
+    let block = format!("{content}/{cid}?format=raw&amp;download=true");
     body.push(format!("<p>As it is: <a href=\"{block}\">the block</a>.</p>\n"));
     if !links.is_empty() {
         body.push("<h2>Links</h2>\n<ul>\n".to_owned());
-        let item = |link| format!("<li><a class=\"ipfs-hash\" href=\"/{prefix}/{link}\">{link}</a></li>\n");
+        let item = |link| format!("<li><a class=\"ipfs-hash\" href=\"{content}/{link}\">{link}</a></li>\n");
         body.extend(links.iter().map(item));
         body.push("</ul>\n".to_owned());
     }
@@ -248,12 +255,12 @@ fn put(response: &mut Response<Body>, text: String, content_type: &'static str) 
 }
 
 /// The same path with a slash at its end: what is named in a page is found below it then.
-pub(crate) fn to_dir(target: &Target) -> Response<Body> {
-    let query = &target.query.text;
+pub(crate) fn to_dir(parts: &[Name], query: &Query) -> Response<Body> {
+    let query = &query.text;
     let query = if query.is_empty() { String::new() } else { format!("?{query}") };
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::MOVED_PERMANENTLY;
-    set(response.headers_mut(), LOCATION, &format!("{}/{query}", path_of(&target.parts)));
+    set(response.headers_mut(), LOCATION, &format!("{}/{query}", path_of(parts)));
     response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
     response
 }
@@ -301,7 +308,8 @@ mod tests {
         let row = |name| Row { name, cid: Some(cid), size: None, is_dir: false };
         let rows = names(&[hostile, b"\xff.txt"]).into_iter().map(row).collect();
         let parts = names(&[b"ipfs", cid.to_string().as_bytes(), b"<b>", hostile]);
-        let page = List { parts: &parts, rows, next: Some(255), is_first: false, top: 2 }.html();
+        let page =
+            List { parts: &parts, rows, next: Some(255), is_first: false, top: 2, others: "", of_host: 0 }.html();
         assert!(!page.contains("<script") && !page.contains("<b>") && !page.contains("&#x27;"), "{page}");
         assert!(page.contains("%FF.txt") && page.contains("?from=ff"));
         let failure = Failure::bad("<script>", "");
@@ -313,7 +321,7 @@ mod tests {
         let cid = cid_of(Codec::Raw, b"").to_string();
         let page = |parts: &[&[u8]]| {
             let parts = names(parts);
-            List { parts: &parts, rows: vec![], next: None, is_first: true, top: 2 }.html()
+            List { parts: &parts, rows: vec![], next: None, is_first: true, top: 2, others: "", of_host: 0 }.html()
         };
         assert!(!page(&[b"ipfs", cid.as_bytes()]).contains(">..<"));
         let below = page(&[b"ipfs", cid.as_bytes(), b"a b"]);

@@ -64,7 +64,7 @@ pub(crate) fn mounts(shared: &Shared, request: &Parts) -> Result<Response<Body>,
         return Ok(private(ours::told(&json!({ "writable": false, "entries": entries, "next": null }))));
     }
     let rows = shared.mux.mounts().iter().map(row).collect::<Result<_>>()?;
-    let list = List { parts: &[], rows, next: None, is_first: true, top: 0 };
+    let list = List { parts: &[], rows, next: None, is_first: true, top: 0, others: "", of_host: 0 };
     Ok(private(files(shared, &list)))
 }
 
@@ -190,7 +190,7 @@ impl Place<'_> {
 
     async fn dir(&self, mount: &Mount, lease: &Lease, own: &Attr, names: &[Name]) -> Result<Response<Body>, Failure> {
         if !self.target.is_dir {
-            return Ok(page::to_dir(self.target));
+            return Ok(page::to_dir(&self.target.parts, &self.target.query));
         }
         let vfs = mount.vfs();
         if wants_json(self.request) {
@@ -225,7 +225,7 @@ impl Place<'_> {
         }
         rows.sort_by(|a, b| a.name.cmp(&b.name));
         let parts = self.target.parts.get(..=names.len()).unwrap_or(&self.target.parts);
-        Ok(files(self.shared, &List { parts, rows, next, is_first: from == 0, top: 0 }))
+        Ok(files(self.shared, &List { parts, rows, next, is_first: from == 0, top: 0, others: "", of_host: 0 }))
     }
 
     /// A part of a directory for programs, in the order of the mount.

@@ -96,7 +96,7 @@ impl Query {
 }
 
 /// Undoes percent-encoding; `None` where a `%` begins no octet.
-fn percent_decode(text: &[u8]) -> Option<Vec<u8>> {
+pub(crate) fn percent_decode(text: &[u8]) -> Option<Vec<u8>> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.iter();
     while let Some(byte) = rest.next() {
@@ -118,8 +118,8 @@ pub(crate) fn percent_encode(bytes: &[u8]) -> String {
 }
 
 /// Text as the value of a parameter of a query, or in a header as RFC 8187 has it.
-pub(crate) fn percent_encode_value(text: &str) -> String {
-    percent_encode_all_but(b"-_.~", text.as_bytes())
+pub(crate) fn percent_encode_value(text: impl AsRef<[u8]>) -> String {
+    percent_encode_all_but(b"-_.~", text.as_ref())
 }
 
 fn percent_encode_all_but(plain: &[u8], bytes: &[u8]) -> String {
