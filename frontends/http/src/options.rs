@@ -53,7 +53,8 @@ impl Default for Options {
             reporter: None,
             private: false,
             names: None,
-            connections_max: 512,
+            // Helia asks for all 1024 parts of a file's node at once, each on a connection of its own.
+            connections_max: 2048,
             head_timeout: Duration::from_secs(30),
             stall_timeout: Duration::from_mins(1),
             answer_timeout: Duration::from_mins(1),
