@@ -4,21 +4,33 @@
 //! text comes in, and a path goes to what is to be answered. Formats: IPFS Web `_redirects` File Specification.
 //! Spec: spec/http.md #sites.
 
-use axum::http::StatusCode;
-use muxfs::Name;
+use std::collections::HashSet;
 
-use crate::target::{percent_decode, percent_encode_value};
+use axum::http::StatusCode;
+use muxfs::{
+    Name,
+    path::{PATH_LEN_MAX, PATH_PART_COUNT_MAX},
+};
+
+use crate::{
+    failure::cause_of,
+    target::{percent_decode, percent_encode_value},
+};
 
 /// What the file is called, at the root of a site.
 pub(crate) const FILE: &str = "_redirects";
 /// How long it may be, in bytes.
 pub(crate) const FILE_LEN_MAX: u64 = 64 << 10;
+/// How long an address may become, in bytes: as long as a path may that is asked for.
+const TO_LEN_MAX: usize = 3 * PATH_LEN_MAX;
+/// What `TO` knows by the asterisk of `FROM`.
+const SPLAT: &str = "splat";
 
 /// What is to be answered in the place of a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Answer {
-    /// What is at another path of the site, with this status; as it stands in a URL.
-    Instead(StatusCode, String),
+    /// What is at another path of the site, with this status; as it stands in a URL. `line` says so.
+    Instead { status: StatusCode, path: String, line: usize },
     /// That it is at another address.
     Elsewhere(StatusCode, String),
 }
@@ -26,6 +38,7 @@ pub(crate) enum Answer {
 /// A line.
 #[derive(Debug, Clone)]
 struct Rule {
+    line: usize,
     from: Vec<Part>,
     to: String,
     status: StatusCode,
@@ -38,6 +51,17 @@ enum Part {
     Any(String),
     /// Any parts, or none.
     Rest,
+}
+
+impl Part {
+    /// What `TO` knows it by.
+    fn placeholder(&self) -> Option<&str> {
+        match self {
+            Self::Is(_) => None,
+            Self::Any(name) => Some(name),
+            Self::Rest => Some(SPLAT),
+        }
+    }
 }
 
 /// A file that is none.
@@ -62,14 +86,14 @@ impl Redirects {
             if line.trim().is_empty() {
                 continue;
             }
-            rules.push(Rule::parse(line.trim()).map_err(bad)?);
+            rules.push(Rule::parse(index + 1, line.trim()).map_err(bad)?);
         }
         Ok(Self(rules))
     }
 
     /// What is to be answered for a path of the site, whose query is this.
-    pub(crate) fn answer(&self, path: &[Name], query: &str) -> Option<Answer> {
-        self.0.iter().find_map(|rule| rule.answer(path, query))
+    pub(crate) fn answer(&self, path: &[Name], query: &str) -> Result<Option<Answer>, BadLine> {
+        self.0.iter().find_map(|rule| rule.answer(path, query)).transpose()
     }
 }
 
@@ -79,8 +103,8 @@ fn is_comment(before: &str) -> bool {
 }
 
 impl Rule {
-    fn parse(line: &str) -> Result<Self, String> {
-        let fields: Vec<&str> = line.split([' ', '\t']).filter(|field| !field.is_empty()).collect();
+    fn parse(line: usize, text: &str) -> Result<Self, String> {
+        let fields: Vec<&str> = text.split([' ', '\t']).filter(|field| !field.is_empty()).collect();
         let (from, to, status) = match fields[..] {
             [from, to] => (from, to, "301"),
             [from, to, status] => (from, to, status),
@@ -105,41 +129,43 @@ impl Rule {
         if let Some(char) = to.chars().find(|char| char.is_control() || *char == '\\') {
             return Err(format!("{char:?} cannot stand in an address"));
         }
-        let mut parts = Vec::new();
-        for part in from.split('/').filter(|part| !part.is_empty()) {
-            if parts.last() == Some(&Part::Rest) {
-                return Err("an asterisk is the last part".into());
-            }
-            let part = match part.strip_prefix(':') {
-                _ if part == "*" => Part::Rest,
-                Some(name) if is_placeholder(name) && name != "splat" => Part::Any(name.to_owned()),
-                Some(_) => return Err(format!("{part:?} is no placeholder: those are letters, digits and _")),
-                None if part.contains('*') => return Err("an asterisk is a part of its own, the last one".into()),
-                None => Part::Is(percent_decode(part.as_bytes()).unwrap_or_else(|| part.into())),
-            };
-            if matches!(part, Part::Any(_)) && parts.contains(&part) {
-                return Err("a placeholder is in FROM twice".into());
-            }
-            parts.push(part);
-        }
-        Ok(Self { from: parts, to: to.to_owned(), status })
+        let from = parts_of(from)?;
+        let rule = Self { line, from, to: to.to_owned(), status };
+        rule.check_to(is_url)?;
+        Ok(rule)
     }
 
-    fn answer(&self, path: &[Name], query: &str) -> Option<Answer> {
-        let mut found: Vec<(&str, String)> = Vec::new();
+    /// Refuses a `TO` that no address, or no path of the site, can be, whatever its placeholders stand for.
+    fn check_to(&self, is_url: bool) -> Result<(), String> {
+        let none: &[Name] = &[];
+        let found: Vec<_> = self.from.iter().filter_map(Part::placeholder).map(|name| (name, none)).collect();
+        let too_long = || format!("TO is longer than {TO_LEN_MAX} bytes");
+        fill(&self.to, &found).ok_or_else(too_long)?;
+        if is_url {
+            return Ok(());
+        }
+        for part in path_in(&self.to).split('/').filter(|part| !part.is_empty()) {
+            let filled = fill(part, &found).ok_or_else(too_long)?;
+            let octets = percent_decode(filled.as_bytes()).ok_or("a % in TO is not followed by two hex digits")?;
+            // What a placeholder stands for may make a name of it.
+            if fill(part, &[]).is_some_and(|plain| plain == filled) {
+                Name::new(&octets).map_err(|error| format!("a part of TO is no name: {}", cause_of(&error)))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn answer(&self, path: &[Name], query: &str) -> Option<Result<Answer, BadLine>> {
+        let mut found: Vec<(&str, &[Name])> = Vec::new();
         let mut rest = path;
         for part in &self.from {
             match part {
-                Part::Rest => {
-                    let parts: Vec<String> = rest.iter().map(encode).collect();
-                    found.push(("splat", parts.join("/")));
-                    rest = &[];
-                }
+                Part::Rest => found.push((SPLAT, std::mem::take(&mut rest))),
                 Part::Is(_) | Part::Any(_) => {
-                    let (first, others) = rest.split_first()?;
+                    let (first, others) = rest.split_at_checked(1)?;
                     match part {
-                        Part::Is(wanted) if wanted != first.as_bytes() => return None,
-                        Part::Any(name) => found.push((name, encode(first))),
+                        Part::Is(wanted) if first.iter().any(|name| wanted != name.as_bytes()) => return None,
+                        Part::Any(name) => found.push((name, first)),
                         Part::Is(_) | Part::Rest => {}
                     }
                     rest = others;
@@ -149,16 +175,50 @@ impl Rule {
         if !rest.is_empty() {
             return None;
         }
-        let mut to = fill(&self.to, &found);
+        let Some(mut to) = fill(&self.to, &found) else {
+            let why = format!("TO becomes longer than {TO_LEN_MAX} bytes");
+            return Some(Err(BadLine { line: self.line, why }));
+        };
         if to.starts_with("//") {
             // Where nothing was found for what stood between: it would be the name of a host.
             to = format!("/{}", to.trim_start_matches('/'));
         }
-        if self.status.is_redirection() {
-            return Some(Answer::Elsewhere(self.status, with_query(&to, query)));
-        }
-        Some(Answer::Instead(self.status, to))
+        Some(Ok(if self.status.is_redirection() {
+            Answer::Elsewhere(self.status, with_query(&to, query))
+        } else {
+            Answer::Instead { status: self.status, path: path_in(&to).to_owned(), line: self.line }
+        }))
     }
+}
+
+/// The parts of a `FROM`.
+fn parts_of(from: &str) -> Result<Vec<Part>, String> {
+    let mut parts = Vec::new();
+    for part in from.split('/').filter(|part| !part.is_empty()) {
+        if parts.last() == Some(&Part::Rest) {
+            return Err("an asterisk is the last part".into());
+        }
+        let part = match part.strip_prefix(':') {
+            _ if part == "*" => Part::Rest,
+            Some(name) if is_placeholder(name) && name != SPLAT => Part::Any(name.to_owned()),
+            Some(_) => return Err(format!("{part:?} is no placeholder: those are letters, digits and _")),
+            None if part.contains('*') => return Err("an asterisk is a part of its own, the last one".into()),
+            None => Part::Is(percent_decode(part.as_bytes()).unwrap_or_else(|| part.into())),
+        };
+        if matches!(part, Part::Any(_)) && parts.contains(&part) {
+            return Err("a placeholder is in FROM twice".into());
+        }
+        if parts.len() >= PATH_PART_COUNT_MAX {
+            return Err(format!("FROM has more than the {PATH_PART_COUNT_MAX} parts that a path may have"));
+        }
+        parts.push(part);
+    }
+    Ok(parts)
+}
+
+/// An address without its query and fragment.
+fn path_in(to: &str) -> &str {
+    to.split(['?', '#']).next().unwrap_or_default()
 }
 
 fn is_placeholder(name: &str) -> bool {
@@ -169,9 +229,10 @@ fn encode(name: &Name) -> String {
     percent_encode_value(name.as_bytes())
 }
 
-/// `to` with what was found for the names that stand in it after colons, and no octet that an address has not.
-fn fill(to: &str, found: &[(&str, String)]) -> String {
-    let mut filled = String::with_capacity(to.len());
+/// `to` with what was found for the names that stand in it after colons, and no octet that an address has not; `None` past
+/// [`TO_LEN_MAX`].
+fn fill(to: &str, found: &[(&str, &[Name])]) -> Option<String> {
+    let mut filled = String::new();
     let mut rest = to;
     while let Some(char) = rest.chars().next() {
         let name_len = match rest.strip_prefix(':') {
@@ -179,29 +240,32 @@ fn fill(to: &str, found: &[(&str, String)]) -> String {
             None => 0,
         };
         let name = rest.get(1..=name_len).unwrap_or_default();
-        if let Some((_, value)) = found.iter().find(|(known, _)| name_len > 0 && *known == name) {
-            filled.push_str(value);
+        if let Some((_, names)) = found.iter().find(|(known, _)| name_len > 0 && *known == name) {
+            let parts: Vec<String> = names.iter().map(encode).collect();
+            filled.push_str(&parts.join("/"));
             rest = &rest[1 + name_len..];
-            continue;
-        }
-        let (this, after) = rest.split_at(char.len_utf8());
-        if char.is_ascii() {
-            filled.push(char);
         } else {
-            filled.push_str(&percent_encode_value(this));
+            let (this, after) = rest.split_at(char.len_utf8());
+            if char.is_ascii() {
+                filled.push(char);
+            } else {
+                filled.push_str(&percent_encode_value(this));
+            }
+            rest = after;
         }
-        rest = after;
+        if filled.len() > TO_LEN_MAX {
+            return None;
+        }
     }
-    filled
+    Some(filled)
 }
 
 /// An address with the parameters of the request that it does not have itself.
 fn with_query(to: &str, query: &str) -> String {
     let (address, fragment) = to.split_once('#').map_or((to, None), |(address, fragment)| (address, Some(fragment)));
-    let key = |pair: &str| pair.split('=').next().unwrap_or_default().to_owned();
-    let own: Vec<String> =
+    let own: HashSet<&str> =
         address.split_once('?').map(|(_, query)| query.split('&').map(key).collect()).unwrap_or_default();
-    let kept: Vec<&str> = query.split('&').filter(|pair| !pair.is_empty() && !own.contains(&key(pair))).collect();
+    let kept: Vec<&str> = query.split('&').filter(|pair| !pair.is_empty() && !own.contains(key(pair))).collect();
     let mut merged = address.to_owned();
     if !kept.is_empty() {
         merged.push(if address.contains('?') { '&' } else { '?' });
@@ -212,6 +276,10 @@ fn with_query(to: &str, query: &str) -> String {
         merged.push_str(fragment);
     }
     merged
+}
+
+fn key(pair: &str) -> &str {
+    pair.split('=').next().unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -228,8 +296,9 @@ mod tests {
     fn answered(file: &str, asked: &str) -> Option<(u16, String)> {
         let (asked, query) = asked.split_once('?').unwrap_or((asked, ""));
         let redirects = Redirects::parse(file.as_bytes()).unwrap_or_else(|bad| panic!("{file}: {bad:?}"));
-        redirects.answer(&path(asked), query).map(|answer| match answer {
-            Answer::Instead(status, to) | Answer::Elsewhere(status, to) => (status.as_u16(), to),
+        let answer = redirects.answer(&path(asked), query).unwrap_or_else(|bad| panic!("{file}: {bad:?}"));
+        answer.map(|answer| match answer {
+            Answer::Instead { status, path: to, .. } | Answer::Elsewhere(status, to) => (status.as_u16(), to),
         })
     }
 
@@ -251,7 +320,7 @@ mod tests {
             ("/p/* /q/:splat", "/p/", Some((301, "/q/"))),
             ("/p/* /q/:splat", "/pp/a", None),
             ("/* /index.html 200", "/any/where", Some((200, "/index.html"))),
-            ("/* /index.html?:splat 200", "/a%26b", Some((200, "/index.html?a%26b"))),
+            ("/* /index.html?:splat 200", "/a%26b", Some((200, "/index.html"))),
             ("/:a/* https://x.example/:splat/:a/:splatter", "/1/2/3", Some((301, "https://x.example/2/3/1/:splatter"))),
             ("/caf%C3%A9 /ok 410", "/caf%c3%a9", Some((410, "/ok"))),
             ("/caf\u{e9} /\u{f6}:x 451", "/caf%c3%a9", Some((451, "/%C3%B6:x"))),
@@ -290,12 +359,34 @@ mod tests {
             ("/*/a /b", 1, "asterisk"),
             ("/a* /b", 1, "asterisk"),
             ("/a/** /b", 1, "asterisk"),
+            ("/a /b\n/a /../b", 2, "no name"),
+            ("/a /b/%2e 200", 1, "no name"),
+            ("/a /b%2fc 404", 1, "no name"),
+            ("/a /%zz 404", 1, "two hex digits"),
+            ("/:a /%:a 404", 1, "two hex digits"),
+            (&format!("/a /{} 404", "b".repeat(256)), 1, "no name"),
+            (&format!("/a https://x.example/{}", "b".repeat(TO_LEN_MAX)), 1, "TO is longer"),
+            (&format!("{} /b", "/a".repeat(PATH_PART_COUNT_MAX + 1)), 1, "256 parts"),
         ] {
             let bad = Redirects::parse(file.as_bytes()).expect_err(file);
             assert!(bad.line == line && bad.why.contains(why), "{file}: {bad:?}");
         }
+        for fine in [&format!("{}/* /b", "/a".repeat(PATH_PART_COUNT_MAX - 1)), "/:a /.:a 200", "/a /b?%zz#/.. 200"] {
+            Redirects::parse(fine.as_bytes()).unwrap_or_else(|bad| panic!("{fine}: {bad:?}"));
+        }
         let bad = Redirects::parse(b"/a /b\n/\xff /b").expect_err("no UTF-8");
         assert_eq!((bad.line, bad.why.as_str()), (2, "it is no UTF-8"));
+    }
+
+    /// A few bytes of a file cannot become many of an answer.
+    #[test]
+    fn an_address_does_not_grow_without_end() {
+        let file = format!("/a /b\n/* /{}", ":splat".repeat(10_900));
+        let redirects = Redirects::parse(file.as_bytes()).expect("a file");
+        let long = path(&format!("/{}", "x".repeat(255)).repeat(15));
+        let bad = redirects.answer(&long, "").expect_err("too long");
+        assert!(bad.line == 2 && bad.why.contains("longer than") && bad.why.len() < 100, "{bad:?}");
+        assert_eq!(answered(&file, "/"), Some((301, "/".to_owned())));
     }
 
     proptest! {
@@ -307,8 +398,8 @@ mod tests {
             names in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 1..6), 0..4),
         ) {
             let names: Vec<Name> = names.iter().filter_map(|name| Name::new(name).ok()).collect();
-            let answer = Redirects::parse(file.as_bytes()).ok().and_then(|redirects| redirects.answer(&names, ""));
-            if let Some(Answer::Instead(_, to) | Answer::Elsewhere(_, to)) = answer {
+            let answer = Redirects::parse(file.as_bytes()).and_then(|redirects| redirects.answer(&names, ""));
+            if let Ok(Some(Answer::Instead { path: to, .. } | Answer::Elsewhere(_, to))) = answer {
                 prop_assert!(to.starts_with("https://h.example/") || to.starts_with('/') && !to.starts_with("//"), "{to:?}");
                 prop_assert!(to.bytes().all(|byte| byte.is_ascii_graphic()), "{to:?}");
             }
@@ -317,7 +408,7 @@ mod tests {
         #[test]
         fn any_bytes_are_read_or_refused(file in proptest::collection::vec(any::<u8>(), 0..200)) {
             if let Ok(redirects) = Redirects::parse(&file) {
-                redirects.answer(&path("/a/b"), "c=d");
+                redirects.answer(&path("/a/b"), "c=d").ok();
             }
         }
     }

@@ -22,7 +22,7 @@ use crate::{
     failure::Failure,
     gateway::Gateway,
     guard,
-    redirects::{Answer, FILE, FILE_LEN_MAX, Redirects},
+    redirects::{Answer, BadLine, FILE, FILE_LEN_MAX, Redirects},
     target::Target,
 };
 
@@ -132,8 +132,9 @@ impl Gateway<'_> {
             return Err(broken(format!("it is no file of at most {FILE_LEN_MAX} bytes")));
         }
         let text = self.dag.read_at(&file, 0, u32::try_from(FILE_LEN_MAX).unwrap_or(u32::MAX)).await?;
-        let redirects = Redirects::parse(&text).map_err(|bad| broken(format!("line {}: {}", bad.line, bad.why)))?;
-        match redirects.answer(below, &self.target.query.text) {
+        let bad_line = |BadLine { line, why }| broken(format!("line {line}: {why}"));
+        let redirects = Redirects::parse(&text).map_err(bad_line)?;
+        match redirects.answer(below, &self.target.query.text).map_err(bad_line)? {
             None => Ok(None),
             Some(Answer::Elsewhere(status, to)) => {
                 let mut response = Response::new(Body::empty());
@@ -142,14 +143,20 @@ impl Gateway<'_> {
                 response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
                 Ok(Some(response))
             }
-            Some(Answer::Instead(status, to)) => {
-                let uri: Uri = to.parse().map_err(|_| broken(format!("{to:?} is no path")))?;
-                let target = Target::parse(&uri)?;
+            Some(Answer::Instead { status, path, line }) => {
+                let bad_path = |why: String| bad_line(BadLine { line, why: format!("TO becomes no path: {why}") });
+                let uri: Uri = path.parse().map_err(|error| bad_path(format!("{error}.")))?;
+                let target = Target::parse(&uri).map_err(|failure| bad_path(failure.why))?;
                 let path = [base, &target.parts].concat();
                 let target = site.content(Target { query: self.target.query.clone(), ..target })?;
                 let request = &whole(self.request, status);
-                let instead = Gateway { target: &target, request, wanted: self.wanted.clone(), ..*self };
-                let mut response = instead.answer(cid, &path).await?;
+                let instead = |target| Gateway { target, request, wanted: self.wanted.clone(), ..*self };
+                let mut response = instead(&target).answer(cid, &path).await?;
+                if response.status() == StatusCode::MOVED_PERMANENTLY {
+                    // A directory without a slash. To be sent there would lose the status.
+                    let slashed = Target { is_dir: true, ..target.clone() };
+                    response = instead(&slashed).answer(cid, &path).await?;
+                }
                 if response.status() == StatusCode::OK {
                     *response.status_mut() = status;
                 }

@@ -120,7 +120,8 @@ async fn there_is_nothing_else_on_a_site() {
 async fn what_leads_nowhere_is_redirected() {
     let site = Site::new().await;
     let redirects = b"# Old names\n/one /one.txt\n/old/:name /sub/:name 302\n/sub/* /one.txt 200\n/gone/* /404.html 410\n\
-                      /shop/* https://shop.example/:splat 307\n/one.txt /404.html 404\n/dead /nothing 200\n/* /404.html 404\n";
+                      /shop/* https://shop.example/:splat 307\n/one.txt /404.html 404\n/dead /nothing 200\n/list/* /sub 404\n/home /sub 200\n\
+                      /* /404.html 404\n";
     let root = with_redirects(&site, redirects).await;
     for (path, status, location, text) in [
         ("/one", 301, Some("/one.txt"), ""),
@@ -142,6 +143,12 @@ async fn what_leads_nowhere_is_redirected() {
         assert_eq!((head.status, head.body.is_empty()), (status, true), "{path}");
     }
     assert_eq!(get(&site, &root, "/dead").await.status, 404, "a rule that leads nowhere");
+    // A directory keeps the status of its rule: nobody is sent to its slash.
+    for (path, status) in [("/list/x", 404), ("/home", 200)] {
+        let list = get(&site, &root, path).await;
+        assert_eq!((list.status, list.header("location")), (status, None), "{path}: {}", list.text());
+        assert!(list.text().contains("href=\"/sub/there.txt\""), "{path}: {}", list.text());
+    }
     let page = get(&site, &root, "/x").await;
     assert_eq!(page.header("content-type"), Some("text/html; charset=utf-8"));
     // What was asked for is not there: whoever has the page, or wants a part of it, is told so too.
@@ -172,9 +179,16 @@ async fn a_bad_file_is_told_with_its_line() {
         (b"/a javascript:alert(1)", "line 1: "),
         (b"\n\n/\xff /b", "line 3: it is no UTF-8"),
         (&b"/from /to 301\n".repeat(5000), "at most 65536 bytes"),
+        (b"/a /b\n/* /%zz 404", "line 2: "),
+        (
+            format!("/a /b\n/:name /{}:name 404", "x".repeat(250)).as_bytes(),
+            "line 2: TO becomes no path: A part of the path is no name",
+        ),
+        (format!("/a /b\n/* /{} 404", ":splat".repeat(10_000)).as_bytes(), "line 2: TO becomes longer"),
     ] {
         let root = with_redirects(&site, redirects).await;
         let reply = get(&site, &root, "/nothing").await;
+        assert!(reply.text().len() < 1000, "{why}");
         assert!(reply.status == 500 && reply.text().contains(why), "{why}: {}", reply.text());
         assert_eq!(get(&site, &root, "/one.txt").await.status, 200, "what is there is there");
     }
