@@ -130,6 +130,10 @@ impl StripeCode {
             return Ok(false);
         }
         let is_at = |(shard, index): (&&Shard, u8)| shard.header.stripe == *stripe && shard.header.index == index;
+        // Those of another stripe may be of another length.
+        if !shards.iter().zip(0..).all(is_at) {
+            return Ok(false);
+        }
         let (shard_len, mut left) = (stripe.shard_len(), stripe.block_len as usize);
         let (data, parity) = shards.split_at(stripe.data_shards());
         let mut parts = Vec::with_capacity(data.len());
@@ -140,8 +144,7 @@ impl StripeCode {
             left -= part.len();
             parts.push(part);
         }
-        let is_exact = shards.iter().zip(0..).all(is_at) && shards.iter().all(|shard| shard.is_exact());
-        if !is_exact || !is_padded || !stripe.is_of_parts(parts) {
+        if !is_padded || !shards.iter().all(|shard| shard.is_exact()) || !stripe.is_of_parts(parts) {
             return Ok(false);
         }
         let Some(code) = &self.parity else { return Ok(true) };
@@ -289,6 +292,12 @@ mod tests {
             if stripe.shard_len() > 0 {
                 let place = at.index(stripe.shard_len());
                 prop_assert!(!is_cut_with(forged(&shards[of], place, with))?, "{place} in shard {of}, checksums right");
+            }
+            // One of another stripe in the place of any: of other parameters, or of a shorter block.
+            let others = [(&block[..], k + 1), (&block[..len / 2], k), (&block[..], if k > 1 { k - 1 } else { 3 })];
+            for (block, k) in others {
+                let shards = StripeCode::new(k, m)?.encode(block)?;
+                prop_assert!(len == 0 || !is_cut_with(shards[of % shards.len()].clone())?, "of {k} + {m}");
             }
             if shards.len() > 1 && stripe.shard_len() > 0 {
                 let mut swapped = all.clone();
