@@ -9,6 +9,7 @@ use std::{
     collections::{HashMap, HashSet},
     fmt,
     hash::{DefaultHasher, Hash, Hasher},
+    mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -381,10 +382,10 @@ impl Reading<'_> {
 
 impl Drop for Reading<'_> {
     fn drop(&mut self) {
-        // Cells are cloned under the lock of the table only: two are the table's and ours.
+        // Cells are cloned and let go under the lock of the table only: so the last to leave finds the table's alone.
         let mut shard = self.verified.shard(&self.key);
-        let is_its = shard.readings.get(&self.key).is_some_and(|cell| Arc::ptr_eq(cell, &self.cell));
-        if is_its && Arc::strong_count(&self.cell) <= 2 {
+        drop(mem::take(&mut self.cell));
+        if shard.readings.get(&self.key).is_some_and(|cell| Arc::strong_count(cell) == 1) {
             shard.readings.remove(&self.key);
         }
     }
