@@ -63,22 +63,27 @@ const WORKER_COUNT_MIN: usize = 4;
 /// shorter, and are made and freed thousands of times a second.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 const GIVEN_BACK_LEN: libc::c_int = 8 << 20;
-/// How much freed memory each arena keeps at its end, in bytes.
+/// How much freed memory an arena keeps at its end, in bytes, and all of them together.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
-const KEPT_LEN: libc::c_int = 16 << 20;
+const KEPT_LEN_MAX: libc::c_int = 16 << 20;
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+const KEPT_LEN_OF_ALL: libc::c_int = 64 << 20;
 
 /// Has the allocator share its arenas among threads: glibc makes eight for each processor, and each keeps what was freed to
 /// it, so that a server which reads and writes for hours comes to hold several times what it uses. And has them keep what
 /// blocks need: else a fifth of the time that an erasure-coded write takes goes into pages that are given back and zeroed
-/// again. `MALLOC_ARENA_MAX`, `MALLOC_MMAP_THRESHOLD_` and `MALLOC_TRIM_THRESHOLD_` say otherwise.
+/// again. `MALLOC_ARENA_MAX`, `MALLOC_MMAP_THRESHOLD_` and `MALLOC_TRIM_THRESHOLD_` say otherwise, or `GLIBC_TUNABLES` of all.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 fn tune_allocator() {
+    if std::env::var_os("GLIBC_TUNABLES").is_some() {
+        return;
+    }
     let arena_count = std::thread::available_parallelism().map_or(2, usize::from).max(2);
     let arena_count = libc::c_int::try_from(arena_count).unwrap_or(libc::c_int::MAX);
     for (name, parameter, value) in [
         ("MALLOC_ARENA_MAX", libc::M_ARENA_MAX, arena_count),
         ("MALLOC_MMAP_THRESHOLD_", libc::M_MMAP_THRESHOLD, GIVEN_BACK_LEN),
-        ("MALLOC_TRIM_THRESHOLD_", libc::M_TRIM_THRESHOLD, KEPT_LEN),
+        ("MALLOC_TRIM_THRESHOLD_", libc::M_TRIM_THRESHOLD, (KEPT_LEN_OF_ALL / arena_count).min(KEPT_LEN_MAX)),
     ] {
         if std::env::var_os(name).is_some() {
             continue;
