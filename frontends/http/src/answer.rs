@@ -32,6 +32,7 @@ use crate::{
     server::Shared,
     site::{Root, Site},
     target::Target,
+    turn,
 };
 
 /// Where IPNS names are.
@@ -62,10 +63,13 @@ pub(crate) async fn answer(shared: &Arc<Shared>, request: Request<Incoming>) -> 
         change(shared, request, body).await.unwrap_or_else(|failure| fail(&failure, request))
     } else {
         let found = async {
-            match &site {
+            let turn = shared.turns.clone().acquire_owned().await;
+            let answer = match &site {
                 Some(site) => find_on(shared, site, request).await,
                 None => find(shared, request, body).await,
-            }
+            };
+            // They are never closed.
+            turn.map_or_else(|_| Response::default(), |turn| turn::keep(answer, turn))
         };
         let found = timeout(shared.options.answer_timeout, found).await;
         found.unwrap_or_else(|_| {

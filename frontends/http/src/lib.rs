@@ -12,7 +12,7 @@
 //! ```
 //!
 //! It stands beside the other frontends and knows only [`muxfs`]. Every block is verified before a byte of it is sent;
-//! what turns out bad below an answer that has begun breaks the connection off. Bounded: connections, heads, paths, lists,
+//! what turns out bad below an answer that has begun breaks the connection off. Bounded: connections, answers, heads, paths, lists,
 //! what is fetched ahead of a client, and how long any of them may stand still. Spec: spec/http.md.
 //!
 //! ```no_run
@@ -47,6 +47,7 @@ mod site;
 mod stall;
 mod tar;
 mod target;
+mod turn;
 mod ustar;
 
 pub use crate::{

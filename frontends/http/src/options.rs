@@ -29,6 +29,9 @@ pub struct Options {
     pub names: Option<Arc<dyn Records>>,
     /// How many connections may be open at once; one more is told 503.
     pub connections_max: usize,
+    /// How many answers that read may be under way at once; one more waits until another is sent, no longer than
+    /// `answer_timeout`.
+    pub answers_max: usize,
     /// How long a client may take to send the head of a request, and to send another on a connection that is open.
     pub head_timeout: Duration,
     /// How long a client may take nothing of what is sent to it, and send nothing of what it announced.
@@ -55,6 +58,7 @@ impl Default for Options {
             names: None,
             // Helia asks for all 1024 parts of a file's node at once, each on a connection of its own.
             connections_max: 2048,
+            answers_max: 512,
             head_timeout: Duration::from_secs(30),
             stall_timeout: Duration::from_mins(1),
             answer_timeout: Duration::from_mins(1),
@@ -83,6 +87,9 @@ impl Options {
         if self.connections_max == 0 {
             return refuse("no connection could ever open: the limit is 0");
         }
+        if self.answers_max == 0 {
+            return refuse("nothing could ever be answered: the limit is 0");
+        }
         if let Some(host) = self.hosts.iter().find(|host| host.is_empty() || host.contains([':', '/', '*', ' '])) {
             return refuse(&format!("{host:?} is no name of a host: names have no port and no pattern"));
         }
@@ -101,6 +108,7 @@ mod tests {
             (Options { addr: anywhere, ..Options::default() }, "loopback"),
             (Options { private: true, ..Options::default() }, "private"),
             (Options { connections_max: 0, ..Options::default() }, "limit is 0"),
+            (Options { answers_max: 0, ..Options::default() }, "limit is 0"),
             (Options { hosts: vec!["a.example:80".into()], ..Options::default() }, "port"),
             (Options { hosts: vec!["*.example".into()], ..Options::default() }, "pattern"),
         ] {

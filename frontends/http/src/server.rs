@@ -34,6 +34,8 @@ const HEAD_LEN_MAX: usize = 96 << 10;
 pub(crate) struct Shared {
     pub(crate) mux: MuxFs,
     pub(crate) options: Options,
+    /// The turns of answers that read.
+    pub(crate) turns: Arc<Semaphore>,
     /// Who keeps whom from writing.
     pub(crate) locks: Locks,
     /// What goes on although nobody may be waiting for it any more.
@@ -74,7 +76,9 @@ pub fn serve(mux: MuxFs, options: Options) -> Result<Server> {
     let addr = listener.local_addr().map_err(failed)?;
     let listener = TcpListener::from_std(listener).map_err(failed)?;
     let (closing, killed) = (CancellationToken::new(), CancellationToken::new());
-    let shared = Arc::new(Shared { mux, options, locks: Locks::default(), tasks: TaskTracker::new(), closing, killed });
+    let turns = Arc::new(Semaphore::new(options.answers_max.min(Semaphore::MAX_PERMITS)));
+    let (locks, tasks) = (Locks::default(), TaskTracker::new());
+    let shared = Arc::new(Shared { mux, options, turns, locks, tasks, closing, killed });
     shared.tasks.spawn(accept(listener, shared.clone()));
     tracing::info!(%addr, "HTTP listens");
     Ok(Server { addr, shared })

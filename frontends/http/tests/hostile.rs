@@ -194,6 +194,24 @@ async fn a_client_that_takes_nothing_is_let_go() {
     assert!(rest.len() < content.len(), "the answer broke off");
 }
 
+/// What is sent at once is bounded by answers, not by connections: others wait for their turn, and get all of theirs.
+#[tokio::test]
+async fn who_asks_for_more_than_is_sent_at_once_waits() {
+    let options = Options { answers_max: 1, answer_timeout: Duration::from_millis(500), ..Options::default() };
+    let (site, _) = faulty(options).await;
+    let (cid, content) = long_file(&site, 600).await;
+    let path = format!("/ipfs/{cid}");
+    let first = begin(&site, &path).await;
+    let late = site.get("/ipfs/bafkqaaa").await;
+    assert_eq!((late.status, late.is_whole), (504, true), "the one answer is not taken");
+    let (second, ()) = tokio::join!(site.get(&path), async { drop(first) });
+    assert_eq!((second.status, second.is_whole), (200, true));
+    assert!(second.body == content, "all of it");
+    let head = site.ask("HEAD", &path, &[]).await;
+    assert_eq!(head.header("content-length"), Some(content.len().to_string().as_str()));
+    assert_eq!(site.get("/ipfs/bafkqaaa").await.status, 200, "every turn was given back");
+}
+
 #[tokio::test]
 async fn a_head_that_never_ends_is_not_waited_for() {
     let site = Site::with(Options { head_timeout: Duration::from_millis(50), ..Options::default() }).await;
