@@ -408,7 +408,7 @@ async fn put(config: Config, in_use: &InUse, args: &Put, output: Output) -> Resu
         Some(target) => target,
         None => QfsPath { prefix: served.default_write().await?, parts: Vec::new() },
     };
-    let mount = mount_to_write(&served, &config, &target)?;
+    let mount = mount_to_write("put", &served, &config, &target)?;
     let way = match mount {
         Some(Mount::Local { .. }) => commands::put::Way::Place { keep: false },
         _ if owner::names_a_place(&target) => commands::put::Way::Place { keep: true },
@@ -421,7 +421,7 @@ async fn put(config: Config, in_use: &InUse, args: &Put, output: Output) -> Resu
 async fn cp(config: Config, in_use: &InUse, args: &Cp, output: Output) -> Result<()> {
     let (source, target) = (commands::path(&args.source)?, commands::path(&args.dest)?);
     let served = open(config, in_use).await?;
-    mount_to_write(&served, &Config::parse(&served.config().await?)?, &target)?;
+    mount_to_write("cp", &served, &Config::parse(&served.config().await?)?, &target)?;
     // What was copied before it failed stays.
     let done = commands::cp::cp(&*served, &source, &target, output).await;
     served.close().await?;
@@ -432,11 +432,16 @@ async fn cp(config: Config, in_use: &InUse, args: &Cp, output: Output) -> Result
 ///
 /// # Errors
 /// `Unavailable` where that would be the RAM of this process.
-fn mount_to_write<'a>(served: &Opened, config: &'a Config, target: &QfsPath) -> Result<Option<&'a Mount>> {
+fn mount_to_write<'a>(
+    op: &'static str,
+    served: &Opened,
+    config: &'a Config,
+    target: &QfsPath,
+) -> Result<Option<&'a Mount>> {
     let mount = config.mount.iter().find(|mount| mount.prefix() == target.prefix);
     if matches!((served, mount), (Opened::Own(_), Some(Mount::Mem { .. }))) {
-        return Err(Error::new(ErrorKind::Unavailable, "put").at(target).because(
-            "this mount is the RAM of a server, and none is running: start one with muxfs serve, or put into /ipfs",
+        return Err(Error::new(ErrorKind::Unavailable, op).at(target).because(
+            "this mount is the RAM of a server, and none is running: start one with muxfs serve, or choose another mount",
         ));
     }
     Ok(mount)
@@ -446,7 +451,7 @@ async fn car_import(config: Config, in_use: &InUse, args: &CarImport, output: Ou
     let served = open(config, in_use).await?;
     let mount = mount_or_default(&*served, args.into.as_deref()).await?;
     let target = QfsPath { prefix: mount, parts: Vec::new() };
-    mount_to_write(&served, &Config::parse(&served.config().await?)?, &target)?;
+    mount_to_write("car.import", &served, &Config::parse(&served.config().await?)?, &target)?;
     // What was imported before one failed stays.
     let done = commands::car::import(&*served, mount, args, output).await;
     served.close().await?;
@@ -461,7 +466,7 @@ async fn flist_import(config: Config, in_use: &InUse, args: &FlistImport, output
         None => QfsPath { prefix: served.default_write().await?, parts: Vec::new() },
     };
     let config = Config::parse(&served.config().await?)?;
-    let mount = mount_to_write(&served, &config, &target)?;
+    let mount = mount_to_write("flist.import", &served, &config, &target)?;
     let by_name = owner::names_a_place(&target);
     let refuse = |why: &str| Err(Error::new(ErrorKind::InvalidArgument, "flist.import").at(&target).because(why));
     match mount {
@@ -521,7 +526,7 @@ async fn zstor_import(config: Config, in_use: &InUse, args: &ZstorImport, output
         Some(target) => target,
         None => QfsPath { prefix: served.default_write().await?, parts: Vec::new() },
     };
-    mount_to_write(&served, &Config::parse(&served.config().await?)?, &target)?;
+    mount_to_write("zstor.import", &served, &Config::parse(&served.config().await?)?, &target)?;
     if target.cid().is_some() {
         return Err(Error::new(ErrorKind::InvalidArgument, "zstor.import")
             .at(&target)

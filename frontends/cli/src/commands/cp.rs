@@ -25,7 +25,7 @@ use tokio::sync::mpsc;
 
 use crate::{
     instance::Instance,
-    namespace::{Namespace, Place, to_text},
+    namespace::{Namespace, Place, from_text, to_text},
     output::{Output, bytes, count},
     owner::names_a_place,
 };
@@ -89,7 +89,9 @@ pub(crate) async fn cp(namespace: &dyn Namespace, source: &QfsPath, target: &Qfs
                 progress.say(format!("{moved} {unit}, {there} were there"));
             }
             Copying::Skipped { path, why } => {
-                output.notice(&format!("skipped {}: {why}", path.trim_start_matches('\0')));
+                let path =
+                    from_text(&path).and_then(|path| QfsPath::parse(&path).ok()).map_or(path, |path| path.to_string());
+                output.notice(&format!("skipped {path}: {why}"));
             }
             Copying::Done { cid, copied } => {
                 drop(progress);
@@ -200,15 +202,16 @@ async fn into_content(
         let tell: OnCopyProgress = Arc::new(move |moved| {
             told.try_send(Ok(Copying::Progress(of_blocks(moved)))).ok();
         });
-        let report = cas.dag().copy_from(&from, &root, Some(&tell)).await.map_err(|error| of_root(&error, source))?;
+        let report = cas.dag().copy_from(&from, &root, Some(&tell)).await;
+        let report = report.map_err(|error| of_blocks_between(&error, source, target))?;
         (root, of_blocks(report.moved))
     } else {
         let told = Arc::new(Told::new(out.clone(), Unit::Files));
-        let root = by_name::import(instance, source, cas.dag(), &told).await?;
+        let root = by_name::import(instance, source, cas.dag(), &told).await.map_err(|error| error.at(target))?;
         check_wanted(target, &root)?;
         (root, told.copied())
     };
-    cas.pin(&root).await?;
+    cas.pin(&root).await.map_err(|error| error.at(target))?;
     Ok(Copying::Done { cid: Some(root.to_string()), copied })
 }
 
@@ -216,15 +219,22 @@ fn of_blocks(CopyProgress { block_count, len, there_count }: CopyProgress) -> Co
     Copied { unit: Unit::Blocks, moved: block_count, bytes: len, there: there_count, skipped: 0 }
 }
 
-/// Names what was to be copied, beside the block that an error is about.
-fn of_root(error: &Error, source: &QfsPath) -> Error {
-    Error::new(error.kind(), "cp").at(source).because(format!("{error:#}"))
+/// Names what was to be copied, or where to, beside the block that an error is about.
+fn of_blocks_between(error: &Error, source: &QfsPath, target: &QfsPath) -> Error {
+    let kind = error.kind();
+    let named = Error::new(kind, "cp");
+    match kind {
+        ErrorKind::NotFound | ErrorKind::Corrupt => named.at(source).because(format!("{error:#}")),
+        ErrorKind::NoSpace | ErrorKind::Quota | ErrorKind::ReadOnly => named.at(target).because(format!("{error:#}")),
+        // Either may have failed.
+        _ => named.at(format!("{source} to {target}")).because(format!("{error:#}")),
+    }
 }
 
 /// Refuses what is not what the target asks for.
 fn check_wanted(target: &QfsPath, root: &Cid) -> Result<()> {
     let Some(wanted) = target.cid() else { return Ok(()) };
-    if wanted.multihash_bytes() == root.multihash_bytes() && wanted.codec() == root.codec() {
+    if wanted.multihash_bytes() == root.multihash_bytes() && wanted.codec_code() == root.codec_code() {
         return Ok(());
     }
     let why = format!("the source is {root}, not {wanted}; nothing was pinned");

@@ -1,10 +1,25 @@
 //! `cp`: between the mounts of one program, with a server and without: the same CID everywhere, and only what is missing moves.
 
-use std::{fs, path::Path, process::Stdio, time::Instant};
+use std::{
+    collections::HashSet,
+    ffi::OsStr,
+    fs,
+    os::unix::ffi::OsStrExt as _,
+    path::Path,
+    process::Stdio,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
 
+use muxfs::{
+    BlockKey, BlockStore as _, Cid, Codec, Env,
+    block::{Segments, SegmentsOptions},
+    dag::{Dag, DagOptions, Ipld},
+};
+use muxfs_local::FileMedia;
 use serde_json::{Value, json};
 
-use crate::{PATIENCE, WITHOUT_ZSTOR, World, assert_same_tree};
+use crate::{PATIENCE, WITHOUT_ZSTOR, World, assert_same_tree, verify::copy};
 
 fn text(path: &Path) -> &str {
     path.to_str().expect("UTF-8")
@@ -186,4 +201,130 @@ fn an_interrupted_copy_does_no_harm() {
     world.ok(&["verify", &done]);
     assert_eq!(told(&world, &[&path, "/zstor"])["moved"], 0);
     assert_eq!(server.terminate(), Some(0));
+}
+
+/// The blocks of `/ipfs`, where no program has them.
+async fn blocks(world: &World) -> Arc<Segments> {
+    let dir = world.path("data/mounts/ipfs");
+    let media = |part: &str| Arc::new(FileMedia::open(dir.join(part)).expect("nobody has it"));
+    let env = Env { now: Arc::new(SystemTime::now), fill: Arc::new(|bytes| bytes.fill(7)) };
+    let opened = Segments::open(media("blocks"), media("index"), SegmentsOptions::default(), &env).await;
+    Arc::new(opened.expect("the blocks open"))
+}
+
+fn linked(value: &Ipld, met: &mut Vec<Cid>) {
+    match value {
+        Ipld::Link(cid) if cid.codec() == Some(Codec::DagCbor) => met.push(**cid),
+        Ipld::List(values) => values.iter().for_each(|value| linked(value, met)),
+        _ => {}
+    }
+}
+
+/// The blocks of the attribute tree of a commit.
+async fn attribute_blocks(dag: &Dag, commit: &str) -> Vec<Cid> {
+    let commit = dag.get_linked(&commit.parse().expect("a CID")).await.expect("a block").expect("linked data");
+    let Ipld::Map(commit) = commit else { panic!("a commit is a map") };
+    let (mut all, mut met) = (Vec::new(), Vec::new());
+    linked(&commit["attrs"], &mut met);
+    while let Some(cid) = met.pop() {
+        all.push(cid);
+        linked(&dag.get_linked(&cid).await.expect("a block").expect("linked data"), &mut met);
+    }
+    all
+}
+
+/// What a copy by name was not told of, since a block of the attributes is lost, is not taken for what is not there:
+/// whichever is lost, the copy fails, or it is whole.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_left_out_of_a_copy_in_silence() {
+    let world = World::new();
+    let source = world.path("source");
+    fs::create_dir_all(source.join("sub")).expect("made");
+    for number in 0..100 {
+        fs::write(source.join(format!("file-{number}")), number.to_string()).expect("written");
+    }
+    world.ok(&["put", "-r", text(&source), "/ipfs/source"]);
+    let commit = world.ok(&["commit"]);
+    let commit = commit.rsplit('/').next().expect("a CID");
+    let store = blocks(&world).await;
+    let all = attribute_blocks(&Dag::new(store.clone(), DagOptions::default()), commit).await;
+    store.close().await.expect("closed");
+    drop(store);
+    assert!(all.len() > 5, "the attributes are in several blocks: {all:?}");
+    copy(&world.path("data"), &world.path("whole"));
+    let mut failed = 0;
+    for lost in all {
+        fs::remove_dir_all(world.path("data")).expect("removed");
+        copy(&world.path("whole"), &world.path("data"));
+        let store = blocks(&world).await;
+        store.delete(&BlockKey::from(&lost)).await.expect("deleted");
+        store.close().await.expect("closed");
+        drop(store);
+        let done = world.run(&["cp", "/ipfs/source", "/local/copy"]);
+        let names = |dir: &Path| -> HashSet<_> {
+            fs::read_dir(dir).into_iter().flatten().map(|entry| entry.expect("listed").file_name()).collect()
+        };
+        let is_whole = names(&world.path("data/local/copy")) == names(&source);
+        let told = String::from_utf8_lossy(&done.stderr);
+        assert_eq!(done.status.success(), is_whole, "{lost}: {told}");
+        failed += usize::from(!is_whole);
+    }
+    assert!(failed > 2, "no block that was lost was needed");
+}
+
+/// Where both have a CID it alone says whether the bytes are the same; mode and time follow.
+#[test]
+fn cids_tell_what_is_the_same() {
+    let world = World::by_default();
+    let file = world.path("file");
+    let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+    let write = |bytes: &str, time: SystemTime| {
+        fs::write(&file, bytes).expect("written");
+        fs::File::options().write(true).open(&file).expect("opened").set_modified(time).expect("set");
+        // One that is there with this length and time would be kept.
+        world.run(&["rm", "/ipfs/file"]);
+        world.ok(&["put", text(&file), "/ipfs/file"]);
+        world.ok(&["commit", "/ipfs"]);
+    };
+    let copied = || -> Value {
+        let copied = told(&world, &["/ipfs/file", "/zstor/file"]);
+        world.ok(&["commit", "/zstor"]);
+        copied
+    };
+    write("one", time);
+    assert_eq!(counts(&copied()), (&json!("files"), &json!(1), &json!(0)));
+    // Other bytes of the same length and time.
+    write("two", time);
+    assert_eq!(world.ok(&["cat", "/ipfs/file"]), "two");
+    assert_eq!(counts(&copied()), (&json!("files"), &json!(1), &json!(0)));
+    assert_eq!(world.ok(&["cat", "/zstor/file"]), "two");
+    // Another time of the same bytes.
+    write("two", time + Duration::from_secs(1));
+    assert_eq!(counts(&copied()), (&json!("files"), &json!(0), &json!(1)));
+    let stat = |path: &str| -> Value { serde_json::from_str(&world.ok(&["--json", "stat", path])).expect("JSON") };
+    assert_eq!(stat("/ipfs/file")["mtime"], stat("/zstor/file")["mtime"]);
+}
+
+/// What is wrong is said of what it is wrong with: room that the target has not, a name that cannot be shown as it is.
+#[test]
+fn what_is_told_names_the_right_side() {
+    let world = World::by_default();
+    let config = world.path("small.toml");
+    let small = WITHOUT_ZSTOR.replace("prefix = \"mem\"\n", "prefix = \"mem\"\nlimit = \"64KiB\"\n");
+    fs::write(&config, small).expect("written");
+    let server = world.serve(&["--config", text(&config)]);
+    let tree = world.tree();
+    let path = world.ok(&["put", "-r", text(&tree), "/ipfs"]);
+    let why = world.fails(&["cp", &path, "/mem"], 1);
+    assert!(why.contains("/mem") && !why.contains(&path), "{why}");
+    assert_eq!(server.terminate(), Some(0));
+
+    let pipe = world.path("data/local/dir").join(OsStr::from_bytes(b"\xff"));
+    fs::create_dir_all(pipe.parent().expect("a directory")).expect("made");
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, 0o640.into(), 0).expect("a pipe");
+    let done = world.run(&["cp", "/local/dir", "/ipfs"]);
+    let told = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success() && told.contains("skipped /local/dir/"), "{told}");
+    let why = world.fails(&["cp", "/local/dir", "/mem"], 5);
+    assert!(why.contains("cp") && !why.contains("put"), "{why}");
 }

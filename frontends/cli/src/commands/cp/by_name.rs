@@ -18,7 +18,7 @@ use muxfs::{
     Cid, Error, ErrorKind, FileKind, Name, QfsPath, Result, Source, Store as _,
     dag::{Dag, Entry, Link, UnixfsMeta},
     path::PATH_PART_COUNT_MAX,
-    vfs::{Attr, Cookie, Lease, Listing, Vfs, as_store::AsStore},
+    vfs::{Attr, Cookie, DirPage, Lease, Listing, Vfs, as_store::AsStore},
     working::HISTORY_NAME,
 };
 use tokio_util::io::StreamReader;
@@ -116,16 +116,15 @@ impl<E: End> Walk<'_, E> {
 
     fn dir(&self, dir: Node) -> BoxFuture<'_, Result<E::Made>> {
         Box::pin(async move {
-            let at = |error: Error| error.at(self.path(&dir.below));
             if self.source.parts.len() + dir.below.len() > PATH_PART_COUNT_MAX {
                 let error = Error::new(ErrorKind::NameTooLong, "cp");
-                return Err(at(error.because(format!("a path has at most {PATH_PART_COUNT_MAX} parts"))));
+                let why = format!("a path has at most {PATH_PART_COUNT_MAX} parts");
+                return Err(error.at(self.path(&dir.below)).because(why));
             }
             self.end.begin_dir(&dir).await?;
             let (mut made, mut dirs, mut after) = (Vec::new(), Vec::new(), Cookie::START);
             loop {
-                let page =
-                    self.instance.vfs.readdir(dir.lease.ino(), after, PAGE_LEN, Listing::Names).await.map_err(at)?;
+                let page = self.page(&dir, after).await?;
                 let next = page.entries.last().map(|entry| entry.cookie);
                 let met = stream::iter(page.entries).map(|entry| self.entry(&dir, entry.name));
                 let mut met = met.buffer_unordered(FILES_AT_ONCE);
@@ -152,14 +151,38 @@ impl<E: End> Walk<'_, E> {
     /// What an entry is; nothing where it went since it was listed, which content does not.
     async fn node(&self, dir: &Node, name: &Name) -> Result<Option<Node>> {
         let below = [&dir.below[..], std::slice::from_ref(name)].concat();
-        match self.instance.vfs.lookup(dir.lease.ino(), name).await {
-            Ok(attr) => {
-                let lease = Lease::adopt(self.instance.vfs.clone(), attr.ino);
-                Ok(Some(Node { lease, attr, below }))
+        let mut found = self.instance.vfs.lookup(dir.lease.ino(), name).await;
+        if found.as_ref().is_err_and(|error| error.kind() == ErrorKind::NotFound) && self.source.cid().is_none() {
+            // So is what is there, but of which a block is lost.
+            if !self.is_listed(dir, name).await? {
+                return Ok(None);
             }
-            Err(error) if error.kind() == ErrorKind::NotFound && self.source.cid().is_none() => Ok(None),
-            Err(error) => Err(error.at(self.path(&below))),
+            // Or it came back meanwhile.
+            found = self.instance.vfs.lookup(dir.lease.ino(), name).await;
         }
+        let attr = found.map_err(|error| error.at(self.path(&below)))?;
+        let lease = Lease::adopt(self.instance.vfs.clone(), attr.ino);
+        Ok(Some(Node { lease, attr, below }))
+    }
+
+    /// Whether a directory has a name now.
+    async fn is_listed(&self, dir: &Node, name: &Name) -> Result<bool> {
+        let mut after = Cookie::START;
+        loop {
+            let page = self.page(dir, after).await?;
+            if page.entries.iter().any(|entry| entry.name == *name) {
+                return Ok(true);
+            }
+            match page.entries.last() {
+                Some(last) if !page.eof => after = last.cookie,
+                _ => return Ok(false),
+            }
+        }
+    }
+
+    async fn page(&self, dir: &Node, after: Cookie) -> Result<DirPage> {
+        let page = self.instance.vfs.readdir(dir.lease.ino(), after, PAGE_LEN, Listing::Names).await;
+        page.map_err(|error| error.at(self.path(&dir.below)))
     }
 
     /// Copies what an entry is, but for a directory, which comes after the rest.
@@ -295,17 +318,17 @@ impl End for Placed<'_> {
 
     async fn file(&self, file: &Node, bytes: Pieces) -> Result<((), bool)> {
         let path = self.path(file);
-        let is_there = self.there(&path).await?.is_some_and(|there| {
-            let has_cid = there.cid.is_some() && there.cid == file.attr.cid;
-            let is_same = has_cid && !self.keeps || self.is_kept(file, &there);
-            there.kind == Kind::File && there.size == file.attr.size && is_same
+        let there = self.there(&path).await?.filter(|there| there.kind == Kind::File);
+        let is_new = there.is_none_or(|there| match (there.cid, file.attr.cid) {
+            (Some(there), Some(cid)) => there != cid,
+            // Who changes a file and gives it its time again would have to be read to be found out.
+            _ => there.size != file.attr.size || !self.is_kept(file, &there),
         });
-        if is_there {
-            return Ok(((), false));
+        if is_new {
+            self.store.put(&path, Source::Reader(Box::new(StreamReader::new(bytes.stream)))).await?;
         }
-        self.store.put(&path, Source::Reader(Box::new(StreamReader::new(bytes.stream)))).await?;
         self.keep(file, &path).await?;
-        Ok(((), true))
+        Ok(((), is_new))
     }
 
     async fn symlink(&self, symlink: &Node, target: Bytes) -> Result<((), bool)> {
