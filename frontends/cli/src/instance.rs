@@ -279,7 +279,9 @@ impl Instance {
         }
         let watch = Watch::new(mux.vfs(&env()).await?);
         let vfs = watch.view();
-        let outside = fsids(&*vfs, &config, |mount| matches!(mount, config::Mount::Local { .. })).await?;
+        let outside =
+            fsids(&*vfs, &config, |mount| matches!(mount, config::Mount::Local { .. } | config::Mount::Flist(_)))
+                .await?;
         Ok(Self {
             mux,
             vfs,

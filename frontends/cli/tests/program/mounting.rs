@@ -111,6 +111,42 @@ fn a_checkout_is_seen_through_a_mount() {
     fs::metadata(dir.join("g")).expect_err("it was not there then");
 }
 
+/// Flists come, change and go in a directory that nobody watches, and the kernel does not believe for ever what it knew.
+#[test]
+fn flists_that_come_and_go_are_seen_through_a_mount() {
+    use std::os::unix::fs::MetadataExt as _;
+    let Some((world, dir)) = mountable() else { return };
+    let flists = world.path("flists");
+    fs::create_dir(&flists).expect("made");
+    let config = format!("[[mount]]\nkind = \"flist\"\nprefix = \"flist\"\ndir = \"{}\"\n", text(&flists));
+    fs::write(world.path("without-zstor.toml"), config).expect("written");
+    let vectors = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../spec/vectors/flist");
+    let place = |from: &str| {
+        fs::copy(vectors.join(from), flists.join(".a")).expect("copied");
+        fs::rename(flists.join(".a"), flists.join("a.fl")).expect("renamed");
+    };
+    let number = || fs::metadata(dir.join("a/etc")).ok().map(|about| about.ino());
+    let wait = |what: &str, is_so: &dyn Fn() -> bool| {
+        let begun = Instant::now();
+        while !is_so() {
+            assert!(begun.elapsed() < PATIENCE, "{what} is not seen");
+            std::thread::yield_now();
+        }
+    };
+    let _mount = Mount(&world, &dir);
+    silent(&world.run(&["mount", "/flist", text(&dir)]));
+    assert_eq!(number(), None);
+    place("small.fl");
+    wait("one that comes", &|| number().is_some());
+    let old = number();
+    place("small.flist");
+    wait("another in its place", &|| number().is_some_and(|number| Some(number) != old));
+    fs::remove_file(flists.join("a.fl")).expect("removed");
+    wait("one that goes", &|| number().is_none());
+    assert_eq!(fs::read_dir(&dir).expect("listed").count(), 0);
+    unmounted(|| world.run(&["umount", text(&dir)]));
+}
+
 /// What was synced through a mount outlives `kill -9` of its process, and the next `mount` replaces what that left. A dead
 /// mount was taken for one that answers where the kernel still had the attributes of its directory.
 #[test]
