@@ -16,6 +16,9 @@ const DATABASE_NAME: &[u8] = b"flistdb.sqlite3";
 const BLOCK_LEN: usize = 512;
 /// So many headers are looked at.
 const MEMBER_COUNT_MAX: usize = 1024;
+/// What an archive may be unpacked to: so many times its length, and so many bytes more. Those of flists come to five times.
+const UNPACKED_FACTOR: u64 = 100;
+const UNPACKED_LEN_MIN: u64 = 64 << 20;
 /// The longest name that is written in front of a header, in bytes.
 const NAME_LEN_MAX: u64 = 4096;
 
@@ -25,21 +28,25 @@ fn corrupt(why: impl Into<String>) -> Error {
     Error::new(ErrorKind::Corrupt, OP).because(why.into())
 }
 
-/// Copies the database of an archive to `out`, and says how long it is, in bytes.
+/// Copies the database of an archive of `packed_len` bytes to `out`, and says how long it is, in bytes. One that is too long is
+/// refused before it is copied.
 ///
 /// # Errors
-/// `Corrupt` where it is damaged or has no database; `TooLarge` where it is unpacked to more than `len_max` bytes; `Io`.
-pub(crate) fn unpack(packed: impl Read, out: &mut impl Write, len_max: u64) -> Result<u64> {
+/// `Corrupt` where it is damaged or has no database; `TooLarge` where it is unpacked to more than `len_max` bytes, or much
+/// more than it has itself; `NoSpace`, `Io`.
+pub(crate) fn unpack(packed: impl Read, packed_len: u64, out: &mut impl Write, len_max: u64) -> Result<u64> {
+    let len_max = packed_len.saturating_mul(UNPACKED_FACTOR).saturating_add(UNPACKED_LEN_MIN).min(len_max);
     // One byte more tells what is longer from what is as long.
     let mut unpacked = MultiGzDecoder::new(BufReader::new(packed)).take(len_max.saturating_add(1));
-    let found = find(&mut unpacked, out);
-    if unpacked.limit() == 0 {
-        return Err(Error::new(ErrorKind::TooLarge, OP).because(format!("unpacked it has more than {len_max} bytes")));
-    }
-    found
+    let found = find(&mut unpacked, out, len_max);
+    if unpacked.limit() == 0 { Err(too_long(len_max)) } else { found }
 }
 
-fn find(tar: &mut impl Read, out: &mut impl Write) -> Result<u64> {
+fn too_long(len_max: u64) -> Error {
+    Error::new(ErrorKind::TooLarge, OP).because(format!("unpacked it has more than {len_max} bytes"))
+}
+
+fn find(tar: &mut impl Read, out: &mut impl Write, len_max: u64) -> Result<u64> {
     let mut long_name: Option<Vec<u8>> = None;
     for _ in 0..MEMBER_COUNT_MAX {
         let mut header = [0; BLOCK_LEN];
@@ -50,6 +57,9 @@ fn find(tar: &mut impl Read, out: &mut impl Write) -> Result<u64> {
         let member = Member::parse(&header)?;
         let padded = member.len.checked_next_multiple_of(BLOCK_LEN as u64);
         let padding = padded.ok_or_else(|| corrupt("a file of its tar is longer than any"))? - member.len;
+        if member.len > len_max {
+            return Err(too_long(len_max));
+        }
         let name = long_name.take().unwrap_or(member.name);
         match member.kind {
             // The name of the next one, of GNU tar.
@@ -121,7 +131,10 @@ fn copy(tar: &mut impl Read, out: &mut impl Write, len: u64) -> Result<()> {
         let read = tar.read(room).map_err(|error| damaged(&error, "a file of its tar"))?;
         let read = room.get(..read).filter(|read| !read.is_empty());
         let read = read.ok_or_else(|| corrupt(format!("its tar ends {left} bytes before the end of a file")))?;
-        out.write_all(read).map_err(|error| Error::new(ErrorKind::Io, OP).because(error))?;
+        out.write_all(read).map_err(|error| {
+            let is_full = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+            Error::new(if is_full { ErrorKind::NoSpace } else { ErrorKind::Io }, OP).because(error)
+        })?;
         left -= read.len() as u64;
     }
     Ok(())
@@ -163,7 +176,7 @@ mod tests {
 
     fn unpacked(tar: &[Vec<u8>], len_max: u64) -> Result<Vec<u8>> {
         let mut out = Vec::new();
-        unpack(&gzip(&tar.concat())[..], &mut out, len_max).map(|len| {
+        unpack(&gzip(&tar.concat())[..], 0, &mut out, len_max).map(|len| {
             assert_eq!(len, out.len() as u64);
             out
         })
@@ -196,7 +209,7 @@ mod tests {
     fn truncated_and_damaged_archives_are_refused() {
         let packed = gzip(&[member(b"flistdb.sqlite3", b'0', &[7; 5000]), vec![0; 1024]].concat());
         for len in 0..packed.len() - 20 {
-            let error = unpack(&packed[..len], &mut io::sink(), 1 << 20).expect_err("cut");
+            let error = unpack(&packed[..len], 0, &mut io::sink(), 1 << 20).expect_err("cut");
             assert_eq!(error.kind(), ErrorKind::Corrupt, "{len}");
         }
         let mut header = member(b"flistdb.sqlite3", b'0', b"x");
@@ -214,5 +227,20 @@ mod tests {
         }
         let endless: Vec<_> = (0..=MEMBER_COUNT_MAX).map(|_| member(b"x", b'0', b"")).collect();
         unpacked(&endless, 1 << 30).expect_err("so many files");
+    }
+
+    /// A few kilobytes of gzip that fill a disk: nothing of it is written.
+    #[test]
+    fn what_is_much_longer_than_its_archive_is_refused_before_it_is_copied() {
+        let mut bomb = member(b"flistdb.sqlite3", b'0', b"");
+        bomb[124..136].copy_from_slice(b"01000000000\0");
+        bomb[148..156].fill(b' ');
+        let sum: u64 = bomb[..BLOCK_LEN].iter().map(|byte| u64::from(*byte)).sum();
+        bomb[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        bomb.resize(1 << 20, 0);
+        let packed = gzip(&bomb);
+        let mut out = Vec::new();
+        let error = unpack(&packed[..], packed.len() as u64, &mut out, 4 << 30).expect_err("64 MiB and more");
+        assert_eq!((error.kind(), out.len()), (ErrorKind::TooLarge, 0));
     }
 }

@@ -5,14 +5,13 @@
 
 use std::{
     fmt,
-    fs::{File, OpenOptions},
+    fs::File,
     io::{self, Read as _, Seek as _, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
-    path::{Path, PathBuf},
-    sync::atomic::{AtomicU64, Ordering},
+    path::Path,
 };
 
 use muxfs::{Error, ErrorKind, FileKind, Name, Result};
+use tempfile::NamedTempFile;
 
 use crate::{
     archive::{GZIP_MAGIC, unpack},
@@ -26,6 +25,9 @@ use crate::{
 
 /// The longest database of an flist, packed in an archive or not, in bytes: that of some ten million files.
 pub const FLIST_LEN_MAX: u64 = 4 << 30;
+/// How deep directories may be below each other for who walks through all of them: a path of one letter each is then half
+/// as long as any may be.
+pub const DEPTH_MAX: usize = 1024;
 /// What an SQLite database begins with.
 const SQLITE_MAGIC: &[u8; 16] = b"SQLite format 3\0";
 const OP: &str = "flist.open";
@@ -115,7 +117,8 @@ impl Flist {
     /// which has no name any more when this returns.
     ///
     /// # Errors
-    /// `Corrupt` where it is no flist; `TooLarge` where it is longer than [`FLIST_LEN_MAX`], also when it is unpacked;
+    /// `Corrupt` where it is no flist; `TooLarge` where it is longer than [`FLIST_LEN_MAX`], also when it is unpacked, or
+    /// then 100 times as long as it is and 64 MiB more; `NoSpace`,
     /// `NotFound`, `Io`. They name `path`.
     pub fn open(path: &Path, scratch: &Path) -> Result<Self> {
         Self::open_within(path, scratch, FLIST_LEN_MAX)
@@ -148,8 +151,8 @@ impl Flist {
         let database = if magic == SQLITE_MAGIC {
             Database::open(path, name)?
         } else if magic.starts_with(&GZIP_MAGIC) {
-            let unpacked = Unpacked::of(file, scratch, len_max).map_err(named)?;
-            Database::open(&unpacked.0, name)?
+            let unpacked = unpacked(file, about.len(), scratch, len_max).map_err(named)?;
+            Database::open(unpacked.path(), name)?
         } else {
             return refuse(ErrorKind::Corrupt, "it is no flist: neither gzip (.flist) nor SQLite (.fl)".into());
         };
@@ -301,33 +304,12 @@ fn id_of(file: &mut File) -> io::Result<FlistId> {
     Ok(FlistId(*hasher.finalize().as_bytes().first_chunk().unwrap_or(&[0; 16])))
 }
 
-/// A file of a scratch directory, which goes when this does; who has opened it keeps what is in it.
-struct Unpacked(PathBuf);
-
-impl Unpacked {
-    fn of(packed: File, scratch: &Path, len_max: u64) -> Result<Self> {
-        static COUNT: AtomicU64 = AtomicU64::new(0);
-        let failed = |error: io::Error| Error::new(ErrorKind::Io, OP).because(error);
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let path = scratch.join(format!("flist-{}-{number}.sqlite3", std::process::id()));
-        // What is there of this name was left by a process of this number that was killed.
-        match std::fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
-            _ => {}
-        }
-        let mut options = OpenOptions::new();
-        let mut file = options.write(true).create_new(true).mode(0o600).open(&path).map_err(failed)?;
-        let this = Self(path);
-        unpack(packed, &mut file, len_max)?;
-        file.flush().map_err(failed)?;
-        Ok(this)
-    }
-}
-
-impl Drop for Unpacked {
-    fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_file(&self.0) {
-            tracing::warn!(path = %self.0.display(), %error, "an unpacked flist cannot be removed");
-        }
-    }
+/// Unpacks into a file of a scratch directory that others may write to: it has a name that nobody foresees, is its owner's
+/// alone, and goes when this does; who has opened it keeps what is in it.
+fn unpacked(packed: File, packed_len: u64, scratch: &Path, len_max: u64) -> Result<NamedTempFile> {
+    let failed = |error: io::Error| Error::new(ErrorKind::Io, OP).because(error);
+    let mut file = tempfile::Builder::new().prefix("flist-").tempfile_in(scratch).map_err(failed)?;
+    unpack(packed, packed_len, &mut file, len_max)?;
+    file.flush().map_err(failed)?;
+    Ok(file)
 }

@@ -46,7 +46,7 @@ mod zflist;
 pub use crate::{
     chunk::{CHUNK_LEN_MAX, Chunk, STORED_LEN_MAX},
     chunks::{Chunks, ChunksOptions, Sources},
-    flist::{Dir, FLIST_LEN_MAX, Flist, FlistId, Format},
+    flist::{DEPTH_MAX, Dir, FLIST_LEN_MAX, Flist, FlistId, Format},
     inode::{Entry, Inode, NodeId},
     metadata::Route,
     source::SourceUrl,

@@ -1,7 +1,7 @@
 //! The format of `rfs`, `.fl`: SQLite tables of inodes, targets of symlinks, chunks, tags and routes.
 //!
-//! An inode has its directory in its own row, so it is in one directory at most; with the root in none, what is found from
-//! it is a tree, whatever else the table says. Spec: spec/flist.md #fl.
+//! An inode is the row of its number, which has its directory: so it is in one directory at most; with the root in none, what
+//! is found from it is a tree, whatever else the table, or an index of it, says. Spec: spec/flist.md #fl.
 
 use muxfs::{FileKind, Result, vfs::Rdev};
 use rusqlite::{OptionalExtension as _, Row, types::ValueRef};
@@ -22,9 +22,11 @@ const ENTRY_COUNT_MAX: usize = 1 << 20;
 /// The most routes.
 const ROUTE_COUNT_MAX: usize = 1024;
 
-/// The columns of an inode; the last is the target of a symlink.
-const COLUMNS: &str = "ino, parent, name, size, uid, gid, mode, rdev, ctime, mtime, \
-    CASE WHEN mode & 61440 = 40960 THEN (SELECT data FROM extra WHERE extra.ino = inode.ino) END";
+/// An inode, by its number; the last column is the target of a symlink. It is looked up in the table itself, by what no two rows
+/// have alike: an index could have other rows.
+const INODE: &str = "SELECT rowid, parent, name, size, uid, gid, mode, rdev, ctime, mtime, \
+    CASE WHEN mode & 61440 = 40960 THEN (SELECT data FROM extra WHERE extra.ino = inode.rowid) END \
+    FROM inode NOT INDEXED WHERE rowid = ?1";
 
 /// An opened `.fl`.
 #[derive(Debug)]
@@ -136,7 +138,7 @@ fn number(ino: u64) -> i64 {
 impl Rfs {
     fn row(&self, ino: u64) -> Result<Option<Raw>> {
         self.database.query("the table inode", |connection| {
-            let mut statement = connection.prepare_cached(&format!("SELECT {COLUMNS} FROM inode WHERE ino = ?1"))?;
+            let mut statement = connection.prepare_cached(INODE)?;
             statement.query_row([number(ino)], Raw::of).optional()
         })
     }
@@ -165,14 +167,21 @@ impl Rfs {
     pub(crate) fn children(&self, dir: u64) -> Result<Vec<Entry>> {
         let rows = self.database.query("the table inode", |connection| {
             // The root is in no directory, whatever its row says.
-            let sql = format!("SELECT {COLUMNS} FROM inode WHERE parent = ?1 AND ino <> 1 ORDER BY ino");
-            let mut statement = connection.prepare_cached(&sql)?;
-            let mut rows = statement.query([number(dir)])?;
+            let sql = "SELECT rowid FROM inode WHERE parent = ?1 AND rowid <> 1 LIMIT ?2";
+            let limit = i64::try_from(ENTRY_COUNT_MAX + 1).unwrap_or(i64::MAX);
+            let mut statement = connection.prepare_cached(sql)?;
+            let numbers = statement.query_map((number(dir), limit), |row| row.get(0))?;
+            let mut numbers = numbers.collect::<rusqlite::Result<Vec<i64>>>()?;
+            if numbers.len() > ENTRY_COUNT_MAX {
+                return Ok(None);
+            }
+            numbers.sort_unstable();
+            let mut statement = connection.prepare_cached(INODE)?;
             let (mut found, mut len) = (Vec::new(), 0);
-            while let Some(row) = rows.next()? {
-                let row = Raw::of(row)?;
+            for number in numbers {
+                let row = statement.query_row([number], Raw::of)?;
                 len += row.len();
-                if found.len() == ENTRY_COUNT_MAX || len > VALUE_LEN_MAX {
+                if len > VALUE_LEN_MAX {
                     return Ok(None);
                 }
                 found.push(row);
@@ -183,6 +192,10 @@ impl Rfs {
             let why = format!("the directory has more than {ENTRY_COUNT_MAX} entries, or longer ones than can be");
             corrupt(format!("inode {dir}"), why)
         })?;
+        if let Some(row) = rows.iter().find(|row| row.parent != number(dir)) {
+            let why = format!("an index has it in the directory {dir}, and its row in {}", row.parent);
+            return Err(corrupt(format!("inode {}", row.ino), why));
+        }
         let entry = |row: &Raw| Ok(Entry { name: name(&row.name, format!("inode {}", row.ino))?, inode: row.inode()? });
         rows.iter().map(entry).collect()
     }

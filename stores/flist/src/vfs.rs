@@ -48,6 +48,25 @@ pub(crate) struct Open {
     flist: Flist,
     place: Place,
     sources: Arc<Sources>,
+    /// Whoever holds it asks the database.
+    turn: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl Open {
+    /// Asks the flist where waiting for the disk is allowed. One at a time: the database answers one after another, and who
+    /// waits for it should take no thread. Who gives up leaves the turn to what was begun.
+    async fn query<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Flist) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let turn = self.turn.clone().lock_owned().await;
+        let this = self.clone();
+        blocking(move || {
+            let _turn = turn;
+            work(&this.flist)
+        })
+        .await
+    }
 }
 
 /// A read-only [`Vfs`] of the flists in a directory of the host.
@@ -61,7 +80,7 @@ pub struct FlistVfs {
     /// Files that were found to be no good flists, and why.
     refused: Mutex<LruCache<Name, (Place, ErrorKind, String)>>,
     /// Whoever holds it opens one.
-    opening: tokio::sync::Mutex<()>,
+    opening: Arc<tokio::sync::Mutex<()>>,
     nodes: Mutex<Nodes>,
     dirs: Mutex<Dirs>,
     files: Arc<Files>,
@@ -103,7 +122,7 @@ impl FlistVfs {
             owner,
             open: Mutex::new(LruCache::new(count(OPEN_COUNT_MAX))),
             refused: Mutex::new(LruCache::new(count(OPEN_COUNT_MAX))),
-            opening: tokio::sync::Mutex::default(),
+            opening: Arc::default(),
             nodes: Mutex::default(),
             dirs: Mutex::new(Dirs { read: LruCache::unbounded(), len: 0 }),
             files,
@@ -119,7 +138,7 @@ impl FlistVfs {
             return Ok(open.clone());
         }
         // One at a time: each may take as much of the disk as the longest flist unpacked.
-        let _turn = self.opening.lock().await;
+        let turn = self.opening.clone().lock_owned().await;
         if let Some(open) = lock(&self.open).get(name).filter(|open| open.place == place) {
             return Ok(open.clone());
         }
@@ -128,15 +147,19 @@ impl FlistVfs {
         }
         let (scratch, chunks, there) = (self.scratch.clone(), self.chunks.clone(), place.clone());
         let opened = blocking(move || {
-            let flist = Flist::open(&there.path, &scratch)?;
-            // Where its chunks are does not matter to who looks at names.
-            let sources = chunks.sources_of(&flist).unwrap_or_else(|error| {
-                tracing::warn!("the routes of an flist cannot be read: {error:#}");
-                Arc::new(chunks.sources(&[]))
+            let opened = Flist::open(&there.path, &scratch).map(|flist| {
+                // Where its chunks are does not matter to who looks at names.
+                let sources = chunks.sources_of(&flist).unwrap_or_else(|error| {
+                    tracing::warn!("the routes of an flist cannot be read: {error:#}");
+                    Arc::new(chunks.sources(&[]))
+                });
+                Arc::new(Open { flist, place: there, sources, turn: Arc::default() })
             });
-            Ok(Arc::new(Open { flist, place: there, sources }))
+            // Also where nobody waits for it any more.
+            Ok((opened, turn))
         });
-        let open = opened.await.inspect_err(|error| {
+        let (opened, _turn) = opened.await?;
+        let open = opened.inspect_err(|error| {
             if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::TooLarge) {
                 // It takes as long to find out as to open a good one, and will be so again.
                 let refused = (place.clone(), error.kind(), format!("{error:#}"));
@@ -161,8 +184,8 @@ impl FlistVfs {
         if let Some((dir, _)) = lock(&self.dirs).read.get(&key) {
             return Ok(dir.clone());
         }
-        let known = known.clone();
-        let dir = blocking(move || known.open.flist.dir(&known.inode).map(Arc::new)).await?;
+        let inode = known.inode.clone();
+        let dir = known.open.query(move |flist| flist.dir(&inode).map(Arc::new)).await?;
         let weight = dir.weight();
         let mut dirs = lock(&self.dirs);
         dirs.len += weight;
@@ -228,8 +251,7 @@ impl FlistVfs {
 
     /// Leases the root of an flist.
     async fn adopt_root(&self, open: Arc<Open>) -> Result<Attr> {
-        let there = open.clone();
-        let root = blocking(move || there.flist.root()).await?;
+        let root = open.query(Flist::root).await?;
         self.adopt(&open, &root)
     }
 
@@ -281,11 +303,8 @@ impl Vfs for FlistVfs {
         if known.inode.id == NodeId::Root {
             return self.root_attr().await;
         }
-        let there = known.clone();
-        let above = blocking(move || {
-            let flist = &there.open.flist;
-            flist.inode(flist.parent(there.inode.id)?)?.ok_or_else(stale)
-        });
+        let node = known.inode.id;
+        let above = known.open.query(move |flist| flist.inode(flist.parent(node)?)?.ok_or_else(stale));
         self.adopt(&known.open, &above.await?)
     }
 
@@ -363,7 +382,7 @@ impl Vfs for FlistVfs {
     async fn resolve(&self, handle: &Handle) -> Result<Attr> {
         let Some((digest, id, node)) = handle::decode(handle)? else { return self.root_attr().await };
         // One that is held may have been replaced since.
-        let held = lock(&self.nodes).open_of(digest, id);
+        let held = lock(&self.nodes).open_of(digest, id, node);
         let open = if let Some(open) = held {
             open
         } else {
@@ -378,8 +397,7 @@ impl Vfs for FlistVfs {
             }
             open
         };
-        let there = open.clone();
-        let inode = blocking(move || there.flist.inode(node)).await?.ok_or_else(stale)?;
+        let inode = open.query(move |flist| flist.inode(node)).await?.ok_or_else(stale)?;
         self.adopt(&open, &inode)
     }
 
@@ -393,5 +411,39 @@ impl Vfs for FlistVfs {
         if ino != ROOT {
             lock(&self.nodes).release(ino, count);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+    use crate::{ChunksOptions, tests::made::World};
+
+    /// A program that is interrupted while it waits for a slow flist, again and again, would fill all threads with it.
+    #[tokio::test]
+    async fn who_gives_up_leaves_the_turn_to_what_was_begun() {
+        let world = World::new();
+        world.fl("a.fl", &[], |_| {});
+        let chunks = Arc::new(Chunks::open(ChunksOptions::default()).await.expect("opens"));
+        let vfs = FlistVfs::new(world.path("flists"), world.path("scratch"), chunks, (7, 8));
+        let open = vfs.flist(&Name::new(b"a").expect("a name")).await.expect("opens");
+        let ((begun, is_begun), (end, is_ended)) = (mpsc::channel(), mpsc::channel::<()>());
+        let there = open.clone();
+        let first = tokio::spawn(async move {
+            let slow = there.query(move |_| {
+                begun.send(()).expect("somebody waits");
+                Ok(is_ended.recv().is_ok())
+            });
+            slow.await
+        });
+        let begun = tokio::task::spawn_blocking(move || is_begun.recv()).await;
+        begun.expect("no panic").expect("begun");
+        first.abort();
+        first.await.expect_err("given up");
+        assert!(open.turn.try_lock().is_err(), "it is still under way");
+        end.send(()).expect("it waits");
+        assert_eq!(open.query(Flist::root).await.expect("the next").kind, FileKind::Dir);
     }
 }

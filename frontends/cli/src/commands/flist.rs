@@ -6,7 +6,7 @@ use std::{ffi::OsStr, fmt::Write as _, os::unix::ffi::OsStrExt as _, path::Path,
 
 pub(crate) use self::import::import;
 use muxfs::{Error, ErrorKind, FileKind, Name, Result};
-use muxfs_flist::{Chunks, ChunksOptions, Entry, Flist, Inode, Sources};
+use muxfs_flist::{Chunks, ChunksOptions, DEPTH_MAX, Entry, Flist, Inode, Sources};
 use serde_json::{Value, json};
 
 use super::list::{mode, shown, utc};
@@ -79,22 +79,31 @@ fn value_of(name: &[u8], stat: &Stat, inode: &Inode) -> Result<Value> {
     Ok(value)
 }
 
+/// What is in a directory, so many directories below that where a walk began.
+fn dir_at(flist: &Flist, dir: &Inode, depth: usize) -> Result<Vec<Entry>> {
+    if depth > DEPTH_MAX {
+        let why = format!("it is more than {DEPTH_MAX} directories deep");
+        return Err(Error::new(ErrorKind::Corrupt, OP).because(why));
+    }
+    Ok(flist.dir(dir)?.entries)
+}
+
 fn ls(path: &FlistPath, long: bool, recursive: bool, output: Output) -> Result<()> {
     let flist = open(&path.flist)?;
     let (name, inode) = find(&flist, &path.path)?;
     if inode.kind != FileKind::Dir {
         return line(&name, &inode, long, output);
     }
-    let mut dirs = vec![(Vec::new(), inode)];
-    while let Some((above, dir)) = dirs.pop() {
-        let mut entries = flist.dir(&dir)?.entries;
+    let mut dirs = vec![(Vec::new(), inode, 0)];
+    while let Some((above, dir, depth)) = dirs.pop() {
+        let mut entries = dir_at(&flist, &dir, depth).map_err(|error| error.at(above.escape_ascii()))?;
         entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         let mut below = Vec::new();
         for Entry { name, inode } in entries {
             let name = [&above[..], name.as_bytes()].concat();
             line(&name, &inode, long, output)?;
             if recursive && inode.kind == FileKind::Dir {
-                below.push(([&name[..], b"/"].concat(), inode));
+                below.push(([&name[..], b"/"].concat(), inode, depth + 1));
             }
         }
         // The first of them is the next.
@@ -249,10 +258,10 @@ async fn check(path: &Path, sources: Option<&FlistSources>, output: Output) -> R
         None => None,
     };
     let (mut found, progress) = (Found { nodes: 1, ..Found::default() }, output.progress(None));
-    let mut dirs = vec![(b"/".to_vec(), flist.root()?)];
-    while let Some((above, dir)) = dirs.pop() {
-        let entries = match flist.dir(&dir) {
-            Ok(dir) => dir.entries,
+    let mut dirs = vec![(b"/".to_vec(), flist.root()?, 0)];
+    while let Some((above, dir, depth)) = dirs.pop() {
+        let entries = match dir_at(&flist, &dir, depth) {
+            Ok(entries) => entries,
             Err(error) => {
                 found.tell(&above, &error, output)?;
                 continue;
@@ -262,7 +271,7 @@ async fn check(path: &Path, sources: Option<&FlistSources>, output: Output) -> R
             found.nodes += 1;
             let path = [&above[..], name.as_bytes()].concat();
             match inode.kind {
-                FileKind::Dir => dirs.push(([&path[..], b"/"].concat(), inode)),
+                FileKind::Dir => dirs.push(([&path[..], b"/"].concat(), inode, depth + 1)),
                 FileKind::File => {
                     let checked = check_file(&flist, &inode, reading.as_ref()).await;
                     match checked {
@@ -300,4 +309,19 @@ async fn check_file(flist: &Flist, inode: &Inode, reading: Option<&(Chunks, Arc<
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn walks_have_a_depth() {
+        let flist = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../spec/vectors/flist/small.fl");
+        let flist = open(&flist).expect("opens");
+        let root = flist.root().expect("a root");
+        assert!(!dir_at(&flist, &root, DEPTH_MAX).expect("as deep as may be").is_empty());
+        let error = dir_at(&flist, &root, DEPTH_MAX + 1).expect_err("deeper");
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+    }
 }

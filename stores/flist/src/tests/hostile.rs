@@ -121,6 +121,21 @@ fn loops_have_an_end() {
     refused(done, "whose key is another");
 }
 
+/// A table of inodes without a key can have a number twice, and an index other rows than its table.
+#[test]
+fn an_inode_is_in_one_directory() {
+    let without_key = "CREATE TABLE other AS SELECT * FROM inode; DROP TABLE inode; ALTER TABLE other RENAME TO inode;";
+    let twice =
+        "INSERT INTO inode SELECT ino, 3, 'again', size, uid, gid, mode, rdev, ctime, mtime FROM inode WHERE ino = 2;";
+    assert_eq!(fl(&format!("{without_key} {twice}")).expect("it ends"), 6);
+    // The index of a table that has the symlink elsewhere, as if it were one of the inodes.
+    let done = fl("CREATE TABLE other AS SELECT * FROM inode; UPDATE other SET parent = 2 WHERE ino = 5;
+        DROP INDEX parents; CREATE INDEX parents ON other (parent); PRAGMA writable_schema = ON;
+        UPDATE sqlite_schema SET tbl_name = 'inode', sql = 'CREATE INDEX parents ON inode (parent)'
+            WHERE name = 'parents'");
+    refused(done, "inode 5");
+}
+
 #[test]
 fn a_directory_under_another_key_than_its_own_is_refused() {
     let done = flist(|database| {
@@ -187,6 +202,33 @@ fn views_in_the_place_of_tables_are_no_flist() {
         database.execute_batch(&format!("DROP TABLE entries; CREATE VIEW entries AS {endless} FROM n")).expect("made");
     });
     refused(done, "no flist");
+}
+
+/// What would be computed where it is read is not: neither a virtual table, nor a column that its maker wrote a program for.
+#[test]
+fn what_is_computed_is_no_flist() {
+    let column =
+        "DROP TABLE extra; CREATE TABLE extra (ino INTEGER, data TEXT AS (replace(hex(zeroblob(9999)), '0', 'x')))";
+    refused(fl(column), "no flist");
+    let hidden =
+        "DROP TABLE inode; CREATE TABLE inode (ino, parent, name, size, uid, gid, mode, rdev, ctime, mtime, RowID)";
+    refused(fl(hidden), "no flist");
+    let named = "PRAGMA writable_schema = ON; UPDATE sqlite_schema SET sql = 'CREATE VIRTUAL TABLE extra USING fts5(ino, data)' \
+        WHERE name = 'extra'";
+    refused(fl(named), "VIRTUAL");
+}
+
+/// To read a schema takes longer than its length says, and nothing ends it: how long it is is found out before.
+#[test]
+fn long_schemas_are_refused_before_they_are_read() {
+    let tables =
+        |count: usize| (0..count).map(|number| format!("CREATE TABLE t{number} (x);")).collect::<Vec<_>>().concat();
+    assert_eq!(fl(&tables(40)).expect("some tables more"), 5);
+    for count in [80, 2000] {
+        refused(fl(&tables(count)), "its schema");
+    }
+    let column = "x".repeat(20_000);
+    refused(fl(&format!("CREATE TABLE t ({column})")), "x.fl");
 }
 
 #[test]

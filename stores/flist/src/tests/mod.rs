@@ -2,6 +2,6 @@
 
 mod fixtures;
 mod hostile;
-mod made;
+pub(crate) mod made;
 mod mount;
 mod sources;

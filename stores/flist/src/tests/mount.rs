@@ -90,6 +90,9 @@ async fn a_replaced_flist_is_another() {
     fs::rename(world.path("flists").join("b.fl"), world.path("flists").join("a.fl")).expect("renamed");
     assert_eq!(read(&vfs, "a").await.expect("read"), b"new one");
     assert_eq!(vfs.read(old.ino(), 0, 100).await.expect("read"), "old");
+    let again = vfs.resolve(&handle).await.expect("it is held");
+    assert_eq!(again.ino, old.ino());
+    vfs.release(again.ino, 1);
     drop(old);
     let vfs: Arc<dyn Vfs> = mounted(&world).await;
     let error = vfs.resolve(&handle).await.expect_err("it is gone");

@@ -12,7 +12,7 @@ use lru::LruCache;
 use muxfs::{Error, ErrorKind, FileKind, Result, vfs::READ_LEN_MAX};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{blocking, lock, nodes::Known};
+use super::{lock, nodes::Known};
 use crate::{Chunk, Chunks, FlistId, NodeId};
 
 /// Chunks are looked up so many at a time, and so many such parts of files are remembered.
@@ -131,9 +131,8 @@ impl Files {
         let (len, chunks) = if let Some(part) = remembered {
             part
         } else {
-            let there = known.clone();
-            let count = usize::try_from(PART_COUNT).unwrap_or(usize::MAX);
-            let found = blocking(move || there.open.flist.chunks(there.inode.id, part * PART_COUNT, count));
+            let (node, count) = (known.inode.id, usize::try_from(PART_COUNT).unwrap_or(usize::MAX));
+            let found = known.open.query(move |flist| flist.chunks(node, part * PART_COUNT, count));
             let (len, chunks) = found.await?;
             let part: Part = (len, chunks.into());
             lock(&self.parts).put(key, part.clone());

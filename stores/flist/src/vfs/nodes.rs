@@ -89,11 +89,13 @@ impl Nodes {
         Ok(ino)
     }
 
-    /// The open flist of a name's digest and an id, where a node of it is known.
-    pub(super) fn open_of(&self, place: [u8; 8], id: FlistId) -> Option<Arc<Open>> {
-        let root = self.known.get(&derive(place, id, NodeId::Root, 0));
+    /// The open flist of a name's digest and an id, where this node of it is known, or its root.
+    pub(super) fn open_of(&self, place: [u8; 8], id: FlistId, node: NodeId) -> Option<Arc<Open>> {
         let is_it = |known: &&Known| known.open.place.digest == place && known.open.flist.id() == id;
-        root.filter(is_it).map(|known| known.open.clone())
+        // The number of the root is that of whichever flist has the name, and may be another's by now.
+        let known =
+            |node| (0..NUMBER_COUNT_MAX).find_map(|at| self.known.get(&derive(place, id, node, at)).filter(is_it));
+        known(node).or_else(|| known(NodeId::Root)).map(|known| known.open.clone())
     }
 
     pub(super) fn retain(&mut self, ino: Ino) {

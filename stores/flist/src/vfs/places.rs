@@ -75,6 +75,15 @@ impl Places {
         }
     }
 
+    /// Whether there is a file of this name; one that cannot be looked at hides no other.
+    fn is_file(&self, name: &[u8]) -> bool {
+        let found = self.file(name).unwrap_or_else(|error| {
+            tracing::debug!(name = %name.escape_ascii(), "no flist: {error:#}");
+            None
+        });
+        found.is_some()
+    }
+
     /// The file that is shown under a name.
     pub(super) fn find(&self, name: &Name) -> Result<Option<Place>> {
         if name.as_bytes().starts_with(b".") {
@@ -110,7 +119,7 @@ impl Places {
             let file = entry.map_err(|error| self.failed(error))?.file_name();
             let file = file.as_bytes();
             if let Some((stem, _)) = split(file).filter(|(stem, _)| !stem.is_empty() && !stem.starts_with(b"."))
-                && self.file(file)?.is_some()
+                && self.is_file(file)
             {
                 stems.entry(stem.to_vec()).or_default().push(file.to_vec());
             }
@@ -163,6 +172,7 @@ mod tests {
             fs::write(dir.path().join(file), file).expect("written");
         }
         fs::create_dir(dir.path().join("h.fl")).expect("made");
+        std::os::unix::fs::symlink("i.fl", dir.path().join("i.fl")).expect("a loop");
         let places = Places::new(dir.path().into());
         let mut names: Vec<String> =
             places.list().expect("listed").into_iter().map(|(_, name)| name.to_string()).collect();

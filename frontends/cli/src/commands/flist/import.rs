@@ -23,7 +23,7 @@ use muxfs::{
 use muxfs_flist::{Chunks, Entry, Flist, Inode, Sources};
 use serde_json::json;
 
-use super::{chunks_of, open};
+use super::{chunks_of, dir_at, open};
 use crate::{
     args::FlistSources,
     namespace::{Input, Kept, Namespace, seconds},
@@ -75,12 +75,12 @@ pub(crate) async fn import(
     };
     let root = import.flist.root()?;
     if by_name {
-        import.place_dir(target.clone(), root).await?;
+        import.place_dir(target.clone(), root, 0).await?;
         return import.print(target);
     }
     // Until the pin, nothing else keeps what is imported.
     let _hold = namespace.hold(target.prefix, None).await?;
-    let link = import.content_of_dir(b"/".to_vec(), root).await?;
+    let link = import.content_of_dir(b"/".to_vec(), root, 0).await?;
     namespace.pin(target.prefix, &link.cid).await?;
     import.print(&QfsPath::content(target.prefix, &link.cid))
 }
@@ -116,9 +116,9 @@ impl Import<'_> {
         self.output.notice(&format!("skipped {}: {why}", path.escape_ascii()));
     }
 
-    fn content_of_dir(&self, path: Vec<u8>, dir: Inode) -> BoxFuture<'_, Result<Link>> {
+    fn content_of_dir(&self, path: Vec<u8>, dir: Inode, depth: usize) -> BoxFuture<'_, Result<Link>> {
         Box::pin(async move {
-            let entries = self.flist.dir(&dir)?.entries;
+            let entries = dir_at(&self.flist, &dir, depth).map_err(|error| error.at(path.escape_ascii()))?;
             let (dirs, leaves): (Vec<_>, Vec<_>) =
                 entries.into_iter().partition(|entry| entry.inode.kind == FileKind::Dir);
             let path = &path;
@@ -138,16 +138,16 @@ impl Import<'_> {
             let leaves: Vec<_> = leaves.buffer_unordered(FILES_AT_ONCE).try_collect().await?;
             let mut entries: Vec<_> = leaves.into_iter().flatten().collect();
             for Entry { name, inode } in dirs {
-                let link = self.content_of_dir([&below(path, &name)[..], b"/"].concat(), inode).await?;
+                let link = self.content_of_dir([&below(path, &name)[..], b"/"].concat(), inode, depth + 1).await?;
                 entries.push(dag::Entry { name, link });
             }
             self.namespace.import_dir(self.target.prefix, entries).await
         })
     }
 
-    fn place_dir(&self, target: QfsPath, dir: Inode) -> BoxFuture<'_, Result<()>> {
+    fn place_dir(&self, target: QfsPath, dir: Inode, depth: usize) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move {
-            let entries = self.flist.dir(&dir)?.entries;
+            let entries = dir_at(&self.flist, &dir, depth).map_err(|error| error.at(&target))?;
             self.namespace.put_dir(&target).await?;
             let (dirs, leaves): (Vec<_>, Vec<_>) =
                 entries.into_iter().partition(|entry| entry.inode.kind == FileKind::Dir);
@@ -157,7 +157,7 @@ impl Import<'_> {
             leaves.buffer_unordered(FILES_AT_ONCE).try_collect::<()>().await?;
             for Entry { name, inode } in dirs {
                 if self.can_be_given(at, &name) {
-                    self.place_dir(at.join(&name), inode).await?;
+                    self.place_dir(at.join(&name), inode, depth + 1).await?;
                 }
             }
             // Last: what was put into it moved its time.
