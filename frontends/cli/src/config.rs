@@ -123,8 +123,8 @@ pub(crate) struct FlistMount {
     /// Who is asked first, in order, for the chunks of every flist.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) sources: Vec<FlistSource>,
-    /// Whether the servers are asked then that an flist itself names.
-    #[serde(default = "FlistMount::follow_default")]
+    /// Whether the servers are asked then that an flist itself names: who made it then chooses whom this machine talks to.
+    #[serde(default)]
     pub(crate) follow: bool,
     /// The most bytes of chunks that are kept on disk; 0 keeps none.
     #[serde(default = "FlistMount::cache_default")]
@@ -132,10 +132,6 @@ pub(crate) struct FlistMount {
 }
 
 impl FlistMount {
-    fn follow_default() -> bool {
-        true
-    }
-
     fn cache_default() -> ByteCount {
         ByteCount(10 << 30)
     }
@@ -928,8 +924,8 @@ mod tests {
     fn sources_of_flists_are_addresses_whose_passwords_are_not_printed() {
         let mount = |more: &str| Config::parse(&format!("[[mount]]\nkind = \"flist\"\nprefix = \"flist\"\n{more}"));
         let Mount::Flist(flist) = mount("").expect("parses").mount.remove(0) else { panic!("it is one") };
-        assert!(flist.follow && flist.dir.is_none() && flist.cache == ByteCount(10 << 30));
-        let good = mount("sources = [\"dir:///chunks\", \"00-7f=zdb://:secret@h:1/ns\"]\nfollow = false\ncache = 0");
+        assert!(!flist.follow && flist.dir.is_none() && flist.cache == ByteCount(10 << 30));
+        let good = mount("sources = [\"dir:///chunks\", \"00-7f=zdb://:secret@h:1/ns\"]\nfollow = true\ncache = 0");
         let good = good.expect("parses");
         good.check().expect("good");
         let text = good.to_text().expect("prints");

@@ -27,6 +27,8 @@ use crate::{
     source::{Source, SourceUrl},
 };
 
+/// So many sources are asked of those that an flist names.
+const FOLLOWED_COUNT_MAX: usize = 16;
 /// What is kept of chunks in memory, in bytes.
 const MEMORY_LEN_MAX: usize = 64 << 20;
 /// So many chunks are fetched at a time.
@@ -70,8 +72,8 @@ impl fmt::Debug for Chunks {
 pub struct ChunksOptions {
     /// Who is asked first, in order.
     pub sources: Vec<SourceUrl>,
-    /// Whether those are asked then that the flist names. Directories that it names are not: they are of the machine on
-    /// which it was made.
+    /// Whether those are asked then that the flist names, at most 16: who made it then chooses whom this machine talks to.
+    /// Directories that it names are not: they are of the machine on which it was made.
     pub follow: bool,
     /// Keeps what is stored, at most so many bytes of it. It is nobody else's.
     pub kept: Option<(Arc<dyn BlockStore>, u64)>,
@@ -138,6 +140,10 @@ impl Chunks {
     /// Those of [`Flist::chunks`]; `Corrupt` where the file has fewer chunks than its length needs, or a chunk is another;
     /// `Unavailable` where a source that may have it is out of reach; `Io` where none has it.
     pub async fn read(
+                Ok(_) if sources.all.len() >= self.first.len() + FOLLOWED_COUNT_MAX => {
+                    sources.left_out.push(format!("of an flist {FOLLOWED_COUNT_MAX} sources are followed"));
+                    break;
+                }
         &self,
         sources: &Arc<Sources>,
         flist: &Flist,

@@ -174,6 +174,10 @@ impl Address {
 }
 
 /// Text of an address, with its escapes undone.
+        let texts = [Some(host), namespace.as_deref(), password.as_deref()];
+        if texts.into_iter().flatten().any(|text| text.contains(char::is_control)) {
+            return Err("a host, a namespace and a password have no control characters".into());
+        }
 fn decoded(text: &str) -> Result<String, String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
@@ -350,6 +354,10 @@ mod tests {
     #[test]
     fn a_source_has_the_ids_of_its_range() {
         let url: SourceUrl = "10-1f=dir:///a".parse().expect("good");
+            "zdb://h/a%0d%0aSET",
+            "zdb://:a%00@h/ns",
+            "zdb://h\n/ns",
+            "http://h/a\r\nb",
         for (byte, has) in [(0x0f, false), (0x10, true), (0x1f, true), (0x20, false)] {
             assert_eq!(url.has(&[byte, 0]), has);
         }

@@ -26,7 +26,7 @@ pub(crate) enum Flist {
     },
     /// Print the bytes of a file of an flist, each chunk fetched and verified
     #[command(
-        after_help = "Examples:\n  muxfs flist cat ubuntu.fl /etc/hostname\n  muxfs flist cat --source dir:///srv/chunks ubuntu.flist /bin/sh > sh"
+        after_help = "Examples:\n  muxfs flist cat --follow ubuntu.fl /etc/hostname\n  muxfs flist cat --source dir:///srv/chunks ubuntu.flist /bin/sh > sh"
     )]
     Cat {
         #[command(flatten)]
@@ -57,7 +57,7 @@ pub(crate) enum Flist {
     /// name modes, times, pipes and sockets are kept too, and owners and devices where root imports; the next commit has it all.
     /// The last line printed is the path.
     #[command(
-        after_help = "Examples:\n  muxfs flist import ubuntu.fl /ipfs\n  muxfs flist import --source dir:///srv/chunks ubuntu.flist /zstor/ubuntu\n  muxfs commit /zstor"
+        after_help = "Examples:\n  muxfs flist import --follow ubuntu.fl /ipfs\n  muxfs flist import --source dir:///srv/chunks ubuntu.flist /zstor/ubuntu\n  muxfs commit /zstor"
     )]
     Import(FlistImport),
     /// Read all of an flist and name what is wrong with it
@@ -110,9 +110,9 @@ pub(crate) struct FlistSources {
     /// with 00-7f= in front those whose ids begin so
     #[arg(long = "source", value_name = "URL", value_parser = source)]
     pub(crate) sources: Vec<SourceUrl>,
-    /// Ask nobody whom the flist itself names
+    /// Then ask the servers that the flist itself names, at most 16, be they on the internet, this network or this machine
     #[arg(long)]
-    pub(crate) no_follow: bool,
+    pub(crate) follow: bool,
 }
 
 fn source(text: &str) -> Result<SourceUrl, String> {

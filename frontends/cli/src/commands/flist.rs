@@ -194,7 +194,7 @@ fn shown_lines(text: &str) -> Vec<u8> {
 }
 
 async fn chunks_of(flist: &Flist, sources: &FlistSources) -> Result<(Chunks, Arc<Sources>)> {
-    let options = ChunksOptions { sources: sources.sources.clone(), follow: !sources.no_follow, kept: None };
+    let options = ChunksOptions { sources: sources.sources.clone(), follow: sources.follow, kept: None };
     let chunks = Chunks::open(options).await?;
     let sources = chunks.sources_of(flist)?;
     Ok((chunks, sources))

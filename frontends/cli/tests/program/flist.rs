@@ -96,10 +96,15 @@ fn commands_look_into_one() {
         world.fails(&[&cat[..], &["/etc/link"]].concat(), 2);
         world.ok(&["flist", "check", flist]);
         world.ok(&["flist", "check", "--chunks", "--source", &source, flist]);
-        let output = world.run(&["flist", "check", "--chunks", "--no-follow", flist]);
+        let output = world.run(&["flist", "check", "--chunks", flist]);
         assert_eq!(output.status.code(), Some(4), "no source");
         let told = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(told.contains("/etc/passwd: ") && told.contains("big.txt"), "{told}");
+        // Whom the flist names is asked only where that is wanted: nobody listens there, and a directory is never asked.
+        let named = ["flist", "cat", flist, "/etc/passwd"];
+        assert!(world.fails(&named, 1).contains("no source"), "nobody is asked");
+        let code = if name == "small.flist" { 5 } else { 1 };
+        world.fails(&[&named[..], &["--follow"]].concat(), code);
         world.fails(&["flist", "cat", "--source", "chunks", flist, "/etc/passwd"], 2);
     }
     let seed = world.ok(&["flist", "metadata", text(&vectors().join("small.flist"))]);
@@ -122,7 +127,7 @@ fn a_server_mounts_them() {
     assert!(
         std::process::Command::new("cp").args(["-r", text(&from), text(&copied)]).status().expect("runs").success()
     );
-    let world = with_flists(&format!("sources = [\"dir://{}\"]\nfollow = false\ncache = \"64MiB\"", text(&copied)));
+    let world = with_flists(&format!("sources = [\"dir://{}\"]\ncache = \"64MiB\"", text(&copied)));
     let big = big(&world);
     let server = world.serve(&[]);
     assert_eq!(world.ok(&["ls", "/flist"]), "newer\nseed");
@@ -179,7 +184,7 @@ fn they_are_imported() {
     assert!(stat.contains("4755") && stat.contains("2017-07-14T02:40:00Z"), "{stat}");
     assert!(world.ok(&["stat", "/ipfs/image/etc/fifo"]).contains("Fifo"));
     assert!(world.run(&["cat", "/ipfs/image/usr/share/man/big.txt"]).stdout == big);
-    let none = ["flist", "import", "--no-follow", text(&flist), "/ipfs"];
+    let none = ["flist", "import", text(&flist), "/ipfs"];
     assert!(world.fails(&none, 1).contains("no source"), "it is told which chunk");
 }
 
@@ -203,7 +208,7 @@ fn chunks_come_from_servers() {
         client.reply().expect("a reply");
     }
     let web = web_server(chunks);
-    let sources = format!("sources = [\"zdb://{}/flist2\", \"http://{web}\"]\nfollow = false", zdb.addr("zdb"));
+    let sources = format!("sources = [\"zdb://{}/flist2\", \"http://{web}\"]", zdb.addr("zdb"));
     let world = with_flists(&sources);
     let big = big(&world);
     let server = world.serve(&[]);

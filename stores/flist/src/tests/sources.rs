@@ -94,6 +94,9 @@ async fn routes_of_flists_are_followed_where_it_is_allowed() {
     assert_eq!(error.kind(), ErrorKind::Unavailable);
 }
 
+    let many: Vec<_> = (1..40).flat_map(|port| route(&format!("zdb://127.0.0.1:{port}"))).collect();
+    let error = format!("{:?}", chunks(&[], true).await.sources(&many));
+    assert!(error.contains("127.0.0.1:16") && !error.contains("127.0.0.1:17"), "{error}");
 /// It costs one wait, and then none for a while; another source is asked as if it were not there.
 #[tokio::test(start_paused = true)]
 async fn a_server_that_never_answers_costs_a_bounded_wait() {
