@@ -1,7 +1,7 @@
 //! The bytes of chunks: in memory, on disk, or from the sources in turn, verified wherever they come from.
 //!
-//! One of these serves all flists: a chunk that two of them have is fetched once and kept once. What is kept on disk is
-//! what is stored, encrypted. Spec: spec/flist.md #reading.
+//! One of these serves all flists: a chunk that two of them have is kept once, and those who want it of the same sources at
+//! the same time share one fetching of it. What is kept on disk is what is stored, encrypted. Spec: spec/flist.md #reading.
 
 use std::{
     collections::HashMap,
@@ -15,26 +15,20 @@ use bytes::Bytes;
 use futures_util::stream::{self, BoxStream, StreamExt as _};
 use lru::LruCache;
 use muxfs::{BlockKey, BlockStore, Error, ErrorKind, Result, block::Cache};
-use tokio::{
-    sync::{OnceCell, Semaphore},
-    time::timeout,
-};
+use tokio::time::{Instant, timeout_at};
 
 use crate::{
     Flist, Inode,
     chunk::Chunk,
+    memory::{Memory, Want},
     metadata::Route,
     source::{Source, SourceUrl},
 };
 
+/// How long a chunk may take, from all sources together and with all waiting.
+const CHUNK_TIME_MAX: Duration = Duration::from_secs(30);
 /// So many sources are asked of those that an flist names.
 const FOLLOWED_COUNT_MAX: usize = 16;
-/// What is kept of chunks in memory, in bytes.
-const MEMORY_LEN_MAX: usize = 64 << 20;
-/// So many chunks are fetched at a time.
-const FETCH_COUNT_MAX: usize = 16;
-/// How long a chunk may take, from all sources together.
-const CHUNK_TIME_MAX: Duration = Duration::from_secs(30);
 /// Sources of flists that are remembered with what is known of them.
 const SOURCE_COUNT_MAX: usize = 256;
 
@@ -57,8 +51,7 @@ pub struct Chunks {
     known: Mutex<LruCache<String, Arc<Source>>>,
     wanted: Arc<Wanted>,
     stored: Arc<dyn BlockStore>,
-    memory: Mutex<Memory>,
-    permits: Semaphore,
+    memory: Memory,
 }
 
 impl fmt::Debug for Chunks {
@@ -79,29 +72,6 @@ pub struct ChunksOptions {
     pub kept: Option<(Arc<dyn BlockStore>, u64)>,
 }
 
-/// Chunks in memory, and those that are on their way there.
-struct Memory {
-    chunks: LruCache<Chunk, (Arc<OnceCell<Bytes>>, usize)>,
-    len: usize,
-}
-
-impl Memory {
-    /// The place of a chunk of `len` bytes.
-    fn place(&mut self, chunk: &Chunk, len: usize) -> Arc<OnceCell<Bytes>> {
-        if let Some((place, _)) = self.chunks.get(chunk) {
-            return place.clone();
-        }
-        let place = Arc::new(OnceCell::new());
-        self.chunks.put(*chunk, (place.clone(), len));
-        self.len += len;
-        while self.len > MEMORY_LEN_MAX && self.chunks.len() > 1 {
-            let Some((_, (_, len))) = self.chunks.pop_lru() else { break };
-            self.len -= len;
-        }
-        place
-    }
-}
-
 impl Chunks {
     /// Reads as `options` say. Nobody is asked yet.
     ///
@@ -120,8 +90,7 @@ impl Chunks {
             known: Mutex::new(LruCache::new(count)),
             wanted,
             stored,
-            memory: Mutex::new(Memory { chunks: LruCache::unbounded(), len: 0 }),
-            permits: Semaphore::new(FETCH_COUNT_MAX),
+            memory: Memory::default(),
         })
     }
 
@@ -140,10 +109,6 @@ impl Chunks {
     /// Those of [`Flist::chunks`]; `Corrupt` where the file has fewer chunks than its length needs, or a chunk is another;
     /// `Unavailable` where a source that may have it is out of reach; `Io` where none has it.
     pub async fn read(
-                Ok(_) if sources.all.len() >= self.first.len() + FOLLOWED_COUNT_MAX => {
-                    sources.left_out.push(format!("of an flist {FOLLOWED_COUNT_MAX} sources are followed"));
-                    break;
-                }
         &self,
         sources: &Arc<Sources>,
         flist: &Flist,
@@ -175,6 +140,10 @@ impl Chunks {
                     sources.left_out.push(format!("{url} is of the machine where the flist was made"));
                 }
                 Ok(url) if !self.follows => sources.left_out.push(format!("{url} is not followed")),
+                Ok(_) if sources.all.len() >= self.first.len() + FOLLOWED_COUNT_MAX => {
+                    sources.left_out.push(format!("of an flist {FOLLOWED_COUNT_MAX} sources are followed"));
+                    break;
+                }
                 Ok(url) => {
                     let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
                     let name = format!("{:02x}-{:02x}={}", route.first, route.last, route.url);
@@ -191,32 +160,30 @@ impl Chunks {
     /// `Unavailable` where a source that may have it is out of reach; `Io` where none has it; `Corrupt` where what they
     /// have is another. They name the chunk.
     pub(crate) async fn get(&self, sources: &Arc<Sources>, chunk: Chunk, len: usize) -> Result<Bytes> {
-        let place = self.memory().place(&chunk, len);
-        let bytes = place.get_or_try_init(|| self.fetch(sources, chunk, len)).await?;
+        let named = |error: Error| error.at(format!("chunk {}", chunk.hex()));
+        let deadline = Instant::now() + CHUNK_TIME_MAX;
+        // What one flist fails to fetch of its sources tells nothing of those of another.
+        let want = Want { chunk, len, sources: Arc::as_ptr(sources).addr() };
+        let fetch = || async {
+            let fetched = timeout_at(deadline, self.fetch(sources, chunk, len)).await;
+            fetched.unwrap_or_else(|_elapsed| Err(late()))
+        };
+        // Who joined a fetching that was given up by who began it fetches in his own time.
+        let got = timeout_at(deadline, self.memory.get_or_fetch(want, fetch)).await;
+        let bytes = got.map_err(|_elapsed| named(late()))?;
+        let bytes = bytes.map_err(|error| named(Error::new(error.kind(), OP).because(error)))?;
         if bytes.len() == len {
-            return Ok(bytes.clone());
+            return Ok(bytes);
         }
         let why = format!("it has {} bytes, and its file has {len} there", bytes.len());
-        Err(Error::new(ErrorKind::Corrupt, OP).at(format!("chunk {}", chunk.hex())).because(why))
-    }
-
-    fn memory(&self) -> MutexGuard<'_, Memory> {
-        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+        Err(named(Error::new(ErrorKind::Corrupt, OP).because(why)))
     }
 
     async fn fetch(&self, sources: &Arc<Sources>, chunk: Chunk, len: usize) -> Result<Bytes> {
-        let named = |error: Error| error.at(format!("chunk {}", chunk.hex()));
-        let permit = self.permits.acquire().await;
-        let _permit = permit.map_err(|closed| Error::new(ErrorKind::Internal, OP).because(closed))?;
         let key = BlockKey::new(chunk.id())?;
         let stored = {
             let _asking = self.wanted.ask(key.clone(), chunk, sources.clone());
-            let got = timeout(CHUNK_TIME_MAX, self.stored.get(&key)).await;
-            let late = |_elapsed| {
-                let why = format!("no source gave it within {CHUNK_TIME_MAX:?}");
-                Error::new(ErrorKind::Unavailable, OP).because(why)
-            };
-            got.map_err(late).flatten().map_err(named)?
+            self.stored.get(&key).await?
         };
         let stored = stored.ok_or_else(|| {
             let mut why = match sources.all.iter().filter(|source| source.has(chunk.id())).count() {
@@ -226,11 +193,15 @@ impl Chunks {
             for left_out in &sources.left_out {
                 why = format!("{why}; {left_out}");
             }
-            named(Error::new(ErrorKind::Io, OP).because(why))
+            Error::new(ErrorKind::Io, OP).because(why)
         })?;
         let opened = tokio::task::spawn_blocking(move || chunk.open(&stored, len)).await;
         opened.map_err(|error| Error::new(ErrorKind::Internal, OP).because(error))?
     }
+}
+
+fn late() -> Error {
+    Error::new(ErrorKind::Unavailable, OP).because(format!("no source gave it within {CHUNK_TIME_MAX:?}"))
 }
 
 /// The store below the cache: it has what the sources have of those who ask just now. So what one flist names is never

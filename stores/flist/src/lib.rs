@@ -35,6 +35,7 @@ mod chunks;
 mod database;
 mod flist;
 mod inode;
+mod memory;
 mod metadata;
 mod rfs;
 mod source;

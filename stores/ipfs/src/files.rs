@@ -39,7 +39,7 @@ impl HttpFiles {
     }
 
     /// The file at `path`, which begins with a slash and has neither `?` nor `#`; `None` where the server says that there
-    /// is none. It waits for as long as whoever calls lets it.
+    /// is none, or that it is nobody's to read: those that list nothing say so of what they have not got. It waits for as long as whoever calls lets it.
     ///
     /// # Errors
     /// `Unavailable`, naming the address: also where it is longer than `len_max` bytes.
@@ -47,7 +47,7 @@ impl HttpFiles {
         let answer = self.0.ask(&Method::GET, path, &[]).await?;
         match answer.status.as_u16() {
             200 => answer.read(len_max).await.map(Some),
-            404 | 410 => {
+            403 | 404 | 410 => {
                 drop(answer.discard().await);
                 Ok(None)
             }

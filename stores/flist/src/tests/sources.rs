@@ -5,7 +5,11 @@
 use std::{fs, path::Path, sync::Arc};
 
 use muxfs::{ErrorKind, block::Mem};
-use tokio::{net::TcpListener, time::Instant};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
+    time::Instant,
+};
 
 use super::made::World;
 use crate::{
@@ -90,13 +94,46 @@ async fn routes_of_flists_are_followed_where_it_is_allowed() {
         assert_eq!(error.kind(), ErrorKind::Io);
         assert!(format!("{error:#}").contains(why), "{error:#}");
     }
+    let many: Vec<_> = (1..40).flat_map(|port| route(&format!("zdb://127.0.0.1:{port}"))).collect();
+    let error = format!("{:?}", chunks(&[], true).await.sources(&many));
+    assert!(error.contains("127.0.0.1:16") && !error.contains("127.0.0.1:17"), "{error}");
     let error = get(&chunks(&[], true).await, &route("zdb://127.0.0.1:1"), chunk).await.expect_err("nobody listens");
     assert_eq!(error.kind(), ErrorKind::Unavailable);
 }
 
-    let many: Vec<_> = (1..40).flat_map(|port| route(&format!("zdb://127.0.0.1:{port}"))).collect();
-    let error = format!("{:?}", chunks(&[], true).await.sources(&many));
-    assert!(error.contains("127.0.0.1:16") && !error.contains("127.0.0.1:17"), "{error}");
+/// What is wrong with one file of a directory, or forbidden on a server, tells nothing of the others.
+#[tokio::test]
+async fn a_source_does_not_rest_for_one_chunk() {
+    let (world, [one, _], chunk, stored) = world();
+    fs::write(world.path("one").join(chunk.hex()), &stored).expect("stored");
+    let (bad, _) = seal_aes(b"other bytes");
+    std::os::unix::fs::symlink(bad.hex(), world.path("one").join(bad.hex())).expect("a loop");
+    let chunks = chunks(&[one], true).await;
+    let sources = Arc::new(chunks.sources(&[]));
+    let error = chunks.get(&sources, bad, 11).await.expect_err("it leads to itself");
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert_eq!(chunks.get(&sources, chunk, PLAIN.len()).await.expect("that one is there"), PLAIN);
+}
+
+#[tokio::test]
+async fn what_is_forbidden_is_not_there() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    let _server = tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut request = [0; 1024];
+            let answer = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+            if stream.read(&mut request).await.is_ok() {
+                // Whoever asked may be gone.
+                stream.write_all(answer).await.ok();
+            }
+        }
+    });
+    let (_, _, chunk, _) = world();
+    let error = get(&chunks(&[url], true).await, &[], chunk).await.expect_err("not there");
+    assert!(error.kind() == ErrorKind::Io && format!("{error:#}").contains("none of 1"), "{error:#}");
+}
+
 /// It costs one wait, and then none for a while; another source is asked as if it were not there.
 #[tokio::test(start_paused = true)]
 async fn a_server_that_never_answers_costs_a_bounded_wait() {
@@ -124,6 +161,33 @@ async fn a_server_that_never_answers_costs_a_bounded_wait() {
         let both = chunks(&[format!("{scheme}://{address}"), one], true).await;
         assert_eq!(get(&both, &[], chunk).await.expect("the other"), PLAIN);
     }
+}
+
+/// Those who wait for one source hold up nobody who asks another, and wait no longer than for a chunk in all.
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_a_silent_source_holds_up_nobody_else() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let silent = [Route { first: 0, last: 255, url: format!("zdb://{}", listener.local_addr().expect("an address")) }];
+    let (world, [one, _], chunk, stored) = world();
+    fs::write(world.path("one").join(chunk.hex()), &stored).expect("stored");
+    let chunks = Arc::new(chunks(&[one], true).await);
+    let asks: Vec<_> = (0..100u8)
+        .map(|byte| {
+            let (chunks, sources) = (chunks.clone(), Arc::new(chunks.sources(&silent)));
+            let (chunk, _) = seal_aes(&[byte / 2]);
+            tokio::spawn(async move { chunks.get(&sources, chunk, 1).await })
+        })
+        .collect();
+    // All of them wait, and the clock has not moved.
+    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    let start = Instant::now();
+    assert_eq!(get(&chunks, &[], chunk).await.expect("of the other"), PLAIN);
+    assert!(start.elapsed().as_secs() < 3, "{:?}", start.elapsed());
+    for ask in asks {
+        let error = ask.await.expect("no panic").expect_err("no answer");
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
+    }
+    assert!(start.elapsed().as_secs() <= 30, "{:?}", start.elapsed());
 }
 
 /// A chunk that two flists have is fetched once; what is kept is what is stored, and is verified again.
