@@ -11,7 +11,7 @@ use std::{
 use muxfs::{ErrorKind, vfs::NewNode};
 use muxfs_fuse::{Options, mount, unmount};
 
-use super::{Bed, blocking, is_root, name, names_in, within_patience};
+use super::{Bed, blocking, is_root, name, names_in, unmounted, within_patience};
 
 /// One that programs use stays until they are done, or until it is detached; what they wrote is durable then.
 #[tokio::test(flavor = "multi_thread")]
@@ -95,7 +95,7 @@ async fn a_part_is_mounted_read_only() {
         }
     })
     .await;
-    within_patience(part.unmount()).await.expect("unmounted");
+    unmounted(&part).await;
     bed.end().await;
 }
 
@@ -115,7 +115,7 @@ async fn a_store_that_is_out_of_reach_is_waited_for() {
     bed.fs.fail(None);
     within_patience(waiting).await.expect("no panic").expect("written");
     assert_eq!(bed.read("f").await, b"after all");
-    within_patience(hasty.unmount()).await.expect("unmounted");
+    unmounted(&hasty).await;
     bed.end().await;
 }
 

@@ -28,7 +28,7 @@ use muxfs_fuse::{Options, mount};
 use rustix::fs::{Advice, FallocateFlags, OFlags, copy_file_range, fadvise, fallocate};
 use tokio::runtime::Builder;
 
-use super::{PATIENCE, can_mount};
+use super::{PATIENCE, can_mount, unmounted};
 
 /// How many steps each test takes: with and without commits they are 200,000.
 const STEP_COUNT: u64 = 100_000;
@@ -181,7 +181,7 @@ fn exercised(name: &str, commits: Commits) {
     }
     assert!(child.wait().expect("has ended").success(), "{name}: the process that exercises says above what is wrong");
     reader.join().expect("it does not panic").ok();
-    runtime.block_on(mounted.unmount()).expect("unmounted");
+    runtime.block_on(unmounted(&mounted));
 }
 
 #[test]

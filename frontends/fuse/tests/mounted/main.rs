@@ -99,16 +99,20 @@ impl Bed {
 
     /// Ends it, and finds that nothing is leased any more.
     async fn end(self) {
-        let ended = async {
-            // A process that another test begins holds for a moment whatever this one has open.
-            while let Err(error) = self.mounted.unmount().await {
-                assert_eq!(error.kind(), ErrorKind::Unavailable, "unmounted: {error:#}");
-                tokio::task::yield_now().await;
-            }
-        };
-        within_patience(ended).await;
+        unmounted(&self.mounted).await;
         assert_eq!(self.fs.lease_count(), 0, "what the kernel forgot was given back, and the rest at the end");
     }
+}
+
+/// Unmounts what no test uses any more. A process that another test begins holds for a moment whatever this one had open.
+async fn unmounted(mounted: &Mounted) {
+    let ended = async {
+        while let Err(error) = mounted.unmount().await {
+            assert_eq!(error.kind(), ErrorKind::Unavailable, "unmounted: {error:#}");
+            tokio::task::yield_now().await;
+        }
+    };
+    within_patience(ended).await;
 }
 
 fn name(text: &str) -> Name {

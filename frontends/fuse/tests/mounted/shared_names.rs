@@ -10,7 +10,7 @@ use std::{
 use muxfs::vfs::{NewNode, Place, RemoveKind, RenameMode, SetAttr, Vfs, XattrMode, XattrName};
 use muxfs_fuse::{Options, mount};
 
-use super::{Bed, blocking, name, names_in, within_patience};
+use super::{Bed, blocking, name, names_in, unmounted, within_patience};
 
 /// The kernel has names, absences, attributes, pages and listings in its caches, and believes none of them too long.
 #[tokio::test(flavor = "multi_thread")]
@@ -231,6 +231,6 @@ async fn two_mounts_change_the_same_names_at_once() {
         assert_eq!(text, format!("{}", ROUNDS - 1));
     })
     .await;
-    within_patience(second.unmount()).await.expect("unmounted");
+    unmounted(&second).await;
     bed.end().await;
 }
