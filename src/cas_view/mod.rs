@@ -6,7 +6,6 @@
 //! names has two, as a client expects of two files. `nodes` keeps what clients hold and forgets the rest; a handle
 //! carries the CID, so what was forgotten is found again. Spec: spec/qfs.md, "Inodes".
 
-mod ahead;
 mod handle;
 mod nodes;
 
@@ -25,7 +24,6 @@ use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 
 use self::{
-    ahead::Ahead,
     handle::Named,
     nodes::{Nodes, Origin},
 };
@@ -35,7 +33,7 @@ use crate::{
     dag::{Dag, Node},
     pins::Pins,
     rank::Rank,
-    vfs::{Attr, Cookie, DirEntry, DirPage, FsStat, Fsid, Handle, Ino, Listing, READ_LEN_MAX, Rdev, Vfs},
+    vfs::{Attr, Cookie, DirEntry, DirPage, FsStat, Fsid, Handle, Ino, Listing, READ_LEN_MAX, Rdev, ReadAhead, Vfs},
 };
 
 /// The root's number. Derived numbers have bit 55 set, so it is none of them.
@@ -44,6 +42,11 @@ const ROOT: Ino = Ino(NonZeroU64::MIN);
 const STAT_COUNT: usize = 16;
 /// The most entries of one page, whatever was asked for: bounds what a page takes in memory.
 const PAGE_COUNT_MAX: usize = 4096;
+/// How far ahead of who reads a file in order is fetched where its blocks are far away, in bytes, into the memory that the
+/// [`Dag`] keeps verified blocks in.
+const AHEAD_LEN: u64 = 8 << 20;
+/// A client has several reads under way, in any order: so far from where it was expected one is still in order.
+const ORDER_SLACK: u64 = 4 << 20;
 
 /// What content does not say of itself, and who else has some.
 #[derive(Debug, Clone, Default)]
@@ -108,7 +111,7 @@ pub struct CasView {
     pins: Arc<Pins>,
     options: CasViewOptions,
     nodes: Mutex<Nodes>,
-    ahead: Ahead,
+    ahead: ReadAhead<Cid>,
 }
 
 impl CasView {
@@ -129,7 +132,7 @@ impl CasView {
     /// ```
     pub fn new(dag: Dag, pins: Arc<Pins>, mut options: CasViewOptions) -> Self {
         let dag = options.reading(dag);
-        Self { dag, pins, options, nodes: Mutex::default(), ahead: Ahead::default() }
+        Self { dag, pins, options, nodes: Mutex::default(), ahead: ReadAhead::new(AHEAD_LEN, ORDER_SLACK) }
     }
 
     fn nodes(&self) -> MutexGuard<'_, Nodes> {
@@ -365,7 +368,10 @@ impl Vfs for CasView {
                 let len = len.min(READ_LEN_MAX);
                 if self.dag.looks_elsewhere() {
                     let read = offset..offset.saturating_add(len.into());
-                    self.ahead.note(&self.dag, &cid, read, node.size);
+                    self.ahead.note(cid, &read, node.size, |range| {
+                        let mut pieces = self.dag.range_reader(&cid, range);
+                        async move { while pieces.next().await.is_some_and(|piece| piece.is_ok()) {} }
+                    });
                 }
                 self.dag.read_at(&cid, offset, len).await
             }

@@ -10,6 +10,7 @@ use std::{fmt::Debug, fs::File, num::NonZeroU64, ops::Range, time::SystemTime};
 use async_trait::async_trait;
 use bytes::Bytes;
 
+mod ahead;
 pub mod as_store;
 pub mod ext;
 mod forward;
@@ -19,6 +20,7 @@ pub mod posix;
 pub mod union;
 pub mod watch;
 
+pub use ahead::ReadAhead;
 pub use ext::Lease;
 
 use crate::{Cid, Error, ErrorKind, FileKind, Name, Result};

@@ -9,8 +9,10 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use lru::LruCache;
-use muxfs::{Error, ErrorKind, FileKind, Result, vfs::READ_LEN_MAX};
-use tokio_util::task::AbortOnDropHandle;
+use muxfs::{
+    Error, ErrorKind, FileKind, Result,
+    vfs::{READ_LEN_MAX, ReadAhead},
+};
 
 use super::{lock, nodes::Known};
 use crate::{Chunk, Chunks, FlistId, NodeId};
@@ -24,8 +26,6 @@ const READ_COUNT: usize = 8;
 const AHEAD_COUNT: u64 = 8;
 /// A client has several reads under way, in any order: so many chunks from where it was expected one is still in order.
 const ORDER_SLACK: u64 = 2;
-/// So many files are read ahead at a time, those that were read last.
-const READING_COUNT_MAX: usize = 32;
 
 /// Which file.
 type FileId = (FlistId, NodeId);
@@ -37,36 +37,7 @@ type Part = (u64, Arc<[Chunk]>);
 pub(super) struct Files {
     chunks: Arc<Chunks>,
     parts: Mutex<LruCache<(FileId, u64), Part>>,
-    reading: Mutex<LruCache<FileId, Reading>>,
-}
-
-/// How far a file was read, in chunks.
-#[derive(Debug, Default)]
-struct Reading {
-    /// Where the next read is expected.
-    next: u64,
-    /// What is before this was fetched, or is on its way.
-    until: u64,
-    /// To drop it ends it.
-    fetching: Option<AbortOnDropHandle<()>>,
-}
-
-impl Reading {
-    /// Takes note of a read of a file of `count` chunks; what is to be fetched beside it.
-    fn note(&mut self, read: &Range<u64>, count: u64) -> Option<Range<u64>> {
-        if read.start.abs_diff(self.next) > ORDER_SLACK {
-            *self = Self { next: read.end, until: read.end, fetching: None };
-            return None;
-        }
-        self.next = self.next.max(read.end);
-        let from = self.until.max(self.next);
-        let is_busy = self.fetching.as_ref().is_some_and(|fetching| !fetching.is_finished());
-        if is_busy || from >= count || from - self.next > AHEAD_COUNT / 2 {
-            return None;
-        }
-        self.until = (from + AHEAD_COUNT).min(count);
-        Some(from..self.until)
-    }
+    ahead: ReadAhead<FileId>,
 }
 
 fn count(count: usize) -> NonZeroUsize {
@@ -80,7 +51,7 @@ fn id(known: &Known) -> FileId {
 impl Files {
     pub(super) fn new(chunks: Arc<Chunks>) -> Self {
         let parts = Mutex::new(LruCache::new(count(PARTS_COUNT_MAX)));
-        Self { chunks, parts, reading: Mutex::new(LruCache::new(count(READING_COUNT_MAX))) }
+        Self { chunks, parts, ahead: ReadAhead::new(AHEAD_COUNT, ORDER_SLACK) }
     }
 
     /// The bytes of a file, as [`Vfs::read`](muxfs::vfs::Vfs::read) gives them.
@@ -148,45 +119,17 @@ impl Files {
 
     /// Fetches what follows a read, if the reads of its file are in order. The first one tells nothing.
     fn fetch_ahead(self: &Arc<Self>, known: &Known, read: &Range<u64>, count: u64) {
-        let mut all = lock(&self.reading);
-        let Some(reading) = all.get_mut(&id(known)) else {
-            all.put(id(known), Reading { next: read.end, until: read.end, fetching: None });
-            return;
-        };
-        let Some(range) = reading.note(read, count) else { return };
-        let (this, known) = (self.clone(), known.clone());
-        let fetch = async move {
-            // What fails is told to who reads it.
-            let fetch = |index| {
-                let (this, known) = (&this, &known);
-                async move { this.bytes(known, index).await.is_ok() }
-            };
-            let mut fetched = stream::iter(range).map(fetch).buffered(READ_COUNT);
-            while fetched.next().await == Some(true) {}
-        };
-        reading.fetching = Some(AbortOnDropHandle::new(tokio::spawn(fetch)));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn reads_in_order_are_known_and_others_are_not() {
-        let mut reading = Reading { next: 1, until: 1, fetching: None };
-        let mut note = |read: Range<u64>| reading.note(&read, 100);
-        assert_eq!(note(0..1), Some(1..9), "another part of the same chunk");
-        assert_eq!(note(1..2), None, "that is on its way");
-        assert_eq!(note(5..6), None, "it is not expected there");
-        assert_eq!(note(6..7), Some(7..15));
-        assert_eq!(note(8..9), None);
-        assert_eq!(note(10..11), Some(15..23), "half of it was read");
-        assert_eq!(note(50..51), None, "a jump");
-        assert_eq!(note(51..52), Some(52..60));
-        assert_eq!(note(10..11), None, "back");
-        assert_eq!(note(97..98), None, "a jump");
-        assert_eq!(note(98..99), Some(99..100));
-        assert_eq!(note(99..100), None, "behind which is nothing");
+        self.ahead.note(id(known), read, count, |range| {
+            let (this, owned) = (self.clone(), known.clone());
+            async move {
+                // What fails is told to who reads it.
+                let fetch = |index| {
+                    let (this, known) = (&this, &owned);
+                    async move { this.bytes(known, index).await.is_ok() }
+                };
+                let mut fetched = stream::iter(range).map(fetch).buffered(READ_COUNT);
+                while fetched.next().await == Some(true) {}
+            }
+        });
     }
 }
