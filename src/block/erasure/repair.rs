@@ -6,6 +6,8 @@
 //! written as by a put. Only when all k + m shards are where they belong and durable, what is there besides goes. A
 //! repair that ends half way is gone on with by the next. Spec: spec/erasure.md, "Repair".
 
+use std::collections::BTreeSet;
+
 use super::{
     Inner, SLOT_COUNT, StripeCode,
     collected::Found,
@@ -47,20 +49,17 @@ impl Survey {
     /// The stripe of this code that every node has its one shard of which one belongs on, byte for byte as it was cut, where
     /// no other node has anything: nothing is to be done then.
     fn whole(&self, code: &StripeCode, places: &[usize]) -> Result<Option<Stripe>> {
-        let mut shards = Vec::with_capacity(places.len());
+        let (mut shards, mut holders) = (Vec::with_capacity(places.len()), BTreeSet::new());
         for (node, _, slot) in self.taken() {
             match slot {
-                Slot::Held(shard) if places.contains(&node) => shards.push(shard),
+                Slot::Held(shard) if places.contains(&node) && holders.insert(node) => shards.push(shard),
                 _ => return Ok(None),
             }
         }
-        let are_alone = places.iter().all(|node| match self.0.get(node) {
-            Some(Ok(slots)) => slots.iter().filter(|slot| !matches!(slot, Slot::Empty)).count() == 1,
-            _ => false,
-        });
         let Some(stripe) = shards.first().map(|shard| shard.header.stripe) else { return Ok(None) };
         shards.sort_by_key(|shard| shard.header.index);
-        Ok((are_alone && code.is_cut(&stripe, &shards)?).then_some(stripe))
+        // All of them, each from another node.
+        Ok(code.is_cut(&stripe, &shards)?.then_some(stripe))
     }
 
     /// What was found, of a stripe if there is one.
@@ -111,8 +110,8 @@ impl Inner {
         let order = self.placement.order(key);
         let mut survey = Survey::default();
         self.survey(&mut survey, &keys, &order, self.stored_count_min()).await;
-        let (data_count, parity_count) = self.code.counts();
-        let places = &order[..order.len().min(usize::from(data_count) + usize::from(parity_count))];
+        let (data_count, _) = self.code.counts();
+        let places = &order[..self.shards().min(order.len())];
         if let Some(stripe) = survey.whole(&self.code, places)? {
             return Ok(survey.report(Some(&stripe), places));
         }
