@@ -6,6 +6,7 @@
 
 use std::{
     collections::HashMap,
+    mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -114,10 +115,11 @@ impl Fetching<'_> {
 
 impl Drop for Fetching<'_> {
     fn drop(&mut self) {
-        // Cells are cloned under the lock of the table only: two are the table's and ours.
+        // Cells are cloned and let go under the lock of the table only: so the last to leave finds the table's alone.
         let mut table = self.memory.table();
-        if Arc::strong_count(&self.cell) <= 2 {
-            self.end(&mut table);
+        drop(mem::take(&mut self.cell));
+        if table.fetchings.get(&self.want).is_some_and(|cell| Arc::strong_count(cell) == 1) {
+            table.fetchings.remove(&self.want);
         }
     }
 }
