@@ -261,8 +261,8 @@ fn bad_key() -> Error {
 impl BlockStore for Encrypt {
     async fn get(&self, key: &BlockKey) -> Result<Option<Bytes>> {
         for (keys, name) in self.names(key) {
-            if let Some(stored) = self.inner.get(&name).await? {
-                return self.bad.note(&name, self.open(&keys, key, &name, stored)).map(Some);
+            if let Some(opened) = self.inner.get_opened(&name, &|stored| self.open(&keys, key, &name, stored)).await? {
+                return self.bad.note(&name, opened).map(Some);
             }
         }
         Ok(None)

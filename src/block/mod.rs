@@ -68,6 +68,9 @@ impl BlockKey {
     }
 }
 
+/// What a layer makes of the bytes that a store has of its block; `Corrupt` where they are not those it put.
+pub type OpenBlock<'a> = &'a (dyn Fn(Bytes) -> Result<Bytes> + Send + Sync);
+
 /// Untrusted bytes under opaque keys. Whoever reads verifies: a store may lose, rot or lie, and is not asked to know.
 ///
 /// Layers (Compress, Encrypt, Erasure, Cache, Fallback) are stores over stores and obey the same laws.
@@ -84,6 +87,18 @@ pub trait BlockStore: Debug + Send + Sync + 'static {
             let end = range.end.min(block.len());
             block.slice(range.start.min(end)..end)
         }))
+    }
+
+    /// What `open` says to the bytes that `get` gives; `None` where there are none. For layers that find out by themselves
+    /// whether those are right.
+    ///
+    /// A store may leave to `open` what it would check itself, and looks again, with all its checks, where `open` says
+    /// `Corrupt`: so that may be asked more than once, and its last answer counts.
+    ///
+    /// # Errors
+    /// Those of `get`. What `open` says is in what is given.
+    async fn get_opened(&self, key: &BlockKey, open: OpenBlock<'_>) -> Result<Option<Result<Bytes>>> {
+        Ok(self.get(key).await?.map(open))
     }
 
     /// Stores a block under its key: all of it or, on any error, perhaps none, never a part. Visible when it returns.
@@ -128,6 +143,9 @@ impl<B: BlockStore + ?Sized> BlockStore for Arc<B> {
     }
     async fn get_range(&self, key: &BlockKey, range: Range<usize>) -> Result<Option<Bytes>> {
         (**self).get_range(key, range).await
+    }
+    async fn get_opened(&self, key: &BlockKey, open: OpenBlock<'_>) -> Result<Option<Result<Bytes>>> {
+        (**self).get_opened(key, open).await
     }
     async fn put(&self, key: &BlockKey, block: Bytes) -> Result<()> {
         (**self).put(key, block).await

@@ -24,7 +24,7 @@ macro_rules! block_store_laws {
     ($module:ident, $make:expr $(, except: $except:tt)? $(,)?) => {
         $crate::laws!(block_store, $module, $make, [$($except)?],
             get_gives_what_was_put, what_was_never_put_is_none, put_twice_is_put_once, a_deleted_block_is_absent,
-            a_block_comes_back_after_deletion, a_range_is_a_slice, the_longest_block_is_taken_and_no_longer_one,
+            a_block_comes_back_after_deletion, a_range_is_a_slice, what_is_opened_is_what_get_gives, the_longest_block_is_taken_and_no_longer_one,
             has_tells_whether_get_gives, a_length_is_told_without_the_block, keys_lists_what_is_there, keys_misses_nothing_that_stays, keys_are_bytes,
             an_empty_block_is_a_block, a_dropped_call_leaves_all_or_nothing, puts_of_one_key_at_once_agree,
             many_calls_at_once_do_not_mix, what_was_flushed_survives_reopening);
@@ -194,6 +194,23 @@ pub async fn a_range_is_a_slice(subject: Subject) {
             assert_eq!(range, Some(Bytes::new()), "{start}..{end} of nothing");
         }
     }
+}
+
+/// `get_opened` gives what the layer above says to the bytes that `get` gives: also that they are wrong.
+pub async fn what_is_opened_is_what_get_gives(subject: Subject) {
+    let store = &*subject.store;
+    let whole = block(0, 1000);
+    put(store, &key(0), whole.clone()).await;
+    let opened = store.get_opened(&key(0), &|bytes| Ok(bytes.slice(1..))).await.expect("get_opened");
+    assert_eq!(opened.expect("it is there").expect("as was said"), whole.slice(1..));
+    for kind in [ErrorKind::Corrupt, ErrorKind::BadKey] {
+        let refused = store.get_opened(&key(0), &|_| Err(crate::Error::new(kind, "law.open"))).await;
+        let said = refused.expect("get_opened").expect("it is there").expect_err("as was said");
+        assert_eq!(said.kind(), kind);
+    }
+    assert_eq!(get(store, &key(0)).await, Some(whole), "what was refused is kept");
+    let absent = store.get_opened(&key(1), &|_| panic!("there is nothing to open")).await;
+    assert!(absent.expect("get_opened").is_none());
 }
 
 /// A block of the greatest length is taken; a longer one is `TooLarge` and leaves nothing.

@@ -11,6 +11,7 @@ use reed_solomon_erasure::galois_8::ReedSolomon;
 
 use super::{
     collected::{Collected, Found},
+    read::What,
     shard::{Header, SHARD_HEADER_LEN, Shard, Stripe},
 };
 use crate::{Error, ErrorKind, Result, block::BLOCK_LEN_MAX};
@@ -167,7 +168,7 @@ impl StripeCode {
     /// # Errors
     /// `Corrupt` where that leaves fewer than k.
     pub fn decode(&self, shards: &[Bytes]) -> Result<Bytes> {
-        let mut collected = Collected::of_blocks(self.data_count);
+        let mut collected = Collected::new(What::Block, self.data_count);
         for (origin, bytes) in shards.iter().enumerate() {
             let Ok(shard) = Shard::parse(bytes.clone()) else { continue };
             let is_ours = self.counts() == (shard.header.stripe.data_count, shard.header.stripe.parity_count);
@@ -189,16 +190,20 @@ impl StripeCode {
     /// Puts the block of a stripe, of this code or another, together from k of its shards, each of another index; `None`
     /// where that is not the block, because one of them is not what it says.
     pub(super) fn join(&self, stripe: &Stripe, shards: &[&Shard]) -> Result<Option<Bytes>> {
+        Ok(self.join_unchecked(stripe, shards)?.filter(|block| stripe.is_of(block)))
+    }
+
+    /// The same, whether it is the block or not.
+    pub(super) fn join_unchecked(&self, stripe: &Stripe, shards: &[&Shard]) -> Result<Option<Bytes>> {
         if self.counts() != (stripe.data_count, stripe.parity_count) {
-            return Self::new(stripe.data_count, stripe.parity_count)?.join(stripe, shards);
+            return Self::new(stripe.data_count, stripe.parity_count)?.join_unchecked(stripe, shards);
         }
         let (data_shards, shard_len) = (stripe.data_shards(), stripe.shard_len());
         let block_len = stripe.block_len as usize;
-        let is_whole = |block: Bytes| stripe.is_of(&block).then_some(block);
         if let ([shard], 1) = (shards, data_shards) {
             // Each is a copy: the block is a part of it.
             let start = SHARD_HEADER_LEN;
-            return Ok(is_whole(shard.bytes().slice(start..start + block_len)));
+            return Ok(Some(shard.bytes().slice(start..start + block_len)));
         }
         let mut by_index: Vec<Option<&Shard>> = vec![None; stripe.shards()];
         for shard in shards {
@@ -227,7 +232,7 @@ impl StripeCode {
             }
         }
         buffer.truncate(block_len);
-        Ok(is_whole(buffer.into()))
+        Ok(Some(buffer.into()))
     }
 }
 

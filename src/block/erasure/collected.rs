@@ -15,6 +15,7 @@ use tokio::task::yield_now;
 
 use super::{
     code::StripeCode,
+    read::What,
     shard::{Shard, Stripe},
 };
 use crate::Result;
@@ -31,7 +32,7 @@ const STEP_COUNT: usize = 16;
 #[derive(Debug)]
 pub(super) struct Found {
     pub(super) stripe: Stripe,
-    /// Empty where only headers were collected.
+    /// Empty where only headers were collected; perhaps other bytes where nobody was to look.
     pub(super) block: Bytes,
 }
 
@@ -40,7 +41,7 @@ pub(super) struct Collected {
     piles: BTreeMap<Stripe, Pile>,
     /// Nodes that gave something that is no good shard.
     damaged: BTreeSet<usize>,
-    is_headers: bool,
+    what: What,
     /// Stripes of fewer data shards are set aside: one node alone can make up a stripe of one shard.
     data_count_min: u8,
     search: Option<Search>,
@@ -63,15 +64,11 @@ pub(super) struct Pile {
 }
 
 impl Collected {
-    /// Makes an empty collection that is to give a block, at once if it is in so many data shards or more.
-    pub(super) fn of_blocks(data_count_min: u8) -> Self {
+    /// Makes an empty collection that is to give a block, or to tell whether there is one, at once if it is in so many data
+    /// shards or more.
+    pub(super) fn new(what: What, data_count_min: u8) -> Self {
         let (piles, damaged) = (BTreeMap::new(), BTreeSet::new());
-        Self { piles, damaged, is_headers: false, data_count_min, search: None, search_len_left: SEARCH_LEN_MAX }
-    }
-
-    /// Makes an empty collection that is to tell whether there is a block.
-    pub(super) fn of_headers(data_count_min: u8) -> Self {
-        Self { is_headers: true, ..Self::of_blocks(data_count_min) }
+        Self { piles, damaged, what, data_count_min, search: None, search_len_left: SEARCH_LEN_MAX }
     }
 
     /// Adds the shard of a node and gives the block if it can be had now; what it comes to otherwise is for `search` to say.
@@ -105,8 +102,13 @@ impl Collected {
         if pile.index_count() < stripe.data_shards() {
             return Ok(None);
         }
-        if self.is_headers {
-            return Ok(Some(Found { stripe, block: Bytes::new() }));
+        match self.what {
+            What::Headers => return Ok(Some(Found { stripe, block: Bytes::new() })),
+            What::UncheckedBlock => {
+                let block = code.join_unchecked(&stripe, &pile.one_of_each(stripe.data_shards()))?;
+                return Ok(block.map(|block| Found { stripe, block }));
+            }
+            What::Block => {}
         }
         let mut newest = pile.shards.len().checked_sub(1);
         if !pile.is_disputed {

@@ -34,7 +34,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt, mem,
     num::NonZeroU64,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, atomic::AtomicU32},
     time::Duration,
 };
 
@@ -66,9 +66,10 @@ use self::{
     mending::{Mending, Waiting},
     owed::OwedLog,
     placement::{Member, Placement, Standing},
+    read::What,
     shard::stored_count_min,
 };
-use super::{BLOCK_KEY_LEN_MAX, BlockKey, BlockStore};
+use super::{BLOCK_KEY_LEN_MAX, BlockKey, BlockStore, OpenBlock};
 use crate::{Env, Error, ErrorKind, Result, log::detached, media::Media};
 
 /// So many blocks can be written at the same time; two writes of one go one after the other.
@@ -170,6 +171,8 @@ struct Inner {
     /// What was written since the nodes were flushed.
     unflushed: Mutex<BTreeSet<Unflushed>>,
     mending: Mending,
+    /// So many of the next reads look at what shards give by themselves, because some gave what nobody had put.
+    doubt_count: AtomicU32,
     call_time_max: Duration,
 }
 
@@ -258,6 +261,7 @@ impl Erasure {
             flushing: AsyncMutex::default(),
             unflushed: Mutex::default(),
             mending: Mending::new(repairs_max, wake, waiting, log),
+            doubt_count: AtomicU32::new(0),
             call_time_max,
         };
         Ok(Self { inner: Arc::new_cyclic(inner) })
@@ -463,7 +467,11 @@ impl fmt::Debug for Erasure {
 #[async_trait]
 impl BlockStore for Erasure {
     async fn get(&self, key: &BlockKey) -> Result<Option<Bytes>> {
-        Ok(self.inner.read(key, false).await?.map(|Found { block, .. }| block))
+        Ok(self.inner.read(key, What::Block).await?.map(|Found { block, .. }| block))
+    }
+
+    async fn get_opened(&self, key: &BlockKey, open: OpenBlock<'_>) -> Result<Option<Result<Bytes>>> {
+        self.inner.read_opened(key, open).await
     }
 
     async fn put(&self, key: &BlockKey, block: Bytes) -> Result<()> {
@@ -477,7 +485,7 @@ impl BlockStore for Erasure {
     }
 
     async fn has(&self, key: &BlockKey) -> Result<bool> {
-        match self.inner.read(key, true).await {
+        match self.inner.read(key, What::Headers).await {
             Ok(found) => Ok(found.is_some()),
             // It is known that there are too few shards; a put adds to them.
             Err(error) if error.kind() == ErrorKind::Corrupt => Ok(false),
@@ -486,7 +494,7 @@ impl BlockStore for Erasure {
     }
 
     async fn block_len(&self, key: &BlockKey) -> Result<Option<u64>> {
-        Ok(self.inner.read(key, true).await?.map(|Found { stripe, .. }| stripe.block_len.into()))
+        Ok(self.inner.read(key, What::Headers).await?.map(|Found { stripe, .. }| stripe.block_len.into()))
     }
 
     async fn flush(&self) -> Result<()> {

@@ -4,7 +4,7 @@
 //! answer that is no good, or does not come when it usually does, has another node asked. That goes on over all nodes, so
 //! shards are found wherever they are; nodes that are down come last, and only if they can matter.
 
-use std::{collections::VecDeque, mem};
+use std::{collections::VecDeque, mem, sync::atomic::Ordering};
 
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
@@ -17,7 +17,20 @@ use super::{
     shard::{Flaw, SHARD_HEADER_LEN, Shard},
     slot_keys, without_slot,
 };
-use crate::{BlockKey, Error, ErrorKind, Result};
+use crate::{BlockKey, Error, ErrorKind, Result, block::OpenBlock};
+
+/// So many reads do not leave it to the layer above to find wrong bytes, after it has found some.
+const DOUBT_COUNT: u32 = 64;
+
+/// What of a block is looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum What {
+    /// What the headers of its shards say.
+    Headers,
+    Block,
+    /// What its shards give, which somebody else checks.
+    UncheckedBlock,
+}
 
 /// What a node has in a slot.
 #[derive(Debug)]
@@ -63,17 +76,32 @@ impl Gathered {
 }
 
 impl Inner {
-    /// Reads a block, or only what the headers of its shards say; `None` where it is known to be absent.
+    /// Reads a block for one who knows whether it is right. Mostly it is, and then it is hashed there alone.
+    pub(super) async fn read_opened(&self, key: &BlockKey, open: OpenBlock<'_>) -> Result<Option<Result<Bytes>>> {
+        let less = |count: u32| count.checked_sub(1);
+        if self.doubt_count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_err() {
+            let Some(found) = self.read(key, What::UncheckedBlock).await? else { return Ok(None) };
+            match open(found.block) {
+                Err(error) if error.kind() == ErrorKind::Corrupt => {
+                    self.doubt_count.store(DOUBT_COUNT, Ordering::Relaxed);
+                }
+                opened => return Ok(Some(opened)),
+            }
+        }
+        Ok(self.read(key, What::Block).await?.map(|found| open(found.block)))
+    }
+
+    /// Reads of a block what is looked for; `None` where it is known to be absent.
     ///
     /// # Errors
     /// `Unavailable` while nodes that fail may have what is lacking; `Corrupt` where they cannot.
-    pub(super) async fn read(&self, key: &BlockKey, is_headers: bool) -> Result<Option<Found>> {
+    pub(super) async fn read(&self, key: &BlockKey, what: What) -> Result<Option<Found>> {
         let Some(keys) = slot_keys(key) else { return Ok(None) };
-        let gathered = match self.gather(key, &keys, is_headers, Vec::new()).await? {
+        let gathered = match self.gather(key, &keys, what, Vec::new()).await? {
             // Perhaps a put or a delete is half way: that one ends first, and there is none in the second look.
             Gathered::Short { failed, found_any: true, .. } => {
                 let _guard = self.lock(key).await;
-                self.gather(key, &keys, is_headers, failed).await?
+                self.gather(key, &keys, what, failed).await?
             }
             gathered => gathered,
         };
@@ -95,7 +123,7 @@ impl Inner {
         &self,
         key: &BlockKey,
         keys: &[BlockKey; SLOT_COUNT],
-        is_headers: bool,
+        what: What,
         mut failed: Vec<(usize, Error)>,
     ) -> Result<Gathered> {
         let (data_count, _) = self.code.counts();
@@ -105,8 +133,7 @@ impl Inner {
         let mut asked = FuturesUnordered::new();
         let mut under_way: Vec<UnderWay> = Vec::new();
         let mut is_missing = false;
-        let mut collected =
-            if is_headers { Collected::of_headers(data_count) } else { Collected::of_blocks(data_count) };
+        let mut collected = Collected::new(what, data_count);
         loop {
             // Instead of each that is late another is asked.
             let late_count = under_way.iter().filter(|call| call.late_at.is_none()).count();
@@ -114,7 +141,7 @@ impl Inner {
                 && let Some((node, slot)) = waiting.pop_front()
             {
                 under_way.push(UnderWay { node, late_at: Some(Instant::now() + ranks.late_after(node)) });
-                asked.push(self.ask_from(node, slot, keys, is_headers));
+                asked.push(self.ask_from(node, slot, keys, what == What::Headers));
             }
             if asked.is_empty() {
                 if down.is_empty() || self.is_absent(&collected, failed.len() + down.len()) {

@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use super::{
     Inner, SLOT_COUNT, StripeCode,
     collected::Found,
-    read::Gathered,
+    read::{Gathered, What},
     shard::Stripe,
     slot_keys,
     write::{Plan, Slot, Survey},
@@ -150,7 +150,7 @@ impl Inner {
 
     /// The block as a read finds it, whatever its parameters are.
     async fn last_found(&self, key: &BlockKey, keys: &[BlockKey; SLOT_COUNT]) -> Result<Option<Found>> {
-        match self.gather(key, keys, false, Vec::new()).await? {
+        match self.gather(key, keys, What::Block, Vec::new()).await? {
             Gathered::Found { found, .. } => Ok(Some(found)),
             Gathered::Absent => Ok(None),
             Gathered::Short { error, .. } => Err(error),

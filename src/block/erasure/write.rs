@@ -22,7 +22,7 @@ use futures_util::{
 use super::{
     Erasure, Inner, SLOT_COUNT, StripeCode, Unflushed,
     collected::{Collected, Found},
-    read::Answer,
+    read::{Answer, What},
     shard::{SHARD_HEADER_LEN, Shard, Stripe},
     slot_keys,
 };
@@ -101,7 +101,7 @@ impl Survey {
         let mut stripes: Vec<_> = stripes.into_iter().collect();
         stripes.sort_by_key(|stripe| Reverse(self.index_count(stripe)));
         for stripe in stripes {
-            let mut collected = Collected::of_blocks(1);
+            let mut collected = Collected::new(What::Block, 1);
             for (node, shard) in self.held().filter(|(_, shard)| shard.header.stripe == stripe) {
                 let found = collected.add(node, shard.clone(), code)?;
                 if let Some(found) = collected.search_all(found, code).await? {
