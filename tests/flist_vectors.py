@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Reads flists after spec/flist.md, sharing no code with MuxFS, and makes spec/vectors/flist/expected.json.
 
-Needs the package cryptography. With a tar of the tree they were made of as argument, what was read is held against it.
-Usage: tests/flist_vectors.py [TREE.tgz] > spec/vectors/flist/expected.json
+Needs the package cryptography. With a tar of the tree they were made of as argument, what was read is held against it. With --in
+the two flists and the directory chunks of another directory are read.
+Usage: tests/flist_vectors.py [--in DIR] [TREE.tgz] > spec/vectors/flist/expected.json
 """
 
 import gzip
@@ -157,7 +158,7 @@ class Struct:
 
 
 def stored(name):
-    for path in (HERE / "chunks" / name[:2] / name, HERE / "chunks" / name):
+    for path in (HERE / "chunks" / name[:2] / name, HERE / "chunks" / name, HERE.parent / "chunks" / name[:2] / name):
         if path.is_file():
             return path.read_bytes()
     raise FileNotFoundError(name)
@@ -278,6 +279,10 @@ def compare(read, tree):
 
 
 def main():
+    global HERE
+    if sys.argv[1:2] == ["--in"]:
+        HERE = pathlib.Path(sys.argv[2])
+        del sys.argv[1:3]
     read = {"small.flist": read_flist(HERE / "small.flist"), "small.fl": read_fl(HERE / "small.fl")}
     for tree in sys.argv[1:]:
         for flist in read.values():

@@ -13,7 +13,7 @@ pub(crate) const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 /// The database in an archive.
 const DATABASE_NAME: &[u8] = b"flistdb.sqlite3";
 /// The bytes of a header, and of a unit in which files are padded.
-const BLOCK_LEN: usize = 512;
+pub(crate) const BLOCK_LEN: usize = 512;
 /// So many headers are looked at.
 const MEMBER_COUNT_MAX: usize = 1024;
 /// What an archive may be unpacked to: so many times its length, and so many bytes more. Those of flists come to five times.
@@ -89,10 +89,7 @@ struct Member {
 impl Member {
     fn parse(header: &[u8; BLOCK_LEN]) -> Result<Self> {
         let field = |from: usize, len: usize| header.get(from..from + len).unwrap_or_default();
-        let sum = octal(field(148, 8)).ok_or_else(|| corrupt("a header of its tar has no checksum"))?;
-        // The checksum counts as if it were blanks.
-        let bytes = header.iter().enumerate().map(|(at, byte)| if (148..156).contains(&at) { b' ' } else { *byte });
-        if bytes.map(u64::from).sum::<u64>() != sum {
+        if !has_checksum(header) {
             return Err(corrupt("a header of its tar does not have its checksum"));
         }
         let name = field(0, 100);
@@ -102,8 +99,15 @@ impl Member {
     }
 }
 
+/// Whether a header has the checksum that it says.
+pub(crate) fn has_checksum(header: &[u8; BLOCK_LEN]) -> bool {
+    // It counts as if it were blanks.
+    let bytes = header.iter().enumerate().map(|(at, byte)| if (148..156).contains(&at) { b' ' } else { *byte });
+    header.get(148..156).and_then(octal) == Some(bytes.map(u64::from).sum())
+}
+
 /// A number in octal digits, or in base 256 where the first bit is set.
-fn octal(field: &[u8]) -> Option<u64> {
+pub(crate) fn octal(field: &[u8]) -> Option<u64> {
     if let Some((first, rest)) = field.split_first()
         && first & 0x80 != 0
     {

@@ -11,6 +11,8 @@ use blake2::{
 use bytes::Bytes;
 use muxfs::{Error, ErrorKind, Result};
 
+use crate::flist::Format;
+
 /// The longest chunk that is read, in bytes: no store of chunks takes a longer value than 8 MiB, and what is stored is
 /// a little longer than what snappy makes of it.
 pub const CHUNK_LEN_MAX: usize = 4 << 20;
@@ -57,6 +59,26 @@ impl Chunk {
         hex(self.id())
     }
 
+    /// The chunk of some bytes whose key is known, and what is stored of it. It takes the processor for a while.
+    ///
+    /// # Errors
+    /// `TooLarge` for more bytes than snappy takes.
+    pub(crate) fn seal(format: Format, key: Key, plain: &[u8]) -> Result<(Self, Vec<u8>)> {
+        let too_long = || Error::new(ErrorKind::TooLarge, OP).because(format!("a chunk of {} bytes", plain.len()));
+        let compressed = snap::raw::Encoder::new().compress_vec(plain).map_err(|_| too_long())?;
+        Ok(match format {
+            Format::Flist => {
+                let key = *key.0.first_chunk().unwrap_or(&[0; 16]);
+                let stored = xxtea_seal(compressed, &key).ok_or_else(too_long)?;
+                (Self::Xxtea { id: blake2b_128(&stored), key }, stored)
+            }
+            Format::Fl => {
+                let stored = aes_seal(compressed, &key.0).ok_or_else(too_long)?;
+                (Self::Aes { id: blake2b_256(&stored), key: key.0 }, stored)
+            }
+        })
+    }
+
     /// Whether bytes are what is stored under its id.
     pub fn is(&self, stored: &[u8]) -> bool {
         match self {
@@ -96,6 +118,23 @@ impl Chunk {
     }
 }
 
+/// The hash of the bytes of a chunk, which is what it is encrypted with: of an `.flist` its first half alone is not 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Key([u8; 32]);
+
+impl Key {
+    pub(crate) fn of(format: Format, plain: &[u8]) -> Self {
+        match format {
+            Format::Fl => Self(blake2b_256(plain)),
+            Format::Flist => {
+                let mut key = [0; 32];
+                key[..16].copy_from_slice(&blake2b_128(plain));
+                Self(key)
+            }
+        }
+    }
+}
+
 pub(crate) fn hex(bytes: &[u8]) -> String {
     const DIGITS: [char; 16] = ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f'];
     let digit = |half: u8| DIGITS[usize::from(half & 15)];
@@ -108,6 +147,14 @@ pub(crate) fn blake2b_128(bytes: &[u8]) -> [u8; 16] {
 
 fn blake2b_256(bytes: &[u8]) -> [u8; 32] {
     Blake2b::<U32>::digest(bytes).into()
+}
+
+fn aes_seal(mut bytes: Vec<u8>, key: &[u8; 32]) -> Option<Vec<u8>> {
+    let nonce: &[u8; NONCE_LEN] = key.first_chunk()?;
+    let sealed = Aes256Gcm::new(key.into()).encrypt_inout_detached(nonce.into(), &[], bytes.as_mut_slice().into());
+    let tag: [u8; TAG_LEN] = sealed.ok()?.into();
+    bytes.extend(tag);
+    Some(bytes)
 }
 
 fn aes_open(stored: &[u8], key: &[u8; 32]) -> Option<Vec<u8>> {
@@ -125,14 +172,40 @@ fn xxtea_mix(before: u32, after: u32, sum: u32, key: u32) -> u32 {
     shifted ^ (sum ^ after).wrapping_add(key ^ before)
 }
 
+/// What XXTEA makes of bytes, with their length behind them.
+fn xxtea_seal(mut bytes: Vec<u8>, key: &[u8; 16]) -> Option<Vec<u8>> {
+    let len = u32::try_from(bytes.len()).ok()?;
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    bytes.extend(len.to_le_bytes());
+    let (mut words, key) = (words_of(&bytes), words_of(key));
+    let count = words.len();
+    let mut before = *words.last()?;
+    let mut sum = 0u32;
+    for _ in 0..6 + 52 / count {
+        sum = sum.wrapping_add(DELTA);
+        let turn = usize::try_from(sum >> 2 & 3).ok()?;
+        for at in 0..count {
+            let after = words[if at + 1 == count { 0 } else { at + 1 }];
+            before = words[at].wrapping_add(xxtea_mix(before, after, sum, key[at & 3 ^ turn]));
+            words[at] = before;
+        }
+    }
+    for (place, word) in bytes.chunks_exact_mut(4).zip(words) {
+        place.copy_from_slice(&word.to_le_bytes());
+    }
+    Some(bytes)
+}
+
+/// Numbers of four bytes each.
+fn words_of(bytes: &[u8]) -> Vec<u32> {
+    bytes.chunks_exact(4).filter_map(|word| Some(u32::from_le_bytes(*word.first_chunk()?))).collect()
+}
+
 /// XXTEA of words whose last is the length of the bytes before it; `None` where it is none of them.
 fn xxtea_open(stored: &[u8], key: &[u8; 16]) -> Option<Vec<u8>> {
     if !stored.len().is_multiple_of(4) || stored.len() < 8 {
         return None;
     }
-    let words_of = |bytes: &[u8]| -> Vec<u32> {
-        bytes.chunks_exact(4).filter_map(|word| Some(u32::from_le_bytes(*word.first_chunk()?))).collect()
-    };
     let (mut words, key) = (words_of(stored), words_of(key));
     let count = words.len();
     let rounds = u32::try_from(6 + 52 / count).ok()?;
@@ -157,38 +230,12 @@ fn xxtea_open(stored: &[u8], key: &[u8; 16]) -> Option<Vec<u8>> {
 pub(crate) mod tests {
     use super::*;
 
-    /// The other way, for tests: what a chunk of these bytes is stored as.
     pub(crate) fn seal_xxtea(plain: &[u8]) -> (Chunk, Vec<u8>) {
-        let key = blake2b_128(plain);
-        let mut bytes = snap::raw::Encoder::new().compress_vec(plain).expect("compresses");
-        let len = u32::try_from(bytes.len()).expect("short");
-        bytes.resize(bytes.len().next_multiple_of(4), 0);
-        bytes.extend(len.to_le_bytes());
-        let word = |bytes: &[u8]| u32::from_le_bytes(*bytes.first_chunk().expect("a word"));
-        let mut words: Vec<u32> = bytes.chunks(4).map(word).collect();
-        let (count, key_words): (usize, Vec<u32>) = (words.len(), key.chunks(4).map(word).collect());
-        let (mut sum, mut before) = (0u32, words[count - 1]);
-        for _ in 0..6 + 52 / count {
-            sum = sum.wrapping_add(DELTA);
-            for at in 0..count {
-                let after = words[(at + 1) % count];
-                let turn = usize::try_from(sum >> 2 & 3).expect("two bits");
-                before = words[at].wrapping_add(xxtea_mix(before, after, sum, key_words[at & 3 ^ turn]));
-                words[at] = before;
-            }
-        }
-        let stored: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-        (Chunk::Xxtea { id: blake2b_128(&stored), key }, stored)
+        Chunk::seal(Format::Flist, Key::of(Format::Flist, plain), plain).expect("short")
     }
 
     pub(crate) fn seal_aes(plain: &[u8]) -> (Chunk, Vec<u8>) {
-        let key = blake2b_256(plain);
-        let mut stored = snap::raw::Encoder::new().compress_vec(plain).expect("compresses");
-        let nonce: &[u8; NONCE_LEN] = key.first_chunk().expect("a nonce");
-        let tag = Aes256Gcm::new((&key).into()).encrypt_inout_detached(nonce.into(), &[], stored.as_mut_slice().into());
-        let tag: [u8; TAG_LEN] = tag.expect("short").into();
-        stored.extend(tag);
-        (Chunk::Aes { id: blake2b_256(&stored), key }, stored)
+        Chunk::seal(Format::Fl, Key::of(Format::Fl, plain), plain).expect("short")
     }
 
     #[test]

@@ -10,6 +10,7 @@
 //!     |------> zflist      directories of .flist   ---> capnp
 //!     '------> rfs         tables of .fl
 //!                 '------> database                SQLite, and what somebody else's may cost
+//!   write                  makes them, of a directory, an archive, an image
 //!   Chunk                  what is stored, and back: snappy in XXTEA or AES-GCM
 //! ```
 //!
@@ -42,6 +43,7 @@ mod source;
 #[cfg(test)]
 mod tests;
 mod vfs;
+pub mod write;
 mod zflist;
 
 pub use crate::{

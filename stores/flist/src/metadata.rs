@@ -2,7 +2,11 @@
 
 use muxfs::{Error, ErrorKind, Result};
 
-use crate::{chunk::hex, database::Database};
+use crate::{
+    chunk::hex,
+    database::Database,
+    source::{Address, SourceUrl},
+};
 
 /// So many pairs are read, of so many bytes together.
 const PAIR_COUNT_MAX: usize = 10_000;
@@ -64,8 +68,24 @@ pub(crate) fn backend_url(text: &str) -> std::result::Result<String, String> {
     Ok(format!("zdb://{user}{host}:{port}{namespace}"))
 }
 
+/// The other way: what `backend` is for the address of a 0-db server, `None` for another one.
+pub(crate) fn backend_of(url: &str) -> Option<String> {
+    let url: SourceUrl = url.parse().ok()?;
+    let Address::Zdb { host, port, namespace, password } = &url.address else { return None };
+    let mut value = serde_json::Map::new();
+    value.insert("host".into(), host.as_str().into());
+    value.insert("port".into(), (*port).into());
+    if let Some(namespace) = namespace {
+        value.insert("namespace".into(), namespace.as_str().into());
+    }
+    if let Some(password) = password {
+        value.insert("password".into(), password.text().into());
+    }
+    Some(serde_json::Value::Object(value).to_string())
+}
+
 /// Text as it stands in an address.
-fn encoded(text: &str) -> String {
+pub(crate) fn encoded(text: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
     let byte = |byte: u8| if plain(byte) { char::from(byte).to_string() } else { format!("%{}", hex(&[byte])) };
     text.bytes().map(byte).collect()
@@ -84,6 +104,10 @@ mod tests {
         ] {
             assert_eq!(backend_url(text).as_deref(), Ok(url));
         }
+        for url in ["zdb://h:9900", "zdb://:a%20b%2f%40@[::1]:9901/ns", "zdb://h:1/a%20b"] {
+            assert_eq!(backend_url(&backend_of(url).expect("a backend")).as_deref(), Ok(url));
+        }
+        assert_eq!(backend_of("dir:///srv"), None);
         for bad in ["", "[]", "{}", r#"{"host": 7}"#, r#"{"host": "a", "port": 0}"#, r#"{"host": "a", "port": "x"}"#] {
             backend_url(bad).expect_err(bad);
         }

@@ -16,7 +16,7 @@ use crate::{
 /// The number of the root.
 const ROOT: u64 = 1;
 /// How long the chunks of a file are, but the last, in bytes.
-const CHUNK_LEN: u64 = 512 << 10;
+pub(crate) const CHUNK_LEN: u64 = 512 << 10;
 /// The most entries of a directory.
 const ENTRY_COUNT_MAX: usize = 1 << 20;
 /// The most routes.

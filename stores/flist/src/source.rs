@@ -15,13 +15,16 @@ use std::{
 use bytes::Bytes;
 use muxfs::{Error, ErrorKind, Result};
 use muxfs_ipfs::{HttpFiles, HttpOptions, Url};
-use muxfs_zstor::{Password, ZdbReader};
+use muxfs_zstor::{Password, ZdbValues};
 use tokio::{
     sync::Semaphore,
     time::{Instant, timeout},
 };
 
-use crate::chunk::{STORED_LEN_MAX, hex};
+use crate::{
+    chunk::{STORED_LEN_MAX, hex},
+    metadata::{Route, encoded},
+};
 
 /// So many chunks are asked of a source at a time.
 const ASKED_COUNT_MAX: usize = 8;
@@ -38,7 +41,7 @@ const OP: &str = "flist.source";
 
 /// The address of a source.
 #[derive(Clone, PartialEq, Eq)]
-enum Address {
+pub(crate) enum Address {
     Dir(PathBuf),
     Zdb { host: String, port: u16, namespace: Option<String>, password: Option<Password> },
     Http(Url),
@@ -50,7 +53,7 @@ enum Address {
 pub struct SourceUrl {
     first: u8,
     last: u8,
-    address: Address,
+    pub(crate) address: Address,
 }
 
 /// Reads what stands in a configuration; `InvalidArgument` says what is wrong with it.
@@ -87,7 +90,7 @@ impl fmt::Display for SourceUrl {
                 let user = if password.is_some() { ":***@" } else { "" };
                 let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
                 write!(f, "zdb://{user}{host}:{port}")?;
-                namespace.iter().try_for_each(|namespace| write!(f, "/{namespace}"))
+                namespace.iter().try_for_each(|namespace| write!(f, "/{}", encoded(namespace)))
             }
         }
     }
@@ -122,8 +125,24 @@ impl SourceUrl {
     }
 
     /// Whether an id may be there.
-    fn has(&self, id: &[u8]) -> bool {
+    pub(crate) fn has(&self, id: &[u8]) -> bool {
         id.first().is_some_and(|byte| (self.first..=self.last).contains(byte))
+    }
+
+    /// The same without a password: as others may see it.
+    #[must_use]
+    pub fn public(&self) -> Self {
+        let mut public = self.clone();
+        if let Address::Zdb { password, .. } = &mut public.address {
+            *password = None;
+        }
+        public
+    }
+
+    /// The first byte of the ids that are there, from and to; and the address alone.
+    pub fn route(&self) -> Route {
+        let whole = Self { first: 0, last: 255, address: self.address.clone() };
+        Route { first: self.first, last: self.last, url: whole.to_string() }
     }
 
     /// Whether it is a directory of this machine.
@@ -214,7 +233,7 @@ pub(crate) struct Source {
 #[derive(Debug)]
 enum Asked {
     Dir(PathBuf),
-    Zdb(ZdbReader),
+    Zdb(ZdbValues),
     Http(HttpFiles),
 }
 
@@ -232,7 +251,7 @@ impl Source {
             Address::Dir(dir) => Asked::Dir(dir.clone()),
             Address::Http(url) => Asked::Http(HttpFiles::new(url.clone(), HttpOptions::default())),
             Address::Zdb { host, port, namespace, password } => {
-                Asked::Zdb(ZdbReader::new(host, *port, namespace.clone(), password.clone()))
+                Asked::Zdb(ZdbValues::new(host, *port, namespace.clone(), password.clone()))
             }
         };
         Arc::new(Self { url, asked, permits: Semaphore::new(ASKED_COUNT_MAX), rest: Mutex::default() })

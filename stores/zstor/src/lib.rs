@@ -49,5 +49,5 @@ pub use crate::{
     settler::Settling,
     status::{NodeStatus, ZstorPlan, ZstorStatus},
     store::{Access, Zstor, ZstorOptions, holds_data},
-    zdb::{Password, ZdbAddress, ZdbPlace, ZdbReader},
+    zdb::{Password, ZdbAddress, ZdbPlace, ZdbValues},
 };

@@ -5,7 +5,7 @@
 //! erases the namespace. Spec: spec/zstor.md #0-db.
 
 pub(crate) mod connection;
-mod reader;
+mod values;
 
 use std::{
     collections::VecDeque,
@@ -35,7 +35,7 @@ use tokio::{
 use self::connection::{Connection, Info, Page, nonsense, refused, unavailable};
 pub use self::{
     connection::{Password, ZdbAddress},
-    reader::ZdbReader,
+    values::ZdbValues,
 };
 use crate::{
     calls::CALL_TIME_MAX,

@@ -5,10 +5,11 @@
 use muxfs::{ErrorKind, FileKind, Result, testing::fault::Dice};
 use rusqlite::{Connection, params};
 
-use super::made::{RIGHTS_KEY, What, Words, World, archive, rights};
+use super::made::{RIGHTS_KEY, What, World, archive, rights};
 use crate::{
     Flist, Inode, NodeId,
     chunk::{blake2b_128, hex},
+    write::words::Words,
 };
 
 fn nodes() -> Vec<(String, What)> {

@@ -17,6 +17,7 @@ use crate::{
         blake2b_128, hex,
         tests::{seal_aes, seal_xxtea},
     },
+    write::words::Words,
 };
 
 /// How long chunks are.
@@ -213,64 +214,6 @@ pub(crate) fn archive(database: &[u8]) -> Vec<u8> {
     encoder.write_all(database).expect("memory");
     encoder.write_all(&vec![0; database.len().next_multiple_of(512) - database.len() + 1024]).expect("memory");
     encoder.finish().expect("memory")
-}
-
-/// A message that is being made, in one segment.
-#[derive(Default)]
-pub(crate) struct Words(pub(crate) Vec<u64>);
-
-impl Words {
-    fn grow(&mut self, count: usize) -> usize {
-        let at = self.0.len();
-        self.0.resize(at + count, 0);
-        at
-    }
-
-    /// The half of a pointer that leads from a word to another.
-    fn offset(from: usize, to: usize) -> u64 {
-        u64::try_from(to - from - 1).expect("forward") << 2
-    }
-
-    pub(crate) fn root(&mut self, data: usize, pointers: usize) -> usize {
-        self.grow(1);
-        self.object(0, data, pointers)
-    }
-
-    /// A struct at a pointer.
-    pub(crate) fn object(&mut self, pointer: usize, data: usize, pointers: usize) -> usize {
-        let at = self.grow(data + pointers);
-        self.0[pointer] = Self::offset(pointer, at) | (data as u64) << 32 | (pointers as u64) << 48;
-        at
-    }
-
-    /// A list of structs at a pointer; the first of them.
-    pub(crate) fn structs(&mut self, pointer: usize, count: usize, data: usize, pointers: usize) -> usize {
-        let tag = self.grow(1);
-        let words = count * (data + pointers);
-        self.0[pointer] = Self::offset(pointer, tag) | 1 | 7 << 32 | (words as u64) << 35;
-        self.0[tag] = (count as u64) << 2 | (data as u64) << 32 | (pointers as u64) << 48;
-        self.grow(words)
-    }
-
-    pub(crate) fn data(&mut self, pointer: usize, data: &[u8]) {
-        let at = self.grow(data.len().div_ceil(8));
-        self.0[pointer] = Self::offset(pointer, at) | 1 | 2 << 32 | (data.len() as u64) << 35;
-        for (number, part) in data.chunks(8).enumerate() {
-            let mut word = [0; 8];
-            word[..part.len()].copy_from_slice(part);
-            self.0[at + number] = u64::from_le_bytes(word);
-        }
-    }
-
-    pub(crate) fn text(&mut self, pointer: usize, text: &[u8]) {
-        self.data(pointer, &[text, b"\0"].concat());
-    }
-
-    pub(crate) fn message(&self) -> Vec<u8> {
-        let len = u32::try_from(self.0.len()).expect("short");
-        let table = [0u32.to_le_bytes(), len.to_le_bytes()].concat();
-        [table, self.0.iter().flat_map(|word| word.to_le_bytes()).collect()].concat()
-    }
 }
 
 /// All bytes of a file of an flist, from the chunks in a directory.

@@ -5,3 +5,4 @@ mod hostile;
 pub(crate) mod made;
 mod mount;
 mod sources;
+mod writing;

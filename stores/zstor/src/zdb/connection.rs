@@ -57,6 +57,11 @@ impl Password {
     pub fn new(text: impl Into<String>) -> Self {
         Self(Zeroizing::new(text.into()))
     }
+
+    /// Its text, for who has to say it to somebody.
+    pub fn text(&self) -> &str {
+        &self.0
+    }
 }
 
 impl fmt::Debug for Password {

@@ -1,4 +1,4 @@
-//! A namespace of a 0-db server of which values are read, by whoever knows their keys.
+//! A namespace of a 0-db server of which values are read and set, by whoever knows their keys.
 //!
 //! It is nobody's node: it has no mark, and its mode does not matter. Each call is answered or given up in time; who could
 //! not be reached is a matter of who calls. Spec: spec/zstor.md #0-db.
@@ -27,8 +27,8 @@ const CONNECT_TIME_MAX: Duration = Duration::from_secs(3);
 /// Of a name with more addresses, so many are tried.
 const ADDR_COUNT_MAX: usize = 4;
 
-/// Reads values of a namespace of a 0-db server.
-pub struct ZdbReader {
+/// Reads and sets values of a namespace of a 0-db server.
+pub struct ZdbValues {
     host: String,
     port: u16,
     namespace: Option<String>,
@@ -37,26 +37,26 @@ pub struct ZdbReader {
     idle: Mutex<Vec<Connection>>,
 }
 
-impl fmt::Debug for ZdbReader {
+impl fmt::Debug for ZdbValues {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ZdbReader({self})")
+        write!(f, "ZdbValues({self})")
     }
 }
 
 /// The namespace and the server; no password.
-impl fmt::Display for ZdbReader {
+impl fmt::Display for ZdbValues {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} on {}:{}", self.namespace.as_deref().unwrap_or("default"), self.host, self.port)
     }
 }
 
-impl ZdbReader {
-    /// Reads `namespace`, or the one called `default`, of the server at a port of `host`, a name or an address. Nobody
+impl ZdbValues {
+    /// Of `namespace`, or the one called `default`, of the server at a port of `host`, a name or an address. Nobody
     /// is asked yet.
     ///
     /// ```
-    /// let reader = muxfs_zstor::ZdbReader::new("127.0.0.1", 9900, Some("flist".into()), None);
-    /// assert_eq!(reader.to_string(), "flist on 127.0.0.1:9900");
+    /// let values = muxfs_zstor::ZdbValues::new("127.0.0.1", 9900, Some("flist".into()), None);
+    /// assert_eq!(values.to_string(), "flist on 127.0.0.1:9900");
     /// ```
     pub fn new(host: &str, port: u16, namespace: Option<String>, password: Option<Password>) -> Self {
         let (permits, idle) = (Semaphore::new(CONNECTION_COUNT_MAX), Mutex::default());
@@ -73,6 +73,35 @@ impl ZdbReader {
             Reply::Nil => Ok(None),
             Reply::Error(text) => Err(refused(&text).at(self)),
             _ => Err(nonsense("GET").at(self)),
+        }
+    }
+
+    /// Whether there is a value under a key.
+    ///
+    /// # Errors
+    /// Those of [`ZdbValues::get`].
+    pub async fn has(&self, key: &[u8]) -> Result<bool> {
+        match self.ask(&[b"EXISTS", key]).await.map_err(|error| error.at(self))? {
+            Reply::Number(count) => Ok(count == 1),
+            Reply::Error(text) => Err(refused(&text).at(self)),
+            _ => Err(nonsense("EXISTS").at(self)),
+        }
+    }
+
+    /// Sets the value under a key, in a namespace in user mode. How durable it is then is a matter of the server.
+    ///
+    /// # Errors
+    /// Those of [`ZdbValues::get`]; `NoSpace`, `ReadOnly`, `TooLarge` as the server says; `Io` where it takes the key for another.
+    pub async fn set(&self, key: &[u8], value: &[u8]) -> Result<()> {
+        match self.ask(&[b"SET", key, value]).await.map_err(|error| error.at(self))? {
+            // Of a value that it has already it says nothing.
+            Reply::Nil => Ok(()),
+            Reply::Bulk(set) if set == key => Ok(()),
+            Reply::Error(text) => Err(refused(&text).at(self)),
+            _ => {
+                let why = "it did not set the key: the namespace is not in user mode";
+                Err(Error::new(ErrorKind::Io, "zstor.zdb").at(self).because(why))
+            }
         }
     }
 

@@ -1,0 +1,406 @@
+//! Makes flists of both formats: of a directory, an archive, an image, or what else fills a tree.
+//!
+//! ```text
+//!   a source ---> Filler ---> Stores       chunks, each sent once: a directory, 0-db, blocks
+//!                   '---> Tree ---> save   tables of .fl, or directories and rights of .flist
+//! ```
+//!
+//! What is made depends on its input alone: names are sorted, there is no clock and nothing of this machine in it. It is
+//! written to a file beside its place and renamed: who looks there finds what was there before, or all of the new one.
+//!
+//! ```no_run
+//! # async fn run() -> muxfs::Result<()> {
+//! use std::{path::Path, sync::Arc};
+//! use muxfs_flist::write::{self, CreateOptions, Source, Stores};
+//! let stores = Arc::new(Stores::open(&["dir:///srv/chunks".parse()?])?);
+//! let source = Source::of(Path::new("./rootfs"))?;
+//! let report = write::create(source, stores, Path::new("app.flist"), CreateOptions::default()).await?;
+//! println!("{} nodes", report.nodes);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Spec: spec/flist.md #making.
+
+mod compare;
+mod dir;
+mod filler;
+mod fl;
+mod flist;
+mod image;
+mod layer;
+mod load;
+mod stores;
+mod tar;
+mod tree;
+pub(crate) mod words;
+
+use std::{
+    fs::File,
+    io,
+    path::{Path, PathBuf},
+    sync::{Arc, atomic::Ordering},
+};
+
+use bytes::{Bytes, BytesMut};
+use futures_util::{StreamExt as _, stream::BoxStream};
+use muxfs::{Error, ErrorKind, Name, Result};
+use rusqlite::Connection;
+
+pub use self::{
+    compare::{Difference, differences},
+    filler::Progress,
+    stores::Stores,
+    tree::{About, ContentId, TREE_LEN_MAX, Tree, What},
+};
+use self::{
+    filler::{CHUNK_LEN_MADE, Filled, Filler},
+    image::Blobs,
+};
+use crate::{Format, Route, metadata::backend_of, write::tree::Content};
+
+/// The length of a directory, as every writer has it.
+const DIR_LEN: u64 = 4096;
+const OP: &str = "flist.write";
+
+/// What an flist is made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// A directory of this machine. No symlink in it is followed.
+    Dir(PathBuf),
+    /// A directory that is an OCI layout: the image in it.
+    Oci(PathBuf),
+    /// A tar, packed or not; where it is what docker save writes, or an OCI layout, the image in it.
+    Archive(PathBuf),
+}
+
+impl Source {
+    /// What is at a path.
+    ///
+    /// # Errors
+    /// `NotFound`; `InvalidArgument` for what no flist is made of.
+    pub fn of(path: &Path) -> Result<Self> {
+        let about = std::fs::metadata(path).map_err(|error| io_failed(&error).at(path.display()))?;
+        if about.is_dir() {
+            let is_oci = path.join("oci-layout").is_file() && path.join("index.json").is_file();
+            return Ok(if is_oci { Self::Oci(path.into()) } else { Self::Dir(path.into()) });
+        }
+        if about.is_file() {
+            return Ok(Self::Archive(path.into()));
+        }
+        Err(Error::new(ErrorKind::InvalidArgument, OP)
+            .at(path.display())
+            .because("it is neither a directory nor an archive"))
+    }
+
+    /// Puts all of it into the tree below a path, an image only into the root; what it says of itself.
+    fn fill(&self, filler: &mut Filler, at: &[Name]) -> Result<Vec<(String, String)>> {
+        let image = match self {
+            Self::Dir(dir) => return dir::fill(filler, dir, at),
+            Self::Oci(dir) => Some(Blobs::Dir(dir.clone())),
+            Self::Archive(path) => Blobs::of_tar(path, &std::env::temp_dir()).map_err(|error| within(path, error))?,
+        };
+        match (self, image) {
+            (Self::Archive(path) | Self::Oci(path), Some(blobs)) => {
+                if !at.is_empty() {
+                    let why = "an image is a whole tree: make an flist of it, and merge that";
+                    return Err(Error::new(ErrorKind::InvalidArgument, OP).at(path.display()).because(why));
+                }
+                image::fill(filler, &blobs).map_err(|error| within(path, error))
+            }
+            (Self::Archive(path), None) => {
+                let failed = |error: io::Error| io_failed(&error).at(path.display());
+                let file = File::open(path).map_err(failed)?;
+                let len = file.metadata().map_err(failed)?.len();
+                let put = tar::unpacked(file, len).and_then(|bytes| layer::put_tar(filler, bytes, at));
+                put.map_err(|error| within(path, error)).map(|()| Vec::new())
+            }
+            (Self::Dir(_) | Self::Oci(_), _) => Ok(Vec::new()),
+        }
+    }
+}
+
+/// An error of an archive, of which it may name a part.
+fn within(archive: &Path, error: Error) -> Error {
+    Error::new(error.kind(), OP).at(archive.display()).because(error)
+}
+
+/// What an flist says beside its files.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// Pairs of text, each key once.
+    pub metadata: Vec<(String, String)>,
+    /// Where its chunks are.
+    pub routes: Vec<Route>,
+}
+
+impl Facts {
+    /// Sets a pair, in the place of the one of that key or behind all.
+    pub fn set(&mut self, key: &str, value: &str) {
+        match self.metadata.iter_mut().find(|(there, _)| there == key) {
+            Some((_, there)) => *there = value.into(),
+            None => self.metadata.push((key.into(), value.into())),
+        }
+    }
+
+    /// Removes a pair; whether it was there.
+    pub fn remove(&mut self, key: &str) -> bool {
+        let count = self.metadata.len();
+        self.metadata.retain(|(there, _)| there != key);
+        self.metadata.len() < count
+    }
+}
+
+/// How an flist is made.
+#[derive(Debug, Clone, Default)]
+pub struct CreateOptions {
+    /// Absent: what the name of the file ends in, `.flist` or `.fl`.
+    pub format: Option<Format>,
+    /// Set beside what the source says of itself, in its place where both say something.
+    pub metadata: Vec<(String, String)>,
+    /// Where it says that its chunks are; absent: the stores, without their passwords.
+    pub routes: Option<Vec<Route>>,
+    /// Told what was done so far.
+    pub progress: Arc<Progress>,
+}
+
+/// What was made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Nodes, with the root.
+    pub nodes: u64,
+    /// Bytes of files that were read.
+    pub bytes: u64,
+    /// Different chunks of what was read.
+    pub chunks: u64,
+    /// Those that a store had not.
+    pub chunks_stored: u64,
+    /// Their bytes, as they are stored.
+    pub bytes_stored: u64,
+    /// The length of the flist, in bytes.
+    pub len: u64,
+}
+
+/// Makes an flist of `source` at `target`, which is replaced when all of it is stored, durably. The chunks are stored before;
+/// where it fails, those that were stay.
+///
+/// # Errors
+/// `InvalidArgument` where neither the options nor the name say the format, or chunks have no store; `TooLarge` where the tree
+/// takes more than [`TREE_LEN_MAX`] bytes of memory; `Corrupt` for an archive that is damaged or has names that no tree has;
+/// those of reading and of the stores.
+pub async fn create(source: Source, stores: Arc<Stores>, target: &Path, options: CreateOptions) -> Result<Report> {
+    let making = Making::begin(Tree::default(), stores.clone(), target, &options)?;
+    let (making, found) = making.fill(source, Vec::new()).await?;
+    let mut facts = Facts { metadata: found, routes: options.routes.unwrap_or_else(|| stores.routes()) };
+    for (key, value) in &options.metadata {
+        facts.set(key, value);
+    }
+    making.finish(facts).await
+}
+
+/// An flist that is being made: files are put into its tree, then it is finished.
+#[derive(Debug)]
+pub struct Making {
+    filler: Filler,
+    target: PathBuf,
+    format: Format,
+}
+
+impl Making {
+    /// Begins with a tree, whose chunks are of the same format.
+    ///
+    /// # Errors
+    /// Those of [`create`] for its arguments.
+    pub fn begin(tree: Tree, stores: Arc<Stores>, target: &Path, options: &CreateOptions) -> Result<Self> {
+        let format = format_of(target, options.format)?;
+        let filler = Filler::new(tree, format, stores, options.progress.clone())?;
+        Ok(Self { filler, target: target.into(), format })
+    }
+
+    /// Puts a source below a path, over what is there; with what it says of itself.
+    ///
+    /// # Errors
+    /// Those of [`create`]; `InvalidArgument` for an image below another path than the root.
+    pub async fn fill(mut self, source: Source, at: Vec<Name>) -> Result<(Self, Vec<(String, String)>)> {
+        blocking(move || {
+            let found = source.fill(&mut self.filler, &at)?;
+            Ok((self, found))
+        })
+        .await
+    }
+
+    /// Puts a node, in the place of what is there. A file has a content of [`Making::content`].
+    ///
+    /// # Errors
+    /// Those of [`Tree::put`].
+    pub fn put(&mut self, path: &[Name], about: About, what: What) -> Result<()> {
+        self.filler.progress.nodes.fetch_add(1, Ordering::Relaxed);
+        self.filler.tree.put(path, about, what)
+    }
+
+    /// The content of a file whose bytes come in pieces of any length, and how many they are.
+    ///
+    /// # Errors
+    /// Those of the pieces and of the stores.
+    pub async fn content(&mut self, mut pieces: BoxStream<'_, Result<Bytes>>) -> Result<(ContentId, u64)> {
+        let content = self.filler.tree.new_content(CHUNK_LEN_MADE);
+        let (mut waiting, mut index, mut len) = (BytesMut::new(), 0, 0);
+        while let Some(piece) = pieces.next().await {
+            waiting.extend_from_slice(&piece?);
+            while waiting.len() >= CHUNK_LEN_MADE {
+                self.filler.push_async(content, index, waiting.split_to(CHUNK_LEN_MADE).freeze()).await?;
+                (index, len) = (index + 1, len + CHUNK_LEN_MADE as u64);
+            }
+        }
+        if !waiting.is_empty() {
+            len += waiting.len() as u64;
+            self.filler.push_async(content, index, waiting.freeze()).await?;
+        }
+        Ok((content, len))
+    }
+
+    /// What is at a path by now.
+    pub fn get(&self, path: &[Name]) -> Option<(&About, &What)> {
+        self.filler.tree.get(path)
+    }
+
+    /// Stores what is left, and writes the flist.
+    ///
+    /// # Errors
+    /// Those of [`create`].
+    pub async fn finish(self, facts: Facts) -> Result<Report> {
+        let Self { filler, target, format } = self;
+        let bytes = filler.progress.bytes.load(Ordering::Relaxed);
+        let (tree, Filled { chunks, chunks_stored, bytes_stored }) = filler.finish().await?;
+        let nodes = tree.count() as u64;
+        let len = blocking(move || save(&tree, &facts, &target, format)).await?;
+        Ok(Report { nodes, bytes, chunks, chunks_stored, bytes_stored, len })
+    }
+}
+
+/// What waits for the disk and takes the processor.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| Error::new(ErrorKind::Internal, OP).because(error))?
+}
+
+/// The format of what is made at a path.
+///
+/// # Errors
+/// `InvalidArgument` where neither says it.
+pub fn format_of(target: &Path, format: Option<Format>) -> Result<Format> {
+    let ending = target.extension().and_then(|ending| ending.to_str());
+    format
+        .or(match ending {
+            Some("flist") => Some(Format::Flist),
+            Some("fl") => Some(Format::Fl),
+            _ => None,
+        })
+        .ok_or_else(|| {
+            let why = "its name ends in .flist or .fl, or its format is named";
+            Error::new(ErrorKind::InvalidArgument, OP).at(target.display()).because(why)
+        })
+}
+
+/// Writes a tree as an flist, durably, and gives its length in bytes. What was at `target` is replaced when it is whole.
+///
+/// # Errors
+/// `InvalidArgument` where its chunks are those of the other format; `TooLarge` where a directory is too long for an `.flist`, or the
+/// whole for any reader; `NoSpace`, `Io`.
+pub fn save(tree: &Tree, facts: &Facts, target: &Path, format: Format) -> Result<u64> {
+    let named = |error: Error| error.at(target.display());
+    let io = |error: io::Error| named(io_failed(&error));
+    let dir = match target.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir,
+        _ => Path::new("."),
+    };
+    // What begins with a dot no mount shows.
+    let temporary = || tempfile::Builder::new().prefix(".flist-").permissions(stores::mode(0o644)).tempfile_in(dir);
+    let mut file = temporary().map_err(io)?;
+    match format {
+        Format::Fl => fl::write(file.path(), tree, facts),
+        Format::Flist => {
+            let scratch = temporary().map_err(io)?;
+            let facts = with_backend(facts);
+            flist::write(file.as_file_mut(), scratch.path(), tree, &facts)
+        }
+    }
+    .map_err(named)?;
+    let len = file.as_file().metadata().map_err(io)?.len();
+    if len > crate::FLIST_LEN_MAX {
+        let why = format!("it would have {len} bytes, and {} are read", crate::FLIST_LEN_MAX);
+        return Err(named(Error::new(ErrorKind::TooLarge, OP).because(why)));
+    }
+    file.as_file().sync_all().map_err(io)?;
+    file.persist(target).map_err(|error| io(error.error))?;
+    std::fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(io)?;
+    Ok(len)
+}
+
+/// An `.flist` names one 0-db server, in its metadata: where they have none, the first that has all ids.
+fn with_backend(facts: &Facts) -> Facts {
+    let mut facts = facts.clone();
+    if facts.metadata.iter().any(|(key, _)| key == "backend") {
+        return facts;
+    }
+    let backend = facts.routes.iter().find(|route| (route.first, route.last) == (0, 255));
+    if let Some(backend) = backend.and_then(|route| backend_of(&route.url)) {
+        facts.set("backend", &backend);
+    }
+    facts
+}
+
+/// The content of a file that has all its chunks.
+fn whole(tree: &Tree, id: ContentId, len: u64) -> Result<&Content> {
+    let content = tree.content(id).ok_or_else(|| Error::new(ErrorKind::Internal, OP).because("a content is gone"))?;
+    let count = len.div_ceil(content.chunk_len.max(1) as u64);
+    if content.chunks.len() as u64 == count {
+        return Ok(content);
+    }
+    let why = format!("a file of {len} bytes has {} chunks and not {count}", content.chunks.len());
+    Err(Error::new(ErrorKind::Corrupt, OP).because(why))
+}
+
+fn other_format() -> Error {
+    let why = "its chunks are those of the other format: they cannot be told without reading them";
+    Error::new(ErrorKind::InvalidArgument, OP).because(why)
+}
+
+/// An empty database that is to be filled in one go: nothing of it has to outlive a crash, before it is whole.
+fn database(path: &Path) -> Result<Connection> {
+    let opened = (|| {
+        let connection = Connection::open(path)?;
+        connection.pragma_update(None, "page_size", 4096)?;
+        connection.pragma_update(None, "encoding", "UTF-8")?;
+        connection.pragma_update(None, "synchronous", "OFF")?;
+        connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
+        connection.pragma_update(None, "cache_size", -16_384)?;
+        connection.query_row("PRAGMA journal_mode = OFF", [], |_| Ok(()))?;
+        Ok(connection)
+    })();
+    opened.map_err(|error| failed(&error))
+}
+
+/// What SQLite's error means to who writes.
+fn failed(error: &rusqlite::Error) -> Error {
+    let kind = match error.sqlite_error_code() {
+        Some(rusqlite::ErrorCode::DiskFull) => ErrorKind::NoSpace,
+        Some(rusqlite::ErrorCode::TooBig) => ErrorKind::TooLarge,
+        Some(rusqlite::ErrorCode::ConstraintViolation) => ErrorKind::InvalidArgument,
+        _ => ErrorKind::Io,
+    };
+    Error::new(kind, OP).because(error.to_string())
+}
+
+/// What an error of the system means.
+fn io_failed(error: &io::Error) -> Error {
+    let kind = match error.kind() {
+        io::ErrorKind::NotFound => ErrorKind::NotFound,
+        io::ErrorKind::PermissionDenied => ErrorKind::Denied,
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::NoSpace,
+        io::ErrorKind::ReadOnlyFilesystem => ErrorKind::ReadOnly,
+        io::ErrorKind::NotADirectory => ErrorKind::NotDir,
+        _ => ErrorKind::Io,
+    };
+    Error::new(kind, OP).because(error.to_string())
+}

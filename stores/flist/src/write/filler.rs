@@ -1,0 +1,255 @@
+//! Cuts files into chunks and stores them: read by one, hashed, sealed and stored by several.
+//!
+//! ```text
+//!   bytes in order ----> so many chunks that wait ----> workers: hash, known? seal, ask, send
+//!                                                           '----> the chunks of each content
+//! ```
+//!
+//! What waits and what is being worked on is all that is in memory of the files. A chunk that was met before is not even sealed:
+//! its bytes have the hash of others. Spec: spec/flist.md #making.
+
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    io::Read,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+};
+
+use bytes::Bytes;
+use muxfs::{Error, ErrorKind, Result};
+use tokio::{runtime::Handle, sync::mpsc};
+
+use super::{
+    stores::Stores,
+    tree::{ContentId, Tree},
+};
+use crate::{
+    chunk::{Chunk, Key},
+    flist::Format,
+};
+
+/// How long chunks are that are made, in bytes.
+pub(super) const CHUNK_LEN_MADE: usize = 512 << 10;
+/// So many chunks are under way to stores that answer over a network.
+const REMOTE_COUNT: usize = 8;
+/// So many chunks wait for each worker.
+const WAITING_COUNT: usize = 2;
+/// What is remembered of a chunk takes about so many bytes.
+const CHUNK_WEIGHT: usize = 160;
+const OP: &str = "flist.fill";
+
+/// What was done so far, for who shows it.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// Bytes of files that were read.
+    pub bytes: AtomicU64,
+    /// Nodes that were met.
+    pub nodes: AtomicU64,
+}
+
+/// A chunk to be made: whose it is, which one, and its bytes.
+struct Job {
+    content: ContentId,
+    index: usize,
+    plain: Bytes,
+}
+
+#[derive(Debug, Default)]
+struct Done {
+    /// The chunks of contents, in any order.
+    made: Vec<(ContentId, usize, Chunk)>,
+    /// By the hash of its bytes; `None` while somebody makes it.
+    known: HashMap<Key, Option<Chunk>>,
+    failed: Option<Error>,
+    chunks_stored: u64,
+    bytes_stored: u64,
+}
+
+#[derive(Debug)]
+struct Shared {
+    format: Format,
+    stores: Arc<Stores>,
+    runtime: Handle,
+    done: Mutex<Done>,
+}
+
+/// What became of the chunks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Filled {
+    /// Different ones.
+    pub(super) chunks: u64,
+    /// Those that a store had not, and their bytes as they are stored.
+    pub(super) chunks_stored: u64,
+    pub(super) bytes_stored: u64,
+}
+
+/// Fills a tree.
+#[derive(Debug)]
+pub(crate) struct Filler {
+    pub(crate) tree: Tree,
+    pub(crate) progress: Arc<Progress>,
+    jobs: Option<mpsc::Sender<Job>>,
+    workers: Vec<thread::JoinHandle<()>>,
+    shared: Arc<Shared>,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Done> {
+        self.done.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn make(&self, plain: &[u8]) -> Result<Chunk> {
+        let key = Key::of(self.format, plain);
+        let is_first = match self.lock().known.entry(key) {
+            Entry::Occupied(known) => match known.get() {
+                Some(chunk) => return Ok(*chunk),
+                None => false,
+            },
+            Entry::Vacant(unknown) => {
+                unknown.insert(None);
+                true
+            }
+        };
+        let (chunk, stored) = Chunk::seal(self.format, key, plain)?;
+        // Whoever was first sends it.
+        if is_first {
+            let is_new = self.runtime.block_on(self.stores.put(&chunk, &stored))?;
+            let mut done = self.lock();
+            done.known.insert(key, Some(chunk));
+            if is_new {
+                done.chunks_stored += 1;
+                done.bytes_stored += stored.len() as u64;
+            }
+        }
+        Ok(chunk)
+    }
+
+    fn work(&self, jobs: &Mutex<mpsc::Receiver<Job>>) {
+        loop {
+            let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv();
+            let Some(Job { content, index, plain }) = job else { return };
+            match self.make(&plain) {
+                Ok(chunk) => self.lock().made.push((content, index, chunk)),
+                Err(error) => {
+                    self.lock().failed.get_or_insert(error);
+                    return;
+                }
+            }
+        }
+    }
+}
+
+impl Filler {
+    /// Fills `tree` with files whose chunks go to `stores`.
+    ///
+    /// # Errors
+    /// `InvalidArgument` where some chunks have no store.
+    pub(crate) fn new(tree: Tree, format: Format, stores: Arc<Stores>, progress: Arc<Progress>) -> Result<Self> {
+        stores.check()?;
+        let cores = thread::available_parallelism().map_or(2, std::num::NonZero::get);
+        let count = if stores.is_remote() { cores.max(REMOTE_COUNT) } else { cores };
+        let (jobs, waiting) = mpsc::channel(count * WAITING_COUNT);
+        let waiting = Arc::new(Mutex::new(waiting));
+        let shared = Arc::new(Shared { format, stores, runtime: Handle::current(), done: Mutex::default() });
+        let worker = |_| {
+            let (shared, waiting) = (shared.clone(), waiting.clone());
+            thread::spawn(move || shared.work(&waiting))
+        };
+        let workers = (0..count).map(worker).collect();
+        Ok(Self { tree, progress, jobs: Some(jobs), workers, shared })
+    }
+
+    /// Why no more is taken.
+    fn stopped(&self) -> Error {
+        let failed = self.shared.lock().failed.take();
+        failed.unwrap_or_else(|| Error::new(ErrorKind::Internal, OP).because("no worker is left"))
+    }
+
+    fn job(&mut self, content: ContentId, index: usize, plain: Bytes) -> Result<(Job, mpsc::Sender<Job>)> {
+        if self.shared.lock().failed.is_some() {
+            return Err(self.stopped());
+        }
+        self.tree.take(CHUNK_WEIGHT)?;
+        self.progress.bytes.fetch_add(plain.len() as u64, Ordering::Relaxed);
+        let jobs = self.jobs.clone().ok_or_else(|| Error::new(ErrorKind::Internal, OP))?;
+        Ok((Job { content, index, plain }, jobs))
+    }
+
+    /// The chunk `index` of a content, all [`CHUNK_LEN_MADE`] bytes of it but of the last. It waits where too many wait already, and
+    /// is called where that is allowed.
+    ///
+    /// # Errors
+    /// What a chunk before it failed with.
+    pub(crate) fn push(&mut self, content: ContentId, index: usize, plain: Bytes) -> Result<()> {
+        let (job, jobs) = self.job(content, index, plain)?;
+        jobs.blocking_send(job).map_err(|_| self.stopped())
+    }
+
+    /// The same, for who must not wait otherwise.
+    ///
+    /// # Errors
+    /// Those of [`Filler::push`].
+    pub(crate) async fn push_async(&mut self, content: ContentId, index: usize, plain: Bytes) -> Result<()> {
+        let (job, jobs) = self.job(content, index, plain)?;
+        jobs.send(job).await.map_err(|_| self.stopped())
+    }
+
+    /// A content of all that a reader gives, and its length in bytes.
+    ///
+    /// # Errors
+    /// Those of reading, as `failed` has them; those of [`Filler::push`].
+    pub(crate) fn read(
+        &mut self,
+        mut bytes: impl Read,
+        failed: impl Fn(std::io::Error) -> Error,
+    ) -> Result<(ContentId, u64)> {
+        let content = self.tree.new_content(CHUNK_LEN_MADE);
+        let (mut len, mut index) = (0, 0);
+        loop {
+            let mut piece = Vec::new();
+            let read = (&mut bytes).take(CHUNK_LEN_MADE as u64).read_to_end(&mut piece).map_err(&failed)?;
+            if read > 0 {
+                len += read as u64;
+                self.push(content, index, piece.into())?;
+                index += 1;
+            }
+            if read < CHUNK_LEN_MADE {
+                return Ok((content, len));
+            }
+        }
+    }
+
+    /// The tree, when all its chunks are stored, durably.
+    ///
+    /// # Errors
+    /// What a chunk failed with.
+    pub(crate) async fn finish(mut self) -> Result<(Tree, Filled)> {
+        self.jobs = None;
+        let workers = std::mem::take(&mut self.workers);
+        let joined =
+            tokio::task::spawn_blocking(move || workers.into_iter().try_for_each(thread::JoinHandle::join)).await;
+        if !matches!(joined, Ok(Ok(()))) {
+            return Err(Error::new(ErrorKind::Internal, OP).because("a worker failed"));
+        }
+        let (mut made, filled) = {
+            let mut done = self.shared.lock();
+            if let Some(failed) = done.failed.take() {
+                return Err(failed);
+            }
+            let Done { chunks_stored, bytes_stored, .. } = *done;
+            let filled = Filled { chunks: done.known.len() as u64, chunks_stored, bytes_stored };
+            (std::mem::take(&mut done.made), filled)
+        };
+        made.sort_unstable_by_key(|(content, index, _)| (content.0, *index));
+        for (content, _, chunk) in made {
+            if let Some(content) = self.tree.contents.get_mut(content.0) {
+                content.chunks.push(chunk);
+            }
+        }
+        self.shared.stores.flush().await?;
+        Ok((self.tree, filled))
+    }
+}

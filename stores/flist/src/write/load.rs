@@ -1,0 +1,114 @@
+//! An flist that is there, as a tree: to change it, and to write it again.
+
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use muxfs::{Error, ErrorKind, FileKind, Name, Result};
+
+use super::{
+    Facts, Tree, What,
+    tree::{About, Content, shown},
+};
+use crate::{DEPTH_MAX, Flist, Inode};
+
+/// Chunks that are read at a time.
+const CHUNKS_AT_ONCE: usize = 1 << 16;
+const OP: &str = "flist.load";
+
+fn about(inode: &Inode) -> About {
+    let mtime = inode.mtime.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    About { mode: inode.mode, uid: inode.uid, gid: inode.gid, mtime }
+}
+
+impl Facts {
+    /// What an flist says of itself.
+    ///
+    /// # Errors
+    /// Those of [`Flist::metadata`] and [`Flist::routes`].
+    pub fn of(flist: &Flist) -> Result<Self> {
+        let mut facts = Self { metadata: Vec::new(), routes: flist.routes()? };
+        for (key, value) in flist.metadata()? {
+            facts.set(&key, &value);
+        }
+        Ok(facts)
+    }
+}
+
+impl Tree {
+    /// The tree of an flist, with the chunks of its files. None of them is fetched.
+    ///
+    /// # Errors
+    /// `Corrupt` as of reading it; `TooLarge` as of [`Tree::put`].
+    pub fn of(flist: &Flist) -> Result<Self> {
+        let mut tree = Self::default();
+        tree.add(flist)?;
+        Ok(tree)
+    }
+
+    /// Puts what an flist has over what is there: where both have a name, that of the flist counts, but directories are
+    /// one.
+    ///
+    /// # Errors
+    /// Those of [`Tree::of`].
+    pub fn add(&mut self, flist: &Flist) -> Result<()> {
+        let root = flist.root()?;
+        self.put(&[], about(&root), What::Dir)?;
+        let mut dirs: Vec<(Vec<Name>, Inode)> = vec![(Vec::new(), root)];
+        while let Some((path, dir)) = dirs.pop() {
+            if path.len() > DEPTH_MAX {
+                let why = format!("it is more than {DEPTH_MAX} directories deep");
+                return Err(Error::new(ErrorKind::Corrupt, OP).because(why));
+            }
+            for entry in flist.dir(&dir)?.entries {
+                let path = [&path[..], &[entry.name]].concat();
+                let inode = entry.inode;
+                let what = self.what(flist, &inode).map_err(|error| error.at(shown(&path)))?;
+                self.put_over(&path, about(&inode), what)?;
+                if inode.kind == FileKind::Dir {
+                    dirs.push((path, inode));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts a node; what is no directory and is in the way of one goes.
+    pub(crate) fn put_over(&mut self, path: &[Name], about: About, what: What) -> Result<()> {
+        for depth in 1..path.len() {
+            let above = path.get(..depth).unwrap_or(path);
+            if self.get(above).is_some_and(|(_, what)| *what != What::Dir) {
+                self.remove(above)?;
+            }
+        }
+        self.put(path, about, what)
+    }
+
+    fn what(&mut self, flist: &Flist, inode: &Inode) -> Result<What> {
+        Ok(match inode.kind {
+            FileKind::Dir => What::Dir,
+            FileKind::Symlink => What::Symlink(Bytes::clone(&inode.target)),
+            FileKind::Fifo => What::Fifo,
+            FileKind::Socket => What::Socket,
+            FileKind::CharDevice => What::CharDevice(inode.rdev),
+            FileKind::BlockDevice => What::BlockDevice(inode.rdev),
+            FileKind::File => {
+                let (mut chunks, mut chunk_len) = (Vec::new(), 0);
+                loop {
+                    let (len, more) = flist.chunks(inode.id, chunks.len() as u64, CHUNKS_AT_ONCE)?;
+                    chunk_len = usize::try_from(len).unwrap_or(usize::MAX).max(chunk_len);
+                    let count = more.len();
+                    self.take(std::mem::size_of_val(&more[..]))?;
+                    chunks.extend(more);
+                    if count < CHUNKS_AT_ONCE {
+                        break;
+                    }
+                }
+                let content = self.new_content(chunk_len);
+                if let Some(place) = self.contents.get_mut(content.0) {
+                    *place = Content { chunk_len, chunks };
+                }
+                What::File { len: inode.size, content }
+            }
+        })
+    }
+}

@@ -1,0 +1,203 @@
+//! Where chunks are written to: directories, 0-db namespaces, and what else keeps blocks; one or several, by id.
+//!
+//! A chunk goes to each of them that has ids like its own: to one where they share the ids, to all where they are replicas.
+//! Each is asked first whether it has it. Spec: spec/flist.md #sources, #making.
+
+use std::{
+    fs,
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use muxfs::{BlockKey, BlockStore, Error, ErrorKind, Result};
+use muxfs_zstor::ZdbValues;
+use tokio::time::timeout;
+
+use crate::{
+    chunk::{Chunk, hex},
+    metadata::Route,
+    source::{Address, SourceUrl},
+};
+
+/// How long a server may take for a chunk.
+const STORE_TIME_MAX: Duration = Duration::from_secs(30);
+const OP: &str = "flist.store";
+
+/// Where chunks are written to.
+#[derive(Debug, Default)]
+pub struct Stores {
+    all: Vec<Store>,
+}
+
+#[derive(Debug)]
+struct Store {
+    url: Option<SourceUrl>,
+    keeps: Keeps,
+}
+
+#[derive(Debug)]
+enum Keeps {
+    Dir(PathBuf),
+    Zdb(ZdbValues),
+    Blocks(Arc<dyn BlockStore>),
+}
+
+impl Stores {
+    /// Writes to what is at these addresses. Directories are made; of the others nobody is asked yet.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for an address that is only read; those of making a directory.
+    pub fn open(urls: &[SourceUrl]) -> Result<Self> {
+        let mut stores = Self::default();
+        for url in urls {
+            let keeps = match &url.address {
+                Address::Dir(dir) => {
+                    fs::create_dir_all(dir).map_err(|error| failed(dir, &error))?;
+                    Keeps::Dir(dir.clone())
+                }
+                Address::Zdb { host, port, namespace, password } => {
+                    Keeps::Zdb(ZdbValues::new(host, *port, namespace.clone(), password.clone()))
+                }
+                Address::Http(_) => {
+                    let why = "chunks are written to dir:// and zdb:// alone";
+                    return Err(Error::new(ErrorKind::InvalidArgument, OP).at(url).because(why));
+                }
+            };
+            stores.all.push(Store { url: Some(url.clone()), keeps });
+        }
+        Ok(stores)
+    }
+
+    /// Writes to blocks too, each chunk under its id.
+    #[must_use]
+    pub fn with_blocks(mut self, blocks: Arc<dyn BlockStore>) -> Self {
+        self.all.push(Store { url: None, keeps: Keeps::Blocks(blocks) });
+        self
+    }
+
+    /// Sees to it that every chunk has a place.
+    ///
+    /// # Errors
+    /// `InvalidArgument` where there is an id that none of them takes.
+    pub(crate) fn check(&self) -> Result<()> {
+        let lost = (0..=u8::MAX).find(|first| !self.all.iter().any(|store| store.has(&[*first])));
+        lost.map_or(Ok(()), |first| {
+            let why = format!("chunks whose ids begin with {first:02x} have no store");
+            Err(Error::new(ErrorKind::InvalidArgument, OP).because(why))
+        })
+    }
+
+    /// Where readers find what is written, as an flist says it: without passwords.
+    pub fn routes(&self) -> Vec<Route> {
+        self.all.iter().filter_map(|store| store.url.as_ref()).map(|url| url.public().route()).collect()
+    }
+
+    /// Whether a store answers over a network, so that many chunks are to be under way.
+    pub(super) fn is_remote(&self) -> bool {
+        self.all.iter().any(|store| !matches!(store.keeps, Keeps::Dir(_)))
+    }
+
+    /// Stores a chunk wherever it belongs; whether it had to be written anywhere.
+    pub(super) async fn put(&self, chunk: &Chunk, stored: &[u8]) -> Result<bool> {
+        let mut is_new = false;
+        for store in self.all.iter().filter(|store| store.has(chunk.id())) {
+            is_new |=
+                store.put(chunk.id(), stored).await.map_err(|error| error.at(format!("chunk {}", chunk.hex())))?;
+        }
+        Ok(is_new)
+    }
+
+    /// Makes durable what was put.
+    pub(super) async fn flush(&self) -> Result<()> {
+        for store in &self.all {
+            match &store.keeps {
+                Keeps::Dir(dir) => {
+                    let dir = dir.clone();
+                    let synced = tokio::task::spawn_blocking(move || sync(&dir)).await;
+                    synced.map_err(|error| Error::new(ErrorKind::Internal, OP).because(error))??;
+                }
+                Keeps::Zdb(_) => {}
+                Keeps::Blocks(blocks) => blocks.flush().await?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Store {
+    fn has(&self, id: &[u8]) -> bool {
+        self.url.as_ref().is_none_or(|url| url.has(id))
+    }
+
+    /// Stores a chunk that is not there; whether it was not.
+    async fn put(&self, id: &[u8], stored: &[u8]) -> Result<bool> {
+        match &self.keeps {
+            Keeps::Dir(dir) => put_file(dir, id, stored),
+            Keeps::Zdb(zdb) => {
+                let asked = async {
+                    if zdb.has(id).await? {
+                        return Ok(false);
+                    }
+                    zdb.set(id, stored).await.map(|()| true)
+                };
+                let late = |_elapsed| {
+                    let why = format!("no answer within {STORE_TIME_MAX:?}");
+                    Error::new(ErrorKind::Unavailable, OP).at(zdb).because(why)
+                };
+                timeout(STORE_TIME_MAX, asked).await.map_err(late).flatten()
+            }
+            Keeps::Blocks(blocks) => {
+                let key = BlockKey::new(id)?;
+                if blocks.has(&key).await? {
+                    return Ok(false);
+                }
+                blocks.put(&key, stored.to_vec().into()).await.map(|()| true)
+            }
+        }
+    }
+}
+
+fn failed(path: &Path, error: &io::Error) -> Error {
+    super::io_failed(error).at(path.display())
+}
+
+/// Writes `HH/ID` of a directory, unless it or `ID` is there at its length: whole, or not at all.
+fn put_file(dir: &Path, id: &[u8], stored: &[u8]) -> Result<bool> {
+    let digits = hex(id);
+    let below = dir.join(digits.get(..2).unwrap_or_default());
+    let path = below.join(&digits);
+    let len = stored.len() as u64;
+    let is_there = |path: &Path| fs::metadata(path).is_ok_and(|about| about.is_file() && about.len() == len);
+    if is_there(&path) || is_there(&dir.join(&digits)) {
+        return Ok(false);
+    }
+    let temporary = || tempfile::Builder::new().prefix(".chunk-").permissions(mode(0o644)).tempfile_in(&below);
+    let mut file = match temporary() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            fs::create_dir_all(&below).map_err(|error| failed(&below, &error))?;
+            temporary()
+        }
+        other => other,
+    }
+    .map_err(|error| failed(&below, &error))?;
+    file.write_all(stored).map_err(|error| failed(&path, &error))?;
+    file.persist(&path).map_err(|error| failed(&path, &error.error))?;
+    Ok(true)
+}
+
+/// Of what is made, as far as the umask lets it.
+pub(super) fn mode(mode: u32) -> fs::Permissions {
+    std::os::unix::fs::PermissionsExt::from_mode(mode)
+}
+
+/// All that was written to a file system: for thousands of chunks that is one wait, and not one for each.
+fn sync(dir: &Path) -> Result<()> {
+    let synced = fs::File::open(dir).and_then(|dir| {
+        #[cfg(target_os = "linux")]
+        rustix::fs::syncfs(&dir)?;
+        dir.sync_all()
+    });
+    synced.map_err(|error| failed(dir, &error))
+}
