@@ -15,7 +15,7 @@ use clap::{Args, Parser, Subcommand};
 pub(crate) use self::{
     car::{Car, CarExport, CarImport, CarScope},
     cp::Cp,
-    flist::{Flist, FlistImport, FlistPath, FlistSources},
+    flist::{Flist, FlistImport, FlistMaking, FlistPath, FlistSources, FlistStore},
     ipfs::{Ipfs, IpfsPublish},
     name::{Name, NamePublish},
     zdb::{NodeMode, NodeSync, Zdb, ZdbImport, ZdbServe},
@@ -293,7 +293,7 @@ pub(crate) enum Command {
     /// Carry DAGs in and out as CAR files, which IPFS tools read and write
     #[command(subcommand)]
     Car(Car),
-    /// Look into flists: images of which a small file names the chunks, which are elsewhere
+    /// Make flists and look into them: images of which a small file names the chunks, which are elsewhere
     #[command(subcommand)]
     Flist(Flist),
     /// Give what is here to a node of the IPFS network

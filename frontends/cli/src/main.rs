@@ -247,6 +247,9 @@ async fn run(mut cli: Cli, in_use: InUse) -> Result<ExitCode> {
             Box::pin(zstor_export(config, &in_use, &args, output)).await?;
         }
         Command::Flist(Flist::Import(args)) => Box::pin(flist_import(config, &in_use, &args, output)).await?,
+        Command::Flist(flist @ (Flist::Create { .. } | Flist::Export { .. } | Flist::Add { .. })) => {
+            Box::pin(flist_make(config, &in_use, &flist, output)).await?;
+        }
         Command::Flist(flist) => return commands::flist::flist(&flist, output).await,
         Command::Car(Car::Ls { file }) => commands::car::ls(&file, output).await?,
         Command::Car(Car::Verify { file, whole }) => commands::car::verify(&file, whole, output).await?,
@@ -480,6 +483,21 @@ async fn flist_import(config: Config, in_use: &InUse, args: &FlistImport, output
     }
     // What was imported before one failed stays.
     let done = commands::flist::import(&*served, &args.flist, &args.sources, (&target, by_name), output).await;
+    served.close().await?;
+    done
+}
+
+async fn flist_make(config: Config, in_use: &InUse, flist: &Flist, output: Output) -> Result<()> {
+    if !commands::flist::needs_namespace(flist) {
+        return commands::flist::create::<Opened>(flist, None, output).await;
+    }
+    let served = Arc::new(open(config, in_use).await?);
+    let done = match flist {
+        Flist::Export { making, path, output: target } => {
+            commands::flist::export(&served, &commands::path(path)?, (making, target), output).await
+        }
+        flist => commands::flist::create(flist, Some(&served), output).await,
+    };
     served.close().await?;
     done
 }

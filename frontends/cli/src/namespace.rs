@@ -43,6 +43,9 @@ pub(crate) struct Stat {
     /// Of a symlink.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "target_text")]
     pub(crate) target: Option<Bytes>,
+    /// Of a device: major and minor.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) rdev: Option<(u32, u32)>,
 }
 
 impl Stat {
@@ -57,6 +60,8 @@ impl Stat {
             mtime: Some(seconds(attr.mtime)),
             cid: attr.cid,
             target,
+            rdev: matches!(attr.kind, FileKind::CharDevice | FileKind::BlockDevice)
+                .then_some((attr.rdev.major, attr.rdev.minor)),
         }
     }
 }
@@ -346,7 +351,7 @@ pub(crate) fn to_text(bytes: &[u8]) -> String {
     std::str::from_utf8(bytes).map_or_else(|_| format!("\0{}", hex(bytes)), Into::into)
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
         _ = write!(text, "{byte:02x}");
         text
@@ -474,6 +479,7 @@ mod tests {
                 mtime: Some((-1, 999_999_999)),
                 cid: None,
                 target: Some(Bytes::copy_from_slice(bytes)),
+                rdev: None,
             };
             let text = serde_json::to_string(&stat).expect("serialises");
             let back: Stat = serde_json::from_str(&text).expect("parses");

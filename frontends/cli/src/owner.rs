@@ -172,6 +172,7 @@ impl Namespace for Instance {
                     mtime: info.mtime.map(seconds),
                     cid: info.cid,
                     target: None,
+                    rdev: None,
                 })
             }
         }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use muxfs_flist::SourceUrl;
+use muxfs_flist::{Format, SourceUrl};
 
 /// What to do with flists.
 #[derive(Debug, Subcommand)]
@@ -44,12 +44,125 @@ pub(crate) enum Flist {
         #[command(flatten)]
         path: FlistPath,
     },
-    /// Print what an flist says of itself: its format, its metadata, and where its chunks are
-    #[command(after_help = "Examples:\n  muxfs flist metadata ubuntu.flist\n  muxfs --json flist metadata ubuntu.fl")]
+    /// Print what an flist says of itself: its format, its metadata, and where its chunks are; or change it
+    #[command(
+        after_help = "Examples:\n  muxfs flist metadata ubuntu.flist\n  muxfs --json flist metadata ubuntu.fl\n  muxfs flist metadata --set 'entrypoint=[\"/bin/sh\"]' --rm readme ubuntu.flist\n  muxfs flist metadata --route https://hub.example/chunks ubuntu.fl"
+    )]
     Metadata {
+        /// Set a pair, and write the flist again
+        #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
+        set: Vec<(String, String)>,
+        /// Remove a pair
+        #[arg(long = "rm", value_name = "KEY")]
+        remove: Vec<String>,
+        /// Where its chunks are, instead of what it says: several are all of them
+        #[arg(long = "route", value_name = "URL", value_parser = source)]
+        routes: Vec<SourceUrl>,
         /// The flist
         #[arg(value_name = "FLIST")]
         flist: PathBuf,
+    },
+    /// Make an flist of a directory, a tar, a docker-save archive or an OCI layout
+    ///
+    /// The chunks go to each --store that has their ids: first they are asked whether they have them. The same input makes
+    /// the same bytes. Of an image the layers are put over each other, and its entrypoint, environ, port, volume, workdir
+    /// and user are in the metadata. An flist of a path of the namespace is made by export.
+    #[command(
+        after_help = "Examples:\n  muxfs flist create ./rootfs -o app.flist --store dir:///srv/chunks\n  docker save alpine > alpine.tar && muxfs flist create alpine.tar -o alpine.fl --store zdb://10.0.0.1:9900/flist\n  muxfs flist create root.tar.zst -o root.fl --store 00-7f=dir:///disk1 --store 80-ff=dir:///disk2 --route https://hub.example/chunks\n  muxfs flist create ./rootfs -o app.fl --store muxfs:/zstor/chunks"
+    )]
+    Create {
+        #[command(flatten)]
+        making: FlistMaking,
+        /// A directory, an OCI layout, or an archive: tar, tar.gz, tar.zst, tar.xz, docker save
+        #[arg(value_name = "SRC")]
+        source: PathBuf,
+        /// The flist that is made
+        #[arg(short, long, value_name = "FLIST")]
+        output: PathBuf,
+    },
+    /// Make an flist of a path of the namespace: content by its CID, a name in a working tree, an flist of /flist
+    ///
+    /// It is what create does of a directory, and the way back of import. What has no owner, mode or time in the namespace
+    /// is of root, 0644 or 0755, and of 1970.
+    #[command(
+        after_help = "Examples:\n  muxfs flist export /ipfs/<cid> -o site.fl --store dir:///srv/chunks\n  muxfs flist export /zstor/ubuntu -o ubuntu.flist --store zdb://10.0.0.1:9900/flist"
+    )]
+    Export {
+        #[command(flatten)]
+        making: FlistMaking,
+        /// A directory or a file of the namespace
+        #[arg(value_name = "PATH")]
+        path: std::ffi::OsString,
+        /// The flist that is made
+        #[arg(short, long, value_name = "FLIST")]
+        output: PathBuf,
+    },
+    /// Put a file, a directory or an archive into an flist, over what is there
+    #[command(
+        after_help = "Examples:\n  muxfs flist add app.flist ./motd /etc/motd --store dir:///srv/chunks\n  muxfs flist add app.fl ./more.tar.gz / --store dir:///srv/chunks"
+    )]
+    Add {
+        #[command(flatten)]
+        making: FlistMaking,
+        /// The flist, which is replaced
+        #[arg(value_name = "FLIST")]
+        flist: PathBuf,
+        /// A file, a directory, or with --unpack an archive
+        #[arg(value_name = "SRC")]
+        source: PathBuf,
+        /// Its path in the flist
+        #[arg(value_name = "PATH")]
+        path: std::ffi::OsString,
+        /// Put what is in an archive, and not the archive
+        #[arg(long)]
+        unpack: bool,
+    },
+    /// Remove paths from an flist, with all below them; chunks stay where they are
+    #[command(after_help = "Examples:\n  muxfs flist rm app.flist /var/cache /tmp/x")]
+    Rm {
+        /// The flist, which is replaced
+        #[arg(value_name = "FLIST")]
+        flist: PathBuf,
+        /// The paths
+        #[arg(value_name = "PATH", required = true)]
+        paths: Vec<std::ffi::OsString>,
+    },
+    /// Change the mode of paths of an flist
+    #[command(after_help = "Examples:\n  muxfs flist chmod app.flist 4755 /bin/su")]
+    Chmod {
+        /// The flist, which is replaced
+        #[arg(value_name = "FLIST")]
+        flist: PathBuf,
+        /// In octal digits
+        #[arg(value_name = "MODE", value_parser = octal)]
+        mode: u32,
+        /// The paths
+        #[arg(value_name = "PATH", required = true)]
+        paths: Vec<std::ffi::OsString>,
+    },
+    /// Make one flist of several of one format
+    ///
+    /// Where several have a name, the first that has it counts; directories are one. The same is true of the metadata. It names all their routes.
+    #[command(after_help = "Examples:\n  muxfs flist merge app.flist base.flist -o whole.flist")]
+    Merge {
+        /// The flists
+        #[arg(value_name = "FLIST", required = true)]
+        flists: Vec<PathBuf>,
+        /// The flist that is made
+        #[arg(short, long, value_name = "FLIST")]
+        output: PathBuf,
+    },
+    /// Print the paths at which two flists differ: + added, - removed, M changed
+    #[command(
+        after_help = "Of two formats chunks have nothing to compare: files are then told by kind, length, mode, owner and time.\n\nExamples:\n  muxfs flist diff old.flist new.flist"
+    )]
+    Diff {
+        /// The one before
+        #[arg(value_name = "BEFORE")]
+        before: PathBuf,
+        /// The one after
+        #[arg(value_name = "AFTER")]
+        after: PathBuf,
     },
     /// Put what an flist describes into a mount as content, or into a working tree under a name
     ///
@@ -113,6 +226,59 @@ pub(crate) struct FlistSources {
     /// Then ask the servers that the flist itself names, at most 16, be they on the internet, this network or this machine
     #[arg(long)]
     pub(crate) follow: bool,
+}
+
+/// Where chunks go when an flist is made, and what it says of that.
+#[derive(Debug, Args)]
+#[allow(clippy::doc_markdown, reason = "these comments are the help, where brackets would show")]
+pub(crate) struct FlistMaking {
+    /// Where chunks go: dir:///DIR, zdb://[:PASSWORD@]HOST[:9900][/NAMESPACE], or muxfs:/PATH of the namespace; with 00-7f= in front
+    /// those whose ids begin so. Several that have the same ids each get all of them
+    #[arg(long = "store", value_name = "URL", value_parser = store, required = true)]
+    pub(crate) stores: Vec<FlistStore>,
+    /// Where the flist says that its chunks are [default: the stores, without passwords]
+    #[arg(long = "route", value_name = "URL", value_parser = source)]
+    pub(crate) routes: Vec<SourceUrl>,
+    /// Set a pair of its metadata
+    #[arg(long = "metadata", value_name = "KEY=VALUE", value_parser = pair)]
+    pub(crate) metadata: Vec<(String, String)>,
+    /// Its format, flist or fl [default: what its name ends in]
+    #[arg(long, value_name = "FORMAT", value_parser = format)]
+    pub(crate) format: Option<Format>,
+}
+
+/// Where chunks go.
+#[derive(Debug, Clone)]
+pub(crate) enum FlistStore {
+    Url(SourceUrl),
+    /// A directory of the namespace.
+    Path(std::ffi::OsString),
+}
+
+fn store(text: &str) -> Result<FlistStore, String> {
+    match text.strip_prefix("muxfs:") {
+        Some(path) if path.starts_with('/') => Ok(FlistStore::Path(path.into())),
+        Some(_) => Err("behind muxfs: is a path of the namespace, as muxfs:/zstor/chunks".into()),
+        None => source(text).map(FlistStore::Url),
+    }
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("a pair is KEY=VALUE")?;
+    if key.is_empty() { Err("the key is empty".into()) } else { Ok((key.into(), value.into())) }
+}
+
+fn format(text: &str) -> Result<Format, String> {
+    match text {
+        "flist" => Ok(Format::Flist),
+        "fl" => Ok(Format::Fl),
+        _ => Err("flist or fl".into()),
+    }
+}
+
+fn octal(text: &str) -> Result<u32, String> {
+    let mode = u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o7777);
+    mode.ok_or_else(|| "a mode is octal digits, from 0 to 7777".into())
 }
 
 fn source(text: &str) -> Result<SourceUrl, String> {

@@ -1,10 +1,15 @@
 //! `flist`: looks into one flist, which is a file like any other: no server and no data directory takes part.
 
+mod change;
 mod import;
+mod make;
 
 use std::{ffi::OsStr, fmt::Write as _, os::unix::ffi::OsStrExt as _, path::Path, process::ExitCode, sync::Arc};
 
-pub(crate) use self::import::import;
+pub(crate) use self::{
+    import::import,
+    make::{create, export, needs_namespace},
+};
 use muxfs::{Error, ErrorKind, FileKind, Name, Result};
 use muxfs_flist::{Chunks, ChunksOptions, DEPTH_MAX, Entry, Flist, Inode, Sources};
 use serde_json::{Value, json};
@@ -24,9 +29,18 @@ pub(crate) async fn flist(command: &args::Flist, output: Output) -> Result<ExitC
     match command {
         args::Flist::Ls { path, long, recursive } => ls(path, *long, *recursive, output)?,
         args::Flist::Stat { path } => stat(path, output)?,
-        args::Flist::Metadata { flist } => metadata(flist, output)?,
-        args::Flist::Import(_) => {
-            return Err(Error::new(ErrorKind::Internal, OP).because("an import needs a namespace"));
+        args::Flist::Metadata { set, remove, routes, flist } => {
+            if !(set.is_empty() && remove.is_empty() && routes.is_empty()) {
+                change::metadata(flist, set, remove, routes)?;
+            }
+            metadata(flist, output)?;
+        }
+        args::Flist::Rm { flist, paths } => change::rm(flist, paths)?,
+        args::Flist::Chmod { flist, mode, paths } => change::chmod(flist, *mode, paths)?,
+        args::Flist::Merge { flists, output: target } => change::merge(flists, target)?,
+        args::Flist::Diff { before, after } => change::diff(before, after, output)?,
+        args::Flist::Import(_) | args::Flist::Create { .. } | args::Flist::Export { .. } | args::Flist::Add { .. } => {
+            return Err(Error::new(ErrorKind::Internal, OP).because("it needs a namespace, or may"));
         }
         args::Flist::Cat { sources, flist, path } => cat(flist, path, sources, output).await?,
         args::Flist::Check { sources, chunks, flist } => {
@@ -65,17 +79,16 @@ fn stat_of(name: &Name, inode: &Inode) -> Stat {
         mtime: Some(seconds(inode.mtime)),
         cid: None,
         target: (inode.kind == FileKind::Symlink).then(|| inode.target.clone()),
+        rdev: matches!(inode.kind, FileKind::CharDevice | FileKind::BlockDevice)
+            .then_some((inode.rdev.major, inode.rdev.minor)),
     }
 }
 
 /// The same as JSON, with its name or its path, which may be that of the root.
-fn value_of(name: &[u8], stat: &Stat, inode: &Inode) -> Result<Value> {
+fn value_of(name: &[u8], stat: &Stat) -> Result<Value> {
     let value = serde_json::to_value(stat);
     let mut value = value.map_err(|error| Error::new(ErrorKind::Internal, OP).because(error))?;
     value["name"] = to_text(name).into();
-    if matches!(inode.kind, FileKind::CharDevice | FileKind::BlockDevice) {
-        value["rdev"] = json!([inode.rdev.major, inode.rdev.minor]);
-    }
     Ok(value)
 }
 
@@ -118,10 +131,7 @@ fn line(name: &[u8], inode: &Inode, long: bool, output: Output) -> Result<()> {
     let mut line = Vec::new();
     if long {
         let time = stat.mtime.map_or_else(|| "-".into(), utc);
-        let size = match inode.kind {
-            FileKind::CharDevice | FileKind::BlockDevice => format!("{},{}", inode.rdev.major, inode.rdev.minor),
-            _ => inode.size.to_string(),
-        };
+        let size = stat.rdev.map_or_else(|| inode.size.to_string(), |(major, minor)| format!("{major},{minor}"));
         let head = format!("{} {:>5} {:>5} {size:>12} {time} ", mode(&stat), inode.uid, inode.gid);
         line.extend_from_slice(head.as_bytes());
     }
@@ -130,7 +140,7 @@ fn line(name: &[u8], inode: &Inode, long: bool, output: Output) -> Result<()> {
         line.extend_from_slice(b" -> ");
         line.extend_from_slice(&shown(target));
     }
-    output.result(&line, &value_of(name, &stat, inode)?)
+    output.result(&line, &value_of(name, &stat)?)
 }
 
 /// A [`Stat`] has a name, which is replaced by what may be a path.
@@ -154,13 +164,13 @@ fn stat(path: &FlistPath, output: Output) -> Result<()> {
     if let Some(mtime) = stat.mtime {
         _ = write!(lines, "\nmtime  {}", utc(mtime));
     }
-    if matches!(inode.kind, FileKind::CharDevice | FileKind::BlockDevice) {
-        _ = write!(lines, "\nrdev   {},{}", inode.rdev.major, inode.rdev.minor);
+    if let Some((major, minor)) = stat.rdev {
+        _ = write!(lines, "\nrdev   {major},{minor}");
     }
     if let Some(target) = &stat.target {
         _ = write!(lines, "\ntarget {}", String::from_utf8_lossy(&shown(target)));
     }
-    output.result(lines.as_bytes(), &value_of(&name, &stat, &inode)?)
+    output.result(lines.as_bytes(), &value_of(&name, &stat)?)
 }
 
 /// Prints the format, the metadata and the routes, one a line; with `--json` all in one value.

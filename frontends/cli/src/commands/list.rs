@@ -130,6 +130,7 @@ mod tests {
             mtime: None,
             cid: None,
             target: None,
+            rdev: None,
         };
         for (kind, bits, text) in [
             (Kind::File, 0o644, "-rw-r--r--"),

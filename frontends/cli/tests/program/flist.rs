@@ -246,3 +246,62 @@ fn web_server(dir: PathBuf) -> SocketAddr {
     });
     addr
 }
+
+/// Made of a directory, read over every command, changed, exported again: the same tree.
+#[test]
+fn flists_are_made_changed_and_exported() {
+    let world = World::new();
+    let root = world.path("rootfs");
+    fs::create_dir_all(root.join("etc")).expect("made");
+    fs::write(root.join("etc/passwd"), "root:x:0:0").expect("written");
+    fs::write(root.join("long"), vec![7; 1_500_000]).expect("written");
+    std::os::unix::fs::symlink("etc/passwd", root.join("link")).expect("linked");
+    let store = format!("dir://{}", text(&world.path("chunks")));
+    for name in ["a.fl", "a.flist"] {
+        let flist = world.path(name);
+        let flist = text(&flist);
+        let made = world.ok(&["--json", "flist", "create", text(&root), "-o", flist, "--store", &store]);
+        let made: Value = serde_json::from_str(&made).expect("JSON");
+        assert_eq!((&made["nodes"], &made["chunks"], &made["flist"]), (&5.into(), &3.into(), &flist.into()), "{made}");
+        assert_eq!(world.ok(&["flist", "ls", "-R", flist]), "etc\nlink\nlong\netc/passwd");
+        assert_eq!(world.ok(&["flist", "cat", "--source", &store, flist, "/etc/passwd"]), "root:x:0:0");
+        world.ok(&["flist", "check", "--chunks", "--source", &store, flist]);
+        // A change, and what differs.
+        let before = world.path(&format!("before-{name}"));
+        fs::copy(flist, &before).expect("copied");
+        world.ok(&["flist", "chmod", flist, "4711", "/long"]);
+        world.ok(&["flist", "rm", flist, "link"]);
+        world.fails(&["flist", "rm", flist, "link"], 3);
+        world.ok(&["flist", "add", flist, text(&root.join("etc")), "/srv/etc", "--store", &store]);
+        world.ok(&["flist", "metadata", "--set", "readme=what it is", flist]);
+        assert!(world.ok(&["flist", "metadata", flist]).contains("readme: what it is"));
+        let diff = world.ok(&["flist", "diff", text(&before), flist]);
+        assert_eq!(diff, "- /link\nM /long\n+ /srv\n+ /srv/etc\n+ /srv/etc/passwd");
+        // Over the other one: what either has.
+        let whole = world.path(&format!("whole-{name}"));
+        world.ok(&["flist", "merge", flist, text(&before), "-o", text(&whole)]);
+        assert_eq!(world.ok(&["flist", "diff", flist, text(&whole)]), "+ /link");
+        world.ok(&["flist", "check", "--chunks", "--source", &store, text(&whole)]);
+        // Into the namespace, and out of it.
+        let path = world.ok(&["flist", "import", "--source", &store, text(&whole), "/ipfs"]);
+        let back = world.path(&format!("back-{name}"));
+        world.ok(&["flist", "export", path.trim(), "-o", text(&back), "--store", &store]);
+        assert_eq!(world.ok(&["flist", "cat", "--source", &store, text(&back), "/srv/etc/passwd"]), "root:x:0:0");
+        let again = world.ok(&["flist", "import", "--source", &store, text(&back), "/ipfs"]);
+        assert_eq!(again, path);
+    }
+    // Chunks as files of a working tree.
+    let placed = world.path("placed.fl");
+    world.ok(&["flist", "create", text(&root), "-o", text(&placed), "--store", "muxfs:/ipfs/chunks"]);
+    assert_eq!(world.ok(&["ls", "/ipfs/chunks"]).lines().count(), 3);
+    world.fails(&["flist", "create", text(&root), "-o", text(&world.path("none")), "--store", &store], 2);
+    world.fails(&["flist", "create", text(&root), "-o", text(&world.path("x.fl")), "--store", "http://127.0.0.1:1"], 2);
+    world.fails(
+        &["flist", "create", text(&world.path("absent")), "-o", text(&world.path("x.fl")), "--store", &store],
+        3,
+    );
+    world.fails(
+        &["flist", "merge", text(&world.path("a.fl")), text(&world.path("a.flist")), "-o", text(&world.path("x.fl"))],
+        2,
+    );
+}

@@ -1,0 +1,275 @@
+//! `flist create`, `export` and `add`: what is made an flist, and its chunks.
+
+use std::{
+    fmt,
+    ops::Deref,
+    path::Path,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::{
+    StreamExt as _, TryStreamExt as _,
+    stream::{self, BoxStream},
+};
+use muxfs::{BlockKey, BlockStore, Error, ErrorKind, Name, QfsPath, Result, vfs::Rdev};
+use muxfs_flist::{
+    Route,
+    write::{self, About, CreateOptions, Facts, Making, Report, Source, Stores, Tree, What},
+};
+use serde_json::json;
+
+use super::{OP, change::names, open};
+use crate::{
+    args::{self, FlistMaking, FlistStore},
+    commands,
+    namespace::{Input, Kind, Namespace, Place, Stat, hex, to_text},
+    output::{Output, bytes, count},
+};
+
+/// How often what was done is shown.
+const SHOWN_EACH: Duration = Duration::from_millis(200);
+
+/// Whether a command reads or writes a path of the namespace.
+pub(crate) fn needs_namespace(flist: &args::Flist) -> bool {
+    match flist {
+        args::Flist::Export { .. } => true,
+        args::Flist::Create { making, .. } | args::Flist::Add { making, .. } => {
+            making.stores.iter().any(|store| matches!(store, FlistStore::Path(_)))
+        }
+        _ => false,
+    }
+}
+
+/// Chunks as files `HH/ID` of a directory of the namespace.
+struct Placed<T> {
+    namespace: Arc<T>,
+    dir: QfsPath,
+}
+
+impl<T> fmt::Debug for Placed<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Placed({})", self.dir)
+    }
+}
+
+impl<T> Placed<T> {
+    fn path(&self, key: &BlockKey) -> Result<(QfsPath, QfsPath)> {
+        let digits = hex(key.as_bytes());
+        let dir = self.dir.join(&Name::new(digits.get(..2).unwrap_or_default().as_bytes())?);
+        let file = dir.join(&Name::new(digits.as_bytes())?);
+        Ok((dir, file))
+    }
+}
+
+#[async_trait]
+impl<T: Deref<Target = dyn Namespace> + Send + Sync + 'static> BlockStore for Placed<T> {
+    async fn get(&self, key: &BlockKey) -> Result<Option<Bytes>> {
+        let (_, file) = self.path(key)?;
+        match self.namespace.read(&file).try_collect::<Vec<Bytes>>().await {
+            Ok(pieces) => Ok(Some(pieces.concat().into())),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn put(&self, key: &BlockKey, block: Bytes) -> Result<()> {
+        let (dir, file) = self.path(key)?;
+        self.namespace.put_dir(&dir).await?;
+        let input = Input::Stream(stream::once(std::future::ready(Ok(block))).boxed());
+        self.namespace.put(&file, input).await.map(drop)
+    }
+
+    async fn delete(&self, key: &BlockKey) -> Result<()> {
+        self.namespace.delete(&self.path(key)?.1).await.map(drop)
+    }
+
+    async fn has(&self, key: &BlockKey) -> Result<bool> {
+        self.namespace.has(&self.path(key)?.1).await
+    }
+
+    fn keys(&self) -> BoxStream<'_, Result<BlockKey>> {
+        let why = "chunks of an flist are not listed";
+        stream::once(std::future::ready(Err(Error::new(ErrorKind::Unsupported, OP).because(why)))).boxed()
+    }
+}
+
+async fn stores<T>(making: &FlistMaking, namespace: Option<&Arc<T>>) -> Result<Arc<Stores>>
+where
+    T: Deref<Target = dyn Namespace> + Send + Sync + 'static,
+{
+    let mut urls = Vec::new();
+    let mut placed: Vec<Arc<dyn BlockStore>> = Vec::new();
+    for store in &making.stores {
+        match (store, namespace) {
+            (FlistStore::Url(url), _) => urls.push(url.clone()),
+            (FlistStore::Path(path), Some(namespace)) => {
+                let dir = commands::path(path)?;
+                namespace.put_dir(&dir).await?;
+                placed.push(Arc::new(Placed { namespace: namespace.clone(), dir }));
+            }
+            (FlistStore::Path(_), None) => return Err(Error::new(ErrorKind::Internal, OP)),
+        }
+    }
+    let stores = placed.into_iter().fold(Stores::open(&urls)?, Stores::with_blocks);
+    Ok(Arc::new(stores))
+}
+
+fn options(making: &FlistMaking) -> CreateOptions {
+    CreateOptions {
+        format: making.format,
+        metadata: making.metadata.clone(),
+        routes: routes(making),
+        ..CreateOptions::default()
+    }
+}
+
+fn routes(making: &FlistMaking) -> Option<Vec<Route>> {
+    (!making.routes.is_empty()).then(|| making.routes.iter().map(muxfs_flist::SourceUrl::route).collect())
+}
+
+/// Shows what was done until `work` is.
+async fn shown<T>(progress: Arc<write::Progress>, work: impl Future<Output = Result<T>>, output: Output) -> Result<T> {
+    let bar = output.progress(None);
+    let mut work = std::pin::pin!(work);
+    loop {
+        if let Ok(done) = tokio::time::timeout(SHOWN_EACH, &mut work).await {
+            return done;
+        }
+        bar.set_bytes(progress.bytes.load(Ordering::Relaxed));
+        bar.say(format!("{} nodes", count(progress.nodes.load(Ordering::Relaxed))));
+    }
+}
+
+fn print(target: &Path, report: &Report, skipped: u64, output: Output) -> Result<()> {
+    if !output.json {
+        let note = if skipped == 0 { String::new() } else { format!(", {} skipped", count(skipped)) };
+        output.notice(&format!(
+            "{} nodes, {}{note}; {} chunks, {} of them new: {}; the flist has {}",
+            count(report.nodes),
+            bytes(report.bytes),
+            count(report.chunks),
+            count(report.chunks_stored),
+            bytes(report.bytes_stored),
+            bytes(report.len),
+        ));
+    }
+    let text = target.as_os_str().as_encoded_bytes();
+    let value = json!({
+        "flist": to_text(text), "nodes": report.nodes, "bytes": report.bytes, "chunks": report.chunks,
+        "chunks_stored": report.chunks_stored, "bytes_stored": report.bytes_stored, "len": report.len, "skipped": skipped,
+    });
+    output.result(text, &value)
+}
+
+/// Makes an flist of what is outside of the namespace, or puts that into one.
+pub(crate) async fn create<T>(flist: &args::Flist, namespace: Option<&Arc<T>>, output: Output) -> Result<()>
+where
+    T: Deref<Target = dyn Namespace> + Send + Sync + 'static,
+{
+    match flist {
+        args::Flist::Create { making, source, output: target } => {
+            let options = options(making);
+            write::format_of(target, options.format)?;
+            let (source, stores) = (Source::of(source)?, stores(making, namespace).await?);
+            let progress = options.progress.clone();
+            let report = shown(progress, write::create(source, stores, target, options), output).await?;
+            print(target, &report, 0, output)
+        }
+        args::Flist::Add { making, flist, source, path, unpack } => {
+            let source = if *unpack { Source::of(source)? } else { Source::Dir(source.clone()) };
+            let there = open(flist)?;
+            let mut facts = Facts::of(&there)?;
+            let tree = Tree::of(&there)?;
+            let stores = stores(making, namespace).await?;
+            // Its chunks stay where they are, and the new ones are there too.
+            for route in routes(making).unwrap_or_else(|| stores.routes()) {
+                if !facts.routes.contains(&route) {
+                    facts.routes.push(route);
+                }
+            }
+            for (key, value) in &making.metadata {
+                facts.set(key, value);
+            }
+            let options = CreateOptions { format: Some(there.format()), ..options(making) };
+            let at = names(path)?;
+            let work = async {
+                let making = Making::begin(tree, stores, flist, &options)?;
+                let (making, _) = making.fill(source, at).await?;
+                making.finish(facts).await
+            };
+            let report = shown(options.progress.clone(), work, output).await?;
+            print(flist, &report, 0, output)
+        }
+        _ => Err(Error::new(ErrorKind::Internal, OP)),
+    }
+}
+
+/// Makes an flist of a path of the namespace.
+pub(crate) async fn export<T>(
+    namespace: &Arc<T>,
+    path: &QfsPath,
+    (making, target): (&FlistMaking, &Path),
+    output: Output,
+) -> Result<()>
+where
+    T: Deref<Target = dyn Namespace> + Send + Sync + 'static,
+{
+    let options = options(making);
+    write::format_of(target, options.format)?;
+    let stores = stores(making, Some(namespace)).await?;
+    let mut facts = Facts { metadata: Vec::new(), routes: options.routes.clone().unwrap_or_else(|| stores.routes()) };
+    for (key, value) in &options.metadata {
+        facts.set(key, value);
+    }
+    let work = async {
+        let mut making = Making::begin(Tree::default(), stores, target, &options)?;
+        let root = namespace.stat(&Place::Path(path.clone())).await?;
+        if root.kind != Kind::Dir {
+            let why = "an flist is made of a directory";
+            return Err(Error::new(ErrorKind::NotDir, OP).at(path).because(why));
+        }
+        making.put(&[], about(&root), What::Dir)?;
+        let mut dirs = vec![(path.clone(), Vec::<Name>::new())];
+        while let Some((dir, at)) = dirs.pop() {
+            let place = Place::Path(dir.clone());
+            let mut entries: Vec<Stat> = namespace.list(&place).try_collect().await?;
+            entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+            for stat in entries {
+                let (path, at) = (dir.join(&stat.name), [&at[..], std::slice::from_ref(&stat.name)].concat());
+                let rdev = stat.rdev.map(|(major, minor)| Rdev { major, minor }).unwrap_or_default();
+                let what = match stat.kind {
+                    Kind::Dir => {
+                        dirs.push((path, at.clone()));
+                        What::Dir
+                    }
+                    Kind::File => {
+                        let (content, len) =
+                            making.content(namespace.read(&path)).await.map_err(|error| error.at(&path))?;
+                        What::File { len, content }
+                    }
+                    Kind::Symlink => What::Symlink(stat.target.clone().unwrap_or_default()),
+                    Kind::Fifo => What::Fifo,
+                    Kind::Socket => What::Socket,
+                    Kind::CharDevice => What::CharDevice(rdev),
+                    Kind::BlockDevice => What::BlockDevice(rdev),
+                };
+                making.put(&at, about(&stat), what)?;
+            }
+        }
+        making.finish(facts).await
+    };
+    let report = shown(options.progress.clone(), work, output).await?;
+    print(target, &report, 0, output)
+}
+
+fn about(stat: &Stat) -> About {
+    About {
+        mode: if stat.kind == Kind::Symlink { 0o777 } else { stat.mode },
+        uid: stat.uid.unwrap_or(0),
+        gid: stat.gid.unwrap_or(0),
+        mtime: stat.mtime.map_or(0, |(seconds, _)| u64::try_from(seconds).unwrap_or(0)),
+    }
+}
