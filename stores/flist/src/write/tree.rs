@@ -44,7 +44,7 @@ pub enum What {
     File {
         /// Its length in bytes.
         len: u64,
-        /// From [`Tree::new_content`].
+        /// From [`Making::content`](super::Making::content).
         content: ContentId,
     },
     /// A symlink, and where it leads.
