@@ -36,7 +36,7 @@ use self::{
     reseal::{Lens, is_other, other},
     scan::{Place, Table, Window, corrupt, open},
 };
-use super::{Media, Segment, SegmentId, join};
+use super::{Durable, Media, Segment, SegmentId, join};
 use crate::{Env, Error, ErrorKind, Result, SecretKey};
 
 /// A [`Media`] over another that seals all it is given: AES-256-GCM, bound to segment and place.
@@ -228,9 +228,9 @@ impl SealedMedia {
     }
 }
 
-#[async_trait]
-impl Media for SealedMedia {
-    async fn append(&self, segment: SegmentId, bytes: Bytes) -> Result<u64> {
+impl SealedMedia {
+    /// Adds `bytes`; with a mark makes them durable, and then adds that.
+    async fn add(&self, segment: SegmentId, bytes: Bytes, mark: Option<Bytes>) -> Result<Durable> {
         const OP: &str = "sealed_media.append";
         if is_other(segment) {
             let why = "segments have numbers below 2^63";
@@ -244,12 +244,12 @@ impl Media for SealedMedia {
             writer = opened.writer.lock().await;
         }
         let newest = self.newest(segment)?;
-        let (key, end, synced, is_cut) = {
+        let (key, end, synced, is_cut, is_sync_failed) = {
             let mut known = opened.known();
             if known.table.end().inner == 0 {
                 known.key = newest;
             }
-            (known.key.clone(), known.table.end(), known.synced, known.is_cut)
+            (known.key.clone(), known.table.end(), known.synced, known.is_cut, known.is_sync_failed)
         };
         let refuse = |kind, why: &str| Err(Error::new(kind, OP).at(segment).because(why));
         if is_cut {
@@ -258,33 +258,65 @@ impl Media for SealedMedia {
         if writer.is_lost {
             return refuse(ErrorKind::Io, "nobody knows how the last append ended: begin a new segment");
         }
-        if bytes.is_empty() && end.inner > 0 {
-            return Ok(end.plain);
+        if bytes.is_empty() && mark.is_none() && end.inner > 0 {
+            return Ok(Durable { offset: end.plain, synced: Ok(()), is_marked: false });
         }
         // Taken until the append went well: what one that failed left on a disk is sealed under another key.
         let sealer = writer.sealer.take().unwrap_or_else(|| self.sealer(&key, segment));
         let (added, headers) = seal(&key, segment, &sealer, end, synced, &bytes);
+        // It is there only if everything before it is durable.
+        let marked_at = Place { plain: end.plain + bytes.len() as u64, inner: end.inner + added.len() as u64 };
+        let marked_synced = if is_sync_failed { synced } else { marked_at.plain };
+        let mark = mark.map(|mark| seal(&key, segment, &sealer, marked_at, marked_synced, &mark));
+        let (mark, mark_headers) = mark.unzip();
+        let is_marking = mark.is_some();
         writer.is_lost = true;
-        let offset = self.inner.append(opened.place, added).await;
+        let done = match mark {
+            Some(mark) => self.inner.append_durable(opened.place, vec![added], mark).await,
+            None => {
+                let appended = self.inner.append(opened.place, added).await;
+                appended.map(|offset| Durable { offset, synced: Ok(()), is_marked: false })
+            }
+        };
         writer.is_lost = false;
-        if offset? != end.inner {
+        let done = done?;
+        if done.offset != end.inner {
             writer.is_lost = true;
             return refuse(ErrorKind::Io, "another appends to this segment");
         }
-        writer.sealer = Some(sealer);
+        // A mark that was not added may have left something behind.
+        if !is_marking || done.is_marked {
+            writer.sealer = Some(sealer);
+        }
         let mut known = opened.known();
         if !known.exists || end.inner == 0 {
             known.exists = true;
             known.table.begin();
         }
-        for header in headers {
+        known.is_sync_failed |= done.synced.is_err();
+        if is_marking && !known.is_sync_failed {
+            known.synced = known.synced.max(marked_at.plain);
+        }
+        let mark_headers = mark_headers.filter(|_| done.is_marked).unwrap_or_default();
+        for header in headers.into_iter().chain(mark_headers) {
             known.table.push(header.len, header.record_len());
         }
-        Ok(end.plain)
+        Ok(Durable { offset: end.plain, ..done })
+    }
+}
+
+#[async_trait]
+impl Media for SealedMedia {
+    async fn append(&self, segment: SegmentId, bytes: Bytes) -> Result<u64> {
+        Ok(self.add(segment, bytes, None).await?.offset)
     }
 
     async fn append_vectored(&self, segment: SegmentId, parts: Vec<Bytes>) -> Result<u64> {
         self.append(segment, join(parts)).await
+    }
+
+    async fn append_durable(&self, segment: SegmentId, parts: Vec<Bytes>, mark: Bytes) -> Result<Durable> {
+        self.add(segment, join(parts), Some(mark)).await
     }
 
     async fn sync(&self, segment: SegmentId) -> Result<()> {

@@ -243,6 +243,65 @@ async fn no_place_is_sealed_twice_under_one_key() {
 }
 
 #[tokio::test]
+async fn a_durable_append_seals_no_place_twice() {
+    let faulty = Arc::new(FaultyMedia::new(Arc::new(MemMedia::default())));
+    let media = sealed(faulty.clone());
+    let salt_of_last = async || {
+        let bytes = bytes_of(&*faulty, ID).await;
+        bytes[bytes.len() - 128..][..16].to_vec()
+    };
+    let durable = media.append_durable(ID, vec!["o".into(), "ne".into()], "m".into()).await.expect("append");
+    assert!(durable.is_marked && durable.synced.is_ok() && durable.offset == 0);
+    let salt = salt_of_last().await;
+    let durable = media.append_durable(ID, vec!["two".into()], "m".into()).await.expect("append");
+    assert!(durable.is_marked && durable.offset == 4);
+    assert_eq!(salt_of_last().await, salt, "a key lasts while all goes well");
+    faulty.fail_next(MediaCall::Sync, ErrorKind::Io);
+    let durable = media.append_durable(ID, vec!["three".into()], "m".into()).await.expect("append");
+    assert!(!durable.is_marked && durable.synced.is_err() && durable.offset == 8);
+    // The mark may lie on a disk where this is put.
+    assert_eq!(media.append(ID, "x".into()).await.expect("append"), 13);
+    assert_ne!(salt_of_last().await, salt);
+    assert_eq!(bytes_of(&media, ID).await, b"onemtwomthreex");
+    assert_eq!(bytes_of(&sealed(faulty.clone()), ID).await, b"onemtwomthreex");
+}
+
+/// The three calls that it stands for are one of the disk too.
+#[tokio::test]
+async fn a_durable_append_is_one_call_of_the_disk() {
+    #[derive(Debug)]
+    struct Whole(MemMedia);
+    #[async_trait::async_trait]
+    impl Media for Whole {
+        async fn append(&self, _: SegmentId, _: Bytes) -> Result<u64> {
+            unreachable!("by itself")
+        }
+        async fn append_durable(&self, id: SegmentId, parts: Vec<Bytes>, mark: Bytes) -> Result<Durable> {
+            self.0.append_durable(id, parts, mark).await
+        }
+        async fn sync(&self, _: SegmentId) -> Result<()> {
+            unreachable!("by itself")
+        }
+        async fn read_at(&self, id: SegmentId, offset: u64, len: u32) -> Result<Bytes> {
+            self.0.read_at(id, offset, len).await
+        }
+        async fn segments(&self) -> Result<Vec<Segment>> {
+            self.0.segments().await
+        }
+        async fn remove(&self, id: SegmentId) -> Result<()> {
+            self.0.remove(id).await
+        }
+    }
+    let disk = Arc::new(Whole(MemMedia::default()));
+    let media = sealed(disk.clone());
+    for n in 0..3 {
+        let durable = media.append_durable(ID, vec!["some".into()], "mark".into()).await.expect("append");
+        assert!(durable.is_marked && durable.offset == 8 * n);
+    }
+    assert_eq!(bytes_of(&sealed(disk), ID).await, b"somemark".repeat(3));
+}
+
+#[tokio::test]
 async fn another_key_a_newer_version_and_clear_bytes_are_told_apart() {
     let (_, good) = four_synced().await;
     assert_eq!(kind(reopen_with(&good, SecretKey::new([43; 32])).await), ErrorKind::BadKey);
@@ -365,6 +424,15 @@ impl Resealed {
         let (bytes, synced) = self.appended.entry(id).or_default();
         // It may be there although it failed.
         bytes.extend(&added);
+        if is_synced && len.is_multiple_of(200) {
+            let durable_len = bytes.len();
+            bytes.extend(b"mark");
+            let durable = media.append_durable(id, vec![added.into()], "mark".into()).await?;
+            // A mark that failed may be there too.
+            durable.synced?;
+            *synced = durable_len;
+            return Ok(());
+        }
         media.append(id, added.into()).await?;
         if is_synced {
             media.sync(id).await?;
