@@ -13,6 +13,7 @@ use muxfs::{
     cas_view::{CasViewOptions, Space},
     dag::{Dag, DagOptions, Profile},
     heads::{Heads, LogHeads, MemHeads},
+    ipns::Records,
     media::{Media, MemLimit, MemMedia},
     mux::{Mount, MuxFs},
     pins::Pins,
@@ -300,6 +301,11 @@ impl Instance {
         })
     }
 
+    /// Who is asked for records of names that are not known here.
+    pub(crate) fn name_sources(&self) -> Vec<Arc<dyn Records>> {
+        self.elsewhere.as_ref().map(|elsewhere| elsewhere.records.clone()).unwrap_or_default()
+    }
+
     /// The blocks of a mount that has them on disk.
     pub(crate) fn disk(&self, prefix: Prefix) -> Option<&Disk> {
         self.disks.iter().find(|disk| disk.prefix == prefix)
@@ -426,6 +432,13 @@ pub(crate) fn env() -> Env {
         now: Arc::new(SystemTime::now),
         fill: Arc::new(|buffer| getrandom::fill(buffer).expect("the host gives randomness")),
     }
+}
+
+/// A number that nobody can predict.
+pub(crate) fn random_u128() -> u128 {
+    let mut bytes = [0; 16];
+    (env().fill)(&mut bytes);
+    u128::from_le_bytes(bytes)
 }
 
 pub(crate) fn media(dir: &Path) -> Result<Arc<FileMedia>> {

@@ -10,6 +10,7 @@ mod config;
 mod control;
 mod data_dir;
 mod flist;
+mod follower;
 mod host_file;
 mod http_token;
 mod instance;
@@ -514,12 +515,19 @@ async fn name(config: Config, in_use: &InUse, name: Name, output: Output) -> Res
     let names = Names::of(&config.data);
     match name {
         Name::Publish(args) => {
+            let ipfs = config.ipfs.clone();
             let namespace = open(config, in_use).await?;
-            let done = commands::name::publish(&names, &*namespace, &args, output).await;
+            let done = commands::name::publish(&names, &*namespace, &args, &ipfs, output).await;
             namespace.close().await?;
             done
         }
-        Name::Resolve { name } => commands::name::tell(&names, &name, output).await,
+        Name::Resolve { name } => {
+            let ipfs = match server(&config).await? {
+                Some(client) => Config::parse(&client.config().await?)?.ipfs,
+                None => config.ipfs,
+            };
+            commands::name::tell(&names, &ipfs, &name, output).await
+        }
         Name::Ls => commands::name::ls(&names, output).await,
         Name::New { label } => commands::name::new(&names, &label, output).await,
         Name::Export { label, file } => commands::name::export(&names, &label, &file, output),

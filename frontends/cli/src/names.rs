@@ -1,7 +1,8 @@
 //! The names of this data directory: the keys that we sign with, and the newest record of each name that is known here.
 //!
-//! `DATA/names` has a file for each, `LABEL.key` as libp2p writes keys, which its owner alone reads, and `NAME.ipns-record`. Each
-//! is replaced at one stroke, so that a server reads it while a command writes. Spec: spec/ipns.md #on-this-machine.
+//! `DATA/names` has a file for each, `LABEL.key` as libp2p writes keys, which its owner alone reads, `NAME.ipns-record`, and
+//! `LABEL.follow` where a name follows a working tree. Each is replaced at one stroke, so that a server reads it while a command
+//! writes. Spec: spec/ipns.md #on-this-machine.
 
 use std::{
     fmt, fs,
@@ -16,17 +17,23 @@ use muxfs::{
     Error, ErrorKind, Result,
     ipns::{IpnsName, NameKey, RECORD_LEN_MAX, Record, Records},
 };
+use muxfs_ipfs::Kubo;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     commands::put::host,
+    config::{Ipfs, Span},
     data_dir::private_dir,
     host_file::{Editing, Mode, read_password_file, replace},
     instance::env,
+    sources::publish_node,
 };
 
 /// The label of the key that is taken where none is named.
 const OWN: &str = "self";
 const LABEL_LEN_MAX: usize = 64;
+/// The longest file that says what a name follows, in bytes: a path and an address.
+const FOLLOW_LEN_MAX: u64 = 64 << 10;
 
 /// What a key is called here: 1 to 64 of `a` to `z`, digits, `-` and `_`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -80,6 +87,55 @@ pub(crate) struct Publication<'a> {
     pub(crate) ttl: Duration,
 }
 
+/// What of a working tree a name follows: a server publishes it again after each commit that changed it, and before a record
+/// ends.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Follow {
+    /// `/ipfs`, or a path below it.
+    pub(crate) path: String,
+    /// How long each record is good.
+    pub(crate) lifetime: Span,
+    pub(crate) ttl: Span,
+    /// The Kubo node that is given each record.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) push: Option<Push>,
+}
+
+/// A Kubo node that is given records.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Push {
+    /// The first of the configuration.
+    First,
+    /// The one at this address.
+    To(String),
+}
+
+impl Push {
+    /// The node.
+    ///
+    /// # Errors
+    /// `InvalidArgument` where there is none; those of its file.
+    pub(crate) fn node(&self, ipfs: &Ipfs) -> Result<Kubo> {
+        match self {
+            Self::First => publish_node(ipfs, None),
+            Self::To(url) => publish_node(ipfs, Some(&url.parse()?)),
+        }
+    }
+}
+
+/// Who publishes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum By<'a> {
+    /// Somebody who says where the name is to lead from now on: it follows nothing more.
+    Hand,
+    /// Somebody who says what it is to follow from now on.
+    Following(&'a Follow),
+    /// A server, if the name still follows this.
+    Server(&'a Follow),
+}
+
 impl Names {
     /// Those of a data directory, which need not be there.
     pub(crate) fn of(data: &Path) -> Self {
@@ -88,6 +144,10 @@ impl Names {
 
     fn key_file(&self, label: &Label) -> PathBuf {
         self.dir.join(format!("{label}.key"))
+    }
+
+    fn follow_file(&self, label: &Label) -> PathBuf {
+        self.dir.join(format!("{label}.follow"))
     }
 
     fn record_file(&self, name: &IpnsName) -> PathBuf {
@@ -111,6 +171,11 @@ impl Names {
 
     /// The keys, by their labels.
     pub(crate) fn keys(&self) -> Result<Vec<(Label, NameKey)>> {
+        self.labels(".key")?.into_iter().map(|label| Ok((label.clone(), self.key(&label)?))).collect()
+    }
+
+    /// The labels that have a file with this ending.
+    fn labels(&self, ending: &str) -> Result<Vec<Label>> {
         let entries = match fs::read_dir(&self.dir) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             entries => entries.map_err(|error| host(&self.dir, error))?,
@@ -118,10 +183,51 @@ impl Names {
         let mut labels = Vec::new();
         for entry in entries {
             let name = entry.map_err(|error| host(&self.dir, error))?.file_name();
-            labels.extend(name.to_str().and_then(|name| name.strip_suffix(".key")?.parse::<Label>().ok()));
+            labels.extend(name.to_str().and_then(|name| name.strip_suffix(ending)?.parse::<Label>().ok()));
         }
         labels.sort();
-        labels.into_iter().map(|label| Ok((label.clone(), self.key(&label)?))).collect()
+        Ok(labels)
+    }
+
+    /// When a file came, went or was replaced last; `None` where there is none.
+    pub(crate) fn changed(&self) -> Option<SystemTime> {
+        fs::metadata(&self.dir).and_then(|dir| dir.modified()).ok()
+    }
+
+    /// The names that follow something.
+    pub(crate) fn follows(&self) -> Result<Vec<(Label, Follow)>> {
+        let mut follows = Vec::new();
+        for label in self.labels(".follow")? {
+            // One may go meanwhile.
+            follows.extend(self.follow_of(&label)?.map(|follow| (label, follow)));
+        }
+        Ok(follows)
+    }
+
+    /// What the name of a label follows.
+    pub(crate) fn follow_of(&self, label: &Label) -> Result<Option<Follow>> {
+        let file = self.follow_file(label);
+        let mut bytes = Vec::new();
+        match read_up_to(&file, FOLLOW_LEN_MAX, &mut bytes) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            read => read?,
+        }
+        let read = serde_json::from_slice(&bytes);
+        read.map(Some).map_err(|error| Error::new(ErrorKind::Corrupt, "names.follow").at(file.display()).because(error))
+    }
+
+    /// Has the name of a label follow something, or nothing.
+    fn set_follow(&self, label: &Label, follow: Option<&Follow>) -> Result<()> {
+        let file = self.follow_file(label);
+        let Some(follow) = follow else {
+            return match fs::remove_file(&file) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(host(&file, error)),
+                _ => Ok(()),
+            };
+        };
+        let text = serde_json::to_vec_pretty(follow)
+            .map_err(|error| Error::new(ErrorKind::Internal, "names.follow").because(error))?;
+        replace(&file, &text, Mode::Given(0o600)).map_err(|error| host(&file, error))
     }
 
     /// Draws a key.
@@ -161,9 +267,19 @@ impl Names {
     /// Lets the name of a key lead somewhere; the key that is taken where none is named is made where there is none.
     ///
     /// The sequence number goes up each time: of two records with one number that which is good longer counts, be it the
-    /// older one.
-    pub(crate) async fn publish(&self, label: &Label, publication: &Publication<'_>) -> Result<Record> {
+    /// older one. `None` where a server is told that the name follows something else by now.
+    pub(crate) async fn publish(
+        &self,
+        label: &Label,
+        publication: &Publication<'_>,
+        by: By<'_>,
+    ) -> Result<Option<Record>> {
         let _editing = self.edit().await?;
+        if let By::Server(follow) = by
+            && self.follow_of(label)?.as_ref() != Some(follow)
+        {
+            return Ok(None);
+        }
         let key = match self.key(label) {
             Err(error) if error.kind() == ErrorKind::NotFound && label.is_own() => self.generate_alone(label)?,
             key => key?,
@@ -181,7 +297,12 @@ impl Names {
         })?;
         let record = Record::create(&key, value.as_bytes(), sequence, expires, ttl)?;
         self.keep(&record)?;
-        Ok(record)
+        match by {
+            By::Hand => self.set_follow(label, None)?,
+            By::Following(follow) => self.set_follow(label, Some(follow))?,
+            By::Server(_) => {}
+        }
+        Ok(Some(record))
     }
 
     /// Takes a record that was made elsewhere; whether it is newer than what was known.

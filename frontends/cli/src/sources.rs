@@ -9,8 +9,12 @@ use std::{path::Path, sync::Arc};
 use muxfs::{
     BlockStore, Env, Error, ErrorKind, Result,
     block::{Cache, Segments, SegmentsOptions},
+    ipns::Records,
 };
-use muxfs_ipfs::{Gateway, HttpOptions, Kubo, KuboAuth, KuboOptions, SourceUrl, Sources, SourcesOptions, Url};
+use muxfs_ipfs::{
+    Gateway, HttpOptions, Kubo, KuboAuth, KuboOptions, NameSources, NamesOptions, SourceUrl, Sources, SourcesOptions,
+    Url,
+};
 
 use crate::{
     config::{Ipfs, IpfsSource},
@@ -32,6 +36,8 @@ const DISK_PART_LEFT: u64 = 20;
 #[derive(Debug)]
 pub(crate) struct Elsewhere {
     pub(crate) blocks: Arc<dyn BlockStore>,
+    /// The same, asked for records of names.
+    pub(crate) records: Vec<Arc<dyn Records>>,
     kept: Option<Arc<Segments>>,
 }
 
@@ -45,11 +51,13 @@ impl Elsewhere {
         if ipfs.sources.is_empty() {
             return Ok(None);
         }
-        let stores = ipfs.sources.iter().map(store_of).collect::<Result<_>>()?;
-        let sources = Arc::new(Sources::new(stores, SourcesOptions::default()));
+        let asked = ipfs.sources.iter().map(Asked::open).collect::<Result<Vec<_>>>()?;
+        let records: Vec<_> = asked.iter().map(Asked::records).collect();
+        let sources = Sources::new(asked.iter().map(Asked::blocks).collect(), SourcesOptions::default());
+        let sources = Arc::new(sources);
         if ipfs.cache.0 > 0 {
             match Self::cached(sources.clone(), &data.join("cache/ipfs"), ipfs.cache.0, env).await {
-                Ok(cached) => return Ok(Some(cached)),
+                Ok((blocks, kept)) => return Ok(Some(Self { blocks, records, kept: Some(kept) })),
                 // It holds nothing that its sources have not.
                 Err(error) => tracing::warn!(
                     error = format!("{error:#}"),
@@ -57,15 +65,20 @@ impl Elsewhere {
                 ),
             }
         }
-        Ok(Some(Self { blocks: sources, kept: None }))
+        Ok(Some(Self { blocks: sources, records, kept: None }))
     }
 
     /// `sources` behind a cache in `dir` of at most `len_max` bytes.
-    async fn cached(sources: Arc<Sources>, dir: &Path, len_max: u64, env: &Env) -> Result<Self> {
+    async fn cached(
+        sources: Arc<Sources>,
+        dir: &Path,
+        len_max: u64,
+        env: &Env,
+    ) -> Result<(Arc<dyn BlockStore>, Arc<Segments>)> {
         let opened = async {
             let kept = near(dir, len_max, env).await?;
-            let cache = Cache::open(sources, kept.clone(), len_max).await?;
-            Ok(Self { blocks: Arc::new(cache), kept: Some(kept) })
+            let cache: Arc<dyn BlockStore> = Arc::new(Cache::open(sources, kept.clone(), len_max).await?);
+            Ok((cache, kept))
         };
         opened.await.map_err(|error: Error| error.at(dir.display()))
     }
@@ -95,11 +108,47 @@ pub(crate) async fn near(dir: &Path, len_max: u64, env: &Env) -> Result<Arc<Segm
     kept.map(Arc::new).map_err(|error| error.at(dir.display()))
 }
 
-fn store_of(source: &IpfsSource) -> Result<Arc<dyn BlockStore>> {
-    Ok(match &source.url {
-        SourceUrl::Gateway(url) => Arc::new(Gateway::new(url.clone(), HttpOptions::default())),
-        SourceUrl::Kubo(url) => Arc::new(kubo_of(url, source)?),
-    })
+/// Somebody who is asked, for blocks and for records of names.
+enum Asked {
+    Gateway(Arc<Gateway>),
+    Kubo(Arc<Kubo>),
+}
+
+impl Asked {
+    fn open(source: &IpfsSource) -> Result<Self> {
+        Ok(match &source.url {
+            SourceUrl::Gateway(url) => Self::Gateway(Arc::new(Gateway::new(url.clone(), HttpOptions::default()))),
+            SourceUrl::Kubo(url) => Self::Kubo(Arc::new(kubo_of(url, source)?)),
+        })
+    }
+
+    fn blocks(&self) -> Arc<dyn BlockStore> {
+        match self {
+            Self::Gateway(gateway) => gateway.clone(),
+            Self::Kubo(kubo) => kubo.clone(),
+        }
+    }
+
+    fn records(&self) -> Arc<dyn Records> {
+        match self {
+            Self::Gateway(gateway) => gateway.clone(),
+            Self::Kubo(kubo) => kubo.clone(),
+        }
+    }
+}
+
+/// The records that `own` has, and those that the sources of a configuration know. Nobody is asked.
+///
+/// # Errors
+/// Those of the files that say who we are.
+pub(crate) fn names_of(own: Arc<dyn Records>, ipfs: &Ipfs, env: &Env) -> Result<NameSources> {
+    let records = ipfs.sources.iter().map(|source| Asked::open(source).map(|asked| asked.records()));
+    Ok(names_among(own, records.collect::<Result<_>>()?, env))
+}
+
+/// The records that `own` has, and those that `sources` know.
+pub(crate) fn names_among(own: Arc<dyn Records>, sources: Vec<Arc<dyn Records>>, env: &Env) -> NameSources {
+    NameSources::new(own, sources, NamesOptions::default(), env)
 }
 
 /// A Kubo node, who we are there as its file says.

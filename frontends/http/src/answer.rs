@@ -16,7 +16,7 @@ use muxfs::{
     Cid, ErrorKind, Mount, Name, Prefix,
     cas::Cas,
     dag::Dag,
-    ipns::{IpnsName, resolve},
+    ipns::{IpnsName, Records, resolve},
     vfs::Lease,
 };
 use tokio::time::{sleep, timeout};
@@ -292,13 +292,13 @@ async fn by_site(shared: &Shared, site: &Site, request: &Parts) -> Result<Respon
         Root::Cid(cid) => return gateway(public(shared)?).answer_on(site, *cid, (&[], &below)).await,
         Root::Name(name) => name,
     };
-    let Some(names) = &shared.options.names else {
+    let Some(names) = names_for(shared, request) else {
         return Err(Failure::new(StatusCode::NOT_FOUND, "Names of IPNS are not resolved here.", ""));
     };
     if wanted.format == Some(Format::IpnsRecord) {
-        return ipns::record(&**names, name, request, &below).await;
+        return ipns::record(names, name, request, &below).await;
     }
-    let resolved = resolve(&**names, name, (shared.options.env.now)()).await?;
+    let resolved = resolve(names, name, (shared.options.env.now)()).await?;
     let answered = gateway(public(shared)?).answer_on(site, resolved.root, (&resolved.path, &below)).await;
     answered.map(|mut response| {
         ipns::keep_no_longer(response.headers_mut(), resolved.ttl);
@@ -344,8 +344,17 @@ async fn by_cid(
 /// Where a request by CID reads. Who asks for another MuxFS, or wants no more, is answered from what is here: two that ask
 /// each other would never end.
 fn dag_for<'a>(cas: &'a Cas, request: &Parts) -> &'a Dag {
-    let is_held_only = guard::only_if_cached(&request.headers) || guard::is_via_muxfs(&request.headers);
-    if is_held_only { cas.dag() } else { cas.reading_dag() }
+    if is_held_only(request) { cas.dag() } else { cas.reading_dag() }
+}
+
+/// Where a request looks names up: in the same way.
+fn names_for<'a>(shared: &'a Shared, request: &Parts) -> Option<&'a dyn Records> {
+    let own = shared.options.names.as_deref();
+    if is_held_only(request) { own } else { shared.options.names_elsewhere.as_deref().or(own) }
+}
+
+fn is_held_only(request: &Parts) -> bool {
+    guard::only_if_cached(&request.headers) || guard::is_via_muxfs(&request.headers)
 }
 
 /// Whether a path begins with `/ipns`, and names are what is there.
@@ -363,7 +372,7 @@ async fn by_ipns_name(
 ) -> Result<Response<Body>, Failure> {
     let wanted = Wanted::of(&target.query, &request.headers)?;
     let (Some(names), Some((name, below))) =
-        (&shared.options.names, target.parts.get(1..).and_then(<[Name]>::split_first))
+        (names_for(shared, request), target.parts.get(1..).and_then(<[Name]>::split_first))
     else {
         return Err(Failure::bad("A name has to follow /ipns.", NAME_ADVICE));
     };
@@ -373,9 +382,9 @@ async fn by_ipns_name(
         .parse()
         .map_err(|error| Failure::bad(format!("This is no name of IPNS: {}.", cause_of(&error)), NAME_ADVICE))?;
     if wanted.format == Some(Format::IpnsRecord) {
-        return ipns::record(&**names, &name, request, below).await;
+        return ipns::record(names, &name, request, below).await;
     }
-    let resolved = resolve(&**names, &name, (shared.options.env.now)()).await?;
+    let resolved = resolve(names, &name, (shared.options.env.now)()).await?;
     let cas = public(shared)?;
     let path = [&resolved.path, below].concat();
     let gateway = Gateway { dag: dag_for(cas, request), target, request, boundary, wanted, site: None };

@@ -25,8 +25,10 @@ pub struct Options {
     pub reporter: Option<Arc<dyn Reporter>>,
     /// Whether who reads has to show the token on loopback, too: behind a proxy that lets anybody in. Needs `writing`.
     pub private: bool,
-    /// Where the records of IPNS names are, for `/ipns`; `None`: there is no such path.
+    /// Where the records of IPNS names are that are known here, for `/ipns`; `None`: there is no such path.
     pub names: Option<Arc<dyn Records>>,
+    /// The same with those that others know, for whoever may have somebody else asked; `names` where `None`.
+    pub names_elsewhere: Option<Arc<dyn Records>>,
     /// How many connections may be open at once; one more is told 503.
     pub connections_max: usize,
     /// How many answers that read may be under way at once; one more waits until another is sent, no longer than
@@ -56,6 +58,7 @@ impl Default for Options {
             reporter: None,
             private: false,
             names: None,
+            names_elsewhere: None,
             // Helia asks for all 1024 parts of a file's node at once, each on a connection of its own.
             connections_max: 2048,
             answers_max: 512,

@@ -135,3 +135,23 @@ async fn where_no_names_are_there_is_no_such_path() {
     let site = Site::new().await;
     assert_eq!(site.get("/ipns/k51qzi5uqu5dlkw8pxuw9qmqayfdeh4kfebhmreauqdc6a7c3y7d5i9fi8mk9w").await.status, 404);
 }
+
+/// Who asks for another MuxFS, or wants no more than what is here, has nobody else asked.
+#[tokio::test]
+async fn names_that_others_know_are_for_who_may_have_them_asked() {
+    let (own, all) = (Arc::new(Known::default()), Arc::new(Known::default()));
+    let options = Options { names: Some(own.clone()), names_elsewhere: Some(all.clone()), ..Options::default() };
+    let site = Site::with(options).await;
+    let file = site.dag.import(&b"one\n"[..], UnixfsMeta::default()).await.expect("memory").cid;
+    let name = all.publish(1, &format!("/ipfs/{file}"), 1, SystemTime::now() + LIFETIME);
+    let (path, label) = (format!("/ipns/{name}"), format!("{name}.ipns.localhost"));
+    for (path, host) in [(path.as_str(), "localhost"), ("/", &label)] {
+        assert_eq!(site.ask("GET", path, &[("Host", host)]).await.body, b"one\n", "{path}");
+        for held_only in [("Via", "1.1 muxfs"), ("Cache-Control", "only-if-cached")] {
+            assert_eq!(site.ask("GET", path, &[("Host", host), held_only]).await.status, 404, "{path}");
+        }
+    }
+    let record = format!("{path}?format=ipns-record");
+    assert_eq!(site.get(&record).await.status, 200);
+    assert_eq!(site.ask("GET", &record, &[("Via", "1.1 muxfs")]).await.status, 404);
+}

@@ -1,4 +1,4 @@
-//! Blocks from a trustless gateway, as another MuxFS is one: one `GET` for each, verified.
+//! Blocks and records of names from a trustless gateway, as another MuxFS is one: one `GET` for each, verified.
 //!
 //! Spec: spec/sources.md #gateways, <https://specs.ipfs.tech/http-gateways/trustless-gateway/>.
 
@@ -17,7 +17,11 @@ use hyper::{
     Method, StatusCode,
     header::{ACCEPT, CONTENT_TYPE, HeaderValue, RETRY_AFTER},
 };
-use muxfs::{BlockKey, BlockStore, Cid, Error, ErrorKind, Result, dag::DAG_BLOCK_LEN_MAX};
+use muxfs::{
+    BlockKey, BlockStore, Cid, Error, ErrorKind, Result,
+    dag::DAG_BLOCK_LEN_MAX,
+    ipns::{IpnsName, RECORD_LEN_MAX, Record, Records},
+};
 use tokio::time::{Instant, timeout};
 
 use crate::{
@@ -29,6 +33,7 @@ use crate::{
 };
 
 const BLOCK_TYPE: &str = "application/vnd.ipld.raw";
+const RECORD_TYPE: &str = "application/vnd.ipfs.ipns-record";
 /// What a server calls bytes that it knows nothing of.
 const BYTES_TYPE: &str = "application/octet-stream";
 /// A server that asks for a rest without saying how long has this one, and none has a longer one than the second.
@@ -64,17 +69,22 @@ impl Gateway {
         self.http.url()
     }
 
-    /// Asks for a block; `None` where the gateway says that there is none.
-    async fn ask(&self, method: &Method, cid: &Cid) -> Result<Option<Answer<'_>>> {
+    async fn ask_for_block(&self, method: &Method, cid: &Cid) -> Result<Option<Answer<'_>>> {
+        self.ask(method, &format!("/ipfs/{cid}?format=raw"), BLOCK_TYPE).await
+    }
+
+    /// Asks for something of a media type; `None` where the gateway says that there is none.
+    async fn ask(&self, method: &Method, path: &str, media_type: &'static str) -> Result<Option<Answer<'_>>> {
         self.check_rest()?;
-        let accept = [(ACCEPT, HeaderValue::from_static(BLOCK_TYPE))];
-        let answer = self.http.ask(method, &format!("/ipfs/{cid}?format=raw"), &accept).await?;
+        let accept = [(ACCEPT, HeaderValue::from_static(media_type))];
+        let answer = self.http.ask(method, path, &accept).await?;
         match answer.status {
             StatusCode::OK => {
-                let kind = answer.headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or(BLOCK_TYPE);
+                let kind = answer.headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or(media_type);
                 let kind = kind.split(';').next().unwrap_or_default().trim();
-                if !kind.eq_ignore_ascii_case(BLOCK_TYPE) && !kind.eq_ignore_ascii_case(BYTES_TYPE) {
-                    let why = format!("it answers with {}, not with a block: is it a gateway?", shown(kind.as_bytes()));
+                if !kind.eq_ignore_ascii_case(media_type) && !kind.eq_ignore_ascii_case(BYTES_TYPE) {
+                    let why =
+                        format!("it answers with {}, not with {media_type}: is it a gateway?", shown(kind.as_bytes()));
                     return Err(self.http.unavailable(why));
                 }
                 Ok(Some(answer))
@@ -132,7 +142,7 @@ impl BlockStore for Gateway {
     async fn get(&self, key: &BlockKey) -> Result<Option<Bytes>> {
         let Some(cid) = cid_of_key(key) else { return Ok(None) };
         let block = self.in_time(async {
-            match self.ask(&Method::GET, &cid).await? {
+            match self.ask_for_block(&Method::GET, &cid).await? {
                 Some(answer) => answer.read(DAG_BLOCK_LEN_MAX).await.map(Some),
                 None => Ok(None),
             }
@@ -156,7 +166,7 @@ impl BlockStore for Gateway {
     async fn has(&self, key: &BlockKey) -> Result<bool> {
         let Some(cid) = cid_of_key(key) else { return Ok(false) };
         let answer = self.in_time(async {
-            match self.ask(&Method::HEAD, &cid).await? {
+            match self.ask_for_block(&Method::HEAD, &cid).await? {
                 Some(answer) => {
                     drop(answer.discard().await);
                     Ok(true)
@@ -171,5 +181,22 @@ impl BlockStore for Gateway {
     fn keys(&self) -> BoxStream<'_, Result<BlockKey>> {
         let error = Error::new(ErrorKind::Unsupported, "gateway.keys").at(self.url());
         stream::once(async { Err(error.because("which blocks a gateway has cannot be listed")) }).boxed()
+    }
+}
+
+#[async_trait]
+impl Records for Gateway {
+    /// The newest record that the gateway knows, verified.
+    async fn record(&self, name: &IpnsName) -> Result<Option<Record>> {
+        let path = format!("/ipns/{name}?format=ipns-record");
+        let bytes = self.in_time(async {
+            match self.ask(&Method::GET, &path, RECORD_TYPE).await? {
+                Some(answer) => answer.read(RECORD_LEN_MAX).await.map(Some),
+                None => Ok(None),
+            }
+        });
+        let Some(bytes) = bytes.await? else { return Ok(None) };
+        let record = Record::verify(name, &bytes);
+        record.map(Some).map_err(|error| Error::new(error.kind(), "gateway.record").at(self.url()).because(error))
     }
 }

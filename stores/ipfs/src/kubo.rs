@@ -31,9 +31,8 @@ use crate::{
 pub(crate) const REPLY_LEN_MAX: usize = 1 << 20;
 /// A node that looks for a block in its network is let do so for a little less long than it is waited for.
 const LOOK_SPARE: Duration = Duration::from_secs(2);
-/// What a node says of a block that it has not, and of a pin.
-const ABSENT: [&str; 3] = ["could not find", "not found locally", "not pinned"];
-
+/// What a node says of a block that it has not, of a pin, and of a record.
+const ABSENT: [&str; 4] = ["could not find", "not found locally", "not pinned", "routing: not found"];
 /// What a node says that looked for a block for as long as it was let.
 const OUT_OF_TIME: &str = "context deadline exceeded";
 
@@ -156,23 +155,41 @@ impl Kubo {
         }
     }
 
-    /// Calls about a block, in time; `None` where the node has it not.
-    async fn about(&self, call: &str, cid: &Cid, len_max: usize) -> Result<Option<Bytes>> {
+    /// What tells a node how far to look for something.
+    pub(crate) fn look(&self) -> String {
         let limit = self.http.options().request_max;
-        let look = if self.network {
+        if self.network {
             format!("timeout={}ms", limit.saturating_sub(LOOK_SPARE).max(limit / 2).as_millis())
         } else {
             "offline=true".to_owned()
-        };
-        let answer = timeout(limit, async {
-            self.call(&format!("{call}?arg={cid}&{look}"), &[], None).await?.read(len_max).await
-        });
-        match answer.await {
-            Ok(Ok(reply)) => Ok(Some(reply)),
-            Ok(Err(error)) if error.kind() == ErrorKind::NotFound => Ok(None),
-            Ok(Err(error)) => Err(error),
-            Err(_) => Err(self.http.undecided(format!("it takes longer than {} s", limit.as_secs_f32()))),
         }
+    }
+
+    pub(crate) async fn in_time<T>(&self, work: impl Future<Output = Result<T>> + Send) -> Result<T> {
+        let limit = self.http.options().request_max;
+        timeout(limit, work)
+            .await
+            .unwrap_or_else(|_| Err(self.http.undecided(format!("it takes longer than {} s", limit.as_secs_f32()))))
+    }
+
+    /// Calls about a block, in time; `None` where the node has it not.
+    async fn about(&self, call: &str, cid: &Cid, len_max: usize) -> Result<Option<Bytes>> {
+        let call = format!("{call}?arg={cid}&{}", self.look());
+        match self.in_time(async { self.call(&call, &[], None).await?.read(len_max).await }).await {
+            Ok(reply) => Ok(Some(reply)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The error of what a node says in the middle of an answer.
+    pub(crate) fn said(&self, message: &str) -> Error {
+        let kind = if ABSENT.iter().any(|absent| message.contains(absent)) {
+            ErrorKind::NotFound
+        } else {
+            ErrorKind::Unavailable
+        };
+        Error::new(kind, "kubo.call").at(self.url()).because(shown(message.as_bytes()))
     }
 }
 

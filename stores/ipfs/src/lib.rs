@@ -1,4 +1,4 @@
-//! Blocks from elsewhere for `/ipfs`: trustless HTTP gateways, other MuxFS servers and Kubo nodes.
+//! Blocks, and records of names, from elsewhere for `/ipfs`: trustless HTTP gateways, other MuxFS servers and Kubo nodes.
 //!
 //! ```text
 //!   muxfs::dag::Dag --> muxfs::block::Cache --> Sources --> Gateway   GET /ipfs/CID?format=raw
@@ -15,7 +15,9 @@ mod files;
 mod gateway;
 mod http;
 mod kubo;
+mod names;
 mod publish;
+mod routing;
 mod sources;
 mod url;
 
@@ -28,6 +30,7 @@ pub use crate::{
     gateway::Gateway,
     http::HttpOptions,
     kubo::{Kubo, KuboAuth, KuboOptions},
+    names::{NameSources, NamesOptions},
     publish::KuboImport,
     sources::{Sources, SourcesOptions},
     url::{SourceUrl, Url},

@@ -22,6 +22,7 @@ use hyper::{
 };
 use muxfs::{BoxError, Cid, Error, ErrorKind, Result};
 use serde::Deserialize;
+use serde_json::Value;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::{
@@ -30,7 +31,7 @@ use crate::{
 };
 
 /// How long a node may take no byte, or get no further with what it does.
-const STILL_MAX: Duration = Duration::from_mins(2);
+pub(crate) const STILL_MAX: Duration = Duration::from_mins(2);
 
 /// What a node took of a CAR, as far as it says.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -47,10 +48,12 @@ const IMPORT_LINE_COUNT_MAX: usize = 1000;
 /// A line of an answer: what each call may say.
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Line {
+pub(crate) struct Line {
     message: Option<String>,
+    /// Text of an error, a number of an event.
     #[serde(rename = "Type")]
-    kind: Option<String>,
+    pub(crate) kind: Option<Value>,
+    pub(crate) extra: Option<String>,
     stats: Option<Stats>,
     progress: Option<u64>,
     pins: Option<Vec<String>>,
@@ -61,6 +64,30 @@ struct Line {
 struct Stats {
     block_count: u64,
     block_bytes_count: u64,
+}
+
+/// What stands around the one file of an upload.
+pub(crate) struct Multipart {
+    boundary: String,
+    pub(crate) head: String,
+    pub(crate) end: String,
+}
+
+impl Multipart {
+    pub(crate) fn new(file_name: &str, boundary: u128) -> Self {
+        let boundary = format!("muxfs-{boundary:032x}");
+        let head = format!(
+            "--{boundary}\r\nContent-Disposition: form-data; name=\"file\"; filename=\"{file_name}\"\r\n\
+             Content-Type: application/octet-stream\r\n\r\n"
+        );
+        let end = format!("\r\n--{boundary}--\r\n");
+        Self { boundary, head, end }
+    }
+
+    pub(crate) fn content_type(&self) -> Result<HeaderValue> {
+        let kind = HeaderValue::try_from(format!("multipart/form-data; boundary={}", self.boundary));
+        kind.map_err(|error| Error::new(ErrorKind::Internal, "kubo.upload").because(error))
+    }
 }
 
 /// When something last moved.
@@ -89,11 +116,7 @@ impl Kubo {
     /// The first of `car`; `Denied` where the node wants to know who we are; `Unavailable` with what the node says, and
     /// where nothing moves for two minutes.
     pub async fn import(&self, car: BoxStream<'static, Result<Bytes>>, boundary: u128) -> Result<KuboImport> {
-        let boundary = format!("muxfs-{boundary:032x}");
-        let head = format!(
-            "--{boundary}\r\nContent-Disposition: form-data; name=\"file\"; filename=\"dag.car\"\r\n\
-             Content-Type: application/octet-stream\r\n\r\n"
-        );
+        let multipart = Multipart::new("dag.car", boundary);
         let (moved, failed) = (Moved::now(), Arc::new(Mutex::new(None)));
         let (moving, failing) = (moved.clone(), failed.clone());
         let pieces = car.map(move |piece| {
@@ -105,11 +128,9 @@ impl Kubo {
             })
         });
         let ends = |text: String| stream::once(async { Ok(Bytes::from(text)) });
-        let pieces = ends(head).chain(pieces).chain(ends(format!("\r\n--{boundary}--\r\n")));
+        let headers = [(CONTENT_TYPE, multipart.content_type()?)];
+        let pieces = ends(multipart.head).chain(pieces).chain(ends(multipart.end));
         let body: Body = StreamBody::new(pieces.map(|piece| piece.map(Frame::data))).boxed_unsync();
-        let kind = HeaderValue::try_from(format!("multipart/form-data; boundary={boundary}"));
-        let kind = kind.map_err(|error| Error::new(ErrorKind::Internal, "kubo.import").because(error))?;
-        let headers = [(CONTENT_TYPE, kind)];
         let imported = async {
             let call = self.call("dag/import?pin-roots=false&stats=true", &headers, Some(body));
             let answer = self.while_moving(call, &moved).await?;
@@ -204,7 +225,7 @@ impl Kubo {
     }
 
     /// Reads an answer line by line, also empty ones, until `take` wants no more, which is a failure.
-    async fn lines(&self, mut answer: Answer<'_>, mut take: impl FnMut(Line) -> bool + Send) -> Result<()> {
+    pub(crate) async fn lines(&self, mut answer: Answer<'_>, mut take: impl FnMut(Line) -> bool + Send) -> Result<()> {
         // What is in the buffer, and how much of it has no end of a line.
         let (mut buffer, mut searched_len) = (BytesMut::new(), 0);
         loop {
@@ -220,8 +241,8 @@ impl Kubo {
                 } else {
                     serde_json::from_slice(&line).map_err(|_| self.failed(format!("it answers {:?}", shown(&line))))?
                 };
-                if let (Some(message), Some("error")) = (&line.message, line.kind.as_deref()) {
-                    return Err(self.failed(shown(message.as_bytes())));
+                if let (Some(message), Some("error")) = (&line.message, line.kind.as_ref().and_then(Value::as_str)) {
+                    return Err(self.said(message));
                 }
                 if !take(line) {
                     return Err(self.failed("it gets no further".to_owned()));

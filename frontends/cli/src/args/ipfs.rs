@@ -37,6 +37,6 @@ pub(crate) struct IpfsPublish {
 }
 
 /// An address, as the configuration has it or without `kubo+`.
-fn rpc(text: &str) -> Result<Url, String> {
+pub(super) fn rpc(text: &str) -> Result<Url, String> {
     text.strip_prefix("kubo+").unwrap_or(text).parse().map_err(|error: muxfs::Error| format!("{error:#}"))
 }

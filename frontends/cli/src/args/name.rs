@@ -4,6 +4,7 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand};
 use muxfs::ipns::IpnsName;
+use muxfs_ipfs::Url;
 
 use crate::{config::Span, names::Label};
 
@@ -12,12 +13,12 @@ use crate::{config::Span, names::Label};
 pub(crate) enum Name {
     /// Let the name of a key lead to content, and print it
     ///
-    /// The record says until when; publish again before that. Nothing is pinned by it.
+    /// The record says until when; publish again before that, or let the name follow the path. Nothing is pinned by it.
     #[command(
-        after_help = "Examples:\n  muxfs name publish /ipfs/photos\n  muxfs name publish bafy... --key site --lifetime 30d\n  curl http://127.0.0.1:8080$(muxfs name publish /ipfs/site)/"
+        after_help = "Examples:\n  muxfs name publish /ipfs/photos\n  muxfs name publish /ipfs/site --follow --key site\n  muxfs name publish bafy... --key site --lifetime 30d\n  curl http://127.0.0.1:8080$(muxfs name publish /ipfs/site)/"
     )]
     Publish(NamePublish),
-    /// Print where a name leads, by the records that are known here
+    /// Print where a name leads, by the records that are known here, else by those that the sources of /ipfs know
     #[command(after_help = "Examples:\n  muxfs name resolve k51...\n  muxfs name resolve site")]
     Resolve {
         /// A name as k51..., /ipns/k51... or 12D3Koo..., or the label of a key
@@ -66,6 +67,10 @@ pub(crate) enum Name {
     },
 }
 
+/// How long a record is good that nothing renews, and one that a server does.
+const LIFETIME: Duration = Duration::from_hours(365 * 24);
+const LIFETIME_FOLLOWING: Duration = Duration::from_hours(30 * 24);
+
 /// What is published.
 #[derive(Debug, Args)]
 pub(crate) struct NamePublish {
@@ -75,10 +80,27 @@ pub(crate) struct NamePublish {
     /// The label of the key whose name it is; self is made where there is none
     #[arg(long, value_name = "LABEL", default_value_t)]
     pub(crate) key: Label,
-    /// How long the record is good
-    #[arg(long, value_name = "TIME", default_value_t = Span(Duration::from_hours(365 * 24)))]
-    pub(crate) lifetime: Span,
+    /// Publish again after each commit that changes what is there, and before the record ends, for as long as a server runs
+    ///
+    /// Until the name is published without it. What is there is committed first.
+    #[arg(long)]
+    pub(crate) follow: bool,
+    /// Give the record to the Kubo node of the configuration too, for its network
+    #[arg(long)]
+    pub(crate) push: bool,
+    /// Give it to the node whose RPC this is
+    #[arg(long, value_name = "URL", value_parser = super::ipfs::rpc)]
+    pub(crate) push_to: Option<Url>,
+    /// How long the record is good [default: 365d; 30d with --follow]
+    #[arg(long, value_name = "TIME")]
+    pub(crate) lifetime: Option<Span>,
     /// How long readers need not ask again
     #[arg(long, value_name = "TIME", default_value_t = Span(muxfs::ipns::TTL))]
     pub(crate) ttl: Span,
+}
+
+impl NamePublish {
+    pub(crate) fn lifetime(&self) -> Span {
+        self.lifetime.unwrap_or(Span(if self.follow { LIFETIME_FOLLOWING } else { LIFETIME }))
+    }
 }

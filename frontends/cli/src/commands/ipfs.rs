@@ -13,7 +13,7 @@ use serde_json::json;
 use super::car::{Export, Piece};
 use crate::{
     args::{CarScope, IpfsPublish},
-    instance::env,
+    instance::random_u128,
     namespace::Namespace,
     output::{self, Output, count},
 };
@@ -87,9 +87,7 @@ async fn send(
         }
     };
     let car = futures_util::stream::unfold(out, |mut out| async move { Some((out.recv().await?, out)) });
-    let mut random = [0; 16];
-    (env().fill)(&mut random);
-    let import = node.import(car.boxed(), u128::from_le_bytes(random));
+    let import = node.import(car.boxed(), random_u128());
     let (imported, ()) = futures_util::join!(import, feed);
     imported.map(|imported| imported.block_count)
 }

@@ -1,9 +1,9 @@
 //! `name`: keys, and the names that lead to content.
 
-use std::{ffi::OsStr, fs, io::Write as _, os::unix::fs::OpenOptionsExt as _, path::Path, time::SystemTime};
+use std::{ffi::OsStr, fs, io::Write as _, os::unix::fs::OpenOptionsExt as _, path::Path, sync::Arc, time::SystemTime};
 
 use muxfs::{
-    Error, ErrorKind, Result,
+    Error, ErrorKind, QfsPath, Result,
     calendar::Utc,
     ipns::{IpnsName, NameKey, Record, Records as _, Resolved, Target, resolve},
 };
@@ -13,24 +13,44 @@ use zeroize::Zeroizing;
 use super::put::host;
 use crate::{
     args::NamePublish,
-    names::{Label, Names, Publication, read_record, read_up_to},
+    config::Ipfs,
+    instance::{env, random_u128},
+    names::{By, Follow, Label, Names, Publication, Push, read_record, read_up_to},
     namespace::Namespace,
     output::Output,
+    sources::names_of,
 };
 
 /// The longest key that is read, in bytes: one of RSA, to say that it does not sign here.
 const KEY_LEN_MAX: u64 = 16 << 10;
 
-/// Lets a name lead to what is at a path, and prints the name.
+/// Lets a name lead to what is at a path, now or from now on, and prints the name.
 pub(crate) async fn publish(
     names: &Names,
     namespace: &dyn Namespace,
     args: &NamePublish,
+    ipfs: &Ipfs,
     output: Output,
 ) -> Result<()> {
-    let value = value_of(namespace, &args.path).await?;
-    let publication = Publication { value: &value, lifetime: args.lifetime.0, ttl: args.ttl.0 };
-    let record = names.publish(&args.key, &publication).await?;
+    let push = match &args.push_to {
+        Some(url) => Some(Push::To(url.to_string())),
+        None => args.push.then_some(Push::First),
+    };
+    // That there is none is told before anything is published.
+    let node = push.as_ref().map(|push| push.node(ipfs)).transpose()?;
+    let (lifetime, ttl) = (args.lifetime(), args.ttl);
+    let (value, follow) = if args.follow {
+        let (path, text) = path_to_follow(&args.path)?;
+        let value = committed_value_of(namespace, &path).await?;
+        (value, Some(Follow { path: text, lifetime, ttl, push }))
+    } else {
+        (value_of(namespace, &args.path).await?, None)
+    };
+    let before = names.follow_of(&args.key)?;
+    let publication = Publication { value: &value, lifetime: lifetime.0, ttl: ttl.0 };
+    let by = follow.as_ref().map_or(By::Hand, By::Following);
+    let record = names.publish(&args.key, &publication, by).await?;
+    let record = record.ok_or_else(|| Error::new(ErrorKind::Internal, "name.publish"))?;
     let (name, until) = (record.name(), Utc::from(record.expires()));
     output.notice(&format!(
         "it leads to {value} until {:04}-{:02}-{:02}, record {}",
@@ -39,10 +59,49 @@ pub(crate) async fn publish(
         until.day,
         record.sequence()
     ));
+    match (&follow, before) {
+        (Some(follow), _) => output.notice(&format!("it follows {} for as long as a server runs", follow.path)),
+        (None, Some(before)) => output.notice(&format!("it does not follow {} any more", before.path)),
+        (None, None) => {}
+    }
+    if let Some(node) = node {
+        node.put_record(&record, random_u128()).await?;
+        output.notice(&format!("{} has the record", node.url()));
+    }
     output.result(
         format!("/ipns/{name}").as_bytes(),
-        &json!({ "name": name.to_string(), "value": value, "sequence": record.sequence(), "expires": seconds(&record) }),
+        &json!({
+            "name": name.to_string(),
+            "value": value,
+            "sequence": record.sequence(),
+            "expires": seconds(&record),
+            "follows": follow.map(|follow| follow.path),
+        }),
     )
+}
+
+/// A path of the working tree of `/ipfs`, and as text.
+fn path_to_follow(path: &OsStr) -> Result<(QfsPath, String)> {
+    let refuse =
+        |path: &QfsPath, why: &'static str| Error::new(ErrorKind::InvalidArgument, "name.follow").at(path).because(why);
+    let path = super::path(path)?;
+    if path.prefix.as_str() != "ipfs" || path.cid().is_some() {
+        return Err(refuse(&path, "what changes is followed: /ipfs, or a name below it"));
+    }
+    let text = String::from_utf8(path.to_bytes());
+    let text = text.map_err(|_| refuse(&path, "its name is no UTF-8, so it cannot be noted"))?;
+    Ok((path, text))
+}
+
+/// What is at a path of a working tree, committed.
+async fn committed_value_of(namespace: &dyn Namespace, path: &QfsPath) -> Result<String> {
+    namespace.commit(path.prefix, "").await?;
+    let root = QfsPath { prefix: path.prefix, parts: Vec::new() };
+    let head = namespace.log(&root).await?.into_iter().next();
+    let head = head.ok_or_else(|| Error::new(ErrorKind::Internal, "name.follow").at(path))?;
+    let mut below = QfsPath::content(path.prefix, &head.root.parse()?);
+    below.parts.extend(path.parts.iter().cloned());
+    Ok(format!("/ipfs/{}", super::root_of(namespace, &below, "name.follow").await?))
 }
 
 /// What a record says of a path: of content its CID, since what is at the path may change.
@@ -65,7 +124,7 @@ fn seconds(record: &Record) -> i64 {
 }
 
 /// Prints where a name leads.
-pub(crate) async fn tell(names: &Names, name: &str, output: Output) -> Result<()> {
+pub(crate) async fn tell(names: &Names, ipfs: &Ipfs, name: &str, output: Output) -> Result<()> {
     let name = match name.strip_prefix("/ipns/").unwrap_or(name).parse::<IpnsName>() {
         Ok(name) => name,
         Err(error) => match name.parse::<Label>() {
@@ -73,7 +132,8 @@ pub(crate) async fn tell(names: &Names, name: &str, output: Output) -> Result<()
             Err(_) => return Err(error),
         },
     };
-    let resolved = resolve(names, &name, SystemTime::now()).await?;
+    let records = names_of(Arc::new(names.clone()), ipfs, &env())?;
+    let resolved = resolve(&records, &name, SystemTime::now()).await?;
     let value = value(&resolved);
     output.result(&value, &json!({ "name": name.to_string(), "path": String::from_utf8_lossy(&value) }))
 }
@@ -92,7 +152,11 @@ pub(crate) async fn ls(names: &Names, output: Output) -> Result<()> {
     for (label, key) in names.keys()? {
         let record = names.record(key.name()).await?;
         let value = record.as_ref().map(|record| String::from_utf8_lossy(record.value()).into_owned());
-        let shown = value.as_deref().map(|value| format!(" {}", value.escape_debug())).unwrap_or_default();
+        let mut shown = value.as_deref().map(|value| format!(" {}", value.escape_debug())).unwrap_or_default();
+        let follow = names.follow_of(&label)?;
+        if let Some(follow) = &follow {
+            shown = format!("{shown} follows {}", follow.path.escape_debug());
+        }
         output.result(
             format!("{label} {}{shown}", key.name()).as_bytes(),
             &json!({
@@ -100,6 +164,7 @@ pub(crate) async fn ls(names: &Names, output: Output) -> Result<()> {
                 "name": key.name().to_string(),
                 "value": value,
                 "expires": record.as_ref().map(seconds),
+                "follows": follow.map(|follow| follow.path),
             }),
         )?;
     }

@@ -12,6 +12,7 @@ use std::{
 use metrics_exporter_prometheus::PrometheusHandle;
 use muxfs::{
     Error, ErrorKind, Prefix, Result,
+    ipns::Records,
     tree::{AutoCommit, Tree},
     vfs::{Fsid, posix::Caller},
 };
@@ -25,6 +26,7 @@ use crate::{
     config::{self, Config, Mount, Source, Squash, ZstorMount},
     control,
     data_dir::{DataDir, private_dir},
+    follower,
     host_file::{Mode, replace},
     http_token,
     instance::{self, Instance, flist_dir, fsids, local_dir},
@@ -36,6 +38,7 @@ use crate::{
     reporter::Reporter,
     scrubber,
     signals::{Signals, hangup},
+    sources::names_among,
     zstor,
 };
 
@@ -148,6 +151,7 @@ async fn run(
         .collect();
     upkeep.push(tokio::spawn(collector::collect_in_time(instance.clone(), stop.clone())));
     upkeep.push(tokio::spawn(scrubber::look_after(instance.clone(), stop.clone())));
+    upkeep.push(tokio::spawn(follower::follow(instance.clone(), Names::of(data.path()), stop.clone())));
     if let Some(hangup) = hangup {
         upkeep.push(tokio::spawn(reload::on_hangup(instance.clone(), hangup, stop.clone())));
     }
@@ -344,13 +348,16 @@ fn start_http(
         },
         sync_names_except: unsynced,
     };
+    let names: Arc<dyn Records> = Arc::new(Names::of(data.path()));
+    let names_elsewhere = names_among(names.clone(), instance.name_sources(), &instance::env());
     let options = muxfs_http::Options {
         addr,
         hosts: config.http.hosts.clone(),
         writing: Some(writing),
         private: config.http.private,
         reporter: Some(Arc::new(Reporter { instance: Arc::downgrade(instance), recorder })),
-        names: Some(Arc::new(Names::of(data.path()))),
+        names: Some(names),
+        names_elsewhere: Some(Arc::new(names_elsewhere)),
         env: instance::env(),
         ..muxfs_http::Options::default()
     };

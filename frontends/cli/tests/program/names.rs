@@ -5,9 +5,13 @@ use std::{
     io::{Read as _, Write as _},
     net::TcpStream,
     os::unix::fs::PermissionsExt as _,
+    time::Instant,
 };
 
-use crate::{Server, World};
+use crate::{
+    PATIENCE, Server, World,
+    sources::{Node, with_sources},
+};
 
 /// The body of an answer that is 200.
 fn http(server: &Server, path: &str) -> Vec<u8> {
@@ -94,4 +98,123 @@ fn what_cannot_be_a_name_is_told() {
     let file = world.path("no.key");
     fs::write(&file, "no key").expect("written");
     world.fails(&["name", "import", "no", file.to_str().expect("UTF-8")], 2);
+}
+
+/// Waits for what must happen.
+fn wait_for(what: &str, mut happened: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !happened() {
+        assert!(begun.elapsed() < PATIENCE, "{what}");
+        std::thread::yield_now();
+    }
+}
+
+/// The number of the newest record of the key `self`.
+fn sequence(server: &Server, name: &str) -> u64 {
+    let record = http(server, &format!("{name}?format=ipns-record"));
+    let name = name.trim_start_matches("/ipns/").parse().expect("a name");
+    muxfs::ipns::Record::verify(&name, &record).expect("good").sequence()
+}
+
+/// By whoever publishes them, with a server and without; and no older one is taken when that one comes again.
+#[test]
+fn names_that_others_know_are_found() {
+    let first = World::new();
+    let origin = first.serve(&[]);
+    let file = first.path("file");
+    let publish = |content: &str| {
+        fs::write(&file, content).expect("written");
+        let path = first.ok(&["put", file.to_str().expect("UTF-8"), "/ipfs"]);
+        (first.ok(&["name", "publish", &path]), path)
+    };
+    let (name, path) = publish("one\n");
+    let second = with_sources(&["http://127.0.0.1:1", &format!("http://{}", origin.addr("http"))]);
+    assert_eq!(second.ok(&["name", "resolve", &name]), path);
+    let server = second.serve(&[]);
+    assert_eq!(second.ok(&["name", "resolve", &name]), path);
+    assert_eq!(http(&server, &name), b"one\n");
+    assert_eq!(sequence(&server, &name), 0);
+    // Nobody knows this one, and one source cannot be asked.
+    let stranger = first.ok(&["name", "new", "stranger"]);
+    second.fails(&["name", "resolve", &stranger], 5);
+    let (_, path) = publish("two\n");
+    assert_eq!(second.ok(&["name", "resolve", &name]), path, "a command keeps nothing");
+    // What is known here and good counts.
+    let record = second.path("record");
+    fs::write(&record, http(&origin, &format!("{name}?format=ipns-record"))).expect("written");
+    second.ok(&["name", "accept", name.trim_start_matches("/ipns/"), record.to_str().expect("UTF-8")]);
+    assert_eq!((http(&server, &name), sequence(&server, &name)), (b"two\n".to_vec(), 1));
+    drop(origin);
+    assert_eq!(second.ok(&["name", "resolve", &name]), path);
+    // Where nobody is asked.
+    World::new().fails(&["name", "resolve", &name], 3);
+}
+
+/// After each commit that changes what is there, before the record ends, and no more once it is published by hand.
+#[test]
+fn a_name_follows_a_working_tree() {
+    let (world, node) = (World::new(), Node::start());
+    let file = world.path("file");
+    let file = file.to_str().expect("UTF-8");
+    let change = |text: &str, path: &str| {
+        fs::write(file, text).expect("written");
+        world.ok(&["put", file, path]);
+    };
+    let resolve = |name: &str| world.ok(&["name", "resolve", name]);
+    world.fails(&["name", "publish", "/ipfs/site", "--follow"], 3);
+    change("one\n", "/ipfs/site/a");
+    let name = world.ok(&["name", "publish", "/ipfs/site", "--follow", "--lifetime", "30d"]);
+    let first = resolve(&name);
+    assert_eq!(world.ok(&["cat", &format!("{first}/a")]), "one", "it was committed for that");
+    assert!(world.ok(&["name", "ls"]).ends_with("follows /ipfs/site"));
+
+    let server = world.serve(&[]);
+    world.ok(&["name", "new", "all"]);
+    let url = format!("http://{}", node.addr);
+    let all = world.ok(&["name", "publish", "/ipfs", "--follow", "--key", "all", "--push-to", &url]);
+    change("two\n", "/ipfs/site/a");
+    world.ok(&["commit", "/ipfs"]);
+    wait_for("the name follows", || resolve(&name) != first);
+    assert_eq!(http(&server, &format!("{name}/a")), b"two\n");
+    assert_eq!(sequence(&server, &name), 1, "once for each commit");
+    wait_for("the whole tree is followed", || sequence(&server, &all) == 1);
+    assert_eq!(http(&server, &format!("{all}/site/a")), b"two\n");
+    let newest = http(&server, &format!("{all}?format=ipns-record"));
+    wait_for("the node has the newest record", || {
+        let records = &node.state.lock().expect("no panic").records;
+        let (name, body) = records.last().expect("the command gave it one");
+        *name == all && body.windows(newest.len()).any(|part| part == newest)
+    });
+
+    // What changes elsewhere is nothing to it; what is published by hand stays.
+    let now = resolve(&name);
+    change("three\n", "/ipfs/elsewhere");
+    world.ok(&["commit", "/ipfs"]);
+    wait_for("the whole tree is followed", || sequence(&server, &all) == 2);
+    assert_eq!((resolve(&name), sequence(&server, &name)), (now, 1));
+    world.ok(&["name", "publish", &first]);
+    change("four\n", "/ipfs/site/a");
+    world.ok(&["commit", "/ipfs"]);
+    wait_for("the whole tree is followed", || sequence(&server, &all) == 3);
+    assert_eq!((resolve(&name), sequence(&server, &name)), (first.clone(), 2));
+
+    // A record that ends soon is made anew before.
+    world.ok(&["name", "publish", "/ipfs/site", "--follow", "--lifetime", "8s"]);
+    let site = resolve(&name);
+    wait_for("it is renewed", || sequence(&server, &name) >= 5);
+    assert_eq!(resolve(&name), site);
+    // A server that comes later goes on.
+    assert_eq!(server.terminate(), Some(0));
+    change("five\n", "/ipfs/site/a");
+    world.ok(&["commit", "/ipfs"]);
+    let server = world.serve(&[]);
+    wait_for("the name follows", || sequence(&server, &name) > 5 && http(&server, &format!("{name}/a")) == b"five\n");
+    for (args, code) in [
+        (&["name", "publish", "/zstor", "--follow"][..], 2),
+        (&["name", "publish", &first, "--follow"], 2),
+        (&["name", "publish", &first, "--push"], 2),
+        (&["name", "publish", &first, "--push-to", "gopher://x"], 2),
+    ] {
+        world.fails(args, code);
+    }
 }

@@ -20,7 +20,7 @@ fn text(path: &Path) -> &str {
 }
 
 /// A world whose `/ipfs` asks these.
-fn with_sources(sources: &[&str]) -> World {
+pub(crate) fn with_sources(sources: &[&str]) -> World {
     let world = World::new();
     let config = format!("[ipfs]\ncache = \"64MiB\"\nsources = {sources:?}\n{WITHOUT_ZSTOR}");
     fs::write(world.path("without-zstor.toml"), config).expect("written");
@@ -144,20 +144,22 @@ fn a_bad_source_is_named_with_its_line() {
 }
 
 /// A Kubo node, as far as publishing needs one: what it was given, and what it keeps.
-struct Node {
-    addr: SocketAddr,
-    state: Arc<Mutex<NodeState>>,
+pub(crate) struct Node {
+    pub(crate) addr: SocketAddr,
+    pub(crate) state: Arc<Mutex<NodeState>>,
     _runtime: tokio::runtime::Runtime,
 }
 
 #[derive(Default)]
-struct NodeState {
+pub(crate) struct NodeState {
     cars: Vec<Vec<u8>>,
     pins: BTreeSet<String>,
+    /// The calls that gave it records, with what they sent.
+    pub(crate) records: Vec<(String, Vec<u8>)>,
 }
 
 impl Node {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.expect("a runtime");
         let state = Arc::<Mutex<NodeState>>::default();
@@ -192,6 +194,10 @@ impl Node {
             "/api/v0/pin/add" => {
                 state.pins.insert(cid.clone());
                 (StatusCode::OK, format!("{{\"Progress\":9}}\n{{\"Pins\":[\"{cid}\"]}}\n"))
+            }
+            "/api/v0/routing/put" => {
+                state.records.push((cid, body.to_vec()));
+                (StatusCode::OK, "{\"ID\":\"\",\"Type\":2,\"Responses\":null,\"Extra\":\"\"}\n".into())
             }
             "/api/v0/pin/ls" if state.pins.contains(&cid) => (StatusCode::OK, "{}".into()),
             _ => {

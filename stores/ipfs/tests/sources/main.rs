@@ -7,6 +7,7 @@
 mod fetching;
 mod kubo;
 mod lying;
+mod names;
 mod order;
 mod server;
 

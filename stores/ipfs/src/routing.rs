@@ -1,0 +1,97 @@
+//! Records of names at a Kubo node: asked for, and given to it for its network.
+//!
+//! The node is asked for the record itself (`routing/get`), never for what it leads to (`name/resolve`), which nobody could
+//! check. Spec: spec/sources.md #kubo.
+
+use async_trait::async_trait;
+use futures_util::stream;
+use http_body_util::{BodyExt as _, StreamBody};
+use hyper::{body::Frame, header::CONTENT_TYPE};
+use muxfs::{
+    BoxError, Error, ErrorKind, Result,
+    ipns::{IpnsName, RECORD_LEN_MAX, Record, Records},
+};
+use serde_json::Value;
+use tokio::time::timeout;
+
+use crate::{
+    http::Body,
+    kubo::Kubo,
+    publish::{Multipart, STILL_MAX},
+};
+
+/// The numbers of the events, among those that a node tells of its search, that are a failure and what was asked for.
+const IS_FAILURE: u64 = 3;
+const IS_VALUE: u64 = 5;
+/// So many lines of its search are read: each is about one peer.
+const LINE_COUNT_MAX: usize = 10_000;
+
+impl Kubo {
+    /// The record as the node has it, and as text.
+    async fn routed(&self, name: &IpnsName) -> Result<Option<String>> {
+        let call = format!("routing/get?arg=/ipns/{name}&{}", self.look());
+        let answer = self.call(&call, &[], None).await?;
+        let (mut found, mut is_absent, mut line_count) = (None, false, 0);
+        let read = self.lines(answer, |line| {
+            match (line.kind.as_ref().and_then(Value::as_u64), line.extra) {
+                (Some(IS_VALUE), extra) => found = extra,
+                (Some(IS_FAILURE), Some(why)) => is_absent = self.said(&why).kind() == ErrorKind::NotFound,
+                _ => {}
+            }
+            line_count += 1;
+            line_count <= LINE_COUNT_MAX
+        });
+        match read.await {
+            // It says so once more at the end, as of any failure.
+            Err(_) if is_absent => Ok(None),
+            read => read.map(|()| found),
+        }
+    }
+
+    /// Gives a node a record of a name, which it verifies, and tells its network of. Idempotent. `boundary` is what the record
+    /// has not in it, by its randomness.
+    ///
+    /// # Errors
+    /// `Denied` where the node wants to know who we are; `Unavailable` with what the node says, and where it says nothing for
+    /// two minutes.
+    pub async fn put_record(&self, record: &Record, boundary: u128) -> Result<()> {
+        let multipart = Multipart::new("record", boundary);
+        let bytes = [multipart.head.as_bytes(), record.as_bytes(), multipart.end.as_bytes()].concat();
+        let frame = Ok::<_, BoxError>(Frame::data(bytes.into()));
+        let body: Body = StreamBody::new(stream::iter([frame])).boxed_unsync();
+        let call = format!("routing/put?arg=/ipns/{}&allow-offline=true", record.name());
+        let headers = [(CONTENT_TYPE, multipart.content_type()?)];
+        let mut line_count = 0;
+        let put = timeout(STILL_MAX, async {
+            let answer = self.call(&call, &headers, Some(body)).await?;
+            self.lines(answer, |_| {
+                line_count += 1;
+                line_count <= LINE_COUNT_MAX
+            })
+            .await
+        });
+        put.await.map_err(|_| {
+            Error::new(ErrorKind::Unavailable, "kubo.put_record").at(self.url()).because("it takes too long")
+        })?
+    }
+}
+
+#[async_trait]
+impl Records for Kubo {
+    /// The newest record that the node knows, verified; with `network` also one that its network knows.
+    async fn record(&self, name: &IpnsName) -> Result<Option<Record>> {
+        let text = match self.in_time(self.routed(name)).await {
+            Ok(Some(text)) => text,
+            Ok(None) => return Ok(None),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let corrupt = |why: &'static str| Error::new(ErrorKind::Corrupt, "kubo.record").at(self.url()).because(why);
+        if text.len() > RECORD_LEN_MAX * 4 / 3 + 4 {
+            return Err(corrupt("it gives more than a record is long"));
+        }
+        let bytes = multibase::Base::Base64Pad.decode(&text).map_err(|_| corrupt("it gives no base64"))?;
+        let record = Record::verify(name, &bytes);
+        record.map(Some).map_err(|error| Error::new(error.kind(), "kubo.record").at(self.url()).because(error))
+    }
+}
