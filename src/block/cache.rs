@@ -23,7 +23,7 @@ use lru::LruCache;
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 
 use super::{BlockKey, BlockStore};
-use crate::Result;
+use crate::{Cid, Result};
 
 /// A [`BlockStore`] over another that keeps the blocks that were read last in a third, up to so many bytes.
 ///
@@ -256,6 +256,10 @@ impl BlockStore for Cache {
             Some(len) => Ok(Some(len)),
             None => self.inner.block_len(key).await,
         }
+    }
+
+    fn expect(&self, node: &Cid, block: &Bytes) {
+        self.inner.expect(node, block);
     }
 
     async fn flush(&self) -> Result<()> {

@@ -124,6 +124,10 @@ pub trait BlockStore: Debug + Send + Sync + 'static {
         Ok(self.get(key).await?.map(|block| block.len() as u64))
     }
 
+    /// Tells that a node of a file, the block of a CID, is being read, and so perhaps what it links to: a store that is far away may
+    /// fetch that in one go. Returns at once, and changes nothing of what any other method gives.
+    fn expect(&self, _node: &Cid, _block: &Bytes) {}
+
     /// Makes every `put` and `delete` that returned before this call durable. At once true in a store without buffers.
     async fn flush(&self) -> Result<()> {
         Ok(())
@@ -158,6 +162,9 @@ impl<B: BlockStore + ?Sized> BlockStore for Arc<B> {
     }
     async fn block_len(&self, key: &BlockKey) -> Result<Option<u64>> {
         (**self).block_len(key).await
+    }
+    fn expect(&self, node: &Cid, block: &Bytes) {
+        (**self).expect(node, block);
     }
     async fn flush(&self) -> Result<()> {
         (**self).flush().await

@@ -51,6 +51,13 @@ impl Dag {
         self.elsewhere.is_some()
     }
 
+    /// Tells where blocks may be far away that a node of a file is being read.
+    pub(super) fn expect_elsewhere(&self, node: &Cid, block: &Bytes) {
+        if let Some(elsewhere) = &self.elsewhere {
+            elsewhere.blocks.expect(node, block);
+        }
+    }
+
     /// A block that was found elsewhere and is kept in memory.
     pub(super) fn kept_elsewhere(&self, key: &BlockKey) -> Option<Bytes> {
         self.elsewhere.as_ref()?.verified.get(key)

@@ -186,7 +186,7 @@ impl Pieces {
         let range = offset.min(end)..end;
         let mut pieces =
             Self { dag, range, path: Vec::new(), path_len: 0, first: None, block_count: 1, ahead_count: 0 };
-        pieces.first = pieces.enter(&(0..size), content, block.len())?;
+        pieces.first = pieces.enter(&(0..size), content, (file, &block))?;
         Ok(pieces)
     }
 
@@ -206,7 +206,7 @@ impl Pieces {
             };
             self.block_count += 1;
             let (content, _) = Content::of(&part.cid, &block, Some(part.range.end - part.range.start))?;
-            if let Some(piece) = self.enter(&part.range, content, block.len())? {
+            if let Some(piece) = self.enter(&part.range, content, (&part.cid, &block))? {
                 return Ok(Some(piece));
             }
         }
@@ -215,7 +215,7 @@ impl Pieces {
     }
 
     /// Takes a node whose content lies at `at`: its wanted bytes, if there are any, and its children for later.
-    fn enter(&mut self, at: &Range<u64>, content: Content, block_len: usize) -> Result<Option<Bytes>> {
+    fn enter(&mut self, at: &Range<u64>, content: Content, (cid, block): (&Cid, &Bytes)) -> Result<Option<Bytes>> {
         let data = match content {
             Content::Leaf(data) => {
                 if let Some(parent) = self.path.last_mut() {
@@ -224,10 +224,12 @@ impl Pieces {
                 data
             }
             Content::Inner { data, links, sizes } => {
+                let block_len = block.len();
                 self.path_len += block_len;
                 if self.path.len() >= FILE_DEPTH_MAX || self.path_len > FILE_PATH_LEN_MAX {
                     return Err(Error::new(ErrorKind::Corrupt, "dag.read").because("a file deeper than files are"));
                 }
+                self.dag.expect_elsewhere(cid, block);
                 let start = at.start.saturating_add(data.len() as u64);
                 let (sizes, ahead) = (sizes.into_iter(), VecDeque::new());
                 self.path.push(Inner { block_len, links, sizes, start, ahead, has_leaves: false });

@@ -53,8 +53,8 @@ impl Elsewhere {
         }
         let asked = ipfs.sources.iter().map(Asked::open).collect::<Result<Vec<_>>>()?;
         let records: Vec<_> = asked.iter().map(Asked::records).collect();
-        let sources = Sources::new(asked.iter().map(Asked::blocks).collect(), SourcesOptions::default());
-        let sources = Arc::new(sources);
+        let sources = Sources::new(Vec::new(), SourcesOptions::default());
+        let sources = Arc::new(asked.iter().fold(sources, |sources, asked| asked.among(sources)));
         if ipfs.cache.0 > 0 {
             match Self::cached(sources.clone(), &data.join("cache/ipfs"), ipfs.cache.0, env).await {
                 Ok((blocks, kept)) => return Ok(Some(Self { blocks, records, kept: Some(kept) })),
@@ -122,10 +122,11 @@ impl Asked {
         })
     }
 
-    fn blocks(&self) -> Arc<dyn BlockStore> {
+    /// Those that are asked for blocks, and this one.
+    fn among(&self, sources: Sources) -> Sources {
         match self {
-            Self::Gateway(gateway) => gateway.clone(),
-            Self::Kubo(kubo) => kubo.clone(),
+            Self::Gateway(gateway) => sources.and_gateway(gateway.clone()),
+            Self::Kubo(kubo) => sources.and(kubo.clone()),
         }
     }
 

@@ -33,12 +33,15 @@ use crate::{
 };
 
 const BLOCK_TYPE: &str = "application/vnd.ipld.raw";
+const CAR_TYPE: &str = "application/vnd.ipld.car";
 const RECORD_TYPE: &str = "application/vnd.ipfs.ipns-record";
 /// What a server calls bytes that it knows nothing of.
 const BYTES_TYPE: &str = "application/octet-stream";
 /// A server that asks for a rest without saying how long has this one, and none has a longer one than the second.
 const REST_DEFAULT: Duration = Duration::from_secs(5);
 const REST_MAX: Duration = Duration::from_mins(5);
+/// A gateway that gave no CAR, or another than it was asked for, is asked for blocks alone for so long.
+const NO_CARS: Duration = Duration::from_mins(5);
 
 /// The blocks of a trustless gateway, as a [`BlockStore`] that is only read.
 ///
@@ -49,6 +52,7 @@ pub struct Gateway {
     http: Http,
     /// Until when it is not asked: it said so.
     rests_until: Mutex<Option<Instant>>,
+    no_cars_until: Mutex<Option<Instant>>,
 }
 
 impl Gateway {
@@ -61,7 +65,7 @@ impl Gateway {
     /// # Ok::<(), muxfs::Error>(())
     /// ```
     pub fn new(url: Url, options: HttpOptions) -> Self {
-        Self { http: Http::new(url, options), rests_until: Mutex::default() }
+        Self { http: Http::new(url, options), rests_until: Mutex::default(), no_cars_until: Mutex::default() }
     }
 
     /// Its address.
@@ -106,6 +110,29 @@ impl Gateway {
                 Err(self.http.unavailable(format!("it answers {status}")))
             }
         }
+    }
+
+    /// Whether it is asked for CARs now.
+    pub(crate) fn gives_cars(&self) -> bool {
+        let until = *self.no_cars_until.lock().unwrap_or_else(PoisonError::into_inner);
+        until.is_none_or(|until| until <= Instant::now())
+    }
+
+    /// Asks it for none for a while.
+    pub(crate) fn leave_cars(&self) {
+        *self.no_cars_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + NO_CARS);
+    }
+
+    /// Asks for a CAR of what a file has from an offset on.
+    pub(crate) async fn car_of_rest(&self, cid: &Cid, offset: u64) -> Result<Answer<'_>> {
+        let path = format!("/ipfs/{cid}?format=car&dag-scope=entity&entity-bytes={offset}:*&car-order=dfs&car-dups=n");
+        let asked = self.in_time(self.ask(&Method::GET, &path, CAR_TYPE)).await;
+        let answer = match asked {
+            Ok(Some(answer)) => Ok(answer),
+            Ok(None) => Err(self.http.unavailable("it has no CAR of what it has a block of")),
+            Err(error) => Err(error),
+        };
+        answer.inspect_err(|_| self.leave_cars())
     }
 
     fn check_rest(&self) -> Result<()> {

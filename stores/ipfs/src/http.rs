@@ -382,6 +382,11 @@ impl Answer<'_> {
         }
     }
 
+    /// The next bytes of the body, waited for as long as the options say; `None` at its end.
+    pub(crate) async fn next_in_time(&mut self) -> Result<Option<Bytes>> {
+        self.next(self.http.options.silence_max).await
+    }
+
     async fn gather(&mut self, len_max: usize) -> Result<Bytes> {
         let too_long = |http: &Http| http.unavailable(format!("an answer longer than {len_max} bytes"));
         let len = self.body.size_hint().lower();

@@ -11,6 +11,7 @@
 //! does costs a bounded amount of memory and time. Stands beside the other stores and knows only [`muxfs`]. Nothing here
 //! is asked but by who reads by CID. Spec: spec/sources.md.
 
+mod ahead;
 mod files;
 mod gateway;
 mod http;

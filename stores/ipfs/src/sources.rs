@@ -7,7 +7,7 @@
 //!      '------------------ twice its usual time is over: ask the next beside it
 //! ```
 //!
-//! Sits below the cache of `/ipfs`. It keeps no block; of each source it keeps how fast it was, whether it fails, and
+//! Sits below the cache of `/ipfs`. It keeps no block but those that come before they are asked for; of each source it keeps how fast it was, whether it fails, and
 //! whether it lied. Spec: spec/sources.md #order.
 
 use std::{
@@ -24,10 +24,10 @@ use futures_util::{
     future::BoxFuture,
     stream::{self, BoxStream, FuturesUnordered},
 };
-use muxfs::{BlockKey, BlockStore, BoxError, Error, ErrorKind, Result};
+use muxfs::{BlockKey, BlockStore, BoxError, Cid, Error, ErrorKind, Result};
 use tokio::time::{Instant, sleep_until};
 
-use crate::{Undecided, cid_of_key, read_only};
+use crate::{Undecided, ahead::Ahead, cid_of_key, gateway::Gateway, read_only};
 
 /// A source that failed so often, one time after the other, is left out for a while,
 const FAILURE_COUNT_MAX: u32 = 3;
@@ -73,12 +73,15 @@ impl Default for SourcesOptions {
 /// block, it is `Unavailable`, with why, or `Corrupt` where one lied. Every block is held against its key; what is not of its key is neither given on nor
 /// counted.
 pub struct Sources {
-    sources: Vec<Source>,
+    each: Vec<Source>,
     options: SourcesOptions,
+    ahead: Ahead,
 }
 
 struct Source {
     store: Arc<dyn BlockStore>,
+    /// The same, where it gives CARs.
+    gateway: Option<Arc<Gateway>>,
     health: Mutex<Health>,
 }
 
@@ -98,7 +101,7 @@ struct Health {
 
 impl fmt::Debug for Sources {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.sources.iter().map(|source| &source.store)).finish()
+        f.debug_list().entries(self.each.iter().map(|source| &source.store)).finish()
     }
 }
 
@@ -219,20 +222,44 @@ impl Sources {
     /// # Ok::<(), muxfs::Error>(()) }).unwrap();
     /// ```
     pub fn new(stores: Vec<Arc<dyn BlockStore>>, options: SourcesOptions) -> Self {
-        let sources = stores.into_iter().map(|store| Source { store, health: Mutex::default() }).collect();
-        Self { sources, options }
+        let each = stores.into_iter().map(|store| Source { store, gateway: None, health: Mutex::default() }).collect();
+        Self { each, options, ahead: Ahead::default() }
+    }
+
+    /// Asks this one too, after those that are there; and while it is the fastest, for CARs of files that are read in order.
+    #[must_use]
+    pub fn and_gateway(mut self, gateway: Arc<Gateway>) -> Self {
+        let store: Arc<dyn BlockStore> = gateway.clone();
+        self.each.push(Source { store, gateway: Some(gateway), health: Mutex::default() });
+        self
+    }
+
+    /// Asks this one too, after those that are there, for one block at a time.
+    #[must_use]
+    pub fn and(mut self, store: Arc<dyn BlockStore>) -> Self {
+        self.each.push(Source { store, gateway: None, health: Mutex::default() });
+        self
+    }
+
+    /// Who is asked for a CAR now: whoever would be asked for a block, if it gives any.
+    fn gateway(&self) -> Option<Arc<Gateway>> {
+        let now = Instant::now();
+        let (order, _) = self.order(now);
+        let first = order.front()?;
+        let (is_liar, _) = first.health().rank(now);
+        first.gateway.clone().filter(|gateway| !is_liar && gateway.gives_cars())
     }
 
     /// Who may be asked now, in this order, and how many may not.
     fn order(&self, now: Instant) -> (VecDeque<&Source>, usize) {
         let mut ranked: Vec<_> = Vec::new();
-        for source in &self.sources {
+        for source in &self.each {
             let health = source.health();
             if !health.rests(now) {
                 ranked.push((health.rank(now), source));
             }
         }
-        let resting = self.sources.len() - ranked.len();
+        let resting = self.each.len() - ranked.len();
         ranked.sort_by_key(|(rank, _)| *rank);
         (ranked.into_iter().map(|(_, source)| source).collect(), resting)
     }
@@ -295,7 +322,7 @@ impl Sources {
             (Some(error), _) => Err(failure(error)),
             (None, 0) => Ok(None),
             (None, _) => {
-                let count = self.sources.len();
+                let count = self.each.len();
                 Err(unavailable(format!("{resting} of {count} sources failed lately, and are tried again soon")))
             }
         }
@@ -317,6 +344,9 @@ fn failure(error: Error) -> Error {
 #[async_trait]
 impl BlockStore for Sources {
     async fn get(&self, key: &BlockKey) -> Result<Option<Bytes>> {
+        if let Some(block) = self.ahead.take(key, || self.gateway()).await {
+            return Ok(Some(block));
+        }
         self.first(key, |store, key| {
             Box::pin(async move {
                 // Whatever a store promises: from here on a block is one.
@@ -334,6 +364,12 @@ impl BlockStore for Sources {
 
     async fn delete(&self, _key: &BlockKey) -> Result<()> {
         Err(read_only("sources.delete"))
+    }
+
+    fn expect(&self, cid: &Cid, block: &Bytes) {
+        if self.each.iter().any(|source| source.gateway.is_some()) {
+            self.ahead.expect(cid, block);
+        }
     }
 
     /// What the sources say: nobody can check it.

@@ -4,6 +4,7 @@
 //! The shared laws of block stores begin with a put of any bytes under any key. No source takes one, so what the laws say
 //! of reading is tested here, each by its own name; a mount that looks elsewhere runs the laws of its seams in `muxfs`.
 
+mod ahead;
 mod fetching;
 mod kubo;
 mod lying;
