@@ -104,6 +104,8 @@ impl fmt::Debug for Http {
 struct Connection {
     send: http1::SendRequest<Body>,
     used: Instant,
+    /// Whether its other end has an address of the Internet.
+    is_public: bool,
     /// To drop it closes the connection, whatever the server is sending.
     _driver: AbortOnDropHandle<()>,
 }
@@ -157,14 +159,17 @@ impl Http {
     ) -> Result<Answer<'_>> {
         let mut place = self.place().await?;
         let (mut origin, mut path) = (self.url.origin.clone(), self.url.below(rest));
+        let mut must_be_public = false;
         for _ in 0..=REDIRECT_COUNT_MAX {
-            let answer = self.send_to(&origin, method, &path, headers, None, place).await?;
+            let answer = self.send_to((&origin, must_be_public), method, &path, headers, None, place).await?;
             if !matches!(answer.status.as_u16(), 301..=303 | 307 | 308) {
                 return Ok(answer);
             }
             let location = answer.headers.get(LOCATION).and_then(|location| location.to_str().ok());
             let location = location.ok_or_else(|| self.unavailable("a redirect to nowhere"))?;
             (origin, path) = redirected(&origin, location).map_err(|why| self.unavailable(why))?;
+            // A stranger does not have this machine ask others in its own network, be it by a name that leads there by now.
+            must_be_public |= answer.connection.is_public || origin.host != self.url.origin.host;
             place = answer.discard().await;
         }
         Err(self.unavailable(format!("more than {REDIRECT_COUNT_MAX} redirects")))
@@ -182,7 +187,7 @@ impl Http {
         body: Option<Body>,
     ) -> Result<Answer<'_>> {
         let place = self.place().await?;
-        self.send_to(&self.url.origin, &Method::POST, &self.url.below(rest), headers, body, place).await
+        self.send_to((&self.url.origin, false), &Method::POST, &self.url.below(rest), headers, body, place).await
     }
 
     async fn place(&self) -> Result<OwnedSemaphorePermit> {
@@ -191,7 +196,7 @@ impl Http {
 
     async fn send_to(
         &self,
-        origin: &Origin,
+        (origin, must_be_public): (&Origin, bool),
         method: &Method,
         path: &str,
         headers: &[(HeaderName, HeaderValue)],
@@ -202,11 +207,12 @@ impl Http {
         // What is sent with a body is sent once: a server may have taken it before it closed the connection.
         let is_upload = body.is_some();
         let mut used = if is_own && !is_upload { self.idle() } else { None };
+        used.take_if(|connection| must_be_public && !connection.is_public);
         loop {
             let is_used = used.is_some();
             let mut connection = match used.take() {
                 Some(connection) => connection,
-                None => self.connect(origin).await?,
+                None => self.connect(origin, must_be_public).await?,
             };
             let mut request = Request::builder().method(method).uri(path);
             if let Some(all) = request.headers_mut() {
@@ -244,8 +250,9 @@ impl Http {
         idle.pop()
     }
 
-    async fn connect(&self, origin: &Origin) -> Result<Connection> {
-        let stream = self.dial(origin).await?;
+    async fn connect(&self, origin: &Origin, must_be_public: bool) -> Result<Connection> {
+        let stream = self.dial(origin, must_be_public).await?;
+        let is_public = stream.peer_addr().is_ok_and(|addr| is_public(addr.ip()));
         stream.set_nodelay(true).map_err(|error| self.unavailable(error))?;
         let stream: Box<dyn Stream> = if origin.is_tls {
             let name = ServerName::try_from(origin.host_bare().to_owned()).map_err(|error| self.unavailable(error))?;
@@ -264,11 +271,11 @@ impl Http {
                 tracing::debug!(%error, "a connection to a source broke off");
             }
         });
-        Ok(Connection { send, used: Instant::now(), _driver: AbortOnDropHandle::new(driver) })
+        Ok(Connection { send, used: Instant::now(), is_public, _driver: AbortOnDropHandle::new(driver) })
     }
 
     /// Connects to the first address of a host that answers.
-    async fn dial(&self, origin: &Origin) -> Result<TcpStream> {
+    async fn dial(&self, origin: &Origin, must_be_public: bool) -> Result<TcpStream> {
         let limit = self.options.connect_max;
         let found = timeout(limit, lookup_host((origin.host_bare(), origin.port))).await;
         let found = found.map_err(|_| self.unavailable(format!("{} is not found in time", origin.host)))?;
@@ -276,8 +283,7 @@ impl Http {
         let addrs: Vec<SocketAddr> = addrs.take(ADDR_COUNT_MAX).collect();
         let mut why = format!("{} has no address", origin.host);
         for addr in addrs {
-            // A stranger does not have this machine ask others in its own network.
-            if origin.host != self.url.origin.host && !is_public(addr.ip()) {
+            if must_be_public && !is_public(addr.ip()) {
                 why = format!("a redirect to {addr}, which is no public address");
                 continue;
             }
@@ -421,6 +427,20 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// By the address that is connected to, whatever the name says: a name that led elsewhere before leads nowhere then.
+    #[tokio::test]
+    async fn where_a_stranger_redirects_to_has_to_be_public() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        for host in ["127.0.0.1", "localhost", "[::ffff:127.0.0.1]"] {
+            let http = Http::new(format!("http://{host}:{port}").parse().expect("an address"), HttpOptions::default());
+            let error = http.dial(&http.url.origin, true).await.expect_err("it is this machine");
+            assert!(format!("{error:#}").contains("no public address"), "{error:#}");
+            let connected = http.connect(&http.url.origin, false).await;
+            assert!(connected.is_ok_and(|connection| !connection.is_public), "{host}");
+        }
+    }
 
     #[test]
     fn addresses_of_this_machine_and_its_network_are_not_public() {
