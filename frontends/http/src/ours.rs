@@ -4,7 +4,7 @@
 //! loads nothing from elsewhere, so that what is shown in it, names above all, cannot become part of it.
 //! Spec: spec/http.md #pages.
 
-use std::{fmt::Debug, time::Duration};
+use std::{fmt::Debug, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use axum::{
@@ -18,10 +18,16 @@ use axum::{
         request::Parts,
     },
 };
-use futures_util::{StreamExt, future::join_all};
+use futures_util::{
+    StreamExt,
+    future::{join, join_all},
+};
 use muxfs::{Mount, Name, Prefix, calendar::unix_secs, dag::murmur3_x64_64};
 use serde_json::{Value, json};
-use tokio::time::timeout;
+use tokio::{
+    sync::Mutex,
+    time::{Instant, timeout},
+};
 
 use crate::{
     access::{self, REFUSAL_TIME},
@@ -52,10 +58,10 @@ pub struct Report {
     pub stores: serde_json::Map<String, Value>,
 }
 
-/// Whoever knows how a process does: asked every two seconds for each status page that is open.
+/// Whoever knows how a process does: asked at most once a second, however many look.
 #[async_trait]
 pub trait Reporter: Debug + Send + Sync {
-    /// How it does now. Soon: the page waits.
+    /// How it does now. Soon: after two seconds it is let go, and not asked for a while.
     async fn report(&self) -> Report;
 }
 
@@ -68,8 +74,13 @@ const STATUS_PAGE: &str = include_str!("web/status.html");
 const STATUS_SCRIPT: &str = include_str!("web/status.js");
 /// The most pins that are told.
 const PIN_COUNT_MAX: usize = 1000;
-/// How long a mount may take to tell its space.
-const SPACE_TIME_MAX: Duration = Duration::from_secs(2);
+/// How long a mount may take to tell its space, and a reporter what it knows.
+const TELL_TIME_MAX: Duration = Duration::from_secs(2);
+/// What was told is told again for so long; where somebody did not answer, for longer: to ask may cost a thread that waits.
+const TOLD_AGE_MAX: Duration = Duration::from_secs(1);
+const TOLD_LATE_AGE_MAX: Duration = Duration::from_secs(10);
+/// What is told of who does not answer.
+const SILENT: &str = "it does not answer";
 /// The longest form of a login, in bytes.
 pub(crate) const FORM_LEN_MAX: usize = 4096;
 
@@ -86,7 +97,7 @@ pub(crate) async fn answer(shared: &Shared, request: &Parts, parts: &[Name]) -> 
         ["files.js"] => Ok(asset(request, FILES_SCRIPT, "text/javascript; charset=utf-8")),
         ["status.js"] => Ok(asset(request, STATUS_SCRIPT, "text/javascript; charset=utf-8")),
         ["status"] => Ok(page(shared, STATUS_PAGE, &[])),
-        ["status.json"] => Ok(told(&status(shared).await)),
+        ["status.json"] => Ok(told(&*status(shared).await)),
         ["pins", prefix, ..] => pins(shared, prefix).await,
         _ => Err(Failure::new(StatusCode::NOT_FOUND, "There is no such page.", "/.muxfs/status is one.")),
     }
@@ -167,19 +178,46 @@ async fn pins(shared: &Shared, prefix: &str) -> Result<Response<Body>, Failure> 
     Ok(told(&json!({ "pins": pins, "more": more })))
 }
 
-async fn status(shared: &Shared) -> Value {
-    let mounts = join_all(shared.mux.mounts().iter().map(mount)).await;
-    let report = match &shared.options.reporter {
-        Some(reporter) => reporter.report().await,
-        None => Report::default(),
+/// What was told last, and until when it is told again; who asks meanwhile waits for it.
+#[derive(Debug, Default)]
+pub(crate) struct LastTold(Mutex<Option<(Instant, Arc<Value>)>>);
+
+/// How the server does: as of now, or of a little before.
+async fn status(shared: &Shared) -> Arc<Value> {
+    let mut last = shared.told.0.lock().await;
+    if let Some((_, value)) = last.as_ref().filter(|(until, _)| Instant::now() < *until) {
+        return value.clone();
+    }
+    let (value, is_late) = ask_all(shared).await;
+    let age = if is_late { TOLD_LATE_AGE_MAX } else { TOLD_AGE_MAX };
+    let value = Arc::new(value);
+    *last = Some((Instant::now() + age, value.clone()));
+    value
+}
+
+/// Asks everybody at once; whether somebody did not answer.
+async fn ask_all(shared: &Shared) -> (Value, bool) {
+    let report = async {
+        match &shared.options.reporter {
+            Some(reporter) => timeout(TELL_TIME_MAX, reporter.report()).await.ok(),
+            None => Some(Report::default()),
+        }
     };
+    let (mounts, report) = join(join_all(shared.mux.mounts().iter().map(mount)), report).await;
+    let is_late = report.is_none() || mounts.iter().any(|(_, is_late)| *is_late);
+    let mounts: Vec<Value> = mounts.into_iter().map(|(mount, _)| mount).collect();
+    let report = report.unwrap_or_else(|| Report {
+        stores: [("Stores".to_owned(), SILENT.into())].into_iter().collect(),
+        ..Report::default()
+    });
     let counters: serde_json::Map<String, Value> = report
         .counters
         .into_iter()
         .map(|counter| (counter.name, json!({ "value": counter.value, "bytes": counter.is_bytes })))
         .collect();
     let time = unix_millis(shared);
-    json!({ "time": time, "mounts": mounts, "counters": counters, "stores": report.stores })
+    let value = json!({ "time": time, "mounts": mounts, "counters": counters, "stores": report.stores });
+    (value, is_late)
 }
 
 #[expect(clippy::cast_precision_loss, reason = "milliseconds since 1970 need 41 bits")]
@@ -188,9 +226,11 @@ fn unix_millis(shared: &Shared) -> f64 {
     now.as_millis() as f64 / 1000.0
 }
 
-async fn mount(mount: &Mount) -> Value {
+/// How a mount does, and whether it did not answer.
+async fn mount(mount: &Mount) -> (Value, bool) {
     let vfs = mount.vfs();
-    let space = timeout(SPACE_TIME_MAX, vfs.statfs(vfs.root())).await;
+    let space = timeout(TELL_TIME_MAX, vfs.statfs(vfs.root())).await;
+    let is_late = space.is_err();
     let mut value = json!({ "prefix": mount.prefix().as_str() });
     match space {
         Ok(Ok(space)) => {
@@ -198,7 +238,7 @@ async fn mount(mount: &Mount) -> Value {
             value["bytes_free"] = space.bytes_free.into();
         }
         Ok(Err(error)) => value["error"] = Failure::from(error).why.into(),
-        Err(_) => value["error"] = "it does not answer".into(),
+        Err(_) => value["error"] = SILENT.into(),
     }
     if let Some(tree) = mount.as_tree() {
         let (_, commit) = tree.head();
@@ -206,7 +246,7 @@ async fn mount(mount: &Mount) -> Value {
         value["commit"] = json!({ "root": commit.root.to_string(), "time": time, "note": commit.note });
         value["uncommitted"] = tree.uncommitted_len().into();
     }
-    value
+    (value, is_late)
 }
 
 /// Takes the token that a form tells, and gives a cookie for it; or takes that away.

@@ -20,7 +20,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{Options, answer, dav::Locks, stall::Stall};
+use crate::{Options, answer, dav::Locks, ours::LastTold, stall::Stall};
 
 /// How long accepting pauses when the process has no file descriptor left: others must close first.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -38,6 +38,8 @@ pub(crate) struct Shared {
     pub(crate) turns: Arc<Semaphore>,
     /// Who keeps whom from writing.
     pub(crate) locks: Locks,
+    /// What was told last of how the server does.
+    pub(crate) told: LastTold,
     /// What goes on although nobody may be waiting for it any more.
     pub(crate) tasks: TaskTracker,
     /// Begin nothing new.
@@ -77,8 +79,8 @@ pub fn serve(mux: MuxFs, options: Options) -> Result<Server> {
     let listener = TcpListener::from_std(listener).map_err(failed)?;
     let (closing, killed) = (CancellationToken::new(), CancellationToken::new());
     let turns = Arc::new(Semaphore::new(options.answers_max.min(Semaphore::MAX_PERMITS)));
-    let (locks, tasks) = (Locks::default(), TaskTracker::new());
-    let shared = Arc::new(Shared { mux, options, turns, locks, tasks, closing, killed });
+    let (locks, told, tasks) = (Locks::default(), LastTold::default(), TaskTracker::new());
+    let shared = Arc::new(Shared { mux, options, turns, locks, told, tasks, closing, killed });
     shared.tasks.spawn(accept(listener, shared.clone()));
     tracing::info!(%addr, "HTTP listens");
     Ok(Server { addr, shared })

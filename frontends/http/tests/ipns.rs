@@ -14,8 +14,10 @@ use muxfs::{
     Name, Result, SecretKey,
     dag::{Entry, UnixfsMeta},
     ipns::{IpnsName, LIFETIME, NameKey, Record, Records, TTL},
+    testing::{env, model::ModelFs},
+    vfs::posix::Caller,
 };
-use muxfs_http::Options;
+use muxfs_http::{Options, Token, Writing};
 
 use self::web::Site;
 
@@ -154,4 +156,60 @@ async fn names_that_others_know_are_for_who_may_have_them_asked() {
     let record = format!("{path}?format=ipns-record");
     assert_eq!(site.get(&record).await.status, 200);
     assert_eq!(site.ask("GET", &record, &[("Via", "1.1 muxfs")]).await.status, 404);
+}
+
+/// The site of a name has the `_redirects` of what the name leads to, also where that is below a CID; and it is told to nobody
+/// who may not read.
+#[tokio::test]
+async fn a_site_of_a_name_redirects() {
+    let token = "0123456789abcdef0123456789abcdef";
+    let bearer = format!("Bearer {token}");
+    for is_private in [false, true] {
+        let known = Arc::new(Known::default());
+        let writing = is_private.then(|| Writing {
+            vfs: ModelFs::new(env()),
+            token: Token::new(token).expect("a token"),
+            caller: Caller { uid: 0, gid: 0, groups: Vec::new() },
+            sync_names_except: Vec::new(),
+        });
+        let names: Option<Arc<dyn Records>> = Some(known.clone());
+        let site = Site::with(Options { names, writing, private: is_private, ..Options::default() }).await;
+        let mut entries = Vec::new();
+        for (name, text) in [
+            ("404.html", "none"),
+            ("_redirects", "/old/* /new/:splat 302\n/x /one 200\n/* /404.html 404\n"),
+            ("one", "one"),
+        ] {
+            let link = site.dag.import(text.as_bytes(), UnixfsMeta::default()).await.expect("memory");
+            entries.push(Ok(Entry { name: Name::new(name.as_bytes()).expect("a name"), link }));
+        }
+        let pages = site.dag.put_dir(stream::iter(entries).boxed()).await.expect("memory");
+        let entry = Entry { name: Name::new(b"pages").expect("a name"), link: pages };
+        let root = site.dag.put_dir(stream::iter([Ok(entry)]).boxed()).await.expect("memory");
+        let later = SystemTime::now() + LIFETIME;
+        for (seed, value) in [(1, format!("/ipfs/{}", pages.cid)), (2, format!("/ipfs/{}/pages", root.cid))] {
+            let host = format!("{}.ipns.localhost", known.publish(seed, &value, 1, later));
+            for (path, status, location, text) in [
+                ("/one", 200, None, "one"),
+                ("/old/a/b", 302, Some("/new/a/b"), ""),
+                ("/x", 200, None, "one"),
+                ("/nothing", 404, None, "none"),
+            ] {
+                let reply = site
+                    .ask(
+                        "GET",
+                        path,
+                        &[("Host", host.as_str()), ("Authorization", bearer.as_str())][..=usize::from(is_private)],
+                    )
+                    .await;
+                let found = (reply.status, reply.header("location"), reply.text());
+                assert_eq!(found, (status, location, text.to_owned()), "{value}{path}");
+                if !is_private {
+                    continue;
+                }
+                let refused = site.ask("GET", path, &[("Host", &host)]).await;
+                assert_eq!((refused.status, refused.header("location")), (401, None), "{path}");
+            }
+        }
+    }
 }

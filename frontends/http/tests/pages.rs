@@ -2,9 +2,18 @@
 
 mod web;
 
-use std::{io::Write as _, process::Command, sync::Arc};
+use std::{
+    io::Write as _,
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use async_trait::async_trait;
+use futures_util::future::join_all;
 use muxfs::{
     Mount, MuxFs, Name, Prefix,
     testing::{env, model::ModelFs},
@@ -38,8 +47,30 @@ fn name(name: &[u8]) -> Name {
     Name::new(name).expect("a name")
 }
 
+/// Counts how often it is asked, and may never answer.
+#[derive(Debug, Default)]
+struct Counting {
+    asked: AtomicUsize,
+    is_silent: bool,
+}
+
+#[async_trait]
+impl Reporter for Counting {
+    async fn report(&self) -> Report {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        if self.is_silent {
+            std::future::pending::<()>().await;
+        }
+        Report::default()
+    }
+}
+
 impl Site {
     async fn new() -> Self {
+        Self::with(Arc::new(Known)).await
+    }
+
+    async fn with(reporter: Arc<dyn Reporter>) -> Self {
         let model = ModelFs::new(env());
         let mut mux = MuxFs::new();
         mux.mount(Mount::location(Prefix::new("a").expect("a prefix"), model.clone(), env())).expect("mounts");
@@ -53,7 +84,7 @@ impl Site {
         let options = Options {
             addr: ([127, 0, 0, 1], 0).into(),
             writing: Some(writing),
-            reporter: Some(Arc::new(Known)),
+            reporter: Some(reporter),
             ..Options::default()
         };
         let server = muxfs_http::serve(mux, options).expect("listens");
@@ -160,6 +191,28 @@ async fn pages_run_nothing_that_they_show() {
     let told = site.json("/.muxfs/status.json").await;
     assert_eq!(told["counters"], json!({ "sent": { "value": 7, "bytes": true } }));
     assert_eq!((told["stores"]["Nodes"]["up"].as_u64(), told["mounts"][0]["prefix"].as_str()), (Some(3), Some("a")));
+}
+
+/// However many look at once, the stores are asked once; one that never answers is told as that, soon, and left alone then.
+#[tokio::test]
+async fn looking_at_the_status_is_cheap() {
+    for is_silent in [false, true] {
+        let counting = Arc::new(Counting { is_silent, ..Counting::default() });
+        let site = Site::with(counting.clone()).await;
+        let begun = Instant::now();
+        let all = join_all((0..50).map(|_| site.json("/.muxfs/status.json"))).await;
+        assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+        let asked = counting.asked.load(Ordering::SeqCst);
+        // On a machine that is slow, fifty answers may take more than the second for which one counts.
+        let asked_max =
+            if is_silent { 1 } else { 1 + usize::try_from(begun.elapsed().as_secs()).expect("a short time") };
+        assert!((1..=asked_max).contains(&asked), "asked {asked} times");
+        for told in all {
+            assert_eq!(told["mounts"][0]["prefix"], "a");
+            let silent = told["stores"]["Stores"].as_str();
+            assert_eq!(silent.is_some_and(|why| why.contains("does not answer")), is_silent, "{told}");
+        }
+    }
 }
 
 /// A form lets in who has the token, and no page of another origin; the cookie it gives writes.

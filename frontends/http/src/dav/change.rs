@@ -85,9 +85,14 @@ impl Dav {
         let goal = self.goal(&source, &[]).await?;
         let hidden = self.tree.copy_hidden(source, &goal.dir, is_deep).await.map_err(failed)?;
         let (dir, name) = goal.place();
-        if let Err(error) = self.tree.install((dir, &hidden), (dir, name), replaces, None).await {
+        let installed = async {
+            // Somebody may have locked the place meanwhile.
+            self.check_locks(&[Touch::Tree(goal.path())])?;
+            self.tree.install((dir, &hidden), (dir, name), replaces, None).await.map_err(taken_or)
+        };
+        if let Err(failure) = installed.await {
             self.tree.discard(dir, &hidden).await;
-            return Err(taken_or(error));
+            return Err(failure);
         }
         Ok(self.moved(&goal))
     }

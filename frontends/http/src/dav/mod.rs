@@ -199,6 +199,13 @@ impl Dav {
         self.shared.locks.check(touched, &tokens).map_err(|path| locked(&path, "lock-token-submitted"))
     }
 
+    /// Checks once more who has locked what a change touches that took long.
+    fn check_locks(&self, touched: &[Touch<'_>]) -> Result<(), Failure> {
+        let conditions = If::of(&self.request, &self.shared.options.hosts)?;
+        let tokens = conditions.as_ref().map(If::tokens).unwrap_or_default();
+        self.shared.locks.check(touched, &tokens).map_err(|path| locked(&path, "lock-token-submitted"))
+    }
+
     /// Whether one of the lists of an `If` holds.
     async fn holds(&self, conditions: &If) -> Result<bool, Failure> {
         for list in &conditions.0 {
