@@ -271,12 +271,11 @@ impl SealedMedia {
         let (mark, mark_headers) = mark.unzip();
         let is_marking = mark.is_some();
         writer.is_lost = true;
-        let done = match mark {
-            Some(mark) => self.inner.append_durable(opened.place, vec![added], mark).await,
-            None => {
-                let appended = self.inner.append(opened.place, added).await;
-                appended.map(|offset| Durable { offset, synced: Ok(()), is_marked: false })
-            }
+        let done = if let Some(mark) = mark {
+            self.inner.append_durable(opened.place, vec![added], mark).await
+        } else {
+            let appended = self.inner.append(opened.place, added).await;
+            appended.map(|offset| Durable { offset, synced: Ok(()), is_marked: false })
         };
         writer.is_lost = false;
         let done = done?;
