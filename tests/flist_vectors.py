@@ -17,6 +17,7 @@ import sys
 import tarfile
 import tempfile
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 HERE = pathlib.Path(__file__).parent.parent / "spec/vectors/flist"
@@ -263,6 +264,14 @@ def read_fl(path):
     return {"format": "fl", "metadata": metadata, "routes": routes, "nodes": nodes}
 
 
+def check_signature(path):
+    kind, name, signature = pathlib.Path(f"{path}.sig").read_text().split()
+    cid = int(name[1:], 36).to_bytes(40, "big")
+    assert kind == "muxfs-flist-1" and cid[:8] == bytes.fromhex("0172002408011220")
+    signed = b"muxfs flist signature 1\n" + blake2b(path.read_bytes(), 32)
+    Ed25519PublicKey.from_public_bytes(cid[8:]).verify(bytes.fromhex(signature), signed)
+
+
 def compare(read, tree):
     kinds = {b"0": "file", b"5": "dir", b"2": "symlink", b"6": "fifo"}
     with tarfile.open(tree) as tar:
@@ -284,6 +293,8 @@ def main():
         HERE = pathlib.Path(sys.argv[2])
         del sys.argv[1:3]
     read = {"small.flist": read_flist(HERE / "small.flist"), "small.fl": read_fl(HERE / "small.fl")}
+    for flist in read:
+        check_signature(HERE / flist)
     for tree in sys.argv[1:]:
         for flist in read.values():
             compare(flist, tree)

@@ -57,6 +57,10 @@ impl PublicKey {
         multihash
     }
 
+    pub(super) fn is_ed25519(&self) -> bool {
+        self.kind == ED25519_TYPE && self.data.len() == ED25519_LEN
+    }
+
     /// # Errors
     /// `Corrupt` if `signature` is not one of this key for these bytes; `Unsupported` for a key of another kind.
     pub(super) fn verify(&self, signed: &[u8], signature: &[u8]) -> Result<()> {
@@ -151,7 +155,18 @@ impl NameKey {
         &self.name
     }
 
-    pub(super) fn sign(&self, bytes: &[u8]) -> Vec<u8> {
+    /// The Ed25519 signature of bytes, which has 64. Whoever signs anything but a record has it begin with what it is, so
+    /// that what is signed is never taken for something else.
+    ///
+    /// ```
+    /// use muxfs::{SecretKey, ipns::NameKey};
+    /// let key = NameKey::of_seed(SecretKey::new([7; 32]));
+    /// let signature = key.sign(b"my format 1: x");
+    /// key.name().verify(b"my format 1: x", &signature)?;
+    /// assert!(key.name().verify(b"my format 1: y", &signature).is_err());
+    /// # Ok::<(), muxfs::Error>(())
+    /// ```
+    pub fn sign(&self, bytes: &[u8]) -> Vec<u8> {
         pair(&self.seed).sign(bytes).as_ref().to_vec()
     }
 }

@@ -69,6 +69,24 @@ impl IpnsName {
         [&[1, 0x72], &*self.multihash].concat()
     }
 
+    /// Whether it holds an Ed25519 key, as the names do of all keys that sign here.
+    pub fn is_ed25519(&self) -> bool {
+        matches!(self.key(), Some(Ok(key)) if key.is_ed25519())
+    }
+
+    /// Checks what [`NameKey::sign`](super::NameKey::sign) gave.
+    ///
+    /// # Errors
+    /// `Corrupt` where it is no signature of this name's key for these bytes; `Unsupported` where the name does not hold its
+    /// key, or one of another kind. They name it.
+    pub fn verify(&self, signed: &[u8], signature: &[u8]) -> Result<()> {
+        let key = self.key().unwrap_or_else(|| {
+            Err(Error::new(ErrorKind::Unsupported, "ipns.verify")
+                .because("the name is the hash of its key, and not the key"))
+        });
+        key.and_then(|key| key.verify(signed, signature)).map_err(|error| error.at(self))
+    }
+
     /// The public key, where the name holds it.
     pub(super) fn key(&self) -> Option<Result<PublicKey>> {
         self.cid().identity().map(PublicKey::decode)

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use muxfs::{Error, ErrorKind, Prefix, Result, dag::Profile, tree::Retention};
+use muxfs::{Error, ErrorKind, Prefix, Result, dag::Profile, ipns::IpnsName, tree::Retention};
 use muxfs_flist::SourceUrl as ChunkSourceUrl;
 use muxfs_ipfs::SourceUrl;
 use muxfs_zstor::{Password, ZdbAddress};
@@ -126,6 +126,9 @@ pub(crate) struct FlistMount {
     /// Whether the servers are asked then that an flist itself names: who made it then chooses whom this machine talks to.
     #[serde(default)]
     pub(crate) follow: bool,
+    /// The keys of which one has to have signed an flist for it to be opened; where empty, anybody's is.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) signers: Vec<FlistSigner>,
     /// The most bytes of chunks that are kept on disk; 0 keeps none.
     #[serde(default = "FlistMount::cache_default")]
     pub(crate) cache: ByteCount,
@@ -136,6 +139,11 @@ impl FlistMount {
         ByteCount(10 << 30)
     }
 }
+
+/// Whose key signs flists, as text: an IPNS name that holds it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct FlistSigner(#[serde(with = "display_text")] pub(crate) IpnsName);
 
 /// Who is asked for chunks, as text.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -925,7 +933,10 @@ mod tests {
         let mount = |more: &str| Config::parse(&format!("[[mount]]\nkind = \"flist\"\nprefix = \"flist\"\n{more}"));
         let Mount::Flist(flist) = mount("").expect("parses").mount.remove(0) else { panic!("it is one") };
         assert!(!flist.follow && flist.dir.is_none() && flist.cache == ByteCount(10 << 30));
-        let good = mount("sources = [\"dir:///chunks\", \"00-7f=zdb://:secret@h:1/ns\"]\nfollow = true\ncache = 0");
+        let good = mount(
+            "sources = [\"dir:///chunks\", \"00-7f=zdb://:secret@h:1/ns\"]\nfollow = true\ncache = 0\n\
+            signers = [\"k51qzi5uqu5dm0t4vbwri4lkg76q03b4x9tsvekgvbu4zli6454ff7w8wdosa4\"]",
+        );
         let good = good.expect("parses");
         good.check().expect("good");
         let text = good.to_text().expect("prints");
@@ -934,6 +945,7 @@ mod tests {
             ("sources = [\"chunks\"]", "dir://"),
             ("sources = [\"s3://h/b\"]", "not read yet"),
             ("sorces = []", "sorces"),
+            ("signers = [\"me\"]", "k51"),
             ("cache = \"much\"", "units"),
         ] {
             let error = mount(bad).expect_err(bad);

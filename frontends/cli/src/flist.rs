@@ -3,7 +3,7 @@
 use std::{path::Path, sync::Arc};
 
 use muxfs::{BlockStore, Env, Result, block::Segments};
-use muxfs_flist::{Chunks, ChunksOptions};
+use muxfs_flist::{Chunks, ChunksOptions, Signers};
 
 use crate::{config::FlistMount, sources::near};
 
@@ -29,4 +29,10 @@ pub(crate) async fn chunks(data: &Path, mount: &FlistMount, env: &Env) -> Result
     let sources = mount.sources.iter().map(|source| source.0.clone()).collect();
     let options = ChunksOptions { sources, follow: mount.follow, kept: store };
     Ok((Arc::new(Chunks::open(options).await?), kept))
+}
+
+/// Whose signature the flists of a mount have to have, if any.
+pub(crate) fn signers(mount: &FlistMount) -> Result<Option<Signers>> {
+    let names: Vec<_> = mount.signers.iter().map(|signer| signer.0.clone()).collect();
+    if names.is_empty() { Ok(None) } else { Signers::new(names).map(Some) }
 }

@@ -209,7 +209,11 @@ impl Instance {
                     let scratch = data.path().join("scratch");
                     private_dir(&scratch)?;
                     let owner = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-                    Mount::location(prefix, Arc::new(FlistVfs::new(dir, scratch, chunks, owner)), env())
+                    let mut flists = FlistVfs::new(dir, scratch, chunks, owner);
+                    if let Some(signers) = flist::signers(mount)? {
+                        flists = flists.signed_by(signers);
+                    }
+                    Mount::location(prefix, Arc::new(flists), env())
                 }
                 config::Mount::Mem { limit, .. } => {
                     let limit = limit.map_or_else(quarter_of_ram, |limit| limit.0);

@@ -251,6 +251,9 @@ async fn run(mut cli: Cli, in_use: InUse) -> Result<ExitCode> {
         Command::Flist(flist @ (Flist::Create { .. } | Flist::Export { .. } | Flist::Add { .. })) => {
             Box::pin(flist_make(config, &in_use, &flist, output)).await?;
         }
+        Command::Flist(Flist::Sign { flist, key }) => {
+            commands::flist::sign(&flist, &Names::of(&config.data).key(&key)?, output)?;
+        }
         Command::Flist(flist) => return commands::flist::flist(&flist, output).await,
         Command::Car(Car::Ls { file }) => commands::car::ls(&file, output).await?,
         Command::Car(Car::Verify { file, whole }) => commands::car::verify(&file, whole, output).await?,

@@ -20,6 +20,7 @@ use crate::{
     inode::{Entry, Inode, NodeId, corrupt},
     metadata::Route,
     rfs::Rfs,
+    sign::Signers,
     zflist::Zflist,
 };
 
@@ -121,10 +122,19 @@ impl Flist {
     /// then 100 times as long as it is and 64 MiB more; `NoSpace`,
     /// `NotFound`, `Io`. They name `path`.
     pub fn open(path: &Path, scratch: &Path) -> Result<Self> {
-        Self::open_within(path, scratch, FLIST_LEN_MAX)
+        Self::open_within(path, scratch, FLIST_LEN_MAX, None)
     }
 
-    fn open_within(path: &Path, scratch: &Path, len_max: u64) -> Result<Self> {
+    /// Opens the flist at `path` where one of the keys of `signers` signed it, and nothing of any other. What is read is a
+    /// copy in `scratch`, which has no name any more when this returns: who changes the file in its place changes nothing.
+    ///
+    /// # Errors
+    /// Those of [`Flist::open`]; `Corrupt` where it is not signed by any of them, or was changed since.
+    pub fn open_signed(path: &Path, scratch: &Path, signers: &Signers) -> Result<Self> {
+        Self::open_within(path, scratch, FLIST_LEN_MAX, Some(signers))
+    }
+
+    fn open_within(path: &Path, scratch: &Path, len_max: u64, signers: Option<&Signers>) -> Result<Self> {
         let named = |error: Error| error.at(path.display());
         let failed = |error: io::Error| {
             let kind = if error.kind() == io::ErrorKind::NotFound { ErrorKind::NotFound } else { ErrorKind::Io };
@@ -142,6 +152,10 @@ impl Flist {
             );
         }
         let mut file = File::open(path).map_err(failed)?;
+        let copy = signers.map(|signers| signers.copy(&file, path, scratch, len_max)).transpose()?;
+        if let Some(copy) = &copy {
+            file = copy.reopen().map_err(failed)?;
+        }
         let id = id_of(&mut file).map_err(failed)?;
         file.rewind().map_err(failed)?;
         let mut magic = Vec::new();
@@ -149,7 +163,7 @@ impl Flist {
         file.rewind().map_err(failed)?;
         let name = path.display().to_string();
         let database = if magic == SQLITE_MAGIC {
-            Database::open(path, name)?
+            Database::open(copy.as_ref().map_or(path, NamedTempFile::path), name)?
         } else if magic.starts_with(&GZIP_MAGIC) {
             let unpacked = unpacked(file, about.len(), scratch, len_max).map_err(named)?;
             Database::open(unpacked.path(), name)?

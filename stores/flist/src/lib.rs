@@ -7,6 +7,7 @@
 //!   FlistVfs ----> Flist, and Chunks: in memory, on disk, or from each source in turn
 //!                                '---> source     a directory, 0-db (muxfs-zstor), HTTP (muxfs-ipfs)
 //!   Flist ---> archive     gzip of tar: where the database of an .flist is
+//!     |------> sign        who made it
 //!     |------> zflist      directories of .flist   ---> capnp
 //!     '------> rfs         tables of .fl
 //!                 '------> database                SQLite, and what somebody else's may cost
@@ -39,6 +40,7 @@ mod inode;
 mod memory;
 mod metadata;
 mod rfs;
+mod sign;
 mod source;
 #[cfg(test)]
 mod tests;
@@ -52,6 +54,7 @@ pub use crate::{
     flist::{DEPTH_MAX, Dir, FLIST_LEN_MAX, Flist, FlistId, Format},
     inode::{Entry, Inode, NodeId},
     metadata::Route,
+    sign::{Signers, sign, signature_path},
     source::SourceUrl,
     vfs::FlistVfs,
 };

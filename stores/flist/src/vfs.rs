@@ -31,7 +31,7 @@ use self::{
     nodes::{Known, Nodes, ROOT},
     places::{Place, Places},
 };
-use crate::{Chunks, Dir, Flist, FlistId, Inode, NodeId, chunks::Sources};
+use crate::{Chunks, Dir, Flist, FlistId, Inode, NodeId, Signers, chunks::Sources};
 
 /// So many flists are open at a time, beside those of which a node is held.
 const OPEN_COUNT_MAX: usize = 64;
@@ -74,6 +74,8 @@ impl Open {
 pub struct FlistVfs {
     places: Places,
     scratch: PathBuf,
+    /// Whose signature an flist has to have, if any.
+    signers: Option<Arc<Signers>>,
     chunks: Arc<Chunks>,
     owner: (u32, u32),
     open: Mutex<LruCache<Name, Arc<Open>>>,
@@ -118,6 +120,7 @@ impl FlistVfs {
         Self {
             places: Places::new(dir),
             scratch,
+            signers: None,
             chunks,
             owner,
             open: Mutex::new(LruCache::new(count(OPEN_COUNT_MAX))),
@@ -127,6 +130,12 @@ impl FlistVfs {
             dirs: Mutex::new(Dirs { read: LruCache::unbounded(), len: 0 }),
             files,
         }
+    }
+
+    /// The same, where an flist that none of these keys signed is refused.
+    #[must_use]
+    pub fn signed_by(self, signers: Signers) -> Self {
+        Self { places: self.places.signed(), signers: Some(Arc::new(signers)), ..self }
     }
 
     /// The flist of a name, as it is now.
@@ -146,8 +155,13 @@ impl FlistVfs {
             return Err(Error::new(*kind, "flist.open").because(why.clone()));
         }
         let (scratch, chunks, there) = (self.scratch.clone(), self.chunks.clone(), place.clone());
+        let signers = self.signers.clone();
         let opened = blocking(move || {
-            let opened = Flist::open(&there.path, &scratch).map(|flist| {
+            let opened = match &signers {
+                Some(signers) => Flist::open_signed(&there.path, &scratch, signers),
+                None => Flist::open(&there.path, &scratch),
+            };
+            let opened = opened.map(|flist| {
                 // Where its chunks are does not matter to who looks at names.
                 let sources = chunks.sources_of(&flist).unwrap_or_else(|error| {
                     tracing::warn!("the routes of an flist cannot be read: {error:#}");

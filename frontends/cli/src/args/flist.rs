@@ -3,7 +3,10 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use muxfs::ipns::IpnsName;
 use muxfs_flist::{Format, SourceUrl};
+
+use crate::names::Label;
 
 /// What to do with flists.
 #[derive(Debug, Subcommand)]
@@ -173,6 +176,33 @@ pub(crate) enum Flist {
         after_help = "Examples:\n  muxfs flist import --follow ubuntu.fl /ipfs\n  muxfs flist import --source dir:///srv/chunks ubuntu.flist /zstor/ubuntu\n  muxfs commit /zstor"
     )]
     Import(FlistImport),
+    /// Sign an flist, so that mounts that take the key alone open it
+    ///
+    /// The signature is in the file FLIST.sig beside it, where those of other keys stay. Every byte of the flist is signed:
+    /// whoever changes its tree, its metadata or its routes signs it anew. Prints the name of the key.
+    #[command(
+        after_help = "Examples:\n  muxfs name new images\n  muxfs flist sign ubuntu.flist --key images\n  in the configuration of who mounts it: signers = [\"k51...\"]"
+    )]
+    Sign {
+        /// The flist
+        #[arg(value_name = "FLIST")]
+        flist: PathBuf,
+        /// The label of the key, as name ls lists them
+        #[arg(long, value_name = "LABEL", default_value_t)]
+        key: Label,
+    },
+    /// Check that one of some keys signed an flist, and print the name of the key
+    #[command(
+        after_help = "Exit code 4 where none of them did, or the flist was changed since.\n\nExamples:\n  muxfs flist verify ubuntu.flist --signer k51..."
+    )]
+    Verify {
+        /// The flist
+        #[arg(value_name = "FLIST")]
+        flist: PathBuf,
+        /// The name of a key that is taken, as k51...
+        #[arg(long = "signer", value_name = "NAME", required = true)]
+        signers: Vec<IpnsName>,
+    },
     /// Read all of an flist and name what is wrong with it
     ///
     /// Every directory, and that each file has its chunks; with --chunks every chunk is fetched and verified, too.

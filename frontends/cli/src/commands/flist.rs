@@ -3,12 +3,14 @@
 mod change;
 mod import;
 mod make;
+mod signing;
 
 use std::{ffi::OsStr, fmt::Write as _, os::unix::ffi::OsStrExt as _, path::Path, process::ExitCode, sync::Arc};
 
 pub(crate) use self::{
     import::import,
     make::{create, export, needs_namespace},
+    signing::sign,
 };
 use muxfs::{Error, ErrorKind, FileKind, Name, Result};
 use muxfs_flist::{Chunks, ChunksOptions, DEPTH_MAX, Entry, Flist, Inode, Sources};
@@ -39,8 +41,13 @@ pub(crate) async fn flist(command: &args::Flist, output: Output) -> Result<ExitC
         args::Flist::Chmod { flist, mode, paths } => change::chmod(flist, *mode, paths)?,
         args::Flist::Merge { flists, output: target } => change::merge(flists, target)?,
         args::Flist::Diff { before, after } => change::diff(before, after, output)?,
-        args::Flist::Import(_) | args::Flist::Create { .. } | args::Flist::Export { .. } | args::Flist::Add { .. } => {
-            return Err(Error::new(ErrorKind::Internal, OP).because("it needs a namespace, or may"));
+        args::Flist::Verify { flist, signers } => signing::verify(flist, signers, output)?,
+        args::Flist::Sign { .. }
+        | args::Flist::Import(_)
+        | args::Flist::Create { .. }
+        | args::Flist::Export { .. }
+        | args::Flist::Add { .. } => {
+            return Err(Error::new(ErrorKind::Internal, OP).because("it needs a namespace or a data directory, or may"));
         }
         args::Flist::Cat { sources, flist, path } => cat(flist, path, sources, output).await?,
         args::Flist::Check { sources, chunks, flist } => {

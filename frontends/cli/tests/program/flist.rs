@@ -118,6 +118,24 @@ fn commands_look_into_one() {
     assert!(world.fails(&["flist", "ls", text(&none)], 4).contains("none.fl"));
 }
 
+/// Signed with a key of one data directory, and opened by a server of another that takes that key alone.
+#[test]
+fn signed_flists_are_opened_and_no_others() {
+    let maker = World::new();
+    let signer = maker.ok(&["name", "new", "images"]);
+    let world = with_flists(&format!("sources = [\"{}\"]\nsigners = [\"{signer}\"]", chunks_dir()));
+    let flist = world.path("flists/seed.flist");
+    maker.fails(&["flist", "verify", text(&flist), "--signer", &signer], 4);
+    maker.fails(&["flist", "sign", text(&flist)], 3);
+    assert_eq!(maker.ok(&["flist", "sign", text(&flist), "--key", "images"]), signer);
+    assert_eq!(world.ok(&["flist", "verify", text(&flist), "--signer", &signer]), signer);
+    let server = world.serve(&[]);
+    assert_eq!(world.ok(&["ls", "/flist"]), "seed", "what is there and may be looked at");
+    assert_eq!(world.ok(&["cat", "/flist/seed/etc/passwd"]).len(), 10);
+    assert!(world.fails(&["ls", "/flist/newer"], 4).contains("not signed"));
+    drop(server);
+}
+
 /// Over every frontend; then from the cache, with no source left.
 #[test]
 fn a_server_mounts_them() {

@@ -5,13 +5,14 @@
 use std::{fs, sync::Arc};
 
 use muxfs::{
-    ErrorKind, FileKind, Name,
+    ErrorKind, FileKind, Name, SecretKey,
+    ipns::NameKey,
     testing::vfs::{SpecimenNode, specimen},
     vfs::{Cookie, Lease, Listing, Vfs, ext, narrow::subtree},
 };
 
 use super::made::{What, World};
-use crate::{Chunks, ChunksOptions, FlistVfs};
+use crate::{Chunks, ChunksOptions, FlistVfs, Signers, sign, signature_path};
 
 fn name(text: &str) -> Name {
     Name::new(text.as_bytes()).expect("a name")
@@ -97,6 +98,39 @@ async fn a_replaced_flist_is_another() {
     let vfs: Arc<dyn Vfs> = mounted(&world).await;
     let error = vfs.resolve(&handle).await.expect_err("it is gone");
     assert_eq!(error.kind(), ErrorKind::Stale);
+}
+
+/// Also by a handle from before, and whatever was found of it before its signature came or went.
+#[tokio::test]
+async fn where_signatures_count_nothing_of_an_flist_is_shown_without_one() {
+    let world = World::new();
+    world.fl("a.fl", &file(b"one"), |_| {});
+    let plain: Arc<dyn Vfs> = mounted(&world).await;
+    let (node, _) = ext::walk(&plain, plain.root(), &[name("a"), name("file")]).await.expect("found");
+    let handle = plain.handle(node.ino()).expect("a handle");
+    let key = NameKey::of_seed(SecretKey::new([1; 32]));
+    let signers = Signers::new(vec![key.name().clone()]).expect("it signs");
+    let chunks = format!("dir://{}", world.path("chunks").display()).parse().expect("an address");
+    let chunks = ChunksOptions { sources: vec![chunks], ..ChunksOptions::default() };
+    let chunks = Arc::new(Chunks::open(chunks).await.expect("opens"));
+    let vfs = FlistVfs::new(world.path("flists"), world.path("scratch"), chunks, (7, 8)).signed_by(signers);
+    let vfs: Arc<dyn Vfs> = Arc::new(vfs);
+    let refused = |error: muxfs::Error| {
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+        format!("{error:#}")
+    };
+    assert!(refused(read(&vfs, "a").await.expect_err("unsigned")).contains("not signed"));
+    assert!(refused(vfs.resolve(&handle).await.expect_err("unsigned")).contains("not signed"));
+    let path = world.path("flists").join("a.fl");
+    fs::write(signature_path(&path), sign(&path, &key).expect("signed")).expect("written");
+    assert_eq!(read(&vfs, "a").await.expect("signed"), b"one");
+    world.fl("b.fl", &file(b"other"), |_| {});
+    fs::rename(world.path("flists").join("b.fl"), &path).expect("renamed");
+    assert!(refused(read(&vfs, "a").await.expect_err("another")).contains("was changed"));
+    fs::remove_file(signature_path(&path)).expect("removed");
+    assert!(refused(read(&vfs, "a").await.expect_err("unsigned")).contains("not signed"));
+    let page = vfs.readdir(vfs.root(), Cookie::START, 100, Listing::Names).await.expect("listed");
+    assert_eq!(page.entries.len(), 1, "the signature is no flist");
 }
 
 #[tokio::test]

@@ -14,6 +14,8 @@ use std::{
 
 use muxfs::{Error, ErrorKind, Name, Result, vfs::Cookie};
 
+use crate::signature_path;
+
 /// What the files of flists end with.
 const EXTENSIONS: [&[u8]; 2] = [b".flist", b".fl"];
 /// So many flists are shown.
@@ -28,13 +30,22 @@ pub(super) struct Place {
     /// The beginning of BLAKE3 of the name.
     pub(super) digest: [u8; 8],
     /// What tells a file from the one that replaced it: device, inode, length, and when it changed.
-    stamp: (u64, u64, u64, i64, i64),
+    stamp: Stamp,
+    /// The same of the file of its signatures, where those count and there is one.
+    signature: Option<Stamp>,
+}
+
+type Stamp = (u64, u64, u64, i64, i64);
+
+fn stamp(about: &fs::Metadata) -> Stamp {
+    (about.dev(), about.ino(), about.len(), about.ctime(), about.ctime_nsec())
 }
 
 /// A directory of the host.
 #[derive(Debug, Clone)]
 pub(super) struct Places {
     dir: PathBuf,
+    are_signed: bool,
 }
 
 pub(super) fn digest(name: &Name) -> [u8; 8] {
@@ -57,7 +68,12 @@ pub(super) fn after(cookie: Cookie) -> Result<Option<Cookie>> {
 
 impl Places {
     pub(super) fn new(dir: PathBuf) -> Self {
-        Self { dir }
+        Self { dir, are_signed: false }
+    }
+
+    /// The same, where an flist is another one when its signatures change.
+    pub(super) fn signed(self) -> Self {
+        Self { are_signed: true, ..self }
     }
 
     fn failed(&self, error: io::Error) -> Error {
@@ -89,10 +105,11 @@ impl Places {
         if name.as_bytes().starts_with(b".") {
             return Ok(None);
         }
-        let place = |file: Vec<u8>, about: fs::Metadata| Place {
-            path: self.dir.join(OsStr::from_bytes(&file)),
-            digest: digest(name),
-            stamp: (about.dev(), about.ino(), about.len(), about.ctime(), about.ctime_nsec()),
+        let place = |file: Vec<u8>, about: fs::Metadata| {
+            let path = self.dir.join(OsStr::from_bytes(&file));
+            // What cannot be looked at is told by who reads it.
+            let signature = self.are_signed.then(|| fs::metadata(signature_path(&path)).ok()).flatten();
+            Place { path, digest: digest(name), stamp: stamp(&about), signature: signature.as_ref().map(stamp) }
         };
         let with = |extension: &[u8]| [name.as_bytes(), extension].concat();
         let [long, short] = EXTENSIONS.map(with);
