@@ -13,7 +13,7 @@ use std::{
 };
 
 use muxfs::{Error, ErrorKind, Prefix, Result, dag::Profile, ipns::IpnsName, tree::Retention};
-use muxfs_flist::SourceUrl as ChunkSourceUrl;
+use muxfs_flist::{Profiles, SourceUrl as ChunkSourceUrl};
 use muxfs_ipfs::SourceUrl;
 use muxfs_zstor::{Password, ZdbAddress};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -129,6 +129,8 @@ pub(crate) struct FlistMount {
     /// The keys of which one has to have signed an flist for it to be opened; where empty, anybody's is.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) signers: Vec<FlistSigner>,
+    #[serde(default)]
+    pub(crate) profiles: FlistProfiles,
     /// The most bytes of chunks that are kept on disk; 0 keeps none.
     #[serde(default = "FlistMount::cache_default")]
     pub(crate) cache: ByteCount,
@@ -137,6 +139,28 @@ pub(crate) struct FlistMount {
 impl FlistMount {
     fn cache_default() -> ByteCount {
         ByteCount(10 << 30)
+    }
+}
+
+/// What is done about what starts touch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum FlistProfiles {
+    Off,
+    /// The chunks are fetched that the profile beside an flist names.
+    #[default]
+    Replay,
+    /// Profiles are written.
+    Record,
+}
+
+impl From<FlistProfiles> for Profiles {
+    fn from(profiles: FlistProfiles) -> Self {
+        match profiles {
+            FlistProfiles::Off => Self::Off,
+            FlistProfiles::Replay => Self::Replay,
+            FlistProfiles::Record => Self::Record,
+        }
     }
 }
 
@@ -947,6 +971,7 @@ mod tests {
             ("sorces = []", "sorces"),
             ("signers = [\"me\"]", "k51"),
             ("cache = \"much\"", "units"),
+            ("profiles = \"all\"", "replay"),
         ] {
             let error = mount(bad).expect_err(bad);
             assert!(format!("{error:#}").contains(word), "{bad}: {error:#}");

@@ -11,24 +11,24 @@ use crate::{config::FlistMount, sources::near};
 /// opened, that is told, and nothing is kept.
 pub(crate) async fn chunks(data: &Path, mount: &FlistMount, env: &Env) -> Result<(Arc<Chunks>, Option<Arc<Segments>>)> {
     let dir = data.join("cache/flist").join(mount.prefix.0.as_str());
-    let kept = match mount.cache.0 {
-        0 => None,
-        len_max => match near(&dir, len_max, env).await {
-            Ok(kept) => Some(kept),
-            // It holds nothing that its sources have not.
-            Err(error) => {
-                tracing::warn!(
-                    error = format!("{error:#}"),
-                    "chunks of flists are not kept: with no server running, the directory can be removed"
-                );
-                None
-            }
-        },
-    };
-    let store = kept.clone().map(|kept| (kept as Arc<dyn BlockStore>, mount.cache.0));
     let sources = mount.sources.iter().map(|source| source.0.clone()).collect();
-    let options = ChunksOptions { sources, follow: mount.follow, kept: store };
-    Ok((Arc::new(Chunks::open(options).await?), kept))
+    let options = ChunksOptions { sources, follow: mount.follow, kept: None };
+    if mount.cache.0 > 0 {
+        let opened = async {
+            let kept = near(&dir, mount.cache.0, env).await?;
+            let store = Some((kept.clone() as Arc<dyn BlockStore>, mount.cache.0));
+            Chunks::open(ChunksOptions { kept: store, ..options.clone() }).await.map(|chunks| (chunks, kept))
+        };
+        match opened.await {
+            Ok((chunks, kept)) => return Ok((Arc::new(chunks), Some(kept))),
+            // It holds nothing that its sources have not.
+            Err(error) => tracing::warn!(
+                error = format!("{error:#}"),
+                "chunks of flists are not kept: with no server running, the directory can be removed"
+            ),
+        }
+    }
+    Ok((Arc::new(Chunks::open(options).await?), None))
 }
 
 /// Whose signature the flists of a mount have to have, if any.

@@ -209,7 +209,7 @@ impl Instance {
                     let scratch = data.path().join("scratch");
                     private_dir(&scratch)?;
                     let owner = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-                    let mut flists = FlistVfs::new(dir, scratch, chunks, owner);
+                    let mut flists = FlistVfs::new(dir, scratch, chunks, owner).with_profiles(mount.profiles.into());
                     if let Some(signers) = flist::signers(mount)? {
                         flists = flists.signed_by(signers);
                     }

@@ -27,6 +27,8 @@ use crate::{
 
 /// How long a chunk may take, from all sources together and with all waiting.
 const CHUNK_TIME_MAX: Duration = Duration::from_secs(30);
+/// How long nothing is kept after the disk was full.
+const FULL_TIME: Duration = Duration::from_mins(1);
 /// So many sources are asked of those that an flist names.
 const FOLLOWED_COUNT_MAX: usize = 16;
 /// Sources of flists that are remembered with what is known of them.
@@ -80,7 +82,10 @@ impl Chunks {
     pub async fn open(options: ChunksOptions) -> Result<Self> {
         let wanted = Arc::new(Wanted::default());
         let stored: Arc<dyn BlockStore> = match options.kept {
-            Some((kept, len_max)) => Arc::new(Cache::open(wanted.clone(), kept, len_max).await?),
+            Some((kept, len_max)) => {
+                let kept = Arc::new(Full { kept, until: Mutex::default() });
+                Arc::new(Cache::open(wanted.clone(), kept, len_max).await?)
+            }
             None => wanted.clone(),
         };
         let count = std::num::NonZeroUsize::new(SOURCE_COUNT_MAX).unwrap_or(std::num::NonZeroUsize::MIN);
@@ -202,6 +207,61 @@ impl Chunks {
 
 fn late() -> Error {
     Error::new(ErrorKind::Unavailable, OP).because(format!("no source gave it within {CHUNK_TIME_MAX:?}"))
+}
+
+/// What is kept, on a disk that may be full: then nothing is written to it for a while.
+#[derive(Debug)]
+struct Full {
+    kept: Arc<dyn BlockStore>,
+    until: Mutex<Option<Instant>>,
+}
+
+impl Full {
+    fn until(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.until.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait]
+impl BlockStore for Full {
+    async fn get(&self, key: &BlockKey) -> Result<Option<Bytes>> {
+        self.kept.get(key).await
+    }
+
+    async fn put(&self, key: &BlockKey, block: Bytes) -> Result<()> {
+        if self.until().is_some_and(|until| Instant::now() < until) {
+            return Err(Error::new(ErrorKind::NoSpace, OP).because("the disk was full a moment ago"));
+        }
+        let put = self.kept.put(key, block).await;
+        match &put {
+            Err(error) if matches!(error.kind(), ErrorKind::NoSpace | ErrorKind::Quota) => {
+                tracing::warn!("no more chunks of flists are kept for {FULL_TIME:?}: {error:#}");
+                *self.until() = Some(Instant::now() + FULL_TIME);
+            }
+            _ => *self.until() = None,
+        }
+        put
+    }
+
+    async fn delete(&self, key: &BlockKey) -> Result<()> {
+        self.kept.delete(key).await
+    }
+
+    async fn has(&self, key: &BlockKey) -> Result<bool> {
+        self.kept.has(key).await
+    }
+
+    async fn block_len(&self, key: &BlockKey) -> Result<Option<u64>> {
+        self.kept.block_len(key).await
+    }
+
+    async fn flush(&self) -> Result<()> {
+        self.kept.flush().await
+    }
+
+    fn keys(&self) -> BoxStream<'_, Result<BlockKey>> {
+        self.kept.keys()
+    }
 }
 
 /// The store below the cache: it has what the sources have of those who ask just now. So what one flist names is never

@@ -7,6 +7,7 @@
 //!   FlistVfs ----> Flist, and Chunks: in memory, on disk, or from each source in turn
 //!                                '---> source     a directory, 0-db (muxfs-zstor), HTTP (muxfs-ipfs)
 //!   Flist ---> archive     gzip of tar: where the database of an .flist is
+//!     |------> profile     what a start touches
 //!     |------> sign        who made it
 //!     |------> zflist      directories of .flist   ---> capnp
 //!     '------> rfs         tables of .fl
@@ -39,6 +40,7 @@ mod flist;
 mod inode;
 mod memory;
 mod metadata;
+mod profile;
 mod rfs;
 mod sign;
 mod source;
@@ -56,5 +58,5 @@ pub use crate::{
     metadata::Route,
     sign::{Signers, sign, signature_path},
     source::SourceUrl,
-    vfs::FlistVfs,
+    vfs::{FlistVfs, Profiles},
 };

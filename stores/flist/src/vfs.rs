@@ -10,6 +10,7 @@ mod files;
 mod handle;
 mod nodes;
 mod places;
+mod starts;
 
 use std::{
     num::NonZeroUsize,
@@ -26,15 +27,19 @@ use muxfs::{
     vfs::{Attr, Cookie, DirEntry, DirPage, FsStat, Fsid, Handle, Ino, Listing, Rdev, Vfs},
 };
 
+pub use self::starts::Profiles;
 use self::{
     files::Files,
     nodes::{Known, Nodes, ROOT},
     places::{Place, Places},
+    starts::Start,
 };
-use crate::{Chunks, Dir, Flist, FlistId, Inode, NodeId, Signers, chunks::Sources};
+use crate::{Chunks, Dir, Flist, FlistId, Inode, NodeId, Signers, chunks::Sources, profile::Profile};
 
 /// So many flists are open at a time, beside those of which a node is held.
 const OPEN_COUNT_MAX: usize = 64;
+/// So many are opened for one page of the directory of flists, which ends there: half of those that stay open.
+const LISTED_COUNT_MAX: usize = OPEN_COUNT_MAX / 2;
 /// What is remembered of directories, in bytes.
 const DIRS_LEN_MAX: usize = 32 << 20;
 /// The most entries of one page.
@@ -50,9 +55,20 @@ pub(crate) struct Open {
     sources: Arc<Sources>,
     /// Whoever holds it asks the database.
     turn: Arc<tokio::sync::Mutex<()>>,
+    /// What was touched, where that is recorded.
+    touched: Option<Mutex<Profile>>,
+    /// Records or replays a start, until this is dropped.
+    start: Mutex<Option<Start>>,
 }
 
 impl Open {
+    /// Notes that somebody reads a chunk.
+    fn touch(&self, node: NodeId, index: u64) {
+        if let Some(touched) = &self.touched {
+            lock(touched).touch(node, index);
+        }
+    }
+
     /// Asks the flist where waiting for the disk is allowed. One at a time: the database answers one after another, and who
     /// waits for it should take no thread. Who gives up leaves the turn to what was begun.
     async fn query<T: Send + 'static>(
@@ -76,6 +92,7 @@ pub struct FlistVfs {
     scratch: PathBuf,
     /// Whose signature an flist has to have, if any.
     signers: Option<Arc<Signers>>,
+    profiles: Profiles,
     chunks: Arc<Chunks>,
     owner: (u32, u32),
     open: Mutex<LruCache<Name, Arc<Open>>>,
@@ -121,6 +138,7 @@ impl FlistVfs {
             places: Places::new(dir),
             scratch,
             signers: None,
+            profiles: Profiles::default(),
             chunks,
             owner,
             open: Mutex::new(LruCache::new(count(OPEN_COUNT_MAX))),
@@ -136,6 +154,12 @@ impl FlistVfs {
     #[must_use]
     pub fn signed_by(self, signers: Signers) -> Self {
         Self { places: self.places.signed(), signers: Some(Arc::new(signers)), ..self }
+    }
+
+    /// The same, with this done about what starts touch.
+    #[must_use]
+    pub fn with_profiles(self, profiles: Profiles) -> Self {
+        Self { profiles, ..self }
     }
 
     /// The flist of a name, as it is now.
@@ -155,7 +179,7 @@ impl FlistVfs {
             return Err(Error::new(*kind, "flist.open").because(why.clone()));
         }
         let (scratch, chunks, there) = (self.scratch.clone(), self.chunks.clone(), place.clone());
-        let signers = self.signers.clone();
+        let (signers, profiles) = (self.signers.clone(), self.profiles);
         let opened = blocking(move || {
             let opened = match &signers {
                 Some(signers) => Flist::open_signed(&there.path, &scratch, signers),
@@ -167,7 +191,8 @@ impl FlistVfs {
                     tracing::warn!("the routes of an flist cannot be read: {error:#}");
                     Arc::new(chunks.sources(&[]))
                 });
-                Arc::new(Open { flist, place: there, sources, turn: Arc::default() })
+                let touched = (profiles == Profiles::Record).then(Mutex::default);
+                Arc::new(Open { flist, place: there, sources, turn: Arc::default(), touched, start: Mutex::default() })
             });
             // Also where nobody waits for it any more.
             Ok((opened, turn))
@@ -180,6 +205,7 @@ impl FlistVfs {
                 lock(&self.refused).put(name.clone(), refused);
             }
         })?;
+        *lock(&open.start) = Start::begin(self.profiles, &open, &self.files);
         // What is dropped of an old one is closed with its last node.
         let pushed = lock(&self.open).push(name.clone(), open.clone());
         if let Some((_, old)) = pushed {
@@ -273,11 +299,18 @@ impl FlistVfs {
         let places = self.places.clone();
         let all = blocking(move || places.list()).await?;
         let after = places::after(after)?;
-        let mut rest = all.into_iter().filter(|(cookie, _)| after.is_none_or(|after| *cookie > after));
-        let page: Vec<_> = rest.by_ref().take(wanted).collect();
-        let eof = rest.next().is_none();
-        let mut entries = Vec::with_capacity(page.len());
-        for (cookie, name) in page {
+        let mut rest = all.into_iter().filter(|(cookie, _)| after.is_none_or(|after| *cookie > after)).peekable();
+        let (mut entries, mut left) = (Vec::new(), LISTED_COUNT_MAX);
+        while entries.len() < wanted
+            && let Some((_, name)) = rest.peek()
+        {
+            let is_opened =
+                listing == Listing::Attrs && !lock(&self.open).contains(name) && !lock(&self.refused).contains(name);
+            if is_opened && left == 0 {
+                break;
+            }
+            left -= usize::from(is_opened);
+            let Some((cookie, name)) = rest.next() else { break };
             let attr = match listing {
                 Listing::Names => None,
                 // One that cannot be opened has a name all the same, and looking it up says why.
@@ -289,6 +322,7 @@ impl FlistVfs {
             let ino = attr.as_ref().map_or_else(|| nodes::root_number(&name), |attr| attr.ino);
             entries.push(DirEntry { name, ino, cookie, attr });
         }
+        let eof = rest.peek().is_none();
         Ok(DirPage { entries, eof })
     }
 }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use bytes::Bytes;
 use hyper::Method;
-use muxfs::Result;
+use muxfs::{Error, ErrorKind, Result};
 
 use crate::{
     http::{Http, HttpOptions, shown},
@@ -42,7 +42,8 @@ impl HttpFiles {
     /// is none, or that it is nobody's to read: those that list nothing say so of what they have not got. It waits for as long as whoever calls lets it.
     ///
     /// # Errors
-    /// `Unavailable`, naming the address: also where it is longer than `len_max` bytes.
+    /// `Unavailable`, naming the address: also where it is longer than `len_max` bytes. `Io` where the server is there and
+    /// fails for this file: every other status but those that say it cannot answer now (429, 502, 503, 504).
     pub async fn get(&self, path: &str, len_max: usize) -> Result<Option<Bytes>> {
         let answer = self.0.ask(&Method::GET, path, &[]).await?;
         match answer.status.as_u16() {
@@ -51,10 +52,11 @@ impl HttpFiles {
                 drop(answer.discard().await);
                 Ok(None)
             }
-            _ => {
+            code => {
                 let status = shown(answer.status.to_string().as_bytes());
                 drop(answer.discard().await);
-                Err(self.0.unavailable(format!("it answers {status}")))
+                let kind = if matches!(code, 429 | 502..=504) { ErrorKind::Unavailable } else { ErrorKind::Io };
+                Err(Error::new(kind, "ipfs.files").at(self.url()).because(format!("it answers {status}")))
             }
         }
     }

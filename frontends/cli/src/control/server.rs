@@ -21,6 +21,7 @@ use muxfs::{Cid, Error, ErrorKind, Prefix, QfsPath, dag::Entry};
 use serde::{Deserialize, Serialize};
 use tokio::{
     net::{UnixListener, UnixStream},
+    sync::Mutex,
     task::JoinHandle,
 };
 use tokio_util::{
@@ -42,6 +43,10 @@ const DIR_LEN_MAX: usize = 2 << 30;
 
 /// What a copy keeps of its source, at most, in bytes of JSON: a MiB of extended attributes in hex, and some holes.
 const KEPT_LEN_MAX: usize = 16 << 20;
+
+/// How much of the body of a refused request is let pass, in bytes, and for how long.
+const DRAIN_LEN_MAX: usize = 64 << 20;
+const DRAIN_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// Takes commands on a socket.
 #[derive(Debug)]
@@ -168,6 +173,7 @@ fn router(instance: Arc<Instance>) -> Router {
         .route("/v1/restore", post(restore))
         .route("/v1/mount", post(mount).delete(umount))
         .layer(middleware::from_fn(admit))
+        .layer(middleware::from_fn(hear_out))
         .with_state(instance)
 }
 
@@ -187,6 +193,31 @@ async fn admit(ConnectInfo(peer): ConnectInfo<Peer>, request: Request, next: Nex
         return Err(Error::new(ErrorKind::Unsupported, "control.admit").because(why).into());
     }
     Ok(next.run(request).await)
+}
+
+/// Lets pass what is left of the body of a request that was refused: a command that is still sending would find the
+/// connection gone, and not hear why.
+async fn hear_out(request: Request, next: Next) -> Response {
+    let (parts, body) = request.into_parts();
+    let body = Arc::new(Mutex::new(body.into_data_stream()));
+    let taken = stream::unfold(body.clone(), |body| async move {
+        let piece = body.lock().await.next().await;
+        piece.map(|piece| (piece, body))
+    });
+    let response = next.run(Request::from_parts(parts, Body::from_stream(taken))).await;
+    if !response.status().is_success() {
+        let drained = tokio::time::timeout(DRAIN_TIME_MAX, async {
+            let (mut body, mut left) = (body.lock().await, DRAIN_LEN_MAX);
+            while let Some(Ok(piece)) = body.next().await
+                && let Some(rest) = left.checked_sub(piece.len())
+            {
+                left = rest;
+            }
+        });
+        // Whoever sends more than that may hear nothing.
+        drained.await.ok();
+    }
+    response
 }
 
 struct Refusal(Error);

@@ -136,6 +136,31 @@ fn signed_flists_are_opened_and_no_others() {
     drop(server);
 }
 
+/// A cache that cannot be opened is no reason to serve nothing.
+#[test]
+fn without_a_cache_a_server_reads_from_the_sources() {
+    let world = with_flists(&format!("sources = [\"{}\"]", chunks_dir()));
+    let big = big(&world);
+    fs::create_dir_all(world.path("data/cache/flist")).expect("made");
+    fs::write(world.path("data/cache/flist/flist"), "no directory").expect("written");
+    let server = world.serve(&[]);
+    assert!(world.run(&["cat", "/flist/newer/usr/share/man/big.txt"]).stdout == big);
+    drop(server);
+}
+
+/// Whoever sends what is refused hears why, also where the answer is known before all is sent.
+#[test]
+fn what_is_refused_is_told_to_who_still_sends() {
+    let world = with_flists("");
+    let server = world.serve(&[]);
+    let mine = world.path("mine");
+    fs::File::create(&mine).and_then(|file| file.set_len(20 << 20)).expect("made");
+    for _ in 0..5 {
+        world.fails(&["put", text(&mine), "/flist/seed/mine"], 6);
+    }
+    drop(server);
+}
+
 /// Over every frontend; then from the cache, with no source left.
 #[test]
 fn a_server_mounts_them() {

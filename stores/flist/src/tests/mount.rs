@@ -2,7 +2,7 @@
 //! Method: the laws of reading over flists of both formats; and what is particular: several flists, replaced ones, handles
 //! over a restart, bad ones beside good ones.
 
-use std::{fs, sync::Arc};
+use std::{fs, sync::Arc, time::Duration};
 
 use muxfs::{
     ErrorKind, FileKind, Name, SecretKey,
@@ -12,17 +12,22 @@ use muxfs::{
 };
 
 use super::made::{What, World};
-use crate::{Chunks, ChunksOptions, FlistVfs, Signers, sign, signature_path};
+use crate::{Chunks, ChunksOptions, FlistVfs, Profiles, Signers, sign, signature_path};
 
 fn name(text: &str) -> Name {
     Name::new(text.as_bytes()).expect("a name")
 }
 
 async fn mounted(world: &World) -> Arc<FlistVfs> {
+    mounted_with(world, Profiles::default()).await
+}
+
+async fn mounted_with(world: &World, profiles: Profiles) -> Arc<FlistVfs> {
     let source = format!("dir://{}", world.path("chunks").display()).parse().expect("an address");
     let options = ChunksOptions { sources: vec![source], ..ChunksOptions::default() };
     let chunks = Arc::new(Chunks::open(options).await.expect("opens"));
-    Arc::new(FlistVfs::new(world.path("flists"), world.path("scratch"), chunks, (7, 8)))
+    let vfs = FlistVfs::new(world.path("flists"), world.path("scratch"), chunks, (7, 8));
+    Arc::new(vfs.with_profiles(profiles))
 }
 
 fn specimen_nodes() -> Vec<(String, What)> {
@@ -79,6 +84,37 @@ async fn flists_stand_side_by_side_and_a_bad_one_hides_no_other() {
     assert_eq!(absent.kind(), ErrorKind::NotFound);
 }
 
+/// To open one may take as long as it takes to unpack: a page of a directory of thousands is there all the same.
+#[tokio::test]
+async fn a_page_opens_some_flists_and_the_next_one_goes_on() {
+    let world = World::new();
+    world.fl("0.fl", &file(b"x"), |_| {});
+    let first = world.path("flists").join("0.fl");
+    for number in 1..100 {
+        fs::copy(&first, world.path("flists").join(format!("{number}.fl"))).expect("copied");
+    }
+    let vfs: Arc<dyn Vfs> = mounted(&world).await;
+    let names = vfs.readdir(vfs.root(), Cookie::START, 1000, Listing::Names).await.expect("listed");
+    assert_eq!((names.entries.len(), names.eof), (100, true), "names are told at once");
+    let (mut listed, mut after, mut lens) = (Vec::new(), Cookie::START, Vec::new());
+    loop {
+        let page = vfs.readdir(vfs.root(), after, 1000, Listing::Attrs).await.expect("listed");
+        lens.push(page.entries.len());
+        after = page.entries.last().expect("never empty").cookie;
+        for entry in page.entries {
+            let attr = entry.attr.expect("opened");
+            vfs.release(attr.ino, 1);
+            listed.push((entry.name, attr.ino));
+        }
+        if page.eof {
+            break;
+        }
+    }
+    assert_eq!(lens, [32, 32, 32, 4]);
+    let expected: Vec<_> = names.entries.into_iter().map(|entry| (entry.name, entry.ino)).collect();
+    assert_eq!(listed, expected, "all of them, in order, with the numbers that were told before");
+}
+
 /// What was held of the old one answers as before; who looks the name up finds the new one.
 #[tokio::test]
 async fn a_replaced_flist_is_another() {
@@ -131,6 +167,65 @@ async fn where_signatures_count_nothing_of_an_flist_is_shown_without_one() {
     assert!(refused(read(&vfs, "a").await.expect_err("unsigned")).contains("not signed"));
     let page = vfs.readdir(vfs.root(), Cookie::START, 100, Listing::Names).await.expect("listed");
     assert_eq!(page.entries.len(), 1, "the signature is no flist");
+}
+
+/// A byte of a file of the flist `a`.
+async fn byte(vfs: &Arc<dyn Vfs>, file: &str, at: u64) -> muxfs::Result<u8> {
+    let (lease, _) = ext::walk(vfs, vfs.root(), &[name("a"), name(file)]).await?;
+    vfs.read(lease.ino(), at, 1).await.map(|read| read[0])
+}
+
+/// Of both formats: what was read of two files, out of order, is there before anybody asks for it the next time, and nothing else
+/// is. A profile that is damaged, or of the flist that was there before, is none.
+#[tokio::test(start_paused = true)]
+async fn what_a_start_touched_is_fetched_when_it_is_opened_the_next_time() {
+    let long: Vec<u8> = (0..3_000_000u32).map(|at| at.to_le_bytes()[1] ^ at.to_le_bytes()[2]).collect();
+    let nodes = [("long".to_owned(), What::File(long.clone())), ("short".to_owned(), What::File(b"short".to_vec()))];
+    for is_fl in [true, false] {
+        let world = World::new();
+        if is_fl {
+            world.fl("a.fl", &nodes, |_| {});
+        } else {
+            world.flist("a.flist", &nodes, |_| {});
+        }
+        let profile = world.path("flists").join(if is_fl { "a.fl.profile" } else { "a.flist.profile" });
+        let touched = [("long", 2_700_000), ("short", 0), ("long", 600_000)];
+        {
+            let vfs: Arc<dyn Vfs> = mounted_with(&world, Profiles::Record).await;
+            for (file, at) in touched {
+                byte(&vfs, file, at).await.expect("read");
+            }
+            tokio::time::sleep(Duration::from_secs(6)).await;
+        }
+        let text = fs::read_to_string(&profile).expect("written");
+        assert_eq!(text.lines().count(), 5, "{text}");
+        let replayed = async || {
+            let vfs: Arc<dyn Vfs> = mounted(&world).await;
+            drop(ext::walk(&vfs, vfs.root(), &[name("a")]).await.expect("opened"));
+            // On a clock that moves when all is done.
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            vfs
+        };
+        let vfs = replayed().await;
+        let hidden = world.path("hidden");
+        fs::rename(world.path("chunks"), &hidden).expect("moved");
+        for (file, at) in touched {
+            let expected = if file == "long" { long[usize::try_from(at).expect("short")] } else { b's' };
+            assert_eq!(byte(&vfs, file, at).await.expect("it is there"), expected);
+        }
+        byte(&vfs, "long", 0).await.expect_err("that was not touched");
+        fs::rename(&hidden, world.path("chunks")).expect("moved back");
+        for bad in [text.replacen('0', "1", 1), text[1..].to_owned(), String::new()] {
+            fs::write(&profile, bad).expect("written");
+            let vfs = replayed().await;
+            fs::rename(world.path("chunks"), &hidden).expect("moved");
+            byte(&vfs, "short", 0).await.expect_err("nothing was fetched");
+            fs::rename(&hidden, world.path("chunks")).expect("moved back");
+            assert_eq!(byte(&vfs, "short", 0).await.expect("read as ever"), b's');
+        }
+        let page = vfs.readdir(vfs.root(), Cookie::START, 100, Listing::Names).await.expect("listed");
+        assert_eq!(page.entries.len(), 1, "a profile is no flist");
+    }
 }
 
 #[tokio::test]

@@ -4,7 +4,11 @@
 
 use std::{fs, path::Path, sync::Arc};
 
-use muxfs::{ErrorKind, block::Mem};
+use muxfs::{
+    ErrorKind,
+    block::Mem,
+    testing::fault::{BlockCall, Faulty},
+};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpListener,
@@ -115,20 +119,49 @@ async fn a_source_does_not_rest_for_one_chunk() {
     assert_eq!(chunks.get(&sources, chunk, PLAIN.len()).await.expect("that one is there"), PLAIN);
 }
 
-#[tokio::test]
-async fn what_is_forbidden_is_not_there() {
+/// The address of a server that gives every request this status.
+async fn server_that_says(status: &'static str) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let url = format!("http://{}", listener.local_addr().expect("an address"));
-    let _server = tokio::spawn(async move {
+    tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
             let mut request = [0; 1024];
-            let answer = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+            let answer = format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
             if stream.read(&mut request).await.is_ok() {
                 // Whoever asked may be gone.
-                stream.write_all(answer).await.ok();
+                stream.write_all(answer.as_bytes()).await.ok();
             }
         }
     });
+    url
+}
+
+/// A server that fails for one file gives others; one that says that it cannot answer now is left alone.
+#[tokio::test]
+async fn a_server_rests_where_it_says_so_and_not_for_one_file() {
+    for (status, rests) in [
+        ("500 Internal Server Error", false),
+        ("501 Not Implemented", false),
+        ("400 Bad Request", false),
+        ("503 Service Unavailable", true),
+        ("502 Bad Gateway", true),
+        ("429 Too Many Requests", true),
+    ] {
+        let (_, _, chunk, _) = world();
+        let chunks = chunks(&[server_that_says(status).await], true).await;
+        let sources = Arc::new(chunks.sources(&[]));
+        for time in 0..2 {
+            let error = chunks.get(&sources, chunk, PLAIN.len()).await.expect_err(status);
+            assert_eq!(error.kind(), ErrorKind::Unavailable, "another one may have it");
+            let is_resting = format!("{error:#}").contains("a moment ago");
+            assert_eq!(is_resting, rests && time == 1, "{status}: {error:#}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_forbidden_is_not_there() {
+    let url = server_that_says("403 Forbidden").await;
     let (_, _, chunk, _) = world();
     let error = get(&chunks(&[url], true).await, &[], chunk).await.expect_err("not there");
     assert!(error.kind() == ErrorKind::Io && format!("{error:#}").contains("none of 1"), "{error:#}");
@@ -212,6 +245,32 @@ async fn what_was_fetched_is_kept_encrypted_and_read_without_a_source() {
     let there = muxfs::BlockStore::get(&*kept, &key).await.expect("read").expect("there");
     assert_eq!(there, stored);
     assert!(!there.windows(5).any(|part| part == &PLAIN[..5]));
+}
+
+/// A disk that is full is not written to for every chunk that is read.
+#[tokio::test(start_paused = true)]
+async fn what_is_full_is_left_alone_for_a_while() {
+    let (world, [one, _], _, _) = world();
+    let kept = Arc::new(Faulty::new(Mem::default()));
+    kept.fail_next(BlockCall::Put, ErrorKind::NoSpace);
+    let sources = vec![one.parse().expect("an address")];
+    let options = ChunksOptions { sources, follow: false, kept: Some((kept.clone(), 1 << 20)) };
+    let chunks = Chunks::open(options).await.expect("opens");
+    let read = async |byte: u8| {
+        let (chunk, stored) = seal_aes(&[byte]);
+        fs::write(world.path("one").join(chunk.hex()), &stored).expect("stored");
+        let got = chunks.get(&Arc::new(chunks.sources(&[])), chunk, 1).await;
+        assert_eq!(got.expect("read all the same"), [byte][..]);
+    };
+    for byte in 0..5 {
+        read(byte).await;
+    }
+    assert_eq!(kept.calls(BlockCall::Put), 1, "it was full");
+    tokio::time::advance(std::time::Duration::from_secs(61)).await;
+    for byte in 5..8 {
+        read(byte).await;
+    }
+    assert_eq!(kept.calls(BlockCall::Put), 4, "there is room again");
 }
 
 #[tokio::test]

@@ -14,8 +14,8 @@ use muxfs::{
     vfs::{READ_LEN_MAX, ReadAhead},
 };
 
-use super::{lock, nodes::Known};
-use crate::{Chunk, Chunks, FlistId, NodeId};
+use super::{Open, lock, nodes::Known};
+use crate::{Chunk, Chunks, FlistId, Inode, NodeId};
 
 /// Chunks are looked up so many at a time, and so many such parts of files are remembered.
 const PART_COUNT: u64 = 128;
@@ -44,8 +44,8 @@ fn count(count: usize) -> NonZeroUsize {
     NonZeroUsize::new(count).unwrap_or(NonZeroUsize::MIN)
 }
 
-fn id(known: &Known) -> FileId {
-    (known.open.flist.id(), known.inode.id)
+fn id(open: &Open, inode: &Inode) -> FileId {
+    (open.flist.id(), inode.id)
 }
 
 impl Files {
@@ -66,11 +66,12 @@ impl Files {
         if offset >= end {
             return Ok(Bytes::new());
         }
-        let (chunk_len, _) = self.chunk(known, 0).await?;
+        let (chunk_len, _) = self.chunk(&known.open, &known.inode, 0).await?;
         let (first, last) = (offset / chunk_len, (end - 1) / chunk_len);
         self.fetch_ahead(known, &(first..last + 1), size.div_ceil(chunk_len));
         let piece = |index: u64| async move {
-            let bytes = self.bytes(known, index).await?;
+            known.open.touch(known.inode.id, index);
+            let bytes = self.bytes(&known.open, &known.inode, index).await?;
             let start = index * chunk_len;
             let within = |at: u64| usize::try_from(at.saturating_sub(start)).unwrap_or(usize::MAX).min(bytes.len());
             Ok::<_, Error>(bytes.slice(within(offset)..within(end)))
@@ -87,23 +88,23 @@ impl Files {
     }
 
     /// The bytes of a chunk of a file.
-    async fn bytes(&self, known: &Known, index: u64) -> Result<Bytes> {
-        let (len, chunk) = self.chunk(known, index).await?;
-        let left = known.inode.size.saturating_sub(index.saturating_mul(len)).min(len);
+    pub(super) async fn bytes(&self, open: &Arc<Open>, inode: &Inode, index: u64) -> Result<Bytes> {
+        let (len, chunk) = self.chunk(open, inode, index).await?;
+        let left = inode.size.saturating_sub(index.saturating_mul(len)).min(len);
         let left = usize::try_from(left).unwrap_or(usize::MAX);
-        self.chunks.get(&known.open.sources, chunk, left).await
+        self.chunks.get(&open.sources, chunk, left).await
     }
 
     /// The chunk of a file at an index, and how long each of the file's is but the last.
-    async fn chunk(&self, known: &Known, index: u64) -> Result<(u64, Chunk)> {
+    async fn chunk(&self, open: &Arc<Open>, inode: &Inode, index: u64) -> Result<(u64, Chunk)> {
         let (part, at) = (index / PART_COUNT, index % PART_COUNT);
-        let key = (id(known), part);
+        let key = (id(open, inode), part);
         let remembered = lock(&self.parts).get(&key).cloned();
         let (len, chunks) = if let Some(part) = remembered {
             part
         } else {
-            let (node, count) = (known.inode.id, usize::try_from(PART_COUNT).unwrap_or(usize::MAX));
-            let found = known.open.query(move |flist| flist.chunks(node, part * PART_COUNT, count));
+            let (node, count) = (inode.id, usize::try_from(PART_COUNT).unwrap_or(usize::MAX));
+            let found = open.query(move |flist| flist.chunks(node, part * PART_COUNT, count));
             let (len, chunks) = found.await?;
             let part: Part = (len, chunks.into());
             lock(&self.parts).put(key, part.clone());
@@ -111,21 +112,21 @@ impl Files {
         };
         let chunk = usize::try_from(at).ok().and_then(|at| chunks.get(at)).copied();
         let chunk = chunk.ok_or_else(|| {
-            let why = format!("a file has {} bytes, and no chunk {index} of {len} bytes", known.inode.size);
-            Error::new(ErrorKind::Corrupt, "flist.read").at(known.open.place.path.display()).because(why)
+            let why = format!("a file has {} bytes, and no chunk {index} of {len} bytes", inode.size);
+            Error::new(ErrorKind::Corrupt, "flist.read").at(open.place.path.display()).because(why)
         })?;
         Ok((len, chunk))
     }
 
     /// Fetches what follows a read, if the reads of its file are in order. The first one tells nothing.
     fn fetch_ahead(self: &Arc<Self>, known: &Known, read: &Range<u64>, count: u64) {
-        self.ahead.note(id(known), read, count, |range| {
+        self.ahead.note(id(&known.open, &known.inode), read, count, |range| {
             let (this, owned) = (self.clone(), known.clone());
             async move {
                 // What fails is told to who reads it.
                 let fetch = |index| {
                     let (this, known) = (&this, &owned);
-                    async move { this.bytes(known, index).await.is_ok() }
+                    async move { this.bytes(&known.open, &known.inode, index).await.is_ok() }
                 };
                 let mut fetched = stream::iter(range).map(fetch).buffered(READ_COUNT);
                 while fetched.next().await == Some(true) {}
