@@ -92,8 +92,8 @@ pub trait BlockStore: Debug + Send + Sync + 'static {
     /// What `open` says to the bytes that `get` gives; `None` where there are none. For layers that find out by themselves
     /// whether those are right.
     ///
-    /// A store may leave to `open` what it would check itself, and looks again, with all its checks, where `open` says
-    /// `Corrupt`: so that may be asked more than once, and its last answer counts.
+    /// A store may leave to `open` what it would check itself, and looks again, with all its checks, where `open` refuses
+    /// what it is given: so that may be asked more than once, and its last answer counts.
     ///
     /// # Errors
     /// Those of `get`. What `open` says is in what is given.
