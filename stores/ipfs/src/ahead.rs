@@ -12,7 +12,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    io,
+    io, mem,
     pin::pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -186,7 +186,7 @@ impl Ahead {
 struct Coming {
     node: Arc<FileNode>,
     state: Arc<State>,
-    _task: AbortOnDropHandle<()>,
+    task: AbortOnDropHandle<()>,
 }
 
 #[derive(Debug, Default)]
@@ -214,9 +214,11 @@ impl State {
         self.came.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn end(&self) {
-        self.came().is_over = true;
+    /// Whether it had ended before.
+    fn end(&self) -> bool {
+        let was_over = mem::replace(&mut self.came().is_over, true);
         self.moved.notify_waiters();
+        was_over
     }
 
     /// Keeps what came, when there is room for it.
@@ -275,7 +277,7 @@ impl Coming {
             }
             read_state.end();
         });
-        Arc::new(Self { node: node.clone(), state, _task: AbortOnDropHandle::new(task) })
+        Arc::new(Self { node: node.clone(), state, task: AbortOnDropHandle::new(task) })
     }
 
     fn is_done(&self) -> bool {
@@ -307,8 +309,11 @@ impl Coming {
                 Waiting::new(&self.state, &mut came)
             };
             if timeout(STALL_MAX, moved).await.is_err() {
-                // Nobody else waits for it as long.
-                self.state.end();
+                // Nobody else waits for it as long, and nothing more of it is wanted.
+                if !self.state.end() {
+                    self.node.failure_count.fetch_add(1, Ordering::Relaxed);
+                }
+                self.task.abort();
                 return None;
             }
         }
@@ -363,7 +368,7 @@ mod tests {
         let (cid, failure_count, asked) = (cid_of(Codec::DagPb, b""), AtomicU32::new(0), Mutex::default());
         let node = Arc::new(FileNode { cid, leaves, failure_count, asked });
         let task = AbortOnDropHandle::new(tokio::spawn(async {}));
-        (Coming { node, state: Arc::default(), _task: task }, blocks)
+        (Coming { node, state: Arc::default(), task }, blocks)
     }
 
     /// No more than a window waits for a reader; one that waits for what is behind it lets what it did not want go.

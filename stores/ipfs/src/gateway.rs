@@ -103,7 +103,9 @@ impl Gateway {
                 Err(self.http.undecided(format!("it answers {status}")))
             }
             status => {
-                if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
+                // One that gives no CARs now may give blocks.
+                let is_resting = matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE);
+                if is_resting && media_type != CAR_TYPE {
                     self.rest(&answer);
                 }
                 drop(answer.discard().await);
