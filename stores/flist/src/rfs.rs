@@ -18,7 +18,7 @@ const ROOT: u64 = 1;
 /// How long the chunks of a file are, but the last, in bytes.
 pub(crate) const CHUNK_LEN: u64 = 512 << 10;
 /// The most entries of a directory.
-const ENTRY_COUNT_MAX: usize = 1 << 20;
+pub(crate) const ENTRY_COUNT_MAX: usize = 1 << 20;
 /// The most routes.
 const ROUTE_COUNT_MAX: usize = 1024;
 
@@ -49,6 +49,11 @@ struct Raw {
     target: Vec<u8>,
 }
 
+/// What an entry takes while its directory is read, in bytes.
+pub(crate) fn row_len(name: &[u8], target: &[u8]) -> usize {
+    size_of::<Raw>() + name.len() + target.len()
+}
+
 impl Raw {
     fn of(row: &Row<'_>) -> rusqlite::Result<Self> {
         let bytes =
@@ -74,7 +79,7 @@ impl Raw {
     }
 
     fn len(&self) -> usize {
-        size_of::<Self>() + self.name.len() + self.target.len()
+        row_len(&self.name, &self.target)
     }
 
     fn inode(&self) -> Result<Inode> {

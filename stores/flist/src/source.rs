@@ -140,9 +140,15 @@ impl SourceUrl {
     }
 
     /// The first byte of the ids that are there, from and to; and the address alone.
+    /// Without its password, if it has one: whoever has an flist reads it.
     pub fn route(&self) -> Route {
-        let whole = Self { first: 0, last: 255, address: self.address.clone() };
+        let whole = Self { first: 0, last: 255, ..self.public() };
         Route { first: self.first, last: self.last, url: whole.to_string() }
+    }
+
+    /// Whether it has a password, which no flist is told.
+    pub fn has_password(&self) -> bool {
+        matches!(self.address, Address::Zdb { password: Some(_), .. })
     }
 
     /// Whether it is a directory of this machine.

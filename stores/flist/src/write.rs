@@ -36,7 +36,7 @@ mod tree;
 pub(crate) mod words;
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io,
     path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering},
@@ -310,12 +310,15 @@ pub fn format_of(target: &Path, format: Option<Format>) -> Result<Format> {
 pub fn save(tree: &Tree, facts: &Facts, target: &Path, format: Format) -> Result<u64> {
     let named = |error: Error| error.at(target.display());
     let io = |error: io::Error| named(io_failed(&error));
+    // What is replaced is the file, not a link to it; whoever could not read it cannot read the new one.
+    let target = &fs::canonicalize(target).unwrap_or_else(|_| target.to_owned());
+    let permissions = fs::metadata(target).map_or_else(|_| stores::mode(0o644), |there| there.permissions());
     let dir = match target.parent() {
         Some(dir) if !dir.as_os_str().is_empty() => dir,
         _ => Path::new("."),
     };
     // What begins with a dot no mount shows.
-    let temporary = || tempfile::Builder::new().prefix(".flist-").permissions(stores::mode(0o644)).tempfile_in(dir);
+    let temporary = || tempfile::Builder::new().prefix(".flist-").permissions(permissions.clone()).tempfile_in(dir);
     let mut file = temporary().map_err(io)?;
     match format {
         Format::Fl => fl::write(file.path(), tree, facts),

@@ -59,7 +59,7 @@ pub(crate) enum Flist {
         #[arg(long = "rm", value_name = "KEY")]
         remove: Vec<String>,
         /// Where its chunks are, instead of what it says: several are all of them
-        #[arg(long = "route", value_name = "URL", value_parser = source)]
+        #[arg(long = "route", value_name = "URL", value_parser = route)]
         routes: Vec<SourceUrl>,
         /// The flist
         #[arg(value_name = "FLIST")]
@@ -267,7 +267,7 @@ pub(crate) struct FlistMaking {
     #[arg(long = "store", value_name = "URL", value_parser = store, required = true)]
     pub(crate) stores: Vec<FlistStore>,
     /// Where the flist says that its chunks are [default: the stores, without passwords]
-    #[arg(long = "route", value_name = "URL", value_parser = source)]
+    #[arg(long = "route", value_name = "URL", value_parser = route)]
     pub(crate) routes: Vec<SourceUrl>,
     /// Set a pair of its metadata
     #[arg(long = "metadata", value_name = "KEY=VALUE", value_parser = pair)]
@@ -309,6 +309,15 @@ fn format(text: &str) -> Result<Format, String> {
 fn octal(text: &str) -> Result<u32, String> {
     let mode = u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o7777);
     mode.ok_or_else(|| "a mode is octal digits, from 0 to 7777".into())
+}
+
+/// An address that an flist names. Whoever has the flist reads it, so it has no password.
+fn route(text: &str) -> Result<SourceUrl, String> {
+    let url = source(text)?;
+    if url.has_password() {
+        return Err("whoever has the flist would read the password: name the address without it".into());
+    }
+    Ok(url)
 }
 
 fn source(text: &str) -> Result<SourceUrl, String> {

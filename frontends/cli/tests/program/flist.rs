@@ -316,6 +316,8 @@ fn flists_are_made_changed_and_exported() {
         world.ok(&["flist", "rm", flist, "link"]);
         world.fails(&["flist", "rm", flist, "link"], 3);
         world.ok(&["flist", "add", flist, text(&root.join("etc")), "/srv/etc", "--store", &store]);
+        // A file takes the place of no directory.
+        world.fails(&["flist", "add", flist, text(&root.join("etc/passwd")), "/srv/etc", "--store", &store], 1);
         world.ok(&["flist", "metadata", "--set", "readme=what it is", flist]);
         assert!(world.ok(&["flist", "metadata", flist]).contains("readme: what it is"));
         let diff = world.ok(&["flist", "diff", text(&before), flist]);

@@ -205,6 +205,8 @@ async fn docker_archives_are_put_over_each_other() {
     let [lowest, second, third] = layers();
     let manifest = r#"[{"Config":"c.json","RepoTags":["x:1"],"Layers":["1/layer.tar","2/layer.tar","3/layer.tar"]}]"#;
     let archive = Made::default()
+        .add("1/VERSION", b'0', "", b"1.0")
+        .add("1/json", b'0', "", b"{}")
         .add("1/layer.tar", b'0', "", &lowest)
         .add("2/layer.tar", b'0', "", &gzip(&second))
         .add("other/layer.tar", b'0', "", &third)
@@ -220,9 +222,21 @@ async fn docker_archives_are_put_over_each_other() {
     let two = manifest.replace("}]", "},{}]");
     let archive = Made::default().add("manifest.json", b'0', "", two.as_bytes()).end();
     assert!(format!("{:#}", made_of(&world, &archive).await.expect_err("two")).contains("2 images"));
+    let archive = Made::default().add("manifest.json", b'0', "", br#"[{"Config":"c.json"}]"#).end();
+    assert_eq!(made_of(&world, &archive).await.expect_err("no layers").kind(), ErrorKind::Corrupt);
     let escape = manifest.replace("1/layer.tar", "../../../etc/passwd");
     let archive = Made::default().add("manifest.json", b'0', "", escape.as_bytes()).end();
     assert_eq!(made_of(&world, &archive).await.expect_err("out of it").kind(), ErrorKind::Corrupt);
+}
+
+/// Zeros are the end of a tar: what begins with them may be anything.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_no_entries_is_no_tar() {
+    let world = World::new();
+    for bytes in [0, 1024, 1 << 16].map(|len| vec![0; len]) {
+        let error = made_of(&world, &bytes).await.expect_err("nothing is in it");
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{} bytes: {error:#}", bytes.len());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

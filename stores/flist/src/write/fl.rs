@@ -15,7 +15,11 @@ use super::{
     DIR_LEN, Facts, failed,
     tree::{Node, NodeIndex, ROOT, Tree, What},
 };
-use crate::{chunk::Chunk, rfs::CHUNK_LEN};
+use crate::{
+    chunk::Chunk,
+    database::VALUE_LEN_MAX,
+    rfs::{self, CHUNK_LEN},
+};
 
 const SCHEMA: &str = "
 CREATE TABLE inode (ino INTEGER PRIMARY KEY, parent INTEGER, name VARCHAR(255), size INTEGER, uid INTEGER, gid INTEGER, mode INTEGER, rdev INTEGER, ctime INTEGER, mtime INTEGER);
@@ -87,7 +91,13 @@ fn write_tree(connection: &Connection, tree: &Tree) -> Result<()> {
     }
     let number_of = |numbers: &[i64], index: NodeIndex| numbers.get(index).copied().unwrap_or(0);
     let mut last = 1;
-    for (_, dir, node) in tree.dirs() {
+    for (path, dir, node) in tree.dirs() {
+        let below = node.entries.iter().filter_map(|(name, index)| Some((Name::as_bytes(name), tree.node(*index)?)));
+        let len: usize = below.map(|(name, node)| rfs::row_len(name, target(&node.what))).sum();
+        if node.entries.len() > rfs::ENTRY_COUNT_MAX || len > VALUE_LEN_MAX {
+            let why = "the directory has more entries, or longer ones, than are read of an .fl";
+            return Err(Error::new(ErrorKind::TooLarge, "flist.write").at(path.escape_ascii()).because(why));
+        }
         for (name, index) in &node.entries {
             last += 1;
             if let Some(number) = numbers.get_mut(*index) {
@@ -100,6 +110,13 @@ fn write_tree(connection: &Connection, tree: &Tree) -> Result<()> {
         }
     }
     Ok(())
+}
+
+fn target(what: &What) -> &[u8] {
+    match what {
+        What::Symlink(target) => target,
+        _ => &[],
+    }
 }
 
 struct Rows<'a> {

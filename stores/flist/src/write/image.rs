@@ -156,7 +156,7 @@ fn may_be_image(mut tar: Tar<impl Read>) -> Result<bool> {
         if matches!(path, b"manifest.json" | b"oci-layout") || path.starts_with(b"blobs/sha256/") {
             return Ok(true);
         }
-        let ends = [&b".json"[..], b"layer.tar", b".tar", b"/VERSION", b"repositories"];
+        let ends = [&b".json"[..], b"/json", b"layer.tar", b".tar", b"/VERSION", b"repositories"];
         if member.kind == b'0' && !ends.iter().any(|end| path.ends_with(end)) {
             return Ok(false);
         }
@@ -259,7 +259,7 @@ fn manifest(blobs: &Blobs) -> Result<Manifest> {
         };
         let text =
             |value: &Value| value.as_str().map(str::to_owned).ok_or_else(|| corrupt("manifest.json names no file"));
-        let layers = image["Layers"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let layers = image["Layers"].as_array().ok_or_else(|| corrupt("manifest.json names no layers"))?;
         return Ok(Manifest {
             config: text(&image["Config"])?,
             layers: layers.iter().map(text).collect::<Result<_>>()?,

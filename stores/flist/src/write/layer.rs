@@ -2,7 +2,7 @@
 
 use std::{io::Read, sync::atomic::Ordering};
 
-use muxfs::{Error, Name, Result};
+use muxfs::{Error, ErrorKind, Name, Result};
 
 use super::{
     What,
@@ -23,7 +23,10 @@ const RESERVED: &[u8] = b".wh..wh.";
 /// Those of reading, with the name; `Corrupt` for a name that leads out of the tree, and for a link to what is not there; `NotDir`
 /// for what would be put through a symlink or a file.
 pub(super) fn put_tar(filler: &mut Filler, bytes: impl Read, at: &[Name]) -> Result<()> {
-    put_all(filler, bytes, at, false)
+    if put_all(filler, bytes, at, false)? > 0 {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::InvalidArgument, "flist.write").because("it is no tar, or one of nothing"))
 }
 
 /// Puts a layer over what is there.
@@ -32,18 +35,21 @@ pub(super) fn put_tar(filler: &mut Filler, bytes: impl Read, at: &[Name]) -> Res
 /// Those of [`put_tar`].
 pub(super) fn put_layer(filler: &mut Filler, bytes: impl Read) -> Result<()> {
     filler.tree.begin_layer();
-    put_all(filler, bytes, &[], true)
+    put_all(filler, bytes, &[], true).map(drop)
 }
 
-fn put_all(filler: &mut Filler, bytes: impl Read, at: &[Name], is_layer: bool) -> Result<()> {
-    let mut tar = Tar::new(bytes);
+/// How many there were.
+fn put_all(filler: &mut Filler, bytes: impl Read, at: &[Name], is_layer: bool) -> Result<u64> {
+    let (mut tar, mut count) = (Tar::new(bytes), 0);
     while let Some(member) = tar.next()? {
+        count += 1;
         filler.progress.nodes.fetch_add(1, Ordering::Relaxed);
         let named = |error: Error| error.at(member.path.escape_ascii());
         put(filler, &mut tar, &member, at, is_layer).map_err(named)?;
     }
     // What it is packed in ends with a sum of all.
-    tar.end()
+    tar.end()?;
+    Ok(count)
 }
 
 fn put<R: Read>(filler: &mut Filler, tar: &mut Tar<R>, member: &Member, at: &[Name], is_layer: bool) -> Result<()> {

@@ -91,7 +91,7 @@ impl Stores {
 
     /// Where readers find what is written, as an flist says it: without passwords.
     pub fn routes(&self) -> Vec<Route> {
-        self.all.iter().filter_map(|store| store.url.as_ref()).map(|url| url.public().route()).collect()
+        self.all.iter().filter_map(|store| store.url.as_ref()).map(SourceUrl::route).collect()
     }
 
     /// Whether a store answers over a network, so that many chunks are to be under way.

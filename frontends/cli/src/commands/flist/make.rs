@@ -16,7 +16,7 @@ use futures_util::{
 };
 use muxfs::{BlockKey, BlockStore, Error, ErrorKind, Name, QfsPath, Result, vfs::Rdev};
 use muxfs_flist::{
-    Route,
+    Format, Route,
     write::{self, About, CreateOptions, Facts, Making, Report, Source, Stores, Tree, What},
 };
 use serde_json::json;
@@ -185,10 +185,24 @@ where
             let tree = Tree::of(&there)?;
             let stores = stores(making, namespace).await?;
             // Its chunks stay where they are, and the new ones are there too.
+            let (named, has_backend) =
+                (facts.routes.clone(), there.format() == Format::Flist && !facts.routes.is_empty());
             for route in routes(making).unwrap_or_else(|| stores.routes()) {
-                if !facts.routes.contains(&route) {
-                    facts.routes.push(route);
+                if named.contains(&route) {
+                    continue;
                 }
+                if has_backend && route.url.starts_with("zdb://") {
+                    let why = "an .flist names one 0-db server, and this one names another: put the chunks there, or make an .fl";
+                    return Err(Error::new(ErrorKind::InvalidArgument, OP).at(flist.display()).because(why));
+                }
+                facts.routes.push(route);
+            }
+            let is_dir = |path: &[Name]| tree.get(path).is_some_and(|(_, what)| *what == What::Dir);
+            let is_of_file = matches!(&source, Source::Dir(from) if !from.is_dir());
+            if is_of_file && is_dir(&names(path)?) {
+                let why =
+                    "a file would take the place of a directory with all that is below it: say what it is called there";
+                return Err(Error::new(ErrorKind::IsDir, OP).at(path.to_string_lossy()).because(why));
             }
             for (key, value) in &making.metadata {
                 facts.set(key, value);
