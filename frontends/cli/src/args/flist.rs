@@ -93,7 +93,7 @@ pub(crate) enum Flist {
     Export {
         #[command(flatten)]
         making: FlistMaking,
-        /// A directory or a file of the namespace
+        /// A directory of the namespace
         #[arg(value_name = "PATH")]
         path: std::ffi::OsString,
         /// The flist that is made
@@ -102,7 +102,7 @@ pub(crate) enum Flist {
     },
     /// Put a file, a directory or an archive into an flist, over what is there
     #[command(
-        after_help = "Examples:\n  muxfs flist add app.flist ./motd /etc/motd --store dir:///srv/chunks\n  muxfs flist add app.fl ./more.tar.gz / --store dir:///srv/chunks"
+        after_help = "Examples:\n  muxfs flist add app.flist ./motd /etc/motd --store dir:///srv/chunks\n  muxfs flist add app.fl --unpack ./more.tar.gz / --store dir:///srv/chunks"
     )]
     Add {
         #[command(flatten)]
@@ -262,8 +262,8 @@ pub(crate) struct FlistSources {
 #[derive(Debug, Args)]
 #[allow(clippy::doc_markdown, reason = "these comments are the help, where brackets would show")]
 pub(crate) struct FlistMaking {
-    /// Where chunks go: dir:///DIR, zdb://[:PASSWORD@]HOST[:9900][/NAMESPACE], or muxfs:/PATH of the namespace; with 00-7f= in front
-    /// those whose ids begin so. Several that have the same ids each get all of them
+    /// Where chunks go: dir:///DIR or zdb://[:PASSWORD@]HOST[:9900][/NAMESPACE], with 00-7f= in front those whose ids begin so; or
+    /// muxfs:/PATH of the namespace. Several that have the same ids each get all of them
     #[arg(long = "store", value_name = "URL", value_parser = store, required = true)]
     pub(crate) stores: Vec<FlistStore>,
     /// Where the flist says that its chunks are [default: the stores, without passwords]
