@@ -21,6 +21,18 @@ pub trait Records: Send + Sync + fmt::Debug {
     /// # Errors
     /// `Unavailable`, `Io`, and what is wrong with a record, as [`Record::verify`] has it.
     async fn record(&self, name: &IpnsName) -> Result<Option<Record>>;
+
+    /// The same, and for how long whoever has it need not ask again: the record's time to live, or what is left of it where
+    /// it was found a while ago. That a record may end before is not counted in.
+    ///
+    /// # Errors
+    /// Those of [`record`](Self::record).
+    async fn record_and_ttl(&self, name: &IpnsName) -> Result<Option<(Record, Duration)>> {
+        Ok(self.record(name).await?.map(|record| {
+            let ttl = record.ttl();
+            (record, ttl)
+        }))
+    }
 }
 
 /// Where a name leads.
@@ -30,7 +42,7 @@ pub struct Resolved {
     pub root: Cid,
     /// What is meant below it.
     pub path: Vec<Name>,
-    /// How long that need not be asked again: what the records say, at most until one of them ends.
+    /// How long that need not be asked again: what is left of what the records say, at most until one of them ends.
     pub ttl: Duration,
 }
 
@@ -43,14 +55,14 @@ pub async fn resolve(records: &dyn Records, name: &IpnsName, now: SystemTime) ->
     const OP: &str = "ipns.resolve";
     let (mut name, mut below, mut ttl) = (name.clone(), Vec::new(), Duration::MAX);
     for _ in 0..NAME_COUNT_MAX {
-        let Some(record) = records.record(&name).await? else {
+        let Some((record, kept_for)) = records.record_and_ttl(&name).await? else {
             return Err(Error::new(ErrorKind::NotFound, OP).at(&name).because("no record of this name is known here"));
         };
         if !record.is_good(now) {
             let why = "the newest record of this name is not good any more: its owner has to publish it again";
             return Err(Error::new(ErrorKind::NotFound, OP).at(&name).because(why));
         }
-        ttl = ttl.min(record.ttl()).min(record.expires().duration_since(now).unwrap_or_default());
+        ttl = ttl.min(kept_for).min(record.expires().duration_since(now).unwrap_or_default());
         match record.target().map_err(|error| error.at(&name))? {
             Target::Content(root, mut path) => {
                 path.append(&mut below);

@@ -32,14 +32,14 @@ pub(crate) async fn record(
     if !below.is_empty() {
         return Err(Failure::bad("A record is of a name, and has no path below it.", "Leave the path out."));
     }
-    let Some(record) = records.record(name).await? else {
+    let Some((record, ttl)) = records.record_and_ttl(name).await? else {
         return Err(Failure::new(StatusCode::NOT_FOUND, "No record of this name is known here.", ""));
     };
     let mut response = Response::new(Body::empty());
     let headers = response.headers_mut();
     let etag = format!("\"{:x}\"", murmur3_x64_64(record.as_bytes()));
     set(headers, ETAG, &etag);
-    set(headers, CACHE_CONTROL, &format!("public, max-age={}", record.ttl().as_secs()));
+    set(headers, CACHE_CONTROL, &format!("public, max-age={}", ttl.as_secs()));
     if is_unchanged(&request.headers, &etag, None) {
         *response.status_mut() = StatusCode::NOT_MODIFIED;
         return Ok(response);

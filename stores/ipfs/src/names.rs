@@ -1,10 +1,11 @@
-//! Records of names that others know: all sources are asked at once, and the newest record counts.
+//! Records of names that others know: all sources are asked at once, and the newest good record counts.
 //!
 //! Sits beside [`Sources`](crate::Sources), before the table of who publishes here. A record proves itself, so a source that
-//! lies costs its answer and nothing else; one that is slow or silent is waited for as long as nobody else has answered.
-//! Spec: spec/ipns.md #from-elsewhere.
+//! lies costs its answer and nothing else; one that is slow or silent is waited for as long as nobody else has answered, and
+//! what it says late counts from then on. Spec: spec/ipns.md #from-elsewhere.
 
 use std::{
+    cmp::Ordering,
     collections::HashMap,
     fmt,
     sync::{Arc, Mutex, PoisonError},
@@ -12,25 +13,34 @@ use std::{
 };
 
 use async_trait::async_trait;
-use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use futures_util::{
+    StreamExt as _,
+    stream::{BoxStream, FuturesUnordered},
+};
 use muxfs::{
     Env, Error, ErrorKind, Result,
     ipns::{IpnsName, Record, Records},
 };
 use tokio::{
-    sync::Mutex as AsyncMutex,
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
     time::{Instant, sleep_until},
 };
 
 /// Of so many names it is kept what they led to: who asks for more has the one that was asked for longest ago let go.
 const KEPT_COUNT_MAX: usize = 1024;
+/// So many names are asked for at once; who wants one more waits.
+const ASKED_COUNT_MAX: usize = 64;
+/// Of so many names sources are waited for when somebody else gave a good record: half of the connections that a source is
+/// asked over, so that who is slow with names is no slower with blocks.
+const LATE_COUNT_MAX: usize = 8;
 
 /// How long others are waited for, and what they say is kept.
 #[derive(Debug, Clone)]
 pub struct NamesOptions {
     /// How long all of them together may take.
     pub time_max: Duration,
-    /// How long the others are waited for when one gave a record that is good.
+    /// How long who wants a name waits for the others when one gave a record that is good; what they say after that, within
+    /// `time_max`, counts for who comes then.
     pub others_max: Duration,
     /// A record is kept for as long as it says, at least and at most; and never longer than it is good.
     pub ttl_min: Duration,
@@ -55,42 +65,191 @@ impl Default for NamesOptions {
 
 /// The records that are known here, and of names that have no good one here those that others know.
 ///
-/// Who wants one name at the same time waits for one look. A record that was found is not let go for an older one, and
-/// while it is good it counts also where nobody answers any more.
+/// Who wants one name at the same time waits for one look, which goes on though they do not wait any more. A good record that
+/// was found is not let go for an older one, and while it is good it counts also where nobody answers any more.
 pub struct NameSources {
     own: Arc<dyn Records>,
+    others: Arc<Others>,
+    kept: Mutex<HashMap<IpnsName, Kept>>,
+}
+
+/// Who is asked.
+struct Others {
     sources: Vec<Arc<dyn Records>>,
     options: NamesOptions,
     now: Arc<dyn Fn() -> SystemTime + Send + Sync>,
-    kept: Mutex<HashMap<IpnsName, Kept>>,
+    asked: Arc<Semaphore>,
+    late: Arc<Semaphore>,
 }
 
 /// What was found out about a name, and when it was asked for last.
 struct Kept {
     used: Instant,
-    look: Arc<AsyncMutex<Look>>,
+    look: Arc<watch::Sender<Look>>,
 }
 
 #[derive(Default)]
 struct Look {
     record: Option<Record>,
+    /// When somebody told of it last: from then on its time to live is counted.
+    told: Option<Instant>,
     /// Why there may be another one; `None` where all said what they know.
     failure: Option<Arc<Error>>,
     /// Until when nobody is asked again; `None` before the first time.
     until: Option<Instant>,
+    /// Whether who wants the name has to wait.
+    is_asked: bool,
 }
 
 impl fmt::Debug for NameSources {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("NameSources").field("own", &self.own).field("sources", &self.sources).finish_non_exhaustive()
+        f.debug_struct("NameSources")
+            .field("own", &self.own)
+            .field("sources", &self.others.sources)
+            .finish_non_exhaustive()
     }
 }
 
-/// Whichever counts.
-fn newest(one: Option<Record>, other: Option<Record>) -> Option<Record> {
-    match (one, other) {
-        (Some(one), Some(other)) => Some(if one.cmp_age(&other).is_ge() { one } else { other }),
-        (one, other) => one.or(other),
+/// Which of two records counts, the greater: a good one before one whose time is over, and then the newer.
+fn cmp(one: &Record, other: &Record, now: SystemTime) -> Ordering {
+    one.is_good(now).cmp(&other.is_good(now)).then_with(|| one.cmp_age(other))
+}
+
+impl Look {
+    fn is_due(&self) -> bool {
+        !self.is_asked && self.until.is_none_or(|until| until <= Instant::now())
+    }
+
+    /// Takes what somebody told where it counts; whether it is another record than before.
+    fn take(&mut self, record: Record, now: SystemTime) -> bool {
+        let order = self.record.as_ref().map_or(Ordering::Greater, |known| cmp(&record, known, now));
+        if order.is_gt() {
+            self.record = Some(record);
+        }
+        order.is_gt()
+    }
+
+    /// Notes how long the record that somebody told of now counts.
+    fn keep(&mut self, options: &NamesOptions, now: SystemTime) {
+        let left = self.record.as_ref().and_then(|record| Some((record, record.expires().duration_since(now).ok()?)));
+        let keep = left.map(|(record, left)| record.ttl().clamp(options.ttl_min, options.ttl_max).min(left));
+        self.told = Some(Instant::now());
+        self.until = Some(Instant::now() + keep.unwrap_or(options.rest));
+    }
+
+    /// How long the record need not be asked for again, as it says itself.
+    fn ttl_left(&self, record: &Record) -> Duration {
+        let age = self.told.map_or(Duration::MAX, |told| told.elapsed());
+        record.ttl().saturating_sub(age)
+    }
+}
+
+/// A look under way; whoever waits for it is told, however it ends.
+struct Asking {
+    look: Arc<watch::Sender<Look>>,
+    is_told: bool,
+}
+
+impl Asking {
+    /// Ends the waiting.
+    fn tell(&mut self, failure: Option<Error>, finish: impl FnOnce(&mut Look)) {
+        self.is_told = true;
+        self.look.send_modify(|look| {
+            look.failure = failure.map(Arc::new);
+            finish(look);
+            look.is_asked = false;
+        });
+    }
+}
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        if !self.is_told {
+            self.tell(Some(unavailable("the asking broke off".to_owned())), |_| {});
+        }
+    }
+}
+
+impl Others {
+    fn now(&self) -> SystemTime {
+        (self.now)()
+    }
+
+    /// What each says, as it comes; what is about another name is nothing.
+    fn answers<'a>(&'a self, name: &'a IpnsName) -> BoxStream<'a, Result<Option<Record>>> {
+        let asked: FuturesUnordered<_> = self.sources.iter().map(|source| source.record(name)).collect();
+        let own = move |record: &Record| record.name() == name;
+        let answers = asked.map(move |answer| {
+            let answer = answer.map(|record| record.filter(own));
+            answer.inspect_err(|error| {
+                tracing::debug!(%name, error = format!("{error:#}"), "a source gives no record");
+            })
+        });
+        answers.boxed()
+    }
+
+    fn silence(&self) -> Error {
+        unavailable(format!("not every source answered in {} s", self.options.time_max.as_secs_f32()))
+    }
+
+    /// Asks everybody, tells who waits when those who may know something newer had their time, and goes on for who is late.
+    async fn ask(&self, name: &IpnsName, look: Arc<watch::Sender<Look>>, place: OwnedSemaphorePermit) {
+        let end = Instant::now() + self.options.time_max;
+        let mut asking = Asking { look: look.clone(), is_told: false };
+        let (mut deadline, mut failure, mut is_found, mut place) = (end, None, false, Some(place));
+        let mut answers = self.answers(name);
+        let finish = |is_found: bool| {
+            move |look: &mut Look| {
+                if is_found {
+                    look.keep(&self.options, self.now());
+                } else {
+                    look.until = Some(Instant::now() + self.options.rest);
+                }
+            }
+        };
+        loop {
+            let answer = tokio::select! {
+                biased;
+                answer = answers.next() => answer,
+                () = sleep_until(deadline) => {
+                    if deadline == end && !asking.is_told {
+                        failure.get_or_insert_with(|| self.silence());
+                    }
+                    if !asking.is_told {
+                        asking.tell(failure.take(), finish(is_found));
+                    }
+                    if deadline == end {
+                        return;
+                    }
+                    deadline = end;
+                    let Ok(late) = self.late.clone().try_acquire_owned() else { return };
+                    place = Some(late);
+                    continue;
+                }
+            };
+            match answer {
+                None => break,
+                Some(Ok(Some(record))) => {
+                    is_found = true;
+                    if record.is_good(self.now()) && !asking.is_told {
+                        deadline = deadline.min(Instant::now() + self.options.others_max);
+                    }
+                    look.send_if_modified(|look| {
+                        let is_other = look.take(record, self.now());
+                        if is_other && asking.is_told {
+                            look.keep(&self.options, self.now());
+                        }
+                        is_other
+                    });
+                }
+                Some(Ok(None)) => {}
+                Some(Err(error)) => _ = failure.get_or_insert(error),
+            }
+        }
+        if !asking.is_told {
+            asking.tell(failure, finish(is_found));
+        }
+        drop(place);
     }
 }
 
@@ -107,11 +266,37 @@ impl NameSources {
     /// # }
     /// ```
     pub fn new(own: Arc<dyn Records>, sources: Vec<Arc<dyn Records>>, options: NamesOptions, env: &Env) -> Self {
-        Self { own, sources, options, now: env.now.clone(), kept: Mutex::default() }
+        let places = |count| Arc::new(Semaphore::new(count));
+        let (asked, late) = (places(ASKED_COUNT_MAX), places(LATE_COUNT_MAX));
+        let others = Others { sources, options, now: env.now.clone(), asked, late };
+        Self { own, others: Arc::new(others), kept: Mutex::default() }
+    }
+
+    /// The highest sequence number that a source has seen of a name, be its record good or not, and why there may be a higher
+    /// one. All of them are waited for, and nothing of it is kept: for who publishes the next record.
+    pub async fn sequence_elsewhere(&self, name: &IpnsName) -> (Option<u64>, Option<Error>) {
+        let end = Instant::now() + self.others.options.time_max;
+        let (mut highest, mut failure) = (None, None);
+        let mut answers = self.others.answers(name);
+        loop {
+            tokio::select! {
+                biased;
+                answer = answers.next() => match answer {
+                    None => break,
+                    Some(Ok(record)) => highest = highest.max(record.map(|record| record.sequence())),
+                    Some(Err(error)) => _ = failure.get_or_insert(error),
+                },
+                () = sleep_until(end) => {
+                    failure.get_or_insert_with(|| self.others.silence());
+                    break;
+                }
+            }
+        }
+        (highest, failure)
     }
 
     /// What is kept of a name, and who asks for it waits for.
-    fn look_of(&self, name: &IpnsName) -> Arc<AsyncMutex<Look>> {
+    fn look_of(&self, name: &IpnsName) -> Arc<watch::Sender<Look>> {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         if !kept.contains_key(name)
             && kept.len() >= KEPT_COUNT_MAX
@@ -125,51 +310,23 @@ impl NameSources {
         of_name.look.clone()
     }
 
-    /// Asks everybody, and waits for those who may know something newer.
-    async fn ask(&self, name: &IpnsName) -> (Option<Record>, Option<Error>) {
-        let mut deadline = Instant::now() + self.options.time_max;
-        let mut asked: FuturesUnordered<_> = self.sources.iter().map(|source| source.record(name)).collect();
-        let (mut found, mut failure) = (None, None);
-        loop {
-            let answer = tokio::select! {
-                biased;
-                answer = asked.next() => answer,
-                () = sleep_until(deadline) => {
-                    let secs = self.options.time_max.as_secs_f32();
-                    failure.get_or_insert_with(|| unavailable(format!("not every source answered in {secs} s")));
-                    break;
-                }
-            };
-            match answer {
-                None => break,
-                Some(Ok(Some(record))) if record.name() == name => {
-                    if record.is_good((self.now)()) {
-                        deadline = deadline.min(Instant::now() + self.options.others_max);
-                    }
-                    found = newest(found, Some(record));
-                }
-                Some(Ok(_)) => {}
-                Some(Err(error)) => {
-                    tracing::debug!(%name, error = format!("{error:#}"), "a source gives no record");
-                    failure.get_or_insert(error);
-                }
-            }
+    /// Has everybody asked where that is due, by a task that nobody who goes away ends.
+    async fn renew(&self, name: &IpnsName, look: &Arc<watch::Sender<Look>>) -> Result<()> {
+        if !look.borrow().is_due() {
+            return Ok(());
         }
-        (found, failure)
-    }
-
-    /// Asks, and notes how long that counts.
-    async fn renew(&self, name: &IpnsName, look: &mut Look) {
-        let (found, failure) = self.ask(name).await;
-        let (now, is_told) = ((self.now)(), found.is_some());
-        look.record = newest(look.record.take(), found);
-        look.failure = failure.map(Arc::new);
-        let good_for = look.record.as_ref().and_then(|record| {
-            let left = record.expires().duration_since(now).ok()?;
-            Some(record.ttl().clamp(self.options.ttl_min, self.options.ttl_max).min(left))
+        let place = self.others.asked.clone().acquire_owned().await;
+        let place = place.map_err(|error| unavailable(error.to_string()))?;
+        let begins = look.send_if_modified(|look| {
+            let is_due = look.is_due();
+            look.is_asked |= is_due;
+            is_due
         });
-        let keep = good_for.filter(|_| is_told).unwrap_or(self.options.rest);
-        look.until = Some(Instant::now() + keep);
+        if begins {
+            let (others, name, look) = (self.others.clone(), name.clone(), look.clone());
+            tokio::spawn(async move { others.ask(&name, look, place).await });
+        }
+        Ok(())
     }
 }
 
@@ -179,22 +336,36 @@ fn unavailable(why: String) -> Error {
 
 #[async_trait]
 impl Records for NameSources {
-    /// The newest record that is known here or elsewhere; `Unavailable` where there is none, and somebody could not be asked.
     async fn record(&self, name: &IpnsName) -> Result<Option<Record>> {
+        Ok(self.record_and_ttl(name).await?.map(|(record, _)| record))
+    }
+
+    /// The newest record that is known here or elsewhere, a good one before one that is not, and what is left of its time to
+    /// live; `Unavailable` where there is none, and somebody could not be asked.
+    async fn record_and_ttl(&self, name: &IpnsName) -> Result<Option<(Record, Duration)>> {
         let own = self.own.record(name).await?;
-        if self.sources.is_empty() || own.as_ref().is_some_and(|own| own.is_good((self.now)())) {
-            return Ok(own);
+        if self.others.sources.is_empty() || own.as_ref().is_some_and(|own| own.is_good(self.others.now())) {
+            return Ok(own.map(|own| {
+                let ttl = own.ttl();
+                (own, ttl)
+            }));
         }
         let look = self.look_of(name);
-        let mut look = look.lock().await;
-        if look.until.is_none_or(|until| until <= Instant::now()) {
-            self.renew(name, &mut look).await;
-        }
-        match (newest(own, look.record.clone()), &look.failure) {
-            (None, Some(failure)) => {
-                Err(Error::new(ErrorKind::Unavailable, "names.record").at(name).because(failure.clone()))
+        self.renew(name, &look).await?;
+        let mut told = look.subscribe();
+        let look = told.wait_for(|look| !look.is_asked).await.map_err(|error| unavailable(error.to_string()))?;
+        match (own, &look.record) {
+            (Some(own), Some(record)) if cmp(&own, record, self.others.now()).is_ge() => {
+                Ok(Some((own, Duration::ZERO)))
             }
-            (newest, _) => Ok(newest),
+            (_, Some(record)) => Ok(Some((record.clone(), look.ttl_left(record)))),
+            (Some(own), None) => Ok(Some((own, Duration::ZERO))),
+            (None, None) => match &look.failure {
+                Some(failure) => {
+                    Err(Error::new(ErrorKind::Unavailable, "names.record").at(name).because(failure.clone()))
+                }
+                None => Ok(None),
+            },
         }
     }
 }
@@ -215,17 +386,21 @@ mod tests {
         Fails,
         /// Never.
         Silence,
+        /// After so many seconds.
+        Late(u64, Record),
     }
 
     #[derive(Debug)]
     struct Someone {
         says: Mutex<Says>,
         asked: AtomicUsize,
+        /// How many wait for an answer.
+        waiting: Arc<()>,
     }
 
     impl Someone {
         fn new(says: Says) -> Arc<Self> {
-            Arc::new(Self { says: Mutex::new(says), asked: AtomicUsize::new(0) })
+            Arc::new(Self { says: Mutex::new(says), asked: AtomicUsize::new(0), waiting: Arc::default() })
         }
 
         fn say(&self, says: Says) {
@@ -241,12 +416,17 @@ mod tests {
     impl Records for Someone {
         async fn record(&self, _name: &IpnsName) -> Result<Option<Record>> {
             self.asked.fetch_add(1, Ordering::SeqCst);
+            let _waiting = self.waiting.clone();
             let says = self.says.lock().expect("no panic").clone();
             match says {
                 Says::Record(record) => Ok(Some(record)),
                 Says::Nothing => Ok(None),
                 Says::Fails => Err(unavailable("a test says so".into())),
                 Says::Silence => std::future::pending().await,
+                Says::Late(seconds, record) => {
+                    tokio::time::sleep(Duration::from_secs(seconds)).await;
+                    Ok(Some(record))
+                }
             }
         }
     }
@@ -349,6 +529,113 @@ mod tests {
         assert_eq!(unknown.record(key(1).name()).await.expect_err("one failed").kind(), ErrorKind::Unavailable);
         let (ended, _) = names(Says::Record(record(1, 3, -1, 300)), &[&fails]);
         assert_eq!(sequence(&ended).await, Some(3), "for who looks when it ended");
+    }
+
+    /// Who is late keeps nobody waiting, and counts all the same.
+    #[tokio::test(start_paused = true)]
+    async fn what_comes_late_counts_from_then_on() {
+        let soon = Someone::new(Says::Record(record(1, 4, 100_000, 300)));
+        let (late, older) = (
+            Someone::new(Says::Late(3, record(1, 7, 100_000, 60))),
+            Someone::new(Says::Late(5, record(1, 3, 100_000, 300))),
+        );
+        let (names, _) = names(Says::Nothing, &[&soon, &late, &older]);
+        let begun = Instant::now();
+        assert_eq!(sequence(&names).await, Some(4));
+        assert!(begun.elapsed() <= NamesOptions::default().others_max, "{:?}", begun.elapsed());
+        for _ in 0..10 {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        assert_eq!((sequence(&names).await, soon.asked(), late.asked()), (Some(7), 1, 1));
+        // It is kept for as long as it says itself, since it came.
+        tokio::time::sleep(Duration::from_secs(51)).await;
+        assert_eq!((sequence(&names).await, soon.asked()), (Some(7), 1));
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        assert_eq!((sequence(&names).await, soon.asked()), (Some(7), 2));
+        // One that comes when nobody is waited for any more does not.
+        late.say(Says::Late(60, record(1, 9, 100_000, 60)));
+        tokio::time::sleep(Duration::from_secs(400)).await;
+        assert_eq!(sequence(&names).await, Some(7));
+        tokio::time::sleep(Duration::from_secs(100)).await;
+        assert_eq!((sequence(&names).await, Arc::strong_count(&late.waiting)), (Some(7), 2), "the one of now");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_few_names_those_who_are_late_are_waited_for() {
+        let silent = Someone::new(Says::Silence);
+        let mut found = Vec::new();
+        for seed in 0..u8::try_from(LATE_COUNT_MAX).expect("few") + 5 {
+            let source = Someone::new(Says::Record(record(seed, 4, 1000, 300)));
+            found.push((source, seed));
+        }
+        let sources: Vec<_> = found.iter().map(|(source, _)| source).chain([&silent]).collect();
+        let (names, _) = names(Says::Nothing, &sources);
+        for (_, seed) in &found {
+            names.record(key(*seed).name()).await.expect("an answer").expect("a record");
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert_eq!(Arc::strong_count(&silent.waiting) - 1, LATE_COUNT_MAX);
+        tokio::time::sleep(NamesOptions::default().time_max).await;
+        assert_eq!(Arc::strong_count(&silent.waiting), 1, "not for ever");
+    }
+
+    /// Whoever keeps a record that has ended by now, or has one that was never good, hides nothing by its number.
+    #[tokio::test(start_paused = true)]
+    async fn a_record_that_is_over_hides_no_good_one() {
+        let (ended, good) = (record(1, 9, -1, 300), record(1, 4, 1000, 300));
+        let sources = [Someone::new(Says::Record(ended.clone())), Someone::new(Says::Record(good))];
+        let (one, _) = names(Says::Nothing, &[&sources[0], &sources[1]]);
+        assert_eq!(sequence(&one).await, Some(4));
+        let (two, _) = names(Says::Record(ended.clone()), &[&sources[1]]);
+        assert_eq!(sequence(&two).await, Some(4));
+        sources[1].say(Says::Record(ended));
+        tokio::time::sleep(Duration::from_secs(301)).await;
+        assert_eq!((sequence(&two).await, sources[1].asked()), (Some(4), 3));
+    }
+
+    /// Whoever has it from here keeps it no longer than if they had asked its source when we did.
+    #[tokio::test(start_paused = true)]
+    async fn a_record_that_was_kept_is_given_on_with_what_is_left_of_its_time() {
+        let source = Someone::new(Says::Record(record(1, 4, 100_000, 60)));
+        let (names, _) = names(Says::Nothing, &[&source]);
+        for (seconds, left) in [(0, 60), (40, 20), (21, 60), (59, 1)] {
+            tokio::time::sleep(Duration::from_secs(seconds)).await;
+            let now = (testing::env().now)();
+            let resolved = muxfs::ipns::resolve(&names, key(1).name(), now).await.expect("it is good");
+            // The clock of timers has milliseconds.
+            assert_eq!((resolved.ttl + Duration::from_millis(500)).as_secs(), left, "{seconds}");
+        }
+        source.say(Says::Fails);
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let (_, left) = names.record_and_ttl(key(1).name()).await.expect("it counts on").expect("a record");
+        assert_eq!(left, Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_goes_away_ends_no_look() {
+        let late = Someone::new(Says::Late(2, record(1, 4, 1000, 300)));
+        let (names, _) = names(Says::Nothing, &[&late]);
+        for _ in 0..3 {
+            let asked = tokio::time::timeout(Duration::from_millis(500), names.record(key(1).name())).await;
+            assert!(asked.is_err(), "it is late");
+        }
+        assert_eq!((sequence(&names).await, late.asked()), (Some(4), 1));
+    }
+
+    /// Also of a record that is over: the next one has to have a higher number than every one before.
+    #[tokio::test(start_paused = true)]
+    async fn who_publishes_is_told_the_highest_number() {
+        let ended = Someone::new(Says::Record(record(1, 9, -1, 300)));
+        let (late, stranger) =
+            (Someone::new(Says::Late(9, record(1, 12, 1000, 300))), Someone::new(Says::Record(record(2, 99, 1000, 1))));
+        let (names, _) = super::tests::names(Says::Nothing, &[&ended, &late, &stranger]);
+        let (highest, failure) = names.sequence_elsewhere(key(1).name()).await;
+        assert!((highest, failure.is_none()) == (Some(12), true), "{highest:?}");
+        late.say(Says::Silence);
+        let (highest, failure) = names.sequence_elsewhere(key(1).name()).await;
+        assert!((highest, failure.is_some()) == (Some(9), true), "{highest:?}");
+        late.say(Says::Fails);
+        assert!(names.sequence_elsewhere(key(1).name()).await.1.is_some());
     }
 
     #[tokio::test(start_paused = true)]

@@ -59,6 +59,14 @@ pub(crate) struct Line {
     pins: Option<Vec<String>>,
 }
 
+impl Line {
+    /// What went wrong, where the line says that something did.
+    pub(crate) fn failure(&self) -> Option<&str> {
+        let is_failure = self.kind.as_ref().and_then(Value::as_str) == Some("error");
+        self.message.as_deref().filter(|_| is_failure)
+    }
+}
+
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Stats {
@@ -224,7 +232,8 @@ impl Kubo {
         }
     }
 
-    /// Reads an answer line by line, also empty ones, until `take` wants no more, which is a failure.
+    /// Reads an answer line by line, also empty ones, until `take` wants no more, which is a failure, as is a line that tells
+    /// of one.
     pub(crate) async fn lines(&self, mut answer: Answer<'_>, mut take: impl FnMut(Line) -> bool + Send) -> Result<()> {
         // What is in the buffer, and how much of it has no end of a line.
         let (mut buffer, mut searched_len) = (BytesMut::new(), 0);
@@ -241,10 +250,12 @@ impl Kubo {
                 } else {
                     serde_json::from_slice(&line).map_err(|_| self.failed(format!("it answers {:?}", shown(&line))))?
                 };
-                if let (Some(message), Some("error")) = (&line.message, line.kind.as_ref().and_then(Value::as_str)) {
-                    return Err(self.said(message));
+                let failure = line.failure().map(|message| self.said(message));
+                let is_wanted = take(line);
+                if let Some(failure) = failure {
+                    return Err(failure);
                 }
-                if !take(line) {
+                if !is_wanted {
                     return Err(self.failed("it gets no further".to_owned()));
                 }
             }

@@ -27,25 +27,41 @@ const IS_VALUE: u64 = 5;
 const LINE_COUNT_MAX: usize = 10_000;
 
 impl Kubo {
-    /// The record as the node has it, and as text.
+    /// The record as the node has it, and as text. What it found counts, whatever goes wrong after that; that it found nothing
+    /// only where it says so to the end.
     async fn routed(&self, name: &IpnsName) -> Result<Option<String>> {
         let call = format!("routing/get?arg=/ipns/{name}&{}", self.look());
         let answer = self.call(&call, &[], None).await?;
-        let (mut found, mut is_absent, mut line_count) = (None, false, 0);
+        let (mut found, mut failure, mut line_count, mut is_ended) = (None, None, 0, false);
         let read = self.lines(answer, |line| {
+            is_ended |= line.failure().is_some();
             match (line.kind.as_ref().and_then(Value::as_u64), line.extra) {
-                (Some(IS_VALUE), extra) => found = extra,
-                (Some(IS_FAILURE), Some(why)) => is_absent = self.said(&why).kind() == ErrorKind::NotFound,
+                (Some(IS_VALUE), Some(value)) => found = Some(value),
+                // Of one peer, or of all of the search: of these the last counts.
+                (Some(IS_FAILURE), Some(why)) => failure = Some(self.said(&why)),
                 _ => {}
             }
             line_count += 1;
             line_count <= LINE_COUNT_MAX
         });
-        match read.await {
-            // It says so once more at the end, as of any failure.
-            Err(_) if is_absent => Ok(None),
-            read => read.map(|()| found),
+        let read = read.await;
+        if found.is_some() {
+            return Ok(found);
         }
+        let is_absent = failure.as_ref().is_none_or(|failure| failure.kind() == ErrorKind::NotFound);
+        match (read, failure) {
+            (Ok(()), Some(failure)) if !is_absent => Err(failure),
+            (Ok(()), _) => Ok(None),
+            // It says so once more at the end, as of any failure: in a line, or after all of them.
+            (Err(error), Some(_)) if is_absent && (is_ended || self.is_said_absent(&error)) => Ok(None),
+            (Err(error), _) => Err(error),
+        }
+    }
+
+    /// Whether an error is what a node says of what it has not.
+    fn is_said_absent(&self, error: &Error) -> bool {
+        let said = std::error::Error::source(error).map(ToString::to_string);
+        said.is_some_and(|said| self.said(&said).kind() == ErrorKind::NotFound)
     }
 
     /// Gives a node a record of a name, which it verifies, and tells its network of. Idempotent. `boundary` is what the record

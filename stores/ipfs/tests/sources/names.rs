@@ -105,6 +105,32 @@ async fn a_gateway_that_lies_is_not_believed() {
     }
 }
 
+/// A search that found nothing says so in an event, and again after the answer; one that is cut off in between says nothing.
+#[tokio::test]
+async fn a_search_that_breaks_off_found_nothing_out() {
+    let chunk = |text: &str| format!("{:x}\r\n{text}\r\n", text.len());
+    let not_found = chunk("{\"Type\":3,\"Extra\":\"routing: not found\"}\n");
+    let head = "HTTP/1.1 200 OK\r\nTrailer: X-Stream-Error\r\nTransfer-Encoding: chunked\r\n\r\n";
+    for (end, is_known_absent) in [
+        ("0\r\nX-Stream-Error: routing: not found\r\n\r\n", true),
+        ("0\r\n\r\n", true),
+        ("0\r\nX-Stream-Error: disk is full\r\n\r\n", false),
+        ("", false),
+    ] {
+        let text = format!("{head}{not_found}{end}");
+        let server = Server::raw(move |_, mut stream| {
+            let text = text.clone();
+            async move {
+                stream.write_all(text.as_bytes()).await.ok();
+            }
+        })
+        .await;
+        let kubo = Kubo::new(server.url(), KuboOptions { http: hasty(), ..KuboOptions::default() });
+        let asked = kubo.record(key(1).name()).await;
+        assert_eq!(asked.is_ok_and(|found| found.is_none()), is_known_absent, "{end:?}");
+    }
+}
+
 /// The body of a node's answer.
 type Says = Arc<Mutex<(u16, String)>>;
 
@@ -151,8 +177,16 @@ async fn a_kubo_node_gives_records_and_takes_them() {
         say(status, text);
         assert_eq!(kubo(false).record(known.name()).await.expect("asked"), None);
     }
+    // What was found stays found.
+    for end in ["{\"Message\":\"x\",\"Code\":0,\"Type\":\"error\"}", "<html>", &event(3, "a peer went")] {
+        say(200, format!("{}{end}", event(5, &base64(known.as_bytes()))));
+        assert_eq!(kubo(false).record(known.name()).await.expect("asked"), Some(known.clone()), "{end}");
+    }
     let stranger = record(2, 9);
     for (text, kind) in [
+        // That nothing was found is believed who says so to the end.
+        (format!("{}<html>", event(3, "routing: not found")), ErrorKind::Unavailable),
+        (event(3, "a peer went"), ErrorKind::Unavailable),
         (event(5, &base64(stranger.as_bytes())), ErrorKind::Corrupt),
         (event(5, "no base64"), ErrorKind::Corrupt),
         (event(5, &base64(&vec![0; RECORD_LEN_MAX + 100])), ErrorKind::Corrupt),
