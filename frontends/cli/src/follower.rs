@@ -17,11 +17,13 @@ use muxfs::{
     Cid, Error, ErrorKind, QfsPath, Result,
     ipns::{Record, Records as _},
 };
+use muxfs_ipfs::NameSources;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
-    instance::{Instance, random_u128},
-    names::{By, Follow, Label, Names, Publication},
+    instance::{Instance, env, random_u128},
+    names::{Follow, Label, Names},
+    sources::names_among,
 };
 
 /// How often it is looked whether something was committed, or another name follows.
@@ -34,7 +36,9 @@ const PUSH_EVERY: Duration = Duration::from_hours(4);
 
 /// Publishes what is followed, until `stop`.
 pub(crate) async fn follow(instance: Arc<Instance>, names: Names, stop: CancellationToken) {
-    let mut follower = Follower { instance, names, seen: None, told: BTreeMap::new(), pushes: BTreeMap::new() };
+    let elsewhere = names_among(Arc::new(names.clone()), instance.name_sources(), &env());
+    let mut follower =
+        Follower { instance, names, elsewhere, seen: None, told: BTreeMap::new(), pushes: BTreeMap::new() };
     let work = async {
         loop {
             follower.look().await;
@@ -47,6 +51,7 @@ pub(crate) async fn follow(instance: Arc<Instance>, names: Names, stop: Cancella
 struct Follower {
     instance: Arc<Instance>,
     names: Names,
+    elsewhere: NameSources,
     /// What was there at the last look at all names, and when the next one is due at the latest.
     seen: Option<(Seen, Instant)>,
     /// What went wrong with a name, to say so once.
@@ -88,14 +93,19 @@ impl Follower {
             Ok(follows) => follows,
             Err(error) => return tracing::error!("which names follow what cannot be read: {error:#}"),
         };
-        let shortest = follows.iter().map(|(_, follow)| follow.lifetime.0 / LOOKS_A_LIFETIME).min();
+        let read = follows.iter().filter_map(|(_, follow)| follow.as_ref().ok());
+        let shortest = read.map(|follow| follow.lifetime.0 / LOOKS_A_LIFETIME).min();
         if let (Some(shortest), Some((_, until))) = (shortest, &mut self.seen) {
             *until = (*until).min(Instant::now() + shortest);
         }
         self.pushes.retain(|label, _| follows.iter().any(|(follow, _)| follow == label));
         for (label, follow) in follows {
-            match self.publish(&label, &follow).await {
-                Ok(record) => {
+            let published = match follow {
+                Ok(follow) => self.publish(&label, &follow).await.map(|record| (follow, record)),
+                Err(error) => Err(error),
+            };
+            match published {
+                Ok((follow, record)) => {
                     self.told.remove(&label);
                     if let Some(record) = record {
                         self.push(&label, &follow, record);
@@ -104,7 +114,7 @@ impl Follower {
                 Err(error) => {
                     let why = format!("{error:#}");
                     if self.told.get(&label) != Some(&why) {
-                        tracing::error!(%label, "a name does not follow {}, and is tried again: {why}", follow.path);
+                        tracing::warn!(%label, "a name does not follow what it is to, and is tried again: {why}");
                         self.told.insert(label, why);
                     }
                 }
@@ -116,17 +126,13 @@ impl Follower {
     /// else by now.
     async fn publish(&self, label: &Label, follow: &Follow) -> Result<Option<Record>> {
         let value = self.value(follow).await?;
-        let lifetime = follow.lifetime.0;
-        let known = self.names.record(self.names.key(label)?.name()).await?;
-        let renew_at = SystemTime::now() + lifetime / 2;
-        if let Some(known) = known
-            && known.value() == value.as_bytes()
-            && known.expires() >= renew_at
-        {
+        let key = self.names.key(label)?;
+        if let Some(known) = self.names.lasting(&key, follow, &value)? {
             return Ok(Some(known));
         }
-        let publication = Publication { value: &value, lifetime, ttl: follow.ttl.0 };
-        self.names.publish(label, &publication, By::Server(follow)).await
+        let is_first = self.names.record(key.name()).await?.is_none();
+        let seen = if is_first { self.elsewhere.sequence_elsewhere(key.name()).await.0 } else { None };
+        self.names.publish_followed(label, follow, seen, self.value(follow)).await
     }
 
     /// Where the name is to lead: to what the last commit has at the path.

@@ -78,6 +78,18 @@ pub(crate) fn replace(file: &Path, bytes: &[u8], mode: Mode) -> io::Result<()> {
     File::open(dir_of(file))?.sync_all()
 }
 
+/// Removes a file, durably; one that is not there is as good.
+///
+/// # Errors
+/// The disk's; of the last step, the sync of its directory, with the file gone.
+pub(crate) fn remove(file: &Path) -> io::Result<()> {
+    match fs::remove_file(file) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        removed => removed?,
+    }
+    File::open(dir_of(file))?.sync_all()
+}
+
 /// Reads a file that has a password, which nobody but its owner may use.
 ///
 /// # Errors

@@ -7,6 +7,7 @@
 use std::{
     fmt, fs,
     io::{self, Read as _},
+    ops::RangeInclusive,
     path::{Path, PathBuf},
     str::FromStr,
     time::{Duration, SystemTime},
@@ -14,7 +15,7 @@ use std::{
 
 use async_trait::async_trait;
 use muxfs::{
-    Error, ErrorKind, Result,
+    BoxError, Error, ErrorKind, Result,
     ipns::{IpnsName, NameKey, RECORD_LEN_MAX, Record, Records},
 };
 use muxfs_ipfs::Kubo;
@@ -24,7 +25,7 @@ use crate::{
     commands::put::host,
     config::{Ipfs, Span},
     data_dir::private_dir,
-    host_file::{Editing, Mode, read_password_file, replace},
+    host_file::{Editing, Mode, read_password_file, remove, replace},
     instance::env,
     sources::publish_node,
 };
@@ -34,6 +35,8 @@ const OWN: &str = "self";
 const LABEL_LEN_MAX: usize = 64;
 /// The longest file that says what a name follows, in bytes: a path and an address.
 const FOLLOW_LEN_MAX: u64 = 64 << 10;
+/// How long a record is good, at least, so that a server can make it anew before, and at most.
+pub(crate) const LIFETIMES: RangeInclusive<Duration> = Duration::from_secs(5)..=Duration::from_hours(36_500 * 24);
 
 /// What a key is called here: 1 to 64 of `a` to `z`, digits, `-` and `_`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -85,6 +88,8 @@ pub(crate) struct Publication<'a> {
     pub(crate) value: &'a str,
     pub(crate) lifetime: Duration,
     pub(crate) ttl: Duration,
+    /// The highest sequence number that others have seen of the name.
+    pub(crate) seen: Option<u64>,
 }
 
 /// What of a working tree a name follows: a server publishes it again after each commit that changed it, and before a record
@@ -125,15 +130,11 @@ impl Push {
     }
 }
 
-/// Who publishes.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum By<'a> {
-    /// Somebody who says where the name is to lead from now on: it follows nothing more.
-    Hand,
-    /// Somebody who says what it is to follow from now on.
-    Following(&'a Follow),
-    /// A server, if the name still follows this.
-    Server(&'a Follow),
+impl Follow {
+    /// Whether this is not the record to have: it leads elsewhere, or half of its time is over.
+    fn is_to_replace(&self, known: &Record, value: &str) -> bool {
+        known.value() != value.as_bytes() || known.expires() < SystemTime::now() + self.lifetime.0 / 2
+    }
 }
 
 impl Names {
@@ -194,17 +195,17 @@ impl Names {
         fs::metadata(&self.dir).and_then(|dir| dir.modified()).ok()
     }
 
-    /// The names that follow something.
-    pub(crate) fn follows(&self) -> Result<Vec<(Label, Follow)>> {
-        let mut follows = Vec::new();
-        for label in self.labels(".follow")? {
-            // One may go meanwhile.
-            follows.extend(self.follow_of(&label)?.map(|follow| (label, follow)));
-        }
-        Ok(follows)
+    /// The names that follow something, and what, where that can be read: one file that is wrong stops no other name.
+    pub(crate) fn follows(&self) -> Result<Vec<(Label, Result<Follow>)>> {
+        let of_label = |label: Label| self.follow_of(&label).transpose().map(|follow| (label, follow));
+        // One may go meanwhile.
+        Ok(self.labels(".follow")?.into_iter().filter_map(of_label).collect())
     }
 
     /// What the name of a label follows.
+    ///
+    /// # Errors
+    /// `Corrupt` where its file says something else; the disk's.
     pub(crate) fn follow_of(&self, label: &Label) -> Result<Option<Follow>> {
         let file = self.follow_file(label);
         let mut bytes = Vec::new();
@@ -212,18 +213,22 @@ impl Names {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             read => read?,
         }
-        let read = serde_json::from_slice(&bytes);
-        read.map(Some).map_err(|error| Error::new(ErrorKind::Corrupt, "names.follow").at(file.display()).because(error))
+        let refuse = |why: BoxError| {
+            let why = format!("{why}: publish the name again, with --follow or without");
+            Error::new(ErrorKind::Corrupt, "names.follow").at(file.display()).because(why)
+        };
+        let follow: Follow = serde_json::from_slice(&bytes).map_err(|error| refuse(error.into()))?;
+        if !LIFETIMES.contains(&follow.lifetime.0) {
+            return Err(refuse(format!("no record is good for {}", follow.lifetime).into()));
+        }
+        Ok(Some(follow))
     }
 
-    /// Has the name of a label follow something, or nothing.
+    /// Has the name of a label follow something, or nothing, durably.
     fn set_follow(&self, label: &Label, follow: Option<&Follow>) -> Result<()> {
         let file = self.follow_file(label);
         let Some(follow) = follow else {
-            return match fs::remove_file(&file) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(host(&file, error)),
-                _ => Ok(()),
-            };
+            return remove(&file).map_err(|error| host(&file, error));
         };
         let text = serde_json::to_vec_pretty(follow)
             .map_err(|error| Error::new(ErrorKind::Internal, "names.follow").because(error))?;
@@ -264,45 +269,73 @@ impl Names {
         replace(&file, &key.encode(), Mode::Given(0o600)).map_err(|error| host(&file, error))
     }
 
-    /// Lets the name of a key lead somewhere; the key that is taken where none is named is made where there is none.
+    /// Lets the name of a key lead somewhere, and follow something from now on, or nothing; the key that is taken where none
+    /// is named is made where there is none.
     ///
     /// The sequence number goes up each time: of two records with one number that which is good longer counts, be it the
-    /// older one. `None` where a server is told that the name follows something else by now.
+    /// older one. What a server is told to follow is durable before the record: one that stops in between does not go on with
+    /// what was followed before.
     pub(crate) async fn publish(
         &self,
         label: &Label,
         publication: &Publication<'_>,
-        by: By<'_>,
-    ) -> Result<Option<Record>> {
+        follow: Option<&Follow>,
+    ) -> Result<Record> {
         let _editing = self.edit().await?;
-        if let By::Server(follow) = by
-            && self.follow_of(label)?.as_ref() != Some(follow)
-        {
-            return Ok(None);
-        }
         let key = match self.key(label) {
             Err(error) if error.kind() == ErrorKind::NotFound && label.is_own() => self.generate_alone(label)?,
             key => key?,
         };
-        let Publication { value, lifetime, ttl } = *publication;
-        let sequence = match self.read(key.name())? {
-            None => 0,
-            Some(before) => before.sequence().checked_add(1).ok_or_else(|| {
-                let error = Error::new(ErrorKind::TooLarge, "names.publish").at(label);
-                error.because("the name has no sequence numbers left")
-            })?,
-        };
+        let record = self.next(label, &key, publication)?;
+        self.set_follow(label, follow)?;
+        self.keep(&record)?;
+        Ok(record)
+    }
+
+    /// Lets a name that follows something lead where that is now, which `value` looks up when nobody else publishes: what was
+    /// looked up before might be older than what somebody published meanwhile. The newest record, be it an earlier one that
+    /// says the same and is good for long enough; `None` where the name follows something else by now. `seen` as in a
+    /// [`Publication`].
+    pub(crate) async fn publish_followed(
+        &self,
+        label: &Label,
+        follow: &Follow,
+        seen: Option<u64>,
+        value: impl Future<Output = Result<String>> + Send,
+    ) -> Result<Option<Record>> {
+        let _editing = self.edit().await?;
+        if self.follow_of(label)?.as_ref() != Some(follow) {
+            return Ok(None);
+        }
+        let (value, key) = (value.await?, self.key(label)?);
+        if let Some(known) = self.read(key.name())?
+            && !follow.is_to_replace(&known, &value)
+        {
+            return Ok(Some(known));
+        }
+        let publication = Publication { value: &value, lifetime: follow.lifetime.0, ttl: follow.ttl.0, seen };
+        let record = self.next(label, &key, &publication)?;
+        self.keep(&record)?;
+        Ok(Some(record))
+    }
+
+    /// The newest record of a key that is known here, unless it is to be replaced by one that leads to `value`.
+    pub(crate) fn lasting(&self, key: &NameKey, follow: &Follow, value: &str) -> Result<Option<Record>> {
+        Ok(self.read(key.name())?.filter(|known| !follow.is_to_replace(known, value)))
+    }
+
+    /// The record after all that are known.
+    fn next(&self, label: &Label, key: &NameKey, publication: &Publication<'_>) -> Result<Record> {
+        let Publication { value, lifetime, ttl, seen } = *publication;
+        let before = self.read(key.name())?.map(|before| before.sequence()).max(seen);
+        let sequence = before.map_or(Some(0), |before| before.checked_add(1)).ok_or_else(|| {
+            let error = Error::new(ErrorKind::TooLarge, "names.publish").at(label);
+            error.because("the name has no sequence numbers left")
+        })?;
         let expires = SystemTime::now().checked_add(lifetime).ok_or_else(|| {
             Error::new(ErrorKind::InvalidArgument, "names.publish").because("no time is that far away")
         })?;
-        let record = Record::create(&key, value.as_bytes(), sequence, expires, ttl)?;
-        self.keep(&record)?;
-        match by {
-            By::Hand => self.set_follow(label, None)?,
-            By::Following(follow) => self.set_follow(label, Some(follow))?,
-            By::Server(_) => {}
-        }
-        Ok(Some(record))
+        Record::create(key, value.as_bytes(), sequence, expires, ttl)
     }
 
     /// Takes a record that was made elsewhere; whether it is newer than what was known.
@@ -354,5 +387,112 @@ impl Records for Names {
     async fn record(&self, name: &IpnsName) -> Result<Option<Record>> {
         // A short file.
         self.read(name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    const LATER: Duration = Duration::from_hours(1);
+    const CONTENTS: [&str; 2] = ["/ipfs/bafkqaaa", "/ipfs/bafkqaaik"];
+
+    struct World {
+        _dir: tempfile::TempDir,
+        names: Names,
+        label: Label,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().expect("a directory");
+            let names = Names::of(dir.path());
+            Self { names, _dir: dir, label: Label::default() }
+        }
+
+        async fn publish(&self, value: &str, seen: Option<u64>, follow: Option<&Follow>) -> Result<Record> {
+            let publication = Publication { value, lifetime: LATER, ttl: LATER, seen };
+            self.names.publish(&self.label, &publication, follow).await
+        }
+    }
+
+    fn follow() -> Follow {
+        Follow { path: "/ipfs/site".into(), lifetime: Span(LATER), ttl: Span(LATER), push: None }
+    }
+
+    /// A name that was published elsewhere leads nowhere new with a record that is numbered as if it had not been.
+    #[tokio::test]
+    async fn the_next_record_is_above_all_that_were_seen() {
+        let world = World::new();
+        for (seen, expected) in [(Some(41), 42), (None, 43), (Some(7), 44), (Some(100), 101)] {
+            let record = world.publish(CONTENTS[0], seen, None).await.expect("published");
+            assert_eq!(record.sequence(), expected);
+        }
+        let error = world.publish(CONTENTS[0], Some(u64::MAX), None).await.expect_err("there is none above");
+        assert_eq!(error.kind(), ErrorKind::TooLarge);
+    }
+
+    /// Stopped before the record is there, a server must not go on with what the name followed before: it would lead back.
+    #[tokio::test]
+    async fn what_is_followed_no_more_ends_before_the_record_changes() {
+        let world = World::new();
+        let record = world.publish(CONTENTS[0], None, Some(&follow())).await.expect("published");
+        // What the record is written to first cannot be written.
+        let part = world.names.record_file(record.name()).with_extension(format!("part-{}", std::process::id()));
+        fs::create_dir_all(part.join("in the way")).expect("made");
+        world.publish(CONTENTS[1], None, None).await.expect_err("the disk refuses");
+        assert_eq!(world.names.follow_of(&world.label).expect("read"), None);
+        let other = Follow { path: "/ipfs/other".into(), ..follow() };
+        world.publish(CONTENTS[1], None, Some(&other)).await.expect_err("the disk refuses");
+        assert_eq!(world.names.follow_of(&world.label).expect("read"), Some(other));
+        assert_eq!(world.names.record(record.name()).await.expect("read"), Some(record));
+    }
+
+    /// What a server looks up, and what somebody publishes meanwhile, cannot pass each other.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_server_does_not_lead_a_name_back() {
+        let world = World::new();
+        world.publish(CONTENTS[0], None, Some(&follow())).await.expect("published");
+        let world = std::sync::Arc::new(world);
+        let ((begun, begins), (goes_on, go_on)) = (oneshot::channel(), oneshot::channel());
+        let server = tokio::spawn({
+            let world = world.clone();
+            async move {
+                let value = async {
+                    begun.send(()).expect("it is waited for");
+                    go_on.await.expect("it is told");
+                    Ok("/ipfs/bafkqaail".to_owned())
+                };
+                world.names.publish_followed(&world.label, &follow(), None, value).await
+            }
+        });
+        begins.await.expect("the server looks");
+        let by = world.clone();
+        let mut newer = tokio::spawn(async move { by.publish(CONTENTS[1], None, Some(&follow())).await });
+        let waits = tokio::time::timeout(Duration::from_millis(100), &mut newer).await;
+        assert!(waits.is_err(), "it published what the server would take back");
+        goes_on.send(()).expect("the server waits");
+        let older = server.await.expect("no panic").expect("published").expect("it follows");
+        let newer = newer.await.expect("no panic").expect("published");
+        assert!(newer.sequence() > older.sequence());
+        assert_eq!(world.names.record(newer.name()).await.expect("read"), Some(newer));
+    }
+
+    #[tokio::test]
+    async fn one_file_that_is_wrong_stops_no_other_name() {
+        let world = World::new();
+        world.publish(CONTENTS[0], None, Some(&follow())).await.expect("published");
+        let good = serde_json::to_string(&follow()).expect("text");
+        for (label, text) in [("a", "{}"), ("b", "no JSON"), ("c", &good.replace("1h", "0s"))] {
+            fs::write(world.names.follow_file(&label.parse().expect("a label")), text).expect("written");
+        }
+        let follows = world.names.follows().expect("read");
+        let read: Vec<_> = follows.iter().map(|(label, follow)| (label.to_string(), follow.is_ok())).collect();
+        let expected = [("a", false), ("b", false), ("c", false), ("self", true)];
+        assert_eq!(read, expected.map(|(label, is_read)| (label.to_owned(), is_read)));
+        let errors = follows.iter().filter_map(|(_, follow)| follow.as_ref().err());
+        assert!(errors.into_iter().all(|error| format!("{error:#}").contains(".follow")), "they name the file");
     }
 }

@@ -143,8 +143,15 @@ impl Asked {
 /// # Errors
 /// Those of the files that say who we are.
 pub(crate) fn names_of(own: Arc<dyn Records>, ipfs: &Ipfs, env: &Env) -> Result<NameSources> {
-    let records = ipfs.sources.iter().map(|source| Asked::open(source).map(|asked| asked.records()));
-    Ok(names_among(own, records.collect::<Result<_>>()?, env))
+    Ok(names_among(own, records_of(ipfs)?, env))
+}
+
+/// The sources of a configuration, as far as they know records. Nobody is asked.
+///
+/// # Errors
+/// Those of the files that say who we are.
+pub(crate) fn records_of(ipfs: &Ipfs) -> Result<Vec<Arc<dyn Records>>> {
+    ipfs.sources.iter().map(|source| Asked::open(source).map(|asked| asked.records())).collect()
 }
 
 /// The records that `own` has, and those that `sources` know.

@@ -6,7 +6,10 @@ use clap::{Args, Subcommand};
 use muxfs::ipns::IpnsName;
 use muxfs_ipfs::Url;
 
-use crate::{config::Span, names::Label};
+use crate::{
+    config::Span,
+    names::{LIFETIMES, Label},
+};
 
 /// What to do with names.
 #[derive(Debug, Subcommand)]
@@ -91,12 +94,22 @@ pub(crate) struct NamePublish {
     /// Give it to the node whose RPC this is
     #[arg(long, value_name = "URL", value_parser = super::ipfs::rpc)]
     pub(crate) push_to: Option<Url>,
-    /// How long the record is good [default: 365d; 30d with --follow]
-    #[arg(long, value_name = "TIME")]
+    /// How long the record is good, 5s to 36500d [default: 365d; 30d with --follow]
+    #[arg(long, value_name = "TIME", value_parser = lifetime)]
     pub(crate) lifetime: Option<Span>,
     /// How long readers need not ask again
     #[arg(long, value_name = "TIME", default_value_t = Span(muxfs::ipns::TTL))]
     pub(crate) ttl: Span,
+}
+
+/// How long a record may be good.
+fn lifetime(text: &str) -> Result<Span, String> {
+    let span: Span = text.parse()?;
+    if LIFETIMES.contains(&span.0) {
+        return Ok(span);
+    }
+    let (least, most) = (Span(*LIFETIMES.start()), Span(*LIFETIMES.end()));
+    Err(format!("a record is good for {least} to {most}: one of {span} would lead nowhere, or could not be let go"))
 }
 
 impl NamePublish {

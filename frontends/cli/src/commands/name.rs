@@ -15,10 +15,10 @@ use crate::{
     args::NamePublish,
     config::Ipfs,
     instance::{env, random_u128},
-    names::{By, Follow, Label, Names, Publication, Push, read_record, read_up_to},
+    names::{Follow, Label, Names, Publication, Push, read_record, read_up_to},
     namespace::Namespace,
     output::Output,
-    sources::names_of,
+    sources::{names_among, names_of, records_of},
 };
 
 /// The longest key that is read, in bytes: one of RSA, to say that it does not sign here.
@@ -42,15 +42,14 @@ pub(crate) async fn publish(
     let (value, follow) = if args.follow {
         let (path, text) = path_to_follow(&args.path)?;
         let value = committed_value_of(namespace, &path).await?;
-        (value, Some(Follow { path: text, lifetime, ttl, push }))
+        (value, Some(Follow { path: text, lifetime, ttl, push: push.clone() }))
     } else {
         (value_of(namespace, &args.path).await?, None)
     };
-    let before = names.follow_of(&args.key)?;
-    let publication = Publication { value: &value, lifetime: lifetime.0, ttl: ttl.0 };
-    let by = follow.as_ref().map_or(By::Hand, By::Following);
-    let record = names.publish(&args.key, &publication, by).await?;
-    let record = record.ok_or_else(|| Error::new(ErrorKind::Internal, "name.publish"))?;
+    let before = followed(names, &args.key, output);
+    let seen = seen_elsewhere(names, &args.key, (ipfs, push.as_ref()), output).await?;
+    let publication = Publication { value: &value, lifetime: lifetime.0, ttl: ttl.0, seen };
+    let record = names.publish(&args.key, &publication, follow.as_ref()).await?;
     let (name, until) = (record.name(), Utc::from(record.expires()));
     output.notice(&format!(
         "it leads to {value} until {:04}-{:02}-{:02}, record {}",
@@ -78,6 +77,41 @@ pub(crate) async fn publish(
             "follows": follow.map(|follow| follow.path),
         }),
     )
+}
+
+/// What a name follows; nothing, and a notice, where that cannot be read.
+fn followed(names: &Names, label: &Label, output: Output) -> Option<Follow> {
+    names.follow_of(label).unwrap_or_else(|error| {
+        output.notice(&format!("what {label} follows cannot be read: {error:#}"));
+        None
+    })
+}
+
+/// The highest sequence number that sources, and the node that is to have the record, have seen of the name of a key: it may
+/// have been published elsewhere.
+async fn seen_elsewhere(
+    names: &Names,
+    label: &Label,
+    (ipfs, push): (&Ipfs, Option<&Push>),
+    output: Output,
+) -> Result<Option<u64>> {
+    let key = match names.key(label) {
+        // One that is yet to be drawn.
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        key => key?,
+    };
+    let mut sources = records_of(ipfs)?;
+    if let Some(to @ Push::To(_)) = push {
+        sources.push(Arc::new(to.node(ipfs)?));
+    }
+    let sources = names_among(Arc::new(names.clone()), sources, &env());
+    let (seen, failure) = sources.sequence_elsewhere(key.name()).await;
+    if let Some(failure) = failure {
+        output.notice(&format!(
+            "not every source tells which record it knows; who has one with a higher number goes on with that: {failure:#}"
+        ));
+    }
+    Ok(seen)
 }
 
 /// A path of the working tree of `/ipfs`, and as text.
@@ -153,7 +187,7 @@ pub(crate) async fn ls(names: &Names, output: Output) -> Result<()> {
         let record = names.record(key.name()).await?;
         let value = record.as_ref().map(|record| String::from_utf8_lossy(record.value()).into_owned());
         let mut shown = value.as_deref().map(|value| format!(" {}", value.escape_debug())).unwrap_or_default();
-        let follow = names.follow_of(&label)?;
+        let follow = followed(names, &label, output);
         if let Some(follow) = &follow {
             shown = format!("{shown} follows {}", follow.path.escape_debug());
         }
