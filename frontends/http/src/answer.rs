@@ -396,7 +396,7 @@ async fn by_ipns_name(
 }
 
 async fn by_name(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     target: &Target,
     request: &Parts,
     boundary: Boundary<'_>,

@@ -90,14 +90,14 @@ pub(crate) fn is_own(parts: &[Name]) -> bool {
 }
 
 /// Answers what is asked below `/.muxfs` without a body.
-pub(crate) async fn answer(shared: &Shared, request: &Parts, parts: &[Name]) -> Result<Response<Body>, Failure> {
+pub(crate) async fn answer(shared: &Arc<Shared>, request: &Parts, parts: &[Name]) -> Result<Response<Body>, Failure> {
     let below: Vec<&str> = parts.iter().skip(1).map(|part| part.as_str().unwrap_or_default()).collect();
     match &below[..] {
         ["app.css"] => Ok(asset(request, CSS, "text/css; charset=utf-8")),
         ["files.js"] => Ok(asset(request, FILES_SCRIPT, "text/javascript; charset=utf-8")),
         ["status.js"] => Ok(asset(request, STATUS_SCRIPT, "text/javascript; charset=utf-8")),
         ["status"] => Ok(page(shared, STATUS_PAGE, &[])),
-        ["status.json"] => Ok(told(&*status(shared).await)),
+        ["status.json"] => Ok(told(&*status(shared).await?)),
         ["pins", prefix, ..] => pins(shared, prefix).await,
         _ => Err(Failure::new(StatusCode::NOT_FOUND, "There is no such page.", "/.muxfs/status is one.")),
     }
@@ -180,19 +180,30 @@ async fn pins(shared: &Shared, prefix: &str) -> Result<Response<Body>, Failure> 
 
 /// What was told last, and until when it is told again; who asks meanwhile waits for it.
 #[derive(Debug, Default)]
-pub(crate) struct LastTold(Mutex<Option<(Instant, Arc<Value>)>>);
+pub(crate) struct LastTold(Arc<Mutex<Option<Told>>>);
+
+/// What was told, and until when.
+type Told = (Instant, Arc<Value>);
 
 /// How the server does: as of now, or of a little before.
-async fn status(shared: &Shared) -> Arc<Value> {
-    let mut last = shared.told.0.lock().await;
+async fn status(shared: &Arc<Shared>) -> Result<Arc<Value>, Failure> {
+    let mut last = shared.told.0.clone().lock_owned().await;
     if let Some((_, value)) = last.as_ref().filter(|(until, _)| Instant::now() < *until) {
-        return value.clone();
+        return Ok(value.clone());
     }
-    let (value, is_late) = ask_all(shared).await;
-    let age = if is_late { TOLD_LATE_AGE_MAX } else { TOLD_AGE_MAX };
-    let value = Arc::new(value);
-    *last = Some((Instant::now() + age, value.clone()));
-    value
+    // Whoever hangs up has asked for all others too: they would ask again, and cost a thread that waits each time.
+    let asking = shared.clone();
+    let asked = shared.tasks.spawn(async move {
+        let (value, is_late) = ask_all(&asking).await;
+        let age = if is_late { TOLD_LATE_AGE_MAX } else { TOLD_AGE_MAX };
+        let value = Arc::new(value);
+        *last = Some((Instant::now() + age, value.clone()));
+        value
+    });
+    asked.await.map_err(|error| {
+        tracing::error!(%error, "HTTP: how the server does cannot be told");
+        Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "It cannot be told how the server does.", "The log says why.")
+    })
 }
 
 /// Asks everybody at once; whether somebody did not answer.

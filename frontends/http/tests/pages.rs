@@ -21,6 +21,7 @@ use muxfs::{
 };
 use muxfs_http::{Counter, Options, Report, Reporter, Server, Token, Writing};
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt as _;
 
 use self::web::{Reply, ask, send};
 
@@ -213,6 +214,67 @@ async fn looking_at_the_status_is_cheap() {
             assert_eq!(silent.is_some_and(|why| why.contains("does not answer")), is_silent, "{told}");
         }
     }
+}
+
+/// Whoever hangs up before the answer has asked for those who come after.
+#[tokio::test]
+async fn who_hangs_up_has_nobody_asked_again() {
+    let counting = Arc::new(Counting { is_silent: true, ..Counting::default() });
+    let site = Site::with(counting.clone()).await;
+    let addr = site.server.local_addr();
+    for _ in 0..5 {
+        let mut stream = tokio::net::TcpStream::connect(addr).await.expect("connects");
+        let request = format!("GET /.muxfs/status.json HTTP/1.1\r\nHost: {addr}\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.expect("sent");
+        let begun = Instant::now();
+        while counting.asked.load(Ordering::SeqCst) == 0 {
+            assert!(begun.elapsed() < Duration::from_secs(30), "it is asked");
+            tokio::task::yield_now().await;
+        }
+    }
+    assert!(site.json("/.muxfs/status.json").await["stores"]["Stores"].is_string());
+    assert_eq!(counting.asked.load(Ordering::SeqCst), 1);
+}
+
+/// A directory of any size is listed whole, in parts that are no longer than others: for people, and for programs.
+#[tokio::test]
+async fn a_large_directory_is_listed_whole_and_part_by_part() {
+    const COUNT: usize = 100_000;
+    const PART_COUNT_MAX: usize = 4096;
+    let site = Site::new().await;
+    let leases = site.model.lease_count();
+    for index in 0..COUNT {
+        let name = name(format!("file-{index:06}").as_bytes());
+        let made = site.model.create(site.model.root(), &name, NewNode::File, SetAttr::default());
+        site.model.release(made.await.expect("made").node.ino, 1);
+    }
+    let expected: std::collections::BTreeSet<String> = (0..COUNT).map(|index| format!("file-{index:06}")).collect();
+    let (mut of_programs, mut of_people) = (Vec::new(), Vec::new());
+    let mut from = String::from("0");
+    loop {
+        let page = site.get(&format!("/a/?list&from={from}"), &[]).await;
+        assert!(page.is_whole && page.status == 200);
+        let names =
+            page.text().split("href=\"/a/file-").skip(1).map(|rest| format!("file-{}", &rest[..6])).collect::<Vec<_>>();
+        let told = site.json(&format!("/a/?from={from}")).await;
+        let entries = told["entries"].as_array().expect("entries").clone();
+        assert!(names.len() <= PART_COUNT_MAX && entries.len() <= PART_COUNT_MAX, "{} {}", names.len(), entries.len());
+        assert!(page.body.len() < 4 << 20, "{}", page.body.len());
+        of_people.extend(names);
+        of_programs.extend(entries.iter().map(|entry| entry["name"].as_str().expect("a name").to_owned()));
+        match told["next"].as_str() {
+            Some(next) => {
+                assert!(page.text().contains(&format!("from={next}")), "the page leads on to the next one");
+                from = next.to_owned();
+            }
+            None => break,
+        }
+    }
+    for listed in [of_programs, of_people] {
+        assert_eq!(listed.len(), COUNT, "each once");
+        assert!(listed.into_iter().collect::<std::collections::BTreeSet<_>>() == expected);
+    }
+    assert_eq!(site.model.lease_count(), leases, "nothing of it is held");
 }
 
 /// A form lets in who has the token, and no page of another origin; the cookie it gives writes.

@@ -4,20 +4,28 @@ mod web;
 
 use std::{
     collections::BTreeSet,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, UNIX_EPOCH},
 };
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use muxfs::{
-    ErrorKind, FileKind, Mount, MuxFs, Name, Prefix, Result,
+    ErrorKind, FileKind, Mount, MuxFs, Name, Prefix, Result, forward_vfs,
     testing::{Clock, env, model::ModelFs},
-    vfs::{Attr, Cookie, Lease, Listing, NewNode, SetAttr, SetTime, Vfs, XattrMode, XattrName, ext, posix::Caller},
+    vfs::{
+        Attr, Changed, Cookie, Ino, Lease, Listing, NewNode, SetAttr, SetTime, Vfs, XattrMode, XattrName, ext,
+        posix::Caller,
+    },
 };
 use muxfs_http::{Options, Server, Token, Writing};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    sync::Semaphore,
     time::{sleep, timeout},
 };
 
@@ -30,7 +38,68 @@ const BEARER: (&str, &str) = ("Authorization", "Bearer 0123456789abcdef012345678
 struct Site {
     server: Server,
     models: [Arc<ModelFs>; 2],
+    gate: Arc<Gate>,
     vfs: Arc<dyn Vfs>,
+}
+
+/// Holds up whoever copies, or changes names, below it while it is closed.
+#[derive(Debug)]
+struct Gate {
+    is_closed: AtomicBool,
+    reached: Semaphore,
+    open: Semaphore,
+}
+
+impl Gate {
+    async fn pass(&self) {
+        if self.is_closed.load(Ordering::SeqCst) {
+            self.reached.add_permits(1);
+            self.open.acquire().await.expect("open").forget();
+        }
+    }
+
+    /// Waits until somebody stands before it.
+    async fn reached(&self) {
+        let reached = timeout(Duration::from_secs(30), self.reached.acquire()).await;
+        reached.expect("somebody copies").expect("open").forget();
+    }
+
+    fn close(&self) {
+        self.is_closed.store(true, Ordering::SeqCst);
+    }
+
+    /// For who stands before it, and all who come.
+    fn open(&self) {
+        self.is_closed.store(false, Ordering::SeqCst);
+        self.open.add_permits(1);
+    }
+}
+
+/// The first mount: a model that copies through a gate.
+#[derive(Debug)]
+struct Gated {
+    model: Arc<ModelFs>,
+    gate: Arc<Gate>,
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl Vfs for Gated {
+    forward_vfs!(model: root, lookup, parent, getattr, readdir, readlink, statfs, handle, resolve, retain, release);
+    forward_vfs!(model: setattr, write, create, remove, rename, link, allocate, punch_hole, seek, host_file);
+    forward_vfs!(model: getxattr, listxattr, setxattr, removexattr, sync, sync_inode);
+
+    async fn read(&self, ino: Ino, offset: u64, len: u32) -> Result<Bytes> {
+        let read = self.model.read(ino, offset, len).await;
+        self.gate.pass().await;
+        read
+    }
+
+    async fn copy_range(&self, from: (Ino, u64), to: (Ino, u64), len: u64) -> Result<(u64, Changed)> {
+        let copied = self.model.copy_range(from, to, len).await;
+        self.gate.pass().await;
+        copied
+    }
 }
 
 fn name(name: &[u8]) -> Name {
@@ -44,9 +113,13 @@ impl Site {
 
     async fn with(options: Options) -> Self {
         let models = [ModelFs::new(env()), ModelFs::new(env())];
+        let none = || Semaphore::new(0);
+        let gate = Arc::new(Gate { is_closed: AtomicBool::new(false), reached: none(), open: none() });
+        let gated = Gated { model: models[0].clone(), gate: gate.clone() };
+        let mounts: [(_, Arc<dyn Vfs>); 2] = [("a", Arc::new(gated)), ("b", models[1].clone())];
         let mut mux = MuxFs::new();
-        for (prefix, model) in ["a", "b"].into_iter().zip(&models) {
-            mux.mount(Mount::location(Prefix::new(prefix).expect("a prefix"), model.clone(), env())).expect("mounts");
+        for (prefix, vfs) in mounts {
+            mux.mount(Mount::location(Prefix::new(prefix).expect("a prefix"), vfs, env())).expect("mounts");
         }
         let vfs = mux.vfs(&env()).await.expect("joins");
         let writing = Writing {
@@ -56,7 +129,7 @@ impl Site {
             sync_names_except: Vec::new(),
         };
         let options = Options { addr: ([127, 0, 0, 1], 0).into(), writing: Some(writing), ..options };
-        Self { server: muxfs_http::serve(mux, options).expect("listens"), models, vfs }
+        Self { server: muxfs_http::serve(mux, options).expect("listens"), models, gate, vfs }
     }
 
     async fn ask(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> Reply {
@@ -195,7 +268,8 @@ async fn what_is_written_is_what_the_namespace_holds() {
         ("MOVE", "/a/g", to("/a/e/g"), 201),
         ("MOVE", "/a/e/g", to("/a/e/f"), 204),
         ("COPY", "/a/d/%ff%3cb%3e", to("/a/e/f"), 204),
-        ("MOVE", "/a/d", to("/b/d"), 502),
+        ("MOVE", "/a/d", to("/b/d"), 201),
+        ("MOVE", "/b/d", to("/a/d"), 201),
     ] {
         let reply = site.ask(method, from, &[("Destination", &to)]).await;
         assert_eq!(reply.status, status, "{method} {from} {to}: {}", reply.text());
@@ -235,6 +309,108 @@ async fn what_is_replaced_is_replaced_whole() {
     assert_eq!(site.ask("MOVE", "/a/new", &[("Destination", "/a/old")]).await.status, 204);
     assert_eq!(site.ask("COPY", "/a/old", &[("Destination", "/a/flat"), ("Depth", "0")]).await.status, 201);
     assert_eq!((site.names("a").await, site.names("a/flat").await), (names_of(&["flat", "old"]), names_of(&[])));
+}
+
+/// Who locks a place while something is copied to it has it: the copy, or what was to be moved, does not appear.
+#[tokio::test]
+async fn a_lock_that_is_taken_meanwhile_keeps_a_copy_out() {
+    for (method, source, to, locked) in [
+        ("COPY", "/a/f", "/a/goal", "/a/goal"),
+        ("COPY", "/a/d", "/a/goal", "/a/goal"),
+        ("COPY", "/a/f", "/b/goal", "/b/goal"),
+        ("COPY", "/a/f", "/a/e/goal", "/a/e"),
+        ("MOVE", "/a/f", "/b/goal", "/b/goal"),
+        ("MOVE", "/a/d", "/b/goal", "/a/d/f"),
+    ] {
+        let site = Site::new().await;
+        for dir in ["/a/d", "/a/e"] {
+            site.ask("MKCOL", dir, &[]).await;
+        }
+        site.put("/a/f", b"one").await;
+        site.put("/a/d/f", b"two").await;
+        let (names, leases) = ([site.names("a").await, site.names("a/e").await, site.names("b").await], site.leases());
+        site.gate.close();
+        let destination = [("Destination", to)];
+        let (done, token) = tokio::join!(site.ask(method, source, &destination), async {
+            site.gate.reached().await;
+            let lock = site.send("LOCK", locked, &[], LOCK.as_bytes()).await;
+            assert!([200, 201].contains(&lock.status), "{}", lock.text());
+            site.gate.open();
+            lock.header("lock-token").expect("a token").to_owned()
+        });
+        assert_eq!(done.status, 423, "{method} {source} {to}: {}", done.text());
+        let is_made = locked.ends_with("goal");
+        if is_made {
+            let held = format!("({token})");
+            assert_eq!(site.read(locked).await.expect("the lock made it").len(), 0);
+            assert_eq!(site.ask("DELETE", locked, &[("If", &held)]).await.status, 204);
+        }
+        let now = [site.names("a").await, site.names("a/e").await, site.names("b").await];
+        assert_eq!(now, names, "{method} {source} {to}: nothing is left of it");
+        assert_eq!(site.read("a/d/f").await.expect("there"), "two");
+        until("all that was looked at is let go", async || site.leases() == leases).await;
+    }
+}
+
+/// From one mount to another a copy takes the place, with times and all, and the source goes; nothing of it is left.
+#[tokio::test]
+async fn what_moves_to_another_mount_is_there_whole_and_nowhere_else() {
+    let site = Site::new().await;
+    let leases = site.leases();
+    site.ask("MKCOL", "/a/d", &[]).await;
+    site.ask("MKCOL", "/a/d/e", &[]).await;
+    for path in ["/a/d/f", "/a/d/e/g"] {
+        assert_eq!(site.send("PUT", path, &[("X-OC-Mtime", "784111777")], path.as_bytes()).await.status, 201);
+    }
+    assert_eq!(site.send("PROPPATCH", "/a/d/f", &[], PATCH.as_bytes()).await.status, 207);
+    let (dir, _) = site.find("a/d/e").await.expect("there");
+    let old = SetAttr { mode: Some(0o750), mtime: Some(SetTime::At(UNIX_EPOCH)), ..SetAttr::default() };
+    site.vfs.setattr(dir.ino(), old).await.expect("set");
+    drop(dir);
+    // What keeps it from moving leaves it where it is.
+    site.put("/b/there", b"x").await;
+    let not_over = [("Destination", "/b/there"), ("Overwrite", "F")];
+    assert_eq!(site.ask("MOVE", "/a/d", &not_over).await.status, 412);
+    let wrong = [("Destination", "/b/d"), ("If", "(<urn:uuid:other>)")];
+    assert_eq!(site.ask("MOVE", "/a/d", &wrong).await.status, 412);
+    for (full, status) in [(1, 507), (0, 507)] {
+        site.models[full].fail(Some(ErrorKind::NoSpace));
+        assert_eq!(site.ask("MOVE", "/a/d", &[("Destination", "/b/d")]).await.status, status);
+        site.models[full].fail(None);
+    }
+    assert_eq!((site.names("a").await, site.names("b").await), (names_of(&["d"]), names_of(&["there"])));
+    assert_eq!(site.ask("MOVE", "/a/d", &[("Destination", "/b/there")]).await.status, 204);
+    assert_eq!((site.names("a").await, site.names("b").await), (names_of(&[]), names_of(&["there"])));
+    assert_eq!(site.read("b/there/e/g").await.expect("there"), "/a/d/e/g");
+    let (_, attr) = site.find("b/there/f").await.expect("there");
+    assert_eq!(attr.mtime, UNIX_EPOCH + Duration::from_secs(784_111_777));
+    let (_, attr) = site.find("b/there/e").await.expect("there");
+    assert_eq!((attr.mtime, attr.mode), (UNIX_EPOCH, 0o750));
+    let both = "<D:propfind xmlns:D='DAV:'><D:prop><a xmlns='urn:x'/></D:prop></D:propfind>";
+    let told = site.send("PROPFIND", "/b/there/f", &[("Depth", "0")], both.as_bytes()).await.text();
+    assert!(told.contains("200 OK"), "{told}");
+    until("all that was looked at is let go", async || site.leases() == leases).await;
+}
+
+/// What is written while something moves to another mount is not deleted with what was copied.
+#[tokio::test]
+async fn what_changes_while_it_moves_is_not_lost() {
+    for (changed, content) in [("/a/d/f", "changed"), ("/a/d/e/new", "new")] {
+        let site = Site::new().await;
+        site.ask("MKCOL", "/a/d", &[]).await;
+        site.ask("MKCOL", "/a/d/e", &[]).await;
+        site.put("/a/d/f", b"old").await;
+        site.gate.close();
+        let destination = [("Destination", "/b/d")];
+        let (moved, ()) = tokio::join!(site.ask("MOVE", "/a/d", &destination), async {
+            site.gate.reached().await;
+            assert!(site.put(changed, content.as_bytes()).await < 300);
+            site.gate.open();
+        });
+        assert_eq!(moved.status, 409, "{}", moved.text());
+        assert_eq!(site.read(changed).await.expect("there"), content);
+        assert_eq!((site.names("a").await, site.names("b").await), (names_of(&["d"]), names_of(&[])));
+    }
 }
 
 /// A client that goes away, stands still or announces more than it sends leaves the old file and nothing else.

@@ -12,7 +12,7 @@ use super::{
     href, is_hidden, mount_of,
     properties::{BEGIN, END},
     told,
-    tree::{Left, Node},
+    tree::{Copying, Left, Node},
     xml,
 };
 use crate::{failure::Failure, target::Target};
@@ -76,14 +76,14 @@ impl Dav {
     }
 
     pub(super) async fn copy(&self) -> Answer {
-        let is_deep = match headers::depth(&self.request.headers)? {
-            Depth::Infinity => true,
-            Depth::Zero => false,
+        let how = match headers::depth(&self.request.headers)? {
+            Depth::Infinity => Copying::Deep,
+            Depth::Zero => Copying::Shallow,
             Depth::One => return Err(Failure::bad("Depth is 0 or infinity here.", "")),
         };
         let (source, replaces) = (self.source().await?, self.replaces()?);
         let goal = self.goal(&source, &[]).await?;
-        let hidden = self.tree.copy_hidden(source, &goal.dir, is_deep).await.map_err(failed)?;
+        let hidden = self.tree.copy_hidden(source, &goal.dir, how).await.map_err(failed)?;
         let (dir, name) = goal.place();
         let installed = async {
             // Somebody may have locked the place meanwhile.
@@ -105,8 +105,9 @@ impl Dav {
         let (dir, name) = self.place(path).await?;
         let goal = self.goal(&source, &[Touch::Tree(path)]).await?;
         if mount_of(path) != mount_of(goal.path()) {
-            let why = "Nothing moves from one mount to another.";
-            return Err(Failure::new(StatusCode::BAD_GATEWAY, why, "Copy it, and delete it when that is done."));
+            self.move_over(source, (&dir, name), &goal, replaces).await?;
+            self.shared.locks.forget(path);
+            return Ok(self.moved(&goal));
         }
         let to = goal.place();
         let same = self.tree.child(to.0.ino(), to.1).await.map_err(failed)?.filter(|node| node.ino() == source.ino());
@@ -121,6 +122,32 @@ impl Dav {
         }
         self.shared.locks.forget(path);
         Ok(self.moved(&goal))
+    }
+
+    /// Moves from one mount to another: a copy takes its place, whole, and then the source goes, unless somebody changed it
+    /// meanwhile. So whatever stops in between leaves the one or the other, or both.
+    async fn move_over(&self, source: Node, from: (&Node, &Name), goal: &Goal, replaces: bool) -> Result<(), Failure> {
+        let (tree, lease) = (&self.tree, source.lease.clone());
+        tree.may_take_from(from.0).await.map_err(failed)?;
+        let before = tree.state(lease.ino()).await.map_err(failed)?;
+        let hidden = tree.copy_hidden(source, &goal.dir, Copying::Moved).await.map_err(failed)?;
+        let (dir, name) = goal.place();
+        let installed = async {
+            // Somebody may have changed it, or locked one of the places, meanwhile.
+            if tree.state(lease.ino()).await.map_err(failed)? != before {
+                return Err(changed("Nothing was moved."));
+            }
+            self.check_locks(&[Touch::Tree(self.path()), Touch::Tree(goal.path())])?;
+            tree.install((dir, &hidden), (dir, name), replaces, None).await.map_err(taken_or)
+        };
+        if let Err(failure) = installed.await {
+            tree.discard(dir, &hidden).await;
+            return Err(failure);
+        }
+        if tree.remove_unchanged(from, lease.ino(), before).await.map_err(failed)? {
+            return Ok(());
+        }
+        Err(changed("The destination has what there was before."))
     }
 
     /// What is to be removed, copied or moved.
@@ -173,6 +200,12 @@ impl Dav {
 /// Whether one node that two names find has both, rather than one name in two spellings.
 fn is_named_twice(node: &Node, one: &Name, other: &Name) -> bool {
     !node.is_dir() && node.attr.nlink > 1 && !one.as_bytes().eq_ignore_ascii_case(other.as_bytes())
+}
+
+/// What was to be moved is not what was copied.
+fn changed(outcome: &str) -> Failure {
+    let why = format!("Somebody changed this while it was moved to another mount. {outcome}");
+    Failure::new(StatusCode::CONFLICT, why, "Look at what is there, and ask again.")
 }
 
 fn taken() -> Failure {

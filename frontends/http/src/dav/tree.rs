@@ -4,13 +4,18 @@
 //! durable; what was there goes after that. So nothing is ever absent that is replaced, and what is cut off leaves the
 //! old behind, and a leftover of a hidden name, which goes when it is a day old and its directory is listed.
 
-use std::{sync::Arc, time::Duration, vec};
+use std::{
+    sync::Arc,
+    time::{Duration, UNIX_EPOCH},
+    vec,
+};
 
 use bytes::Bytes;
 use muxfs::{
     Env, Error, ErrorKind, FileKind, Name, Result,
     vfs::{
-        Attr, Cookie, Fsid, Ino, Lease, Listing, NewNode, Place, RemoveKind, RenameMode, SetAttr, Vfs, XattrMode, ext,
+        Attr, Cookie, Fsid, Ino, Lease, Listing, NewNode, Place, RemoveKind, RenameMode, SetAttr, SetTime, Vfs,
+        XattrMode, ext,
     },
 };
 
@@ -66,6 +71,17 @@ pub(crate) struct Tree {
     /// The file systems whose names are durable when they are.
     pub(crate) sync_names_except: Vec<Fsid>,
     pub(crate) env: Env,
+}
+
+/// What of a node its copy has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Copying {
+    /// A directory without what is in it.
+    Shallow,
+    /// All that is below it.
+    Deep,
+    /// That, and owners and times too: the copy is what stays of it.
+    Moved,
 }
 
 /// A directory that is walked through.
@@ -232,14 +248,7 @@ impl Tree {
     /// Gives what replaces a file the mode and the extended attributes of that one.
     pub(crate) async fn take_after(&self, new: &Node, old: &Node) -> Result<()> {
         self.carry(old, new).await?;
-        if (old.attr.uid, old.attr.gid) != (new.attr.uid, new.attr.gid) {
-            let owner = SetAttr { uid: Some(old.attr.uid), gid: Some(old.attr.gid), ..SetAttr::default() };
-            match self.vfs.setattr(new.ino(), owner).await {
-                Ok(_) => {}
-                Err(refused) if matches!(refused.kind(), ErrorKind::NotPermitted | ErrorKind::Denied) => {}
-                Err(other) => return Err(other),
-            }
-        }
+        self.give(old, new).await?;
         let mode = SetAttr { mode: Some(old.attr.mode & KEPT_MODE), ..SetAttr::default() };
         self.vfs.setattr(new.ino(), mode).await.map(drop)
     }
@@ -269,14 +278,14 @@ impl Tree {
 
     // ---- copies
 
-    /// Copies a node, and all that is below it where `is_deep`, to a hidden name in a directory, durably.
+    /// Copies a node to a hidden name in a directory, durably.
     ///
     /// # Errors
     /// Of the first thing that could not be copied, with its path below the node; nothing is left then.
-    pub(crate) async fn copy_hidden(&self, from: Node, dir: &Node, is_deep: bool) -> Result<Name> {
+    pub(crate) async fn copy_hidden(&self, from: Node, dir: &Node, how: Copying) -> Result<Name> {
         let name = self.hidden_name();
         let copied = async {
-            let root = self.copy_into(from, dir, &name, is_deep).await?;
+            let root = self.copy_into(from, dir, &name, how).await?;
             if root.is_dir() {
                 // One call for all that is below.
                 return self.vfs.sync(self.vfs.root()).await;
@@ -290,11 +299,11 @@ impl Tree {
         Ok(name)
     }
 
-    async fn copy_into(&self, from: Node, dir: &Node, name: &Name, is_deep: bool) -> Result<Node> {
+    async fn copy_into(&self, from: Node, dir: &Node, name: &Name, how: Copying) -> Result<Node> {
         let first = self.copy_node(&from, dir.ino(), name).await?;
         let root = Node { lease: first.lease.clone(), attr: first.attr.clone() };
-        if !from.is_dir() || !is_deep {
-            self.close_copy(&from, &first).await?;
+        if !from.is_dir() || how == Copying::Shallow {
+            self.close_copy(&from, &first, how).await?;
             return Ok(root);
         }
         let mut levels = vec![Level::new(name.clone(), from, Some(first))];
@@ -309,13 +318,13 @@ impl Tree {
                 if node.is_dir() {
                     levels.push(Level::new(name, node, Some(copied)));
                 } else {
-                    self.close_copy(&node, &copied).await.map_err(at)?;
+                    self.close_copy(&node, &copied, how).await.map_err(at)?;
                 }
             } else if let Some(after) = level.after {
                 let (entries, next) = self.page(level.node.ino(), after).await?;
                 (level.entries, level.after) = (entries.into_iter(), next);
             } else {
-                self.close_copy(&level.node, copy).await?;
+                self.close_copy(&level.node, copy, how).await?;
                 levels.pop();
             }
         }
@@ -343,13 +352,28 @@ impl Tree {
     }
 
     /// Ends the copy of a node: its mode is what it is to be.
-    async fn close_copy(&self, from: &Node, copy: &Node) -> Result<()> {
+    async fn close_copy(&self, from: &Node, copy: &Node, how: Copying) -> Result<()> {
         self.carry(from, copy).await?;
+        if how == Copying::Moved {
+            self.give(from, copy).await?;
+        }
         let mode = from.attr.mode & KEPT_MODE;
-        if from.attr.kind == FileKind::Symlink || copy.attr.mode & KEPT_MODE == mode {
+        let has_mode = from.attr.kind == FileKind::Symlink || copy.attr.mode & KEPT_MODE == mode;
+        let mtime = (how == Copying::Moved).then_some(SetTime::At(from.attr.mtime));
+        let set = SetAttr { mode: (!has_mode).then_some(mode), mtime, ..SetAttr::default() };
+        if set == SetAttr::default() { Ok(()) } else { self.vfs.setattr(copy.ino(), set).await.map(drop) }
+    }
+
+    /// Gives a node the owner of another, as far as the server may.
+    async fn give(&self, from: &Node, to: &Node) -> Result<()> {
+        if (from.attr.uid, from.attr.gid) == (to.attr.uid, to.attr.gid) {
             return Ok(());
         }
-        self.vfs.setattr(copy.ino(), SetAttr { mode: Some(mode), ..SetAttr::default() }).await.map(drop)
+        let owner = SetAttr { uid: Some(from.attr.uid), gid: Some(from.attr.gid), ..SetAttr::default() };
+        match self.vfs.setattr(to.ino(), owner).await {
+            Err(other) if !matches!(other.kind(), ErrorKind::NotPermitted | ErrorKind::Denied) => Err(other),
+            _ => Ok(()),
+        }
     }
 
     async fn copy_bytes(&self, from: &Node, to: &Node) -> Result<()> {
@@ -373,6 +397,82 @@ impl Tree {
             (piece, at) = (read?, next);
         }
         Ok(())
+    }
+
+    // ---- moving from one file system to another
+
+    /// Whether names can be taken out of a directory: known before all that is below one is copied for nothing.
+    ///
+    /// # Errors
+    /// Why not.
+    pub(crate) async fn may_take_from(&self, dir: &Node) -> Result<()> {
+        let (name, _file) = self.create_hidden(dir, 0o600).await?;
+        self.discard(dir, &name).await;
+        Ok(())
+    }
+
+    /// What tells the state of a node, and of all that is below it, from another; what it is called itself does not count.
+    pub(crate) async fn state(&self, ino: Ino) -> Result<blake3::Hash> {
+        let mut state = blake3::Hasher::new();
+        let note = |state: &mut blake3::Hasher, name: &[u8], attr: &Attr, change: u64| {
+            let mtime = attr.mtime.duration_since(UNIX_EPOCH).map_or_else(
+                |before| -i128::try_from(before.duration().as_nanos()).unwrap_or(i128::MAX),
+                |after| i128::try_from(after.as_nanos()).unwrap_or(i128::MAX),
+            );
+            state.update(&(name.len() as u64).to_le_bytes()).update(name);
+            for number in [attr.ino.0.get(), attr.size, change] {
+                state.update(&number.to_le_bytes());
+            }
+            state.update(&mtime.to_le_bytes());
+        };
+        let attr = self.vfs.getattr(ino).await?;
+        // Another name of its own is a change, too.
+        note(&mut state, b"", &attr, 0);
+        if attr.kind != FileKind::Dir {
+            return Ok(state.finalize());
+        }
+        self.vfs.retain(ino);
+        let mut levels = vec![Level::new(self.hidden_name(), self.adopt(attr), None)];
+        while let Some(level) = levels.last_mut() {
+            if let Some((name, node)) = level.entries.next() {
+                note(&mut state, name.as_bytes(), &node.attr, node.attr.change);
+                if node.is_dir() {
+                    levels.push(Level::new(name, node, None));
+                }
+            } else if let Some(after) = level.after {
+                let (entries, next) = self.page(level.node.ino(), after).await?;
+                (level.entries, level.after) = (entries.into_iter(), next);
+            } else {
+                state.update(b"end");
+                levels.pop();
+            }
+        }
+        Ok(state.finalize())
+    }
+
+    /// Removes what is at a place, with all that is below it, if it is in that state yet; whether it was. It goes out of sight
+    /// first, so that who changes it later finds nothing to change.
+    ///
+    /// # Errors
+    /// Those of taking it out of sight, with the place as it was. What cannot be removed then is told in the log.
+    pub(crate) async fn remove_unchanged(
+        &self,
+        (dir, name): (&Node, &Name),
+        ino: Ino,
+        state: blake3::Hash,
+    ) -> Result<bool> {
+        let hidden = self.hidden_name();
+        let place = Place { dir: dir.ino(), name, expect: Some(ino) };
+        let away = || Place { dir: dir.ino(), name: &hidden, expect: None };
+        self.vfs.rename(place, away(), RenameMode::NoReplace).await?;
+        if !self.state(ino).await.is_ok_and(|now| now == state) {
+            let back = Place { dir: dir.ino(), name, expect: None };
+            self.vfs.rename(away(), back, RenameMode::NoReplace).await?;
+            return Ok(false);
+        }
+        self.sync_names(dir).await?;
+        self.discard(dir, &hidden).await;
+        Ok(true)
     }
 
     // ---- removing
