@@ -308,6 +308,11 @@ pub fn format_of(target: &Path, format: Option<Format>) -> Result<Format> {
 /// `InvalidArgument` where its chunks are those of the other format; `TooLarge` where a directory is too long for an `.flist`, or the
 /// whole for any reader; `NoSpace`, `Io`.
 pub fn save(tree: &Tree, facts: &Facts, target: &Path, format: Format) -> Result<u64> {
+    save_within(tree, facts, target, format, crate::FLIST_LEN_MAX)
+}
+
+/// The same of one that may have so many bytes.
+pub(crate) fn save_within(tree: &Tree, facts: &Facts, target: &Path, format: Format, len_max: u64) -> Result<u64> {
     let named = |error: Error| error.at(target.display());
     let io = |error: io::Error| named(io_failed(&error));
     // What is replaced is the file, not a link to it; whoever could not read it cannot read the new one.
@@ -320,24 +325,44 @@ pub fn save(tree: &Tree, facts: &Facts, target: &Path, format: Format) -> Result
     // What begins with a dot no mount shows.
     let temporary = || tempfile::Builder::new().prefix(".flist-").permissions(permissions.clone()).tempfile_in(dir);
     let mut file = temporary().map_err(io)?;
+    check_chunk_count(tree, format, len_max).map_err(named)?;
     match format {
         Format::Fl => fl::write(file.path(), tree, facts),
         Format::Flist => {
             let scratch = temporary().map_err(io)?;
             let facts = with_backend(facts);
-            flist::write(file.as_file_mut(), scratch.path(), tree, &facts)
+            flist::write(file.as_file_mut(), scratch.path(), tree, &facts, len_max)
         }
     }
     .map_err(named)?;
     let len = file.as_file().metadata().map_err(io)?.len();
-    if len > crate::FLIST_LEN_MAX {
-        let why = format!("it would have {len} bytes, and {} are read", crate::FLIST_LEN_MAX);
-        return Err(named(Error::new(ErrorKind::TooLarge, OP).because(why)));
+    if len > len_max {
+        return Err(named(too_long(len, len_max)));
     }
     file.as_file().sync_all().map_err(io)?;
     file.persist(target).map_err(|error| io(error.error))?;
     std::fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(io)?;
     Ok(len)
+}
+
+fn too_long(len: u64, len_max: u64) -> Error {
+    Error::new(ErrorKind::TooLarge, OP).because(format!("it would have {len} bytes or more, and {len_max} are read"))
+}
+
+/// Refuses what is longer for its chunks alone, before any is written: each name of a file names all of them.
+fn check_chunk_count(tree: &Tree, format: Format, len_max: u64) -> Result<()> {
+    let each = match format {
+        Format::Fl => 64,
+        Format::Flist => 48,
+    };
+    let dirs = tree.dirs();
+    let nodes = (0..dirs.count()).filter_map(|at| tree.node(dirs.index(at))).flat_map(|dir| dir.entries.values());
+    let count_of = |index: &usize| match tree.node(*index).map(|node| &node.what) {
+        Some(What::File { content, .. }) => tree.content(*content).map_or(0, |content| content.chunks.len() as u64),
+        _ => 0,
+    };
+    let len = nodes.map(count_of).fold(0u64, u64::saturating_add).saturating_mul(each);
+    if len > len_max { Err(too_long(len, len_max)) } else { Ok(()) }
 }
 
 /// An `.flist` names one 0-db server, in its metadata: where they have none, the first that has all ids.

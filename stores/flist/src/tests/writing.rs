@@ -283,6 +283,29 @@ async fn chunks_go_where_their_ids_belong() {
     assert_eq!(Stores::open(&http).expect_err("it is only read").kind(), ErrorKind::InvalidArgument);
 }
 
+/// A short archive, and gigabytes of rows: each name of a file has its chunks once more.
+#[tokio::test(flavor = "multi_thread")]
+async fn names_of_one_file_are_refused_before_they_fill_a_disk() {
+    let world = World::new();
+    for name in ["a.fl", "a.flist"] {
+        let target = world.path("flists").join(name);
+        let mut making =
+            Making::begin(Tree::default(), stores(&world), &target, &CreateOptions::default()).expect("begun");
+        let pieces = futures_util::stream::iter([Ok(long().into())]);
+        let (content, len) = making.content(Box::pin(pieces)).await.expect("read");
+        for number in 0..1000 {
+            making.put(&names(&format!("{number}")), About::UNSAID_DIR, What::File { len, content }).expect("put");
+        }
+        making.finish(Facts::default()).await.expect("made");
+        let tree = Tree::of(&world.open(name).expect("opens")).expect("read");
+        let format = write::format_of(&target, None).expect("named");
+        let error = write::save_within(&tree, &Facts::default(), &target, format, 140_000).expect_err("too many");
+        assert_eq!(error.kind(), ErrorKind::TooLarge);
+        assert!(format!("{error:#}").contains("or more"), "it was not written to find out: {error:#}");
+        write::save_within(&tree, &Facts::default(), &target, format, 1 << 20).expect("room for all");
+    }
+}
+
 /// What fails leaves what was there.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failed_making_leaves_no_half_flist() {
