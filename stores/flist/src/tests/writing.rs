@@ -29,7 +29,7 @@ fn names(path: &str) -> Vec<Name> {
     path.split('/').filter(|part| !part.is_empty()).map(|part| Name::new(part.as_bytes()).expect("a name")).collect()
 }
 
-fn stores(world: &World) -> Arc<Stores> {
+pub(super) fn stores(world: &World) -> Arc<Stores> {
     let url = format!("dir://{}", world.path("chunks").display());
     Arc::new(Stores::open(&[url.parse().expect("an address")]).expect("made"))
 }
@@ -303,6 +303,24 @@ async fn names_of_one_file_are_refused_before_they_fill_a_disk() {
         assert_eq!(error.kind(), ErrorKind::TooLarge);
         assert!(format!("{error:#}").contains("or more"), "it was not written to find out: {error:#}");
         write::save_within(&tree, &Facts::default(), &target, format, 1 << 20).expect("room for all");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn chunks_do_not_go_where_files_come_from() {
+    let world = World::new();
+    let root = rootfs(&world);
+    for dir in ["rootfs", "rootfs/usr/chunks", "link/chunks"] {
+        fs::remove_file(world.path("link")).ok();
+        symlink(root.join("usr"), world.path("link")).expect("linked");
+        let url = format!("dir://{}", world.path(dir).display()).parse().expect("an address");
+        let stores = Arc::new(Stores::open(&[url]).expect("made"));
+        let target = world.path("flists").join("a.fl");
+        let error = write::create(Source::Dir(root.clone()), stores, &target, CreateOptions::default())
+            .await
+            .expect_err("each chunk would be in the next flist");
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+        assert!(format!("{error:#}").contains("elsewhere"), "{error:#}");
     }
 }
 

@@ -64,7 +64,7 @@ impl Tree {
                 return Err(Error::new(ErrorKind::Corrupt, OP).because(why));
             }
             for Entry { name, inode } in flist.dir(&dir)?.entries {
-                let named = |error: Error| error.at(shown(&[&path[..], &[name.clone()]].concat()));
+                let named = |error: Error| error.at(shown(&[&path[..], std::slice::from_ref(&name)].concat()));
                 let what = self.what(flist, &inode).map_err(named)?;
                 let below = self.put_in(at, &name, about(&inode), what).map_err(named)?;
                 if inode.kind == FileKind::Dir {
