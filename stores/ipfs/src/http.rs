@@ -325,22 +325,32 @@ fn system_roots() -> RootCertStore {
     roots
 }
 
-/// Whether an address is one of the Internet, as far as its number tells.
+/// Whether an address is one of the Internet, as far as its number tells; one that stands for an IPv4 address is what that is.
 fn is_public(ip: IpAddr) -> bool {
-    let is_public_v4 = |ip: Ipv4Addr| {
-        let [a, b, ..] = ip.octets();
-        let is_shared = a == 100 && b & 0xc0 == 64;
-        let is_special = ip.is_private() || ip.is_loopback() || ip.is_link_local() || ip.is_multicast();
-        !is_special && !is_shared && a != 0 && a < 240
-    };
+    let v4 = |high: u16, low: u16| is_public_v4((u32::from(high) << 16 | u32::from(low)).into());
     match ip {
         IpAddr::V4(ip) => is_public_v4(ip),
-        IpAddr::V6(ip) => match ip.to_ipv4() {
-            // Also of ::1 and ::.
-            Some(ip) => is_public_v4(ip),
-            None => !ip.is_unique_local() && !ip.is_unicast_link_local() && !ip.is_multicast(),
+        IpAddr::V6(ip) => match ip.segments() {
+            // Compatible, as ::1 and :: look too; mapped; translated; behind a NAT64; in 6to4.
+            [0, 0, 0, 0, 0, 0 | 0xffff, high, low]
+            | [0, 0, 0, 0, 0xffff, 0, high, low]
+            | [0x64, 0xff9b, 0, 0, 0, 0, high, low]
+            | [0x2002, high, low, ..] => v4(high, low),
+            // Of protocols, Teredo among them; of examples.
+            [0x2001, 0..0x200 | 0xdb8, ..] | [0x3fff, 0..0x1000, ..] => false,
+            // What is given out is here; private, local and multicast ones are not.
+            [first, ..] => first & 0xe000 == 0x2000,
         },
     }
+}
+
+fn is_public_v4(ip: Ipv4Addr) -> bool {
+    let [a, b, c, _] = ip.octets();
+    // Behind the NAT of a provider; of protocols; of benchmarks.
+    let is_shared = a == 100 && b & 0xc0 == 64;
+    let is_reserved = a == 0 || a >= 240 || [a, b, c] == [192, 0, 0] || a == 198 && b & 0xfe == 18;
+    let is_special = ip.is_private() || ip.is_loopback() || ip.is_link_local() || ip.is_multicast();
+    !is_special && !is_shared && !is_reserved && !ip.is_documentation()
 }
 
 impl Answer<'_> {
@@ -349,20 +359,24 @@ impl Answer<'_> {
     /// # Errors
     /// `Unavailable` where it breaks off, stands still, or is longer than `len_max`.
     pub(crate) async fn read(mut self, len_max: usize) -> Result<Bytes> {
-        let http = self.http;
         let body = self.gather(len_max).await?;
+        drop(self.end());
+        Ok(body)
+    }
+
+    /// Lets the connection be used again, of whose answer nothing is left: [`next`](Self::next) said so.
+    pub(crate) fn end(mut self) -> OwnedSemaphorePermit {
         if self.is_own {
             self.connection.used = Instant::now();
-            http.idle.lock().unwrap_or_else(PoisonError::into_inner).push(self.connection);
+            self.http.idle.lock().unwrap_or_else(PoisonError::into_inner).push(self.connection);
         }
-        Ok(body)
+        self.place
     }
 
     /// Lets the body go, and gives the place back. The connection is used again if that costs little.
     pub(crate) async fn discard(mut self) -> OwnedSemaphorePermit {
         if self.is_own && self.gather(UNWANTED_LEN_MAX).await.is_ok() {
-            self.connection.used = Instant::now();
-            self.http.idle.lock().unwrap_or_else(PoisonError::into_inner).push(self.connection);
+            return self.end();
         }
         self.place
     }
@@ -447,11 +461,35 @@ mod tests {
         for ip in ["127.0.0.1", "10.1.2.3", "192.168.0.1", "172.16.0.1", "169.254.169.254", "100.64.0.1", "0.0.0.0"] {
             assert!(!is_public(ip.parse().expect("an address")), "{ip}");
         }
-        for ip in ["::1", "::", "fe80::1", "fd00::1", "::ffff:127.0.0.1", "ff02::1", "255.255.255.255"] {
+        for ip in
+            ["192.0.0.8", "198.18.0.1", "198.19.255.255", "224.0.0.1", "240.0.0.1", "255.255.255.255", "192.0.2.1"]
+        {
             assert!(!is_public(ip.parse().expect("an address")), "{ip}");
         }
-        for ip in ["1.1.1.1", "192.0.66.1", "100.128.0.1", "2606:4700::1111"] {
+        for ip in
+            ["::1", "::", "fe80::1", "fec0::1", "fd00::1", "ff02::1", "100::1", "2001:db8::1", "2001::1", "3fff::1"]
+        {
+            assert!(!is_public(ip.parse().expect("an address")), "{ip}");
+        }
+        for ip in
+            ["1.1.1.1", "192.0.66.1", "100.128.0.1", "198.17.0.1", "198.20.0.1", "2606:4700::1111", "2001:4860::8888"]
+        {
             assert!(is_public(ip.parse().expect("an address")), "{ip}");
+        }
+    }
+
+    /// Whatever a name server says: a router or this system may turn each of these into the IPv4 address in it.
+    #[test]
+    fn an_address_within_another_is_public_where_it_is_itself() {
+        for [before, after] in [["::", ""], ["::ffff:", ""], ["::ffff:0:", ""], ["64:ff9b::", ""], ["2002:", "::1"]] {
+            for (inner, expected) in [("7f00:1", false), ("0a01:203", false), ("a9fe:a9fe", false), ("0101:101", true)]
+            {
+                let ip = format!("{before}{inner}{after}");
+                assert_eq!(is_public(ip.parse().expect("an address")), expected, "{ip}");
+            }
+        }
+        for ip in ["64:ff9b:1::101:101", "64:ff9b:0:0:0:1:101:101"] {
+            assert!(!is_public(ip.parse().expect("an address")), "{ip}");
         }
     }
 }
