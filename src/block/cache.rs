@@ -22,8 +22,8 @@ use futures_util::{StreamExt as _, stream::BoxStream};
 use lru::LruCache;
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 
-use super::{BlockKey, BlockStore};
-use crate::{Cid, Result};
+use super::{BlockKey, BlockStore, Expected, Given};
+use crate::Result;
 
 /// A [`BlockStore`] over another that keeps the blocks that were read last in a third, up to so many bytes.
 ///
@@ -206,20 +206,25 @@ impl Cache {
 #[async_trait]
 impl BlockStore for Cache {
     async fn get(&self, key: &BlockKey) -> Result<Option<Bytes>> {
+        Ok(self.get_checked(key).await?.map(|given| given.bytes().clone()))
+    }
+
+    /// Checked where it comes from a store that checks: what is near is as good as a disk.
+    async fn get_checked(&self, key: &BlockKey) -> Result<Option<Given>> {
         if let Some(block) = self.near(key, None).await {
-            return Ok(Some(block));
+            return Ok(Some(Given::Bytes(block)));
         }
         let turn = self.turns.take(key).await;
         // Another may have read it meanwhile.
         if let Some(block) = self.near(key, Some(&turn)).await {
-            return Ok(Some(block));
+            return Ok(Some(Given::Bytes(block)));
         }
         self.misses.fetch_add(1, Ordering::Relaxed);
-        let got = self.inner.get(key).await?;
-        if let Some(block) = &got {
-            self.keep(key, block, &turn).await;
+        let given = self.inner.get_checked(key).await?;
+        if let Some(given) = &given {
+            self.keep(key, given.bytes(), &turn).await;
         }
-        Ok(got)
+        Ok(given)
     }
 
     /// What is not near is read from the store below, that part alone, and not kept.
@@ -258,8 +263,8 @@ impl BlockStore for Cache {
         }
     }
 
-    fn expect(&self, node: &Cid, block: &Bytes) {
-        self.inner.expect(node, block);
+    fn expect(&self, expected: &Expected<'_>) {
+        self.inner.expect(expected);
     }
 
     async fn flush(&self) -> Result<()> {

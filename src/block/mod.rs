@@ -5,9 +5,11 @@
 
 mod bad;
 mod cache;
+mod checked;
 mod compress;
 mod encrypt;
 mod erasure;
+mod expected;
 mod fallback;
 mod mem;
 mod nowhere;
@@ -21,12 +23,14 @@ use futures_util::stream::BoxStream;
 
 pub use self::{
     cache::{Cache, CacheStats},
+    checked::{Checked, Checks, Given},
     compress::Compress,
     encrypt::Encrypt,
     erasure::{
         BlockShare, Erasure, ErasureLoss, ErasureNode, ErasureNodeStatus, ErasureOptions, PROBE_KEY, RepairReport,
         SHARD_HEADER_LEN, Scrub, ScrubOptions, ScrubReport, Settle, SettleReport, StripeCode,
     },
+    expected::Expected,
     fallback::Fallback,
     mem::{Mem, MemOptions},
     nowhere::Nowhere,
@@ -101,6 +105,14 @@ pub trait BlockStore: Debug + Send + Sync + 'static {
         Ok(self.get(key).await?.map(open))
     }
 
+    /// What `get` gives, [`Checked`] where this store held it against its key anyway: who verifies need not hash it again.
+    ///
+    /// # Errors
+    /// Those of `get`.
+    async fn get_checked(&self, key: &BlockKey) -> Result<Option<Given>> {
+        Ok(self.get(key).await?.map(Given::Bytes))
+    }
+
     /// Stores a block under its key: all of it or, on any error, perhaps none, never a part. Visible when it returns.
     ///
     /// Idempotent. Where the key exists already the store may keep the bytes it has, unless it has found them to be
@@ -124,9 +136,9 @@ pub trait BlockStore: Debug + Send + Sync + 'static {
         Ok(self.get(key).await?.map(|block| block.len() as u64))
     }
 
-    /// Tells that a node of a file, the block of a CID, is being read, and so perhaps what it links to: a store that is far away may
-    /// fetch that in one go. Returns at once, and changes nothing of what any other method gives.
-    fn expect(&self, _node: &Cid, _block: &Bytes) {}
+    /// Tells what is about to be read: a store that is far away may fetch it in one go. Returns at once, and changes nothing of
+    /// what any other method gives.
+    fn expect(&self, _expected: &Expected<'_>) {}
 
     /// Makes every `put` and `delete` that returned before this call durable. At once true in a store without buffers.
     async fn flush(&self) -> Result<()> {
@@ -151,6 +163,9 @@ impl<B: BlockStore + ?Sized> BlockStore for Arc<B> {
     async fn get_opened(&self, key: &BlockKey, open: OpenBlock<'_>) -> Result<Option<Result<Bytes>>> {
         (**self).get_opened(key, open).await
     }
+    async fn get_checked(&self, key: &BlockKey) -> Result<Option<Given>> {
+        (**self).get_checked(key).await
+    }
     async fn put(&self, key: &BlockKey, block: Bytes) -> Result<()> {
         (**self).put(key, block).await
     }
@@ -163,8 +178,8 @@ impl<B: BlockStore + ?Sized> BlockStore for Arc<B> {
     async fn block_len(&self, key: &BlockKey) -> Result<Option<u64>> {
         (**self).block_len(key).await
     }
-    fn expect(&self, node: &Cid, block: &Bytes) {
-        (**self).expect(node, block);
+    fn expect(&self, expected: &Expected<'_>) {
+        (**self).expect(expected);
     }
     async fn flush(&self) -> Result<()> {
         (**self).flush().await

@@ -126,8 +126,12 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         Ok(None)
     }
 
-    /// The next section as it is written; [`Reader::next`] but for the hash.
-    pub(super) async fn next_unverified(&mut self) -> Result<Option<Section>> {
+    /// The next section as it is written, also one of an identity CID: [`Reader::next`] but for the hash. For who has several
+    /// [checked](crate::block::Checks) at once.
+    ///
+    /// # Errors
+    /// As [`Reader::next`].
+    pub async fn next_unverified(&mut self) -> Result<Option<Section>> {
         if self.is_over {
             return Ok(None);
         }

@@ -10,8 +10,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Dag, verified::Verified};
-use crate::{BlockKey, BlockStore, Cid, Error, ErrorKind, Result};
+use super::{
+    Dag,
+    verified::{Verified, check_len},
+};
+use crate::{
+    BlockKey, BlockStore, Cid, Error, ErrorKind, Result,
+    block::{Expected, Given},
+};
 
 /// Where else blocks are, and those found there that are kept in memory.
 #[derive(Debug)]
@@ -51,10 +57,10 @@ impl Dag {
         self.elsewhere.is_some()
     }
 
-    /// Tells where blocks may be far away that a node of a file is being read.
-    pub(super) fn expect_elsewhere(&self, node: &Cid, block: &Bytes) {
+    /// Tells where blocks may be far away what is about to be read.
+    pub(super) fn expect_elsewhere(&self, expected: &Expected<'_>) {
         if let Some(elsewhere) = &self.elsewhere {
-            elsewhere.blocks.expect(node, block);
+            elsewhere.blocks.expect(expected);
         }
     }
 
@@ -98,10 +104,13 @@ impl Dag {
     }
 
     async fn fetch(&self, elsewhere: &Elsewhere, cid: &Cid, key: &BlockKey) -> Result<Bytes> {
-        let block = elsewhere.blocks.get(key).await?;
-        let block = block.ok_or_else(|| Error::new(ErrorKind::NotFound, "dag.fetch"))?;
-        self.check(cid, &block).await?;
-        Ok(block)
+        let given = elsewhere.blocks.get_checked(key).await?;
+        let given = given.ok_or_else(|| Error::new(ErrorKind::NotFound, "dag.fetch"))?;
+        match &given {
+            Given::Checked(checked) if checked.key() == key => check_len(checked.block(), "dag.fetch")?,
+            _ => self.check(cid, given.bytes()).await?,
+        }
+        Ok(given.bytes().clone())
     }
 }
 

@@ -15,7 +15,7 @@ use super::{
     pb::PbScan,
     unixfs::{UnixfsData, UnixfsType, file_size},
 };
-use crate::{Cid, Codec, Error, ErrorKind, Result};
+use crate::{Cid, Codec, Error, ErrorKind, Result, block::Expected};
 
 /// The deepest a file may be: one of 2^63 bytes has depth 5 by the default parameters; a chain is an attack.
 pub const FILE_DEPTH_MAX: usize = 64;
@@ -97,6 +97,7 @@ impl Dag {
 /// The content of a file in order, from one offset to another.
 struct Pieces {
     dag: Dag,
+    file: Cid,
     /// What is still wanted.
     range: Range<u64>,
     /// The nodes from the root to where the reading is, each with its children yet to come.
@@ -180,13 +181,14 @@ impl Content {
 
 impl Pieces {
     async fn open(dag: Dag, file: &Cid, offset: u64, len: u64) -> Result<Self> {
+        dag.expect_elsewhere(&Expected::File { file, range: offset..offset.saturating_add(len) });
         let block = dag.get_block(file).await?;
         let (content, size) = Content::of(file, &block, None)?;
         let end = offset.saturating_add(len).min(size);
-        let range = offset.min(end)..end;
+        let (range, file) = (offset.min(end)..end, *file);
         let mut pieces =
-            Self { dag, range, path: Vec::new(), path_len: 0, first: None, block_count: 1, ahead_count: 0 };
-        pieces.first = pieces.enter(&(0..size), content, (file, &block))?;
+            Self { dag, file, range, path: Vec::new(), path_len: 0, first: None, block_count: 1, ahead_count: 0 };
+        pieces.first = pieces.enter(&(0..size), content, (&file, &block))?;
         Ok(pieces)
     }
 
@@ -229,7 +231,8 @@ impl Pieces {
                 if self.path.len() >= FILE_DEPTH_MAX || self.path_len > FILE_PATH_LEN_MAX {
                     return Err(Error::new(ErrorKind::Corrupt, "dag.read").because("a file deeper than files are"));
                 }
-                self.dag.expect_elsewhere(cid, block);
+                let (file, offset) = (&self.file, at.start);
+                self.dag.expect_elsewhere(&Expected::Node { file, node: cid, block, offset });
                 let start = at.start.saturating_add(data.len() as u64);
                 let (sizes, ahead) = (sizes.into_iter(), VecDeque::new());
                 self.path.push(Inner { block_len, links, sizes, start, ahead, has_leaves: false });

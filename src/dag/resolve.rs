@@ -11,7 +11,7 @@ use super::{
     pb::PbScan,
     unixfs::{UnixfsData, UnixfsType},
 };
-use crate::{Cid, Codec, Error, ErrorKind, Name, Result, path::PATH_PART_COUNT_MAX};
+use crate::{Cid, Codec, Error, ErrorKind, Name, Result, block::Expected, path::PATH_PART_COUNT_MAX};
 
 /// The most blocks a path may lead through, shards not counted: a block that is nothing but a link takes no part of the
 /// path, and a chain of them could be as long as the store is large.
@@ -40,6 +40,7 @@ impl Dag {
             let Some((name, below)) = rest.split_first() else {
                 return Ok(Resolved { cid, within: Vec::new() });
             };
+            self.expect_elsewhere(&Expected::Path { root: &cid, parts: rest });
             let Some(value) = self.get_linked_only(&cid).await? else {
                 passed.push(cid);
                 let child = self.child(&cid, name, passed).await?;

@@ -209,7 +209,7 @@ impl Dag {
     }
 }
 
-fn check_len(block: &[u8], op: &'static str) -> Result<()> {
+pub(super) fn check_len(block: &[u8], op: &'static str) -> Result<()> {
     if block.len() > DAG_BLOCK_LEN_MAX {
         return Err(Error::new(ErrorKind::TooLarge, op).because("a block has at most 2 MiB"));
     }

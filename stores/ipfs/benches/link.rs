@@ -1,12 +1,13 @@
 //! Reading from a gateway over a long link: how many round trips the first byte of a file deep in a tree takes, and how fast
-//! the whole file is read in order, beside what a plain download of its CAR takes over the same link.
+//! the whole file is read in order, beside what a plain download of its CAR takes over the same link, and one that is hashed.
 //!
 //! `cargo bench -p muxfs-ipfs --bench link -- [MIB] [ROUNDS]`: of 256 MiB, three times. The link is a proxy on loopback that
 //! holds all bytes back for half of 50 ms in each direction, and a connection for a round trip before its first byte; it does
-//! not limit how much is under way. Server, proxy and reader share the processors.
+//! not limit how much is under way. Server, proxy and reader share the processors: so how long they were busy for each MiB is told too,
+//! which other work on the machine does not change as much.
 
 use std::{
-    env,
+    env, fmt,
     net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -102,17 +103,51 @@ async fn tree(dag: &Dag, len: usize) -> Result<(Cid, Vec<Name>, Cid)> {
     Ok((link.cid, names, file.cid))
 }
 
-/// How long a plain client takes for the CAR of a file, of which it looks at nothing.
-async fn download(addr: SocketAddr, file: &Cid) -> (Duration, usize) {
-    let begun = Instant::now();
+/// What reading took: time, and time of processors, which is 0 where the system does not tell.
+#[derive(Clone, Copy)]
+struct Took {
+    len: usize,
+    time: Duration,
+    busy: Duration,
+}
+
+impl fmt::Display for Took {
+    #[expect(clippy::cast_precision_loss, reason = "lengths here are far below 2^52")]
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mib = self.len as f64 / f64::from(1 << 20);
+        write!(f, "{:.0} MiB/s, {:.2} ms busy/MiB", mib / self.time.as_secs_f64(), self.busy.as_secs_f64() * 1e3 / mib)
+    }
+}
+
+/// How long processors were busy with this process: Linux counts in hundredths of a second.
+fn busy() -> Duration {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let fields = stat.rsplit(") ").next().unwrap_or_default().split(' ');
+    let ticks: u64 = fields.skip(11).take(2).filter_map(|ticks| ticks.parse::<u64>().ok()).sum();
+    Duration::from_millis(ticks * 10)
+}
+
+async fn measured(read: impl Future<Output = Result<usize>>) -> Result<Took> {
+    let (begun, busy_before) = (Instant::now(), busy());
+    let len = read.await?;
+    Ok(Took { len, time: begun.elapsed(), busy: busy().saturating_sub(busy_before) })
+}
+
+/// A plain client that takes the CAR of a file, of which it looks at nothing, or hashes all of it.
+async fn download(addr: SocketAddr, file: &Cid, is_hashed: bool) -> Result<usize> {
     let mut stream = TcpStream::connect(addr).await.expect("connected");
     let request = format!("GET /ipfs/{file}?format=car&dag-scope=entity HTTP/1.0\r\nHost: {addr}\r\n\r\n");
     stream.write_all(request.as_bytes()).await.expect("sent");
     let (mut buffer, mut len) = (vec![0; 1 << 20], 0);
     loop {
         match stream.read(&mut buffer).await.expect("read") {
-            0 => return (begun.elapsed(), len),
-            read => len += read,
+            0 => return Ok(len),
+            read => {
+                if is_hashed {
+                    std::hint::black_box(muxfs::cid_of(muxfs::Codec::Raw, &buffer[..read]));
+                }
+                len += read;
+            }
         }
     }
 }
@@ -125,20 +160,13 @@ fn reading(addr: SocketAddr, is_streaming: bool) -> Dag {
     Dag::new(Arc::new(Mem::default()), DagOptions::default()).with_elsewhere(sources)
 }
 
-async fn in_order(dag: &Dag, file: &Cid) -> Result<(Duration, usize)> {
-    let begun = Instant::now();
+async fn in_order(dag: Dag, file: &Cid) -> Result<usize> {
     let mut pieces = dag.reader(file, 0);
     let mut len = 0;
     while let Some(piece) = pieces.try_next().await? {
         len += piece.len();
     }
-    Ok((begun.elapsed(), len))
-}
-
-/// MiB in a second.
-#[expect(clippy::cast_precision_loss, reason = "lengths here are far below 2^52")]
-fn mib(len: usize, took: Duration) -> f64 {
-    len as f64 / f64::from(1 << 20) / took.as_secs_f64()
+    Ok(len)
 }
 
 async fn bench(len: usize, rounds: usize) -> Result<()> {
@@ -162,17 +190,16 @@ async fn bench(len: usize, rounds: usize) -> Result<()> {
             took.as_secs_f64() * 1e3,
             took.as_secs_f64() / ROUND_TRIP.as_secs_f64()
         );
-        let (plain, car_len) = download(addr, &file).await;
-        let (streamed, read_len) = in_order(&reading(addr, true), &file).await?;
-        let (single, single_len) = in_order(&reading(addr, false), &file).await?;
-        assert!(read_len == len && single_len == len && car_len > len);
-        println!(
-            "{round}: CAR by a plain client {:.0} MiB/s; read in order {:.0} MiB/s, {:.2} of it; block by block {:.0} MiB/s",
-            mib(len, plain),
-            mib(len, streamed),
-            plain.as_secs_f64() / streamed.as_secs_f64(),
-            mib(len, single)
-        );
+        let plain = measured(download(addr, &file, false)).await?;
+        let hashed = measured(download(addr, &file, true)).await?;
+        let streamed = measured(in_order(reading(addr, true), &file)).await?;
+        let single = measured(in_order(reading(addr, false), &file)).await?;
+        assert!(streamed.len == len && single.len == len && plain.len > len && hashed.len > len);
+        println!("{round}: CAR by a plain client  {plain}");
+        println!("{round}: the same, hashed       {hashed}");
+        let ratio = |beside: Took| beside.time.as_secs_f64() / streamed.time.as_secs_f64();
+        println!("{round}: read in order          {streamed}: {:.2} and {:.2} as fast", ratio(plain), ratio(hashed));
+        println!("{round}: block by block         {single}");
     }
     server.shutdown().await;
     Ok(())

@@ -3,7 +3,8 @@
 //! Spec: spec/sources.md #gateways, <https://specs.ipfs.tech/http-gateways/trustless-gateway/>.
 
 use std::{
-    sync::{Mutex, PoisonError},
+    fmt::Write as _,
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -18,18 +19,18 @@ use hyper::{
     header::{ACCEPT, CONTENT_TYPE, HeaderValue, RETRY_AFTER},
 };
 use muxfs::{
-    BlockKey, BlockStore, Cid, Error, ErrorKind, Result,
+    BlockKey, BlockStore, Cid, Error, ErrorKind, Name, Result,
+    block::{Checks, Given},
     dag::DAG_BLOCK_LEN_MAX,
     ipns::{IpnsName, RECORD_LEN_MAX, Record, Records},
 };
 use tokio::time::{Instant, timeout};
 
 use crate::{
-    cid_of_key,
+    Undecided, checked, cid_of_key,
     http::{Answer, Http, HttpOptions, shown},
     read_only,
     url::Url,
-    verified,
 };
 
 const BLOCK_TYPE: &str = "application/vnd.ipld.raw";
@@ -43,6 +44,10 @@ const REST_MAX: Duration = Duration::from_mins(5);
 /// A gateway that gave no CAR, or another than it was asked for, is asked for blocks alone for so long.
 const NO_CARS: Duration = Duration::from_mins(5);
 
+/// So many CARs that broke off one after the other, and so many paths that it gave none of, are the last for as long.
+const CAR_FAILURE_COUNT_MAX: u32 = 3;
+const PATH_REFUSAL_COUNT_MAX: u32 = 3;
+
 /// The blocks of a trustless gateway, as a [`BlockStore`] that is only read.
 ///
 /// What is given hashes to its key; a block that does not is `Corrupt`, naming the gateway. Which blocks a gateway has
@@ -52,7 +57,19 @@ pub struct Gateway {
     http: Http,
     /// Until when it is not asked: it said so.
     rests_until: Mutex<Option<Instant>>,
-    no_cars_until: Mutex<Option<Instant>>,
+    cars: Mutex<Cars>,
+    checks: Checks,
+}
+
+/// Whether it gives CARs.
+#[derive(Debug, Default)]
+struct Cars {
+    none_until: Option<Instant>,
+    /// How many broke off or dripped, one after the other.
+    failure_count: u32,
+    no_paths_until: Option<Instant>,
+    /// How many of paths it did not give, one after the other.
+    refusal_count: u32,
 }
 
 impl Gateway {
@@ -65,7 +82,12 @@ impl Gateway {
     /// # Ok::<(), muxfs::Error>(())
     /// ```
     pub fn new(url: Url, options: HttpOptions) -> Self {
-        Self { http: Http::new(url, options), rests_until: Mutex::default(), no_cars_until: Mutex::default() }
+        Self {
+            http: Http::new(url, options),
+            rests_until: Mutex::default(),
+            cars: Mutex::default(),
+            checks: Checks::new(),
+        }
     }
 
     /// Its address.
@@ -114,27 +136,83 @@ impl Gateway {
         }
     }
 
+    /// What checks its blocks.
+    pub(crate) fn checks(&self) -> &Checks {
+        &self.checks
+    }
+
+    fn cars(&self) -> MutexGuard<'_, Cars> {
+        self.cars.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Whether it is asked for CARs now.
     pub(crate) fn gives_cars(&self) -> bool {
-        let until = *self.no_cars_until.lock().unwrap_or_else(PoisonError::into_inner);
-        until.is_none_or(|until| until <= Instant::now())
+        self.cars().none_until.is_none_or(|until| until <= Instant::now())
+    }
+
+    /// Whether it is asked for CARs of paths now.
+    pub(crate) fn gives_paths(&self) -> bool {
+        self.cars().no_paths_until.is_none_or(|until| until <= Instant::now())
     }
 
     /// Asks it for none for a while.
     pub(crate) fn leave_cars(&self) {
-        *self.no_cars_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + NO_CARS);
+        self.cars().none_until = Some(Instant::now() + NO_CARS);
     }
 
-    /// Asks for a CAR of what a file has from an offset on.
-    pub(crate) async fn car_of_rest(&self, cid: &Cid, offset: u64) -> Result<Answer<'_>> {
-        let path = format!("/ipfs/{cid}?format=car&dag-scope=entity&entity-bytes={offset}:*&car-order=dfs&car-dups=n");
-        let asked = self.in_time(self.ask(&Method::GET, &path, CAR_TYPE)).await;
-        let answer = match asked {
-            Ok(Some(answer)) => Ok(answer),
-            Ok(None) => Err(self.http.unavailable("it has no CAR of what it has a block of")),
-            Err(error) => Err(error),
-        };
-        answer.inspect_err(|_| self.leave_cars())
+    /// A CAR came to its end.
+    pub(crate) fn car_ended(&self) {
+        self.cars().failure_count = 0;
+    }
+
+    /// A CAR broke off, or came so slowly that it was given up: the third in a row is the last for a while.
+    pub(crate) fn car_failed(&self) {
+        let mut cars = self.cars();
+        cars.failure_count += 1;
+        if cars.failure_count >= CAR_FAILURE_COUNT_MAX {
+            (cars.failure_count, cars.none_until) = (0, Some(Instant::now() + NO_CARS));
+        }
+    }
+
+    /// Asks for a CAR of what a file has from an offset on, up to another, or to its end.
+    pub(crate) async fn car_of_file(&self, cid: &Cid, from: u64, to: Option<u64>) -> Result<Answer<'_>> {
+        let last = to.map_or_else(|| "*".to_owned(), |to| to.saturating_sub(1).to_string());
+        let query = format!("dag-scope=entity&entity-bytes={from}:{last}");
+        let asked = self.ask_for_car(&cid.to_string(), &query).await;
+        // That it has not this one, or does not find it in time, says nothing of the next.
+        let asked = asked.inspect_err(|error| {
+            if !Undecided::is_cause_of(error) {
+                self.leave_cars();
+            }
+        })?;
+        asked.ok_or_else(|| self.has_none())
+    }
+
+    /// Asks for a CAR of the blocks that a path leads through, and the one where it ends.
+    pub(crate) async fn car_of_path(&self, root: &Cid, parts: &[Name]) -> Result<Answer<'_>> {
+        let mut path = root.to_string();
+        for part in parts {
+            path.push('/');
+            push_escaped(&mut path, part.as_bytes());
+        }
+        let asked = self.ask_for_car(&path, "dag-scope=block").await;
+        let mut cars = self.cars();
+        // That this is not there may be true; that nothing ever is, is not.
+        cars.refusal_count = if matches!(asked, Ok(Some(_))) { 0 } else { cars.refusal_count + 1 };
+        if cars.refusal_count >= PATH_REFUSAL_COUNT_MAX {
+            (cars.refusal_count, cars.no_paths_until) = (0, Some(Instant::now() + NO_CARS));
+        }
+        drop(cars);
+        asked?.ok_or_else(|| self.has_none())
+    }
+
+    async fn ask_for_car(&self, path: &str, query: &str) -> Result<Option<Answer<'_>>> {
+        let path = format!("/ipfs/{path}?format=car&{query}&car-order=dfs&car-dups=n");
+        self.in_time(self.ask(&Method::GET, &path, CAR_TYPE)).await
+    }
+
+    fn has_none(&self) -> Error {
+        self.http.unavailable("it has no CAR of what it is asked for")
     }
 
     fn check_rest(&self) -> Result<()> {
@@ -166,9 +244,25 @@ impl Gateway {
     }
 }
 
+/// Appends a part of a path as a URL has it.
+fn push_escaped(path: &mut String, part: &[u8]) {
+    for &byte in part {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            path.push(char::from(byte));
+        } else {
+            // A string takes all.
+            write!(path, "%{byte:02X}").ok();
+        }
+    }
+}
+
 #[async_trait]
 impl BlockStore for Gateway {
     async fn get(&self, key: &BlockKey) -> Result<Option<Bytes>> {
+        Ok(self.get_checked(key).await?.map(|given| given.bytes().clone()))
+    }
+
+    async fn get_checked(&self, key: &BlockKey) -> Result<Option<Given>> {
         let Some(cid) = cid_of_key(key) else { return Ok(None) };
         let block = self.in_time(async {
             match self.ask_for_block(&Method::GET, &cid).await? {
@@ -176,11 +270,8 @@ impl BlockStore for Gateway {
                 None => Ok(None),
             }
         });
-        let block = block.await?;
-        if let Some(block) = &block {
-            verified(&cid, block, "gateway.get", self.url())?;
-        }
-        Ok(block)
+        let Some(block) = block.await? else { return Ok(None) };
+        checked(&self.checks, &cid, block, "gateway.get", self.url()).await.map(|block| Some(Given::Checked(block)))
     }
 
     async fn put(&self, _key: &BlockKey, _block: Bytes) -> Result<()> {

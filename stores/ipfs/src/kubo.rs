@@ -16,15 +16,18 @@ use hyper::{
     StatusCode,
     header::{AUTHORIZATION, HeaderName, HeaderValue},
 };
-use muxfs::{BlockKey, BlockStore, Cid, Error, ErrorKind, Result, dag::DAG_BLOCK_LEN_MAX};
+use muxfs::{
+    BlockKey, BlockStore, Cid, Error, ErrorKind, Result,
+    block::{Checks, Given},
+    dag::DAG_BLOCK_LEN_MAX,
+};
 use serde::Deserialize;
 use tokio::time::timeout;
 
 use crate::{
-    cid_of_key,
+    checked, cid_of_key,
     http::{Answer, Body, Http, HttpOptions, shown},
     url::Url,
-    verified,
 };
 
 /// The longest answer that is no block, and the longest line of one that has lines.
@@ -87,6 +90,7 @@ pub struct Kubo {
     http: Http,
     auth: Option<KuboAuth>,
     network: bool,
+    checks: Checks,
 }
 
 /// What a call that failed says.
@@ -111,7 +115,7 @@ impl Kubo {
             // It says nothing while it looks.
             http.silence_max = http.silence_max.max(http.request_max);
         }
-        Self { http: Http::new(url, http), auth, network }
+        Self { http: Http::new(url, http), auth, network, checks: Checks::new() }
     }
 
     /// Its address.
@@ -196,12 +200,13 @@ impl Kubo {
 #[async_trait]
 impl BlockStore for Kubo {
     async fn get(&self, key: &BlockKey) -> Result<Option<Bytes>> {
+        Ok(self.get_checked(key).await?.map(|given| given.bytes().clone()))
+    }
+
+    async fn get_checked(&self, key: &BlockKey) -> Result<Option<Given>> {
         let Some(cid) = cid_of_key(key) else { return Ok(None) };
-        let block = self.about("block/get", &cid, DAG_BLOCK_LEN_MAX).await?;
-        if let Some(block) = &block {
-            verified(&cid, block, "kubo.get", self.url())?;
-        }
-        Ok(block)
+        let Some(block) = self.about("block/get", &cid, DAG_BLOCK_LEN_MAX).await? else { return Ok(None) };
+        checked(&self.checks, &cid, block, "kubo.get", self.url()).await.map(|block| Some(Given::Checked(block)))
     }
 
     /// `Unsupported`: a node is given whole DAGs.

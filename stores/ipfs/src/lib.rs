@@ -14,6 +14,7 @@
 mod ahead;
 mod files;
 mod gateway;
+mod health;
 mod http;
 mod kubo;
 mod names;
@@ -24,7 +25,11 @@ mod url;
 
 use std::fmt;
 
-use muxfs::{BlockKey, Cid, Error, ErrorKind, Result};
+use bytes::Bytes;
+use muxfs::{
+    BlockKey, Cid, Error, ErrorKind, Result,
+    block::{Checked, Checks},
+};
 
 pub use crate::{
     files::HttpFiles,
@@ -72,9 +77,10 @@ fn read_only(op: &'static str) -> Error {
 }
 
 /// The block, if it is the one that was asked for.
-fn verified(cid: &Cid, block: &[u8], op: &'static str, url: &Url) -> Result<()> {
-    cid.verify(block).map_err(|_| {
-        let why = format!("it gave {} bytes that are not those of {cid}", block.len());
+async fn checked(checks: &Checks, cid: &Cid, block: Bytes, op: &'static str, url: &Url) -> Result<Checked> {
+    let len = block.len();
+    checks.check(cid, block).await.map_err(|_| {
+        let why = format!("it gave {len} bytes that are not those of {cid}");
         Error::new(ErrorKind::Corrupt, op).at(url).because(why)
     })
 }

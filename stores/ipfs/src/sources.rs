@@ -13,7 +13,8 @@
 use std::{
     collections::VecDeque,
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    pin::{Pin, pin},
+    sync::Arc,
     time::Duration,
 };
 
@@ -24,26 +25,29 @@ use futures_util::{
     future::BoxFuture,
     stream::{self, BoxStream, FuturesUnordered},
 };
-use muxfs::{BlockKey, BlockStore, BoxError, Cid, Error, ErrorKind, Result};
+use muxfs::{
+    BlockKey, BlockStore, BoxError, Error, ErrorKind, Result,
+    block::{Checked, Checks, Expected, Given},
+};
 use tokio::time::{Instant, sleep_until};
 
-use crate::{Undecided, ahead::Ahead, cid_of_key, gateway::Gateway, read_only};
+use crate::{
+    ahead::{Ahead, Awaited},
+    cid_of_key,
+    gateway::Gateway,
+    health::{Asking, Source},
+    read_only,
+};
 
-/// A source that failed so often, one time after the other, is left out for a while,
-const FAILURE_COUNT_MAX: u32 = 3;
-/// which is this long at first, doubles with each failure more, and ends here.
-const REST_MIN: Duration = Duration::from_secs(1);
-const REST_MAX: Duration = Duration::from_mins(1);
-/// A source that gave other bytes than those it was asked for is asked after all others for so long.
-const DISTRUST: Duration = Duration::from_mins(10);
-/// How much of what was known of the speed of a source the next answer leaves: so many parts of one more.
-const MEMORY_PARTS: u32 = 3;
-/// A source that was not asked for so long is taken for twice as fast as it was, so that each has its turn again.
-const FORGIVEN_AFTER: Duration = Duration::from_mins(1);
 /// The next source is asked beside one that takes so many times as long as it usually does,
 const HEDGE_FACTOR: u32 = 2;
 /// and beside one that was never asked before after so long.
 const HEDGE_UNKNOWN: Duration = Duration::from_millis(500);
+
+/// So long nothing comes of a CAR before no more is awaited of it,
+const STALL_MAX: Duration = Duration::from_secs(2);
+/// and so long who reads waits for one block of it, however much of others comes.
+const COMING_MAX: Duration = Duration::from_secs(10);
 
 /// How long sources are waited for.
 #[derive(Debug, Clone)]
@@ -73,30 +77,10 @@ impl Default for SourcesOptions {
 /// block, it is `Unavailable`, with why, or `Corrupt` where one lied. Every block is held against its key; what is not of its key is neither given on nor
 /// counted.
 pub struct Sources {
-    each: Vec<Source>,
+    each: Vec<Arc<Source>>,
     options: SourcesOptions,
     ahead: Ahead,
-}
-
-struct Source {
-    store: Arc<dyn BlockStore>,
-    /// The same, where it gives CARs.
-    gateway: Option<Arc<Gateway>>,
-    health: Mutex<Health>,
-}
-
-/// What is known of a source.
-#[derive(Debug, Clone, Default)]
-struct Health {
-    /// How long an answer took lately; `None` before the first.
-    latency: Option<Duration>,
-    asked: Option<Instant>,
-    /// How often it failed since it last answered.
-    failure_count: u32,
-    failed: Option<Instant>,
-    /// It is not asked before.
-    rests_until: Option<Instant>,
-    distrusted_until: Option<Instant>,
+    checks: Checks,
 }
 
 impl fmt::Debug for Sources {
@@ -105,106 +89,37 @@ impl fmt::Debug for Sources {
     }
 }
 
-impl Source {
-    fn health(&self) -> MutexGuard<'_, Health> {
-        self.health.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+type Ask<T> = fn(Arc<dyn BlockStore>, BlockKey, Checks) -> BoxFuture<'static, Result<Option<T>>>;
+
+/// Whatever a store promises: from here on a block is one.
+fn ask_for_block(
+    store: Arc<dyn BlockStore>,
+    key: BlockKey,
+    checks: Checks,
+) -> BoxFuture<'static, Result<Option<Checked>>> {
+    Box::pin(async move {
+        let Some(cid) = cid_of_key(&key) else { return Ok(None) };
+        match store.get_checked(&key).await? {
+            None => Ok(None),
+            Some(Given::Checked(checked)) if *checked.key() == key => Ok(Some(checked)),
+            Some(given) => checks.check(&cid, given.bytes().clone()).await.map(Some),
+        }
+    })
 }
 
-impl Health {
-    /// What a look at it is ordered by: those that lied last, then the slow.
-    fn rank(&self, now: Instant) -> (bool, Duration) {
-        let lied = self.distrusted_until.is_some_and(|until| now < until);
-        (lied, self.latency_now(now).unwrap_or(Duration::ZERO))
-    }
-
-    /// How long an answer is likely to take; it is more likely to be another the longer nobody asked.
-    fn latency_now(&self, now: Instant) -> Option<Duration> {
-        let idle = self.asked.map_or(Duration::ZERO, |asked| now.saturating_duration_since(asked));
-        self.latency.map(|latency| latency.div_f64(1.0 + idle.as_secs_f64() / FORGIVEN_AFTER.as_secs_f64()))
-    }
-
-    fn rests(&self, now: Instant) -> bool {
-        self.rests_until.is_some_and(|until| now < until)
-    }
-
-    /// Notes that it is asked, unless it rests. One that rested for long enough is tried by one, while others still leave it
-    /// out.
-    fn ask(&mut self, now: Instant) -> bool {
-        if self.rests(now) {
-            return false;
-        }
-        self.rests_until = self.rests_until.map(|_| now + self.rest());
-        (self.latency, self.asked) = (self.latency_now(now), Some(now));
-        true
-    }
-
-    fn rest(&self) -> Duration {
-        let doubled = self.failure_count.saturating_sub(FAILURE_COUNT_MAX).min(16);
-        (REST_MIN * 2u32.pow(doubled)).min(REST_MAX)
-    }
-
-    fn learn(&mut self, took: Duration) {
-        let before = self.latency.unwrap_or(took);
-        self.latency = Some((before * MEMORY_PARTS + took) / (MEMORY_PARTS + 1));
-    }
-
-    fn answered(&mut self, took: Duration) {
-        self.learn(took);
-        (self.failure_count, self.failed, self.rests_until) = (0, None, None);
-    }
-
-    /// Was let go while it was asked, or gave up: it takes this long at least.
-    fn outrun(&mut self, took: Duration) {
-        if self.latency.is_none_or(|latency| latency < took) {
-            self.learn(took);
-        }
-    }
-
-    fn failed(&mut self, asked: Instant, now: Instant) {
-        // All that were under way together fail together: that is one failure.
-        if self.failed.is_some_and(|failed| asked < failed) {
-            return;
-        }
-        self.failure_count = self.failure_count.saturating_add(1);
-        self.failed = Some(now);
-        if self.failure_count >= FAILURE_COUNT_MAX {
-            self.rests_until = Some(now + self.rest());
+/// What comes before a time that may be put off while it is waited for.
+async fn until<T>(mut wait: Pin<&mut impl Future<Output = T>>, at: impl Fn() -> Instant) -> Option<T> {
+    loop {
+        let due = at();
+        tokio::select! {
+            biased;
+            came = &mut wait => return Some(came),
+            () = sleep_until(due) => if at() <= due {
+                return None;
+            }
         }
     }
 }
-
-/// A source that is being asked. To drop it before it has answered notes how long it was waited for.
-struct Asking<'a> {
-    source: &'a Source,
-    since: Instant,
-    is_open: bool,
-}
-
-impl Asking<'_> {
-    fn close<T>(mut self, answer: &Result<Option<T>>) {
-        self.is_open = false;
-        let now = Instant::now();
-        let mut health = self.source.health();
-        match answer {
-            Ok(_) => health.answered(now - self.since),
-            Err(error) if error.kind() == ErrorKind::Corrupt => health.distrusted_until = Some(now + DISTRUST),
-            // That nobody finds this block says nothing of the next one.
-            Err(error) if Undecided::is_cause_of(error) => health.outrun(now - self.since),
-            Err(_) => health.failed(self.since, now),
-        }
-    }
-}
-
-impl Drop for Asking<'_> {
-    fn drop(&mut self) {
-        if self.is_open {
-            self.source.health().outrun(self.since.elapsed());
-        }
-    }
-}
-
-type Ask<T> = fn(Arc<dyn BlockStore>, BlockKey) -> BoxFuture<'static, Result<Option<T>>>;
 
 impl Sources {
     /// Asks `stores`; who is asked first before anything is known is the first of them.
@@ -222,44 +137,50 @@ impl Sources {
     /// # Ok::<(), muxfs::Error>(()) }).unwrap();
     /// ```
     pub fn new(stores: Vec<Arc<dyn BlockStore>>, options: SourcesOptions) -> Self {
-        let each = stores.into_iter().map(|store| Source { store, gateway: None, health: Mutex::default() }).collect();
-        Self { each, options, ahead: Ahead::default() }
+        let each = stores.into_iter().map(|store| Arc::new(Source::new(store, None))).collect();
+        Self { each, options, ahead: Ahead::default(), checks: Checks::new() }
     }
 
-    /// Asks this one too, after those that are there; and while it is the fastest, for CARs of files that are read in order.
+    /// Asks this one too, after those that are there; and while it is the fastest, for CARs of what is about to be read.
     #[must_use]
     pub fn and_gateway(mut self, gateway: Arc<Gateway>) -> Self {
         let store: Arc<dyn BlockStore> = gateway.clone();
-        self.each.push(Source { store, gateway: Some(gateway), health: Mutex::default() });
+        self.each.push(Arc::new(Source::new(store, Some(gateway))));
         self
     }
 
     /// Asks this one too, after those that are there, for one block at a time.
     #[must_use]
     pub fn and(mut self, store: Arc<dyn BlockStore>) -> Self {
-        self.each.push(Source { store, gateway: None, health: Mutex::default() });
+        self.each.push(Arc::new(Source::new(store, None)));
         self
     }
 
     /// Who is asked for a CAR now: whoever would be asked for a block, if it gives any.
-    fn gateway(&self) -> Option<Arc<Gateway>> {
+    fn streaming(&self) -> Option<Arc<Source>> {
         let now = Instant::now();
-        let (order, _) = self.order(now);
+        let (order, _) = self.order(now, None);
         let first = order.front()?;
         let (is_liar, _) = first.health().rank(now);
-        first.gateway.clone().filter(|gateway| !is_liar && gateway.gives_cars())
+        let gives_cars = first.gateway.as_ref().is_some_and(|gateway| gateway.gives_cars());
+        (!is_liar && gives_cars).then(|| Arc::clone(first))
     }
 
-    /// Who may be asked now, in this order, and how many may not.
-    fn order(&self, now: Instant) -> (VecDeque<&Source>, usize) {
+    /// Who may be asked now, in this order, and how many may not; one is left out.
+    fn order(&self, now: Instant, except: Option<&Arc<Source>>) -> (VecDeque<&Arc<Source>>, usize) {
         let mut ranked: Vec<_> = Vec::new();
+        let mut resting = 0;
         for source in &self.each {
+            if except.is_some_and(|except| Arc::ptr_eq(except, source)) {
+                continue;
+            }
             let health = source.health();
-            if !health.rests(now) {
+            if health.rests(now) {
+                resting += 1;
+            } else {
                 ranked.push((health.rank(now), source));
             }
         }
-        let resting = self.each.len() - ranked.len();
         ranked.sort_by_key(|(rank, _)| *rank);
         (ranked.into_iter().map(|(_, source)| source).collect(), resting)
     }
@@ -270,11 +191,56 @@ impl Sources {
         usual.clamp(self.options.hedge_min, self.options.hedge_max)
     }
 
-    /// The first answer that is one.
-    async fn first<T: Send + 'static>(&self, key: &BlockKey, ask: Ask<T>) -> Result<Option<T>> {
+    /// A block that comes in a CAR. Where that stands still, or takes long, others are asked for it beside it, and where it
+    /// does so for longer nothing more is awaited of it.
+    async fn get_coming(&self, key: &BlockKey, awaited: &Awaited) -> Result<Option<Checked>> {
+        let coming = &awaited.coming;
+        let (begun, source) = (Instant::now(), coming.source());
+        let mut wait = pin!(awaited.block());
+        if self.each.len() > 1 {
+            let patience = self.patience(source);
+            let at = || (coming.progressed().max(begun) + patience).min(begun + self.options.hedge_max);
+            if let Some(block) = until(wait.as_mut(), at).await {
+                return self.came_or_asked(key, block).await;
+            }
+            let mut others = pin!(self.first(key, ask_for_block, Some(source)));
+            tokio::select! {
+                biased;
+                block = &mut wait => return match block {
+                    Some(block) => Ok(Some(block)),
+                    None => self.came_or_asked(key, None).await,
+                },
+                found = &mut others => if let Ok(Some(block)) = found {
+                    coming.outrun(begun.elapsed());
+                    return Ok(Some(block));
+                }
+            }
+        }
+        let at = || (coming.progressed().max(begun) + STALL_MAX).min(begun + COMING_MAX);
+        if let Some(block) = until(wait, at).await {
+            return self.came_or_asked(key, block).await;
+        }
+        coming.give_up(begun.elapsed());
+        self.came_or_asked(key, None).await
+    }
+
+    async fn came_or_asked(&self, key: &BlockKey, came: Option<Checked>) -> Result<Option<Checked>> {
+        match came {
+            Some(block) => Ok(Some(block)),
+            None => self.first(key, ask_for_block, None).await,
+        }
+    }
+
+    /// The first answer that is one; one source is left out.
+    async fn first<T: Send + 'static>(
+        &self,
+        key: &BlockKey,
+        ask: Ask<T>,
+        except: Option<&Arc<Source>>,
+    ) -> Result<Option<T>> {
         let begun = Instant::now();
         let deadline = begun + self.options.time_max;
-        let (mut waiting, mut resting) = self.order(begun);
+        let (mut waiting, mut resting) = self.order(begun, except);
         let (mut asked, mut failed, mut next_at) = (FuturesUnordered::new(), None, begun);
         loop {
             let now = Instant::now();
@@ -286,8 +252,8 @@ impl Sources {
                     resting += 1;
                     continue;
                 }
-                let asking = Asking { source, since: now, is_open: true };
-                let answer = ask(source.store.clone(), key.clone());
+                let asking = Asking::new(source, now);
+                let answer = ask(source.store.clone(), key.clone(), self.checks.clone());
                 asked.push(async move {
                     let answer = answer.await;
                     asking.close(&answer);
@@ -344,18 +310,15 @@ fn failure(error: Error) -> Error {
 #[async_trait]
 impl BlockStore for Sources {
     async fn get(&self, key: &BlockKey) -> Result<Option<Bytes>> {
-        if let Some(block) = self.ahead.take(key, || self.gateway()).await {
-            return Ok(Some(block));
-        }
-        self.first(key, |store, key| {
-            Box::pin(async move {
-                // Whatever a store promises: from here on a block is one.
-                let Some(cid) = cid_of_key(&key) else { return Ok(None) };
-                let Some(block) = store.get(&key).await? else { return Ok(None) };
-                cid.verify(&block).map(|()| Some(block))
-            })
-        })
-        .await
+        Ok(self.get_checked(key).await?.map(|given| given.bytes().clone()))
+    }
+
+    async fn get_checked(&self, key: &BlockKey) -> Result<Option<Given>> {
+        let found = match self.ahead.find(key, || self.streaming()) {
+            Some(awaited) => self.get_coming(key, &awaited).await?,
+            None => self.first(key, ask_for_block, None).await?,
+        };
+        Ok(found.map(Given::Checked))
     }
 
     async fn put(&self, _key: &BlockKey, _block: Bytes) -> Result<()> {
@@ -366,16 +329,16 @@ impl BlockStore for Sources {
         Err(read_only("sources.delete"))
     }
 
-    fn expect(&self, cid: &Cid, block: &Bytes) {
+    fn expect(&self, expected: &Expected<'_>) {
         if self.each.iter().any(|source| source.gateway.is_some()) {
-            self.ahead.expect(cid, block);
+            self.ahead.expect(expected);
         }
     }
 
     /// What the sources say: nobody can check it.
     async fn has(&self, key: &BlockKey) -> Result<bool> {
-        let found = self.first(key, |store, key| Box::pin(async move { Ok(store.has(&key).await?.then_some(())) }));
-        Ok(found.await?.is_some())
+        let found: Ask<()> = |store, key, _| Box::pin(async move { Ok(store.has(&key).await?.then_some(())) });
+        Ok(self.first(key, found, None).await?.is_some())
     }
 
     /// `Unsupported`: no source tells.
