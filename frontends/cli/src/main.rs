@@ -249,7 +249,7 @@ async fn run(mut cli: Cli, in_use: InUse) -> Result<ExitCode> {
         }
         Command::Flist(Flist::Import(args)) => Box::pin(flist_import(config, &in_use, &args, output)).await?,
         Command::Flist(flist @ (Flist::Create { .. } | Flist::Export { .. } | Flist::Add { .. })) => {
-            Box::pin(flist_make(config, &in_use, &flist, output)).await?;
+            return Box::pin(flist_make(config, &in_use, &flist, output)).await;
         }
         Command::Flist(Flist::Sign { flist, key }) => {
             commands::flist::sign(&flist, &Names::of(&config.data).key(&key)?, output)?;
@@ -491,7 +491,7 @@ async fn flist_import(config: Config, in_use: &InUse, args: &FlistImport, output
     done
 }
 
-async fn flist_make(config: Config, in_use: &InUse, flist: &Flist, output: Output) -> Result<()> {
+async fn flist_make(config: Config, in_use: &InUse, flist: &Flist, output: Output) -> Result<ExitCode> {
     if !commands::flist::needs_namespace(flist) {
         return commands::flist::create::<Opened>(flist, None, output).await;
     }

@@ -62,20 +62,7 @@ pub(crate) async fn answer(shared: &Arc<Shared>, request: Request<Incoming>) -> 
     } else if site.is_none() && dav::writes(&request.method) == Some(true) {
         change(shared, request, body).await.unwrap_or_else(|failure| fail(&failure, request))
     } else {
-        let found = async {
-            let turn = shared.turns.clone().acquire_owned().await;
-            let answer = match &site {
-                Some(site) => find_on(shared, site, request).await,
-                None => find(shared, request, body).await,
-            };
-            // They are never closed.
-            turn.map_or_else(|_| Response::default(), |turn| turn::keep(answer, turn))
-        };
-        let found = timeout(shared.options.answer_timeout, found).await;
-        found.unwrap_or_else(|_| {
-            let why = "It took too long to find this.";
-            fail(&Failure::new(StatusCode::GATEWAY_TIMEOUT, why, "Try again in a while."), request)
-        })
+        read(shared, site.as_ref(), request, body).await.unwrap_or_else(|failure| fail(&failure, request))
     };
     if response.status() == StatusCode::METHOD_NOT_ALLOWED && site.is_none() {
         allow(shared, response.headers_mut());
@@ -87,6 +74,31 @@ pub(crate) async fn answer(shared: &Arc<Shared>, request: Request<Incoming>) -> 
     let (method, class) = (method(&request.method), class(response.status()));
     metrics::counter!("muxfs_http_requests_total", "method" => method, "status" => class).increment(1);
     response
+}
+
+/// Answers what only reads, when its turn comes.
+async fn read(
+    shared: &Arc<Shared>,
+    site: Option<&Site>,
+    request: &Parts,
+    body: Incoming,
+) -> Result<Response<Body>, Failure> {
+    let patience = shared.options.answer_timeout;
+    let Some(turn) = shared.turns.take(patience).await else {
+        let why = "Too much else is being sent, to clients that take it slowly.";
+        return Err(Failure::new(StatusCode::SERVICE_UNAVAILABLE, why, "Try again in a while."));
+    };
+    let found = async {
+        match site {
+            Some(site) => find_on(shared, site, request).await,
+            None => find(shared, request, body).await,
+        }
+    };
+    let Ok(answer) = timeout(patience, found).await else {
+        let why = "It took too long to find this.";
+        return Err(Failure::new(StatusCode::GATEWAY_TIMEOUT, why, "Try again in a while."));
+    };
+    Ok(turn::keep(answer, turn))
 }
 
 /// Who asks, if they may ask at all.

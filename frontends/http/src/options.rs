@@ -31,8 +31,8 @@ pub struct Options {
     pub names_elsewhere: Option<Arc<dyn Records>>,
     /// How many connections may be open at once; one more is told 503.
     pub connections_max: usize,
-    /// How many answers that read may be under way at once; one more waits until another is sent, no longer than
-    /// `answer_timeout`.
+    /// How many answers that read may be under way at once; one more waits for its turn, and is told 503 where none of
+    /// them ends for `answer_timeout`.
     pub answers_max: usize,
     /// How long a client may take to send the head of a request, and to send another on a connection that is open.
     pub head_timeout: Duration,

@@ -20,7 +20,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{Options, answer, dav::Locks, ours::LastTold, stall::Stall};
+use crate::{Options, answer, dav::Locks, ours::LastTold, stall::Stall, turn::Turns};
 
 /// How long accepting pauses when the process has no file descriptor left: others must close first.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -35,7 +35,7 @@ pub(crate) struct Shared {
     pub(crate) mux: MuxFs,
     pub(crate) options: Options,
     /// The turns of answers that read.
-    pub(crate) turns: Arc<Semaphore>,
+    pub(crate) turns: Turns,
     /// Who keeps whom from writing.
     pub(crate) locks: Locks,
     /// What was told last of how the server does.
@@ -78,7 +78,7 @@ pub fn serve(mux: MuxFs, options: Options) -> Result<Server> {
     let addr = listener.local_addr().map_err(failed)?;
     let listener = TcpListener::from_std(listener).map_err(failed)?;
     let (closing, killed) = (CancellationToken::new(), CancellationToken::new());
-    let turns = Arc::new(Semaphore::new(options.answers_max.min(Semaphore::MAX_PERMITS)));
+    let turns = Turns::new(options.answers_max);
     let (locks, told, tasks) = (Locks::default(), LastTold::default(), TaskTracker::new());
     let shared = Arc::new(Shared { mux, options, turns, locks, told, tasks, closing, killed });
     shared.tasks.spawn(accept(listener, shared.clone()));

@@ -203,7 +203,7 @@ async fn who_asks_for_more_than_is_sent_at_once_waits() {
     let path = format!("/ipfs/{cid}");
     let first = begin(&site, &path).await;
     let late = site.get("/ipfs/bafkqaaa").await;
-    assert_eq!((late.status, late.is_whole), (504, true), "the one answer is not taken");
+    assert_eq!((late.status, late.is_whole), (503, true), "the one answer is not taken");
     let (second, ()) = tokio::join!(site.get(&path), async { drop(first) });
     assert_eq!((second.status, second.is_whole), (200, true));
     assert!(second.body == content, "all of it");

@@ -22,6 +22,7 @@
 //!
 //! Spec: spec/flist.md #making.
 
+mod arriving;
 mod compare;
 mod dir;
 mod filler;
@@ -39,7 +40,10 @@ use std::{
     fs::{self, File},
     io,
     path::{Path, PathBuf},
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use bytes::{Bytes, BytesMut};
@@ -48,6 +52,7 @@ use muxfs::{Error, ErrorKind, Name, Result};
 use rusqlite::Connection;
 
 pub use self::{
+    arriving::Changing,
     compare::{Difference, differences},
     filler::Progress,
     stores::Stores,
@@ -93,8 +98,9 @@ impl Source {
             .because("it is neither a directory nor an archive"))
     }
 
-    /// Puts all of it into the tree below a path, an image only into the root; what it says of itself.
-    fn fill(&self, filler: &mut Filler, at: &[Name]) -> Result<Vec<(String, String)>> {
+    /// Puts all of it into the tree below a path, an image only into the root, of several the one that is wanted; what it says of
+    /// itself.
+    fn fill(&self, filler: &mut Filler, at: &[Name], wanted: Option<&str>) -> Result<Vec<(String, String)>> {
         let image = match self {
             Self::Dir(dir) => return dir::fill(filler, dir, at),
             Self::Oci(dir) => Some(Blobs::Dir(dir.clone())),
@@ -106,7 +112,7 @@ impl Source {
                     let why = "an image is a whole tree: make an flist of it, and merge that";
                     return Err(Error::new(ErrorKind::InvalidArgument, OP).at(path.display()).because(why));
                 }
-                image::fill(filler, &blobs).map_err(|error| within(path, error))
+                image::fill(filler, &blobs, wanted).map_err(|error| within(path, error))
             }
             (Self::Archive(path), None) => {
                 let failed = |error: io::Error| io_failed(&error).at(path.display());
@@ -160,6 +166,8 @@ pub struct CreateOptions {
     pub metadata: Vec<(String, String)>,
     /// Where it says that its chunks are; absent: the stores, without their passwords.
     pub routes: Option<Vec<Route>>,
+    /// Which image of several: its name, or how that ends, as `alpine:3.20` or `3.20`.
+    pub image: Option<String>,
     /// Told what was done so far.
     pub progress: Arc<Progress>,
 }
@@ -179,6 +187,10 @@ pub struct Report {
     pub bytes_stored: u64,
     /// The length of the flist, in bytes.
     pub len: u64,
+    /// What vanished while it was read, and is not in it.
+    pub skipped: u64,
+    /// Files that were changed while they were read: what was read of them is in it.
+    pub changed: u64,
 }
 
 /// Makes an flist of `source` at `target`, which is replaced when all of it is stored, durably. The chunks are stored before;
@@ -204,6 +216,7 @@ pub struct Making {
     filler: Filler,
     target: PathBuf,
     format: Format,
+    image: Option<String>,
 }
 
 impl Making {
@@ -214,7 +227,7 @@ impl Making {
     pub fn begin(tree: Tree, stores: Arc<Stores>, target: &Path, options: &CreateOptions) -> Result<Self> {
         let format = format_of(target, options.format)?;
         let filler = Filler::new(tree, format, stores, options.progress.clone())?;
-        Ok(Self { filler, target: target.into(), format })
+        Ok(Self { filler, target: target.into(), format, image: options.image.clone() })
     }
 
     /// Puts a source below a path, over what is there; with what it says of itself.
@@ -223,7 +236,7 @@ impl Making {
     /// Those of [`create`]; `InvalidArgument` for an image below another path than the root.
     pub async fn fill(mut self, source: Source, at: Vec<Name>) -> Result<(Self, Vec<(String, String)>)> {
         blocking(move || {
-            let found = source.fill(&mut self.filler, &at)?;
+            let found = source.fill(&mut self.filler, &at, self.image.as_deref())?;
             Ok((self, found))
         })
         .await
@@ -269,12 +282,14 @@ impl Making {
     /// # Errors
     /// Those of [`create`].
     pub async fn finish(self, facts: Facts) -> Result<Report> {
-        let Self { filler, target, format } = self;
-        let bytes = filler.progress.bytes.load(Ordering::Relaxed);
+        let Self { filler, target, format, .. } = self;
+        let told = |number: &AtomicU64| number.load(Ordering::Relaxed);
+        let [bytes, skipped, changed] =
+            [told(&filler.progress.bytes), told(&filler.progress.skipped), told(&filler.progress.changed)];
         let (tree, Filled { chunks, chunks_stored, bytes_stored }) = filler.finish().await?;
         let nodes = tree.count() as u64;
         let len = blocking(move || save(&tree, &facts, &target, format)).await?;
-        Ok(Report { nodes, bytes, chunks, chunks_stored, bytes_stored, len })
+        Ok(Report { nodes, bytes, chunks, chunks_stored, bytes_stored, len, skipped, changed })
     }
 }
 
@@ -302,12 +317,18 @@ pub fn format_of(target: &Path, format: Option<Format>) -> Result<Format> {
         })
 }
 
-/// Writes a tree as an flist, durably, and gives its length in bytes. What was at `target` is replaced when it is whole.
+/// Writes a tree as an flist, durably, and gives its length in bytes. What was at `target` is replaced when it is whole; whoever made
+/// the tree of that holds a [`Changing`] of it, or what another program changed meanwhile is lost.
 ///
 /// # Errors
 /// `InvalidArgument` where its chunks are those of the other format; `TooLarge` where a directory is too long for an `.flist`, or the
 /// whole for any reader; `NoSpace`, `Io`.
 pub fn save(tree: &Tree, facts: &Facts, target: &Path, format: Format) -> Result<u64> {
+    save_within(tree, facts, target, format, crate::FLIST_LEN_MAX)
+}
+
+/// The same of one that may have so many bytes.
+pub(crate) fn save_within(tree: &Tree, facts: &Facts, target: &Path, format: Format, len_max: u64) -> Result<u64> {
     let named = |error: Error| error.at(target.display());
     let io = |error: io::Error| named(io_failed(&error));
     // What is replaced is the file, not a link to it; whoever could not read it cannot read the new one.
@@ -317,27 +338,47 @@ pub fn save(tree: &Tree, facts: &Facts, target: &Path, format: Format) -> Result
         Some(dir) if !dir.as_os_str().is_empty() => dir,
         _ => Path::new("."),
     };
-    // What begins with a dot no mount shows.
-    let temporary = || tempfile::Builder::new().prefix(".flist-").permissions(permissions.clone()).tempfile_in(dir);
+    check_chunk_count(tree, format, len_max).map_err(named)?;
+    arriving::sweep(dir, arriving::FLIST);
+    let temporary = || arriving::begin(dir, arriving::FLIST, &permissions);
     let mut file = temporary().map_err(io)?;
     match format {
         Format::Fl => fl::write(file.path(), tree, facts),
         Format::Flist => {
             let scratch = temporary().map_err(io)?;
             let facts = with_backend(facts);
-            flist::write(file.as_file_mut(), scratch.path(), tree, &facts)
+            flist::write(file.as_file_mut(), scratch.path(), tree, &facts, len_max)
         }
     }
     .map_err(named)?;
     let len = file.as_file().metadata().map_err(io)?.len();
-    if len > crate::FLIST_LEN_MAX {
-        let why = format!("it would have {len} bytes, and {} are read", crate::FLIST_LEN_MAX);
-        return Err(named(Error::new(ErrorKind::TooLarge, OP).because(why)));
+    if len > len_max {
+        return Err(named(too_long(len, len_max)));
     }
     file.as_file().sync_all().map_err(io)?;
     file.persist(target).map_err(|error| io(error.error))?;
     std::fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(io)?;
     Ok(len)
+}
+
+fn too_long(len: u64, len_max: u64) -> Error {
+    Error::new(ErrorKind::TooLarge, OP).because(format!("it would have {len} bytes or more, and {len_max} are read"))
+}
+
+/// Refuses what is longer for its chunks alone, before any is written: each name of a file names all of them.
+fn check_chunk_count(tree: &Tree, format: Format, len_max: u64) -> Result<()> {
+    let each = match format {
+        Format::Fl => 64,
+        Format::Flist => 48,
+    };
+    let dirs = tree.dirs();
+    let nodes = (0..dirs.count()).filter_map(|at| tree.node(dirs.index(at))).flat_map(|dir| dir.entries.values());
+    let count_of = |index: &usize| match tree.node(*index).map(|node| &node.what) {
+        Some(What::File { content, .. }) => tree.content(*content).map_or(0, |content| content.chunks.len() as u64),
+        _ => 0,
+    };
+    let len = nodes.map(count_of).fold(0u64, u64::saturating_add).saturating_mul(each);
+    if len > len_max { Err(too_long(len, len_max)) } else { Ok(()) }
 }
 
 /// An `.flist` names one 0-db server, in its metadata: where they have none, the first that has all ids.

@@ -76,6 +76,9 @@ pub(crate) enum Flist {
     Create {
         #[command(flatten)]
         making: FlistMaking,
+        /// Which image, of an archive or a layout of several: its name, or the end of it, as alpine:3.20 or 3.20
+        #[arg(long, value_name = "NAME")]
+        image: Option<String>,
         /// A directory, an OCI layout, or an archive: tar, tar.gz, tar.zst, tar.xz, docker save
         #[arg(value_name = "SRC")]
         source: PathBuf,

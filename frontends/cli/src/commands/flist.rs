@@ -108,22 +108,42 @@ fn dir_at(flist: &Flist, dir: &Inode, depth: usize) -> Result<Vec<Entry>> {
     Ok(flist.dir(dir)?.entries)
 }
 
+/// A directory that a walk is yet to look into. Its path is put together then: those of all that wait can be much longer than the
+/// flist.
+struct Below {
+    /// How long the path is of the directory that it is in, with a slash behind; that of the first has it as it is.
+    above: usize,
+    name: Option<Name>,
+    inode: Inode,
+    depth: usize,
+}
+
+/// Makes of the path of a walk that of a directory, with a slash behind.
+fn enter(path: &mut Vec<u8>, above: usize, name: Option<&Name>) {
+    path.truncate(above);
+    if let Some(name) = name {
+        path.extend_from_slice(name.as_bytes());
+        path.push(b'/');
+    }
+}
+
 fn ls(path: &FlistPath, long: bool, recursive: bool, output: Output) -> Result<()> {
     let flist = open(&path.flist)?;
     let (name, inode) = find(&flist, &path.path)?;
     if inode.kind != FileKind::Dir {
         return line(&name, &inode, long, output);
     }
-    let mut dirs = vec![(Vec::new(), inode, 0)];
-    while let Some((above, dir, depth)) = dirs.pop() {
-        let mut entries = dir_at(&flist, &dir, depth).map_err(|error| error.at(above.escape_ascii()))?;
+    let mut path = Vec::new();
+    let mut dirs = vec![Below { above: 0, name: None, inode, depth: 0 }];
+    while let Some(Below { above, name, inode: dir, depth }) = dirs.pop() {
+        enter(&mut path, above, name.as_ref());
+        let mut entries = dir_at(&flist, &dir, depth).map_err(|error| error.at(path.escape_ascii()))?;
         entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         let mut below = Vec::new();
         for Entry { name, inode } in entries {
-            let name = [&above[..], name.as_bytes()].concat();
-            line(&name, &inode, long, output)?;
+            line(&[&path[..], name.as_bytes()].concat(), &inode, long, output)?;
             if recursive && inode.kind == FileKind::Dir {
-                below.push(([&name[..], b"/"].concat(), inode, depth + 1));
+                below.push(Below { above: path.len(), name: Some(name), inode, depth: depth + 1 });
             }
         }
         // The first of them is the next.
@@ -275,8 +295,10 @@ async fn check(path: &Path, sources: Option<&FlistSources>, output: Output) -> R
         None => None,
     };
     let (mut found, progress) = (Found { nodes: 1, ..Found::default() }, output.progress(None));
-    let mut dirs = vec![(b"/".to_vec(), flist.root()?, 0)];
-    while let Some((above, dir, depth)) = dirs.pop() {
+    let mut above = b"/".to_vec();
+    let mut dirs = vec![Below { above: 1, name: None, inode: flist.root()?, depth: 0 }];
+    while let Some(Below { above: len, name, inode: dir, depth }) = dirs.pop() {
+        enter(&mut above, len, name.as_ref());
         let entries = match dir_at(&flist, &dir, depth) {
             Ok(entries) => entries,
             Err(error) => {
@@ -286,14 +308,16 @@ async fn check(path: &Path, sources: Option<&FlistSources>, output: Output) -> R
         };
         for Entry { name, inode } in entries {
             found.nodes += 1;
-            let path = [&above[..], name.as_bytes()].concat();
             match inode.kind {
-                FileKind::Dir => dirs.push(([&path[..], b"/"].concat(), inode, depth + 1)),
+                FileKind::Dir => {
+                    dirs.push(Below { above: above.len(), name: Some(name), inode, depth: depth + 1 });
+                }
                 FileKind::File => {
+                    let path = || [&above[..], name.as_bytes()].concat();
                     let checked = check_file(&flist, &inode, reading.as_ref()).await;
                     match checked {
                         Ok(()) => found.bytes += inode.size,
-                        Err(error) => found.tell(&path, &error, output)?,
+                        Err(error) => found.tell(&path(), &error, output)?,
                     }
                     progress.set_bytes(found.bytes);
                 }

@@ -350,3 +350,33 @@ fn flists_are_made_changed_and_exported() {
         2,
     );
 }
+
+/// What was acknowledged is there: of those that come at the same time some may be told to come again, and none is lost.
+#[test]
+fn additions_at_the_same_time_lose_nothing() {
+    let world = World::new();
+    let root = world.path("rootfs");
+    fs::create_dir(&root).expect("made");
+    let (flist, store) = (world.path("a.fl"), format!("dir://{}", text(&world.path("chunks"))));
+    world.ok(&["flist", "create", text(&root), "-o", text(&flist), "--store", &store]);
+    let add = |number: u32| {
+        let source = world.path(&format!("file-{number}"));
+        fs::write(&source, format!("{number}")).expect("written");
+        world.run(&["flist", "add", text(&flist), text(&source), &format!("/{number}"), "--store", &store])
+    };
+    let added: Vec<u32> = std::thread::scope(|scope| {
+        let adding: Vec<_> = (0..6).map(|number| scope.spawn(move || (number, add(number)))).collect();
+        let done = adding.into_iter().map(|adding| adding.join().expect("no panic"));
+        let mut added = Vec::new();
+        for (number, output) in done {
+            match output.status.code() {
+                Some(0) => added.push(number),
+                code => assert_eq!(code, Some(5), "{}", String::from_utf8_lossy(&output.stderr)),
+            }
+        }
+        added
+    });
+    assert!(!added.is_empty(), "one of them was first");
+    let listed = world.ok(&["flist", "ls", text(&flist)]);
+    assert_eq!(listed.lines().collect::<Vec<_>>(), added.iter().map(u32::to_string).collect::<Vec<_>>());
+}

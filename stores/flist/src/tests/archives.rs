@@ -7,8 +7,9 @@ use muxfs::{ErrorKind, testing::fault::Dice};
 
 use super::{
     made::World,
-    writing::{create, long, of, told},
+    writing::{create, long, of, stores, told},
 };
+use crate::write::{self, CreateOptions, Source};
 
 /// A tar that is made header by header.
 #[derive(Default)]
@@ -180,8 +181,19 @@ fn layers() -> [Vec<u8>; 3] {
 const SHOWN: [&str; 9] =
     ["/", "/dir", "/dir/again", "/etc", "/etc/passwd", "/opt", "/opt/below", "/opt/below/new", "/opt/new"];
 
-const CONFIG: &str = r#"{"architecture":"amd64","config":{"Entrypoint":["/bin/sh"],"Cmd":["-c","true"],"Env":["PATH=/bin","A=b=c"],
-    "ExposedPorts":{"80/tcp":{}},"Volumes":{"/data":{}},"WorkingDir":"/srv","User":"7:8"}}"#;
+/// The configuration of an image of these layers.
+fn config(layers: &[Vec<u8>]) -> String {
+    let digests: Vec<String> = layers.iter().map(|layer| format!("sha256:{}", sha256(layer))).collect();
+    serde_json::json!({
+        "architecture": "amd64",
+        "config": {
+            "Entrypoint": ["/bin/sh"], "Cmd": ["-c", "true"], "Env": ["PATH=/bin", "A=b=c"],
+            "ExposedPorts": { "80/tcp": {} }, "Volumes": { "/data": {} }, "WorkingDir": "/srv", "User": "7:8",
+        },
+        "rootfs": { "type": "layers", "diff_ids": digests },
+    })
+    .to_string()
+}
 
 fn has_config(world: &World, name: &str) {
     let found: BTreeMap<String, String> =
@@ -202,6 +214,7 @@ fn has_config(world: &World, name: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn docker_archives_are_put_over_each_other() {
     let world = World::new();
+    let config = config(&layers());
     let [lowest, second, third] = layers();
     let manifest = r#"[{"Config":"c.json","RepoTags":["x:1"],"Layers":["1/layer.tar","2/layer.tar","3/layer.tar"]}]"#;
     let archive = Made::default()
@@ -211,7 +224,7 @@ async fn docker_archives_are_put_over_each_other() {
         .add("2/layer.tar", b'0', "", &gzip(&second))
         .add("other/layer.tar", b'0', "", &third)
         .add("3/layer.tar", b'2', "../other/layer.tar", b"")
-        .add("c.json", b'0', "", CONFIG.as_bytes())
+        .add("c.json", b'0', "", config.as_bytes())
         .add("manifest.json", b'0', "", manifest.as_bytes())
         .end();
     for bytes in [archive.clone(), gzip(&archive)] {
@@ -225,8 +238,44 @@ async fn docker_archives_are_put_over_each_other() {
     let archive = Made::default().add("manifest.json", b'0', "", br#"[{"Config":"c.json"}]"#).end();
     assert_eq!(made_of(&world, &archive).await.expect_err("no layers").kind(), ErrorKind::Corrupt);
     let escape = manifest.replace("1/layer.tar", "../../../etc/passwd");
-    let archive = Made::default().add("manifest.json", b'0', "", escape.as_bytes()).end();
-    assert_eq!(made_of(&world, &archive).await.expect_err("out of it").kind(), ErrorKind::Corrupt);
+    let archive = Made::default()
+        .add("c.json", b'0', "", config.as_bytes())
+        .add("manifest.json", b'0', "", escape.as_bytes())
+        .end();
+    let error = made_of(&world, &archive).await.expect_err("out of it");
+    assert!(error.kind() == ErrorKind::Corrupt && format!("{error:#}").contains("\"..\""), "{error:#}");
+}
+
+/// What docker save and podman save write names each part by its digest, in one way or another: a wrong byte is an error.
+#[tokio::test(flavor = "multi_thread")]
+async fn docker_archives_are_held_against_their_digests() {
+    let world = World::new();
+    let layer = Made::default().add("file", b'0', "", b"right").end();
+    let config = config(std::slice::from_ref(&layer));
+    let wrong = Made::default().add("file", b'0', "", b"wrong").end();
+    let none = config.replace("diff_ids", "digests");
+    let named = format!("{}.json", sha256(config.as_bytes()));
+    let layer_name = format!("{}.tar", sha256(&layer));
+    for (config, config_name, layer, layer_name, is_right) in [
+        (&config, &named[..], &layer, &layer_name[..], true),
+        (&config, "c.json", &gzip(&layer), "1/layer.tar", true),
+        (&config, "c.json", &wrong, "1/layer.tar", false),
+        (&config, "c.json", &gzip(&wrong), "1/layer.tar", false),
+        (&config, &named, &wrong, &layer_name, false),
+        (&config.replace("/srv", "/etc"), &named, &layer, &layer_name, false),
+        (&none, "c.json", &layer, "1/layer.tar", false),
+    ] {
+        let manifest = serde_json::json!([{ "Config": config_name, "Layers": [layer_name] }]).to_string();
+        let archive = Made::default()
+            .add(layer_name, b'0', "", layer)
+            .add(config_name, b'0', "", config.as_bytes())
+            .add("manifest.json", b'0', "", manifest.as_bytes())
+            .end();
+        match made_of(&world, &archive).await {
+            Ok(found) => assert!(is_right && found.len() == 2, "{config_name} {layer_name}: it was taken"),
+            Err(error) => assert!(!is_right && error.kind() == ErrorKind::Corrupt, "{error:#}"),
+        }
+    }
 }
 
 /// Zeros are the end of a tar: what begins with them may be anything.
@@ -249,8 +298,9 @@ async fn oci_layouts_are_held_against_their_digests() {
         fs::write(dir.join("blobs/sha256").join(&digest), bytes).expect("written");
         serde_json::json!({ "digest": format!("sha256:{digest}"), "size": bytes.len() })
     };
+    let config = put(config(&layers()).as_bytes());
     let layers = layers().map(|layer| put(&zstd::encode_all(&layer[..], 1).expect("memory")));
-    let manifest = serde_json::json!({ "config": put(CONFIG.as_bytes()), "layers": layers });
+    let manifest = serde_json::json!({ "config": config, "layers": layers });
     let here = put(manifest.to_string().as_bytes());
     fs::write(dir.join("oci-layout"), "{}").expect("written");
     fs::write(dir.join("index.json"), serde_json::json!({ "manifests": [here] }).to_string()).expect("written");
@@ -265,6 +315,60 @@ async fn oci_layouts_are_held_against_their_digests() {
     fs::write(&layer, bytes).expect("written");
     let error = create(&world, &dir, "oci.flist").await.expect_err("other bytes");
     assert_eq!(error.kind(), ErrorKind::Corrupt);
+    // Nothing in a layout leads out of it, and nobody waits for a pipe.
+    fs::rename(&layer, world.path("elsewhere")).expect("moved");
+    std::os::unix::fs::symlink(world.path("elsewhere"), &layer).expect("linked");
+    let error = create(&world, &dir, "oci.flist").await.expect_err("a symlink");
+    assert!(error.kind() == ErrorKind::Corrupt && format!("{error:#}").contains("symlink"), "{error:#}");
+    fs::remove_file(&layer).expect("removed");
+    rustix::fs::mknodat(rustix::fs::CWD, &layer, rustix::fs::FileType::Fifo, 0o640.into(), 0).expect("made");
+    let error = create(&world, &dir, "oci.flist").await.expect_err("a pipe");
+    assert!(error.kind() == ErrorKind::Corrupt && format!("{error:#}").contains("no file"), "{error:#}");
+}
+
+/// Which of several is said, or none is taken; what the index says counts, and not a manifest beside it.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_several_images_one_is_named() {
+    let world = World::new();
+    let dir = world.path("oci");
+    fs::create_dir_all(dir.join("blobs/sha256")).expect("made");
+    let put = |bytes: &[u8]| {
+        let digest = sha256(bytes);
+        fs::write(dir.join("blobs/sha256").join(&digest), bytes).expect("written");
+        serde_json::json!({ "digest": format!("sha256:{digest}"), "size": bytes.len() })
+    };
+    let image = |file: &str, name: &str| {
+        let layer = Made::default().add(file, b'0', "", b"x").end();
+        let manifest = serde_json::json!({
+            "config": put(config(std::slice::from_ref(&layer)).as_bytes()), "layers": [put(&layer)],
+        });
+        let mut here = put(manifest.to_string().as_bytes());
+        here["annotations"] = serde_json::json!({ "org.opencontainers.image.ref.name": name });
+        here
+    };
+    let (first, second, again) = (image("first", "1.0"), image("second", "app:2.0"), image("first", "latest"));
+    fs::write(dir.join("oci-layout"), "{}").expect("written");
+    fs::write(dir.join("manifest.json"), r#"[{"Config":"absent","Layers":[]}]"#).expect("written");
+    let index = |images: &[&serde_json::Value]| {
+        fs::write(dir.join("index.json"), serde_json::json!({ "manifests": images }).to_string()).expect("written");
+    };
+    let make = async |wanted: Option<&str>| {
+        let options = CreateOptions { image: wanted.map(str::to_owned), ..CreateOptions::default() };
+        let target = world.path("flists").join("oci.fl");
+        write::create(Source::of(&dir)?, stores(&world), &target, options).await?;
+        let found = told(&world.open("oci.fl")?, &world);
+        muxfs::Result::<String>::Ok(found.into_keys().nth(1).expect("a file"))
+    };
+    index(&[&first, &second]);
+    let error = make(None).await.expect_err("two");
+    assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+    assert!(format!("{error:#}").contains("1.0, app:2.0"), "{error:#}");
+    assert_eq!(make(Some("app:2.0")).await.expect("made"), "/second");
+    assert_eq!(make(Some("2.0")).await.expect("made"), "/second");
+    assert_eq!(make(Some("1.0")).await.expect("made"), "/first");
+    assert_eq!(make(Some("3.0")).await.expect_err("none").kind(), ErrorKind::NotFound);
+    index(&[&first, &again]);
+    assert_eq!(make(None).await.expect("two names of one"), "/first");
 }
 
 /// What becomes of damaged archives: a tree, or an error of the kinds that say so, in bounded time. `MUXFS_FUZZ_INPUTS` says how
@@ -276,10 +380,11 @@ async fn damaged_archives_never_panic() {
     let world = World::new();
     let [lowest, second, _] = layers();
     let manifest = r#"[{"Config":"c.json","Layers":["1/layer.tar","2/layer.tar"]}]"#;
+    let config = config(&[lowest.clone(), second.clone()]);
     let image = Made::default()
         .add("1/layer.tar", b'0', "", &lowest)
         .add("2/layer.tar", b'0', "", &second)
-        .add("c.json", b'0', "", CONFIG.as_bytes())
+        .add("c.json", b'0', "", config.as_bytes())
         .add("manifest.json", b'0', "", manifest.as_bytes())
         .end();
     let long = Made::default()

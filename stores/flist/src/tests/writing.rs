@@ -29,7 +29,7 @@ fn names(path: &str) -> Vec<Name> {
     path.split('/').filter(|part| !part.is_empty()).map(|part| Name::new(part.as_bytes()).expect("a name")).collect()
 }
 
-fn stores(world: &World) -> Arc<Stores> {
+pub(super) fn stores(world: &World) -> Arc<Stores> {
     let url = format!("dir://{}", world.path("chunks").display());
     Arc::new(Stores::open(&[url.parse().expect("an address")]).expect("made"))
 }
@@ -281,6 +281,47 @@ async fn chunks_go_where_their_ids_belong() {
     assert!(format!("{error:#}").contains("begin with 80"), "{error:#}");
     let http = ["http://127.0.0.1:1/".parse().expect("an address")];
     assert_eq!(Stores::open(&http).expect_err("it is only read").kind(), ErrorKind::InvalidArgument);
+}
+
+/// A short archive, and gigabytes of rows: each name of a file has its chunks once more.
+#[tokio::test(flavor = "multi_thread")]
+async fn names_of_one_file_are_refused_before_they_fill_a_disk() {
+    let world = World::new();
+    for name in ["a.fl", "a.flist"] {
+        let target = world.path("flists").join(name);
+        let mut making =
+            Making::begin(Tree::default(), stores(&world), &target, &CreateOptions::default()).expect("begun");
+        let pieces = futures_util::stream::iter([Ok(long().into())]);
+        let (content, len) = making.content(Box::pin(pieces)).await.expect("read");
+        for number in 0..1000 {
+            making.put(&names(&format!("{number}")), About::UNSAID_DIR, What::File { len, content }).expect("put");
+        }
+        making.finish(Facts::default()).await.expect("made");
+        let tree = Tree::of(&world.open(name).expect("opens")).expect("read");
+        let format = write::format_of(&target, None).expect("named");
+        let error = write::save_within(&tree, &Facts::default(), &target, format, 140_000).expect_err("too many");
+        assert_eq!(error.kind(), ErrorKind::TooLarge);
+        assert!(format!("{error:#}").contains("or more"), "it was not written to find out: {error:#}");
+        write::save_within(&tree, &Facts::default(), &target, format, 1 << 20).expect("room for all");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn chunks_do_not_go_where_files_come_from() {
+    let world = World::new();
+    let root = rootfs(&world);
+    for dir in ["rootfs", "rootfs/usr/chunks", "link/chunks"] {
+        fs::remove_file(world.path("link")).ok();
+        symlink(root.join("usr"), world.path("link")).expect("linked");
+        let url = format!("dir://{}", world.path(dir).display()).parse().expect("an address");
+        let stores = Arc::new(Stores::open(&[url]).expect("made"));
+        let target = world.path("flists").join("a.fl");
+        let error = write::create(Source::Dir(root.clone()), stores, &target, CreateOptions::default())
+            .await
+            .expect_err("each chunk would be in the next flist");
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+        assert!(format!("{error:#}").contains("elsewhere"), "{error:#}");
+    }
 }
 
 /// What fails leaves what was there.

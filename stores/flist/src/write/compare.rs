@@ -24,22 +24,39 @@ pub enum Difference {
 /// # Errors
 /// Those of `tell`.
 pub fn differences(before: &Tree, after: &Tree, mut tell: impl FnMut(Difference, &[u8]) -> Result<()>) -> Result<()> {
-    let mut next: Vec<(Vec<u8>, Option<NodeIndex>, Option<NodeIndex>)> = vec![(b"/".to_vec(), Some(ROOT), Some(ROOT))];
-    while let Some((path, old, new)) = next.pop() {
+    let entry = |node: Option<&Node>, name: &Name| node.and_then(|node| node.entries.get(name).copied());
+    // One path, and of each that waits how much of it is above: all paths can be much longer than both trees.
+    let mut path = Vec::new();
+    let mut next: Vec<Waiting<'_>> = vec![Waiting { above: 0, name: None, old: Some(ROOT), new: Some(ROOT) }];
+    while let Some(Waiting { above, name, old, new }) = next.pop() {
+        path.truncate(above);
+        if let Some(name) = name {
+            path.push(b'/');
+            path.extend_from_slice(name.as_bytes());
+        }
+        let shown = if path.is_empty() { b"/" } else { &path[..] };
         let (old, new) = (old.and_then(|index| before.node(index)), new.and_then(|index| after.node(index)));
         match (old, new) {
-            (Some(_), None) => tell(Difference::Removed, &path)?,
-            (None, Some(_)) => tell(Difference::Added, &path)?,
-            (Some(old), Some(new)) if !is_alike((before, old), (after, new)) => tell(Difference::Changed, &path)?,
+            (Some(_), None) => tell(Difference::Removed, shown)?,
+            (None, Some(_)) => tell(Difference::Added, shown)?,
+            (Some(old), Some(new)) if !is_alike((before, old), (after, new)) => tell(Difference::Changed, shown)?,
             _ => {}
         }
-        let entry = |node: Option<&Node>, name: &Name| node.and_then(|node| node.entries.get(name).copied());
         let names: BTreeSet<&Name> = [old, new].into_iter().flatten().flat_map(|node| node.entries.keys()).collect();
-        let slash: &[u8] = if path == b"/" { b"" } else { b"/" };
-        let below = names.into_iter().rev();
-        next.extend(below.map(|name| ([&path, slash, name.as_bytes()].concat(), entry(old, name), entry(new, name))));
+        let below =
+            |name| Waiting { above: path.len(), name: Some(name), old: entry(old, name), new: entry(new, name) };
+        next.extend(names.into_iter().rev().map(below));
     }
     Ok(())
+}
+
+/// A path that is yet to be compared.
+struct Waiting<'a> {
+    /// The length of the path that it is below.
+    above: usize,
+    name: Option<&'a Name>,
+    old: Option<NodeIndex>,
+    new: Option<NodeIndex>,
 }
 
 fn is_alike((before, old): (&Tree, &Node), (after, new): (&Tree, &Node)) -> bool {

@@ -11,6 +11,7 @@
 use std::{
     collections::{HashMap, hash_map::Entry},
     io::Read,
+    path::Path,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -48,6 +49,22 @@ pub struct Progress {
     pub bytes: AtomicU64,
     /// Nodes that were met.
     pub nodes: AtomicU64,
+    /// What was gone, or something else, when it was to be read: each is told by a warning.
+    pub skipped: AtomicU64,
+    /// Files that were changed while they were read, told so too: what was read of them is in the flist.
+    pub changed: AtomicU64,
+}
+
+impl Progress {
+    pub(super) fn skip(&self, path: &Path) {
+        self.skipped.fetch_add(1, Ordering::Relaxed);
+        tracing::warn!(path = %path.display(), "left out: it vanished, or became something else, while it was read");
+    }
+
+    pub(super) fn change(&self, path: &Path) {
+        self.changed.fetch_add(1, Ordering::Relaxed);
+        tracing::warn!(path = %path.display(), "it was changed while it was read");
+    }
 }
 
 /// A chunk to be made: whose it is, which one, and its bytes.
@@ -160,6 +177,14 @@ impl Filler {
         };
         let workers = (0..count).map(worker).collect();
         Ok(Self { tree, progress, jobs: Some(jobs), workers, shared })
+    }
+
+    /// Sees to it that nothing that is stored is in what is read.
+    ///
+    /// # Errors
+    /// Those of [`Stores::check_not_in`].
+    pub(super) fn check_stores_are_not_in(&self, source: &Path) -> Result<()> {
+        self.shared.stores.check_not_in(source)
     }
 
     /// Why no more is taken.

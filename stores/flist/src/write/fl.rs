@@ -91,12 +91,17 @@ fn write_tree(connection: &Connection, tree: &Tree) -> Result<()> {
     }
     let number_of = |numbers: &[i64], index: NodeIndex| numbers.get(index).copied().unwrap_or(0);
     let mut last = 1;
-    for (path, dir, node) in tree.dirs() {
+    let dirs = tree.dirs();
+    for at in 0..dirs.count() {
+        let dir = dirs.index(at);
+        let Some(node) = tree.node(dir) else { continue };
         let below = node.entries.iter().filter_map(|(name, index)| Some((Name::as_bytes(name), tree.node(*index)?)));
         let len: usize = below.map(|(name, node)| rfs::row_len(name, target(&node.what))).sum();
         if node.entries.len() > rfs::ENTRY_COUNT_MAX || len > VALUE_LEN_MAX {
             let why = "the directory has more entries, or longer ones, than are read of an .fl";
-            return Err(Error::new(ErrorKind::TooLarge, "flist.write").at(path.escape_ascii()).because(why));
+            return Err(Error::new(ErrorKind::TooLarge, "flist.write")
+                .at(format!("/{}", dirs.path(at).escape_ascii()))
+                .because(why));
         }
         for (name, index) in &node.entries {
             last += 1;

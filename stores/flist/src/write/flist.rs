@@ -17,12 +17,13 @@ use rusqlite::params;
 
 use super::{
     DIR_LEN, Facts, failed,
-    tree::{About, Node, NodeIndex, Tree, What},
+    tree::{About, Node, Tree, What},
     words::Words,
 };
 use crate::{
     chunk::{Chunk, blake2b_128, hex},
     database::VALUE_LEN_MAX,
+    inode::DirKey,
 };
 
 const SCHEMA: &str = "CREATE TABLE entries (key VARCHAR(64) PRIMARY KEY, value BLOB);
@@ -39,9 +40,9 @@ const FILE: (usize, usize) = (1, 1);
 const CHUNK: (usize, usize) = (0, 2);
 const RIGHTS: (usize, usize) = (3, 3);
 
-/// Fills an empty file with the archive; `scratch` is an empty one for the database.
-pub(super) fn write(file: &mut File, scratch: &Path, tree: &Tree, facts: &Facts) -> Result<()> {
-    write_database(scratch, tree, facts)?;
+/// Fills an empty file with the archive; `scratch` is an empty one for the database, which may have so many bytes.
+pub(super) fn write(file: &mut File, scratch: &Path, tree: &Tree, facts: &Facts, len_max: u64) -> Result<()> {
+    write_database(scratch, tree, facts, len_max)?;
     let io = |error: io::Error| super::io_failed(&error);
     let mut database = File::open(scratch).map_err(io)?;
     let len = database.metadata().map_err(io)?.len();
@@ -77,20 +78,31 @@ fn header(name: &[u8], kind: u8, mode: u32, len: u64) -> [u8; 512] {
     header
 }
 
-fn write_database(path: &Path, tree: &Tree, facts: &Facts) -> Result<()> {
+fn write_database(path: &Path, tree: &Tree, facts: &Facts, len_max: u64) -> Result<()> {
     let mut connection = super::database(path)?;
     let transaction = connection.transaction().map_err(|error| failed(&error))?;
     transaction.execute_batch(SCHEMA).map_err(|error| failed(&error))?;
     let mut insert = transaction.prepare("INSERT INTO entries VALUES (?1, ?2)").map_err(|error| failed(&error))?;
-    let mut dirs: Vec<(String, Vec<u8>, NodeIndex)> =
-        tree.dirs().map(|(path, index, _)| (hex(&blake2b_128(&path)), path, index)).collect();
-    dirs.sort_unstable();
-    let mut rights = BTreeMap::new();
-    for (key, path, index) in &dirs {
-        let Some(node) = tree.node(*index) else { continue };
+    let dirs = tree.dirs();
+    let (mut keys, mut rights, mut len): (Vec<(DirKey, usize)>, _, _) = (Vec::new(), BTreeMap::new(), 0);
+    // Each has its path, and all paths can be much longer than the tree.
+    let mut take = |more: usize| {
+        len += more as u64;
+        if len > len_max { Err(super::too_long(len, len_max)) } else { Ok(()) }
+    };
+    for at in 0..dirs.count() {
+        let path = dirs.path(at);
+        take(path.len())?;
+        keys.push((blake2b_128(&path), at));
+    }
+    keys.sort_unstable();
+    for (key, at) in keys {
+        let Some(node) = tree.node(dirs.index(at)) else { continue };
+        let path = dirs.path(at);
         let named = |error: Error| error.at(format!("/{}", path.escape_ascii()));
-        let message = dir_message(tree, path, node, &mut rights).map_err(named)?;
-        insert.execute(params![key, message]).map_err(|error| failed(&error))?;
+        let message = dir_message(tree, &path, node, &mut rights).map_err(named)?;
+        take(message.len() - path.len())?;
+        insert.execute(params![hex(&key), message]).map_err(|error| failed(&error))?;
     }
     for (key, about) in &rights {
         insert.execute(params![key, rights_message(about)]).map_err(|error| failed(&error))?;

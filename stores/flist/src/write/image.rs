@@ -14,7 +14,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use muxfs::{Error, ErrorKind, Result};
+use muxfs::{Error, ErrorKind, Name, Result};
+use rustix::{
+    fs::{Mode, OFlags, openat},
+    io::Errno,
+};
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 
@@ -26,10 +30,13 @@ use super::{
 };
 use crate::chunk::hex;
 
-/// The longest manifest or configuration, in bytes.
-const JSON_LEN_MAX: u64 = 16 << 20;
+/// The longest manifest or configuration, in bytes: registries take no longer ones.
+const JSON_LEN_MAX: u64 = 4 << 20;
 /// The most files of an archive: some three of each layer.
 const MEMBER_COUNT_MAX: usize = 1 << 16;
+/// The longest name of one, in bytes, and how long all are together.
+const NAME_LEN_MAX: usize = 4096;
+const NAMES_LEN_MAX: usize = 16 << 20;
 /// The most layers.
 const LAYER_COUNT_MAX: usize = 1024;
 /// An index may lead to another.
@@ -73,19 +80,7 @@ impl Blobs {
             io::copy(&mut unpacked(&file, len)?, &mut plain).map_err(|error| damaged(&error))?;
             file = plain;
         }
-        let mut tar = Tar::new(SeekSkip { file: &file, at: 0 });
-        let mut members = HashMap::new();
-        while let Some(member) = tar.next()? {
-            if members.len() == MEMBER_COUNT_MAX {
-                break;
-            }
-            let place = match member.kind {
-                b'0' => Place::At { at: member.at, len: member.len },
-                b'1' | b'2' => Place::Link(resolved(&member.path, &member.target, member.kind == b'1')),
-                _ => continue,
-            };
-            members.insert(member.path.strip_prefix(b"./").unwrap_or(&member.path).to_vec(), place);
-        }
+        let members = members(&mut Tar::new(SeekSkip { file: &file, at: 0 }))?;
         let is_oci = members.contains_key(&b"oci-layout"[..]);
         let blobs = Self::Tar { file, members };
         // Others may have a file of that name, too.
@@ -97,19 +92,13 @@ impl Blobs {
     /// The bytes of a file, and how many they are; `None` where it is not there.
     fn open(&self, name: &str) -> Result<Option<(Box<dyn Read + Send + '_>, u64)>> {
         // No part of it leads out.
-        names(name.as_bytes())?;
+        let parts = names(name.as_bytes())?;
         match self {
             Self::Dir(dir) => {
-                let path = dir.join(name);
-                let failed = |error: io::Error| io_failed(&error).at(path.display());
-                match File::open(&path) {
-                    Ok(file) => {
-                        let len = file.metadata().map_err(failed)?.len();
-                        Ok(Some((Box::new(file), len)))
-                    }
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-                    Err(error) => Err(failed(error)),
-                }
+                let named = |error: Error| error.at(dir.join(name).display());
+                let Some(file) = open_below(dir, &parts).map_err(named)? else { return Ok(None) };
+                let len = file.metadata().map_err(|error| named(io_failed(&error)))?.len();
+                Ok(Some((Box::new(file), len)))
             }
             Self::Tar { file, members } => {
                 let mut place = members.get(name.as_bytes());
@@ -126,6 +115,10 @@ impl Blobs {
                 Ok(None)
             }
         }
+    }
+
+    fn is_oci(&self) -> Result<bool> {
+        Ok(self.open("oci-layout")?.is_some() && self.open("index.json")?.is_some())
     }
 
     fn json(&self, name: &str) -> Result<Option<Value>> {
@@ -146,6 +139,43 @@ impl Blobs {
     fn json_there(&self, name: &str) -> Result<Value> {
         self.json(name)?.ok_or_else(|| corrupt("the image does not have it").at(name))
     }
+}
+
+/// Where the files of an archive are, as far as an image may name them, and has so many.
+fn members(tar: &mut Tar<impl Read>) -> Result<HashMap<Vec<u8>, Place>> {
+    let (mut members, mut len) = (HashMap::new(), 0);
+    while let Some(member) = tar.next()? {
+        if member.path.len() > NAME_LEN_MAX || member.target.len() > NAME_LEN_MAX {
+            continue;
+        }
+        let place = match member.kind {
+            b'0' => Place::At { at: member.at, len: member.len },
+            b'1' | b'2' => Place::Link(resolved(&member.path, &member.target, member.kind == b'1')),
+            _ => continue,
+        };
+        len += member.path.len() + if let Place::Link(target) = &place { target.len() } else { 0 };
+        if members.len() == MEMBER_COUNT_MAX || len > NAMES_LEN_MAX {
+            break;
+        }
+        members.insert(member.path.strip_prefix(b"./").unwrap_or(&member.path).to_vec(), place);
+    }
+    Ok(members)
+}
+
+/// Opens a file below a directory, through no symlink, and nothing that is no file; `None` where it is not there.
+fn open_below(dir: &Path, names: &[Name]) -> Result<Option<File>> {
+    let failed = |error: io::Error| io_failed(&error);
+    let (flags, none) = (OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty());
+    let mut at = File::open(dir).map_err(failed)?;
+    for name in names {
+        at = match openat(&at, name.as_bytes(), flags, none) {
+            Ok(below) => below.into(),
+            Err(Errno::NOENT) => return Ok(None),
+            Err(Errno::LOOP) => return Err(corrupt("it is a symlink, and none in an image is followed")),
+            Err(error) => return Err(failed(error.into())),
+        };
+    }
+    if at.metadata().map_err(failed)?.is_file() { Ok(Some(at)) } else { Err(corrupt("it is no file")) }
 }
 
 /// Whether the first files of an archive are such as images have: of others not all has to be read to know.
@@ -194,9 +224,21 @@ fn resolved(path: &[u8], target: &[u8], is_whole: bool) -> Vec<u8> {
     parts.join(&b'/')
 }
 
+/// The SHA-256 that a name is: that of a blob, of a configuration of Docker, `DIGEST.json`, and of a layer of Podman,
+/// `DIGEST.tar`.
+fn digest_of_name(name: &str) -> Option<&str> {
+    let last = name.strip_prefix("blobs/sha256/").unwrap_or(name);
+    let digest = last.strip_suffix(".json").or_else(|| last.strip_suffix(".tar")).unwrap_or(last);
+    is_digest(digest).then_some(digest)
+}
+
+fn is_digest(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+}
+
 /// Holds a name that is a SHA-256 against it.
 fn check_digest(name: &str, found: &[u8]) -> Result<()> {
-    match name.strip_prefix("blobs/sha256/") {
+    match digest_of_name(name) {
         Some(digest) if hex(found) != digest => Err(corrupt("its bytes have another SHA-256 than its name")),
         _ => Ok(()),
     }
@@ -222,78 +264,156 @@ struct Manifest {
     layers: Vec<String>,
 }
 
-/// Puts the layers of an image into the tree; what it says of itself.
+/// Puts the layers of an image, the one of a name where one is wanted, into the tree; what it says of itself.
 ///
 /// # Errors
 /// `Corrupt` for what is no image, or damaged; those of reading.
-pub(super) fn fill(filler: &mut Filler, blobs: &Blobs) -> Result<Vec<(String, String)>> {
-    let manifest = manifest(blobs)?;
+pub(super) fn fill(filler: &mut Filler, blobs: &Blobs, wanted: Option<&str>) -> Result<Vec<(String, String)>> {
+    let manifest = manifest(blobs, wanted)?;
     if manifest.layers.len() > LAYER_COUNT_MAX {
         let why = format!("it has {} layers, and {LAYER_COUNT_MAX} at most are read", manifest.layers.len());
         return Err(Error::new(ErrorKind::TooLarge, OP).because(why));
     }
-    for name in &manifest.layers {
+    let config = blobs.json_there(&manifest.config)?;
+    let digests = diff_ids(&config, manifest.layers.len()).map_err(|error| error.at(&manifest.config))?;
+    for (name, digest) in manifest.layers.iter().zip(digests) {
         let (bytes, len) = blobs.open(name)?.ok_or_else(|| corrupt("the image does not have it").at(name))?;
-        let mut hashed = Hashed { bytes, hasher: Sha256::new() };
-        put_layer(filler, unpacked(&mut hashed, len)?).map_err(|error| error.at(format!("layer {name}")))?;
-        // What is behind the end of the tar counts too.
-        io::copy(&mut hashed, &mut io::sink()).map_err(|error| damaged(&error).at(name))?;
-        check_digest(name, &hashed.hasher.finalize()).map_err(|error| error.at(name))?;
+        let (found, stored) = put_hashed(filler, bytes, len).map_err(|error| error.at(format!("layer {name}")))?;
+        let is_right = is_digest(&digest) && found == digest;
+        if !is_right {
+            let why = format!("unpacked it has the SHA-256 {found}, and the image says {digest}");
+            return Err(corrupt(why).at(format!("layer {name}")));
+        }
+        // One of Podman has the name of what is unpacked, whatever it is packed in.
+        if name.starts_with("blobs/") {
+            check_digest(name, &stored).map_err(|error| error.at(name))?;
+        }
     }
-    Ok(metadata(&blobs.json_there(&manifest.config)?))
+    Ok(metadata(&config))
+}
+
+/// Puts a layer of so many bytes; the SHA-256 of what is unpacked in hex, and that of the bytes.
+fn put_hashed(filler: &mut Filler, bytes: impl Read + Send, len: u64) -> Result<(String, Vec<u8>)> {
+    let failed = |error: io::Error| damaged(&error);
+    let mut stored = Hashed { bytes, hasher: Sha256::new() };
+    let plain = {
+        let mut plain = Hashed { bytes: unpacked(&mut stored, len)?, hasher: Sha256::new() };
+        put_layer(filler, &mut plain)?;
+        // What is behind the end of the tar counts too, and behind that of its packing.
+        io::copy(&mut plain, &mut io::sink()).map_err(failed)?;
+        hex(&plain.hasher.finalize())
+    };
+    io::copy(&mut stored, &mut io::sink()).map_err(failed)?;
+    Ok((plain, stored.hasher.finalize().to_vec()))
+}
+
+/// The SHA-256 of each layer as it is unpacked, which every configuration has.
+fn diff_ids(config: &Value, layer_count: usize) -> Result<Vec<String>> {
+    let found = config["rootfs"]["diff_ids"].as_array().map(Vec::as_slice).unwrap_or_default();
+    if found.len() != layer_count {
+        let why = format!("it has the digests (diff_ids) of {} layers, and the image has {layer_count}", found.len());
+        return Err(corrupt(why));
+    }
+    let digest = |id: &Value| id.as_str().and_then(|id| id.strip_prefix("sha256:")).map(str::to_owned);
+    found.iter().map(|id| digest(id).ok_or_else(|| corrupt("a digest of a layer is no SHA-256"))).collect()
 }
 
 /// The file of a digest `sha256:…`.
 fn blob_name(descriptor: &Value) -> Result<String> {
     let digest = descriptor["digest"].as_str().and_then(|digest| digest.strip_prefix("sha256:"));
-    let digest = digest.filter(|digest| digest.len() == 64 && digest.bytes().all(|byte| byte.is_ascii_hexdigit()));
+    let digest = digest.filter(|digest| is_digest(digest));
     digest.map(|digest| format!("blobs/sha256/{digest}")).ok_or_else(|| corrupt("a part of it has no SHA-256"))
 }
 
-fn manifest(blobs: &Blobs) -> Result<Manifest> {
-    if let Some(found) = blobs.json("manifest.json")? {
-        let images = found.as_array().map(Vec::as_slice).unwrap_or_default();
-        let [image] = images else {
-            let why = format!("it has {} images, and an flist is made of one", images.len());
-            return Err(Error::new(ErrorKind::InvalidArgument, OP).because(why));
-        };
-        let text =
-            |value: &Value| value.as_str().map(str::to_owned).ok_or_else(|| corrupt("manifest.json names no file"));
-        let layers = image["Layers"].as_array().ok_or_else(|| corrupt("manifest.json names no layers"))?;
-        return Ok(Manifest {
-            config: text(&image["Config"])?,
-            layers: layers.iter().map(text).collect::<Result<_>>()?,
-        });
+/// The manifest of the image that is wanted: of an OCI layout from its index, also where it has what docker save writes, too.
+fn manifest(blobs: &Blobs, wanted: Option<&str>) -> Result<Manifest> {
+    if !blobs.is_oci()?
+        && let Some(found) = blobs.json("manifest.json")?
+    {
+        return docker_manifest(&found, wanted);
     }
-    let mut found = blobs.json_there("index.json")?;
+    let (mut found, mut wanted) = (blobs.json_there("index.json")?, wanted);
     for _ in 0..INDEX_DEPTH_MAX {
         if let Some(layers) = found["layers"].as_array() {
             let layers = layers.iter().map(blob_name).collect::<Result<_>>()?;
             return Ok(Manifest { config: blob_name(&found["config"])?, layers });
         }
         let images = found["manifests"].as_array().map(Vec::as_slice).unwrap_or_default();
-        found = blobs.json_there(&blob_name(of_this_machine(images)?)?)?;
+        // What an index leads to has no name of its own.
+        found = blobs.json_there(&blob_name(chosen(images, wanted.take())?)?)?;
     }
     Err(corrupt("its index leads to no manifest"))
 }
 
-/// The only image of an index, or that for this machine.
-fn of_this_machine(images: &[Value]) -> Result<&Value> {
+/// That of what docker save writes.
+fn docker_manifest(found: &Value, wanted: Option<&str>) -> Result<Manifest> {
+    let images = found.as_array().map(Vec::as_slice).unwrap_or_default();
+    let tags = |image: &Value| -> Vec<String> {
+        let tags = image["RepoTags"].as_array().map(Vec::as_slice).unwrap_or_default();
+        tags.iter().filter_map(|tag| tag.as_str().map(str::to_owned)).collect()
+    };
+    let fits: Vec<&Value> = images.iter().filter(|image| is_wanted(&tags(image), wanted)).collect();
+    let [image] = fits[..] else { return Err(which(images.iter().flat_map(tags), images.len(), wanted)) };
+    let text = |value: &Value| value.as_str().map(str::to_owned).ok_or_else(|| corrupt("manifest.json names no file"));
+    let layers = image["Layers"].as_array().ok_or_else(|| corrupt("manifest.json names no layers"))?;
+    Ok(Manifest { config: text(&image["Config"])?, layers: layers.iter().map(text).collect::<Result<_>>()? })
+}
+
+/// Whether an image of these names is wanted, whole or by its tag.
+fn is_wanted(names: &[String], wanted: Option<&str>) -> bool {
+    let is = |name: &String, wanted: &str| {
+        let is_end = |between| name.strip_suffix(wanted).is_some_and(|before| before.ends_with(between));
+        name == wanted || is_end('/') || is_end(':') && !wanted.contains('/')
+    };
+    wanted.is_none_or(|wanted| names.iter().any(|name| is(name, wanted)))
+}
+
+/// Of several images, or none, an flist is not made.
+fn which(names: impl Iterator<Item = String>, count: usize, wanted: Option<&str>) -> Error {
+    let names: Vec<String> = names.take(20).map(|name| name.escape_debug().to_string()).collect();
+    let names = if names.is_empty() { "no names".to_owned() } else { names.join(", ") };
+    let (kind, why) = match wanted {
+        Some(wanted) => {
+            (ErrorKind::NotFound, format!("none or several of its {count} images are {wanted}: it has {names}"))
+        }
+        None => (
+            ErrorKind::InvalidArgument,
+            format!("it has {count} images, and an flist is made of one: name which of {names}"),
+        ),
+    };
+    Error::new(kind, OP).because(why)
+}
+
+/// The image of an index that is wanted, and for this machine where some are for others.
+fn chosen<'a>(images: &'a [Value], wanted: Option<&str>) -> Result<&'a Value> {
     let machine = match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",
         other => other,
     };
-    let fits = |image: &&Value| {
+    let names = |image: &Value| -> Vec<String> {
+        let name = |key: &str| image["annotations"][key].as_str().map(str::to_owned);
+        ["io.containerd.image.name", "org.opencontainers.image.ref.name"].into_iter().filter_map(name).collect()
+    };
+    let of_name: Vec<&Value> = images.iter().filter(|image| is_wanted(&names(image), wanted)).collect();
+    let is_for_this = |image: &&&Value| {
         let platform = &image["platform"];
         platform["os"] == "linux" && platform["architecture"] == machine
     };
-    match images {
-        [image] => Ok(image),
-        _ => images.iter().find(fits).ok_or_else(|| {
-            let why = format!("it has {} images, and none is for linux/{machine}", images.len());
-            Error::new(ErrorKind::InvalidArgument, OP).because(why)
-        }),
+    let fits: Vec<&Value> = match of_name[..] {
+        [image] => vec![image],
+        // Where none is for any machine, their names alone tell them apart.
+        _ if of_name.iter().all(|image| image["platform"].is_null()) => of_name.clone(),
+        _ => of_name.iter().filter(is_for_this).copied().collect(),
+    };
+    match fits[..] {
+        // The others are names of the same one.
+        [image, ref more @ ..] if more.iter().all(|other| other["digest"] == image["digest"]) => Ok(image),
+        [] if !of_name.is_empty() => {
+            let why = format!("it has {} images, and none is for linux/{machine}", of_name.len());
+            Err(Error::new(ErrorKind::InvalidArgument, OP).because(why))
+        }
+        _ => Err(which(images.iter().flat_map(names), images.len(), wanted)),
     }
 }
 
@@ -320,4 +440,50 @@ fn metadata(image: &Value) -> Vec<(String, String)> {
         ("user", text("User")),
     ];
     all.into_iter().filter(|(_, value)| !value.is_empty()).map(|(key, value)| (key.into(), value)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An archive of names that are longer than anybody has them.
+    #[test]
+    fn names_of_an_archive_take_so_much_memory_and_no_more() {
+        let mut tar = Vec::new();
+        let header = |name: &[u8], kind: u8, len: usize| {
+            let mut header = [0; 512];
+            header[..name.len()].copy_from_slice(name);
+            header[100..124].copy_from_slice(b"0000644\x000000000\x000000000\0");
+            header[124..148].copy_from_slice(format!("{len:011o}\x0000000000000\0").as_bytes());
+            header[148..156].fill(b' ');
+            header[156] = kind;
+            let sum: u64 = header.iter().map(|byte| u64::from(*byte)).sum();
+            header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+            header
+        };
+        for number in 0..10_000 {
+            let len = if number % 2 == 0 { 4000 } else { 6000 };
+            let mut name = format!("{number}/{}", "x".repeat(len)).into_bytes();
+            tar.extend(header(b"long", b'L', name.len()));
+            name.resize(name.len().next_multiple_of(512), 0);
+            tar.extend(name);
+            tar.extend(header(b"cut", b'0', 0));
+        }
+        let members = members(&mut Tar::new(&tar[..])).expect("read");
+        let len: usize = members.keys().map(Vec::len).sum();
+        assert!(len <= NAMES_LEN_MAX && len > NAMES_LEN_MAX / 2, "{len}");
+        assert!(members.keys().all(|name| name.len() <= NAME_LEN_MAX));
+    }
+
+    #[test]
+    fn an_image_is_named_whole_or_by_its_end() {
+        let names = ["docker.io/library/alpine:3.20".to_owned(), "localhost:5000/x".to_owned()];
+        for wanted in ["docker.io/library/alpine:3.20", "alpine:3.20", "3.20", "library/alpine:3.20", "x"] {
+            assert!(is_wanted(&names, Some(wanted)), "{wanted}");
+        }
+        for other in ["alpine", "20", "5000/x", "pine:3.20", ""] {
+            assert!(!is_wanted(&names, Some(other)), "{other}");
+        }
+        assert!(is_wanted(&names, None) && is_wanted(&[], None) && !is_wanted(&[], Some("x")));
+    }
 }

@@ -57,7 +57,7 @@ fn put<R: Read>(filler: &mut Filler, tar: &mut Tar<R>, member: &Member, at: &[Na
     let path = below(member.names()?);
     if let (true, Some((name, above))) = (is_layer, path.split_last()) {
         if name.as_bytes() == OPAQUE {
-            return filler.tree.clear_below(above);
+            return filler.tree.clear_below(above).map(drop);
         }
         if name.as_bytes().starts_with(RESERVED) {
             return Ok(());

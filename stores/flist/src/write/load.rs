@@ -7,9 +7,9 @@ use muxfs::{Error, ErrorKind, FileKind, Name, Result};
 
 use super::{
     Facts, Tree, What,
-    tree::{About, Content, shown},
+    tree::{About, Content, NodeIndex, ROOT, shown},
 };
-use crate::{DEPTH_MAX, Flist, Inode};
+use crate::{DEPTH_MAX, Entry, Flist, Inode};
 
 /// Chunks that are read at a time.
 const CHUNKS_AT_ONCE: usize = 1 << 16;
@@ -53,34 +53,26 @@ impl Tree {
     pub fn add(&mut self, flist: &Flist) -> Result<()> {
         let root = flist.root()?;
         self.put(&[], about(&root), What::Dir)?;
-        let mut dirs: Vec<(Vec<Name>, Inode)> = vec![(Vec::new(), root)];
-        while let Some((path, dir)) = dirs.pop() {
-            if path.len() > DEPTH_MAX {
+        // One path, and of each directory that waits where in the tree it is: all paths can be much longer than the flist.
+        let mut path: Vec<Name> = Vec::new();
+        let mut dirs: Vec<(Option<Name>, usize, NodeIndex, Inode)> = vec![(None, 0, ROOT, root)];
+        while let Some((name, depth, at, dir)) = dirs.pop() {
+            path.truncate(depth.saturating_sub(1));
+            path.extend(name);
+            if depth > DEPTH_MAX {
                 let why = format!("it is more than {DEPTH_MAX} directories deep");
                 return Err(Error::new(ErrorKind::Corrupt, OP).because(why));
             }
-            for entry in flist.dir(&dir)?.entries {
-                let path = [&path[..], &[entry.name]].concat();
-                let inode = entry.inode;
-                let what = self.what(flist, &inode).map_err(|error| error.at(shown(&path)))?;
-                self.put_over(&path, about(&inode), what)?;
+            for Entry { name, inode } in flist.dir(&dir)?.entries {
+                let named = |error: Error| error.at(shown(&[&path[..], std::slice::from_ref(&name)].concat()));
+                let what = self.what(flist, &inode).map_err(named)?;
+                let below = self.put_in(at, &name, about(&inode), what).map_err(named)?;
                 if inode.kind == FileKind::Dir {
-                    dirs.push((path, inode));
+                    dirs.push((Some(name), depth + 1, below, inode));
                 }
             }
         }
         Ok(())
-    }
-
-    /// Puts a node; what is no directory and is in the way of one goes.
-    pub(crate) fn put_over(&mut self, path: &[Name], about: About, what: What) -> Result<()> {
-        for depth in 1..path.len() {
-            let above = path.get(..depth).unwrap_or(path);
-            if self.get(above).is_some_and(|(_, what)| *what != What::Dir) {
-                self.remove(above)?;
-            }
-        }
-        self.put(path, about, what)
     }
 
     fn what(&mut self, flist: &Flist, inode: &Inode) -> Result<What> {

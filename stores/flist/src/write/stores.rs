@@ -5,7 +5,7 @@
 
 use std::{
     fs,
-    io::{self, Write as _},
+    io::{self, Read as _, Write as _},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -15,6 +15,7 @@ use muxfs::{BlockKey, BlockStore, Error, ErrorKind, Result};
 use muxfs_zstor::ZdbValues;
 use tokio::time::timeout;
 
+use super::arriving;
 use crate::{
     chunk::{Chunk, hex},
     metadata::Route,
@@ -55,6 +56,7 @@ impl Stores {
             let keeps = match &url.address {
                 Address::Dir(dir) => {
                     fs::create_dir_all(dir).map_err(|error| failed(dir, &error))?;
+                    arriving::sweep(dir, arriving::CHUNK);
                     Keeps::Dir(dir.clone())
                 }
                 Address::Zdb { host, port, namespace, password } => {
@@ -87,6 +89,24 @@ impl Stores {
             let why = format!("chunks whose ids begin with {first:02x} have no store");
             Err(Error::new(ErrorKind::InvalidArgument, OP).because(why))
         })
+    }
+
+    /// Refuses directories that are within one that is read: each chunk would be the bytes of others.
+    ///
+    /// # Errors
+    /// `InvalidArgument`.
+    pub(super) fn check_not_in(&self, source: &Path) -> Result<()> {
+        let Ok(source) = fs::canonicalize(source) else { return Ok(()) };
+        for store in &self.all {
+            if let Keeps::Dir(dir) = &store.keeps
+                && fs::canonicalize(dir).is_ok_and(|dir| dir.starts_with(&source))
+            {
+                let why =
+                    format!("it is in {}, of which the flist is made: put the chunks elsewhere", source.display());
+                return Err(Error::new(ErrorKind::InvalidArgument, OP).at(dir.display()).because(why));
+            }
+        }
+        Ok(())
     }
 
     /// Where readers find what is written, as an flist says it: without passwords.
@@ -163,28 +183,55 @@ fn failed(path: &Path, error: &io::Error) -> Error {
     super::io_failed(error).at(path.display())
 }
 
-/// Writes `HH/ID` of a directory, unless it or `ID` is there at its length: whole, or not at all.
+/// Writes `HH/ID` of a directory, unless it or `ID` is there with these bytes: whole, or not at all. One of other bytes, as a loss of
+/// power leaves, is replaced.
 fn put_file(dir: &Path, id: &[u8], stored: &[u8]) -> Result<bool> {
     let digits = hex(id);
     let below = dir.join(digits.get(..2).unwrap_or_default());
     let path = below.join(&digits);
-    let len = stored.len() as u64;
-    let is_there = |path: &Path| fs::metadata(path).is_ok_and(|about| about.is_file() && about.len() == len);
-    if is_there(&path) || is_there(&dir.join(&digits)) {
+    if has_bytes(&path, stored) || has_bytes(&dir.join(&digits), stored) {
         return Ok(false);
     }
-    let temporary = || tempfile::Builder::new().prefix(".chunk-").permissions(mode(0o644)).tempfile_in(&below);
-    let mut file = match temporary() {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            fs::create_dir_all(&below).map_err(|error| failed(&below, &error))?;
-            temporary()
+    let write = || {
+        let mut file = arriving::begin(dir, arriving::CHUNK, &mode(0o644))?;
+        file.write_all(stored)?;
+        // Linux syncs the whole file system at the end.
+        if cfg!(not(target_os = "linux")) {
+            file.as_file().sync_all()?;
         }
-        other => other,
-    }
-    .map_err(|error| failed(&below, &error))?;
-    file.write_all(stored).map_err(|error| failed(&path, &error))?;
-    file.persist(&path).map_err(|error| failed(&path, &error.error))?;
+        match file.persist(&path) {
+            Err(error) if error.error.kind() == io::ErrorKind::NotFound => {
+                fs::create_dir_all(&below)?;
+                error.file.persist(&path)
+            }
+            other => other,
+        }
+        .map_err(|error| error.error)
+    };
+    write().map_err(|error| failed(&path, &error))?;
     Ok(true)
+}
+
+/// Whether a file has these bytes, and no others.
+fn has_bytes(path: &Path, bytes: &[u8]) -> bool {
+    let same = || -> io::Result<bool> {
+        let mut file = fs::File::open(path)?;
+        let about = file.metadata()?;
+        if !about.is_file() || about.len() != bytes.len() as u64 {
+            return Ok(false);
+        }
+        let (mut left, mut piece) = (bytes, [0; 16 << 10]);
+        loop {
+            let len = file.read(&mut piece)?;
+            let read = piece.get(..len).unwrap_or_default();
+            match left.strip_prefix(read) {
+                Some([]) => return Ok(true),
+                Some(rest) if len > 0 => left = rest,
+                _ => return Ok(false),
+            }
+        }
+    };
+    same().unwrap_or(false)
 }
 
 /// Of what is made, as far as the umask lets it.
@@ -192,12 +239,49 @@ pub(super) fn mode(mode: u32) -> fs::Permissions {
     std::os::unix::fs::PermissionsExt::from_mode(mode)
 }
 
-/// All that was written to a file system: for thousands of chunks that is one wait, and not one for each.
+/// All that was written to a file system, by others too: for thousands of chunks that is one wait, and not one for each.
+#[cfg(target_os = "linux")]
 fn sync(dir: &Path) -> Result<()> {
-    let synced = fs::File::open(dir).and_then(|dir| {
-        #[cfg(target_os = "linux")]
-        rustix::fs::syncfs(&dir)?;
-        dir.sync_all()
-    });
+    let synced = fs::File::open(dir).and_then(|open| rustix::fs::syncfs(&open).map_err(io::Error::from));
     synced.map_err(|error| failed(dir, &error))
+}
+
+/// The directories whose files are synced.
+#[cfg(not(target_os = "linux"))]
+fn sync(dir: &Path) -> Result<()> {
+    let synced = (|| {
+        for entry in fs::read_dir(dir)? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                fs::File::open(entry.path())?.sync_all()?;
+            }
+        }
+        fs::File::open(dir)?.sync_all()
+    })();
+    synced.map_err(|error| failed(dir, &error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a loss of power leaves of a chunk has its name and its length.
+    #[test]
+    fn a_chunk_of_other_bytes_is_written_again() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (id, stored) = ([0xab; 32], vec![7; 100_000]);
+        let path = dir.path().join("ab").join(hex(&id));
+        assert!(put_file(dir.path(), &id, &stored).expect("put"));
+        assert!(!put_file(dir.path(), &id, &stored).expect("it is there"));
+        let mut last = stored.clone();
+        *last.last_mut().expect("long") = 8;
+        for other in [vec![0; stored.len()], last, Vec::new(), [&stored[..], b"x"].concat()] {
+            fs::write(&path, &other).expect("written");
+            assert!(put_file(dir.path(), &id, &stored).expect("put"), "{} bytes were believed", other.len());
+            assert!(fs::read(&path).expect("read") == stored);
+        }
+        fs::rename(&path, dir.path().join(hex(&id))).expect("moved");
+        assert!(!put_file(dir.path(), &id, &stored).expect("it is there, too"));
+        assert_eq!(fs::read_dir(dir.path()).expect("listed").count(), 2, "nothing is left on its way");
+    }
 }

@@ -84,11 +84,13 @@ pub(crate) struct Node {
     pub(crate) entries: BTreeMap<Name, NodeIndex>,
     /// The last layer that put it or something in it.
     layer: u32,
+    /// Of a directory: the last layer that took away all that those below it have there, 0 where none did.
+    cleared: u32,
 }
 
 impl Node {
     fn new(about: About, what: What, layer: u32) -> Self {
-        Self { about, what, entries: BTreeMap::new(), layer }
+        Self { about, what, entries: BTreeMap::new(), layer, cleared: 0 }
     }
 }
 
@@ -201,17 +203,26 @@ impl Tree {
                 return refuse(ErrorKind::NotDir, path, format!("{at} is no directory"));
             }
         }
-        if let Some(there) = self.node_mut(dir, path)?.entries.get(name).copied() {
-            let layer = self.layer;
-            let node = self.node_mut(there, path)?;
+        self.put_in(dir, name, about, what).map(drop)
+    }
+
+    /// Puts a node into a directory, as [`Tree::put`] does; its number.
+    ///
+    /// # Errors
+    /// `TooLarge` where the tree takes too much memory.
+    pub(crate) fn put_in(&mut self, dir: NodeIndex, name: &Name, about: About, what: What) -> Result<NodeIndex> {
+        let layer = self.layer;
+        if let Some(there) = self.node_mut(dir, &[])?.entries.get(name).copied() {
+            let node = self.node_mut(there, &[])?;
             node.layer = layer;
             if (&node.what, &what) == (&What::Dir, &What::Dir) {
                 node.about = about;
-                return Ok(());
+                return Ok(there);
             }
-            self.remove(path)?;
+            self.node_mut(dir, &[])?.entries.remove(name);
+            self.release(vec![(name.clone(), there)])?;
         }
-        self.attach(dir, name, Node::new(about, what, self.layer)).map(drop)
+        self.attach(dir, name, Node::new(about, what, layer))
     }
 
     fn attach(&mut self, dir: NodeIndex, name: &Name, node: Node) -> Result<NodeIndex> {
@@ -268,32 +279,66 @@ impl Tree {
     }
 
     /// Removes what layers below this one have at a path.
+    ///
+    /// # Errors
+    /// `NotDir` where something above is no directory.
     pub(crate) fn remove_below(&mut self, path: &[Name]) -> Result<()> {
-        let Some(index) = self.find(path) else { return Ok(()) };
+        let Some(index) = self.find_below_dirs(path)? else { return Ok(()) };
         if self.node(index).is_some_and(|node| node.layer < self.layer) {
             return self.remove(path).map(drop);
         }
-        self.clear_below(path)
+        self.clear_from(index).map(drop)
     }
 
-    /// Removes what layers below this one have in a directory.
-    pub(crate) fn clear_below(&mut self, path: &[Name]) -> Result<()> {
-        let Some(dir) = self.find(path) else { return Ok(()) };
-        let (mut dirs, mut gone) = (vec![dir], Vec::new());
-        while let Some(dir) = dirs.pop() {
-            let entries: Vec<_> =
-                self.node_mut(dir, path)?.entries.iter().map(|(name, index)| (name.clone(), *index)).collect();
-            for (name, index) in entries {
-                // What is of this layer has above it what is, too.
-                if self.node_mut(index, path)?.layer < self.layer {
-                    self.node_mut(dir, path)?.entries.remove(&name);
-                    gone.push((name, index));
-                } else {
-                    dirs.push(index);
-                }
+    /// Removes what layers below this one have in a directory; how many directories were looked through for it.
+    ///
+    /// # Errors
+    /// `NotDir` where it, or something above, is none.
+    pub(crate) fn clear_below(&mut self, path: &[Name]) -> Result<usize> {
+        match self.find_below_dirs(path)? {
+            Some(dir) if self.node(dir).is_some_and(|node| node.what != What::Dir) => {
+                refuse(ErrorKind::NotDir, path, "it is no directory")
             }
+            Some(dir) => self.clear_from(dir),
+            None => Ok(0),
         }
-        self.release(gone)
+    }
+
+    /// The node of a path all above which is directories, as far as it is there.
+    fn find_below_dirs(&self, path: &[Name]) -> Result<Option<NodeIndex>> {
+        let mut at = ROOT;
+        for (depth, name) in path.iter().enumerate() {
+            let Some(node) = self.node(at) else { return Ok(None) };
+            if node.what != What::Dir {
+                let above = shown(path.get(..depth).unwrap_or(path));
+                return refuse(ErrorKind::NotDir, path, format!("{above} is no directory"));
+            }
+            let Some(below) = node.entries.get(name) else { return Ok(None) };
+            at = *below;
+        }
+        Ok(Some(at))
+    }
+
+    /// Removes what layers below this one have in a node and below it. A directory is looked through once for each layer: what
+    /// is put into it after that is of this one.
+    fn clear_from(&mut self, node: NodeIndex) -> Result<usize> {
+        let (layer, mut dirs, mut gone, mut count) = (self.layer, vec![node], Vec::new(), 0);
+        while let Some(dir) = dirs.pop() {
+            if std::mem::replace(&mut self.node_mut(dir, &[])?.cleared, layer) == layer {
+                continue;
+            }
+            count += 1;
+            let entries = std::mem::take(&mut self.node_mut(dir, &[])?.entries);
+            // What is of this layer has above it what is, too.
+            let is_of_layer = |index: &NodeIndex| self.node(*index).is_some_and(|node| node.layer >= layer);
+            let (stay, go): (BTreeMap<_, _>, BTreeMap<_, _>) =
+                entries.into_iter().partition(|(_, index)| is_of_layer(index));
+            dirs.extend(stay.values());
+            self.node_mut(dir, &[])?.entries = stay;
+            gone.extend(go);
+        }
+        self.release(gone)?;
+        Ok(count)
     }
 
     fn release(&mut self, mut gone: Vec<(Name, NodeIndex)>) -> Result<()> {
@@ -309,7 +354,17 @@ impl Tree {
 
     /// The directories, each before those in it and by name.
     pub(crate) fn dirs(&self) -> Dirs<'_> {
-        Dirs { tree: self, next: vec![(Vec::new(), ROOT)] }
+        let (mut dirs, mut next) = (Vec::new(), vec![DirAt { above: 0, name: None, index: ROOT }]);
+        while let Some(dir) = next.pop() {
+            let (above, entries) = (dirs.len(), self.node(dir.index).map(|node| &node.entries));
+            dirs.push(dir);
+            for (name, index) in entries.into_iter().flatten().rev() {
+                if self.node(*index).is_some_and(|node| node.what == What::Dir) {
+                    next.push(DirAt { above, name: Some(name), index: *index });
+                }
+            }
+        }
+        Dirs(dirs)
     }
 
     /// One more than the highest number of a node.
@@ -328,26 +383,37 @@ fn weight(name: &Name, node: &Node) -> usize {
     NODE_LEN + name.as_bytes().len() + target
 }
 
-/// See [`Tree::dirs`].
-pub(crate) struct Dirs<'a> {
-    tree: &'a Tree,
-    next: Vec<(Vec<u8>, NodeIndex)>,
+/// See [`Tree::dirs`]. Paths are put together where one is wanted: all of them can be much longer than the tree.
+pub(crate) struct Dirs<'a>(Vec<DirAt<'a>>);
+
+struct DirAt<'a> {
+    /// Which of the directories it is in.
+    above: usize,
+    /// Of the root none.
+    name: Option<&'a Name>,
+    index: NodeIndex,
 }
 
-impl<'a> Iterator for Dirs<'a> {
-    /// The path of a directory without a slash in front, its number, and the node.
-    type Item = (Vec<u8>, NodeIndex, &'a Node);
+impl Dirs<'_> {
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.0.len()
+    }
 
-    fn next(&mut self) -> Option<Self::Item> {
-        let (path, index) = self.next.pop()?;
-        let node = self.tree.node(index)?;
-        for (name, below) in node.entries.iter().rev() {
-            if self.tree.node(*below).is_some_and(|below| below.what == What::Dir) {
-                let slash: &[u8] = if path.is_empty() { b"" } else { b"/" };
-                self.next.push(([&path, slash, name.as_bytes()].concat(), *below));
-            }
+    /// The number of the node of one, counted from 0.
+    pub(crate) fn index(&self, at: usize) -> NodeIndex {
+        self.0.get(at).map_or(ROOT, |dir| dir.index)
+    }
+
+    /// Its path without a slash in front, that of the root empty.
+    pub(crate) fn path(&self, at: usize) -> Vec<u8> {
+        let (mut parts, mut at) = (Vec::new(), at);
+        while let Some(DirAt { above, name: Some(name), .. }) = self.0.get(at) {
+            parts.push(name.as_bytes());
+            at = *above;
         }
-        Some((path, index, node))
+        parts.reverse();
+        parts.join(&b'/')
     }
 }
 
@@ -365,11 +431,13 @@ mod tests {
     const ABOUT: About = About { mode: 0o644, uid: 1, gid: 2, mtime: 3 };
 
     fn paths(tree: &Tree) -> Vec<String> {
-        let names = |(path, _, node): (Vec<u8>, _, &Node)| {
-            let dir = String::from_utf8(path).expect("UTF-8");
+        let dirs = tree.dirs();
+        let names = |at: usize| {
+            let dir = String::from_utf8(dirs.path(at)).expect("UTF-8");
+            let node = tree.node(dirs.index(at)).expect("a directory");
             node.entries.keys().map(|name| format!("{dir}/{name}")).collect::<Vec<_>>()
         };
-        tree.dirs().flat_map(names).collect()
+        (0..dirs.count()).flat_map(names).collect()
     }
 
     #[test]
@@ -398,6 +466,43 @@ mod tests {
         assert_eq!(tree.put(&[], ABOUT, What::Fifo).expect_err("the root").kind(), ErrorKind::NotDir);
         let deep = vec![Name::new(b"x").expect("a name"); DEPTH_MAX + 1];
         assert_eq!(tree.put(&deep, ABOUT, What::Dir).expect_err("too deep").kind(), ErrorKind::TooLarge);
+    }
+
+    /// A layer that says of a directory, or of all in it, again and again that it is opaque.
+    #[test]
+    fn a_directory_is_looked_through_once_for_a_layer() {
+        let mut tree = Tree::default();
+        let put = |tree: &mut Tree, name: &str| {
+            (0..100).try_for_each(|dir| tree.put(&path(&format!("a/{dir}/{name}")), ABOUT, What::Fifo)).expect("put");
+        };
+        put(&mut tree, "below");
+        tree.begin_layer();
+        put(&mut tree, "mine");
+        let mut looked = 0;
+        for _ in 0..50 {
+            looked += tree.clear_below(&path("a")).expect("cleared");
+            for dir in 0..100 {
+                looked += tree.clear_below(&path(&format!("a/{dir}"))).expect("cleared");
+            }
+            tree.put(&path("a/new/x"), ABOUT, What::Fifo).expect("put");
+        }
+        // Those there are, and what is in them.
+        assert!(looked <= 300, "{looked} directories were looked through");
+        assert_eq!(tree.count(), 1 + 1 + 200 + 2, "what is of this layer stays");
+    }
+
+    #[test]
+    fn nothing_is_taken_away_through_what_is_no_directory() {
+        let mut tree = Tree::default();
+        tree.put(&path("link"), ABOUT, What::Symlink(Bytes::from_static(b"dir"))).expect("put");
+        tree.put(&path("dir/x"), ABOUT, What::Fifo).expect("put");
+        tree.begin_layer();
+        assert_eq!(tree.remove_below(&path("link/x")).expect_err("a symlink").kind(), ErrorKind::NotDir);
+        assert_eq!(tree.clear_below(&path("link")).expect_err("a symlink").kind(), ErrorKind::NotDir);
+        assert_eq!(tree.clear_below(&path("dir/x")).expect_err("a pipe").kind(), ErrorKind::NotDir);
+        tree.remove_below(&path("absent/x")).expect("nothing is there");
+        tree.remove_below(&path("link")).expect("the symlink itself");
+        assert_eq!(tree.count(), 3);
     }
 
     /// What goes makes room again; what is added beyond what there is room for is refused.

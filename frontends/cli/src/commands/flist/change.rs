@@ -9,7 +9,7 @@ use std::{
 use muxfs::{Error, ErrorKind, Name, Result};
 use muxfs_flist::{
     Flist, Format, Route, SourceUrl,
-    write::{self, Difference, Facts, Tree, differences},
+    write::{self, Changing, Difference, Facts, Tree, differences},
 };
 use serde_json::json;
 
@@ -23,6 +23,7 @@ pub(super) fn names(path: &OsStr) -> Result<Vec<Name>> {
 
 /// Changes the tree of an flist, which is replaced.
 fn change(path: &Path, change: impl FnOnce(&mut Tree) -> Result<()>) -> Result<()> {
+    let _changing = Changing::begin(path)?;
     let flist = open(path)?;
     let mut tree = Tree::of(&flist)?;
     change(&mut tree)?;
@@ -59,6 +60,7 @@ pub(super) fn chmod(flist: &Path, mode: u32, paths: &[OsString]) -> Result<()> {
 }
 
 pub(super) fn metadata(path: &Path, set: &[(String, String)], remove: &[String], routes: &[SourceUrl]) -> Result<()> {
+    let _changing = Changing::begin(path)?;
     let flist = open(path)?;
     let mut facts = Facts::of(&flist)?;
     for key in remove {

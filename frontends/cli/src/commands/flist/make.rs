@@ -4,6 +4,7 @@ use std::{
     fmt,
     ops::Deref,
     path::Path,
+    process::ExitCode,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -17,7 +18,7 @@ use futures_util::{
 use muxfs::{BlockKey, BlockStore, Error, ErrorKind, Name, QfsPath, Result, vfs::Rdev};
 use muxfs_flist::{
     Format, Route,
-    write::{self, About, CreateOptions, Facts, Making, Report, Source, Stores, Tree, What},
+    write::{self, About, Changing, CreateOptions, Facts, Making, Report, Source, Stores, Tree, What},
 };
 use serde_json::json;
 
@@ -143,9 +144,12 @@ async fn shown<T>(progress: Arc<write::Progress>, work: impl Future<Output = Res
     }
 }
 
-fn print(target: &Path, report: &Report, skipped: u64, output: Output) -> Result<()> {
+/// Tells what was made; the exit code is 1 where what it was made of did not hold still.
+fn print(target: &Path, report: &Report, output: Output) -> Result<ExitCode> {
     if !output.json {
-        let note = if skipped == 0 { String::new() } else { format!(", {} skipped", count(skipped)) };
+        let note = |number, what| if number == 0 { String::new() } else { format!(", {} {what}", count(number)) };
+        let note = note(report.skipped, "vanished while they were read")
+            + &note(report.changed, "changed while they were read");
         output.notice(&format!(
             "{} nodes, {}{note}; {} chunks, {} of them new: {}; the flist has {}",
             count(report.nodes),
@@ -159,27 +163,30 @@ fn print(target: &Path, report: &Report, skipped: u64, output: Output) -> Result
     let text = target.as_os_str().as_encoded_bytes();
     let value = json!({
         "flist": to_text(text), "nodes": report.nodes, "bytes": report.bytes, "chunks": report.chunks,
-        "chunks_stored": report.chunks_stored, "bytes_stored": report.bytes_stored, "len": report.len, "skipped": skipped,
+        "chunks_stored": report.chunks_stored, "bytes_stored": report.bytes_stored, "len": report.len,
+        "skipped": report.skipped, "changed": report.changed,
     });
-    output.result(text, &value)
+    output.result(text, &value)?;
+    Ok(if report.skipped + report.changed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Makes an flist of what is outside of the namespace, or puts that into one.
-pub(crate) async fn create<T>(flist: &args::Flist, namespace: Option<&Arc<T>>, output: Output) -> Result<()>
+pub(crate) async fn create<T>(flist: &args::Flist, namespace: Option<&Arc<T>>, output: Output) -> Result<ExitCode>
 where
     T: Deref<Target = dyn Namespace> + Send + Sync + 'static,
 {
     match flist {
-        args::Flist::Create { making, source, output: target } => {
-            let options = options(making);
+        args::Flist::Create { making, image, source, output: target } => {
+            let options = CreateOptions { image: image.clone(), ..options(making) };
             write::format_of(target, options.format)?;
             let (source, stores) = (Source::of(source)?, stores(making, namespace).await?);
             let progress = options.progress.clone();
             let report = shown(progress, write::create(source, stores, target, options), output).await?;
-            print(target, &report, 0, output)
+            print(target, &report, output)
         }
         args::Flist::Add { making, flist, source, path, unpack } => {
             let source = if *unpack { Source::of(source)? } else { Source::Dir(source.clone()) };
+            let _changing = Changing::begin(flist)?;
             let there = open(flist)?;
             let mut facts = Facts::of(&there)?;
             let tree = Tree::of(&there)?;
@@ -215,7 +222,7 @@ where
                 making.finish(facts).await
             };
             let report = shown(options.progress.clone(), work, output).await?;
-            print(flist, &report, 0, output)
+            print(flist, &report, output)
         }
         _ => Err(Error::new(ErrorKind::Internal, OP)),
     }
@@ -227,7 +234,7 @@ pub(crate) async fn export<T>(
     path: &QfsPath,
     (making, target): (&FlistMaking, &Path),
     output: Output,
-) -> Result<()>
+) -> Result<ExitCode>
 where
     T: Deref<Target = dyn Namespace> + Send + Sync + 'static,
 {
@@ -276,7 +283,7 @@ where
         making.finish(facts).await
     };
     let report = shown(options.progress.clone(), work, output).await?;
-    print(target, &report, 0, output)
+    print(target, &report, output)
 }
 
 fn about(stat: &Stat) -> About {
