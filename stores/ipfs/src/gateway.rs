@@ -174,16 +174,23 @@ impl Gateway {
         }
     }
 
-    /// Asks for a CAR of what a file has from an offset on, up to another, or to its end.
-    pub(crate) async fn car_of_file(&self, cid: &Cid, from: u64, to: Option<u64>) -> Result<Answer<'_>> {
+    /// Asks for a CAR of what a file has from an offset on, up to another, or to its end. It is known whether that is in the file,
+    /// or it is not: then a refusal may speak of it alone.
+    pub(crate) async fn car_of_file(
+        &self,
+        cid: &Cid,
+        from: u64,
+        to: Option<u64>,
+        is_known: bool,
+    ) -> Result<Answer<'_>> {
         let last = to.map_or_else(|| "*".to_owned(), |to| to.saturating_sub(1).to_string());
         let query = format!("dag-scope=entity&entity-bytes={from}:{last}");
         let asked = self.ask_for_car(&cid.to_string(), &query).await;
         // That it has not this one, or does not find it in time, says nothing of the next.
-        let asked = asked.inspect_err(|error| {
-            if !Undecided::is_cause_of(error) {
-                self.leave_cars();
-            }
+        let asked = asked.inspect_err(|error| match (Undecided::is_cause_of(error), is_known) {
+            (true, _) => {}
+            (false, true) => self.leave_cars(),
+            (false, false) => self.car_failed(),
         })?;
         asked.ok_or_else(|| self.has_none())
     }

@@ -220,7 +220,8 @@ impl Sources {
         if let Some(block) = until(wait, at).await {
             return self.came_or_asked(key, block).await;
         }
-        coming.give_up(begun.elapsed());
+        let waited = begun.elapsed();
+        coming.give_up(waited, waited >= COMING_MAX);
         self.came_or_asked(key, None).await
     }
 

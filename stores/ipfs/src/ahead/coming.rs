@@ -336,9 +336,12 @@ impl Coming {
         }
     }
 
-    /// Waits no longer for anything of it: it stands still, or comes too slowly.
-    pub(crate) fn give_up(&self, waited: Duration) {
+    /// Waits no longer for anything of it: it stands still, or comes so slowly that this file is read without.
+    pub(crate) fn give_up(&self, waited: Duration, is_slow: bool) {
         self.source.health().outrun(waited);
+        if let Some(file) = self.file.as_ref().filter(|_| is_slow) {
+            file.leave_cars();
+        }
         self.end_failed();
     }
 
@@ -450,7 +453,7 @@ mod tests {
         assert!(poll!(&mut left).is_pending());
         tokio::time::advance(10 * IDLE_MAX).await;
         assert!(poll!(&mut left).is_pending());
-        coming.give_up(Duration::from_secs(2));
+        coming.give_up(Duration::from_secs(2), false);
         assert!(waiting.await.is_none());
         left.await;
         assert!(coming.wait(blocks[2].key(), Some(at(2))).await.is_none(), "the next one does not wait at all");

@@ -35,6 +35,7 @@ pub(super) struct File {
     pub(super) cid: Cid,
     /// What is read in order, in bytes; the one that was read last is the last.
     runs: Mutex<VecDeque<Range<u64>>>,
+    /// How often a CAR of it failed.
     failure_count: AtomicU32,
     /// The nodes that are known, by where their content begins.
     nodes: Mutex<HashSet<(Cid, u64)>>,
@@ -82,6 +83,11 @@ impl File {
 
     pub(super) fn failed(&self) {
         self.failure_count.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Has no more CARs.
+    pub(super) fn leave_cars(&self) {
+        self.failure_count.store(FAILURE_COUNT_MAX, Ordering::Relaxed);
     }
 }
 

@@ -38,7 +38,9 @@ pub(super) async fn file(file: Arc<File>, source: Arc<Source>, state: Arc<State>
         let range = state.ask();
         let asked = Instant::now();
         let to = i64::try_from(range.end).is_ok().then_some(range.end);
-        let answer = gateway.car_of_file(&file.cid, range.start, to).await.map_err(Broken::Refused)?;
+        // Of a file that is not known the range may be none.
+        let is_known = !state.awaits(&BlockKey::from(&file.cid));
+        let answer = gateway.car_of_file(&file.cid, range.start, to, is_known).await.map_err(Broken::Refused)?;
         source.health().answered(asked.elapsed());
         let mut parts = Parts::new(&file.cid, range);
         let mut sections = std::pin::pin!(sections(answer, &gateway));

@@ -15,7 +15,7 @@ use http_body_util::{BodyExt as _, Full, StreamBody, combinators::UnsyncBoxBody}
 use hyper::{Request, Response, body::Frame, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use muxfs::{
-    BlockKey, BlockStore, BoxError, Cid, Codec, Name,
+    BlockKey, BlockStore, BoxError, Cid, Codec, ErrorKind, Name,
     block::Mem,
     car, cid_of,
     dag::{Dag, DagOptions, EntityBytes, Entry, ExportOptions, Link, Params, Profile, Scope, UnixfsMeta},
@@ -39,6 +39,8 @@ enum Gives {
     Silent(usize),
     /// One of which after so many bytes each takes a while.
     Drip(usize),
+    /// One of which after so many bytes a block comes in a second.
+    Slow(usize),
     /// One of which a byte is another.
     Bent(usize),
     /// One with a block in it that is not of the file.
@@ -114,7 +116,11 @@ async fn answer(
     let bytes = bytes.map(|bytes| if gives == Gives::All { EntityBytes { from: 0, to: None } } else { bytes });
     let scope = if value("dag-scope=") == Some("block") { Scope::Block } else { Scope::Entity };
     let options = ExportOptions { scope, bytes, ..ExportOptions::default() };
-    let Ok(car) = car::export(dag, &cid, &path, &options).await else { return whole(404, "text/plain", "no") };
+    let car = match car::export(dag, &cid, &path, &options).await {
+        Ok(car) => car,
+        Err(error) if error.kind() == ErrorKind::NotFound => return whole(404, "text/plain", "no"),
+        Err(_) => return whole(400, "text/plain", "no"),
+    };
     let car: Vec<Bytes> = car.try_collect().await.expect("memory");
     let mut car = car.concat();
     asked.car_len.fetch_add(car.len(), Ordering::SeqCst);
@@ -128,15 +134,17 @@ async fn answer(
             let at = section_before(&car, car.len() / 3);
             car.splice(at..at, [&[len], &section[..]].concat());
         }
-        Gives::Silent(len) | Gives::Drip(len) if len < car.len() => {
+        Gives::Silent(len) | Gives::Drip(len) | Gives::Slow(len) if len < car.len() => {
             let rest = car.split_off(len);
             let begun = stream::iter([Ok::<_, BoxError>(Frame::data(Bytes::from(car)))]);
             let body = if matches!(gives, Gives::Silent(_)) {
                 StreamBody::new(begun.chain(stream::pending())).boxed_unsync()
             } else {
-                let drips = stream::iter(rest).then(|byte| async move {
-                    sleep(Duration::from_millis(20)).await;
-                    Ok(Frame::data(Bytes::copy_from_slice(&[byte])))
+                let (len, millis) = if matches!(gives, Gives::Slow(_)) { (LEAF_LEN, 1000) } else { (1, 20) };
+                let drips: Vec<_> = rest.chunks(len).map(Bytes::copy_from_slice).collect();
+                let drips = stream::iter(drips).then(move |drip| async move {
+                    sleep(Duration::from_millis(millis)).await;
+                    Ok(Frame::data(drip))
                 });
                 StreamBody::new(begun.chain(drips)).boxed_unsync()
             };
@@ -311,7 +319,7 @@ async fn a_path_comes_as_one_car() {
     assert!(read(&dag_there, &file).await == bytes);
     assert_eq!(asked.counts(), (0, 2));
     let error = dag_there.resolve(&root, &[name("a"), name("nothing")]).await.expect_err("no such name");
-    assert_eq!(error.kind(), muxfs::ErrorKind::NotFound);
+    assert_eq!(error.kind(), ErrorKind::NotFound);
 
     // Wherever there is no such CAR, or another.
     for gives in [
@@ -339,6 +347,18 @@ async fn a_path_comes_as_one_car() {
     }
 }
 
+/// Behind the end of a file that is not known is nothing, and no reason to ask for no CARs.
+#[tokio::test]
+async fn behind_the_end_is_nothing() {
+    let (dag, blocks, cid, bytes) = file(Profile::KuboCidV1Legacy, 30).await;
+    let (server, asked) = gateway(dag, blocks, Gives::What).await;
+    let dag = reading(&server);
+    assert!(dag.read_at(&cid, 1 << 40, 1000).await.expect("read").is_empty());
+    assert_eq!(asked.counts(), (1, 1), "refused, and the root by itself");
+    assert!(read(&dag, &cid).await == bytes);
+    assert_eq!(asked.counts(), (1, 2));
+}
+
 /// Names that are not there are looked for in the directories; a gateway that has no CARs of paths at all is asked for few.
 #[tokio::test]
 async fn who_gives_no_cars_of_paths_is_asked_for_none() {
@@ -361,7 +381,7 @@ async fn who_gives_no_cars_of_paths_is_asked_for_none() {
 /// What drips from one is had from another, and soon from that alone; who lied is asked for nothing while another has it.
 #[tokio::test]
 async fn a_car_that_drips_or_lies_costs_its_gateway_its_place() {
-    for gives in [Gives::Drip(300_000), Gives::Silent(300_000), Gives::Bent(300_000)] {
+    for gives in [Gives::Drip(300_000), Gives::Slow(300_000), Gives::Silent(300_000), Gives::Bent(300_000)] {
         let (dag, blocks, cid, bytes) = file(Profile::KuboCidV1Legacy, 60).await;
         let (bad, asked) = gateway(dag.clone(), blocks.clone(), gives).await;
         let (good, asked_good) = gateway(dag, blocks, Gives::Status(406)).await;
@@ -397,6 +417,7 @@ async fn whatever_a_gateway_gives_the_bytes_are_the_same() {
         Gives::Silent(0),
         Gives::Silent(500_000),
         Gives::Drip(500_000),
+        Gives::Slow(200_000),
         Gives::Bent(20),
         Gives::Bent(500_000),
         Gives::Stranger,
