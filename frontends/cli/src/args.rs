@@ -5,6 +5,7 @@ mod cp;
 mod flist;
 mod ipfs;
 mod name;
+mod s3;
 mod zdb;
 mod zstor;
 
@@ -18,6 +19,7 @@ pub(crate) use self::{
     flist::{Flist, FlistImport, FlistMaking, FlistPath, FlistSources, FlistStore},
     ipfs::{Ipfs, IpfsPublish},
     name::{Name, NamePublish},
+    s3::{S3, S3Key, S3KeyAdd},
     zdb::{NodeMode, NodeSync, Zdb, ZdbImport, ZdbServe},
     zstor::{Zstor, ZstorExport, ZstorImport, ZstorNode},
 };
@@ -335,6 +337,9 @@ pub(crate) enum Command {
     /// What lets programs and people write over HTTP
     #[command(subcommand)]
     Http(Http),
+    /// Say who may ask over S3
+    #[command(subcommand)]
+    S3(S3),
     /// Print completions for a shell
     Completions {
         #[arg(value_enum)]
@@ -353,6 +358,9 @@ pub(crate) struct Serve {
     /// Where HTTP listens [default: 127.0.0.1:8080, if nothing else listens there]
     #[arg(long, value_name = "ADDR|off")]
     pub(crate) http: Option<Listen>,
+    /// Where S3 listens, as 127.0.0.1:9000 [default: off]
+    #[arg(long, value_name = "ADDR|off")]
+    pub(crate) s3: Option<Listen>,
     /// Where metrics are served for Prometheus, at /metrics [default: off]
     #[arg(long, value_name = "ADDR|off")]
     pub(crate) metrics: Option<Listen>,

@@ -18,7 +18,7 @@ use muxfs_ipfs::SourceUrl;
 use muxfs_zstor::{Password, ZdbAddress};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use crate::mounts::MountPoint;
+use crate::{mounts::MountPoint, s3::S3};
 
 /// Where NFS listens if nothing else is said.
 pub(crate) const NFS_ADDR: &str = "127.0.0.1:11111";
@@ -41,6 +41,7 @@ pub(crate) struct Config {
     pub(crate) nfs: Nfs,
     pub(crate) ftp: Ftp,
     pub(crate) http: Http,
+    pub(crate) s3: S3,
     pub(crate) fuse: Fuse,
     pub(crate) metrics: Metrics,
     pub(crate) gc: Gc,
@@ -63,6 +64,7 @@ pub(crate) struct Source {
     pub(crate) nfs: Option<Listen>,
     pub(crate) ftp: Option<Listen>,
     pub(crate) http: Option<Listen>,
+    pub(crate) s3: Option<Listen>,
     pub(crate) metrics: Option<Listen>,
     pub(crate) mounts: Vec<MountPoint>,
     /// Whether those are all that is served: whatever the file says, nothing listens, and nothing else is mounted.
@@ -586,6 +588,7 @@ impl Default for Config {
             nfs: Nfs::default(),
             ftp: Ftp::default(),
             http: Http::default(),
+            s3: S3::default(),
             fuse: Fuse::default(),
             metrics: Metrics::default(),
             gc: Gc::default(),

@@ -24,6 +24,7 @@ mod place_node;
 mod reload;
 mod reporter;
 mod restore;
+mod s3;
 mod scrubber;
 mod signals;
 mod sources;
@@ -100,11 +101,14 @@ fn tune_allocator() {
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 fn tune_allocator() {}
 
+/// What is logged where nothing is said. The library of S3 calls what a client did wrong an error of its own.
+const LOGGED: &str = "warn,s3s=off";
+
 fn main() -> ExitCode {
     tune_allocator();
     let Some(arguments) = commands::mount::as_typed(std::env::args_os().collect()) else { return ExitCode::SUCCESS };
     let cli = Cli::parse_from(arguments);
-    let filter = EnvFilter::try_from_env("MUXFS_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
+    let filter = EnvFilter::try_from_env("MUXFS_LOG").unwrap_or_else(|_| EnvFilter::new(LOGGED));
     // A log line that cannot be written is lost: its complaint would panic on the same broken pipe.
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).log_internal_errors(false).init();
     let workers = std::thread::available_parallelism().map_or(1, usize::from).max(WORKER_COUNT_MIN);
@@ -221,6 +225,7 @@ async fn run(mut cli: Cli, in_use: InUse) -> Result<ExitCode> {
             output
                 .result(format!("{}\n", token.as_str()).as_bytes(), &serde_json::json!({ "token": token.as_str() }))?;
         }
+        Command::S3(command) => s3::command(&config, &command, output).await?,
         Command::Serve(args) => Box::pin(commands::serve::serve(config, &args, output)).await?,
         Command::Mount(args) => {
             let server = server(&config).await?;
@@ -387,6 +392,7 @@ async fn command(command: Command, namespace: &dyn Namespace, output: Output) ->
         | Command::Key(Key::New { .. })
         | Command::FtpUser { .. }
         | Command::Http(_)
+        | Command::S3(_)
         | Command::Completions { .. } => {
             return Err(Error::new(ErrorKind::Internal, "main.command").because("this command needs no namespace"));
         }
@@ -593,11 +599,16 @@ pub(crate) fn effective(mut source: Source) -> Result<Config> {
     config.nfs.listen = source.nfs.unwrap_or(config.nfs.listen);
     config.ftp.listen = source.ftp.unwrap_or(config.ftp.listen);
     config.http.listen = source.http.unwrap_or(config.http.listen);
+    config.s3.listen = source.s3.unwrap_or(config.s3.listen);
     config.metrics.listen = source.metrics.unwrap_or(config.metrics.listen);
     if source.is_mount_alone {
-        for listen in
-            [&mut config.nfs.listen, &mut config.ftp.listen, &mut config.http.listen, &mut config.metrics.listen]
-        {
+        for listen in [
+            &mut config.nfs.listen,
+            &mut config.ftp.listen,
+            &mut config.http.listen,
+            &mut config.s3.listen,
+            &mut config.metrics.listen,
+        ] {
             *listen = Listen(None);
         }
         config.fuse.mounts.clear();

@@ -36,7 +36,7 @@ use crate::{
     output::{self, Output},
     reload,
     reporter::Reporter,
-    scrubber,
+    s3, scrubber,
     signals::{Signals, hangup},
     sources::names_among,
     zstor,
@@ -62,6 +62,8 @@ struct Ready {
     #[serde(skip_serializing_if = "Option::is_none")]
     http: Option<SocketAddr>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    s3: Option<SocketAddr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     metrics: Option<SocketAddr>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     mounts: Vec<PathBuf>,
@@ -72,7 +74,8 @@ struct Ready {
 
 /// Serves until SIGINT or SIGTERM; a second one ends it at once.
 pub(crate) async fn serve(config: Config, args: &args::Serve, output: Output) -> Result<()> {
-    let mut source = Source { nfs: args.nfs, ftp: args.ftp, http: args.http, metrics: args.metrics, ..config.source };
+    let mut source =
+        Source { nfs: args.nfs, ftp: args.ftp, http: args.http, s3: args.s3, metrics: args.metrics, ..config.source };
     for dir in &args.mount {
         let dir = std::path::absolute(dir).map_err(|error| host(dir, error))?;
         source.mounts.push(MountPoint { dir, prefix: None, options: String::new() });
@@ -140,7 +143,8 @@ async fn run(
     let unsynced = fsids(&*instance.vfs, &config, is_async).await?;
     let ftp =
         start_ftp(&instance, &config.ftp, &data, unsynced.clone()).await.map_err(|error| taken(error, "--ftp"))?;
-    let http = start_http(&instance, &config, &data, unsynced, recorder.clone())?;
+    let http = start_http(&instance, &config, &data, unsynced.clone(), recorder.clone())?;
+    let s3 = s3::start(&instance, &config, unsynced).await.map_err(|error| taken(error, "--s3"))?;
     for point in &config.fuse.mounts {
         instance.mounts.mount(point).await?;
     }
@@ -166,6 +170,7 @@ async fn run(
         nfs: nfs.as_ref().map(muxfs_nfs::Server::local_addr),
         ftp: ftp.as_ref().map(muxfs_ftp::Server::local_addr),
         http: http.as_ref().map(muxfs_http::Server::local_addr),
+        s3: s3.as_ref().map(s3::Serving::local_addr),
         metrics: metrics.as_ref().map(|(addr, _)| *addr),
         mounts: config.fuse.mounts.iter().map(|point| point.dir.clone()).collect(),
         control: socket.clone(),
@@ -193,6 +198,9 @@ async fn run(
     }
     if let Some(http) = http {
         http.shutdown().await;
+    }
+    if let Some(s3) = s3 {
+        s3.shutdown().await;
     }
     // Commands that come from here on wait for the directory instead of asking.
     data.withdraw()?;
@@ -460,6 +468,9 @@ fn greeting(config: &Config, ready: &Ready) -> String {
         lines
             .push("  write  a browser, curl or WebDAV, with what `muxfs http token` prints as the password".to_owned());
     }
+    if let Some(addr) = ready.s3 {
+        lines.extend(s3::greeting(config, addr));
+    }
     for point in &config.fuse.mounts {
         let what = point.prefix.as_deref().unwrap_or("/");
         lines.push(format!("{what} mounted on {}", point.dir.display()));
@@ -474,7 +485,7 @@ fn greeting(config: &Config, ready: &Ready) -> String {
 }
 
 /// Where a client on this machine finds an address.
-pub(super) fn connect_host(ip: IpAddr) -> String {
+pub(crate) fn connect_host(ip: IpAddr) -> String {
     match ip {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.to_string(),
         IpAddr::V4(ip) => ip.to_string(),

@@ -22,6 +22,7 @@ mod replaced;
 mod roots;
 mod rotate;
 mod rounds;
+mod s3;
 mod sealed;
 mod serving;
 mod sources;

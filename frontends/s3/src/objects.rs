@@ -1,0 +1,420 @@
+//! Objects: where they lie, how they come to be at one stroke, and how they go.
+//!
+//! What is new is whole and durable in the work directory of its bucket before it takes its name by one rename. Requests
+//! for one key take turns there, so that a condition holds until the rename; what another frontend changes meanwhile is
+//! noticed by the rename itself, and looked at again.
+
+use std::sync::Arc;
+
+use muxfs::{
+    Error, ErrorKind, Name, Result,
+    vfs::{Cookie, RemoveKind, RenameMode, Vfs},
+};
+use s3s::S3ErrorCode;
+use tokio::sync::{Mutex, MutexGuard};
+
+use crate::{
+    Options,
+    conditions::Conditions,
+    failure::{S3Result, failed, refuse},
+    keys::Keys,
+    names::{self, Key, ODD, UPLOADS, VERSIONS, WORK},
+    record::Record,
+    sorted::Windows,
+    tree::{Node, Tree, Work},
+};
+
+/// So many keys can be written at once that have nothing to do with each other.
+const TURN_COUNT: usize = 256;
+/// How often something is begun anew because another frontend was faster.
+const TRY_COUNT: usize = 16;
+
+/// The buckets.
+#[derive(Debug)]
+pub(crate) struct Buckets {
+    pub(crate) tree: Arc<Tree>,
+    root: Vec<Name>,
+    pub(crate) keys: Keys,
+    pub(crate) windows: Windows,
+    turns: Vec<Mutex<()>>,
+}
+
+/// Where an object lies.
+#[derive(Debug, Clone)]
+#[allow(clippy::large_enum_variant, reason = "a page has a thousand of them at most")]
+pub(crate) enum Place {
+    /// It is the file of this name.
+    File(Node, Name),
+    /// It is the directory itself.
+    Folder,
+}
+
+/// An object, or a version of one.
+#[derive(Debug, Clone)]
+pub(crate) struct Object {
+    pub(crate) node: Node,
+    pub(crate) record: Record,
+    pub(crate) place: Place,
+}
+
+impl Object {
+    pub(crate) fn etag(&self) -> String {
+        self.record.etag(&self.node.attr)
+    }
+
+    /// Length in bytes.
+    pub(crate) fn size(&self) -> u64 {
+        if matches!(self.place, Place::Folder) { 0 } else { self.node.attr.size }
+    }
+}
+
+/// Whether a bucket keeps versions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Versioning {
+    Off,
+    Enabled,
+    Suspended,
+}
+
+/// A bucket.
+#[derive(Debug, Clone)]
+pub(crate) struct Bucket {
+    pub(crate) node: Node,
+    pub(crate) record: Record,
+}
+
+impl Bucket {
+    pub(crate) fn versioning(&self) -> Versioning {
+        match self.record.versioning.as_deref() {
+            Some("Enabled") => Versioning::Enabled,
+            Some("Suspended") => Versioning::Suspended,
+            _ => Versioning::Off,
+        }
+    }
+}
+
+impl Buckets {
+    /// Looks at the root, and takes away what an earlier server left half done.
+    pub(crate) async fn open(vfs: Arc<dyn Vfs>, options: &Options) -> Result<Arc<Self>> {
+        let tree =
+            Arc::new(Tree { vfs, sync_names_except: options.sync_names_except.clone(), env: options.env.clone() });
+        let turns = (0..TURN_COUNT).map(|_| Mutex::new(())).collect();
+        let keys = options.keys.clone();
+        let buckets = Self { tree, root: options.root.clone(), keys, windows: Windows::default(), turns };
+        let root = buckets.root().await?;
+        if !root.is_dir() {
+            return Err(Error::new(ErrorKind::NotDir, "s3.root").because("buckets are the directories of a directory"));
+        }
+        for (_, bucket) in buckets.all(&root).await? {
+            let work = names::own(WORK);
+            if let Some(left) = buckets.tree.child(bucket.ino(), &work).await? {
+                buckets.tree.remove_all(&bucket, &work, left).await?;
+            }
+        }
+        Ok(Arc::new(buckets))
+    }
+
+    /// The turn of a key.
+    pub(crate) async fn turn(&self, bucket: &str, key: &str) -> MutexGuard<'_, ()> {
+        let hash = blake3::hash(format!("{bucket}/{key}").as_bytes());
+        self.turns[usize::from(hash.as_bytes()[0]) % TURN_COUNT].lock().await
+    }
+
+    // ---- buckets
+
+    pub(crate) async fn root(&self) -> Result<Node> {
+        self.tree.find(&self.root).await
+    }
+
+    /// The directories that are buckets, by name.
+    pub(crate) async fn all(&self, root: &Node) -> Result<Vec<(String, Node)>> {
+        let entries = self.tree.entries(root.ino()).await?;
+        let named = |(name, node): (Name, Node)| {
+            let text = std::str::from_utf8(name.as_bytes()).ok()?;
+            (node.is_dir() && names::is_bucket(text)).then(|| (text.to_owned(), node))
+        };
+        let mut found: Vec<_> = entries.into_iter().filter_map(named).collect();
+        found.sort_by(|(one, _), (other, _)| one.cmp(other));
+        Ok(found)
+    }
+
+    /// A bucket, if there is one.
+    pub(crate) async fn look(&self, name: &str) -> Result<Option<Bucket>> {
+        if !names::is_bucket(name) {
+            return Ok(None);
+        }
+        let root = self.root().await?;
+        let Some(node) = self.tree.child(root.ino(), &names::own(name)).await?.filter(Node::is_dir) else {
+            return Ok(None);
+        };
+        let record = self.tree.record(node.ino()).await?;
+        Ok(Some(Bucket { node, record }))
+    }
+
+    pub(crate) async fn bucket(&self, name: &str) -> S3Result<Bucket> {
+        match self.look(name).await.map_err(failed)? {
+            Some(bucket) => Ok(bucket),
+            None => refuse(S3ErrorCode::NoSuchBucket, "There is no such bucket."),
+        }
+    }
+
+    /// Removes a bucket that has no object, no version and no upload; directories without any file go with it.
+    pub(crate) async fn remove_bucket(&self, name: &str) -> S3Result<()> {
+        let bucket = self.bucket(name).await?;
+        let not_empty = || refuse(S3ErrorCode::BucketNotEmpty, "There are objects, versions or files in this bucket.");
+        let (root, tree) = (self.root().await.map_err(failed)?, &self.tree);
+        // The first one that is met tells: a bucket may have millions.
+        let mut after = Some(Cookie::START);
+        while let Some(cookie) = after {
+            let (entries, next) = tree.page(bucket.node.ino(), cookie).await.map_err(failed)?;
+            for (entry, node) in entries {
+                let is_work = [WORK, UPLOADS].iter().any(|own| entry.as_bytes() == own.as_bytes());
+                if !is_work && self.has_file(&node).await.map_err(failed)? {
+                    return not_empty();
+                }
+            }
+            after = next;
+        }
+        for (entry, node) in tree.entries(bucket.node.ino()).await.map_err(failed)? {
+            if !node.is_dir() {
+                return not_empty();
+            }
+            tree.remove_all(&bucket.node, &entry, node).await.map_err(failed)?;
+        }
+        match tree.remove(&root, &names::own(name), Some(bucket.node.ino()), RemoveKind::Dir).await {
+            Err(more) if more.kind() == ErrorKind::NotEmpty => not_empty(),
+            removed => {
+                removed.map_err(failed)?;
+                tree.sync_names(&root).await.map_err(failed)
+            }
+        }
+    }
+
+    /// Whether there is anything but directories at or below a node, or one that is an object.
+    async fn has_file(&self, node: &Node) -> Result<bool> {
+        let mut left = vec![node.clone()];
+        while let Some(node) = left.pop() {
+            if !node.is_dir() || self.tree.record(node.ino()).await?.is_folder {
+                return Ok(true);
+            }
+            let mut after = Some(Cookie::START);
+            while let Some(cookie) = after {
+                let (entries, next) = self.tree.page(node.ino(), cookie).await?;
+                for (_, node) in entries {
+                    if !node.is_dir() {
+                        return Ok(true);
+                    }
+                    left.push(node);
+                }
+                after = next;
+            }
+        }
+        Ok(false)
+    }
+
+    // ---- finding
+
+    /// The object of a key, as it is now.
+    pub(crate) async fn find(&self, bucket: &Node, key: &str) -> Result<Option<Object>> {
+        let found = match Key::parse(key) {
+            Key::File(dirs, last) => match self.tree.dirs(bucket, &dirs).await?.and_then(|mut chain| chain.pop()) {
+                Some(dir) => self.file(&dir, &last).await?,
+                None => None,
+            },
+            Key::Folder(dirs) => match self.tree.dirs(bucket, &dirs).await?.and_then(|mut chain| chain.pop()) {
+                Some(node) => {
+                    let record = self.tree.record(node.ino()).await?;
+                    record.is_folder.then_some(Object { node, record, place: Place::Folder })
+                }
+                None => None,
+            },
+            Key::Odd => None,
+        };
+        if found.is_some() {
+            return Ok(found);
+        }
+        match self.tree.child(bucket.ino(), &names::own(ODD)).await? {
+            Some(odd) => self.file(&odd, &names::hashed(key)).await,
+            None => Ok(None),
+        }
+    }
+
+    /// The object that is a file.
+    pub(crate) async fn file(&self, dir: &Node, name: &Name) -> Result<Option<Object>> {
+        let Some(node) = self.tree.child(dir.ino(), name).await?.filter(Node::is_file) else { return Ok(None) };
+        let record = self.tree.record(node.ino()).await?;
+        Ok(Some(Object { node, record, place: Place::File(dir.clone(), name.clone()) }))
+    }
+
+    // ---- putting
+
+    /// Gives what is whole in the work directory its key, durably, if the conditions hold; keeps what was there as a
+    /// version where the bucket keeps them. What it is of then, with its version.
+    pub(crate) async fn commit(
+        &self,
+        (bucket, key): (&str, &str),
+        work: &Work,
+        mut record: Record,
+        conditions: &Conditions,
+    ) -> S3Result<Option<String>> {
+        let _turn = self.turn(bucket, key).await;
+        for _ in 0..TRY_COUNT {
+            let found = self.bucket(bucket).await?;
+            let old = self.find(&found.node, key).await.map_err(failed)?;
+            conditions.check_write(old.as_ref())?;
+            let versioning = found.versioning();
+            record.version = (versioning == Versioning::Enabled).then(|| self.new_version());
+            record.key = (Key::parse(key) == Key::Odd).then(|| key.to_owned());
+            let put = async {
+                self.tree.set_record(work.file.ino(), &record).await?;
+                self.tree.sync_node(work.file.ino()).await?;
+                if let Some(old) = &old {
+                    self.keep(&found.node, key, old, versioning).await?;
+                }
+                self.install(&found.node, key, work, &mut record, (old.as_ref(), versioning)).await?;
+                if versioning == Versioning::Suspended {
+                    self.drop_null(&found.node, key).await?;
+                }
+                Ok(())
+            };
+            match put.await {
+                Ok(()) => {
+                    let version = record.version.clone();
+                    return Ok(version);
+                }
+                Err(raced) if is_race(&raced) => {}
+                Err(other) => return Err(failed(other)),
+            }
+        }
+        refuse(S3ErrorCode::OperationAborted, "Something else changes this key all the time.")
+    }
+
+    async fn install(
+        &self,
+        bucket: &Node,
+        key: &str,
+        work: &Work,
+        record: &mut Record,
+        (old, versioning): (Option<&Object>, Versioning),
+    ) -> Result<()> {
+        let tree = &self.tree;
+        let from = (&work.dir, &work.name);
+        if let Some(Object { place: Place::File(dir, name), node, .. }) = old {
+            if dir.attr.ino != bucket.ino() && record.key.is_none() && self.is_odd(bucket, dir).await? {
+                record.key = Some(key.to_owned());
+                tree.set_record(work.file.ino(), record).await?;
+                tree.sync_node(work.file.ino()).await?;
+            }
+            tree.rename(from, (dir, name), Some(node.ino()), RenameMode::Replace).await?;
+            return tree.sync_names(dir).await;
+        }
+        match Key::parse(key) {
+            Key::File(dirs, last) => {
+                if let Some(dir) = tree.make_dirs(bucket, &dirs).await? {
+                    match tree.rename(from, (&dir, &last), None, RenameMode::NoReplace).await {
+                        Err(taken) if taken.kind() == ErrorKind::Exists => {
+                            if self.file(&dir, &last).await?.is_some() {
+                                return Err(taken);
+                            }
+                        }
+                        renamed => {
+                            renamed?;
+                            return tree.sync_names(&dir).await;
+                        }
+                    }
+                }
+            }
+            Key::Folder(dirs)
+                if versioning == Versioning::Off && record.content.as_ref().is_none_or(|it| it.size == 0) =>
+            {
+                if let Some(dir) = tree.make_dirs(bucket, &dirs).await? {
+                    let is_made = tree.record(dir.ino()).await?.is_made;
+                    let folder = Record { is_folder: true, is_made, key: None, ..record.clone() };
+                    tree.set_record(dir.ino(), &folder).await?;
+                    tree.sync_node(dir.ino()).await?;
+                    tree.discard(work).await;
+                    return Ok(());
+                }
+            }
+            Key::Folder(_) | Key::Odd => {}
+        }
+        if record.key.is_none() {
+            record.key = Some(key.to_owned());
+            tree.set_record(work.file.ino(), record).await?;
+            tree.sync_node(work.file.ino()).await?;
+        }
+        let odd = tree.own_dir(bucket, ODD).await?;
+        tree.rename(from, (&odd, &names::hashed(key)), None, RenameMode::NoReplace).await?;
+        tree.sync_names(&odd).await?;
+        match old {
+            Some(folder) => self.unmark(folder).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn is_odd(&self, bucket: &Node, dir: &Node) -> Result<bool> {
+        let odd = self.tree.child(bucket.ino(), &names::own(ODD)).await?;
+        Ok(odd.is_some_and(|odd| odd.ino() == dir.ino()))
+    }
+
+    /// Makes a directory that was an object too one that is none.
+    async fn unmark(&self, folder: &Object) -> Result<()> {
+        let record = Record { is_made: folder.record.is_made, ..Record::default() };
+        self.tree.set_record(folder.node.ino(), &record).await?;
+        self.tree.sync_node(folder.node.ino()).await
+    }
+
+    // ---- removing
+
+    /// Takes an object away that is there now, durably, and the directories that were made for it and are empty.
+    pub(crate) async fn take_away(&self, bucket: &Node, key: &str, object: &Object) -> Result<()> {
+        match &object.place {
+            Place::File(dir, name) => {
+                self.tree.remove(dir, name, Some(object.node.ino()), RemoveKind::NonDir).await?;
+                self.tree.sync_names(dir).await?;
+            }
+            Place::Folder => self.unmark(object).await?,
+        }
+        self.prune(bucket, key).await
+    }
+
+    /// Takes the empty directories away that were made for a key.
+    pub(crate) async fn prune(&self, bucket: &Node, key: &str) -> Result<()> {
+        let (Key::File(dirs, _) | Key::Folder(dirs)) = Key::parse(key) else { return Ok(()) };
+        let Some(chain) = self.tree.dirs(bucket, &dirs).await? else { return Ok(()) };
+        for (pair, name) in chain.windows(2).zip(&dirs).rev() {
+            let [above, dir] = pair else { break };
+            let record = self.tree.record(dir.ino()).await?;
+            if !record.is_made || record.is_folder {
+                break;
+            }
+            match self.tree.remove(above, name, Some(dir.ino()), RemoveKind::Dir).await {
+                Ok(()) => {}
+                Err(kept) if kept.kind() == ErrorKind::NotEmpty || is_race(&kept) => break,
+                Err(other) => return Err(other),
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes a directory of ours that is empty.
+    pub(crate) async fn remove_empty(&self, dir: &Node, name: &Name) -> Result<()> {
+        match self.tree.remove(dir, name, None, RemoveKind::Dir).await {
+            Err(kept) if matches!(kept.kind(), ErrorKind::NotEmpty | ErrorKind::NotFound) => Ok(()),
+            removed => removed,
+        }
+    }
+
+    /// The directory of the versions of a key.
+    pub(crate) async fn versions_dir(&self, bucket: &Node, key: &str) -> Result<Option<(Node, Node)>> {
+        let Some(all) = self.tree.child(bucket.ino(), &names::own(VERSIONS)).await? else { return Ok(None) };
+        let dir = self.tree.child(all.ino(), &names::hashed(key)).await?;
+        Ok(dir.map(|dir| (all, dir)))
+    }
+}
+
+/// Whether something was not as it had been looked at: it is looked at again.
+pub(crate) fn is_race(error: &Error) -> bool {
+    use ErrorKind::{Exists, IsDir, NotDir, NotFound, Stale};
+    matches!(error.kind(), Exists | IsDir | NotDir | NotFound | Stale)
+}

@@ -1,0 +1,130 @@
+//! The bytes of a request: hashed and written as they come, and held against what was said of them.
+
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt as _;
+use s3s::{S3Error, S3ErrorCode, StdError, dto::StreamingBlob};
+
+use crate::{
+    failure::{S3Result, failed, refuse},
+    patience::TIMED_OUT,
+    record::{Content, nanos},
+    sums::{Algorithm, Claimed, Hashing},
+    tree::{Node, Tree},
+};
+
+/// How much is gathered before it is written, in bytes: what a working tree keeps as one block.
+const WRITE_LEN: usize = 1 << 20;
+/// The most bytes of one request: AWS's limit.
+pub(crate) const BODY_LEN_MAX: u64 = 5 << 30;
+
+/// Two digits a byte.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    let digit = |nibble: u8| char::from_digit(nibble.into(), 16);
+    bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]).filter_map(digit).collect()
+}
+
+/// How a body is taken.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Receiver<'a> {
+    pub(crate) tree: &'a Tree,
+}
+
+impl Receiver<'_> {
+    /// Writes a body into an empty file, one piece while the next one comes. What is known of it then.
+    pub(crate) async fn receive(
+        self,
+        file: &Node,
+        body: Option<StreamingBlob>,
+        len: Option<i64>,
+        (claimed, algorithms): (&Claimed, &[Algorithm]),
+    ) -> S3Result<Content> {
+        let len = len.map(|len| u64::try_from(len).unwrap_or(u64::MAX));
+        self.check_room(file, len).await?;
+        let mut hashing = Hashing::new(algorithms);
+        let (mut at, mut held, mut mtime) = (0, Bytes::new(), file.attr.mtime);
+        let mut body = body;
+        loop {
+            let next = async {
+                let mut gathered = BytesMut::new();
+                while gathered.len() < WRITE_LEN
+                    && let Some(piece) = self.piece(&mut body).await?
+                {
+                    if gathered.is_empty() && piece.len() >= WRITE_LEN {
+                        return Ok(piece);
+                    }
+                    gathered.extend_from_slice(&piece);
+                }
+                Ok::<_, S3Error>(gathered.freeze())
+            };
+            let write = async {
+                if held.is_empty() {
+                    return Ok::<_, S3Error>(None);
+                }
+                let changed = self.tree.vfs.write(file.ino(), at, held.clone(), false).await.map_err(failed)?;
+                Ok(Some(changed.after.mtime))
+            };
+            let (gathered, written) = tokio::join!(next, write);
+            mtime = written?.unwrap_or(mtime);
+            at += held.len() as u64;
+            held = gathered?;
+            if held.is_empty() {
+                break;
+            }
+            hashing.update(&held);
+            if at + held.len() as u64 > BODY_LEN_MAX {
+                return refuse(S3ErrorCode::EntityTooLarge, "A request has at most 5 GiB: more comes in parts.");
+            }
+        }
+        if len.is_some_and(|len| len != at) {
+            return refuse(S3ErrorCode::IncompleteBody, "The body broke off; nothing was kept.");
+        }
+        let hashed = hashing.finish();
+        claimed.check(&hashed)?;
+        let etag = hex(&hashed.md5);
+        Ok(Content { etag, size: at, mtime: nanos(mtime), sums: hashed.sums, parts: Vec::new() })
+    }
+
+    async fn check_room(self, file: &Node, len: Option<u64>) -> S3Result<()> {
+        if len.is_some_and(|len| len > BODY_LEN_MAX) {
+            return refuse(S3ErrorCode::EntityTooLarge, "A request has at most 5 GiB: more comes in parts.");
+        }
+        if let (Some(len), Ok(space)) = (len, self.tree.vfs.statfs(file.ino()).await)
+            && space.bytes_total > 0
+            && len > space.bytes_free
+        {
+            return Err(failed(muxfs::Error::new(muxfs::ErrorKind::NoSpace, "s3.put")));
+        }
+        Ok(())
+    }
+
+    async fn piece(self, body: &mut Option<StreamingBlob>) -> S3Result<Option<Bytes>> {
+        let Some(stream) = body else { return Ok(None) };
+        match stream.next().await {
+            Some(Ok(piece)) => Ok(Some(piece)),
+            Some(Err(error)) => Err(broken(&error)),
+            None => {
+                *body = None;
+                Ok(None)
+            }
+        }
+    }
+}
+
+/// What a body is that ended in an error. The checks of signatures and lengths below tell what they found by their words
+/// alone: their types are nobody's to name.
+fn broken(error: &StdError) -> S3Error {
+    let said = error.to_string();
+    let (code, why) = if said.ends_with(TIMED_OUT) {
+        (S3ErrorCode::RequestTimeout, "Nothing came any more.")
+    } else if said.ends_with("SignatureMismatch") {
+        (S3ErrorCode::SignatureDoesNotMatch, "A chunk does not have the signature that it says.")
+    } else if said.ends_with("Sha256Mismatch") {
+        let code = S3ErrorCode::Custom("XAmzContentSHA256Mismatch".into());
+        let mut error = S3Error::with_message(code, "The bytes that came do not have this x-amz-content-sha256.");
+        error.set_status_code(hyper::StatusCode::BAD_REQUEST);
+        return error;
+    } else {
+        (S3ErrorCode::IncompleteBody, "The body broke off, or is not in the form that its headers say.")
+    };
+    S3Error::with_message(code, why)
+}

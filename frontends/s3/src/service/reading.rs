@@ -1,0 +1,290 @@
+//! `GetObject`, `HeadObject`, `GetObjectAttributes`.
+
+use std::{collections::BTreeMap, ops::Range};
+
+use s3s::{
+    S3Error, S3ErrorCode, S3Response,
+    dto::{
+        self, ChecksumMode, GetObjectAttributesInput, GetObjectAttributesOutput, GetObjectInput, GetObjectOutput,
+        HeadObjectInput, HeadObjectOutput, ObjectAttributes, Timestamp, TimestampFormat,
+    },
+};
+
+use super::{Frontend, Told, number};
+use crate::{
+    body::body,
+    conditions::{Conditions, seconds},
+    failure::{S3Result, failed, refuse},
+    objects::{Bucket, Object, Versioning},
+    record::Sums,
+};
+
+/// What of an object is asked for.
+struct Wanted {
+    conditions: Conditions,
+    range: Option<dto::Range>,
+    part: Option<i32>,
+    version: Option<String>,
+}
+
+/// What it is told with.
+struct Found {
+    object: Object,
+    bytes: Range<u64>,
+    /// Where the bytes are not all.
+    content_range: Option<String>,
+    parts: Option<i32>,
+    version: Option<String>,
+}
+
+fn part_count(object: &Object) -> Option<i32> {
+    let etag = object.etag();
+    let content = object.record.content_of(&object.node.attr)?;
+    let (_, count) = content.etag.split_once('-').filter(|_| content.etag == etag)?;
+    count.parse().ok()
+}
+
+impl Frontend {
+    /// The object, or the version of it, that is there.
+    pub(super) async fn object(&self, bucket: &Bucket, key: &str, version: Option<&str>) -> S3Result<Object> {
+        let buckets = &self.buckets;
+        if let Some(version) = version {
+            let found = buckets.find_version(&bucket.node, key, version).await?;
+            if found.record.is_marker {
+                let mut refused = S3Error::new(S3ErrorCode::MethodNotAllowed);
+                refused.set_message("This version is a delete marker.");
+                refused.set_headers(marker_headers(&found));
+                return Err(refused);
+            }
+            return Ok(found);
+        }
+        if let Some(found) = buckets.find(&bucket.node, key).await.map_err(failed)? {
+            return Ok(found);
+        }
+        let mut absent = S3Error::with_message(S3ErrorCode::NoSuchKey, "There is no such key.");
+        if bucket.versioning() != Versioning::Off
+            && let Some(marker) = buckets.marker(&bucket.node, key).await.map_err(failed)?
+        {
+            absent.set_headers(marker_headers(&marker));
+        }
+        Err(absent)
+    }
+
+    async fn found(&self, bucket: &str, key: &str, wanted: Wanted) -> S3Result<Found> {
+        let bucket = self.buckets.bucket(bucket).await?;
+        let object = self.object(&bucket, key, wanted.version.as_deref()).await?;
+        wanted.conditions.check_read(&object)?;
+        let size = object.size();
+        let (mut bytes, mut is_part) = (0..size, false);
+        let parts = wanted.part.and(part_count(&object));
+        if let Some(part) = wanted.part {
+            if wanted.range.is_some() {
+                return refuse(S3ErrorCode::InvalidRequest, "A part, or a range: not both.");
+            }
+            (bytes, is_part) = (of_part(&object, part)?, parts.is_some());
+        }
+        if let Some(range) = wanted.range {
+            let Ok(range) = range.check(size) else {
+                let mut refused = S3Error::new(S3ErrorCode::InvalidRange);
+                refused.set_message("The requested range is not satisfiable");
+                if let Ok(value) = format!("bytes */{size}").parse() {
+                    refused.set_headers([(hyper::header::CONTENT_RANGE, value)].into_iter().collect());
+                }
+                return Err(refused);
+            };
+            (bytes, is_part) = (range, true);
+        }
+        let content_range =
+            (is_part && !bytes.is_empty()).then(|| format!("bytes {}-{}/{size}", bytes.start, bytes.end - 1));
+        let version = (bucket.versioning() != Versioning::Off).then(|| object.record.version_name().to_owned());
+        Ok(Found { object, bytes, content_range, parts, version })
+    }
+
+    pub(super) async fn read(&self, asked: GetObjectInput) -> Told<GetObjectOutput> {
+        let conditions = Conditions {
+            if_match: asked.if_match,
+            if_none_match: asked.if_none_match,
+            if_modified_since: asked.if_modified_since,
+            if_unmodified_since: asked.if_unmodified_since,
+        };
+        let wanted = Wanted { conditions, range: asked.range, part: asked.part_number, version: asked.version_id };
+        let found = self.found(&asked.bucket, &asked.key, wanted).await?;
+        let Found { object, bytes, content_range, parts, version } = found;
+        let len = bytes.end - bytes.start;
+        let blob = body(self.buckets.tree.clone(), object.node.clone(), bytes.start, len).await?;
+        let mut sums = sums(&object, asked.checksum_mode.as_ref(), content_range.is_none());
+        let kind = sums.kind();
+        let headers = &object.record.headers;
+        let expires = expires(headers);
+        let tag_count = i32::try_from(object.record.tags.len()).ok().filter(|count| *count > 0);
+        Ok(S3Response::new(GetObjectOutput {
+            accept_ranges: Some("bytes".to_owned()),
+            body: Some(blob),
+            cache_control: headers.get("cache-control").cloned(),
+            checksum_crc32: sums.crc32.take(),
+            checksum_crc32c: sums.crc32c.take(),
+            checksum_crc64nvme: sums.crc64nvme.take(),
+            checksum_sha1: sums.sha1.take(),
+            checksum_sha256: sums.sha256.take(),
+            checksum_type: kind,
+            content_disposition: headers.get("content-disposition").cloned(),
+            content_encoding: headers.get("content-encoding").cloned(),
+            content_language: headers.get("content-language").cloned(),
+            content_length: Some(number(len)),
+            content_range,
+            content_type: Some(content_type(headers)),
+            e_tag: Some(dto::ETag::Strong(object.etag())),
+            expires,
+            last_modified: Some(Timestamp::from(seconds(object.node.attr.mtime))),
+            metadata: Some(object.record.metadata(&object.node.attr)).filter(|meta| !meta.is_empty()),
+            parts_count: parts,
+            tag_count,
+            version_id: version,
+            website_redirect_location: headers.get("x-amz-website-redirect-location").cloned(),
+            ..GetObjectOutput::default()
+        }))
+    }
+
+    pub(super) async fn look(&self, asked: HeadObjectInput) -> Told<HeadObjectOutput> {
+        let conditions = Conditions {
+            if_match: asked.if_match,
+            if_none_match: asked.if_none_match,
+            if_modified_since: asked.if_modified_since,
+            if_unmodified_since: asked.if_unmodified_since,
+        };
+        let wanted = Wanted { conditions, range: asked.range, part: asked.part_number, version: asked.version_id };
+        let found = self.found(&asked.bucket, &asked.key, wanted).await?;
+        let Found { object, bytes, content_range, parts, version } = found;
+        let mut sums = sums(&object, asked.checksum_mode.as_ref(), content_range.is_none());
+        let kind = sums.kind();
+        let headers = &object.record.headers;
+        let expires = expires(headers);
+        let is_part = content_range.is_some();
+        let told = HeadObjectOutput {
+            accept_ranges: Some("bytes".to_owned()),
+            cache_control: headers.get("cache-control").cloned(),
+            checksum_crc32: sums.crc32.take(),
+            checksum_crc32c: sums.crc32c.take(),
+            checksum_crc64nvme: sums.crc64nvme.take(),
+            checksum_sha1: sums.sha1.take(),
+            checksum_sha256: sums.sha256.take(),
+            checksum_type: kind,
+            content_disposition: headers.get("content-disposition").cloned(),
+            content_encoding: headers.get("content-encoding").cloned(),
+            content_language: headers.get("content-language").cloned(),
+            content_length: Some(number(bytes.end - bytes.start)),
+            content_range,
+            content_type: Some(content_type(headers)),
+            e_tag: Some(dto::ETag::Strong(object.etag())),
+            expires,
+            last_modified: Some(Timestamp::from(seconds(object.node.attr.mtime))),
+            metadata: Some(object.record.metadata(&object.node.attr)).filter(|meta| !meta.is_empty()),
+            parts_count: parts,
+            version_id: version,
+            website_redirect_location: headers.get("x-amz-website-redirect-location").cloned(),
+            ..HeadObjectOutput::default()
+        };
+        let status = if is_part { hyper::StatusCode::PARTIAL_CONTENT } else { hyper::StatusCode::OK };
+        let mut response = S3Response::with_status(told, status);
+        if !object.record.tags.is_empty() {
+            // The library has no field for it here.
+            response.headers.insert("x-amz-tagging-count", object.record.tags.len().into());
+        }
+        Ok(response)
+    }
+
+    pub(super) async fn attributes(&self, asked: GetObjectAttributesInput) -> Told<GetObjectAttributesOutput> {
+        let bucket = self.buckets.bucket(&asked.bucket).await?;
+        let object = self.object(&bucket, &asked.key, asked.version_id.as_deref()).await?;
+        let is_wanted = |name: &str| {
+            // Several may come in one header.
+            let mut wanted = asked.object_attributes.iter().flat_map(|attribute| attribute.as_str().split(','));
+            wanted.any(|wanted| wanted.trim() == name)
+        };
+        let content = object.record.content_of(&object.node.attr);
+        let sums = content.map(|content| content.sums.clone()).unwrap_or_default();
+        let parts = part_count(&object).map(|total| {
+            let marker = asked.part_number_marker.unwrap_or_default();
+            let count = usize::try_from(asked.max_parts.unwrap_or(1000)).unwrap_or_default();
+            let kept = content.map(|content| content.parts.as_slice()).unwrap_or_default();
+            let mut left = kept.iter().filter(|part| part.number > marker);
+            let told: Vec<_> = left.by_ref().take(count).collect();
+            let is_truncated = left.next().is_some();
+            let part = |part: &&crate::record::PartRecord| dto::ObjectPart {
+                part_number: Some(part.number),
+                size: Some(number(part.size)),
+                checksum_crc32: part.sums.crc32.clone(),
+                checksum_crc32c: part.sums.crc32c.clone(),
+                checksum_crc64nvme: part.sums.crc64nvme.clone(),
+                checksum_sha1: part.sums.sha1.clone(),
+                checksum_sha256: part.sums.sha256.clone(),
+            };
+            // As AWS does: of parts without checksums there is only how many they are.
+            let has_sums = kept.iter().any(|part| !part.sums.is_empty());
+            dto::GetObjectAttributesParts {
+                is_truncated: Some(is_truncated),
+                max_parts: Some(asked.max_parts.unwrap_or(1000)),
+                next_part_number_marker: told.last().map(|part| part.number),
+                part_number_marker: Some(marker),
+                parts: has_sums.then(|| told.iter().map(part).collect()),
+                total_parts_count: Some(total),
+            }
+        });
+        Ok(S3Response::new(GetObjectAttributesOutput {
+            checksum: (is_wanted(ObjectAttributes::CHECKSUM) && !sums.is_empty()).then(|| dto::Checksum {
+                checksum_type: sums.kind(),
+                checksum_crc32: sums.crc32.clone(),
+                checksum_crc32c: sums.crc32c.clone(),
+                checksum_crc64nvme: sums.crc64nvme.clone(),
+                checksum_sha1: sums.sha1.clone(),
+                checksum_sha256: sums.sha256.clone(),
+            }),
+            e_tag: is_wanted(ObjectAttributes::ETAG).then(|| dto::ETag::Strong(object.etag())),
+            last_modified: Some(Timestamp::from(seconds(object.node.attr.mtime))),
+            object_parts: parts.filter(|_| is_wanted(ObjectAttributes::OBJECT_PARTS)),
+            object_size: is_wanted(ObjectAttributes::OBJECT_SIZE).then(|| number(object.size())),
+            storage_class: is_wanted(ObjectAttributes::STORAGE_CLASS)
+                .then(|| dto::StorageClass::from_static(dto::StorageClass::STANDARD)),
+            version_id: (bucket.versioning() != Versioning::Off).then(|| object.record.version_name().to_owned()),
+            ..GetObjectAttributesOutput::default()
+        }))
+    }
+}
+
+/// What a delete marker is told with.
+fn marker_headers(marker: &Object) -> hyper::HeaderMap {
+    let mut headers = hyper::HeaderMap::new();
+    headers.insert("x-amz-delete-marker", hyper::header::HeaderValue::from_static("true"));
+    if let Ok(version) = marker.record.version_name().parse() {
+        headers.insert("x-amz-version-id", version);
+    }
+    headers
+}
+
+/// The bytes of a part of an object; those of one that came whole are its first.
+fn of_part(object: &Object, part: i32) -> S3Result<Range<u64>> {
+    let none = || refuse(S3ErrorCode::InvalidPart, "The requested partnumber is not satisfiable");
+    let Some(content) = object.record.content_of(&object.node.attr).filter(|_| part_count(object).is_some()) else {
+        return if part == 1 { Ok(0..object.size()) } else { none() };
+    };
+    // Parts are counted from 1 as they follow each other.
+    let Some(index) = usize::try_from(part).ok().and_then(|part| part.checked_sub(1)) else { return none() };
+    let Some(found) = content.parts.get(index) else { return none() };
+    let start: u64 = content.parts.iter().take(index).map(|before| before.size).sum();
+    Ok(start..start + found.size)
+}
+
+/// The checksums that are told: where they are asked for, and of all bytes.
+fn sums(object: &Object, mode: Option<&ChecksumMode>, is_whole: bool) -> Sums {
+    let is_wanted = is_whole && mode.is_some_and(|mode| mode.as_str() == ChecksumMode::ENABLED);
+    let content = object.record.content_of(&object.node.attr).filter(|_| is_wanted);
+    content.map(|content| content.sums.clone()).unwrap_or_default()
+}
+
+fn content_type(headers: &BTreeMap<String, String>) -> String {
+    headers.get("content-type").cloned().unwrap_or_else(|| "binary/octet-stream".to_owned())
+}
+
+fn expires(headers: &BTreeMap<String, String>) -> Option<Timestamp> {
+    headers.get("expires").and_then(|text| Timestamp::parse(TimestampFormat::HttpDate, text).ok())
+}
