@@ -3,10 +3,10 @@
 //! Both formats name a chunk by the hash of what is stored and keep the hash of what it was made of as its key: so it is
 //! told to be the right one before it is decrypted, and its bytes to be the right ones after. Spec: spec/flist.md #chunks.
 
-use aes_gcm::{AeadInOut as _, Aes256Gcm, KeyInit as _};
-use blake2::{
-    Blake2b, Digest as _,
-    digest::consts::{U16, U32},
+use aws_lc_rs::aead::{self, AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+use blake2b_simd::{
+    Params,
+    many::{HashManyJob, hash_many},
 };
 use bytes::Bytes;
 use muxfs::{Error, ErrorKind, Result};
@@ -20,8 +20,7 @@ pub const CHUNK_LEN_MAX: usize = 4 << 20;
 pub const STORED_LEN_MAX: usize = 8 << 20;
 
 const OP: &str = "flist.chunk";
-/// The tag of AES-GCM, and its nonce, which is the beginning of the key.
-const TAG_LEN: usize = 16;
+/// The nonce of AES-GCM, which is the beginning of the key.
 const NONCE_LEN: usize = 12;
 /// What XXTEA adds up in each round.
 const DELTA: u32 = 0x9e37_79b9;
@@ -59,22 +58,37 @@ impl Chunk {
         hex(self.id())
     }
 
-    /// The chunk of some bytes whose key is known, and what is stored of it. It takes the processor for a while.
+    /// The chunks of some bytes whose keys are known, and what is stored of each. It takes the processor for a while, and less for
+    /// several together.
     ///
     /// # Errors
     /// `TooLarge` for more bytes than snappy takes.
-    pub(crate) fn seal(format: Format, key: Key, plain: &[u8]) -> Result<(Self, Vec<u8>)> {
-        let too_long = || Error::new(ErrorKind::TooLarge, OP).because(format!("a chunk of {} bytes", plain.len()));
-        let compressed = snap::raw::Encoder::new().compress_vec(plain).map_err(|_| too_long())?;
+    pub(crate) fn seal(format: Format, plain: &[(Key, &[u8])]) -> Result<Vec<(Self, Vec<u8>)>> {
+        let too_long = |len: usize| Error::new(ErrorKind::TooLarge, OP).because(format!("a chunk of {len} bytes"));
+        let mut snappy = snap::raw::Encoder::new();
+        let sealed = plain.iter().map(|(key, plain)| {
+            let too_long = || too_long(plain.len());
+            let compressed = snappy.compress_vec(plain).map_err(|_| too_long())?;
+            match format {
+                Format::Flist => Ok(compressed),
+                Format::Fl => aes_seal(compressed, &key.0).ok_or_else(too_long),
+            }
+        });
+        let mut stored = sealed.collect::<Result<Vec<Vec<u8>>>>()?;
+        if format == Format::Flist {
+            let keys: Vec<[u8; 16]> = plain.iter().map(|(key, _)| key.half()).collect();
+            stored = xxtea_seal(stored, &keys).ok_or_else(|| too_long(usize::MAX))?;
+        }
         Ok(match format {
             Format::Flist => {
-                let key = *key.0.first_chunk().unwrap_or(&[0; 16]);
-                let stored = xxtea_seal(compressed, &key).ok_or_else(too_long)?;
-                (Self::Xxtea { id: blake2b_128(&stored), key }, stored)
+                let ids = hashes::<16>(stored.iter());
+                let chunks = ids.into_iter().zip(plain).map(|(id, (key, _))| Self::Xxtea { id, key: key.half() });
+                chunks.zip(stored).collect()
             }
             Format::Fl => {
-                let stored = aes_seal(compressed, &key.0).ok_or_else(too_long)?;
-                (Self::Aes { id: blake2b_256(&stored), key: key.0 }, stored)
+                let ids = hashes::<32>(stored.iter());
+                let chunks = ids.into_iter().zip(plain).map(|(id, (key, _))| Self::Aes { id, key: key.0 });
+                chunks.zip(stored).collect()
             }
         })
     }
@@ -123,15 +137,23 @@ impl Chunk {
 pub(crate) struct Key([u8; 32]);
 
 impl Key {
-    pub(crate) fn of(format: Format, plain: &[u8]) -> Self {
+    /// Those of several chunks.
+    pub(crate) fn of<'a>(format: Format, plain: impl Iterator<Item = &'a [u8]>) -> Vec<Self> {
         match format {
-            Format::Fl => Self(blake2b_256(plain)),
+            Format::Fl => hashes(plain).into_iter().map(Self).collect(),
             Format::Flist => {
-                let mut key = [0; 32];
-                key[..16].copy_from_slice(&blake2b_128(plain));
-                Self(key)
+                let whole = |half: [u8; 16]| {
+                    let mut key = [0; 32];
+                    key[..16].copy_from_slice(&half);
+                    Self(key)
+                };
+                hashes(plain).into_iter().map(whole).collect()
             }
         }
+    }
+
+    fn half(&self) -> [u8; 16] {
+        *self.0.first_chunk().unwrap_or(&[0; 16])
     }
 }
 
@@ -141,29 +163,49 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(*byte)]).collect()
 }
 
+/// `BLAKE2b` of several inputs, as many at a time as the processor has lanes for.
+fn hashes<const LEN: usize>(inputs: impl Iterator<Item = impl AsRef<[u8]>>) -> Vec<[u8; LEN]> {
+    let inputs: Vec<_> = inputs.collect();
+    let params = blake2b(LEN);
+    let mut jobs: Vec<_> = inputs.iter().map(|input| HashManyJob::new(&params, input.as_ref())).collect();
+    hash_many(&mut jobs);
+    jobs.iter().map(|job| *job.to_hash().as_bytes().first_chunk().unwrap_or(&[0; LEN])).collect()
+}
+
+/// `BLAKE2b` of a length of 1 to 64 bytes.
+pub(crate) fn blake2b(len: usize) -> Params {
+    let mut params = Params::new();
+    params.hash_length(len);
+    params
+}
+
 pub(crate) fn blake2b_128(bytes: &[u8]) -> [u8; 16] {
-    Blake2b::<U16>::digest(bytes).into()
+    *blake2b(16).hash(bytes).as_bytes().first_chunk().unwrap_or(&[0; 16])
 }
 
 fn blake2b_256(bytes: &[u8]) -> [u8; 32] {
-    Blake2b::<U32>::digest(bytes).into()
+    *blake2b(32).hash(bytes).as_bytes().first_chunk().unwrap_or(&[0; 32])
+}
+
+fn cipher(key: &[u8; 32]) -> Option<(LessSafeKey, Nonce)> {
+    let nonce: &[u8; NONCE_LEN] = key.first_chunk()?;
+    // A key is the hash of what is encrypted with it: the same nonce is always of the same bytes.
+    Some((LessSafeKey::new(UnboundKey::new(&AES_256_GCM, key).ok()?), Nonce::assume_unique_for_key(*nonce)))
 }
 
 fn aes_seal(mut bytes: Vec<u8>, key: &[u8; 32]) -> Option<Vec<u8>> {
-    let nonce: &[u8; NONCE_LEN] = key.first_chunk()?;
-    let sealed = Aes256Gcm::new(key.into()).encrypt_inout_detached(nonce.into(), &[], bytes.as_mut_slice().into());
-    let tag: [u8; TAG_LEN] = sealed.ok()?.into();
-    bytes.extend(tag);
+    let (cipher, nonce) = cipher(key)?;
+    let tag: aead::Tag = cipher.seal_in_place_separate_tag(nonce, Aad::empty(), &mut bytes).ok()?;
+    bytes.extend(tag.as_ref());
     Some(bytes)
 }
 
 fn aes_open(stored: &[u8], key: &[u8; 32]) -> Option<Vec<u8>> {
-    let (sealed, tag) = stored.split_last_chunk::<TAG_LEN>()?;
-    let nonce: &[u8; NONCE_LEN] = key.first_chunk()?;
-    let mut plain = sealed.to_vec();
-    let cipher = Aes256Gcm::new(key.into());
-    let opened = cipher.decrypt_inout_detached(nonce.into(), &[], plain.as_mut_slice().into(), tag.into());
-    opened.ok().map(|()| plain)
+    let (cipher, nonce) = cipher(key)?;
+    let mut plain = stored.to_vec();
+    let len = cipher.open_in_place(nonce, Aad::empty(), &mut plain).ok()?.len();
+    plain.truncate(len);
+    Some(plain)
 }
 
 /// What XXTEA does to a word from its neighbours.
@@ -172,33 +214,106 @@ fn xxtea_mix(before: u32, after: u32, sum: u32, key: u32) -> u32 {
     shifted ^ (sum ^ after).wrapping_add(key ^ before)
 }
 
-/// What XXTEA makes of bytes, with their length behind them.
-fn xxtea_seal(mut bytes: Vec<u8>, key: &[u8; 16]) -> Option<Vec<u8>> {
-    let len = u32::try_from(bytes.len()).ok()?;
-    bytes.resize(bytes.len().next_multiple_of(4), 0);
-    bytes.extend(len.to_le_bytes());
-    let (mut words, key) = (words_of(&bytes), words_of(key));
-    let count = words.len();
-    let mut before = *words.last()?;
-    let mut sum = 0u32;
-    for _ in 0..6 + 52 / count {
-        sum = sum.wrapping_add(DELTA);
-        let turn = usize::try_from(sum >> 2 & 3).ok()?;
+/// So many inputs of XXTEA go on side by side.
+const LANE_COUNT: usize = 4;
+
+/// What XXTEA makes of several inputs, each with its length behind it and a key of its own. Every word takes the one before it, which
+/// the processor has to wait for: so it works on several inputs meanwhile.
+fn xxtea_seal(inputs: Vec<Vec<u8>>, keys: &[[u8; 16]]) -> Option<Vec<Vec<u8>>> {
+    let all = inputs.into_iter().zip(keys).map(|(bytes, key)| Xxtea::new(bytes, key));
+    let mut all = all.collect::<Option<Vec<_>>>()?;
+    let mut lanes: Vec<&mut Xxtea> = all.iter_mut().collect();
+    while !lanes.is_empty() {
+        if let Some(lanes) = lanes.first_chunk_mut::<LANE_COUNT>() {
+            go_on(lanes);
+        } else if let Some(lanes) = lanes.first_chunk_mut::<2>() {
+            go_on(lanes);
+        } else if let Some(lane) = lanes.first_chunk_mut::<1>() {
+            go_on(lane);
+        }
+        lanes.retain(|lane| lane.round_count > 0);
+    }
+    Some(all.iter().map(|one| bytes_of(&one.words)).collect())
+}
+
+/// An input of XXTEA, and how far it is.
+struct Xxtea {
+    words: Vec<u32>,
+    key: [u32; 4],
+    /// Of the round that is under way.
+    sum: u32,
+    /// Those that are not done.
+    round_count: usize,
+    /// The word that is next, and what became of the one before it.
+    at: usize,
+    before: u32,
+}
+
+impl Xxtea {
+    fn new(mut bytes: Vec<u8>, key: &[u8; 16]) -> Option<Self> {
+        let len = u32::try_from(bytes.len()).ok()?;
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes.extend(len.to_le_bytes());
+        let (words, key) = (words_of(&bytes), words_of(key));
+        let (before, round_count) = (*words.last()?, 6 + 52 / words.len());
+        Some(Self { words, key: *key.first_chunk()?, sum: DELTA, round_count, at: 0, before })
+    }
+
+    /// How many words there are in this round before the last one.
+    fn left(&self) -> usize {
+        self.words.len() - 1 - self.at
+    }
+
+    /// The key from the next word on, whose words come in turn.
+    fn key_here(&self) -> [u32; 4] {
+        let turn = (self.sum >> 2 & 3) as usize;
+        [0, 1, 2, 3].map(|next| self.key[(self.at + next) & 3 ^ turn])
+    }
+
+    /// The last word of a round, behind which the first one is.
+    fn end_round(&mut self) {
+        let (key, sum, first) = (self.key_here(), self.sum, self.words[0]);
+        let word = &mut self.words[self.at];
+        *word = word.wrapping_add(xxtea_mix(self.before, first, sum, key[0]));
+        self.before = *word;
+        (self.at, self.sum, self.round_count) = (0, sum.wrapping_add(DELTA), self.round_count - 1);
+    }
+}
+
+/// Goes on with some, side by side, until one of them is done.
+fn go_on<const COUNT: usize>(lanes: &mut [&mut Xxtea; COUNT]) {
+    while lanes.iter().all(|lane| lane.round_count > 0) {
+        let count = lanes.iter().map(|lane| lane.left()).min().unwrap_or(0);
+        let (keys, sums) = (lanes.each_ref().map(|lane| lane.key_here()), lanes.each_ref().map(|lane| lane.sum));
+        let mut before = lanes.each_ref().map(|lane| lane.before);
+        let words = lanes.each_mut().map(|lane| &mut lane.words[lane.at..=lane.at + count]);
         for at in 0..count {
-            let after = words[if at + 1 == count { 0 } else { at + 1 }];
-            before = words[at].wrapping_add(xxtea_mix(before, after, sum, key[at & 3 ^ turn]));
-            words[at] = before;
+            for lane in 0..COUNT {
+                let mixed = xxtea_mix(before[lane], words[lane][at + 1], sums[lane], keys[lane][at & 3]);
+                before[lane] = words[lane][at].wrapping_add(mixed);
+                words[lane][at] = before[lane];
+            }
+        }
+        for (lane, before) in lanes.iter_mut().zip(before) {
+            (lane.at, lane.before) = (lane.at + count, before);
+            if lane.left() == 0 {
+                lane.end_round();
+            }
         }
     }
-    for (place, word) in bytes.chunks_exact_mut(4).zip(words) {
-        place.copy_from_slice(&word.to_le_bytes());
-    }
-    Some(bytes)
 }
 
 /// Numbers of four bytes each.
 fn words_of(bytes: &[u8]) -> Vec<u32> {
-    bytes.chunks_exact(4).filter_map(|word| Some(u32::from_le_bytes(*word.first_chunk()?))).collect()
+    bytes.as_chunks().0.iter().map(|word| u32::from_le_bytes(*word)).collect()
+}
+
+fn bytes_of(words: &[u32]) -> Vec<u8> {
+    let mut bytes = vec![0; words.len() * 4];
+    for (place, word) in bytes.as_chunks_mut().0.iter_mut().zip(words) {
+        *place = word.to_le_bytes();
+    }
+    bytes
 }
 
 /// XXTEA of words whose last is the length of the bytes before it; `None` where it is none of them.
@@ -221,21 +336,47 @@ fn xxtea_open(stored: &[u8], key: &[u8; 16]) -> Option<Vec<u8>> {
         sum = sum.wrapping_sub(DELTA);
     }
     let len = usize::try_from(words.pop()?).ok()?;
-    let padded: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-    let is_padding = len <= padded.len() && len + 4 > padded.len();
-    is_padding.then(|| padded.get(..len).map(<[u8]>::to_vec)).flatten()
+    let mut bytes = bytes_of(&words);
+    let is_padding = len <= bytes.len() && len + 4 > bytes.len();
+    bytes.truncate(len);
+    is_padding.then_some(bytes)
 }
 
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
 
+    fn seal(format: Format, plain: &[&[u8]]) -> Vec<(Chunk, Vec<u8>)> {
+        let keys = Key::of(format, plain.iter().copied());
+        let plain: Vec<_> = keys.into_iter().zip(plain.iter().copied()).collect();
+        Chunk::seal(format, &plain).expect("short")
+    }
+
     pub(crate) fn seal_xxtea(plain: &[u8]) -> (Chunk, Vec<u8>) {
-        Chunk::seal(Format::Flist, Key::of(Format::Flist, plain), plain).expect("short")
+        seal(Format::Flist, &[plain]).remove(0)
     }
 
     pub(crate) fn seal_aes(plain: &[u8]) -> (Chunk, Vec<u8>) {
-        Chunk::seal(Format::Fl, Key::of(Format::Fl, plain), plain).expect("short")
+        seal(Format::Fl, &[plain]).remove(0)
+    }
+
+    /// However many there are, and however long each is: each is what it is alone.
+    #[test]
+    fn chunks_that_are_sealed_together_are_as_if_alone() {
+        let mut dice = muxfs::testing::fault::Dice::new(3);
+        let all: Vec<Vec<u8>> =
+            (0..11).map(|number| dice.bytes([1, 2, 3, 4, 5, 400, 70_000][number % 7] + number)).collect();
+        for count in 0..=all.len() {
+            let plain: Vec<&[u8]> = all.iter().take(count).map(|bytes| &bytes[..]).collect();
+            for format in [Format::Fl, Format::Flist] {
+                let together = seal(format, &plain);
+                let alone: Vec<_> = plain.iter().map(|plain| seal(format, &[*plain]).remove(0)).collect();
+                assert!(together == alone && together.len() == count, "{count} of {format}");
+                for ((chunk, stored), plain) in together.iter().zip(&plain) {
+                    assert_eq!(chunk.open(stored, plain.len()).expect("good"), *plain);
+                }
+            }
+        }
     }
 
     #[test]

@@ -321,9 +321,26 @@ fn id_of(file: &mut File) -> io::Result<FlistId> {
 /// Unpacks into a file of a scratch directory that others may write to: it has a name that nobody foresees, is its owner's
 /// alone, and goes when this does; who has opened it keeps what is in it.
 fn unpacked(packed: File, packed_len: u64, scratch: &Path, len_max: u64) -> Result<NamedTempFile> {
-    let failed = |error: io::Error| Error::new(ErrorKind::Io, OP).because(error);
+    let failed = |error: io::Error| scratch_failed(scratch, &error);
     let mut file = tempfile::Builder::new().prefix("flist-").tempfile_in(scratch).map_err(failed)?;
-    unpack(packed, packed_len, &mut file, len_max)?;
+    unpack(packed, packed_len, &mut file, len_max).map_err(|error| match error.kind() {
+        ErrorKind::NoSpace => no_room(scratch),
+        _ => error,
+    })?;
     file.flush().map_err(failed)?;
     Ok(file)
+}
+
+/// An error of writing to a directory for what is unpacked or copied.
+pub(crate) fn scratch_failed(scratch: &Path, error: &io::Error) -> Error {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => no_room(scratch),
+        _ => Error::new(ErrorKind::Io, OP).because(format!("{}: {error}", scratch.display())),
+    }
+}
+
+fn no_room(scratch: &Path) -> Error {
+    let hint = if scratch == std::env::temp_dir() { ": TMPDIR names another directory" } else { "" };
+    let why = format!("no room is left in {}, where it is unpacked{hint}", scratch.display());
+    Error::new(ErrorKind::NoSpace, OP).because(why)
 }

@@ -17,14 +17,16 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use blake2::{Blake2b, Digest as _, digest::consts::U32};
 use muxfs::{
     Error, ErrorKind, Result,
     ipns::{IpnsName, NameKey},
 };
 use tempfile::NamedTempFile;
 
-use crate::chunk::hex;
+use crate::{
+    chunk::{blake2b, hex},
+    flist::scratch_failed,
+};
 
 /// What a line begins with.
 const LINE: &str = "muxfs-flist-1";
@@ -75,10 +77,7 @@ impl Signers {
     /// Copies a file of at most `len_max` bytes, which is called `path`, into one of `scratch` and checks what was copied: what is
     /// read of the copy is what was signed, whatever becomes of the file.
     pub(crate) fn copy(&self, from: &File, path: &Path, scratch: &Path, len_max: u64) -> Result<NamedTempFile> {
-        let failed = |error: io::Error| {
-            let is_full = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
-            Error::new(if is_full { ErrorKind::NoSpace } else { ErrorKind::Io }, OP).at(path.display()).because(error)
-        };
+        let failed = |error: io::Error| scratch_failed(scratch, &error).at(path.display());
         let mut copy = tempfile::Builder::new().prefix("flist-").tempfile_in(scratch).map_err(failed)?;
         let digest = digest_of(from.take(len_max), |piece| copy.write_all(piece)).map_err(failed)?;
         copy.flush().map_err(failed)?;
@@ -181,14 +180,14 @@ fn digest(path: &Path) -> Result<[u8; 32]> {
 
 /// The hash of all that is read, each piece of which is given away.
 fn digest_of(mut from: impl Read, mut each: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<[u8; 32]> {
-    let (mut hasher, mut piece) = (Blake2b::<U32>::new(), vec![0; 64 << 10]);
+    let (mut hasher, mut piece) = (blake2b(32).to_state(), vec![0; 64 << 10]);
     loop {
         let len = from.read(&mut piece)?;
         let Some(read) = piece.get(..len).filter(|read| !read.is_empty()) else { break };
         hasher.update(read);
         each(read)?;
     }
-    Ok(hasher.finalize().into())
+    Ok(*hasher.finalize().as_bytes().first_chunk().unwrap_or(&[0; 32]))
 }
 
 #[cfg(test)]

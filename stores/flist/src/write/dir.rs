@@ -219,7 +219,8 @@ fn file(filler: &mut Filler, open: OwnedFd, path: &Path, linked: &mut Linked) ->
         read
     } else {
         let open = File::from(open);
-        let read = filler.read(&open, |error| failed(path, error)).map_err(|error| error.at(path.display()))?;
+        let len = u64::try_from(found.st_size).unwrap_or(0);
+        let read = filler.read(&open, len, |error| failed(path, error)).map_err(|error| error.at(path.display()))?;
         if !is_same(&found, &look(&open)?) {
             filler.progress.change(path);
         } else if let Some(key) = key {

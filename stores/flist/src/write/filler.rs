@@ -1,7 +1,7 @@
 //! Cuts files into chunks and stores them: read by one, hashed, sealed and stored by several.
 //!
 //! ```text
-//!   bytes in order ----> so many chunks that wait ----> workers: hash, known? seal, ask, send
+//!   bytes in order ----> so many chunks that wait ----> workers, some chunks each: hash, known? seal, ask, send
 //!                                                           '----> the chunks of each content
 //! ```
 //!
@@ -36,8 +36,10 @@ use crate::{
 pub(super) const CHUNK_LEN_MADE: usize = 512 << 10;
 /// So many chunks are under way to stores that answer over a network.
 const REMOTE_COUNT: usize = 8;
+/// So many chunks a worker takes at a time where they wait: they are hashed side by side.
+const TAKEN_COUNT: usize = 4;
 /// So many chunks wait for each worker.
-const WAITING_COUNT: usize = 2;
+const WAITING_COUNT: usize = TAKEN_COUNT;
 /// What is remembered of a chunk takes about so many bytes.
 const CHUNK_WEIGHT: usize = 160;
 const OP: &str = "flist.fill";
@@ -118,38 +120,65 @@ impl Shared {
         self.done.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn make(&self, plain: &[u8]) -> Result<Chunk> {
-        let key = Key::of(self.format, plain);
-        let is_first = match self.lock().known.entry(key) {
-            Entry::Occupied(known) => match known.get() {
-                Some(chunk) => return Ok(*chunk),
-                None => false,
-            },
-            Entry::Vacant(unknown) => {
-                unknown.insert(None);
-                true
-            }
-        };
-        let (chunk, stored) = Chunk::seal(self.format, key, plain)?;
-        // Whoever was first sends it.
-        if is_first {
-            let is_new = self.runtime.block_on(self.stores.put(&chunk, &stored))?;
+    /// The chunks of some bytes, each stored by whoever met it first.
+    fn make(&self, jobs: &[Job]) -> Result<Vec<Chunk>> {
+        let keys = Key::of(self.format, jobs.iter().map(|job| &job.plain[..]));
+        let mut made: Vec<Option<Chunk>> = Vec::with_capacity(jobs.len());
+        // Which are sealed, and whether they are sent, too.
+        let mut sealed = Vec::new();
+        {
             let mut done = self.lock();
-            done.known.insert(key, Some(chunk));
-            if is_new {
-                done.chunks_stored += 1;
-                done.bytes_stored += stored.len() as u64;
+            for (at, key) in keys.iter().enumerate() {
+                let (known, is_first) = match done.known.entry(*key) {
+                    Entry::Occupied(known) => (*known.get(), false),
+                    Entry::Vacant(unknown) => (*unknown.insert(None), true),
+                };
+                made.push(known);
+                if known.is_none() {
+                    sealed.push((at, is_first));
+                }
             }
         }
-        Ok(chunk)
+        let plain: Vec<_> =
+            sealed.iter().filter_map(|(at, _)| Some((*keys.get(*at)?, &jobs.get(*at)?.plain[..]))).collect();
+        let chunks = Chunk::seal(self.format, &plain)?;
+        for (((at, is_first), (key, _)), (chunk, stored)) in sealed.into_iter().zip(plain).zip(chunks) {
+            if is_first {
+                let is_new = self.runtime.block_on(self.stores.put(&chunk, &stored))?;
+                let mut done = self.lock();
+                done.known.insert(key, Some(chunk));
+                if is_new {
+                    done.chunks_stored += 1;
+                    done.bytes_stored += stored.len() as u64;
+                }
+            }
+            if let Some(place) = made.get_mut(at) {
+                *place = Some(chunk);
+            }
+        }
+        Ok(made.into_iter().flatten().collect())
     }
 
-    fn work(&self, jobs: &Mutex<mpsc::Receiver<Job>>) {
+    fn work(&self, waiting: &Mutex<mpsc::Receiver<Job>>) {
         loop {
-            let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv();
-            let Some(Job { content, index, plain }) = job else { return };
-            match self.make(&plain) {
-                Ok(chunk) => self.lock().made.push((content, index, chunk)),
+            let mut jobs = Vec::with_capacity(TAKEN_COUNT);
+            {
+                let mut waiting = waiting.lock().unwrap_or_else(PoisonError::into_inner);
+                jobs.extend(waiting.blocking_recv());
+                while jobs.len() < TAKEN_COUNT
+                    && let Ok(job) = waiting.try_recv()
+                {
+                    jobs.push(job);
+                }
+            }
+            if jobs.is_empty() {
+                return;
+            }
+            match self.make(&jobs) {
+                Ok(chunks) => {
+                    let made = jobs.iter().zip(chunks).map(|(job, chunk)| (job.content, job.index, chunk));
+                    self.lock().made.extend(made);
+                }
                 Err(error) => {
                     self.lock().failed.get_or_insert(error);
                     return;
@@ -222,19 +251,21 @@ impl Filler {
         jobs.send(job).await.map_err(|_| self.stopped())
     }
 
-    /// A content of all that a reader gives, and its length in bytes.
+    /// A content of all that a reader gives, perhaps so many bytes, and its length in bytes.
     ///
     /// # Errors
     /// Those of reading, as `failed` has them; those of [`Filler::push`].
     pub(crate) fn read(
         &mut self,
         mut bytes: impl Read,
+        len_hint: u64,
         failed: impl Fn(std::io::Error) -> Error,
     ) -> Result<(ContentId, u64)> {
         let content = self.tree.new_content(CHUNK_LEN_MADE);
         let (mut len, mut index) = (0, 0);
+        let len_hint = usize::try_from(len_hint).unwrap_or(usize::MAX);
         loop {
-            let mut piece = Vec::new();
+            let mut piece = Vec::with_capacity(len_hint.min(CHUNK_LEN_MADE));
             let read = (&mut bytes).take(CHUNK_LEN_MADE as u64).read_to_end(&mut piece).map_err(&failed)?;
             if read > 0 {
                 len += read as u64;

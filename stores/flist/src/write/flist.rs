@@ -10,7 +10,6 @@ use std::{
     path::Path,
 };
 
-use blake2::{Blake2b, Digest as _, digest::consts::U8};
 use flate2::{Compression, GzBuilder};
 use muxfs::{Error, ErrorKind, Result, vfs::Rdev};
 use rusqlite::params;
@@ -21,7 +20,7 @@ use super::{
     words::Words,
 };
 use crate::{
-    chunk::{Chunk, blake2b_128, hex},
+    chunk::{Chunk, blake2b, blake2b_128, hex},
     database::VALUE_LEN_MAX,
     inode::DirKey,
 };
@@ -126,7 +125,7 @@ fn rights_key(about: &About, rights: &mut BTreeMap<String, About>) -> String {
     let About { mode, uid, gid, .. } = *about;
     let mode = mode & 0o7777;
     let text = format!("user:{}\ngroup:{}\nmode:0o{mode:o}\nuid:{uid}\ngid:{gid}", name_of(uid), name_of(gid));
-    let key = hex(&<[u8; 8]>::from(Blake2b::<U8>::digest(text.as_bytes())));
+    let key = hex(blake2b(8).hash(text.as_bytes()).as_bytes());
     rights.entry(key.clone()).or_insert(*about);
     key
 }

@@ -92,7 +92,7 @@ fn put<R: Read>(filler: &mut Filler, tar: &mut Tar<R>, member: &Member, at: &[Na
         b'5' => What::Dir,
         b'6' => What::Fifo,
         _ => {
-            let (content, len) = filler.read(&mut *tar, |error| damaged(&error))?;
+            let (content, len) = filler.read(&mut *tar, member.len, |error| damaged(&error))?;
             What::File { len, content }
         }
     };

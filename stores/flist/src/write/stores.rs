@@ -7,7 +7,11 @@ use std::{
     fs,
     io::{self, Read as _, Write as _},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
     time::Duration,
 };
 
@@ -24,6 +28,8 @@ use crate::{
 
 /// How long a server may take for a chunk.
 const STORE_TIME_MAX: Duration = Duration::from_secs(30);
+/// After so many bytes a directory is synced while more is written, so that little is left to wait for at the end.
+const SYNCED_EACH: u64 = 32 << 20;
 const OP: &str = "flist.store";
 
 /// Where chunks are written to.
@@ -40,9 +46,20 @@ struct Store {
 
 #[derive(Debug)]
 enum Keeps {
-    Dir(PathBuf),
+    Dir(Arc<DirStore>),
     Zdb(ZdbValues),
     Blocks(Arc<dyn BlockStore>),
+}
+
+/// A directory, open from before anything is written, so that whatever fails to be written after that is told to who syncs it.
+#[derive(Debug)]
+struct DirStore {
+    path: PathBuf,
+    open: fs::File,
+    /// What was written since a sync began, in bytes.
+    unsynced: AtomicU64,
+    /// What a sync failed with; locked while one is under way.
+    failed: Mutex<Option<Error>>,
 }
 
 impl Stores {
@@ -54,11 +71,7 @@ impl Stores {
         let mut stores = Self::default();
         for url in urls {
             let keeps = match &url.address {
-                Address::Dir(dir) => {
-                    fs::create_dir_all(dir).map_err(|error| failed(dir, &error))?;
-                    arriving::sweep(dir, arriving::CHUNK);
-                    Keeps::Dir(dir.clone())
-                }
+                Address::Dir(dir) => Keeps::Dir(Arc::new(DirStore::open(dir)?)),
                 Address::Zdb { host, port, namespace, password } => {
                     Keeps::Zdb(ZdbValues::new(host, *port, namespace.clone(), password.clone()))
                 }
@@ -99,11 +112,11 @@ impl Stores {
         let Ok(source) = fs::canonicalize(source) else { return Ok(()) };
         for store in &self.all {
             if let Keeps::Dir(dir) = &store.keeps
-                && fs::canonicalize(dir).is_ok_and(|dir| dir.starts_with(&source))
+                && fs::canonicalize(&dir.path).is_ok_and(|dir| dir.starts_with(&source))
             {
                 let why =
                     format!("it is in {}, of which the flist is made: put the chunks elsewhere", source.display());
-                return Err(Error::new(ErrorKind::InvalidArgument, OP).at(dir.display()).because(why));
+                return Err(Error::new(ErrorKind::InvalidArgument, OP).at(dir.path.display()).because(why));
             }
         }
         Ok(())
@@ -135,7 +148,7 @@ impl Stores {
             match &store.keeps {
                 Keeps::Dir(dir) => {
                     let dir = dir.clone();
-                    let synced = tokio::task::spawn_blocking(move || sync(&dir)).await;
+                    let synced = tokio::task::spawn_blocking(move || dir.sync()).await;
                     synced.map_err(|error| Error::new(ErrorKind::Internal, OP).because(error))??;
                 }
                 Keeps::Zdb(_) => {}
@@ -154,7 +167,7 @@ impl Store {
     /// Stores a chunk that is not there; whether it was not.
     async fn put(&self, id: &[u8], stored: &[u8]) -> Result<bool> {
         match &self.keeps {
-            Keeps::Dir(dir) => put_file(dir, id, stored),
+            Keeps::Dir(dir) => dir.put(id, stored),
             Keeps::Zdb(zdb) => {
                 let asked = async {
                     if zdb.has(id).await? {
@@ -195,7 +208,7 @@ fn put_file(dir: &Path, id: &[u8], stored: &[u8]) -> Result<bool> {
     let write = || {
         let mut file = arriving::begin(dir, arriving::CHUNK, &mode(0o644))?;
         file.write_all(stored)?;
-        // Linux syncs the whole file system at the end.
+        // On Linux the whole file system is synced at the end.
         if cfg!(not(target_os = "linux")) {
             file.as_file().sync_all()?;
         }
@@ -239,26 +252,61 @@ pub(super) fn mode(mode: u32) -> fs::Permissions {
     std::os::unix::fs::PermissionsExt::from_mode(mode)
 }
 
-/// All that was written to a file system, by others too: for thousands of chunks that is one wait, and not one for each.
-#[cfg(target_os = "linux")]
-fn sync(dir: &Path) -> Result<()> {
-    let synced = fs::File::open(dir).and_then(|open| rustix::fs::syncfs(&open).map_err(io::Error::from));
-    synced.map_err(|error| failed(dir, &error))
-}
+impl DirStore {
+    fn open(path: &Path) -> Result<Self> {
+        let failed = |error: io::Error| failed(path, &error);
+        fs::create_dir_all(path).map_err(failed)?;
+        arriving::sweep(path, arriving::CHUNK);
+        let open = fs::File::open(path).map_err(failed)?;
+        Ok(Self { path: path.into(), open, unsynced: AtomicU64::new(0), failed: Mutex::default() })
+    }
 
-/// The directories whose files are synced.
-#[cfg(not(target_os = "linux"))]
-fn sync(dir: &Path) -> Result<()> {
-    let synced = (|| {
-        for entry in fs::read_dir(dir)? {
+    /// Writes a chunk that is not there; whether it was not. After so many bytes the disk begins to write them.
+    fn put(self: &Arc<Self>, id: &[u8], stored: &[u8]) -> Result<bool> {
+        let is_new = put_file(&self.path, id, stored)?;
+        let len = if is_new { stored.len() as u64 } else { 0 };
+        if self.unsynced.fetch_add(len, Ordering::Relaxed) + len >= SYNCED_EACH
+            && cfg!(target_os = "linux")
+            && self.failed.try_lock().is_ok()
+        {
+            self.unsynced.store(0, Ordering::Relaxed);
+            let this = self.clone();
+            // What it fails with is told at the end.
+            thread::spawn(move || drop(this.begin_sync()));
+        }
+        Ok(is_new)
+    }
+
+    fn begin_sync(&self) -> MutexGuard<'_, Option<Error>> {
+        let mut already = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = self.sync_files() {
+            already.get_or_insert(failed(&self.path, &error));
+        }
+        already
+    }
+
+    /// Makes durable what was put, here or by another program before.
+    fn sync(&self) -> Result<()> {
+        self.begin_sync().take().map_or(Ok(()), Err)
+    }
+
+    /// The whole file system: for thousands of chunks that is one wait, and not one for each.
+    #[cfg(target_os = "linux")]
+    fn sync_files(&self) -> io::Result<()> {
+        Ok(rustix::fs::syncfs(&self.open)?)
+    }
+
+    /// The directories of files that were synced.
+    #[cfg(not(target_os = "linux"))]
+    fn sync_files(&self) -> io::Result<()> {
+        for entry in fs::read_dir(&self.path)? {
             let entry = entry?;
             if entry.file_type()?.is_dir() {
                 fs::File::open(entry.path())?.sync_all()?;
             }
         }
-        fs::File::open(dir)?.sync_all()
-    })();
-    synced.map_err(|error| failed(dir, &error))
+        self.open.sync_all()
+    }
 }
 
 #[cfg(test)]
