@@ -46,3 +46,5 @@ nightly:
     MUXFS_EXERCISE_STEPS=1500000 cargo test --release -p muxfs --test exercise -- --nocapture
     MUXFS_EXERCISE_STEPS=1500000 cargo test --release -p muxfs-fuse --test mounted exercise:: -- --nocapture
     MUXFS_EXERCISE_STEPS=1500000 cargo test --release -p muxfs-nfs --test wire exercise:: -- --nocapture
+    MUXFS_FLIST_ROOT=/usr/share/doc cargo test --release -p muxfs-cli --test program real_root -- --nocapture
+    MUXFS_FLIST_ROOT=/usr cargo test --release -p muxfs-flist --lib all_of_this_machine -- --ignored --nocapture

@@ -18,6 +18,7 @@ mod hostile;
 mod mounting;
 mod names;
 mod nodes;
+mod real_root;
 mod replaced;
 mod roots;
 mod rotate;
