@@ -49,6 +49,22 @@ pub(crate) struct Stat {
 }
 
 impl Stat {
+    /// Of what is there and cannot be looked at, as an flist that is damaged: a directory that nobody may enter.
+    pub(crate) fn unseen(name: Name) -> Self {
+        Self {
+            name,
+            kind: Kind::Dir,
+            size: 0,
+            mode: 0,
+            uid: None,
+            gid: None,
+            mtime: None,
+            cid: None,
+            target: None,
+            rdev: None,
+        }
+    }
+
     pub(crate) fn of_attr(name: Name, attr: &Attr, target: Option<Bytes>) -> Self {
         Self {
             name,

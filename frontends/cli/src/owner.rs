@@ -109,9 +109,19 @@ impl Instance {
             .map(|entry| (entry.attr.is_some().then(|| Lease::adopt(self.vfs.clone(), entry.ino)), entry))
             .collect();
         for (_lease, entry) in leased {
-            // Without attributes it is gone since it was listed.
             if let Some(attr) = entry.attr {
                 stats.push(self.stat_entry(entry.name, &attr).await?);
+                continue;
+            }
+            match self.vfs.lookup(dir.ino(), &entry.name).await {
+                Ok(attr) => {
+                    let _lease = Lease::adopt(self.vfs.clone(), attr.ino);
+                    stats.push(self.stat_entry(entry.name, &attr).await?);
+                }
+                // It went since it was listed.
+                Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Stale) => {}
+                // It is there all the same; what is wrong with it is told to who looks into it.
+                Err(_) => stats.push(Stat::unseen(entry.name)),
             }
         }
         Ok((stats, next))

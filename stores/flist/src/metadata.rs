@@ -49,6 +49,18 @@ pub struct Route {
     pub url: String,
 }
 
+impl Route {
+    /// The source that the text of `backend` in the metadata of an `.flist` means.
+    ///
+    /// # Errors
+    /// `InvalidArgument` where it means none.
+    pub fn of_backend(text: &str) -> Result<Self> {
+        let url = backend_url(text)
+            .map_err(|why| Error::new(ErrorKind::InvalidArgument, "flist.metadata").at("backend").because(why))?;
+        Ok(Self { first: 0, last: 255, url })
+    }
+}
+
 /// The address of the source that `backend` in the metadata of an `.flist` names.
 pub(crate) fn backend_url(text: &str) -> std::result::Result<String, String> {
     let value: serde_json::Value = serde_json::from_str(text).map_err(|error| error.to_string())?;

@@ -202,8 +202,11 @@ pub struct Report {
 /// those of reading and of the stores.
 pub async fn create(source: Source, stores: Arc<Stores>, target: &Path, options: CreateOptions) -> Result<Report> {
     let making = Making::begin(Tree::default(), stores.clone(), target, &options)?;
+    // Before all of it is read.
+    check_routes(making.format, options.routes.as_deref().unwrap_or_default())?;
+    let routes = options.routes.unwrap_or_else(|| stores.routes());
     let (making, found) = making.fill(source, Vec::new()).await?;
-    let mut facts = Facts { metadata: found, routes: options.routes.unwrap_or_else(|| stores.routes()) };
+    let mut facts = Facts { metadata: found, routes };
     for (key, value) in &options.metadata {
         facts.set(key, value);
     }
@@ -321,7 +324,7 @@ pub fn format_of(target: &Path, format: Option<Format>) -> Result<Format> {
 /// the tree of that holds a [`Changing`] of it, or what another program changed meanwhile is lost.
 ///
 /// # Errors
-/// `InvalidArgument` where its chunks are those of the other format; `TooLarge` where a directory is too long for an `.flist`, or the
+/// `InvalidArgument` where its chunks are those of the other format, and where an `.flist` has routes of which it can name none; `TooLarge` where a directory is too long for an `.flist`, or the
 /// whole for any reader; `NoSpace`, `Io`.
 pub fn save(tree: &Tree, facts: &Facts, target: &Path, format: Format) -> Result<u64> {
     save_within(tree, facts, target, format, crate::FLIST_LEN_MAX)
@@ -346,7 +349,7 @@ pub(crate) fn save_within(tree: &Tree, facts: &Facts, target: &Path, format: For
         Format::Fl => fl::write(file.path(), tree, facts),
         Format::Flist => {
             let scratch = temporary().map_err(io)?;
-            let facts = with_backend(facts);
+            let facts = with_backend(facts).map_err(named)?;
             flist::write(file.as_file_mut(), scratch.path(), tree, &facts, len_max)
         }
     }
@@ -381,17 +384,39 @@ fn check_chunk_count(tree: &Tree, format: Format, len_max: u64) -> Result<()> {
     if len > len_max { Err(too_long(len, len_max)) } else { Ok(()) }
 }
 
-/// An `.flist` names one 0-db server, in its metadata: where they have none, the first that has all ids.
-fn with_backend(facts: &Facts) -> Facts {
+/// Refuses routes of which an flist of a format can name none.
+///
+/// # Errors
+/// `InvalidArgument`.
+pub fn check_routes(format: Format, routes: &[Route]) -> Result<()> {
+    let is_backend = |route: &Route| (route.first, route.last) == (0, 255) && backend_of(&route.url).is_some();
+    match routes.first() {
+        Some(lost) if format == Format::Flist && !routes.iter().any(is_backend) => {
+            let why =
+                "an .flist names one 0-db server that has all chunks (zdb://…), and nothing else: an .fl names others";
+            Err(Error::new(ErrorKind::InvalidArgument, OP).at(&lost.url).because(why))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// An `.flist` names one 0-db server, in its metadata: where they have none, the first that has all ids. Directories are of the
+/// machine where it is made, and nobody else is told of them.
+///
+/// # Errors
+/// `InvalidArgument` where it would say of none of its routes.
+fn with_backend(facts: &Facts) -> Result<Facts> {
     let mut facts = facts.clone();
     if facts.metadata.iter().any(|(key, _)| key == "backend") {
-        return facts;
+        return Ok(facts);
     }
-    let backend = facts.routes.iter().find(|route| (route.first, route.last) == (0, 255));
-    if let Some(backend) = backend.and_then(|route| backend_of(&route.url)) {
+    facts.routes.retain(|route| !route.url.starts_with("dir:"));
+    check_routes(Format::Flist, &facts.routes)?;
+    let mut whole = facts.routes.iter().filter(|route| (route.first, route.last) == (0, 255));
+    if let Some(backend) = whole.find_map(|route| backend_of(&route.url)) {
         facts.set("backend", &backend);
     }
-    facts
+    Ok(facts)
 }
 
 /// The content of a file that has all its chunks.

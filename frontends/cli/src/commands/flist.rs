@@ -203,13 +203,15 @@ fn stat(path: &FlistPath, output: Output) -> Result<()> {
 /// Prints the format, the metadata and the routes, one a line; with `--json` all in one value.
 fn metadata(path: &Path, output: Output) -> Result<()> {
     let flist = open(path)?;
-    let (pairs, routes) = (flist.metadata()?, flist.routes()?);
+    // A backend that means no source is shown as it stands, before it is an error.
+    let (pairs, told) = (flist.metadata()?, flist.routes());
+    let routes = told.as_deref().unwrap_or_default();
     let mut lines = format!("format {}", flist.format());
     for (key, value) in &pairs {
         let [key, value] = [key, value].map(|text| String::from_utf8_lossy(&shown_lines(text)).into_owned());
         _ = write!(lines, "\n{key}: {value}");
     }
-    for route in &routes {
+    for route in routes {
         let url = String::from_utf8_lossy(&shown(route.url.as_bytes())).into_owned();
         _ = write!(lines, "\nroute {:02x}-{:02x} {url}", route.first, route.last);
     }
@@ -221,7 +223,8 @@ fn metadata(path: &Path, output: Output) -> Result<()> {
             .map(|route| json!({ "first": route.first, "last": route.last, "url": route.url }))
             .collect::<Vec<_>>(),
     });
-    output.result(lines.as_bytes(), &value)
+    output.result(lines.as_bytes(), &value)?;
+    told.map(drop)
 }
 
 /// Text of several lines without what could drive a terminal.

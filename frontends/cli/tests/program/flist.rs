@@ -130,7 +130,8 @@ fn signed_flists_are_opened_and_no_others() {
     assert_eq!(maker.ok(&["flist", "sign", text(&flist), "--key", "images"]), signer);
     assert_eq!(world.ok(&["flist", "verify", text(&flist), "--signer", &signer]), signer);
     let server = world.serve(&[]);
-    assert_eq!(world.ok(&["ls", "/flist"]), "seed", "what is there and may be looked at");
+    assert_eq!(world.ok(&["ls", "/flist"]), "newer\nseed", "what is there, also where it cannot be looked into");
+    assert!(world.ok(&["ls", "-l", "/flist"]).contains("d---------"));
     assert_eq!(world.ok(&["cat", "/flist/seed/etc/passwd"]).len(), 10);
     assert!(world.fails(&["ls", "/flist/newer"], 4).contains("not signed"));
     drop(server);
@@ -318,6 +319,17 @@ fn flists_are_made_changed_and_exported() {
         world.ok(&["flist", "add", flist, text(&root.join("etc")), "/srv/etc", "--store", &store]);
         // A file takes the place of no directory.
         world.fails(&["flist", "add", flist, text(&root.join("etc/passwd")), "/srv/etc", "--store", &store], 1);
+        let other = if name == "a.fl" { "flist" } else { "fl" };
+        let long = root.join("long");
+        let again = ["flist", "add", flist, text(&long), "/again", "--store", &store];
+        assert!(world.fails(&[&again[..], &["--format", other]].concat(), 2).contains("does not make it"));
+        if name == "a.flist" {
+            let route = ["--route", "https://hub.example/chunks"];
+            assert!(world.fails(&[&again[..], &route].concat(), 2).contains("one 0-db server"));
+            let create = ["flist", "create", text(&root), "-o", flist, "--store", &store];
+            assert!(world.fails(&[&create[..], &route].concat(), 2).contains("one 0-db server"));
+            world.fails(&["flist", "metadata", "--set", "backend=no JSON", flist], 2);
+        }
         world.ok(&["flist", "metadata", "--set", "readme=what it is", flist]);
         assert!(world.ok(&["flist", "metadata", flist]).contains("readme: what it is"));
         let diff = world.ok(&["flist", "diff", text(&before), flist]);

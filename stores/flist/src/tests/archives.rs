@@ -103,10 +103,34 @@ async fn archives_of_every_packing_read_back() {
         muxfs::testing::skip("python3 with lzma is not here to pack with xz");
     }
     // A tar that was made is read where it is cut, or refused: never another tree.
-    for len in (0..tar.len()).step_by(40_961).filter(|len| len % 512 != 0) {
+    // Behind a file, where nothing else tells it; within one, and anywhere.
+    for len in [512, 1024, tar.len() - 1024] {
+        let error = made_of(&world, &tar[..len]).await.expect_err("cut between files");
+        assert!(error.kind() == ErrorKind::Corrupt && format!("{error:#}").contains("no end"), "{error:#}");
+        made_of(&world, &gzip(&tar[..len])).await.expect_err("cut before it was packed");
+    }
+    made_of(&world, &tar[..tar.len() - 512]).await.expect("one block is end enough");
+    for len in (1..tar.len()).step_by(40_961) {
         made_of(&world, &tar[..len]).await.expect_err("cut");
         made_of(&world, &gzip(&tar)[..len.min(gzip(&tar).len() - 1)]).await.expect_err("cut");
     }
+}
+
+/// A record that is empty takes back what a global one says; what GNU tar calls an archive is no file.
+#[tokio::test(flavor = "multi_thread")]
+async fn labels_and_empty_records_are_read() {
+    let world = World::new();
+    let tar = Made::default()
+        .add("label", b'V', "", b"")
+        .add("g", b'g', "", b"12 uid=9999\n8 gid=5\n")
+        .add("first", b'0', "", b"x")
+        .add("x", b'x', "", b"7 uid=\n8 size=\n9 mtime=\n8 path=\n")
+        .add("second", b'0', "", b"y")
+        .end();
+    let found = made_of(&world, &tar).await.expect("made");
+    assert_eq!(found.keys().collect::<Vec<_>>(), ["/", "/first", "/second"]);
+    assert!(of(&found, "/first").starts_with("File 755 9999 5"), "{found:?}");
+    assert!(of(&found, "/second").starts_with("File 755 7 5"), "{found:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -283,6 +283,41 @@ async fn chunks_go_where_their_ids_belong() {
     assert_eq!(Stores::open(&http).expect_err("it is only read").kind(), ErrorKind::InvalidArgument);
 }
 
+/// What an .flist would not say is refused, and not left out; and what it says wrongly can be put right.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_flist_says_where_its_chunks_are_or_is_refused() {
+    let world = World::new();
+    let root = rootfs(&world);
+    let route = |first, last, url: &str| Route { first, last, url: url.into() };
+    let target = world.path("flists").join("a.flist");
+    for routes in [
+        vec![route(0, 255, "https://hub.example/chunks")],
+        vec![route(0, 127, "zdb://h:1"), route(128, 255, "zdb://i:1")],
+        vec![route(0, 255, "dir:///elsewhere")],
+    ] {
+        let options = CreateOptions { routes: Some(routes.clone()), ..CreateOptions::default() };
+        let error =
+            write::create(Source::Dir(root.clone()), stores(&world), &target, options).await.expect_err("none of them");
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{error:#}");
+        let facts = Facts { metadata: Vec::new(), routes };
+        let is_dir = facts.routes.iter().all(|route| route.url.starts_with("dir:"));
+        assert_eq!(write::save(&Tree::default(), &facts, &target, Format::Flist).is_ok(), is_dir);
+    }
+    create(&world, &root, "a.flist").await.expect("a store of this machine is nobody else's");
+    let tree = Tree::of(&world.open("a.flist").expect("opens")).expect("read");
+    let mut facts = Facts { metadata: vec![("backend".into(), "no JSON".into())], routes: Vec::new() };
+    write::save(&tree, &facts, &target, Format::Flist).expect("as others make them");
+    let bad = world.open("a.flist").expect("opens");
+    assert_eq!(bad.routes().expect_err("no JSON").kind(), ErrorKind::Corrupt);
+    assert_eq!(Facts::of(&bad).expect("as it stands"), facts);
+    let good = r#"{"host":"h","port":9900}"#;
+    assert_eq!(Route::of_backend(good).expect("good"), route(0, 255, "zdb://h:9900"));
+    Route::of_backend("no JSON").expect_err("it means nothing");
+    facts.set("backend", good);
+    write::save(&tree, &facts, &target, Format::Flist).expect("written");
+    assert_eq!(world.open("a.flist").expect("opens").routes().expect("read"), [route(0, 255, "zdb://h:9900")]);
+}
+
 /// A short archive, and gigabytes of rows: each name of a file has its chunks once more.
 #[tokio::test(flavor = "multi_thread")]
 async fn names_of_one_file_are_refused_before_they_fill_a_disk() {

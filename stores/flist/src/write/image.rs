@@ -28,7 +28,7 @@ use super::{
     layer::put_layer,
     tar::{Tar, corrupt, damaged, names, unpacked},
 };
-use crate::chunk::hex;
+use crate::{chunk::hex, flist::scratch_failed};
 
 /// The longest manifest or configuration, in bytes: registries take no longer ones.
 const JSON_LEN_MAX: u64 = 4 << 20;
@@ -76,8 +76,12 @@ impl Blobs {
         }
         file.rewind().map_err(failed)?;
         if is_packed {
-            let mut plain = tempfile::tempfile_in(scratch).map_err(|error| io_failed(&error))?;
-            io::copy(&mut unpacked(&file, len)?, &mut plain).map_err(|error| damaged(&error))?;
+            let no_scratch = |error: &io::Error| scratch_failed(scratch, error);
+            let mut plain = tempfile::tempfile_in(scratch).map_err(|error| no_scratch(&error))?;
+            io::copy(&mut unpacked(&file, len)?, &mut plain).map_err(|error| match error.kind() {
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => no_scratch(&error),
+                _ => damaged(&error),
+            })?;
             file = plain;
         }
         let members = members(&mut Tar::new(SeekSkip { file: &file, at: 0 }))?;

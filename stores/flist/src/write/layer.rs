@@ -23,13 +23,16 @@ const RESERVED: &[u8] = b".wh..wh.";
 /// Those of reading, with the name; `Corrupt` for a name that leads out of the tree, and for a link to what is not there; `NotDir`
 /// for what would be put through a symlink or a file.
 pub(super) fn put_tar(filler: &mut Filler, bytes: impl Read, at: &[Name]) -> Result<()> {
-    if put_all(filler, bytes, at, false)? > 0 {
-        return Ok(());
+    match put_all(filler, bytes, at, false)? {
+        (0, _) => Err(Error::new(ErrorKind::InvalidArgument, "flist.write").because("it is no tar, or one of nothing")),
+        (_, true) => Ok(()),
+        (count, false) => Err(corrupt(format!(
+            "it has no end behind {count} files, as an archive that was cut: nothing tells what is missing"
+        ))),
     }
-    Err(Error::new(ErrorKind::InvalidArgument, "flist.write").because("it is no tar, or one of nothing"))
 }
 
-/// Puts a layer over what is there.
+/// Puts a layer over what is there. Who has its digest knows that it is whole: not all writers end one as they should.
 ///
 /// # Errors
 /// Those of [`put_tar`].
@@ -38,8 +41,8 @@ pub(super) fn put_layer(filler: &mut Filler, bytes: impl Read) -> Result<()> {
     put_all(filler, bytes, &[], true).map(drop)
 }
 
-/// How many there were.
-fn put_all(filler: &mut Filler, bytes: impl Read, at: &[Name], is_layer: bool) -> Result<u64> {
+/// How many there were, and whether there was an end behind them.
+fn put_all(filler: &mut Filler, bytes: impl Read, at: &[Name], is_layer: bool) -> Result<(u64, bool)> {
     let (mut tar, mut count) = (Tar::new(bytes), 0);
     while let Some(member) = tar.next()? {
         count += 1;
@@ -48,8 +51,7 @@ fn put_all(filler: &mut Filler, bytes: impl Read, at: &[Name], is_layer: bool) -
         put(filler, &mut tar, &member, at, is_layer).map_err(named)?;
     }
     // What it is packed in ends with a sum of all.
-    tar.end()?;
-    Ok(count)
+    Ok((count, tar.end()?))
 }
 
 fn put<R: Read>(filler: &mut Filler, tar: &mut Tar<R>, member: &Member, at: &[Name], is_layer: bool) -> Result<()> {

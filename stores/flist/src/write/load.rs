@@ -9,7 +9,7 @@ use super::{
     Facts, Tree, What,
     tree::{About, Content, NodeIndex, ROOT, shown},
 };
-use crate::{DEPTH_MAX, Entry, Flist, Inode};
+use crate::{DEPTH_MAX, Entry, Flist, Format, Inode};
 
 /// Chunks that are read at a time.
 const CHUNKS_AT_ONCE: usize = 1 << 16;
@@ -21,12 +21,16 @@ fn about(inode: &Inode) -> About {
 }
 
 impl Facts {
-    /// What an flist says of itself.
+    /// What an flist says of itself. A `backend` of an `.flist` that means no source is kept as it stands, so that it can be changed.
     ///
     /// # Errors
     /// Those of [`Flist::metadata`] and [`Flist::routes`].
     pub fn of(flist: &Flist) -> Result<Self> {
-        let mut facts = Self { metadata: Vec::new(), routes: flist.routes()? };
+        let routes = match (flist.format(), flist.routes()) {
+            (Format::Flist, Err(error)) if error.kind() == ErrorKind::Corrupt => Vec::new(),
+            (_, routes) => routes?,
+        };
+        let mut facts = Self { metadata: Vec::new(), routes };
         for (key, value) in flist.metadata()? {
             facts.set(&key, &value);
         }

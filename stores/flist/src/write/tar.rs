@@ -151,11 +151,13 @@ pub(super) struct Tar<R> {
     left: u64,
     padding: u64,
     global: Extended,
+    /// Whether the block was met that ends an archive.
+    is_ended: bool,
 }
 
 impl<R: Read> Tar<R> {
     pub(super) fn new(bytes: R) -> Self {
-        Self { bytes, at: 0, left: 0, padding: 0, global: Extended::default() }
+        Self { bytes, at: 0, left: 0, padding: 0, global: Extended::default(), is_ended: false }
     }
 
     fn skip(&mut self, len: u64) -> Result<()> {
@@ -164,12 +166,14 @@ impl<R: Read> Tar<R> {
         if skipped < len { Err(corrupt("it ends within a file")) } else { Ok(()) }
     }
 
-    /// Reads what is behind the end.
+    /// Reads what is behind the last file; whether the block was there that ends an archive. One that was cut between two files
+    /// does not have it.
     ///
     /// # Errors
     /// `Corrupt` where it is not what its packing says.
-    pub(super) fn end(mut self) -> Result<()> {
-        io::copy(&mut self.bytes, &mut io::sink()).map_err(|error| damaged(&error)).map(drop)
+    pub(super) fn end(mut self) -> Result<bool> {
+        io::copy(&mut self.bytes, &mut io::sink()).map_err(|error| damaged(&error))?;
+        Ok(self.is_ended)
     }
 
     /// The next file; `None` at the end. What was not read of the one before is skipped.
@@ -185,7 +189,6 @@ impl<R: Read> Tar<R> {
             let mut have = 0;
             while let Some(room) = header.get_mut(have..).filter(|room| !room.is_empty()) {
                 match self.bytes.read(room).map_err(|error| damaged(&error))? {
-                    // Not all writers end one as they should.
                     0 if have == 0 => return Ok(None),
                     0 => return Err(corrupt("it ends within a header")),
                     len => have += len,
@@ -193,19 +196,25 @@ impl<R: Read> Tar<R> {
             }
             self.at += BLOCK_LEN as u64;
             if header == [0; BLOCK_LEN] {
+                self.is_ended = true;
                 return Ok(None);
             }
             let mut member = parse(&header)?;
             member.at = self.at;
             match member.kind {
-                b'x' | b'g' => {
+                kind @ (b'x' | b'g') => {
                     let text = self.text(member.len)?;
-                    let into = if member.kind == b'g' { &mut self.global } else { &mut extended };
-                    into.read(&text)?;
+                    extended.read(&text)?;
+                    // From the next file on, this one with it.
+                    if kind == b'g' {
+                        self.global.read(&text)?;
+                    }
                 }
                 b'L' => extended.path = Some(until_nul(self.text(member.len)?)),
                 b'K' => extended.target = Some(until_nul(self.text(member.len)?)),
                 b'S' => return Err(sparse(&member)),
+                // What GNU tar calls the archive.
+                b'V' => self.skip(padded(member.len)?)?,
                 _ => return self.begin(member, extended).map(Some),
             }
         }
@@ -233,8 +242,7 @@ impl<R: Read> Tar<R> {
             member.len = 0;
         }
         self.left = member.len;
-        let padded = member.len.checked_next_multiple_of(BLOCK_LEN as u64);
-        self.padding = padded.ok_or_else(|| corrupt("a file of it is longer than any"))? - member.len;
+        self.padding = padded(member.len)? - member.len;
         Ok(member)
     }
 
@@ -269,6 +277,11 @@ impl<R: Read> Read for Tar<R> {
     }
 }
 
+/// The length that something has in an archive.
+fn padded(len: u64) -> Result<u64> {
+    len.checked_next_multiple_of(BLOCK_LEN as u64).ok_or_else(|| corrupt("a file of it is longer than any"))
+}
+
 fn sparse(member: &Member) -> Error {
     let why = format!("{} has holes as GNU tar writes them, which are not read", member.path.escape_ascii());
     Error::new(ErrorKind::InvalidArgument, OP).because(why)
@@ -292,6 +305,11 @@ impl Extended {
             let at = record.iter().position(|byte| *byte == b'=').ok_or_else(bad)?;
             let (key, value) = record.split_at(at);
             let value = value.get(1..).unwrap_or_default();
+            // One that is empty takes back what was said before: the header counts.
+            if value.is_empty() {
+                self.forget(key);
+                continue;
+            }
             match key {
                 b"path" => self.path = Some(until_nul(value.to_vec())),
                 b"linkpath" => self.target = Some(until_nul(value.to_vec())),
@@ -309,6 +327,20 @@ impl Extended {
             }
         }
         Ok(())
+    }
+}
+
+impl Extended {
+    fn forget(&mut self, key: &[u8]) {
+        match key {
+            b"path" => self.path = None,
+            b"linkpath" => self.target = None,
+            b"size" => self.len = None,
+            b"uid" => self.uid = None,
+            b"gid" => self.gid = None,
+            b"mtime" => self.mtime = None,
+            _ => {}
+        }
     }
 }
 

@@ -70,8 +70,8 @@ pub(super) fn metadata(path: &Path, set: &[(String, String)], remove: &[String],
     }
     if !routes.is_empty() {
         facts.routes = routes.iter().map(SourceUrl::route).collect();
+        write::check_routes(flist.format(), &facts.routes)?;
         if flist.format() == Format::Flist {
-            check_backend(&facts)?;
             facts.remove("backend");
         }
     }
@@ -80,19 +80,12 @@ pub(super) fn metadata(path: &Path, set: &[(String, String)], remove: &[String],
         facts.routes.clear();
     }
     for (key, value) in set {
+        if flist.format() == Format::Flist && key == "backend" {
+            Route::of_backend(value)?;
+        }
         facts.set(key, value);
     }
     write::save(&Tree::of(&flist)?, &facts, path, flist.format()).map(drop)
-}
-
-/// Refuses routes of which an `.flist` can name none.
-pub(super) fn check_backend(facts: &Facts) -> Result<()> {
-    let is_backend = |route: &Route| (route.first, route.last) == (0, 255) && route.url.starts_with("zdb://");
-    if facts.routes.iter().any(is_backend) {
-        return Ok(());
-    }
-    let why = "an .flist names one 0-db server that has all chunks (zdb://…), and nothing else: an .fl names others";
-    Err(Error::new(ErrorKind::InvalidArgument, OP).because(why))
 }
 
 pub(super) fn merge(flists: &[PathBuf], target: &Path) -> Result<()> {

@@ -188,17 +188,22 @@ where
             let source = if *unpack { Source::of(source)? } else { Source::Dir(source.clone()) };
             let _changing = Changing::begin(flist)?;
             let there = open(flist)?;
+            if let Some(other) = making.format.filter(|format| *format != there.format()) {
+                let why = format!("it is an .{}, and what is added to it does not make it an .{other}", there.format());
+                return Err(Error::new(ErrorKind::InvalidArgument, OP).at(flist.display()).because(why));
+            }
             let mut facts = Facts::of(&there)?;
             let tree = Tree::of(&there)?;
             let stores = stores(making, namespace).await?;
             // Its chunks stay where they are, and the new ones are there too.
+            write::check_routes(there.format(), &routes(making).unwrap_or_default())?;
             let (named, has_backend) =
                 (facts.routes.clone(), there.format() == Format::Flist && !facts.routes.is_empty());
             for route in routes(making).unwrap_or_else(|| stores.routes()) {
                 if named.contains(&route) {
                     continue;
                 }
-                if has_backend && route.url.starts_with("zdb://") {
+                if has_backend && !route.url.starts_with("dir:") {
                     let why = "an .flist names one 0-db server, and this one names another: put the chunks there, or make an .fl";
                     return Err(Error::new(ErrorKind::InvalidArgument, OP).at(flist.display()).because(why));
                 }
@@ -239,7 +244,7 @@ where
     T: Deref<Target = dyn Namespace> + Send + Sync + 'static,
 {
     let options = options(making);
-    write::format_of(target, options.format)?;
+    write::check_routes(write::format_of(target, options.format)?, options.routes.as_deref().unwrap_or_default())?;
     let stores = stores(making, Some(namespace)).await?;
     let mut facts = Facts { metadata: Vec::new(), routes: options.routes.clone().unwrap_or_else(|| stores.routes()) };
     for (key, value) in &options.metadata {
