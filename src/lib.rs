@@ -62,6 +62,7 @@ pub mod ipns;
 pub mod log;
 pub mod media;
 pub mod mux;
+pub mod overlay;
 mod padding;
 pub mod path;
 pub mod pins;

@@ -13,6 +13,7 @@ use crate::{
     cas::Cas,
     cas_view::{CasView, CasViewOptions},
     dag::{Dag, GcOptions, GcReport},
+    overlay::Overlay,
     pins::Pins,
     tree::{History, Tree},
     vfs::{
@@ -107,6 +108,19 @@ impl Mount {
         let content = CasView::new(reading, pins, options);
         let history = Arc::new(History::new(tree.clone()));
         let vfs = Arc::new(WorkingVfs::new(Arc::new(tree.clone()), content, Some(history)));
+        Self { prefix, store: cas.clone(), vfs, cas: Some(cas), tree: Some(tree) }
+    }
+
+    /// A content-addressed mount whose working tree lies over something else: its inodes are those of the overlay, with all
+    /// content by CID below the same root. The history of the tree is not shown, since it is not what the overlay was.
+    ///
+    /// As [`Mount::content`] otherwise.
+    pub fn overlay(prefix: Prefix, pins: Arc<Pins>, overlay: Arc<Overlay>, mut options: CasViewOptions) -> Self {
+        let tree = overlay.tree().clone();
+        let reading = options.reading(tree.dag().clone());
+        let cas = Arc::new(Cas::new(prefix, tree.dag().clone(), pins.clone()).reading_with(reading.clone()));
+        let content = CasView::new(reading, pins, options);
+        let vfs = Arc::new(WorkingVfs::new(overlay, content, None));
         Self { prefix, store: cas.clone(), vfs, cas: Some(cas), tree: Some(tree) }
     }
 

@@ -116,6 +116,23 @@ impl Shared {
         self.make_room().await?;
         // Until the journal names them, nobody else keeps the chunks that are put.
         let _session = self.dag.begin_write();
+        let (range, parts) = self.parts(ino, offset, data).await?;
+        let _no_checkout = self.gate.read().await;
+        self.attempt(|attempt| attempt.write(ino, &range, &parts, clear_suid)).await
+    }
+
+    /// Writes what is as if it had always been there.
+    pub(super) async fn bring(self: &Arc<Self>, ino: Ino, offset: u64, data: Bytes) -> Result<()> {
+        self.refuse_when_short()?;
+        self.make_room().await?;
+        let _session = self.dag.begin_write();
+        let (range, parts) = self.parts(ino, offset, data).await?;
+        let _no_checkout = self.gate.read().await;
+        self.attempt(|attempt| attempt.bring(ino, &range, &parts)).await
+    }
+
+    /// What is written where, and what it is made of: whole chunks are put.
+    async fn parts(&self, ino: Ino, offset: u64, data: Bytes) -> Result<(Range<u64>, Vec<Part>)> {
         let len = data.len() as u64;
         let parts = if let Some(whole) = self.whole_chunks(offset, len) {
             self.attempt(|attempt| attempt.can_write(ino, offset, len)).await?;
@@ -123,9 +140,7 @@ impl Shared {
         } else {
             vec![Part::Bytes(offset, data)]
         };
-        let range = offset..offset.saturating_add(len);
-        let _no_checkout = self.gate.read().await;
-        self.attempt(|attempt| attempt.write(ino, &range, &parts, clear_suid)).await
+        Ok((offset..offset.saturating_add(len), parts))
     }
 
     /// Keeps the blocks of pieces that something keeps now.

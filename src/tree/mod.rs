@@ -5,7 +5,7 @@
 //! `inode` and `extent`, the shared words; `record`, what the journal says; `layer`, what changed since a commit;
 //! `attrs`, the committed POSIX metadata beside the content; `commit_node`, the block that ties both; `sight`, all of
 //! these seen as one; `state`, `ops` and `content`, the calls; `durable`, what a sync does; `commit` and `write_out`, how
-//! changes become content; `open` and `checkout`, where a tree begins; `check`, whether it all fits together.
+//! changes become content; `graft`, what comes from elsewhere and was always there; `open` and `checkout`, where a tree begins; `check`, whether it all fits together.
 //!
 //! A write is in the journal and in memory when it returns, and durable after `sync`. Replaying the journal applies the
 //! same records as the calls did. Spec: spec/tree.md, spec/journal.md.
@@ -18,6 +18,7 @@ mod commit_node;
 mod content;
 mod durable;
 mod extent;
+mod graft;
 mod history;
 mod inode;
 mod layer;
@@ -45,6 +46,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::sync::{Mutex as AsyncMutex, RwLock};
 
+pub(crate) use self::graft::Graft;
 use self::{
     attrs::{AttrNode, NodeId},
     commit::Committer,

@@ -260,18 +260,27 @@ async fn play(model: &mut Side, other: &mut Side, steps: &[Step]) -> std::result
     }
 }
 
-/// A fresh directory at the root of a file system, where a history begins.
+/// A directory at the root of a file system, where a history begins: a fresh one, where there is none of that number.
 async fn begin(vfs: &Arc<dyn Vfs>, number: usize) -> Side {
-    let set = SetAttr { mode: Some(0o755), ..SetAttr::default() };
-    let made = vfs.create(vfs.root(), &name(&format!("history{number}")), NewNode::Dir, set).await.expect("create");
-    Side { vfs: vfs.clone(), nodes: vec![Lease::adopt(vfs.clone(), made.node.ino)] }
+    let (set, name) = (SetAttr { mode: Some(0o755), ..SetAttr::default() }, name(&format!("history{number}")));
+    let dir = match vfs.lookup(vfs.root(), &name).await {
+        Ok(there) => there.ino,
+        Err(_) => vfs.create(vfs.root(), &name, NewNode::Dir, set).await.expect("create").node.ino,
+    };
+    Side { vfs: vfs.clone(), nodes: vec![Lease::adopt(vfs.clone(), dir)] }
 }
 
 /// Plays `case_count` histories drawn from `seed` on `vfs` and on a model, and panics with the simplest one that it finds
 /// on which they disagree.
 #[expect(clippy::future_not_send, reason = "what proptest draws from stays on one thread")]
 pub async fn compare(vfs: Arc<dyn Vfs>, case_count: u32, seed: u64) {
-    let model: Arc<dyn Vfs> = ModelFs::new(testing::env());
+    compare_with(ModelFs::new(testing::env()), vfs, case_count, seed).await;
+}
+
+/// [`compare`] with a model that may hold something already: what `vfs` holds, too. A history that finds a directory
+/// `history0`, `history1`, … of its number at the root begins there.
+#[expect(clippy::future_not_send, reason = "what proptest draws from stays on one thread")]
+pub async fn compare_with(model: Arc<dyn Vfs>, vfs: Arc<dyn Vfs>, case_count: u32, seed: u64) {
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
     let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);

@@ -26,7 +26,7 @@ use std::{future::Future, sync::Arc};
 
 use bytes::Bytes;
 
-pub use self::equivalence::compare;
+pub use self::equivalence::{compare, compare_with};
 use crate::{
     ErrorKind, Name, Result,
     vfs::{

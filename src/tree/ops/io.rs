@@ -101,7 +101,37 @@ impl Attempt<'_> {
         if range.is_empty() {
             return self.unchanged(ino, &before);
         }
-        let mut after = before;
+        let (mut after, edit) = self.written(ino, range, parts, &before, op)?;
+        after.mtime = self.now;
+        if clear_suid {
+            after.mode &= !0o6000;
+        }
+        self.change_file(ino, &before, &mut after, edit, op)
+    }
+
+    /// Writes `parts` as if they had always been there: no time and no counter moves.
+    pub(in super::super) fn bring(&mut self, ino: Ino, range: &Range<u64>, parts: &[Part]) -> Try<()> {
+        let op = "tree.bring";
+        let before = self.file(ino, op)?;
+        end_of(range.start, range.end.saturating_sub(range.start), op)?;
+        let (after, mut edit) = self.written(ino, range, parts, &before, op)?;
+        let more = self.count_used(&before, &after, &mut edit, op)?;
+        edit.effects.insert(0, Effect::Inode(ino, after));
+        self.record(edit)?;
+        self.grow_orphan(&after, more);
+        Ok(())
+    }
+
+    /// What a file is after `parts` were written, but for its times, and the edit that makes it so.
+    fn written(
+        &mut self,
+        ino: Ino,
+        range: &Range<u64>,
+        parts: &[Part],
+        before: &Meta,
+        op: &'static str,
+    ) -> Try<(Meta, Edit)> {
+        let mut after = *before;
         let mut edit = Edit::default();
         let journalled: Vec<&Bytes> =
             parts.iter().filter_map(|part| if let Part::Bytes(_, bytes) = part { Some(bytes) } else { None }).collect();
@@ -131,16 +161,12 @@ impl Attempt<'_> {
                 }
             };
             let pages = pages_of(&covered);
-            let grown = self.grown(ino, &(pages.start.max(counted)..pages.end), &before)?;
+            let grown = self.grown(ino, &(pages.start.max(counted)..pages.end), before)?;
             after.used = after.used.saturating_add(grown);
             counted = pages.end;
         }
         after.size = after.size.max(range.end);
-        after.mtime = self.now;
-        if clear_suid {
-            after.mode &= !0o6000;
-        }
-        self.change_file(ino, &before, &mut after, edit, op)
+        Ok((after, edit))
     }
 
     /// How many bytes the pages of `range` take that took none.

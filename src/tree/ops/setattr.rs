@@ -11,7 +11,7 @@ use super::super::{
 };
 use crate::{
     ErrorKind, FileKind,
-    vfs::{Changed, FILE_LEN_MAX, Ino, SetAttr, SetTime},
+    vfs::{Changed, FILE_LEN_MAX, Ino, SetAttr, SetTime, XattrName},
 };
 
 impl Attempt<'_> {
@@ -50,11 +50,29 @@ impl Attempt<'_> {
     pub(in super::super) fn setattr(&mut self, ino: Ino, set: &SetAttr) -> Try<Changed> {
         let op = "tree.setattr";
         let before = self.meta(ino, op)?;
-        Self::check_set(set, before.kind, op)?;
         if *set == SetAttr::default() {
             return self.unchanged(ino, &before);
         }
+        self.set(ino, set, Edit::default(), op)
+    }
+
+    /// Takes an extended attribute away and sets `set`, at one stroke; to take it away is no change of the node.
+    pub(in super::super) fn take_over(&mut self, ino: Ino, mark: &XattrName, set: &SetAttr) -> Try<Changed> {
+        let op = "tree.take_over";
+        let before = self.meta(ino, op)?;
         let mut edit = Edit::default();
+        edit.effects.push(Effect::Xattr(ino, mark.clone(), None));
+        if *set != SetAttr::default() {
+            return self.set(ino, set, edit, op);
+        }
+        edit.effects.insert(0, Effect::Inode(ino, before));
+        self.record(edit)?;
+        self.unchanged(ino, &before)
+    }
+
+    fn set(&mut self, ino: Ino, set: &SetAttr, mut edit: Edit, op: &'static str) -> Try<Changed> {
+        let before = self.meta(ino, op)?;
+        Self::check_set(set, before.kind, op)?;
         let mut after = before;
         if let Some(size) = set.size
             && size < before.size
@@ -96,19 +114,29 @@ impl Attempt<'_> {
         mut edit: Edit,
         op: &'static str,
     ) -> Try<Changed> {
+        let more = self.count_used(before, after, &mut edit, op)?;
+        edit.touch(ino, after, self.now);
+        self.record(edit)?;
+        self.grow_orphan(after, more);
+        self.changed(ino, before, after)
+    }
+
+    /// Counts what a file takes more than before, or refuses it; of one without a name nothing outlives a restart.
+    pub(super) fn count_used(&self, before: &Meta, after: &Meta, edit: &mut Edit, op: &'static str) -> Try<i64> {
         let more = i64::try_from(i128::from(after.used) - i128::from(before.used));
         let Ok(more) = more else { return refuse(ErrorKind::NoSpace, op) };
         edit.usage.bytes = more;
         self.check_usage(edit.usage, op)?;
-        let is_orphan = after.nlink == 0;
-        if is_orphan {
+        if after.nlink == 0 {
             edit.usage.bytes = 0;
         }
-        edit.touch(ino, after, self.now);
-        self.record(edit)?;
-        if is_orphan {
+        Ok(more)
+    }
+
+    /// Counts what a file without a name takes more, once that is recorded.
+    pub(super) fn grow_orphan(&mut self, after: &Meta, more: i64) {
+        if after.nlink == 0 {
             self.state.orphan_used = self.state.orphan_used.saturating_add_signed(more);
         }
-        self.changed(ino, before, after)
     }
 }
