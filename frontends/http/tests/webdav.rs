@@ -17,8 +17,8 @@ use muxfs::{
     ErrorKind, FileKind, Mount, MuxFs, Name, Prefix, Result, forward_vfs,
     testing::{Clock, env, model::ModelFs},
     vfs::{
-        Attr, Changed, Cookie, Ino, Lease, Listing, NewNode, SetAttr, SetTime, Vfs, XattrMode, XattrName, ext,
-        posix::Caller,
+        Attr, Changed, Cookie, Ino, Lease, Listing, NewNode, Place, RenameMode, Renamed, SetAttr, SetTime, Vfs,
+        XattrMode, XattrName, ext, posix::Caller,
     },
 };
 use muxfs_http::{Options, Server, Token, Writing};
@@ -39,6 +39,7 @@ struct Site {
     server: Server,
     models: [Arc<ModelFs>; 2],
     gate: Arc<Gate>,
+    renames: Arc<Gate>,
     vfs: Arc<dyn Vfs>,
 }
 
@@ -75,18 +76,19 @@ impl Gate {
     }
 }
 
-/// The first mount: a model that copies through a gate.
+/// The first mount: a model that copies through a gate, and renames through another.
 #[derive(Debug)]
 struct Gated {
     model: Arc<ModelFs>,
     gate: Arc<Gate>,
+    renames: Arc<Gate>,
 }
 
 #[async_trait]
 #[deny(clippy::missing_trait_methods)]
 impl Vfs for Gated {
     forward_vfs!(model: root, lookup, parent, getattr, readdir, readlink, statfs, handle, resolve, retain, release);
-    forward_vfs!(model: setattr, write, create, remove, rename, link, allocate, punch_hole, seek, host_file);
+    forward_vfs!(model: setattr, write, create, remove, link, allocate, punch_hole, seek, host_file);
     forward_vfs!(model: getxattr, listxattr, setxattr, removexattr, sync, sync_inode);
 
     async fn read(&self, ino: Ino, offset: u64, len: u32) -> Result<Bytes> {
@@ -99,6 +101,12 @@ impl Vfs for Gated {
         let copied = self.model.copy_range(from, to, len).await;
         self.gate.pass().await;
         copied
+    }
+
+    async fn rename(&self, from: Place<'_>, to: Place<'_>, mode: RenameMode) -> Result<Renamed> {
+        let renamed = self.model.rename(from, to, mode).await;
+        self.renames.pass().await;
+        renamed
     }
 }
 
@@ -114,8 +122,9 @@ impl Site {
     async fn with(options: Options) -> Self {
         let models = [ModelFs::new(env()), ModelFs::new(env())];
         let none = || Semaphore::new(0);
-        let gate = Arc::new(Gate { is_closed: AtomicBool::new(false), reached: none(), open: none() });
-        let gated = Gated { model: models[0].clone(), gate: gate.clone() };
+        let gate = || Arc::new(Gate { is_closed: AtomicBool::new(false), reached: none(), open: none() });
+        let (gate, renames) = (gate(), gate());
+        let gated = Gated { model: models[0].clone(), gate: gate.clone(), renames: renames.clone() };
         let mounts: [(_, Arc<dyn Vfs>); 2] = [("a", Arc::new(gated)), ("b", models[1].clone())];
         let mut mux = MuxFs::new();
         for (prefix, vfs) in mounts {
@@ -129,7 +138,7 @@ impl Site {
             sync_names_except: Vec::new(),
         };
         let options = Options { addr: ([127, 0, 0, 1], 0).into(), writing: Some(writing), ..options };
-        Self { server: muxfs_http::serve(mux, options).expect("listens"), models, gate, vfs }
+        Self { server: muxfs_http::serve(mux, options).expect("listens"), models, gate, renames, vfs }
     }
 
     async fn ask(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> Reply {
@@ -411,6 +420,64 @@ async fn what_changes_while_it_moves_is_not_lost() {
         assert_eq!(site.read(changed).await.expect("there"), content);
         assert_eq!((site.names("a").await, site.names("b").await), (names_of(&["d"]), names_of(&[])));
     }
+}
+
+/// So does what is written after the last look at it where it was; who took its place keeps that.
+#[tokio::test]
+async fn what_changes_while_it_leaves_is_beside_who_took_its_place() {
+    for is_taken in [false, true] {
+        let site = Site::new().await;
+        site.ask("MKCOL", "/a/d", &[]).await;
+        site.put("/a/d/f", b"old").await;
+        let (file, _) = site.find("a/d/f").await.expect("there");
+        site.renames.close();
+        let destination = [("Destination", "/b/d")];
+        let (moved, ()) = tokio::join!(site.ask("MOVE", "/a/d", &destination), async {
+            site.renames.reached().await;
+            site.vfs.write(file.ino(), 0, Bytes::from_static(b"new"), false).await.expect("written");
+            if is_taken {
+                let (dir, _) = site.find("a").await.expect("there");
+                let made =
+                    site.vfs.create(dir.ino(), &name(b"d"), NewNode::Dir, SetAttr::default()).await.expect("made");
+                site.vfs.release(made.node.ino, 1);
+            }
+            site.renames.open();
+        });
+        assert_eq!(moved.status, 409, "{}", moved.text());
+        assert_eq!(site.read("b/d/f").await.expect("there"), "old");
+        let names = site.names("a").await;
+        let kept =
+            names.iter().find(|name| name.starts_with("changed-while-moved-") || !is_taken).expect("it is in sight");
+        assert_eq!(
+            (names.len(), site.read(&format!("a/{kept}/f")).await.expect("there")),
+            (1 + usize::from(is_taken), "new".into())
+        );
+    }
+}
+
+/// A right, an owner or an attribute that is set while something moves is no less of a change; and what FTP left to be
+/// gone on with is not deleted.
+#[tokio::test]
+async fn what_is_no_content_is_not_lost_either() {
+    let site = Site::new().await;
+    site.ask("MKCOL", "/a/d", &[]).await;
+    site.put("/a/d/f", b"old").await;
+    site.gate.close();
+    let destination = [("Destination", "/b/d")];
+    let (moved, ()) = tokio::join!(site.ask("MOVE", "/a/d", &destination), async {
+        site.gate.reached().await;
+        let (dir, _) = site.find("a/d").await.expect("there");
+        let set = SetAttr { mode: Some(0o700), ..SetAttr::default() };
+        site.vfs.setattr(dir.ino(), set).await.expect("set");
+        site.gate.open();
+    });
+    assert_eq!(moved.status, 409, "{}", moved.text());
+    let (dir, _) = site.find("a/d").await.expect("there");
+    let partial = name(b".muxfs-part.ftp.1");
+    let made = site.vfs.create(dir.ino(), &partial, NewNode::File, SetAttr::default()).await.expect("made");
+    site.vfs.release(made.node.ino, 1);
+    assert_eq!(site.ask("MOVE", "/a/d", &destination).await.status, 201);
+    assert_eq!(site.names("b/d").await, names_of(&[".muxfs-part.ftp.1", "f"]));
 }
 
 /// A client that goes away, stands still or announces more than it sends leaves the old file and nothing else.

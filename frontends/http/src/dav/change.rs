@@ -144,7 +144,14 @@ impl Dav {
             tree.discard(dir, &hidden).await;
             return Err(failure);
         }
-        if tree.remove_unchanged(from, lease.ino(), before).await.map_err(failed)? {
+        self.shared.locks.forget_below(goal.path());
+        // Whatever is promised of that mount: what is removed here is nowhere else.
+        let stays = |mut failure: Failure| {
+            failure.why.push_str(" The destination is there, and the source stays.");
+            failure
+        };
+        tree.sync_node(dir.ino()).await.map_err(|error| stays(failed(error)))?;
+        if tree.remove_unchanged(from, lease.ino(), before).await.map_err(|error| stays(failed(error)))? {
             return Ok(());
         }
         Err(changed("The destination has what there was before."))

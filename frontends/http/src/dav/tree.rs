@@ -21,8 +21,12 @@ use muxfs::{
 
 /// What hidden names begin with: the same as FTP's, so that neither shows the other's.
 const HIDDEN: &[u8] = b".muxfs-part.";
-/// And so what this frontend makes.
+/// And so what this frontend makes, which nobody wants any more when it is old.
 const OWN: &[u8] = b"http.";
+/// And so what was there and is looked at before it goes, which may be all that is left of it.
+const LEAVING: &[u8] = b"leaving.";
+/// What the name of something begins with that was changed while it moved, and whose place was taken: everybody sees it.
+const RESCUED: &[u8] = b"changed-while-moved-";
 /// How long what a cut-off change left may be somebody's who is at it yet.
 const HIDDEN_TIME: Duration = Duration::from_hours(24);
 /// Entries asked for at once.
@@ -42,6 +46,11 @@ const OPEN_MODE: u32 = 0o700;
 /// Whether a name is of something that is not whole yet: nobody can ask for it.
 pub(crate) fn is_hidden(name: &Name) -> bool {
     name.as_bytes().starts_with(HIDDEN)
+}
+
+/// Whether a hidden name is of something that this frontend was making.
+fn is_own(name: &Name) -> bool {
+    name.as_bytes().strip_prefix(HIDDEN).is_some_and(|rest| rest.starts_with(OWN))
 }
 
 /// A node with a lease.
@@ -145,15 +154,21 @@ impl Tree {
         // Not by when it was written: that is what the client says, or what the copied had.
         let age = (self.env.now)().duration_since(attr.ctime).unwrap_or_default();
         // Another frontend's may be gone on with, and are that one's to remove.
-        name.as_bytes().strip_prefix(HIDDEN).is_some_and(|rest| rest.starts_with(OWN)) && age > HIDDEN_TIME
+        is_own(name) && age > HIDDEN_TIME
     }
 
     /// A hidden name that nobody else picks.
     fn hidden_name(&self) -> Name {
+        self.name_of(&[HIDDEN, OWN])
+    }
+
+    /// A name that nobody else picks.
+    fn name_of(&self, beginning: &[&[u8]]) -> Name {
         let mut random = [0; 16];
         (self.env.fill)(&mut random);
         let text = format!("{:032x}", u128::from_le_bytes(random));
-        Name::new(&[HIDDEN, OWN, text.as_bytes()].concat()).expect("49 letters, digits, dots and a hyphen")
+        Name::new(&[&beginning.concat(), text.as_bytes()].concat())
+            .expect("letters, digits, dots and a hyphen: 56 at most")
     }
 
     // ---- durability
@@ -310,7 +325,8 @@ impl Tree {
         while let Some(level) = levels.last_mut() {
             let Some(copy) = &level.copy else { break };
             if let Some((name, node)) = level.entries.next() {
-                if is_hidden(&name) {
+                // What another frontend left to be gone on with moves along.
+                if is_hidden(&name) && (how != Copying::Moved || is_own(&name)) {
                     continue;
                 }
                 let at = |error: Error| error.at(format!("{name:?}"));
@@ -423,6 +439,9 @@ impl Tree {
             for number in [attr.ino.0.get(), attr.size, change] {
                 state.update(&number.to_le_bytes());
             }
+            for number in [attr.mode, attr.uid, attr.gid] {
+                state.update(&number.to_le_bytes());
+            }
             state.update(&mtime.to_le_bytes());
         };
         let attr = self.vfs.getattr(ino).await?;
@@ -451,7 +470,7 @@ impl Tree {
     }
 
     /// Removes what is at a place, with all that is below it, if it is in that state yet; whether it was. It goes out of sight
-    /// first, so that who changes it later finds nothing to change.
+    /// first, so that who changes it later finds nothing to change, and is looked at once more there.
     ///
     /// # Errors
     /// Those of taking it out of sight, with the place as it was. What cannot be removed then is told in the log.
@@ -461,13 +480,26 @@ impl Tree {
         ino: Ino,
         state: blake3::Hash,
     ) -> Result<bool> {
-        let hidden = self.hidden_name();
+        // Where it is first: it is long out of sight only where nobody is at it.
+        if self.state(ino).await? != state {
+            return Ok(false);
+        }
+        let hidden = self.name_of(&[HIDDEN, LEAVING]);
         let place = Place { dir: dir.ino(), name, expect: Some(ino) };
         let away = || Place { dir: dir.ino(), name: &hidden, expect: None };
         self.vfs.rename(place, away(), RenameMode::NoReplace).await?;
         if !self.state(ino).await.is_ok_and(|now| now == state) {
             let back = Place { dir: dir.ino(), name, expect: None };
-            self.vfs.rename(away(), back, RenameMode::NoReplace).await?;
+            match self.vfs.rename(away(), back, RenameMode::NoReplace).await {
+                // Somebody took the place: then it is beside.
+                Err(taken) if taken.kind() == ErrorKind::Exists => {
+                    let beside = self.name_of(&[RESCUED]);
+                    let back = Place { dir: dir.ino(), name: &beside, expect: None };
+                    self.vfs.rename(away(), back, RenameMode::NoReplace).await?;
+                    tracing::warn!(%name, %beside, "HTTP: what was changed while it moved is beside its place, which was taken");
+                }
+                back => back.map(drop)?,
+            }
             return Ok(false);
         }
         self.sync_names(dir).await?;
