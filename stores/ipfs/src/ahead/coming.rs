@@ -9,7 +9,6 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use muxfs::{BlockKey, Cid, Error, ErrorKind, Name, Result, block::Checked};
 use tokio::{
     sync::Notify,
@@ -29,6 +28,8 @@ pub(super) const WINDOW_LEN: usize = 8 << 20;
 const REACH_LEN: u64 = 16 << 20;
 /// How long what came, and what comes, is kept where nobody asks for anything of it.
 const IDLE_MAX: Duration = Duration::from_secs(10);
+/// So many blocks come of a path, at most: each is looked for in those before it.
+const PASSED_COUNT_MAX: usize = 256;
 /// A CAR that others were so often faster than is given up.
 const OUTRUN_COUNT_MAX: u32 = 3;
 
@@ -60,8 +61,6 @@ struct Came {
     len: usize,
     /// The block that is asked for first: that where a path begins, or the root of a file, if that is awaited.
     root: Option<BlockKey>,
-    /// Of a path: the blocks that came.
-    passed: Vec<Bytes>,
     /// Of a file: the bytes that are asked for, of which those before the beginning came, or will not.
     rest: Range<u64>,
     /// Whether it was asked for, and whether any of it came.
@@ -83,7 +82,6 @@ impl State {
             order: VecDeque::new(),
             len: 0,
             root,
-            passed: Vec::new(),
             rest,
             is_asked: false,
             has_begun: false,
@@ -158,7 +156,7 @@ impl State {
     /// Lets go what came.
     pub(super) fn clear(&self) {
         let mut came = self.came();
-        (came.blocks, came.order, came.len, came.passed) = (HashMap::new(), VecDeque::new(), 0, Vec::new());
+        (came.blocks, came.order, came.len) = (HashMap::new(), VecDeque::new(), 0);
     }
 
     /// Notes where the first part begins that comes.
@@ -198,13 +196,15 @@ impl State {
     pub(super) fn keep_passed(&self, block: Checked) -> Result<()> {
         let mut came = self.came();
         let refuse = |kind, why: &'static str| Err(Error::new(kind, "ahead.path").because(why));
+        if came.blocks.contains_key(block.key()) {
+            return refuse(ErrorKind::Corrupt, "a block that came before: no path leads through one twice");
+        }
+        if came.blocks.len() >= PASSED_COUNT_MAX || came.len + block.block().len() > WINDOW_LEN {
+            return refuse(ErrorKind::TooLarge, "more blocks than a path leads through");
+        }
         if !came.leads_to(block.key()) {
             return refuse(ErrorKind::Corrupt, "a block that nothing on the path leads to");
         }
-        if came.len + block.block().len() > WINDOW_LEN {
-            return refuse(ErrorKind::TooLarge, "more blocks than a path leads through");
-        }
-        came.passed.push(block.block().clone());
         came.keep(block, 0);
         drop(came);
         self.moved.notify_waiters();
@@ -227,8 +227,8 @@ impl Came {
 
     /// Whether a block is where the path begins, or one that came holds its key: in dag-pb and dag-cbor a link does.
     fn leads_to(&self, key: &BlockKey) -> bool {
-        let holds = |block: &Bytes| block.windows(key.as_bytes().len()).any(|part| part == key.as_bytes());
-        self.root.as_ref() == Some(key) || self.passed.iter().any(holds)
+        let holds = |block: &Checked| block.block().windows(key.as_bytes().len()).any(|part| part == key.as_bytes());
+        self.root.as_ref() == Some(key) || self.blocks.values().any(holds)
     }
 }
 
@@ -376,6 +376,7 @@ impl Came {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
     use futures_util::poll;
     use muxfs::{
         Codec,
@@ -426,6 +427,30 @@ mod tests {
         assert!(coming.state.came().len <= WINDOW_LEN);
         assert!(wait(1).await.is_none(), "it was let go, and is asked for by itself");
         assert!(wait(0).await.is_none(), "it was given");
+    }
+
+    /// What a path leads through comes once, each block led to by one before, and no more of it than paths have.
+    #[tokio::test]
+    async fn no_path_is_longer_than_paths_are() {
+        let checked = async |block: Vec<u8>| {
+            let block = Bytes::from(block);
+            Checks::new().check(&cid_of(Codec::DagCbor, &block), block).await.expect("its own")
+        };
+        // From the last to the first: each holds the key of the next.
+        let mut blocks = vec![checked(b"end".to_vec()).await];
+        for _ in 0..PASSED_COUNT_MAX {
+            let key = blocks.last().expect("one").key().as_bytes().to_vec();
+            blocks.push(checked(key).await);
+        }
+        blocks.reverse();
+        let state = State::new(0..0, Some(blocks[0].key().clone()));
+        let refused = |block: &Checked| state.keep_passed(block.clone()).expect_err("refused").kind();
+        assert_eq!(refused(&blocks[1]), ErrorKind::Corrupt, "nothing led to it yet");
+        for block in &blocks[..PASSED_COUNT_MAX] {
+            state.keep_passed(block.clone()).expect("it is led to");
+            assert_eq!(refused(block), ErrorKind::Corrupt, "it came");
+        }
+        assert_eq!(refused(&blocks[PASSED_COUNT_MAX]), ErrorKind::TooLarge);
     }
 
     /// Also where it came to its end, and also while something that is nobody's comes.
