@@ -135,6 +135,24 @@ impl Chunks {
         self.get(sources, *chunk, usize::try_from(left).unwrap_or(usize::MAX)).await.map(Some)
     }
 
+    /// Whether a source says that it has a chunk. Nothing is fetched of directories and 0-db servers, and nothing verified.
+    ///
+    /// # Errors
+    /// `Unavailable` where none has it, and one that may is out of reach; it names the chunk.
+    pub async fn has(&self, sources: &Sources, chunk: &Chunk) -> Result<bool> {
+        let mut failed = None;
+        for source in sources.all.iter().filter(|source| source.has(chunk.id())) {
+            match source.has_stored(chunk.id()).await {
+                Ok(true) => return Ok(true),
+                Ok(false) => {}
+                Err(error) => failed = Some(error),
+            }
+        }
+        let unavailable =
+            |error| Error::new(ErrorKind::Unavailable, OP).at(format!("chunk {}", chunk.hex())).because(error);
+        failed.map_or(Ok(false), |error: Error| Err(unavailable(error)))
+    }
+
     /// Who is asked for the chunks of an flist that names these routes.
     pub(crate) fn sources(&self, routes: &[Route]) -> Sources {
         let mut sources = Sources { all: self.first.clone(), left_out: Vec::new() };

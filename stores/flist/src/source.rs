@@ -277,6 +277,31 @@ impl Source {
     /// # Errors
     /// Naming the source.
     pub(crate) async fn get(&self, id: &[u8]) -> Result<Option<Bytes>> {
+        self.within(self.ask(id)).await
+    }
+
+    /// Whether something is stored under an id, as it says itself: nothing is fetched, but of HTTP, and none verified.
+    ///
+    /// # Errors
+    /// Those of [`Source::get`].
+    pub(crate) async fn has_stored(&self, id: &[u8]) -> Result<bool> {
+        let asked = async {
+            match &self.asked {
+                Asked::Zdb(zdb) => zdb.has(id).await,
+                Asked::Http(_) => self.ask(id).await.map(|stored| stored.is_some()),
+                Asked::Dir(dir) => {
+                    let paths = paths(dir, id);
+                    let look = move || paths.iter().any(|path| fs::metadata(path).is_ok_and(|about| about.is_file()));
+                    let looked = tokio::task::spawn_blocking(look).await;
+                    looked.map_err(|error| Error::new(ErrorKind::Internal, OP).because(error))
+                }
+            }
+        };
+        self.within(asked).await
+    }
+
+    /// What it answers, if it is to be asked now and answers in time.
+    async fn within<T>(&self, asked: impl Future<Output = Result<T>>) -> Result<T> {
         let permit = self.permits.acquire().await;
         let _permit = permit.map_err(|closed| Error::new(ErrorKind::Internal, OP).because(closed))?;
         // It may have failed for those who were before.
@@ -284,7 +309,7 @@ impl Source {
         if let Some(rest) = resting.filter(|rest| Instant::now() < rest.until) {
             return Err(self.unavailable(format!("it failed a moment ago: {}", rest.why)));
         }
-        let asked = timeout(SOURCE_TIME_MAX, self.ask(id)).await;
+        let asked = timeout(SOURCE_TIME_MAX, asked).await;
         let late = || self.unavailable(format!("no answer within {SOURCE_TIME_MAX:?}"));
         let answered = asked.unwrap_or_else(|_elapsed| Err(late()));
         let mut rest = self.rest.lock().unwrap_or_else(PoisonError::into_inner);
@@ -316,7 +341,7 @@ impl Source {
                 None => http.get(&format!("/{digits}"), STORED_LEN_MAX).await,
             },
             Asked::Dir(dir) => {
-                let paths = [dir.join(front).join(&digits), dir.join(&digits)];
+                let paths = paths(dir, id);
                 let read = tokio::task::spawn_blocking(move || {
                     paths.iter().find_map(|path| read_file(path).transpose()).transpose()
                 });
@@ -324,6 +349,12 @@ impl Source {
             }
         }
     }
+}
+
+/// Where a directory may have a chunk.
+fn paths(dir: &Path, id: &[u8]) -> [PathBuf; 2] {
+    let digits = hex(id);
+    [dir.join(digits.get(..2).unwrap_or_default()).join(&digits), dir.join(&digits)]
 }
 
 /// The bytes of a file; `None` where it is not there.

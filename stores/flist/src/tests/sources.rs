@@ -247,6 +247,21 @@ async fn what_was_fetched_is_kept_encrypted_and_read_without_a_source() {
     assert!(!there.windows(5).any(|part| part == &PLAIN[..5]));
 }
 
+/// Who asks whether a chunk is stored is told without it being fetched, and is not told no where nobody can know.
+#[tokio::test(start_paused = true)]
+async fn whether_a_chunk_is_stored_is_asked() {
+    let (world, [one, two], chunk, stored) = world();
+    let chunks = chunks(&[one, two], true).await;
+    assert!(!chunks.has(&chunks.sources(&[]), &chunk).await.expect("asked"), "nobody has it");
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let silent = [Route { first: 0, last: 255, url: format!("zdb://{}", listener.local_addr().expect("an address")) }];
+    let error = chunks.has(&chunks.sources(&silent), &chunk).await.expect_err("one that may have it is silent");
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert!(error.to_string().contains(&chunk.hex()), "{error:#}");
+    fs::write(world.path("two").join(chunk.hex()), &stored).expect("stored");
+    assert!(chunks.has(&chunks.sources(&silent), &chunk).await.expect("the other has it"));
+}
+
 /// A disk that is full is not written to for every chunk that is read.
 #[tokio::test(start_paused = true)]
 async fn what_is_full_is_left_alone_for_a_while() {
