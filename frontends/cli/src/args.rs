@@ -3,6 +3,7 @@
 mod car;
 mod cp;
 mod flist;
+mod hub;
 mod ipfs;
 mod name;
 mod s3;
@@ -17,6 +18,7 @@ pub(crate) use self::{
     car::{Car, CarExport, CarImport, CarScope},
     cp::Cp,
     flist::{Flist, FlistImport, FlistMaking, FlistPath, FlistSources, FlistStore},
+    hub::{Hub, HubUser},
     ipfs::{Ipfs, IpfsPublish},
     name::{Name, NamePublish},
     s3::{S3, S3Key, S3KeyAdd},
@@ -340,6 +342,9 @@ pub(crate) enum Command {
     /// Say who may ask over S3
     #[command(subcommand)]
     S3(S3),
+    /// Say who may give flists to the hub of a server
+    #[command(subcommand)]
+    Hub(Hub),
     /// Print completions for a shell
     Completions {
         #[arg(value_enum)]

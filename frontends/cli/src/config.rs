@@ -396,11 +396,79 @@ pub(crate) struct Http {
     pub(crate) hosts: Vec<String>,
     /// Whether who reads shows the token on loopback, too.
     pub(crate) private: bool,
+    /// Flists of several users; absent: there is no hub.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) hub: Option<Hub>,
+}
+
+/// A hub of flists. Spec: spec/hub.md.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Hub {
+    /// The directory of the repositories, which must be there; `DATA/hub/flists` where absent, made at the first start.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) dir: Option<PathBuf>,
+    /// The file of the users; `DATA/hub/users` where absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) users: Option<PathBuf>,
+    /// Whether anybody may read, wherever the server listens.
+    pub(crate) public: bool,
+    /// Repositories that are shown first.
+    pub(crate) official: Vec<String>,
+    /// Where the chunks go of what is made of archives, and where those of flists are looked for that are given.
+    pub(crate) stores: Vec<FlistSource>,
+    /// Where chunks are looked for beside the stores.
+    pub(crate) sources: Vec<FlistSource>,
+    /// Whether they are then looked for where a given flist says itself.
+    pub(crate) follow: bool,
+    /// Where flists that are made say that their chunks are; where empty, the stores without their passwords.
+    pub(crate) routes: Vec<FlistSource>,
+    /// The format of flists that are made of archives.
+    pub(crate) format: HubFormat,
+    /// The longest flist that is taken.
+    pub(crate) flist_max: ByteCount,
+    /// The longest archive that is taken.
+    pub(crate) archive_max: ByteCount,
+}
+
+/// A format of flists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum HubFormat {
+    #[default]
+    Flist,
+    Fl,
+}
+
+impl Default for Hub {
+    fn default() -> Self {
+        Self {
+            dir: None,
+            users: None,
+            public: false,
+            official: Vec::new(),
+            stores: Vec::new(),
+            sources: Vec::new(),
+            follow: false,
+            routes: Vec::new(),
+            format: HubFormat::default(),
+            flist_max: ByteCount(256 << 20),
+            archive_max: ByteCount(8 << 30),
+        }
+    }
+}
+
+impl Hub {
+    /// Why it cannot be.
+    fn fault(&self) -> Option<String> {
+        let secret = self.routes.iter().find(|url| url.0.has_password())?;
+        Some(format!("http.hub: whoever has an flist would read the password of the route {}", secret.0))
+    }
 }
 
 impl Default for Http {
     fn default() -> Self {
-        Self { listen: Listen::at(HTTP_ADDR), hosts: Vec::new(), private: false }
+        Self { listen: Listen::at(HTTP_ADDR), hosts: Vec::new(), private: false, hub: None }
     }
 }
 
@@ -658,6 +726,9 @@ impl Config {
         if let Some(why) = self.ipfs.sources.iter().find_map(IpfsSource::fault) {
             return refuse(why);
         }
+        if let Some(why) = self.http.hub.as_ref().and_then(Hub::fault) {
+            return refuse(why);
+        }
         for point in &self.fuse.mounts {
             point.fuse_options().map_err(|error| error.at(point.dir.display()))?;
         }
@@ -873,6 +944,7 @@ mod tests {
         for (text, key) in [
             ("dat = \"x\"", "dat"),
             ("[nfs]\nlisen = \"off\"", "lisen"),
+            ("[http.hub]\nstore = []", "store"),
             ("[[mount]]\nkind = \"local\"\nprefix = \"local\"\ndri = \"/x\"", "dri"),
             ("[[mount]]\nkind = \"local\"\nprefix = \"local\"\nasync = true", "async"),
             ("[[mount]]\nkind = \"zstor\"\nprefix = \"zstor\"\nparty = 2", "party"),
@@ -881,6 +953,26 @@ mod tests {
             let error = toml::from_str::<Config>(text).expect_err(text).to_string();
             assert!(error.contains(key), "{error}");
         }
+    }
+
+    #[test]
+    fn a_hub_is_there_where_it_is_named() {
+        let parse = |text: &str| Config::parse(text).expect("parses");
+        assert!(parse("[http]\nprivate = true").http.hub.is_none());
+        let config = parse(
+            "[http.hub]\nofficial = [\"apps\"]\nstores = [\"zdb://:secret@h/n\"]\nformat = \"fl\"\nflist_max = \"1MiB\"",
+        );
+        config.check().expect("good");
+        let text = config.to_text().expect("printed");
+        assert!(!text.contains("secret"), "{text}");
+        let hub = parse(&text).http.hub.expect("a hub");
+        assert_eq!(
+            (hub.format, hub.flist_max, &hub.official[..]),
+            (HubFormat::Fl, ByteCount(1 << 20), &["apps".to_owned()][..])
+        );
+        let error =
+            parse("[http.hub]\nroutes = [\"zdb://:p@h/n\"]").check().expect_err("whoever has an flist reads it");
+        assert!(format!("{error:#}").contains("password"), "{error:#}");
     }
 
     #[test]
@@ -986,11 +1078,11 @@ mod tests {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/configs");
         let is_whole = |path: &PathBuf| {
             let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-            name.starts_with("zstor-") || name == "flists.toml"
+            name.starts_with("zstor-") || name == "flists.toml" || name == "hub.toml"
         };
         let entries = fs::read_dir(dir).expect("listed").map(|entry| entry.expect("an entry").path());
         let examples: Vec<_> = entries.filter(is_whole).collect();
-        assert!(examples.len() >= 3);
+        assert!(examples.len() >= 4);
         for path in examples {
             let text = fs::read_to_string(&path).expect("read");
             Config::parse(&text)

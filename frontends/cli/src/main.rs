@@ -13,6 +13,7 @@ mod flist;
 mod follower;
 mod host_file;
 mod http_token;
+mod hub;
 mod instance;
 mod metrics;
 mod mounts;
@@ -226,6 +227,7 @@ async fn run(mut cli: Cli, in_use: InUse) -> Result<ExitCode> {
                 .result(format!("{}\n", token.as_str()).as_bytes(), &serde_json::json!({ "token": token.as_str() }))?;
         }
         Command::S3(command) => s3::command(&config, &command, output).await?,
+        Command::Hub(hub) => commands::hub::hub(&hub, &config, output).await?,
         Command::Serve(args) => Box::pin(commands::serve::serve(config, &args, output)).await?,
         Command::Mount(args) => {
             let server = server(&config).await?;
@@ -393,6 +395,7 @@ async fn command(command: Command, namespace: &dyn Namespace, output: Output) ->
         | Command::FtpUser { .. }
         | Command::Http(_)
         | Command::S3(_)
+        | Command::Hub(_)
         | Command::Completions { .. } => {
             return Err(Error::new(ErrorKind::Internal, "main.command").because("this command needs no namespace"));
         }
@@ -637,7 +640,9 @@ pub(crate) fn effective(mut source: Source) -> Result<Config> {
         Mount::Mem { .. } | Mount::Ipfs { .. } => Vec::new(),
     });
     let ftp = [&mut config.ftp.users, &mut config.ftp.tls_cert, &mut config.ftp.tls_key];
-    for path in of_mounts.chain(ftp.into_iter().flatten()).chain([&mut config.data]).chain(&mut source.file) {
+    let hub = config.http.hub.iter_mut().flat_map(|hub| hub.dir.iter_mut().chain(&mut hub.users));
+    for path in of_mounts.chain(ftp.into_iter().flatten()).chain(hub).chain([&mut config.data]).chain(&mut source.file)
+    {
         *path = std::path::absolute(&*path)
             .map_err(|error| Error::new(ErrorKind::InvalidArgument, "args.path").at(path.display()).because(error))?;
     }

@@ -27,7 +27,9 @@ use crate::{
     failure::{Failure, cause_of},
     format::{Format, Wanted},
     gateway::Gateway,
-    guard, ipns, ours, page,
+    guard,
+    hub::{self, Asked},
+    ipns, ours, page,
     place::{self, Place},
     server::Shared,
     site::{Root, Site},
@@ -57,12 +59,18 @@ pub(crate) async fn answer(shared: &Arc<Shared>, request: Request<Incoming>) -> 
     let (request, body) = request.into_parts();
     let request = &request;
     let site = Site::of(request);
-    let mut response = if site.is_none() && request.method == Method::POST {
+    let of_hub = if site.is_none() { hub::asked(shared, request) } else { None };
+    let mut response = if let Some(asked) = of_hub.as_ref().filter(|asked| asked.is_of_user()) {
+        let answer = change_hub(shared, asked.clone(), request, body).await;
+        answer.unwrap_or_else(|failure| asked.fail(&failure, request))
+    } else if site.is_none() && of_hub.is_none() && request.method == Method::POST {
         log_in(shared, request, body).await.unwrap_or_else(|failure| fail(&failure, request))
-    } else if site.is_none() && dav::writes(&request.method) == Some(true) {
+    } else if site.is_none() && of_hub.is_none() && dav::writes(&request.method) == Some(true) {
         change(shared, request, body).await.unwrap_or_else(|failure| fail(&failure, request))
     } else {
-        read(shared, site.as_ref(), request, body).await.unwrap_or_else(|failure| fail(&failure, request))
+        let failed =
+            |failure| of_hub.as_ref().map_or_else(|| fail(&failure, request), |asked| asked.fail(&failure, request));
+        read(shared, (site.as_ref(), of_hub.as_ref()), request, body).await.unwrap_or_else(failed)
     };
     if response.status() == StatusCode::METHOD_NOT_ALLOWED && site.is_none() {
         allow(shared, response.headers_mut());
@@ -79,7 +87,7 @@ pub(crate) async fn answer(shared: &Arc<Shared>, request: Request<Incoming>) -> 
 /// Answers what only reads, when its turn comes.
 async fn read(
     shared: &Arc<Shared>,
-    site: Option<&Site>,
+    (site, of_hub): (Option<&Site>, Option<&Asked>),
     request: &Parts,
     body: Incoming,
 ) -> Result<Response<Body>, Failure> {
@@ -89,16 +97,17 @@ async fn read(
         return Err(Failure::new(StatusCode::SERVICE_UNAVAILABLE, why, "Try again in a while."));
     };
     let found = async {
-        match site {
-            Some(site) => find_on(shared, site, request).await,
-            None => find(shared, request, body).await,
+        match (site, of_hub) {
+            (Some(site), _) => Ok(find_on(shared, site, request).await),
+            (None, Some(asked)) => asked.read(shared, request).await,
+            (None, None) => Ok(find(shared, request, body).await),
         }
     };
     let Ok(answer) = timeout(patience, found).await else {
         let why = "It took too long to find this.";
         return Err(Failure::new(StatusCode::GATEWAY_TIMEOUT, why, "Try again in a while."));
     };
-    Ok(turn::keep(answer, turn))
+    answer.map(|answer| turn::keep(answer, turn))
 }
 
 /// Who asks, if they may ask at all.
@@ -143,22 +152,60 @@ async fn change(shared: &Arc<Shared>, request: &Parts, body: Incoming) -> Result
             return Err(failure);
         }
     };
-    let killed = shared.killed.clone();
-    let task = async move {
-        let made = killed.run_until_cancelled(dav.answer(&mut body)).await;
-        if made
-            .as_ref()
-            .is_some_and(|made| made.as_ref().is_err_and(|failure| failure.status != StatusCode::REQUEST_TIMEOUT))
-        {
-            drain(&dav.request, &mut body).await;
+    let request = request.clone();
+    to_its_end(shared, async move {
+        let made = dav.answer(&mut body).await;
+        if has_rest(&made) {
+            drain(&request, &mut body).await;
         }
         made
+    })
+    .await
+}
+
+/// Carries out what a user of the hub asks for, in the same way.
+async fn change_hub(
+    shared: &Arc<Shared>,
+    asked: Asked,
+    request: &Parts,
+    body: Incoming,
+) -> Result<Response<Body>, Failure> {
+    let mut body = Body::new(body).into_data_stream();
+    let change = match asked.admitted(shared, request).await {
+        Ok(change) => change,
+        Err(failure) => {
+            drain(request, &mut body).await;
+            return Err(failure);
+        }
     };
+    let request = request.clone();
+    to_its_end(shared, async move {
+        let made = change.answer(&mut body).await;
+        if has_rest(&made) {
+            drain(&request, &mut body).await;
+        }
+        made
+    })
+    .await
+}
+
+/// Does work that ends though who asked for it may be gone, but with the server.
+async fn to_its_end(
+    shared: &Shared,
+    work: impl Future<Output = Result<Response<Body>, Failure>> + Send + 'static,
+) -> Result<Response<Body>, Failure> {
+    let killed = shared.killed.clone();
+    let task = async move { killed.run_until_cancelled(work).await };
     let ended = shared.tasks.spawn(task).await.inspect_err(|error| tracing::error!(%error, "HTTP: a change failed"));
     ended.ok().flatten().unwrap_or_else(|| {
         let why = "The server ended before this was done.";
         Err(Failure::new(StatusCode::SERVICE_UNAVAILABLE, why, "Look at what is there, and ask again."))
     })
+}
+
+/// Whether a change was refused whose body may still come: but of a client that stands still.
+fn has_rest(made: &Result<Response<Body>, Failure>) -> bool {
+    made.as_ref().is_err_and(|failure| failure.status != StatusCode::REQUEST_TIMEOUT)
 }
 
 /// A change that whoever asks for it may make.

@@ -26,6 +26,7 @@
 
 mod access;
 mod answer;
+mod body;
 mod car;
 mod dav;
 mod entity;
@@ -34,6 +35,7 @@ mod folder;
 mod format;
 mod gateway;
 mod guard;
+mod hub;
 mod ipns;
 mod media_type;
 mod options;
@@ -53,6 +55,7 @@ mod ustar;
 pub use crate::{
     access::{Token, Writing},
     failure::status_of,
+    hub::{Flists, Hub, HubFlist, HubNode, HubOptions, HubUser, hub_users, with_hub_user, without_hub_user},
     options::Options,
     ours::{Counter, Report, Reporter},
     server::{Server, serve},

@@ -8,7 +8,7 @@ use std::{
 
 use muxfs::{Env, Error, ErrorKind, Result, ipns::Records};
 
-use crate::{access::Writing, ours::Reporter};
+use crate::{access::Writing, hub::Hub, ours::Reporter};
 
 /// How a server behaves. [`Options::default`] listens on loopback.
 #[derive(Debug, Clone)]
@@ -29,6 +29,8 @@ pub struct Options {
     pub names: Option<Arc<dyn Records>>,
     /// The same with those that others know, for whoever may have somebody else asked; `names` where `None`.
     pub names_elsewhere: Option<Arc<dyn Records>>,
+    /// Flists of several users, listed and taken; `None`: there is no hub.
+    pub hub: Option<Hub>,
     /// How many connections may be open at once; one more is told 503.
     pub connections_max: usize,
     /// How many answers that read may be under way at once; one more waits for its turn, and is told 503 where none of
@@ -59,6 +61,7 @@ impl Default for Options {
             private: false,
             names: None,
             names_elsewhere: None,
+            hub: None,
             // Helia asks for all 1024 parts of a file's node at once, each on a connection of its own.
             connections_max: 2048,
             answers_max: 512,

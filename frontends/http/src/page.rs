@@ -41,6 +41,8 @@ table{border-collapse:collapse;width:100%}\
 th,td{border-bottom:1px solid #8884;padding:.25rem .5rem;text-align:left;vertical-align:top}\
 td{overflow-wrap:anywhere;unicode-bidi:isolate}\
 td:last-child,th:last-child{text-align:right;white-space:nowrap}\
+td.text{text-align:left;white-space:normal}\
+input,button{font:inherit}\
 .ipfs-hash{font-family:ui-monospace,monospace;font-size:.85em}\
 a:focus-visible{outline:2px solid;outline-offset:2px}\
 pre{overflow-x:auto}";
@@ -262,6 +264,16 @@ pub(crate) fn to_dir(parts: &[Name], query: &Query) -> Response<Body> {
     *response.status_mut() = StatusCode::MOVED_PERMANENTLY;
     set(response.headers_mut(), LOCATION, &format!("{}/{query}", path_of(parts)));
     response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+    response
+}
+
+/// A page of a hub, which has forms. What is put into it was escaped.
+pub(crate) fn of_hub(title: &str, body: &str) -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    put(&mut response, html(title, body), "text/html; charset=utf-8");
+    let policy = POLICY.replace("form-action 'none'", "form-action 'self'");
+    set(response.headers_mut(), CONTENT_SECURITY_POLICY, &policy);
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static(NO_STORE));
     response
 }
 

@@ -8,6 +8,7 @@ mod signing;
 use std::{ffi::OsStr, fmt::Write as _, os::unix::ffi::OsStrExt as _, path::Path, process::ExitCode, sync::Arc};
 
 pub(crate) use self::{
+    change::merge,
     import::import,
     make::{create, export, needs_namespace},
     signing::sign,
@@ -39,7 +40,7 @@ pub(crate) async fn flist(command: &args::Flist, output: Output) -> Result<ExitC
         }
         args::Flist::Rm { flist, paths } => change::rm(flist, paths)?,
         args::Flist::Chmod { flist, mode, paths } => change::chmod(flist, *mode, paths)?,
-        args::Flist::Merge { flists, output: target } => change::merge(flists, target)?,
+        args::Flist::Merge { flists, output: target } => merge(flists, target)?,
         args::Flist::Diff { before, after } => change::diff(before, after, output)?,
         args::Flist::Verify { flist, signers } => signing::verify(flist, signers, output)?,
         args::Flist::Sign { .. }

@@ -9,6 +9,7 @@ pub(crate) mod ftp_user;
 pub(crate) mod gc;
 pub(crate) mod get;
 pub(crate) mod history;
+pub(crate) mod hub;
 pub(crate) mod ipfs;
 pub(crate) mod key;
 pub(crate) mod list;

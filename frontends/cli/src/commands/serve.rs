@@ -28,7 +28,7 @@ use crate::{
     data_dir::{DataDir, private_dir},
     follower,
     host_file::{Mode, replace},
-    http_token,
+    http_token, hub,
     instance::{self, Instance, flist_dir, fsids, local_dir},
     metrics,
     mounts::MountPoint,
@@ -143,7 +143,7 @@ async fn run(
     let unsynced = fsids(&*instance.vfs, &config, is_async).await?;
     let ftp =
         start_ftp(&instance, &config.ftp, &data, unsynced.clone()).await.map_err(|error| taken(error, "--ftp"))?;
-    let http = start_http(&instance, &config, &data, unsynced.clone(), recorder.clone())?;
+    let http = start_http(&instance, &config, &data, unsynced.clone(), recorder.clone()).await?;
     let s3 = s3::start(&instance, &config, unsynced).await.map_err(|error| taken(error, "--s3"))?;
     for point in &config.fuse.mounts {
         instance.mounts.mount(point).await?;
@@ -336,7 +336,7 @@ async fn start_ftp(
 }
 
 /// At an address that nobody asked for, another program is left in peace: a second server is served by the others.
-fn start_http(
+async fn start_http(
     instance: &Arc<Instance>,
     config: &Config,
     data: &DataDir,
@@ -358,6 +358,10 @@ fn start_http(
     };
     let names: Arc<dyn Records> = Arc::new(Names::of(data.path()));
     let names_elsewhere = names_among(names.clone(), instance.name_sources(), &instance::env());
+    let hub = match &config.http.hub {
+        Some(hub) => Some(hub::open(hub, config, data.path()).await?),
+        None => None,
+    };
     let options = muxfs_http::Options {
         addr,
         hosts: config.http.hosts.clone(),
@@ -366,6 +370,7 @@ fn start_http(
         reporter: Some(Arc::new(Reporter { instance: Arc::downgrade(instance), recorder })),
         names: Some(names),
         names_elsewhere: Some(Arc::new(names_elsewhere)),
+        hub,
         env: instance::env(),
         ..muxfs_http::Options::default()
     };

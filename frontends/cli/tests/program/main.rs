@@ -15,6 +15,7 @@ mod doctor;
 mod flist;
 mod helia;
 mod hostile;
+mod hub;
 mod mounting;
 mod names;
 mod nodes;

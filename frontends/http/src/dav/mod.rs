@@ -30,9 +30,7 @@ use axum::{
         request::Parts,
     },
 };
-use futures_util::StreamExt;
 use muxfs::{Cid, Error, ErrorKind, FileKind, Name, Prefix, Result, vfs::Attr};
-use tokio::time::timeout;
 
 use self::{
     headers::{If, Of, State},
@@ -41,6 +39,7 @@ use self::{
 };
 pub(crate) use self::{locks::Locks, tree::is_hidden};
 use crate::{
+    body,
     entity::{http_date, set},
     failure::Failure,
     place,
@@ -116,31 +115,12 @@ impl Dav {
 
     /// A body that is read before anything is done.
     async fn body(&self, body: &mut BodyDataStream) -> Result<Vec<u8>, Failure> {
-        let mut all = Vec::new();
-        while let Some(piece) = self.piece(body).await? {
-            if all.len() + piece.len() > BODY_LEN_MAX {
-                let why = format!("The body is longer than {BODY_LEN_MAX} bytes.");
-                return Err(Failure::new(StatusCode::PAYLOAD_TOO_LARGE, why, ""));
-            }
-            all.extend_from_slice(&piece);
-        }
-        Ok(all)
+        body::whole(body, BODY_LEN_MAX, self.shared.options.stall_timeout).await
     }
 
     /// The next bytes of a body; `None` at its end.
     async fn piece(&self, body: &mut BodyDataStream) -> Result<Option<bytes::Bytes>, Failure> {
-        match timeout(self.shared.options.stall_timeout, body.next()).await {
-            Err(_) => {
-                let why = "Nothing came for too long.";
-                Err(Failure::new(StatusCode::REQUEST_TIMEOUT, why, "Send it again; nothing was kept."))
-            }
-            Ok(Some(Err(error))) => {
-                tracing::debug!(%error, "HTTP: a body broke off");
-                Err(Failure::bad("The body broke off.", "Send it again; nothing was kept."))
-            }
-            Ok(Some(Ok(piece))) => Ok(Some(piece)),
-            Ok(None) => Ok(None),
-        }
+        body::piece(body, self.shared.options.stall_timeout).await
     }
 
     fn path(&self) -> &[Name] {

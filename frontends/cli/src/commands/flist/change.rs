@@ -88,7 +88,8 @@ pub(super) fn metadata(path: &Path, set: &[(String, String)], remove: &[String],
     write::save(&Tree::of(&flist)?, &facts, path, flist.format()).map(drop)
 }
 
-pub(super) fn merge(flists: &[PathBuf], target: &Path) -> Result<()> {
+/// Makes one of several, of which the first wins.
+pub(crate) fn merge(flists: &[PathBuf], target: &Path) -> Result<()> {
     let flists: Vec<Flist> = flists.iter().map(|path| open(path)).collect::<Result<_>>()?;
     let Some(first) = flists.first() else { return Err(Error::new(ErrorKind::InvalidArgument, OP)) };
     let format = first.format();

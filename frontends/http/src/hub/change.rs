@@ -1,0 +1,183 @@
+//! Changes of names in a repository. Each is one step that a crash leaves done or not done, and durable when it returns; who
+//! changes names in the same directory, from another server too, waits.
+
+use std::{
+    fs::{self, File},
+    io,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+};
+
+use axum::http::StatusCode;
+
+use super::{
+    names::{TAG, is_flist, name},
+    shelf::{PART, Result, Shelf, Spot, absent, failed},
+};
+use crate::failure::Failure;
+
+/// A file that has no name yet; dropped, it is gone.
+#[derive(Debug)]
+pub(super) struct Part {
+    pub(super) path: PathBuf,
+    /// Locked: so it is told from what an ended server left.
+    pub(super) file: File,
+}
+
+impl Part {
+    /// A new file beside the repositories, so on their disk; `random` tells it from all others, and `ending` ends its name.
+    pub(super) fn new(shelf: &Shelf, random: &str, ending: &str) -> Result<Self> {
+        let path = shelf.dir().join(format!("{PART}{random}{ending}"));
+        let file = File::options().read(true).write(true).create_new(true).open(&path).map_err(failed)?;
+        let part = Self { path, file };
+        part.file.lock().map_err(failed)?;
+        Ok(part)
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        // Where it was given its name there is none.
+        fs::remove_file(&self.path).ok();
+    }
+}
+
+fn sync_dir(dir: &Path) -> Result<()> {
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed)
+}
+
+/// The directory that a path of the shelf is in.
+fn above(path: &Path) -> Result<&Path> {
+    path.parent().ok_or_else(|| absent("source"))
+}
+
+fn taken(why: &str) -> Failure {
+    Failure::new(StatusCode::CONFLICT, why, "")
+}
+
+impl Shelf {
+    /// Makes the directory that a path is in, durably, where it is not there; that of a tag in that of its repository.
+    fn make_above(&self, path: &Path) -> Result<()> {
+        let dir = above(path)?;
+        if fs::symlink_metadata(dir).is_ok_and(|about| about.is_dir()) {
+            return Ok(());
+        }
+        if dir != self.dir() {
+            self.make_above(dir)?;
+        }
+        fs::create_dir(dir).map_err(failed)?;
+        sync_dir(above(dir)?)
+    }
+
+    /// Gives what arrived the name of an flist, in the place of what has it.
+    pub(super) fn install(&self, part: &Part, spot: &Spot) -> Result<()> {
+        part.file.sync_all().map_err(failed)?;
+        let path = self.path(spot);
+        let _turn = self.turn()?;
+        self.make_above(&path)?;
+        fs::rename(&part.path, &path).map_err(failed)?;
+        sync_dir(above(&path)?)
+    }
+
+    /// Puts a symlink in the place of one; nothing else is replaced by it.
+    fn put_link(&self, path: &Path, target: &str, random: &str) -> Result<()> {
+        self.make_above(path)?;
+        match fs::symlink_metadata(path) {
+            Ok(about) if !about.is_symlink() => return Err(taken("link destination is already a file")),
+            _ => {}
+        }
+        // At one stroke: whoever looks finds the one or the other.
+        let part = self.dir().join(format!("{PART}{random}"));
+        symlink(target, &part).map_err(failed)?;
+        if let Err(error) = fs::rename(&part, path) {
+            fs::remove_file(&part).ok();
+            return Err(failed(error));
+        }
+        sync_dir(above(path)?)
+    }
+
+    /// Has a name lead to an flist that is there, of the same repository or another.
+    pub(super) fn link(&self, link: &Spot, source: &Spot, random: &str) -> Result<()> {
+        let _turn = self.turn()?;
+        self.file(source)?;
+        if link.tag.is_none() && link.repository == source.repository && link.flist == source.flist {
+            return Err(taken("a link would lead to itself"));
+        }
+        let up = match link.tag {
+            Some(_) => "../../",
+            None => "../",
+        };
+        let target = if link.tag.is_none() && link.repository == source.repository {
+            source.flist.clone()
+        } else {
+            format!("{up}{}/{}", source.repository, source.flist)
+        };
+        self.put_link(&self.path(link), &target, random)
+    }
+
+    /// Has a name of a repository lead to a tag that is there.
+    pub(super) fn link_tag(
+        &self,
+        (mine, link): (&str, &str),
+        (repository, tag): (&str, &str),
+        random: &str,
+    ) -> Result<()> {
+        let _turn = self.turn()?;
+        self.tagged(repository, tag)?;
+        if is_flist(name(link)?) {
+            return Err(taken("tag symlink cannot ends with .flist"));
+        }
+        let path = self.repository(mine)?.join(link);
+        if fs::symlink_metadata(self.path(&Spot::new(mine, link)?)).is_ok() {
+            return Err(taken("there is a .flist file with the same name existing already"));
+        }
+        self.put_link(&path, &format!("../{repository}/{TAG}{tag}"), random)
+    }
+
+    /// Takes the name of an flist, or of a symlink, away; a link to a tag where no flist has the name.
+    pub(super) fn remove(&self, mine: &str, flist: &str) -> Result<()> {
+        let _turn = self.turn()?;
+        let spot = Spot::new(mine, flist)?;
+        let dir = self.existing(mine)?;
+        let path = if self.about(&spot).is_err() && self.tag_link(mine, flist).is_ok() {
+            dir.join(flist)
+        } else {
+            self.path(&spot)
+        };
+        fs::remove_file(path).map_err(failed)?;
+        sync_dir(&dir)
+    }
+
+    /// Takes an flist from a tag, and the tag where that was the last.
+    pub(super) fn untag(&self, link: &Spot) -> Result<()> {
+        let _turn = self.turn()?;
+        self.tagged(&link.repository, link.tag.as_deref().unwrap_or_default())?;
+        let path = self.path(link);
+        if !fs::symlink_metadata(&path).is_ok_and(|about| about.is_symlink()) {
+            return Err(absent("target on this tag"));
+        }
+        fs::remove_file(&path).map_err(failed)?;
+        let dir = above(&path)?;
+        match fs::remove_dir(dir) {
+            Ok(()) => sync_dir(above(dir)?),
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => sync_dir(dir),
+            Err(error) => Err(failed(error)),
+        }
+    }
+
+    /// Gives an flist another name in its repository; what had that name is gone.
+    pub(super) fn rename(&self, from: &Spot, to: &Spot) -> Result<()> {
+        let _turn = self.turn()?;
+        self.about(from)?;
+        fs::rename(self.path(from), self.path(to)).map_err(failed)?;
+        sync_dir(above(&self.path(to))?)
+    }
+
+    /// Copies an flist, of any repository, in the place of what has the name.
+    pub(super) fn promote(&self, from: &Spot, to: &Spot, random: &str) -> Result<()> {
+        let mut source = File::open(self.file(from)?).map_err(failed)?;
+        let mut part = Part::new(self, random, "")?;
+        io::copy(&mut source, &mut part.file).map_err(failed)?;
+        self.install(&part, to)
+    }
+}
