@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use muxfs::{Error, ErrorKind, Prefix, Result, dag::Profile, ipns::IpnsName, tree::Retention};
+use muxfs::{Error, ErrorKind, Prefix, QfsPath, Result, dag::Profile, ipns::IpnsName, tree::Retention};
 use muxfs_flist::{Profiles, SourceUrl as ChunkSourceUrl};
 use muxfs_ipfs::SourceUrl;
 use muxfs_zstor::{Password, ZdbAddress};
@@ -102,6 +102,8 @@ pub(crate) enum Mount {
     Zstor(ZstorMount),
     /// A directory of flists, read as they are, their chunks from elsewhere.
     Flist(FlistMount),
+    /// A working tree over an flist.
+    Overlay(OverlayMount),
 }
 
 impl Mount {
@@ -110,7 +112,33 @@ impl Mount {
             Self::Mem { prefix, .. } | Self::Local { prefix, .. } | Self::Ipfs { prefix, .. } => prefix.0,
             Self::Zstor(zstor) => zstor.prefix.0,
             Self::Flist(flist) => flist.prefix.0,
+            Self::Overlay(overlay) => overlay.prefix.0,
         }
+    }
+}
+
+/// A working tree over an flist, or over a directory of one. Spec: spec/overlay.md.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct OverlayMount {
+    pub(crate) prefix: PrefixText,
+    /// The flist, or the directory in it, in a mount of kind `flist` above: `/flist/app`.
+    pub(crate) over: PathText,
+    /// As of an `ipfs` mount.
+    #[serde(rename = "async", default)]
+    pub(crate) is_async: bool,
+}
+
+impl OverlayMount {
+    /// Why it cannot be, with these mounts before it.
+    fn fault(&self, before: &[Mount]) -> Option<String> {
+        let over = &self.over.0;
+        let is_flist = |mount: &Mount| matches!(mount, Mount::Flist(flist) if flist.prefix.0 == over.prefix);
+        if before.iter().any(is_flist) && !over.parts.is_empty() {
+            return None;
+        }
+        let why = "names what lies below no mount of kind flist that stands before it; as /flist/app";
+        Some(format!("mount: over = {:?} of /{} {why}", over.to_string(), self.prefix.0))
     }
 }
 
@@ -708,12 +736,17 @@ impl Config {
     pub(crate) fn check(&self) -> Result<()> {
         let refuse = |why: String| Err(Error::new(ErrorKind::InvalidArgument, "config.check").because(why));
         let mut seen = BTreeSet::new();
-        for mount in &self.mount {
+        for (at, mount) in self.mount.iter().enumerate() {
             if !seen.insert(mount.prefix()) {
                 return refuse(format!("mount: the prefix {:?} is there twice", mount.prefix().as_str()));
             }
             if let Mount::Zstor(zstor) = mount
                 && let Some(why) = zstor.fault()
+            {
+                return refuse(why);
+            }
+            if let Mount::Overlay(overlay) = mount
+                && let Some(why) = overlay.fault(self.mount.get(..at).unwrap_or_default())
             {
                 return refuse(why);
             }
@@ -772,6 +805,23 @@ impl<'de> Deserialize<'de> for PrefixText {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         Prefix::new(text.trim_start_matches('/')).map(Self).map_err(|error| de::Error::custom(format!("{error:#}")))
+    }
+}
+
+/// A path of the namespace as text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct PathText(pub(crate) QfsPath);
+
+impl Serialize for PathText {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for PathText {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        QfsPath::parse(text.as_bytes()).map(Self).map_err(|error| de::Error::custom(format!("{error:#}")))
     }
 }
 
@@ -983,6 +1033,25 @@ mod tests {
         };
         assert!(matches!(mount(""), Mount::Ipfs { is_async: false, .. }));
         assert!(matches!(mount("async = true"), Mount::Ipfs { is_async: true, .. }));
+    }
+
+    #[test]
+    fn an_overlay_lies_over_an_flist_of_a_mount_above() {
+        let flists = "[[mount]]\nkind = \"flist\"\nprefix = \"flist\"\n";
+        let over = |path: &str| format!("[[mount]]\nkind = \"overlay\"\nprefix = \"app\"\nover = \"{path}\"\n");
+        let check = |text: &str| Config::parse(text).expect("parses").check();
+        for path in ["/flist/app", "/flist/app/usr/share"] {
+            let text = format!("{flists}{}", over(path));
+            check(&text).expect("good");
+            let printed = Config::parse(&text).expect("parses").to_text().expect("printed");
+            assert!(printed.contains(&format!("over = \"{path}\"")), "{printed}");
+        }
+        for text in [format!("{flists}{}", over("/flist")), format!("{}{flists}", over("/flist/app")), over("/mem/app")]
+        {
+            let error = check(&text).expect_err("over what?");
+            assert!(format!("{error:#}").contains("of /app"), "{error:#}");
+        }
+        Config::parse(&over("flist/app")).expect_err("no path");
     }
 
     #[test]

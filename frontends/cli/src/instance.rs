@@ -30,6 +30,7 @@ use crate::{
     data_dir::{DataDir, private_dir},
     flist,
     mounts::Mounts,
+    overlay,
     reload::Upkeep,
     sources::Elsewhere,
     zstor,
@@ -82,6 +83,8 @@ pub(crate) struct Instance {
     elsewhere: Option<Elsewhere>,
     /// What mounts of kind `flist` keep of chunks.
     flist_kept: Vec<Arc<Segments>>,
+    /// The file systems of mounts of kind `overlay`.
+    pub(crate) overlays: Vec<Fsid>,
 }
 
 /// The blocks of a mount on disk.
@@ -182,6 +185,8 @@ impl Instance {
             None
         };
         let (serves, retention) = (auto_commit.is_some(), config.history.retention());
+        // What overlays may lie over.
+        let mut below: Vec<(Prefix, Arc<dyn Vfs>)> = Vec::new();
         for mount in &config.mount {
             let prefix = mount.prefix();
             let opened = match mount {
@@ -208,12 +213,26 @@ impl Instance {
                     flist_kept.extend(kept);
                     let scratch = data.path().join("scratch");
                     private_dir(&scratch)?;
-                    let owner = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-                    let mut flists = FlistVfs::new(dir, scratch, chunks, owner).with_profiles(mount.profiles.into());
+                    let mut flists = FlistVfs::new(dir, scratch, chunks, owner()).with_profiles(mount.profiles.into());
                     if let Some(signers) = flist::signers(mount)? {
                         flists = flists.signed_by(signers);
                     }
-                    Mount::location(prefix, Arc::new(flists), env())
+                    let flists: Arc<dyn Vfs> = Arc::new(flists);
+                    below.push((prefix, flists.clone()));
+                    Mount::location(prefix, flists, env())
+                }
+                config::Mount::Overlay(mount) => {
+                    let dir = content_dir(data.path(), prefix);
+                    let commits = (auto_commit.cloned(), retention.clone(), mount.is_async);
+                    let OnDisk { disk, blocks, pins, below: tree, space } = on_disk(prefix, &dir, commits).await?;
+                    disks.push(disk);
+                    all_pins.push(pins.clone());
+                    let lower = below.iter().find(|(prefix, _)| *prefix == mount.over.0.prefix).map(|(_, vfs)| vfs);
+                    let tree = Box::pin(tree_over(dag(blocks, &config), tree)).await;
+                    let tree = tree.map_err(|error| error.at(dir.display()))?;
+                    let overlay = overlay::open(tree, lower, &mount.over.0).await;
+                    let overlay = overlay.map_err(|error| error.at(format!("/{prefix}")))?;
+                    Mount::overlay(prefix, pins, overlay, view_options(space, None))
                 }
                 config::Mount::Mem { limit, .. } => {
                     let limit = limit.map_or_else(quarter_of_ram, |limit| limit.0);
@@ -229,24 +248,13 @@ impl Instance {
                     content(prefix, dag(mem, &config), pins, below, space, None).await?
                 }
                 config::Mount::Ipfs { is_async, .. } => {
-                    let dir = data.path().join("mounts").join(prefix.as_str());
-                    let space = space_of_disk(dir.clone());
-                    let (blocks, index, env) = (media(&dir.join("blocks"))?, media(&dir.join("index"))?, env());
-                    let segments = Segments::open(blocks.clone(), index.clone(), segments_options(&space, 1), &env);
-                    let segments = Arc::new(segments.await.map_err(|error| error.at(dir.display()))?);
-                    let kept = Kept::Whole { segments: segments.clone(), media: [blocks, index] };
-                    disks.push(Disk { prefix, kept });
-                    let pins = Arc::new(Pins::open(media(&dir.join("pins"))?, &env).await?);
+                    let dir = content_dir(data.path(), prefix);
+                    let commits = (auto_commit.cloned(), retention.clone(), *is_async);
+                    let OnDisk { disk, blocks, pins, below, space } = on_disk(prefix, &dir, commits).await?;
+                    disks.push(disk);
                     all_pins.push(pins.clone());
-                    let heads = Arc::new(LogHeads::open(media(&dir.join("heads"))?, &env).await?);
-                    let auto_commit = auto_commit.cloned();
-                    let journal = dir.join("journal");
-                    private_dir(&journal)?;
-                    let journal = Arc::new(FileMedia::open_ahead(journal)?);
-                    let (retention, write_through) = (retention.clone(), *is_async);
-                    let below = Below { journal, heads, auto_commit, retention, write_through, room: room(&space) };
-                    let blocks = elsewhere.as_ref().map(|elsewhere| elsewhere.blocks.clone());
-                    let opened = Box::pin(content(prefix, dag(segments, &config), pins, below, space, blocks)).await;
+                    let others = elsewhere.as_ref().map(|elsewhere| elsewhere.blocks.clone());
+                    let opened = Box::pin(content(prefix, dag(blocks, &config), pins, below, space, others)).await;
                     opened.map_err(|error| error.at(dir.display()))?
                 }
                 config::Mount::Zstor(mount) => {
@@ -287,9 +295,11 @@ impl Instance {
         let outside =
             fsids(&*vfs, &config, |mount| matches!(mount, config::Mount::Local { .. } | config::Mount::Flist(_)))
                 .await?;
+        let overlays = fsids(&*vfs, &config, |mount| matches!(mount, config::Mount::Overlay(_))).await?;
         Ok(Self {
             mux,
             vfs,
+            overlays,
             mounts: Arc::new(Mounts::new(watch.clone(), outside)),
             watch,
             loaded: tokio::sync::Mutex::new(config.clone()),
@@ -467,6 +477,49 @@ struct Below {
     room: SpaceFn,
 }
 
+/// Blocks on local disk, and the working tree over them.
+struct OnDisk {
+    disk: Disk,
+    blocks: Arc<dyn BlockStore>,
+    pins: Arc<Pins>,
+    below: Below,
+    space: SpaceFn,
+}
+
+/// The directory of what a mount has on local disk.
+fn content_dir(data: &Path, prefix: Prefix) -> PathBuf {
+    data.join("mounts").join(prefix.as_str())
+}
+
+/// Opens what a mount has on local disk, in `dir`.
+async fn on_disk(
+    prefix: Prefix,
+    dir: &Path,
+    (auto_commit, retention, write_through): (Option<AutoCommit>, Retention, bool),
+) -> Result<OnDisk> {
+    let space = space_of_disk(dir.to_owned());
+    let (blocks, index, env) = (media(&dir.join("blocks"))?, media(&dir.join("index"))?, env());
+    let segments = Segments::open(blocks.clone(), index.clone(), segments_options(&space, 1), &env);
+    let segments = Arc::new(segments.await.map_err(|error| error.at(dir.display()))?);
+    let disk = Disk { prefix, kept: Kept::Whole { segments: segments.clone(), media: [blocks, index] } };
+    let pins = Arc::new(Pins::open(media(&dir.join("pins"))?, &env).await?);
+    let heads = Arc::new(LogHeads::open(media(&dir.join("heads"))?, &env).await?);
+    let journal = dir.join("journal");
+    private_dir(&journal)?;
+    let journal = Arc::new(FileMedia::open_ahead(journal)?);
+    let below = Below { journal, heads, auto_commit, retention, write_through, room: room(&space) };
+    Ok(OnDisk { disk, blocks: segments, pins, below, space })
+}
+
+async fn tree_over(dag: Dag, below: Below) -> Result<Tree> {
+    let Below { auto_commit, retention, write_through, room, .. } = below;
+    // What cannot be told now is not known: writing finds out.
+    let room = Arc::new(move || room().unwrap_or(UNKNOWN));
+    let options = TreeOptions::new(Name::new(HEAD.as_bytes())?, env());
+    let options = TreeOptions { owner: owner(), room, auto_commit, retention, write_through, ..options };
+    Tree::open(dag, below.journal, below.heads, options).await
+}
+
 /// What is seen by CID, and the root of a new tree, belong to the server, as files that it made would.
 async fn content(
     prefix: Prefix,
@@ -476,15 +529,18 @@ async fn content(
     space: SpaceFn,
     elsewhere: Option<Arc<dyn BlockStore>>,
 ) -> Result<Mount> {
-    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-    let Below { auto_commit, retention, write_through, room, .. } = below;
-    // What cannot be told now is not known: writing finds out.
-    let room = Arc::new(move || room().unwrap_or(UNKNOWN));
-    let options = TreeOptions::new(Name::new(HEAD.as_bytes())?, env());
-    let options = TreeOptions { owner: (uid, gid), room, auto_commit, retention, write_through, ..options };
-    let tree = Tree::open(dag, below.journal, below.heads, options).await?;
-    let options = CasViewOptions { uid, gid, space: Space::new(move || space()), elsewhere };
-    Ok(Mount::content(prefix, pins, tree, options))
+    let tree = tree_over(dag, below).await?;
+    Ok(Mount::content(prefix, pins, tree, view_options(space, elsewhere)))
+}
+
+fn view_options(space: SpaceFn, elsewhere: Option<Arc<dyn BlockStore>>) -> CasViewOptions {
+    let (uid, gid) = owner();
+    CasViewOptions { uid, gid, space: Space::new(move || space()), elsewhere }
+}
+
+/// The user and the group of this process.
+fn owner() -> (u32, u32) {
+    (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw())
 }
 
 /// What blocks leave of a disk is not for a tree either: so it can always commit.

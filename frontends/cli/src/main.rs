@@ -20,6 +20,7 @@ mod mounts;
 mod names;
 mod namespace;
 mod output;
+mod overlay;
 mod owner;
 mod place_node;
 mod reload;
@@ -255,7 +256,9 @@ async fn run(mut cli: Cli, in_use: InUse) -> Result<ExitCode> {
             Box::pin(zstor_export(config, &in_use, &args, output)).await?;
         }
         Command::Flist(Flist::Import(args)) => Box::pin(flist_import(config, &in_use, &args, output)).await?,
-        Command::Flist(flist @ (Flist::Create { .. } | Flist::Export { .. } | Flist::Add { .. })) => {
+        Command::Flist(
+            flist @ (Flist::Create { .. } | Flist::Export { .. } | Flist::Commit { .. } | Flist::Add { .. }),
+        ) => {
             return Box::pin(flist_make(config, &in_use, &flist, output)).await;
         }
         Command::Flist(Flist::Sign { flist, key }) => {
@@ -509,6 +512,10 @@ async fn flist_make(config: Config, in_use: &InUse, flist: &Flist, output: Outpu
         Flist::Export { making, path, output: target } => {
             commands::flist::export(&served, &commands::path(path)?, (making, target), output).await
         }
+        Flist::Commit { making, path, output: target } => {
+            let config = Config::parse(&served.config().await?)?;
+            commands::flist::commit(&served, &config, &commands::path(path)?, (making, target), output).await
+        }
         flist => commands::flist::create(flist, Some(&served), output).await,
     };
     served.close().await?;
@@ -637,7 +644,7 @@ pub(crate) fn effective(mut source: Source) -> Result<Config> {
             dirs.chain(&mut zstor.key).collect::<Vec<_>>()
         }
         Mount::Flist(flist) => flist.dir.iter_mut().collect(),
-        Mount::Mem { .. } | Mount::Ipfs { .. } => Vec::new(),
+        Mount::Mem { .. } | Mount::Ipfs { .. } | Mount::Overlay(_) => Vec::new(),
     });
     let ftp = [&mut config.ftp.users, &mut config.ftp.tls_cert, &mut config.ftp.tls_key];
     let hub = config.http.hub.iter_mut().flat_map(|hub| hub.dir.iter_mut().chain(&mut hub.users));

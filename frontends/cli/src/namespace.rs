@@ -46,6 +46,9 @@ pub(crate) struct Stat {
     /// Of a device: major and minor.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) rdev: Option<(u32, u32)>,
+    /// Of what an overlay has as it is below: where it lies there.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "target_text")]
+    pub(crate) below: Option<Bytes>,
 }
 
 impl Stat {
@@ -62,6 +65,7 @@ impl Stat {
             cid: None,
             target: None,
             rdev: None,
+            below: None,
         }
     }
 
@@ -78,6 +82,7 @@ impl Stat {
             target,
             rdev: matches!(attr.kind, FileKind::CharDevice | FileKind::BlockDevice)
                 .then_some((attr.rdev.major, attr.rdev.minor)),
+            below: None,
         }
     }
 }
@@ -496,6 +501,7 @@ mod tests {
                 cid: None,
                 target: Some(Bytes::copy_from_slice(bytes)),
                 rdev: None,
+                below: None,
             };
             let text = serde_json::to_string(&stat).expect("serialises");
             let back: Stat = serde_json::from_str(&text).expect("parses");

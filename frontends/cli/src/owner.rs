@@ -12,6 +12,7 @@ use muxfs::{
     Cid, Error, ErrorKind, Name, Prefix, QfsPath, Result, Source, Store,
     dag::{Entry, Link, UnixfsMeta},
     file::FileKind,
+    overlay::{BASE_XATTR, BELOW_XATTR},
     tree::{History, KeptCommit, PathChange},
     vfs::{
         Attr, Cookie, Lease, Listing, NewNode, Rdev, SetAttr, SetTime, Vfs, XattrMode, XattrName, as_store::AsStore,
@@ -95,7 +96,22 @@ impl Instance {
             FileKind::Symlink => Some(self.vfs.readlink(attr.ino).await?),
             _ => None,
         };
-        Ok(Stat::of_attr(name, attr, target))
+        Ok(Stat { below: self.below(attr).await?, ..Stat::of_attr(name, attr, target) })
+    }
+
+    /// Where a node of an overlay lies below, if it is as it is there; of its root, where all of it does.
+    async fn below(&self, attr: &Attr) -> Result<Option<Bytes>> {
+        if !self.overlays.contains(&attr.fsid) {
+            return Ok(None);
+        }
+        for name in [BELOW_XATTR, BASE_XATTR] {
+            match self.vfs.getxattr(attr.ino, &XattrName::new(name.as_bytes())?).await {
+                // Content by CID is below the same root, and has none.
+                Err(error) if matches!(error.kind(), ErrorKind::NoAttr | ErrorKind::Unsupported) => {}
+                below => return below.map(Some),
+            }
+        }
+        Ok(None)
     }
 
     async fn page(&self, dir: &Lease, after: Cookie) -> Result<(Vec<Stat>, Option<Cookie>)> {
@@ -183,6 +199,7 @@ impl Namespace for Instance {
                     cid: info.cid,
                     target: None,
                     rdev: None,
+                    below: None,
                 })
             }
         }

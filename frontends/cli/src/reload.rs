@@ -132,14 +132,24 @@ pub(crate) async fn reload(instance: &Instance) -> Result<Reloaded> {
 fn of_prefix(mount: &mut Mount, prefix: Prefix) -> Option<&mut ZstorMount> {
     match mount {
         Mount::Zstor(mount) if mount.prefix.0 == prefix => Some(mount),
-        Mount::Mem { .. } | Mount::Local { .. } | Mount::Ipfs { .. } | Mount::Flist(_) | Mount::Zstor(_) => None,
+        Mount::Mem { .. }
+        | Mount::Local { .. }
+        | Mount::Ipfs { .. }
+        | Mount::Flist(_)
+        | Mount::Overlay(_)
+        | Mount::Zstor(_) => None,
     }
 }
 
 fn zstor_mount(config: &Config, prefix: Prefix) -> Option<&ZstorMount> {
     config.mount.iter().find_map(|mount| match mount {
         Mount::Zstor(mount) if mount.prefix.0 == prefix => Some(mount),
-        Mount::Mem { .. } | Mount::Local { .. } | Mount::Ipfs { .. } | Mount::Flist(_) | Mount::Zstor(_) => None,
+        Mount::Mem { .. }
+        | Mount::Local { .. }
+        | Mount::Ipfs { .. }
+        | Mount::Flist(_)
+        | Mount::Overlay(_)
+        | Mount::Zstor(_) => None,
     })
 }
 

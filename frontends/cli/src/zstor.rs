@@ -149,7 +149,8 @@ fn changeable_key_file(data: &Path, mount: &ZstorMount, all: &[config::Mount]) -
         config::Mount::Local { .. }
         | config::Mount::Mem { .. }
         | config::Mount::Ipfs { .. }
-        | config::Mount::Flist(_) => false,
+        | config::Mount::Flist(_)
+        | config::Mount::Overlay(_) => false,
     });
     let is_given = std::env::var_os(key_variable(mount)).is_some();
     (!is_of_another && !is_given).then_some(file)

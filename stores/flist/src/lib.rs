@@ -58,5 +58,5 @@ pub use crate::{
     metadata::Route,
     sign::{Signers, sign, signature_path},
     source::SourceUrl,
-    vfs::{FlistVfs, Profiles},
+    vfs::{FlistVfs, Profiles, flist_file, node_of_handle},
 };

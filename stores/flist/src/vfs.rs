@@ -27,13 +27,13 @@ use muxfs::{
     vfs::{Attr, Cookie, DirEntry, DirPage, FsStat, Fsid, Handle, Ino, Listing, Rdev, Vfs},
 };
 
-pub use self::starts::Profiles;
 use self::{
     files::Files,
     nodes::{Known, Nodes, ROOT},
     places::{Place, Places},
     starts::Start,
 };
+pub use self::{handle::node_of_handle, places::flist_file, starts::Profiles};
 use crate::{Chunks, Dir, Flist, FlistId, Inode, NodeId, Signers, chunks::Sources, profile::Profile};
 
 /// So many flists are open at a time, beside those of which a node is held.

@@ -62,7 +62,7 @@ use self::{
     filler::{CHUNK_LEN_MADE, Filled, Filler},
     image::Blobs,
 };
-use crate::{Format, Route, metadata::backend_of, write::tree::Content};
+use crate::{Flist, Format, Inode, Route, metadata::backend_of, write::tree::Content};
 
 /// The length of a directory, as every writer has it.
 const DIR_LEN: u64 = 4096;
@@ -273,6 +273,19 @@ impl Making {
             self.filler.push_async(content, index, waiting.freeze()).await?;
         }
         Ok((content, len))
+    }
+
+    /// Puts a node of an flist of the same format, of which `about` is known, with all that is below it and the chunks of its
+    /// files. None of them is fetched.
+    ///
+    /// # Errors
+    /// Those of [`Tree::of`].
+    pub fn reuse(&mut self, path: &[Name], about: About, flist: &Flist, inode: &Inode) -> Result<()> {
+        let before = self.filler.tree.count();
+        self.filler.tree.add_at(path, about, flist, inode)?;
+        let more = self.filler.tree.count().saturating_sub(before);
+        self.filler.progress.nodes.fetch_add(more as u64, Ordering::Relaxed);
+        Ok(())
     }
 
     /// What is at a path by now.

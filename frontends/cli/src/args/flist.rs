@@ -103,6 +103,24 @@ pub(crate) enum Flist {
         #[arg(short, long, value_name = "FLIST")]
         output: PathBuf,
     },
+    /// Make an flist of an overlay: of what was changed, and of the flist it lies over
+    ///
+    /// What nobody changed keeps the chunks that the flist below names, and none of them is fetched; files that were changed
+    /// are cut into chunks and stored. Metadata and routes are those of the flist below, and with them the stores. It
+    /// has the format of the flist below.
+    #[command(
+        after_help = "Examples:\n  muxfs flist commit /app -o app2.fl --store dir:///srv/chunks\n  muxfs flist commit /app -o app2.flist --store zdb://10.0.0.1:9900/flist --metadata version=2\n  muxfs flist diff app.fl app2.fl"
+    )]
+    Commit {
+        #[command(flatten)]
+        making: FlistMaking,
+        /// The mount of an overlay, as /app
+        #[arg(value_name = "MOUNT")]
+        path: std::ffi::OsString,
+        /// The flist that is made
+        #[arg(short, long, value_name = "FLIST")]
+        output: PathBuf,
+    },
     /// Put a file, a directory or an archive into an flist, over what is there
     #[command(
         after_help = "Examples:\n  muxfs flist add app.flist ./motd /etc/motd --store dir:///srv/chunks\n  muxfs flist add app.fl --unpack ./more.tar.gz / --store dir:///srv/chunks"

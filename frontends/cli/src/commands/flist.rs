@@ -1,6 +1,7 @@
 //! `flist`: looks into one flist, which is a file like any other: no server and no data directory takes part.
 
 mod change;
+mod commit;
 mod import;
 mod make;
 mod signing;
@@ -9,6 +10,7 @@ use std::{ffi::OsStr, fmt::Write as _, os::unix::ffi::OsStrExt as _, path::Path,
 
 pub(crate) use self::{
     change::merge,
+    commit::commit,
     import::import,
     make::{create, export, needs_namespace},
     signing::sign,
@@ -47,6 +49,7 @@ pub(crate) async fn flist(command: &args::Flist, output: Output) -> Result<ExitC
         | args::Flist::Import(_)
         | args::Flist::Create { .. }
         | args::Flist::Export { .. }
+        | args::Flist::Commit { .. }
         | args::Flist::Add { .. } => {
             return Err(Error::new(ErrorKind::Internal, OP).because("it needs a namespace or a data directory, or may"));
         }
@@ -87,6 +90,7 @@ fn stat_of(name: &Name, inode: &Inode) -> Stat {
         mtime: Some(seconds(inode.mtime)),
         cid: None,
         target: (inode.kind == FileKind::Symlink).then(|| inode.target.clone()),
+        below: None,
         rdev: matches!(inode.kind, FileKind::CharDevice | FileKind::BlockDevice)
             .then_some((inode.rdev.major, inode.rdev.minor)),
     }

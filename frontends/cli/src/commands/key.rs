@@ -120,7 +120,12 @@ async fn begin_and_tell(instance: &Instance, options: &Rotate, out: &Out) -> Res
     let drawn = store.rotate().await.map_err(|error| error.at(format!("/{prefix}")))?;
     let file = instance.config.mount.iter().find_map(|mount| match mount {
         Mount::Zstor(mount) if mount.prefix.0 == prefix => Some(key_file(&instance.config.data, mount)),
-        Mount::Mem { .. } | Mount::Local { .. } | Mount::Ipfs { .. } | Mount::Flist(_) | Mount::Zstor(_) => None,
+        Mount::Mem { .. }
+        | Mount::Local { .. }
+        | Mount::Ipfs { .. }
+        | Mount::Flist(_)
+        | Mount::Overlay(_)
+        | Mount::Zstor(_) => None,
     });
     let file = file.unwrap_or_default().display().to_string();
     let mount = prefix.to_string();

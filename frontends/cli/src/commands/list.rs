@@ -131,6 +131,7 @@ mod tests {
             cid: None,
             target: None,
             rdev: None,
+            below: None,
         };
         for (kind, bits, text) in [
             (Kind::File, 0o644, "-rw-r--r--"),

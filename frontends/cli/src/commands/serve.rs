@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use super::put::host;
 use crate::{
     args, collector,
-    config::{self, Config, Mount, Source, Squash, ZstorMount},
+    config::{self, Config, Mount, OverlayMount, Source, Squash, ZstorMount},
     control,
     data_dir::{DataDir, private_dir},
     follower,
@@ -287,7 +287,12 @@ fn start_nfs(instance: &Instance, config: &config::Nfs, unsynced: Vec<Fsid>) -> 
 }
 
 fn is_async(mount: &Mount) -> bool {
-    matches!(mount, Mount::Ipfs { is_async: true, .. } | Mount::Zstor(ZstorMount { is_async: true, .. }))
+    matches!(
+        mount,
+        Mount::Ipfs { is_async: true, .. }
+            | Mount::Zstor(ZstorMount { is_async: true, .. })
+            | Mount::Overlay(OverlayMount { is_async: true, .. })
+    )
 }
 
 /// Commits a working tree whenever it is time, until `stop`; closing commits the rest.
@@ -433,6 +438,10 @@ fn greeting(config: &Config, ready: &Ready) -> String {
             }
             Mount::Flist(flist) => {
                 format!("the flists in {}, read only", flist_dir(&config.data, flist.dir.as_deref()).display())
+            }
+            Mount::Overlay(overlay) => {
+                let dir = config.data.join("mounts").join(overlay.prefix.0.as_str());
+                format!("read and written over {}, what is changed in {}", overlay.over.0, dir.display())
             }
             Mount::Zstor(zstor) => {
                 let (nodes, key) = (zstor::nodes(&config.data, zstor), zstor::key_file(&config.data, zstor));

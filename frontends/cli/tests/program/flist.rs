@@ -262,6 +262,37 @@ fn chunks_come_from_servers() {
     drop(server);
 }
 
+/// Chunks that are files of a working tree, read by another server over HTTP.
+#[test]
+fn chunks_in_a_mount_are_read_over_http() {
+    let (maker, reader) = (World::new(), with_flists(""));
+    let server = maker.serve(&[]);
+    let root = maker.path("rootfs");
+    fs::create_dir(&root).expect("made");
+    let long: Vec<u8> =
+        (0..9_000_000u32).map(|at| u8::try_from((at / 7 + at / 65_536) % 251).expect("small")).collect();
+    fs::write(root.join("long"), &long).expect("written");
+    for (flist, store) in [("a.fl", "muxfs:/ipfs/chunks"), ("a.flist", "muxfs:/local/chunks")] {
+        let made = reader.path("flists").join(flist);
+        let told = maker.ok(&["--json", "flist", "create", text(&root), "-o", text(&made), "--store", store]);
+        let told: Value = serde_json::from_str(&told).expect("JSON");
+        assert_eq!((&told["chunks"], &told["chunks_stored"]), (&18.into(), &18.into()), "{told}");
+        // What is there is not stored again.
+        let again = maker.ok(&["--json", "flist", "create", text(&root), "-o", text(&made), "--store", store]);
+        let again: Value = serde_json::from_str(&again).expect("JSON");
+        assert_eq!(again["chunks_stored"], 0);
+    }
+    let url = |mount: &str| format!("http://{}/{mount}/chunks", server.addr("http"));
+    let more = format!("sources = [\"{}\", \"{}\"]", url("ipfs"), url("local"));
+    let config = reader.path("without-zstor.toml");
+    fs::write(&config, format!("{}{more}", fs::read_to_string(&config).expect("read"))).expect("written");
+    let reading = reader.serve(&[]);
+    for flist in ["a.fl", "a.flist"] {
+        assert!(reader.run(&["cat", &format!("/flist/{flist}/long")]).stdout == long, "{flist}");
+    }
+    drop((reading, server));
+}
+
 /// Serves the files below a directory, one a connection, until the process ends.
 fn web_server(dir: PathBuf) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");

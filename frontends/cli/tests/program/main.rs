@@ -19,6 +19,7 @@ mod hub;
 mod mounting;
 mod names;
 mod nodes;
+mod overlay;
 mod real_root;
 mod replaced;
 mod roots;

@@ -45,7 +45,7 @@ fn silent(output: &Output) {
 
 /// Takes a mount away that nothing here uses. A program that another test is just starting has what this one had open,
 /// until it is on its way.
-fn unmounted(umount: impl Fn() -> Output) {
+pub(crate) fn unmounted(umount: impl Fn() -> Output) {
     let begun = Instant::now();
     loop {
         let output = umount();

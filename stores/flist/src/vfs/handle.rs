@@ -36,6 +36,14 @@ pub(super) fn encode(place: [u8; 8], id: FlistId, node_id: NodeId) -> Handle {
     Handle([&[TAG_NODE][..], &place, &id.0, &node(node_id)].concat().into())
 }
 
+/// Which node of which flist a handle of an [`FlistVfs`](super::FlistVfs) names; `None` for the directory of flists.
+///
+/// # Errors
+/// `InvalidArgument` for bytes that are none.
+pub fn node_of_handle(handle: &Handle) -> Result<Option<(FlistId, NodeId)>> {
+    Ok(decode(handle)?.map(|(_, id, node)| (id, node)))
+}
+
 /// What a handle names; `None` for the directory of flists.
 pub(super) fn decode(handle: &Handle) -> Result<Option<([u8; 8], FlistId, NodeId)>> {
     let refuse = || Error::new(ErrorKind::InvalidArgument, "flist.handle").because("not a handle of this mount");

@@ -41,6 +41,14 @@ fn stamp(about: &fs::Metadata) -> Stamp {
     (about.dev(), about.ino(), about.len(), about.ctime(), about.ctime_nsec())
 }
 
+/// The file that a directory of flists shows under a name; `None` where it shows none.
+///
+/// # Errors
+/// `Io`.
+pub fn flist_file(dir: &Path, name: &Name) -> Result<Option<PathBuf>> {
+    Ok(Places::new(dir.into()).find(name)?.map(|place| place.path))
+}
+
 /// A directory of the host.
 #[derive(Debug, Clone)]
 pub(super) struct Places {

@@ -7,7 +7,7 @@ use muxfs::{Error, ErrorKind, FileKind, Name, Result};
 
 use super::{
     Facts, Tree, What,
-    tree::{About, Content, NodeIndex, ROOT, shown},
+    tree::{About, Content, NodeIndex, shown},
 };
 use crate::{DEPTH_MAX, Entry, Flist, Format, Inode};
 
@@ -56,10 +56,21 @@ impl Tree {
     /// Those of [`Tree::of`].
     pub fn add(&mut self, flist: &Flist) -> Result<()> {
         let root = flist.root()?;
-        self.put(&[], about(&root), What::Dir)?;
+        self.add_at(&[], about(&root), flist, &root)
+    }
+
+    /// Puts a node of an flist, of which `known` is known, at a path, with all that is below it. No chunk is fetched.
+    ///
+    /// # Errors
+    /// Those of [`Tree::of`].
+    pub(crate) fn add_at(&mut self, at: &[Name], known: About, flist: &Flist, inode: &Inode) -> Result<()> {
+        let what = self.what(flist, inode).map_err(|error| error.at(shown(at)))?;
+        self.put(at, known, what)?;
+        let Some(top) = self.find(at).filter(|_| inode.kind == FileKind::Dir) else { return Ok(()) };
         // One path, and of each directory that waits where in the tree it is: all paths can be much longer than the flist.
-        let mut path: Vec<Name> = Vec::new();
-        let mut dirs: Vec<(Option<Name>, usize, NodeIndex, Inode)> = vec![(None, 0, ROOT, root)];
+        let mut path: Vec<Name> = at.to_vec();
+        let mut dirs: Vec<(Option<Name>, usize, NodeIndex, Inode)> =
+            vec![(at.last().cloned(), at.len(), top, inode.clone())];
         while let Some((name, depth, at, dir)) = dirs.pop() {
             path.truncate(depth.saturating_sub(1));
             path.extend(name);

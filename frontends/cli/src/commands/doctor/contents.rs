@@ -75,7 +75,7 @@ pub(super) async fn offline(config: &Config, out: &Findings) {
                     out.tell(Finding::error("local", &place, found, advice)).await;
                 }
             }
-            Mount::Ipfs { .. } => {
+            Mount::Ipfs { .. } | Mount::Overlay(_) => {
                 let dir = config.data.join("mounts").join(mount.prefix().as_str());
                 if dir.exists() {
                     closed_mount(config, mount.prefix(), &dir, out).await;

@@ -39,7 +39,7 @@ pub(super) async fn look(config: &Config, served: bool, out: &Findings) {
         for finding in disk(&config.data).into_iter().chain(private(config)).chain(segments(config)) {
             out.tell(finding).await;
         }
-        for mount in config.mount.iter().filter(|mount| matches!(mount, Mount::Ipfs { .. })) {
+        for mount in config.mount.iter().filter(|mount| matches!(mount, Mount::Ipfs { .. } | Mount::Overlay(_))) {
             out.tell(verified(&config.data, mount).await).await;
         }
     }
@@ -189,7 +189,7 @@ fn segments(config: &Config) -> Vec<Finding> {
         let blocks = |dir: &Path| ["blocks", "index"].map(|part| dir.join(part));
         match mount {
             Mount::Mem { .. } | Mount::Local { .. } | Mount::Flist(_) => Vec::new(),
-            Mount::Ipfs { .. } => blocks(&dir).into_iter().chain(besides).collect(),
+            Mount::Ipfs { .. } | Mount::Overlay(_) => blocks(&dir).into_iter().chain(besides).collect(),
             Mount::Zstor(zstor) => {
                 let nodes = zstor::nodes(&config.data, zstor).into_iter();
                 nodes.filter_map(|node| Some(blocks(node.place.dir()?))).flatten().chain(besides).collect()

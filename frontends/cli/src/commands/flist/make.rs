@@ -1,11 +1,12 @@
 //! `flist create`, `export` and `add`: what is made an flist, and its chunks.
 
 use std::{
+    collections::HashSet,
     fmt,
     ops::Deref,
     path::Path,
     process::ExitCode,
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
@@ -36,7 +37,7 @@ const SHOWN_EACH: Duration = Duration::from_millis(200);
 /// Whether a command reads or writes a path of the namespace.
 pub(crate) fn needs_namespace(flist: &args::Flist) -> bool {
     match flist {
-        args::Flist::Export { .. } => true,
+        args::Flist::Export { .. } | args::Flist::Commit { .. } => true,
         args::Flist::Create { making, .. } | args::Flist::Add { making, .. } => {
             making.stores.iter().any(|store| matches!(store, FlistStore::Path(_)))
         }
@@ -48,6 +49,8 @@ pub(crate) fn needs_namespace(flist: &args::Flist) -> bool {
 struct Placed<T> {
     namespace: Arc<T>,
     dir: QfsPath,
+    /// The directories that are there: to make one is durable, and waits for a disk.
+    made: Mutex<HashSet<QfsPath>>,
 }
 
 impl<T> fmt::Debug for Placed<T> {
@@ -78,7 +81,12 @@ impl<T: Deref<Target = dyn Namespace> + Send + Sync + 'static> BlockStore for Pl
 
     async fn put(&self, key: &BlockKey, block: Bytes) -> Result<()> {
         let (dir, file) = self.path(key)?;
-        self.namespace.put_dir(&dir).await?;
+        let is_made =
+            |made: &Mutex<HashSet<QfsPath>>| made.lock().unwrap_or_else(PoisonError::into_inner).contains(&dir);
+        if !is_made(&self.made) {
+            self.namespace.put_dir(&dir).await?;
+            self.made.lock().unwrap_or_else(PoisonError::into_inner).insert(dir);
+        }
         let input = Input::Stream(stream::once(std::future::ready(Ok(block))).boxed());
         self.namespace.put(&file, input).await.map(drop)
     }
@@ -97,7 +105,7 @@ impl<T: Deref<Target = dyn Namespace> + Send + Sync + 'static> BlockStore for Pl
     }
 }
 
-async fn stores<T>(making: &FlistMaking, namespace: Option<&Arc<T>>) -> Result<Arc<Stores>>
+pub(super) async fn stores<T>(making: &FlistMaking, namespace: Option<&Arc<T>>) -> Result<Arc<Stores>>
 where
     T: Deref<Target = dyn Namespace> + Send + Sync + 'static,
 {
@@ -109,7 +117,7 @@ where
             (FlistStore::Path(path), Some(namespace)) => {
                 let dir = commands::path(path)?;
                 namespace.put_dir(&dir).await?;
-                placed.push(Arc::new(Placed { namespace: namespace.clone(), dir }));
+                placed.push(Arc::new(Placed { namespace: namespace.clone(), dir, made: Mutex::default() }));
             }
             (FlistStore::Path(_), None) => return Err(Error::new(ErrorKind::Internal, OP)),
         }
@@ -118,7 +126,7 @@ where
     Ok(Arc::new(stores))
 }
 
-fn options(making: &FlistMaking) -> CreateOptions {
+pub(super) fn options(making: &FlistMaking) -> CreateOptions {
     CreateOptions {
         format: making.format,
         metadata: making.metadata.clone(),
@@ -127,12 +135,33 @@ fn options(making: &FlistMaking) -> CreateOptions {
     }
 }
 
-fn routes(making: &FlistMaking) -> Option<Vec<Route>> {
+pub(super) fn routes(making: &FlistMaking) -> Option<Vec<Route>> {
     (!making.routes.is_empty()).then(|| making.routes.iter().map(muxfs_flist::SourceUrl::route).collect())
 }
 
+/// Chunks of an flist stay where they are, and new ones are where `routes` say.
+pub(super) fn add_routes(facts: &mut Facts, format: Format, routes: Vec<Route>) -> Result<()> {
+    let (named, has_backend) = (facts.routes.clone(), format == Format::Flist && !facts.routes.is_empty());
+    for route in routes {
+        if named.contains(&route) {
+            continue;
+        }
+        if has_backend && !route.url.starts_with("dir:") {
+            let why =
+                "an .flist names one 0-db server, and this one names another: put the chunks there, or make an .fl";
+            return Err(Error::new(ErrorKind::InvalidArgument, OP).because(why));
+        }
+        facts.routes.push(route);
+    }
+    Ok(())
+}
+
 /// Shows what was done until `work` is.
-async fn shown<T>(progress: Arc<write::Progress>, work: impl Future<Output = Result<T>>, output: Output) -> Result<T> {
+pub(super) async fn shown<T>(
+    progress: Arc<write::Progress>,
+    work: impl Future<Output = Result<T>>,
+    output: Output,
+) -> Result<T> {
     let bar = output.progress(None);
     let mut work = std::pin::pin!(work);
     loop {
@@ -145,7 +174,7 @@ async fn shown<T>(progress: Arc<write::Progress>, work: impl Future<Output = Res
 }
 
 /// Tells what was made; the exit code is 1 where what it was made of did not hold still.
-fn print(target: &Path, report: &Report, output: Output) -> Result<ExitCode> {
+pub(super) fn print(target: &Path, report: &Report, output: Output) -> Result<ExitCode> {
     if !output.json {
         let note = |number, what| if number == 0 { String::new() } else { format!(", {} {what}", count(number)) };
         let note = note(report.skipped, "vanished while they were read")
@@ -195,20 +224,9 @@ where
             let mut facts = Facts::of(&there)?;
             let tree = Tree::of(&there)?;
             let stores = stores(making, namespace).await?;
-            // Its chunks stay where they are, and the new ones are there too.
             write::check_routes(there.format(), &routes(making).unwrap_or_default())?;
-            let (named, has_backend) =
-                (facts.routes.clone(), there.format() == Format::Flist && !facts.routes.is_empty());
-            for route in routes(making).unwrap_or_else(|| stores.routes()) {
-                if named.contains(&route) {
-                    continue;
-                }
-                if has_backend && !route.url.starts_with("dir:") {
-                    let why = "an .flist names one 0-db server, and this one names another: put the chunks there, or make an .fl";
-                    return Err(Error::new(ErrorKind::InvalidArgument, OP).at(flist.display()).because(why));
-                }
-                facts.routes.push(route);
-            }
+            add_routes(&mut facts, there.format(), routes(making).unwrap_or_else(|| stores.routes()))
+                .map_err(|error| error.at(flist.display()))?;
             let is_dir = |path: &[Name]| tree.get(path).is_some_and(|(_, what)| *what == What::Dir);
             let is_of_file = matches!(&source, Source::Dir(from) if !from.is_dir());
             if is_of_file && is_dir(&names(path)?) {
@@ -265,24 +283,11 @@ where
             entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
             for stat in entries {
                 let (path, at) = (dir.join(&stat.name), [&at[..], std::slice::from_ref(&stat.name)].concat());
-                let rdev = stat.rdev.map(|(major, minor)| Rdev { major, minor }).unwrap_or_default();
-                let what = match stat.kind {
-                    Kind::Dir => {
-                        dirs.push((path, at.clone()));
-                        What::Dir
-                    }
-                    Kind::File => {
-                        let (content, len) =
-                            making.content(namespace.read(&path)).await.map_err(|error| error.at(&path))?;
-                        What::File { len, content }
-                    }
-                    Kind::Symlink => What::Symlink(stat.target.clone().unwrap_or_default()),
-                    Kind::Fifo => What::Fifo,
-                    Kind::Socket => What::Socket,
-                    Kind::CharDevice => What::CharDevice(rdev),
-                    Kind::BlockDevice => What::BlockDevice(rdev),
-                };
+                let what = what(&***namespace, &mut making, &stat, &path).await?;
                 making.put(&at, about(&stat), what)?;
+                if stat.kind == Kind::Dir {
+                    dirs.push((path, at));
+                }
             }
         }
         making.finish(facts).await
@@ -291,7 +296,24 @@ where
     print(target, &report, output)
 }
 
-fn about(stat: &Stat) -> About {
+/// What is at a path; of a file all is read.
+pub(super) async fn what(namespace: &dyn Namespace, making: &mut Making, stat: &Stat, path: &QfsPath) -> Result<What> {
+    let rdev = stat.rdev.map(|(major, minor)| Rdev { major, minor }).unwrap_or_default();
+    Ok(match stat.kind {
+        Kind::Dir => What::Dir,
+        Kind::File => {
+            let (content, len) = making.content(namespace.read(path)).await.map_err(|error| error.at(path))?;
+            What::File { len, content }
+        }
+        Kind::Symlink => What::Symlink(stat.target.clone().unwrap_or_default()),
+        Kind::Fifo => What::Fifo,
+        Kind::Socket => What::Socket,
+        Kind::CharDevice => What::CharDevice(rdev),
+        Kind::BlockDevice => What::BlockDevice(rdev),
+    })
+}
+
+pub(super) fn about(stat: &Stat) -> About {
     About {
         mode: if stat.kind == Kind::Symlink { 0o777 } else { stat.mode },
         uid: stat.uid.unwrap_or(0),

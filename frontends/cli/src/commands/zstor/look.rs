@@ -109,7 +109,7 @@ pub(crate) async fn plan_of(instance: &Instance, mount: Option<Prefix>, lose: &[
 fn mounts(config: &Config) -> Vec<(Prefix, &ZstorMount)> {
     let mounts = config.mount.iter().filter_map(|mount| match mount {
         Mount::Zstor(mount) => Some((mount.prefix.0, mount)),
-        Mount::Mem { .. } | Mount::Local { .. } | Mount::Ipfs { .. } | Mount::Flist(_) => None,
+        Mount::Mem { .. } | Mount::Local { .. } | Mount::Ipfs { .. } | Mount::Flist(_) | Mount::Overlay(_) => None,
     });
     mounts.collect()
 }
