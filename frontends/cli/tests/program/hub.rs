@@ -216,7 +216,12 @@ fn archives_become_flists() {
     fs::write(world.path("two/etc/more"), "more").expect("written");
     fs::create_dir(world.path("image")).expect("made");
     tar("two", "image/layer.tar", false);
-    fs::write(world.path("image/config.json"), r#"{"config": {"Cmd": ["/bin/sh"], "Env": ["A=1"]}}"#).expect("written");
+    let sum = Command::new("sha256sum").arg(world.path("image/layer.tar")).output().expect("sha256sum runs");
+    let sum = String::from_utf8_lossy(&sum.stdout).split(' ').next().expect("a digest").to_owned();
+    let config = format!(
+        r#"{{"config": {{"Cmd": ["/bin/sh"], "Env": ["A=1"]}}, "rootfs": {{"type": "layers", "diff_ids": ["sha256:{sum}"]}}}}"#
+    );
+    fs::write(world.path("image/config.json"), config).expect("written");
     let manifest = r#"[{"Config": "config.json", "RepoTags": ["two:latest"], "Layers": ["layer.tar"]}]"#;
     fs::write(world.path("image/manifest.json"), manifest).expect("written");
     let (status, told) = upload(&server, &token, "docker", "two.tar", &tar("image", "two.tar", false));
