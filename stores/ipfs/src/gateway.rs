@@ -27,7 +27,9 @@ use muxfs::{
 use tokio::time::{Instant, timeout};
 
 use crate::{
-    Undecided, checked, cid_of_key,
+    Undecided,
+    cars::{Cars, NoCar},
+    checked, cid_of_key,
     http::{Answer, Http, HttpOptions, shown},
     read_only,
     url::Url,
@@ -41,12 +43,6 @@ const BYTES_TYPE: &str = "application/octet-stream";
 /// A server that asks for a rest without saying how long has this one, and none has a longer one than the second.
 const REST_DEFAULT: Duration = Duration::from_secs(5);
 const REST_MAX: Duration = Duration::from_mins(5);
-/// A gateway that gave no CAR, or another than it was asked for, is asked for blocks alone for so long.
-const NO_CARS: Duration = Duration::from_mins(5);
-
-/// So many CARs that broke off one after the other, and so many paths that it gave none of, are the last for as long.
-const CAR_FAILURE_COUNT_MAX: u32 = 3;
-const PATH_REFUSAL_COUNT_MAX: u32 = 3;
 
 /// The blocks of a trustless gateway, as a [`BlockStore`] that is only read.
 ///
@@ -57,19 +53,21 @@ pub struct Gateway {
     http: Http,
     /// Until when it is not asked: it said so.
     rests_until: Mutex<Option<Instant>>,
-    cars: Mutex<Cars>,
+    cars: Cars,
     checks: Checks,
 }
 
-/// Whether it gives CARs.
-#[derive(Debug, Default)]
-struct Cars {
-    none_until: Option<Instant>,
-    /// How many broke off or dripped, one after the other.
-    failure_count: u32,
-    no_paths_until: Option<Instant>,
-    /// How many of paths it did not give, one after the other.
-    refusal_count: u32,
+/// What it says to a request.
+enum Reply<'a> {
+    Given(Answer<'a>),
+    /// There is none.
+    Absent,
+    /// It looked for it, or may not give it: others are another matter.
+    Undecided(Error),
+    /// It gives no such thing.
+    Refused(Error),
+    /// It wants to be left in peace until then.
+    Rests(Error, Instant),
 }
 
 impl Gateway {
@@ -85,7 +83,7 @@ impl Gateway {
         Self {
             http: Http::new(url, options),
             rests_until: Mutex::default(),
-            cars: Mutex::default(),
+            cars: Cars::default(),
             checks: Checks::new(),
         }
     }
@@ -101,38 +99,50 @@ impl Gateway {
 
     /// Asks for something of a media type; `None` where the gateway says that there is none.
     async fn ask(&self, method: &Method, path: &str, media_type: &'static str) -> Result<Option<Answer<'_>>> {
-        self.check_rest()?;
+        match self.reply(method, path, media_type).await? {
+            Reply::Given(answer) => Ok(Some(answer)),
+            Reply::Absent => Ok(None),
+            Reply::Undecided(error) | Reply::Refused(error) => Err(error),
+            Reply::Rests(error, until) => {
+                *self.rests_until() = Some(until);
+                Err(error)
+            }
+        }
+    }
+
+    async fn reply(&self, method: &Method, path: &str, media_type: &'static str) -> Result<Reply<'_>> {
+        let now = Instant::now();
+        let rests_until = self.rests_until().filter(|until| *until > now);
+        if let Some(until) = rests_until {
+            let why = format!("it asked not to be asked for {} s more", (until - now).as_secs() + 1);
+            return Ok(Reply::Rests(self.http.unavailable(why), until));
+        }
         let accept = [(ACCEPT, HeaderValue::from_static(media_type))];
         let answer = self.http.ask(method, path, &accept).await?;
-        match answer.status {
-            StatusCode::OK => {
-                let kind = answer.headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or(media_type);
-                let kind = kind.split(';').next().unwrap_or_default().trim();
-                if !kind.eq_ignore_ascii_case(media_type) && !kind.eq_ignore_ascii_case(BYTES_TYPE) {
-                    let why =
-                        format!("it answers with {}, not with {media_type}: is it a gateway?", shown(kind.as_bytes()));
-                    return Err(self.http.unavailable(why));
-                }
-                Ok(Some(answer))
+        let status = answer.status;
+        if status == StatusCode::OK {
+            let kind = answer.headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or(media_type);
+            let kind = kind.split(';').next().unwrap_or_default().trim();
+            if !kind.eq_ignore_ascii_case(media_type) && !kind.eq_ignore_ascii_case(BYTES_TYPE) {
+                let why =
+                    format!("it answers with {}, not with {media_type}: is it a gateway?", shown(kind.as_bytes()));
+                return Ok(Reply::Refused(self.http.unavailable(why)));
             }
-            StatusCode::NOT_FOUND | StatusCode::GONE => {
-                drop(answer.discard().await);
-                Ok(None)
+            return Ok(Reply::Given(answer));
+        }
+        let rest = rest_of(&answer);
+        drop(answer.discard().await);
+        let why = format!("it answers {status}");
+        match status {
+            StatusCode::NOT_FOUND | StatusCode::GONE => Ok(Reply::Absent),
+            StatusCode::GATEWAY_TIMEOUT | StatusCode::UNAVAILABLE_FOR_LEGAL_REASONS => {
+                Ok(Reply::Undecided(self.http.undecided(why)))
             }
-            // It looked for the block, or may not give it: others are another matter.
-            status @ (StatusCode::GATEWAY_TIMEOUT | StatusCode::UNAVAILABLE_FOR_LEGAL_REASONS) => {
-                drop(answer.discard().await);
-                Err(self.http.undecided(format!("it answers {status}")))
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
+                Ok(Reply::Rests(self.http.unavailable(why), Instant::now() + rest))
             }
-            status => {
-                // One that gives no CARs now may give blocks.
-                let is_resting = matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE);
-                if is_resting && media_type != CAR_TYPE {
-                    self.rest(&answer);
-                }
-                drop(answer.discard().await);
-                Err(self.http.unavailable(format!("it answers {status}")))
-            }
+            StatusCode::INTERNAL_SERVER_ERROR | StatusCode::BAD_GATEWAY => Err(self.http.unavailable(why)),
+            _ => Ok(Reply::Refused(self.http.unavailable(why))),
         }
     }
 
@@ -141,106 +151,44 @@ impl Gateway {
         &self.checks
     }
 
-    fn cars(&self) -> MutexGuard<'_, Cars> {
-        self.cars.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Whether it is asked for CARs.
+    pub(crate) fn cars(&self) -> &Cars {
+        &self.cars
     }
 
-    /// Whether it is asked for CARs now.
-    pub(crate) fn gives_cars(&self) -> bool {
-        self.cars().none_until.is_none_or(|until| until <= Instant::now())
-    }
-
-    /// Whether it is asked for CARs of paths now.
-    pub(crate) fn gives_paths(&self) -> bool {
-        self.cars().no_paths_until.is_none_or(|until| until <= Instant::now())
-    }
-
-    /// Asks it for none for a while.
-    pub(crate) fn leave_cars(&self) {
-        self.cars().none_until = Some(Instant::now() + NO_CARS);
-    }
-
-    /// A CAR came to its end.
-    pub(crate) fn car_ended(&self) {
-        self.cars().failure_count = 0;
-    }
-
-    /// A CAR broke off, or came so slowly that it was given up: the third in a row is the last for a while.
-    pub(crate) fn car_failed(&self) {
-        let mut cars = self.cars();
-        cars.failure_count += 1;
-        if cars.failure_count >= CAR_FAILURE_COUNT_MAX {
-            (cars.failure_count, cars.none_until) = (0, Some(Instant::now() + NO_CARS));
-        }
-    }
-
-    /// Asks for a CAR of what a file has from an offset on, up to another, or to its end. It is known whether that is in the file,
-    /// or it is not: then a refusal may speak of it alone.
-    pub(crate) async fn car_of_file(
-        &self,
-        cid: &Cid,
-        from: u64,
-        to: Option<u64>,
-        is_known: bool,
-    ) -> Result<Answer<'_>> {
+    /// Asks for a CAR of what a file has from an offset on, up to another, or to its end.
+    pub(crate) async fn car_of_file(&self, cid: &Cid, from: u64, to: Option<u64>) -> Result<Answer<'_>, NoCar> {
         let last = to.map_or_else(|| "*".to_owned(), |to| to.saturating_sub(1).to_string());
-        let query = format!("dag-scope=entity&entity-bytes={from}:{last}");
-        let asked = self.ask_for_car(&cid.to_string(), &query).await;
-        // That it has not this one, or does not find it in time, says nothing of the next.
-        let asked = asked.inspect_err(|error| match (Undecided::is_cause_of(error), is_known) {
-            (true, _) => {}
-            (false, true) => self.leave_cars(),
-            (false, false) => self.car_failed(),
-        })?;
-        asked.ok_or_else(|| self.has_none())
+        self.ask_for_car(&cid.to_string(), &format!("dag-scope=entity&entity-bytes={from}:{last}")).await
     }
 
     /// Asks for a CAR of the blocks that a path leads through, and the one where it ends.
-    pub(crate) async fn car_of_path(&self, root: &Cid, parts: &[Name]) -> Result<Answer<'_>> {
+    pub(crate) async fn car_of_path(&self, root: &Cid, parts: &[Name]) -> Result<Answer<'_>, NoCar> {
         let mut path = root.to_string();
         for part in parts {
             path.push('/');
             push_escaped(&mut path, part.as_bytes());
         }
-        let asked = self.ask_for_car(&path, "dag-scope=block").await;
-        let mut cars = self.cars();
-        // That this is not there may be true; that nothing ever is, is not.
-        cars.refusal_count = if matches!(asked, Ok(Some(_))) { 0 } else { cars.refusal_count + 1 };
-        if cars.refusal_count >= PATH_REFUSAL_COUNT_MAX {
-            (cars.refusal_count, cars.no_paths_until) = (0, Some(Instant::now() + NO_CARS));
-        }
-        drop(cars);
-        asked?.ok_or_else(|| self.has_none())
+        self.ask_for_car(&path, "dag-scope=block").await
     }
 
-    async fn ask_for_car(&self, path: &str, query: &str) -> Result<Option<Answer<'_>>> {
+    /// One that gives no CARs now may give blocks, so that alone is told.
+    async fn ask_for_car(&self, path: &str, query: &str) -> Result<Answer<'_>, NoCar> {
         let path = format!("/ipfs/{path}?format=car&{query}&car-order=dfs&car-dups=n");
-        self.in_time(self.ask(&Method::GET, &path, CAR_TYPE)).await
-    }
-
-    fn has_none(&self) -> Error {
-        self.http.unavailable("it has no CAR of what it is asked for")
-    }
-
-    fn check_rest(&self) -> Result<()> {
-        let mut until = self.rests_until.lock().unwrap_or_else(PoisonError::into_inner);
-        let left = until.and_then(|until| until.checked_duration_since(Instant::now()));
-        match left {
-            Some(left) if !left.is_zero() => {
-                Err(self.http.unavailable(format!("it asked not to be asked for {} s more", left.as_secs() + 1)))
-            }
-            _ => {
-                *until = None;
-                Ok(())
-            }
+        match self.in_time(self.reply(&Method::GET, &path, CAR_TYPE)).await {
+            Ok(Reply::Given(answer)) => Ok(answer),
+            Ok(Reply::Absent) => Err(NoCar::Here(self.http.unavailable("it has no CAR of what it is asked for"))),
+            Ok(Reply::Undecided(error)) => Err(NoCar::Here(error)),
+            Ok(Reply::Refused(error)) => Err(NoCar::Never(error)),
+            Ok(Reply::Rests(error, until)) => Err(NoCar::Later(error, until)),
+            Err(error) if Undecided::is_cause_of(&error) => Err(NoCar::Here(error)),
+            Err(error) => Err(NoCar::Down(error)),
         }
     }
 
-    /// Leaves the gateway in peace for as long as it wants.
-    fn rest(&self, answer: &Answer<'_>) {
-        let secs = answer.headers.get(RETRY_AFTER).and_then(|after| after.to_str().ok()?.trim().parse().ok());
-        let rest = secs.map_or(REST_DEFAULT, Duration::from_secs).min(REST_MAX);
-        *self.rests_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + rest);
+    /// Until when the gateway wants to be left in peace.
+    fn rests_until(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.rests_until.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn in_time<T>(&self, work: impl Future<Output = Result<T>> + Send) -> Result<T> {
@@ -249,6 +197,12 @@ impl Gateway {
             .await
             .unwrap_or_else(|_| Err(self.http.undecided(format!("it takes longer than {} s", limit.as_secs_f32()))))
     }
+}
+
+/// For how long a gateway wants to be left in peace.
+fn rest_of(answer: &Answer<'_>) -> Duration {
+    let secs = answer.headers.get(RETRY_AFTER).and_then(|after| after.to_str().ok()?.trim().parse().ok());
+    secs.map_or(REST_DEFAULT, Duration::from_secs).min(REST_MAX)
 }
 
 /// Appends a part of a path as a URL has it.

@@ -112,7 +112,7 @@ impl Health {
         self.distrusted_until = Some(now + DISTRUST);
     }
 
-    fn failed(&mut self, asked: Instant, now: Instant) {
+    pub(crate) fn failed(&mut self, asked: Instant, now: Instant) {
         // All that were under way together fail together: that is one failure.
         if self.failed.is_some_and(|failed| asked < failed) {
             return;

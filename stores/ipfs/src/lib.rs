@@ -12,6 +12,7 @@
 //! is asked but by who reads by CID. Spec: spec/sources.md.
 
 mod ahead;
+mod cars;
 mod files;
 mod gateway;
 mod health;

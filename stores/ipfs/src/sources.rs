@@ -10,13 +10,7 @@
 //! Sits below the cache of `/ipfs`. It keeps no block but those that come before they are asked for; of each source it keeps how fast it was, whether it fails, and
 //! whether it lied. Spec: spec/sources.md #order.
 
-use std::{
-    collections::VecDeque,
-    fmt,
-    pin::{Pin, pin},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::VecDeque, fmt, pin::pin, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -32,7 +26,8 @@ use muxfs::{
 use tokio::time::{Instant, sleep_until};
 
 use crate::{
-    ahead::{Ahead, Awaited},
+    ahead::{Ahead, Awaited, STALL_MAX},
+    cars::Of,
     cid_of_key,
     gateway::Gateway,
     health::{Asking, Source},
@@ -44,9 +39,7 @@ const HEDGE_FACTOR: u32 = 2;
 /// and beside one that was never asked before after so long.
 const HEDGE_UNKNOWN: Duration = Duration::from_millis(500);
 
-/// So long nothing comes of a CAR before no more is awaited of it,
-const STALL_MAX: Duration = Duration::from_secs(2);
-/// and so long who reads waits for one block of it, however much of others comes.
+/// So long who reads waits for one block of a CAR, however much of others comes.
 const COMING_MAX: Duration = Duration::from_secs(10);
 
 /// How long sources are waited for.
@@ -107,16 +100,13 @@ fn ask_for_block(
     })
 }
 
-/// What comes before a time that may be put off while it is waited for.
-async fn until<T>(mut wait: Pin<&mut impl Future<Output = T>>, at: impl Fn() -> Instant) -> Option<T> {
+/// Until a time that may be put off meanwhile.
+async fn passed(at: impl Fn() -> Instant) {
     loop {
         let due = at();
-        tokio::select! {
-            biased;
-            came = &mut wait => return Some(came),
-            () = sleep_until(due) => if at() <= due {
-                return None;
-            }
+        sleep_until(due).await;
+        if at() <= due {
+            return;
         }
     }
 }
@@ -157,32 +147,29 @@ impl Sources {
     }
 
     /// Who is asked for a CAR now: whoever would be asked for a block, if it gives any.
-    fn streaming(&self) -> Option<Arc<Source>> {
+    fn streaming(&self, of: Of) -> Option<Arc<Source>> {
         let now = Instant::now();
         let (order, _) = self.order(now, None);
         let first = order.front()?;
-        let (is_liar, _) = first.health().rank(now);
-        let gives_cars = first.gateway.as_ref().is_some_and(|gateway| gateway.gives_cars());
-        (!is_liar && gives_cars).then(|| Arc::clone(first))
+        let gives_cars = first.gateway.as_ref().is_some_and(|gateway| gateway.cars().are_given(of));
+        let mut health = first.health();
+        let (is_liar, _) = health.rank(now);
+        (!is_liar && gives_cars && health.ask(now)).then(|| Arc::clone(first))
     }
 
     /// Who may be asked now, in this order, and how many may not; one is left out.
     fn order(&self, now: Instant, except: Option<&Arc<Source>>) -> (VecDeque<&Arc<Source>>, usize) {
-        let mut ranked: Vec<_> = Vec::new();
-        let mut resting = 0;
-        for source in &self.each {
-            if except.is_some_and(|except| Arc::ptr_eq(except, source)) {
-                continue;
-            }
-            let health = source.health();
-            if health.rests(now) {
+        let others = self.each.iter().filter(|source| except.is_none_or(|except| !Arc::ptr_eq(except, source)));
+        let (mut resting, mut order) = (0, VecDeque::new());
+        for source in others {
+            if source.health().rests(now) {
                 resting += 1;
             } else {
-                ranked.push((health.rank(now), source));
+                order.push_back(source);
             }
         }
-        ranked.sort_by_key(|(rank, _)| *rank);
-        (ranked.into_iter().map(|(_, source)| source).collect(), resting)
+        sort(&mut order, now);
+        (order, resting)
     }
 
     /// How long a source is waited for before the next one is asked too.
@@ -191,105 +178,160 @@ impl Sources {
         usual.clamp(self.options.hedge_min, self.options.hedge_max)
     }
 
-    /// A block that comes in a CAR. Where that stands still, or takes long, others are asked for it beside it, and where it
-    /// does so for longer nothing more is awaited of it.
+    /// A block that comes in a CAR. Where that stands still, or takes long, others are asked for it beside it; and where it
+    /// does so for longer nothing more is awaited of it, and who sends it is asked for the block alone, as others are. All
+    /// of that has one limit in time.
     async fn get_coming(&self, key: &BlockKey, awaited: &Awaited) -> Result<Option<Checked>> {
         let coming = &awaited.coming;
         let (begun, source) = (Instant::now(), coming.source());
-        let mut wait = pin!(awaited.block());
-        if self.each.len() > 1 {
-            let patience = self.patience(source);
-            let at = || (coming.progressed().max(begun) + patience).min(begun + self.options.hedge_max);
-            if let Some(block) = until(wait.as_mut(), at).await {
-                return self.came_or_asked(key, block).await;
-            }
-            let mut others = pin!(self.first(key, ask_for_block, Some(source)));
+        let mut look = Look::new(self, key, ask_for_block, Some(source));
+        let patience = self.patience(source);
+        let hedged_at = || (coming.progressed().max(begun) + patience).min(begun + self.options.hedge_max);
+        let given_up_at = {
+            let last = look.deadline.min(begun + COMING_MAX);
+            move || (coming.progressed().max(begun) + STALL_MAX).min(last)
+        };
+        let car = async {
             tokio::select! {
                 biased;
-                block = &mut wait => return match block {
-                    Some(block) => Ok(Some(block)),
-                    None => self.came_or_asked(key, None).await,
-                },
-                found = &mut others => if let Ok(Some(block)) = found {
-                    coming.outrun(begun.elapsed());
-                    return Ok(Some(block));
+                block = awaited.block() => block,
+                () = passed(given_up_at) => {
+                    let waited = begun.elapsed();
+                    coming.give_up(waited, waited >= COMING_MAX);
+                    None
                 }
             }
+        };
+        let others = async {
+            passed(hedged_at).await;
+            look.next().await
+        };
+        let came = {
+            let mut car = pin!(car);
+            tokio::select! {
+                biased;
+                came = &mut car => came,
+                found = others => {
+                    if let Some(block) = found {
+                        coming.outrun(begun);
+                        return Ok(Some(block));
+                    }
+                    car.await
+                }
+            }
+        };
+        if came.is_some() {
+            return Ok(came);
         }
-        let at = || (coming.progressed().max(begun) + STALL_MAX).min(begun + COMING_MAX);
-        if let Some(block) = until(wait, at).await {
-            return self.came_or_asked(key, block).await;
-        }
-        let waited = begun.elapsed();
-        coming.give_up(waited, waited >= COMING_MAX);
-        self.came_or_asked(key, None).await
-    }
-
-    async fn came_or_asked(&self, key: &BlockKey, came: Option<Checked>) -> Result<Option<Checked>> {
-        match came {
+        look.admit(source);
+        match look.next().await {
             Some(block) => Ok(Some(block)),
-            None => self.first(key, ask_for_block, None).await,
+            None => look.absence(),
         }
     }
 
-    /// The first answer that is one; one source is left out.
-    async fn first<T: Send + 'static>(
-        &self,
-        key: &BlockKey,
-        ask: Ask<T>,
-        except: Option<&Arc<Source>>,
-    ) -> Result<Option<T>> {
-        let begun = Instant::now();
-        let deadline = begun + self.options.time_max;
-        let (mut waiting, mut resting) = self.order(begun, except);
-        let (mut asked, mut failed, mut next_at) = (FuturesUnordered::new(), None, begun);
+    /// The first answer that is one.
+    async fn first<T: Send + 'static>(&self, key: &BlockKey, ask: Ask<T>) -> Result<Option<T>> {
+        let mut look = Look::new(self, key, ask, None);
+        match look.next().await {
+            Some(found) => Ok(Some(found)),
+            None => look.absence(),
+        }
+    }
+}
+
+/// The best first.
+fn sort(order: &mut VecDeque<&Arc<Source>>, now: Instant) {
+    order.make_contiguous().sort_by_cached_key(|source| source.health().rank(now));
+}
+
+/// Looking for one block: who is asked, and who is next.
+struct Look<'a, T> {
+    sources: &'a Sources,
+    key: &'a BlockKey,
+    ask: Ask<T>,
+    deadline: Instant,
+    /// Who may still be asked, the best first, and when the next of them is, whoever is to answer yet.
+    waiting: VecDeque<&'a Arc<Source>>,
+    next_at: Instant,
+    asked: FuturesUnordered<BoxFuture<'a, Result<Option<T>>>>,
+    /// How many are left out, since they failed before; and what went wrong first.
+    resting: usize,
+    failed: Option<Error>,
+}
+
+impl<'a, T: Send + 'static> Look<'a, T> {
+    /// Asks nobody yet; one is left out.
+    fn new(sources: &'a Sources, key: &'a BlockKey, ask: Ask<T>, except: Option<&Arc<Source>>) -> Self {
+        let now = Instant::now();
+        let (waiting, resting) = sources.order(now, except);
+        let deadline = now + sources.options.time_max;
+        let asked = FuturesUnordered::new();
+        Self { sources, key, ask, deadline, waiting, next_at: now, asked, resting, failed: None }
+    }
+
+    /// Has one more that may be asked, from now on.
+    fn admit(&mut self, source: &'a Arc<Source>) {
+        self.next_at = Instant::now();
+        self.waiting.push_back(source);
+        sort(&mut self.waiting, self.next_at);
+    }
+
+    /// The first answer that is one; `None` where nobody is left who might have it, or the time is over. Dropped, it goes on
+    /// where it is called again.
+    async fn next(&mut self) -> Option<T> {
         loop {
             let now = Instant::now();
-            if (asked.is_empty() || now >= next_at)
-                && let Some(source) = waiting.pop_front()
+            if (self.asked.is_empty() || now >= self.next_at)
+                && let Some(source) = self.waiting.pop_front()
             {
                 if !source.health().ask(now) {
                     // It failed meanwhile, or another tries it.
-                    resting += 1;
+                    self.resting += 1;
                     continue;
                 }
                 let asking = Asking::new(source, now);
-                let answer = ask(source.store.clone(), key.clone(), self.checks.clone());
-                asked.push(async move {
+                let answer = (self.ask)(source.store.clone(), self.key.clone(), self.sources.checks.clone());
+                self.asked.push(Box::pin(async move {
                     let answer = answer.await;
                     asking.close(&answer);
                     answer
-                });
-                next_at = now + self.patience(source);
+                }));
+                self.next_at = now + self.sources.patience(source);
             }
-            if asked.is_empty() {
-                break;
+            if self.asked.is_empty() {
+                return None;
             }
-            let may_hedge = !waiting.is_empty();
+            let may_hedge = !self.waiting.is_empty();
             let answer = tokio::select! {
                 biased;
-                answer = asked.next() => answer,
-                () = sleep_until(next_at), if may_hedge => None,
-                () = sleep_until(deadline) => {
-                    let secs = self.options.time_max.as_secs_f32();
-                    return Err(failed.map_or_else(|| unavailable(format!("no source answered in {secs} s")), failure));
+                answer = self.asked.next() => answer,
+                () = sleep_until(self.next_at), if may_hedge => None,
+                () = sleep_until(self.deadline) => {
+                    let secs = self.sources.options.time_max.as_secs_f32();
+                    self.failed.get_or_insert_with(|| unavailable(format!("no source answered in {secs} s")));
+                    return None;
                 }
             };
             match answer {
-                Some(Ok(Some(found))) => return Ok(Some(found)),
-                Some(Ok(None)) => next_at = Instant::now(),
+                Some(Ok(Some(found))) => return Some(found),
+                Some(Ok(None)) => self.next_at = Instant::now(),
                 Some(Err(error)) => {
-                    failed = failed.or(Some(error));
-                    next_at = Instant::now();
+                    self.failed.get_or_insert(error);
+                    self.next_at = Instant::now();
                 }
                 None => {}
             }
         }
-        match (failed, resting) {
+    }
+
+    /// What it comes to that nobody gave it.
+    fn absence(self) -> Result<Option<T>> {
+        match (self.failed, self.resting) {
             (Some(error), _) => Err(failure(error)),
             (None, 0) => Ok(None),
-            (None, _) => {
-                let count = self.each.len();
+            (None, resting) => {
+                let count = self.sources.each.len();
                 Err(unavailable(format!("{resting} of {count} sources failed lately, and are tried again soon")))
             }
         }
@@ -315,9 +357,9 @@ impl BlockStore for Sources {
     }
 
     async fn get_checked(&self, key: &BlockKey) -> Result<Option<Given>> {
-        let found = match self.ahead.find(key, || self.streaming()) {
+        let found = match self.ahead.find(key, |of| self.streaming(of)) {
             Some(awaited) => self.get_coming(key, &awaited).await?,
-            None => self.first(key, ask_for_block, None).await?,
+            None => self.first(key, ask_for_block).await?,
         };
         Ok(found.map(Given::Checked))
     }
@@ -339,12 +381,45 @@ impl BlockStore for Sources {
     /// What the sources say: nobody can check it.
     async fn has(&self, key: &BlockKey) -> Result<bool> {
         let found: Ask<()> = |store, key, _| Box::pin(async move { Ok(store.has(&key).await?.then_some(())) });
-        Ok(self.first(key, found, None).await?.is_some())
+        Ok(self.first(key, found).await?.is_some())
     }
 
     /// `Unsupported`: no source tells.
     fn keys(&self) -> BoxStream<'_, Result<BlockKey>> {
         let error = Error::new(ErrorKind::Unsupported, "sources.keys");
         stream::once(async { Err(error.because("which blocks others have cannot be listed")) }).boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+    use crate::http::HttpOptions;
+
+    /// A source that gave CARs alone was taken for as fast as one that nobody had asked for as long.
+    #[tokio::test(start_paused = true)]
+    async fn who_is_asked_for_a_car_is_asked() {
+        let url = "http://127.0.0.1:1".parse().expect("an address");
+        let gateway = Arc::new(Gateway::new(url, HttpOptions::default()));
+        let sources = Sources::new(Vec::new(), SourcesOptions::default()).and_gateway(gateway);
+        let took = Duration::from_millis(100);
+        for minutes in [0, 10] {
+            advance(Duration::from_mins(minutes)).await;
+            let source = sources.streaming(Of::File).expect("it gives CARs");
+            source.health().answered(took);
+            let (_, rank) = source.health().rank(Instant::now());
+            assert!(rank > took / 4, "{rank:?}");
+        }
+        // One that failed is left out for CARs as for blocks, and then tried by one.
+        let source = &sources.each[0];
+        for _ in 0..3 {
+            let now = Instant::now();
+            source.health().failed(now, now);
+        }
+        assert!(sources.streaming(Of::File).is_none());
+        advance(Duration::from_secs(1)).await;
+        assert!(sources.streaming(Of::Path).is_some() && sources.streaming(Of::File).is_none());
     }
 }

@@ -1,7 +1,6 @@
-//! A CAR that comes: what is there of it, who waits, and when it is let go.
+//! A CAR that comes: who waits for what of it, and when it is let go.
 
 use std::{
-    collections::{HashMap, VecDeque},
     mem,
     ops::Range,
     pin::pin,
@@ -17,21 +16,22 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
+    came::Came,
     files::{File, Place},
     reading,
 };
-use crate::health::Source;
+use crate::{cars::Of, health::Source};
 
 /// So much of what came waits to be asked for, in bytes: about what a reader has asked for ahead.
 pub(super) const WINDOW_LEN: usize = 8 << 20;
 /// A part so far behind what came last is waited for, in bytes of the file; one further on is asked for by itself.
 const REACH_LEN: u64 = 16 << 20;
-/// How long what came, and what comes, is kept where nobody asks for anything of it.
+/// How long what came, and what comes, is kept where nobody asks for anything of it,
 const IDLE_MAX: Duration = Duration::from_secs(10);
+/// and how long at least, while others want its place.
+const IDLE_MIN: Duration = Duration::from_secs(1);
 /// So many blocks come of a path, at most: each is looked for in those before it.
 const PASSED_COUNT_MAX: usize = 256;
-/// A CAR that others were so often faster than is given up.
-const OUTRUN_COUNT_MAX: u32 = 3;
 
 /// A CAR that comes. Dropped, it ends.
 #[derive(Debug)]
@@ -46,6 +46,8 @@ pub(crate) struct Coming {
 #[derive(Debug)]
 pub(super) struct State {
     came: Mutex<Came>,
+    /// When it was begun.
+    pub(super) begun: Instant,
     /// Something came, or nothing will any more.
     moved: Notify,
     /// There is room, or somebody waits for what has not come.
@@ -54,55 +56,21 @@ pub(super) struct State {
     over: Notify,
 }
 
-#[derive(Debug)]
-struct Came {
-    blocks: HashMap<BlockKey, Checked>,
-    order: VecDeque<BlockKey>,
-    len: usize,
-    /// The block that is asked for first: that where a path begins, or the root of a file, if that is awaited.
-    root: Option<BlockKey>,
-    /// Of a file: the bytes that are asked for, of which those before the beginning came, or will not.
-    rest: Range<u64>,
-    /// Whether it was asked for, and whether any of it came.
-    is_asked: bool,
-    has_begun: bool,
-    waiting_count: usize,
-    outrun_count: u32,
-    /// When somebody last asked for something of it, and when something last came.
-    used: Instant,
-    progressed: Instant,
-    is_over: bool,
-}
-
 impl State {
-    fn new(rest: Range<u64>, root: Option<BlockKey>) -> Arc<Self> {
-        let now = Instant::now();
-        let came = Came {
-            blocks: HashMap::new(),
-            order: VecDeque::new(),
-            len: 0,
-            root,
-            rest,
-            is_asked: false,
-            has_begun: false,
-            waiting_count: 0,
-            outrun_count: 0,
-            used: now,
-            progressed: now,
-            is_over: false,
-        };
-        Arc::new(Self { came: Mutex::new(came), moved: Notify::new(), room: Notify::new(), over: Notify::new() })
+    fn new(came: Came) -> Arc<Self> {
+        let (moved, room, over) = Default::default();
+        Arc::new(Self { came: Mutex::new(came), begun: Instant::now(), moved, room, over })
     }
 
     fn came(&self) -> MutexGuard<'_, Came> {
         self.came.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is to be asked for: from here on it does not change.
+    /// The bytes that are to be asked for: from here on they do not change.
     pub(super) fn ask(&self) -> Range<u64> {
         let mut came = self.came();
         came.is_asked = true;
-        came.rest.clone()
+        came.from..came.rest.end
     }
 
     /// Whether it had ended before.
@@ -136,7 +104,7 @@ impl State {
         loop {
             let until = {
                 let came = self.came();
-                if came.is_over && came.blocks.is_empty() {
+                if came.is_over && came.is_empty() {
                     return;
                 }
                 if came.waiting_count > 0 { Instant::now() + IDLE_MAX } else { came.used + IDLE_MAX }
@@ -153,17 +121,19 @@ impl State {
         self.came().root.as_ref() == Some(key)
     }
 
+    /// Whether anything is there.
+    pub(super) fn is_empty(&self) -> bool {
+        self.came().is_empty()
+    }
+
     /// Lets go what came.
     pub(super) fn clear(&self) {
-        let mut came = self.came();
-        (came.blocks, came.order, came.len) = (HashMap::new(), VecDeque::new(), 0);
+        self.came().clear();
     }
 
     /// Notes where the first part begins that comes.
     pub(super) fn begin(&self, first: u64) {
-        let mut came = self.came();
-        came.rest.start = first;
-        came.has_begun = true;
+        self.came().rest.start = first;
     }
 
     /// Keeps a block that came, when there is room for it; what comes next of a file begins at `next`.
@@ -173,13 +143,12 @@ impl State {
             room.as_mut().enable();
             {
                 let mut came = self.came();
-                let len = block.block().len();
+                let len_max = WINDOW_LEN.saturating_sub(block.block().len());
                 // Whoever waits has taken what is there: the rest was asked for by itself, or is not wanted.
-                while came.waiting_count > 0 && came.len + len > WINDOW_LEN {
-                    let Some(oldest) = came.order.pop_front() else { break };
-                    came.len -= came.blocks.remove(&oldest).map_or(0, |block| block.block().len());
+                if came.waiting_count > 0 {
+                    came.let_go(len_max);
                 }
-                if came.len + len <= WINDOW_LEN || came.order.is_empty() {
+                if came.len() <= len_max || came.is_empty() {
                     came.keep(block, next);
                     break;
                 }
@@ -196,10 +165,10 @@ impl State {
     pub(super) fn keep_passed(&self, block: Checked) -> Result<()> {
         let mut came = self.came();
         let refuse = |kind, why: &'static str| Err(Error::new(kind, "ahead.path").because(why));
-        if came.blocks.contains_key(block.key()) {
+        if came.has(block.key()) {
             return refuse(ErrorKind::Corrupt, "a block that came before: no path leads through one twice");
         }
-        if came.blocks.len() >= PASSED_COUNT_MAX || came.len + block.block().len() > WINDOW_LEN {
+        if came.count() >= PASSED_COUNT_MAX || came.len() + block.block().len() > WINDOW_LEN {
             return refuse(ErrorKind::TooLarge, "more blocks than a path leads through");
         }
         if !came.leads_to(block.key()) {
@@ -209,26 +178,6 @@ impl State {
         drop(came);
         self.moved.notify_waiters();
         Ok(())
-    }
-}
-
-impl Came {
-    fn keep(&mut self, block: Checked, next: u64) {
-        let key = block.key().clone();
-        self.has_begun = true;
-        self.len += block.block().len();
-        self.rest.start = self.rest.start.max(next);
-        self.progressed = Instant::now();
-        match self.blocks.insert(key.clone(), block) {
-            Some(before) => self.len -= before.block().len(),
-            None => self.order.push_back(key),
-        }
-    }
-
-    /// Whether a block is where the path begins, or one that came holds its key: in dag-pb and dag-cbor a link does.
-    fn leads_to(&self, key: &BlockKey) -> bool {
-        let holds = |block: &Checked| block.block().windows(key.as_bytes().len()).any(|part| part == key.as_bytes());
-        self.root.as_ref() == Some(key) || self.blocks.values().any(holds)
     }
 }
 
@@ -252,17 +201,20 @@ impl Drop for Waiting<'_> {
 }
 
 impl Coming {
-    /// Asks for bytes of a file.
+    /// Asks for bytes of a file, of which a part is missing.
     pub(super) fn of_file(place: &Place, range: Range<u64>, source: Arc<Source>) -> Arc<Self> {
         let file = place.file.clone();
-        let state = State::new(range, place.is_root().then(|| BlockKey::from(&file.cid)));
+        let root = place.is_root().then(|| BlockKey::from(&file.cid));
+        // The part that is missing may begin before the bytes that are read of it.
+        let first = if place.is_root() { range.start } else { place.range.start };
+        let state = State::new(Came::new(first..range.end, range.start, root));
         let read = reading::file(file.clone(), source.clone(), state.clone());
         Arc::new(Self { file: Some(file), source, state, _task: AbortOnDropHandle::new(tokio::spawn(read)) })
     }
 
     /// Asks for what a path leads through.
     pub(super) fn of_path(root: Cid, parts: Vec<Name>, source: Arc<Source>) -> Arc<Self> {
-        let state = State::new(0..0, Some(BlockKey::from(&root)));
+        let state = State::new(Came::new(0..0, 0, Some(BlockKey::from(&root))));
         let read = reading::path(root, parts, source.clone(), state.clone());
         Arc::new(Self { file: None, source, state, _task: AbortOnDropHandle::new(tokio::spawn(read)) })
     }
@@ -279,23 +231,43 @@ impl Coming {
 
     pub(super) fn is_done(&self) -> bool {
         let came = self.state.came();
-        came.is_over && came.blocks.is_empty()
+        came.is_over && came.is_empty()
+    }
+
+    /// Whether nothing more comes of it.
+    pub(super) fn is_over(&self) -> bool {
+        self.state.is_over()
+    }
+
+    /// Whether nobody waits for anything of it, nor did lately.
+    pub(super) fn is_idle(&self) -> bool {
+        let came = self.state.came();
+        came.waiting_count == 0 && came.used.elapsed() >= IDLE_MIN
+    }
+
+    /// Whether the bytes of a file come from some offset on.
+    pub(super) fn brings(&self, file: &Arc<File>, offset: u64) -> bool {
+        let came = self.state.came();
+        let is_of_file = self.file.as_ref().is_some_and(|of| Arc::ptr_eq(of, file));
+        is_of_file && !came.is_over && came.rest.contains(&offset) && came.from <= offset
     }
 
     /// Whether a block is there, or comes soon. Before the CAR is asked for, it is made to begin where this one is.
     pub(super) fn join(&self, key: &BlockKey, place: Option<&Place>) -> bool {
         let mut came = self.state.came();
-        if came.blocks.contains_key(key) || came.is_over {
-            return came.blocks.contains_key(key);
+        if came.has(key) || came.is_over {
+            return came.has(key);
         }
         match (&self.file, place) {
             (Some(_), _) if came.root.as_ref() == Some(key) => true,
-            (Some(file), Some(place)) if Arc::ptr_eq(file, &place.file) => {
+            // That of a root was for who came first.
+            (Some(file), Some(place)) if Arc::ptr_eq(file, &place.file) && !place.is_root() => {
                 let at = place.range.start;
                 if !came.is_asked && at < came.rest.start && came.rest.start - at <= WINDOW_LEN as u64 {
-                    came.rest.start = at;
+                    (came.rest.start, came.from) = (at, came.from.min(place.begins()));
                 }
-                came.rest.contains(&at) && at - came.rest.start < REACH_LEN
+                let reach = came.rest.start.max(came.from).saturating_add(REACH_LEN);
+                came.rest.contains(&at) && place.range.end > came.from && at < reach
             }
             (None, _) => came.leads_to(key),
             _ => false,
@@ -304,17 +276,23 @@ impl Coming {
 
     /// The block, once it is there; `None` where it does not come. `at` is where it lies in the file, if it is a part of one.
     pub(crate) async fn wait(&self, key: &BlockKey, at: Option<u64>) -> Option<Checked> {
+        let is_of_file = self.file.is_some();
         loop {
             let mut moved = pin!(self.state.moved.notified());
             moved.as_mut().enable();
             let _waiting = {
                 let mut came = self.state.came();
                 came.used = Instant::now();
-                if let Some(block) = came.take(key, self.file.is_some()) {
+                if let Some(block) = came.take(key, is_of_file) {
                     self.state.room.notify_waiters();
                     return Some(block);
                 }
-                if came.is_over || at.is_some_and(|at| at < came.rest.start) {
+                let is_past = match at {
+                    Some(at) => at < came.rest.start,
+                    // It was given to another.
+                    None => is_of_file && came.root.as_ref() != Some(key),
+                };
+                if came.is_over || is_past {
                     return None;
                 }
                 Waiting::new(&self.state, &mut came)
@@ -323,16 +301,15 @@ impl Coming {
         }
     }
 
-    /// Notes that others gave first what was awaited of it.
-    pub(crate) fn outrun(&self, waited: Duration) {
-        self.source.health().outrun(waited);
-        let count = {
-            let mut came = self.state.came();
-            came.outrun_count += 1;
-            came.outrun_count
-        };
-        if count >= OUTRUN_COUNT_MAX {
+    /// Notes that others gave first what was awaited of it since then.
+    pub(crate) fn outrun(&self, waits_since: Instant) {
+        self.source.health().outrun(waits_since.elapsed());
+        let is_enough = self.state.came().outrun(waits_since);
+        if is_enough {
             self.end_failed();
+        } else if self.file.is_none() {
+            // No path has so many blocks that it would be outrun again.
+            self.failed();
         }
     }
 
@@ -350,137 +327,18 @@ impl Coming {
             if let Some(file) = &self.file {
                 file.failed();
             }
-            // That it does not find this one in time says nothing of the next.
-            if let Some(gateway) = &self.source.gateway
-                && self.state.came().has_begun
-            {
-                gateway.car_failed();
-            }
+            self.failed();
         }
     }
-}
 
-impl Came {
-    /// Takes a block out; of a path it stays, since others may walk there too.
-    fn take(&mut self, key: &BlockKey, is_once: bool) -> Option<Checked> {
-        if !is_once {
-            return self.blocks.get(key).cloned();
+    /// Also before anything came: a gateway that lets them hang holds everybody up.
+    fn failed(&self) {
+        if let Some(gateway) = &self.source.gateway {
+            let of = if self.file.is_some() { Of::File } else { Of::Path };
+            gateway.cars().failed(of, self.state.begun);
         }
-        let block = self.blocks.remove(key)?;
-        self.root.take_if(|root| root == key);
-        self.len -= block.block().len();
-        self.order.retain(|kept| kept != key);
-        Some(block)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use bytes::Bytes;
-    use futures_util::poll;
-    use muxfs::{
-        Codec,
-        block::{Checks, Mem},
-        cid_of,
-    };
-
-    use super::*;
-
-    const LEAF_LEN: usize = 1 << 20;
-
-    async fn block(n: usize) -> Checked {
-        let block = Bytes::from([&n.to_le_bytes()[..], &vec![0; LEAF_LEN - 8]].concat());
-        Checks::new().check(&cid_of(Codec::Raw, &block), block).await.expect("its own")
-    }
-
-    async fn coming(count: usize) -> (Coming, Vec<Checked>) {
-        let blocks = futures_util::future::join_all((0..count).map(block)).await;
-        let file = Arc::new(File::new(cid_of(Codec::DagPb, b"")));
-        let source = Arc::new(Source::new(Arc::new(Mem::default()), None));
-        let state = State::new(0..(count * LEAF_LEN) as u64, None);
-        (Coming { file: Some(file), source, state, _task: AbortOnDropHandle::new(tokio::spawn(async {})) }, blocks)
-    }
-
-    fn at(n: usize) -> u64 {
-        (n * LEAF_LEN) as u64
-    }
-
-    /// No more than a window waits for a reader; one that waits for what is behind it lets what it did not want go.
-    #[tokio::test(start_paused = true)]
-    async fn so_much_is_kept_of_what_nobody_asked_for_yet() {
-        let (coming, blocks) = coming(20).await;
-        let fits = WINDOW_LEN / LEAF_LEN;
-        let keep = |n: usize| coming.state.keep(blocks[n].clone(), at(n + 1));
-        let wait = |n: usize| coming.wait(blocks[n].key(), Some(at(n)));
-        for n in 0..fits {
-            keep(n).await;
-        }
-        let mut next = Box::pin(keep(fits));
-        assert!(poll!(&mut next).is_pending(), "the window is full");
-        assert!(wait(0).await.expect("it came") == blocks[0]);
-        next.await;
-        // The reader jumped to what comes next.
-        let mut waiting = Box::pin(wait(fits + 1));
-        assert!(poll!(&mut waiting).is_pending());
-        keep(fits + 1).await;
-        assert!(waiting.await.expect("it came") == blocks[fits + 1]);
-        assert!(coming.state.came().len <= WINDOW_LEN);
-        assert!(wait(1).await.is_none(), "it was let go, and is asked for by itself");
-        assert!(wait(0).await.is_none(), "it was given");
-    }
-
-    /// What a path leads through comes once, each block led to by one before, and no more of it than paths have.
-    #[tokio::test]
-    async fn no_path_is_longer_than_paths_are() {
-        let checked = async |block: Vec<u8>| {
-            let block = Bytes::from(block);
-            Checks::new().check(&cid_of(Codec::DagCbor, &block), block).await.expect("its own")
-        };
-        // From the last to the first: each holds the key of the next.
-        let mut blocks = vec![checked(b"end".to_vec()).await];
-        for _ in 0..PASSED_COUNT_MAX {
-            let key = blocks.last().expect("one").key().as_bytes().to_vec();
-            blocks.push(checked(key).await);
-        }
-        blocks.reverse();
-        let state = State::new(0..0, Some(blocks[0].key().clone()));
-        let refused = |block: &Checked| state.keep_passed(block.clone()).expect_err("refused").kind();
-        assert_eq!(refused(&blocks[1]), ErrorKind::Corrupt, "nothing led to it yet");
-        for block in &blocks[..PASSED_COUNT_MAX] {
-            state.keep_passed(block.clone()).expect("it is led to");
-            assert_eq!(refused(block), ErrorKind::Corrupt, "it came");
-        }
-        assert_eq!(refused(&blocks[PASSED_COUNT_MAX]), ErrorKind::TooLarge);
-    }
-
-    /// Also where it came to its end, and also while something that is nobody's comes.
-    #[tokio::test(start_paused = true)]
-    async fn what_nobody_asks_for_goes() {
-        let (coming, blocks) = coming(4).await;
-        coming.state.keep(blocks[0].clone(), at(1)).await;
-        let begun = Instant::now();
-        coming.state.left().await;
-        assert_eq!(begun.elapsed(), IDLE_MAX);
-        coming.state.end();
-        assert!(!coming.is_done(), "what is there may be asked for");
-        coming.state.idle().await;
-        coming.state.clear();
-        assert!(coming.is_done());
-    }
-
-    /// While somebody waits it is not left, and who waits is told when it is over.
-    #[tokio::test(start_paused = true)]
-    async fn who_waits_is_told_of_the_end() {
-        let (coming, blocks) = coming(4).await;
-        let mut waiting = Box::pin(coming.wait(blocks[3].key(), Some(at(3))));
-        assert!(poll!(&mut waiting).is_pending());
-        let mut left = Box::pin(coming.state.left());
-        assert!(poll!(&mut left).is_pending());
-        tokio::time::advance(10 * IDLE_MAX).await;
-        assert!(poll!(&mut left).is_pending());
-        coming.give_up(Duration::from_secs(2), false);
-        assert!(waiting.await.is_none());
-        left.await;
-        assert!(coming.wait(blocks[2].key(), Some(at(2))).await.is_none(), "the next one does not wait at all");
-    }
-}
+mod tests;

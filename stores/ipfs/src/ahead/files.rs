@@ -13,6 +13,7 @@ use bytes::Bytes;
 use muxfs::{
     BlockKey, Cid, Codec,
     dag::{
+        DAG_BLOCK_LEN_MAX,
         pb::PbNode,
         unixfs::{UnixfsData, UnixfsType},
     },
@@ -105,14 +106,20 @@ impl Place {
         self.range.end == u64::MAX
     }
 
-    /// The bytes to ask for where this part is missing, from its beginning on: what is read in order, and once more as much
-    /// as was read so far, so that who reads on never waits. `None` where that is no more than the part.
+    /// From where on it is read, in bytes: of a node that may be far behind where it begins.
+    pub(super) fn begins(&self) -> u64 {
+        self.file.run(&self.range).map_or(self.range.start, |run| run.start.max(self.range.start))
+    }
+
+    /// The bytes to ask for where this part is missing: from where on it is read those that are read in order, and once more
+    /// as many as were read so far, so that who reads on never waits. `None` where that is no more than a block.
     pub(super) fn wanted(&self) -> Option<Range<u64>> {
         let run = self.file.run(&self.range)?;
-        let is_root = self.is_root();
-        let start = if is_root { run.start } else { self.range.start };
-        let end = run.end.max(start.saturating_add(start.saturating_sub(run.start)));
-        let is_more = is_root || end > self.range.end;
+        let start = run.start.max(self.range.start);
+        let end = run.end.max(start.saturating_add(start - run.start));
+        // What is longer than a block is a node, and what is read of it comes with it.
+        let is_node = self.range.end - self.range.start > DAG_BLOCK_LEN_MAX as u64;
+        let is_more = is_node || end > self.range.end;
         (is_more && self.file.failure_count.load(Ordering::Relaxed) < FAILURE_COUNT_MAX).then_some(start..end)
     }
 }
@@ -299,7 +306,7 @@ mod tests {
         file.read(&(100..200));
         assert_eq!(wanted(0), None, "one leaf is asked for by itself");
         file.read(&(5500..7000));
-        assert_eq!((wanted(5000), wanted(6000), wanted(7000)), (Some(5000..7000), None, None));
+        assert_eq!((wanted(5000), wanted(6000), wanted(7000)), (Some(5500..7000), None, None));
         // The next reads follow it.
         file.read(&(7000..8000));
         assert_eq!(wanted(7000), Some(7000..8500), "once more as much");
@@ -314,5 +321,20 @@ mod tests {
             file.failed();
         }
         assert_eq!(wanted(21_000), None);
+    }
+
+    /// A node in the middle of a long file may be of gigabytes: what is before the bytes that are read is not asked for.
+    #[test]
+    fn of_a_node_no_more_is_wanted_than_is_read() {
+        const GIB: u64 = 1 << 30;
+        let file = Arc::new(File::new(cid_of(Codec::DagPb, b"")));
+        let node = Place { file: file.clone(), range: 4 * GIB..5 * GIB };
+        assert_eq!((node.wanted(), node.begins()), (None, 4 * GIB));
+        file.read(&(5 * GIB - 100..5 * GIB - 50));
+        assert_eq!((node.wanted(), node.begins()), (Some(5 * GIB - 100..5 * GIB - 50), 5 * GIB - 100));
+        file.read(&(4 * GIB + 7..u64::MAX));
+        assert_eq!((node.wanted(), node.begins()), (Some(4 * GIB + 7..u64::MAX), 4 * GIB + 7));
+        file.read(&(GIB..u64::MAX));
+        assert_eq!((node.wanted(), node.begins()), (Some(4 * GIB..u64::MAX), 4 * GIB));
     }
 }

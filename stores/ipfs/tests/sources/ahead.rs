@@ -36,6 +36,8 @@ enum Gives {
     All,
     /// One that ends after so many bytes, as if it were whole, or says nothing more.
     Cut(usize),
+    /// One that ends after so many blocks.
+    First(usize),
     Silent(usize),
     /// One of which after so many bytes each takes a while.
     Drip(usize),
@@ -126,6 +128,7 @@ async fn answer(
     asked.car_len.fetch_add(car.len(), Ordering::SeqCst);
     match gives {
         Gives::Cut(len) => car.truncate(len),
+        Gives::First(count) => car.truncate(section_after(&car, count)),
         Gives::Bent(at) if at < car.len() => car[at] ^= 1,
         Gives::Stranger if bytes.is_some() => {
             let block = b"a stranger";
@@ -155,24 +158,33 @@ async fn answer(
     whole(200, kind, car)
 }
 
+/// Where the section ends that begins at a byte; the header is one too.
+fn section_end(car: &[u8], mut at: usize) -> usize {
+    let (mut len, mut shift) = (0, 0);
+    loop {
+        let byte = car[at];
+        at += 1;
+        len |= usize::from(byte & 127) << shift;
+        shift += 7;
+        if byte & 128 == 0 {
+            return at + len;
+        }
+    }
+}
+
 /// Where the last section begins that begins before a byte.
 fn section_before(car: &[u8], before: usize) -> usize {
     let (mut at, mut last) = (0, 0);
     while at < before {
         last = at;
-        let (mut len, mut shift) = (0, 0);
-        loop {
-            let byte = car[at];
-            at += 1;
-            len |= usize::from(byte & 127) << shift;
-            shift += 7;
-            if byte & 128 == 0 {
-                break;
-            }
-        }
-        at += len;
+        at = section_end(car, at);
     }
     last
+}
+
+/// Where the one begins that comes after so many blocks.
+fn section_after(car: &[u8], block_count: usize) -> usize {
+    (0..=block_count).fold(0, |at, _| if at < car.len() { section_end(car, at) } else { at })
 }
 
 /// A gateway of a file.
@@ -244,6 +256,37 @@ async fn a_deep_file_comes_as_one_car() {
     let pieces: Vec<Bytes> = from.reader(&cid, 100_000).try_collect().await.expect("read");
     assert!(pieces.concat() == bytes[100_000..]);
     assert_eq!(asked.counts(), (0, 2));
+
+    // The root is there, and what is read is near the end of a node: what is before it does not come.
+    let from = reading(&server);
+    from.get_block(&cid).await.expect("the root");
+    let before = asked.car_len.load(Ordering::SeqCst);
+    let pieces: Vec<Bytes> = from.reader(&cid, 190_000).try_collect().await.expect("read");
+    assert!(pieces.concat() == bytes[190_000..]);
+    assert_eq!(asked.counts(), (1, 3));
+    let came = asked.car_len.load(Ordering::SeqCst) - before;
+    assert!(came < 25_000, "{came} bytes for {}", bytes.len() - 190_000);
+}
+
+/// One that ends early, as if that were all, is none: it once counted as one that had come to its end, so that there was no end
+/// of asking for the next one.
+#[tokio::test]
+async fn who_gives_cars_of_nothing_is_asked_for_few() {
+    for count in [0, 1, 5] {
+        let (dag, blocks, _, bytes) = file(Profile::KuboCidV1Legacy, 130).await;
+        let mut files = Vec::new();
+        for n in 0..6 {
+            let part = &bytes[n * 20 * LEAF_LEN + 1..(n + 1) * 20 * LEAF_LEN];
+            files.push((dag.import(part, UnixfsMeta::default()).await.expect("a file").cid, part));
+        }
+        let (server, asked) = gateway(dag, blocks, Gives::First(count)).await;
+        let dag = reading(&server);
+        for (cid, part) in files {
+            assert!(read(&dag, &cid).await == part, "{count}");
+        }
+        let (_, cars) = asked.counts();
+        assert!((3..=6).contains(&cars), "{count}: {cars} CARs");
+    }
 }
 
 /// A leaf that is there many times comes once, and is there for all of them.
@@ -330,6 +373,9 @@ async fn a_path_comes_as_one_car() {
         Gives::Page,
         Gives::Cut(40),
         Gives::Cut(3_000),
+        Gives::First(0),
+        Gives::First(1),
+        Gives::Silent(0),
         Gives::Silent(3_000),
         Gives::Bent(20),
         Gives::Bent(3_000),
@@ -414,6 +460,8 @@ async fn whatever_a_gateway_gives_the_bytes_are_the_same() {
         Gives::Cut(0),
         Gives::Cut(40),
         Gives::Cut(500_000),
+        Gives::First(0),
+        Gives::First(7),
         Gives::Silent(0),
         Gives::Silent(500_000),
         Gives::Drip(500_000),

@@ -4,11 +4,12 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use muxfs::{
-    BlockStore, ErrorKind,
-    block::Mem,
+    BlockKey, BlockStore, Codec, ErrorKind, Name,
+    block::{Expected, Mem},
+    cid_of,
     testing::fault::{BlockCall, Faulty},
 };
-use muxfs_ipfs::{Sources, SourcesOptions};
+use muxfs_ipfs::{Gateway, HttpOptions, Sources, SourcesOptions};
 use tokio::time::{Instant, advance};
 
 use crate::block;
@@ -76,6 +77,24 @@ async fn waiting_ends() {
     let begun = Instant::now();
     let error = sources.get(&block(1, 100).0).await.expect_err("nobody answers");
     assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert!(begun.elapsed() <= Duration::from_secs(31), "{:?}", begun.elapsed());
+}
+
+/// Also where a CAR hangs first, at a gateway that hangs altogether: what others do meanwhile is within the limit, and who sent
+/// the CAR is asked for the block beside them.
+#[tokio::test(start_paused = true)]
+async fn waiting_for_a_car_counts_too() {
+    // Nobody accepts what connects.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}", silent.local_addr().expect("an address")).parse().expect("an address");
+    let gateway = Arc::new(Gateway::new(url, HttpOptions::default()));
+    let ([hung], _) = stores([3_600_000]).await;
+    let sources = Sources::new(Vec::new(), SourcesOptions::default()).and_gateway(gateway).and(hung.clone());
+    let root = cid_of(Codec::DagPb, b"a directory");
+    sources.expect(&Expected::Path { root: &root, parts: &[Name::new(b"a name").expect("a name")] });
+    let begun = Instant::now();
+    let error = sources.get(&BlockKey::from(&root)).await.expect_err("nobody answers");
+    assert_eq!((error.kind(), reads(&hung)), (ErrorKind::Unavailable, 1));
     assert!(begun.elapsed() <= Duration::from_secs(31), "{:?}", begun.elapsed());
 }
 
