@@ -269,6 +269,7 @@ impl BlockStore for Gateway {
 impl Records for Gateway {
     /// The newest record that the gateway knows, verified.
     async fn record(&self, name: &IpnsName) -> Result<Option<Record>> {
+        let _place = self.http.spare_place().await?;
         let path = format!("/ipns/{name}?format=ipns-record");
         let bytes = self.in_time(async {
             match self.ask(&Method::GET, &path, RECORD_TYPE).await? {

@@ -25,7 +25,7 @@ use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpStream, lookup_host},
-    sync::{OnceCell, OwnedSemaphorePermit, Semaphore},
+    sync::{OnceCell, OwnedSemaphorePermit, Semaphore, SemaphorePermit},
     time::{Instant, timeout},
 };
 use tokio_rustls::TlsConnector;
@@ -92,6 +92,8 @@ pub(crate) struct Http {
     options: HttpOptions,
     idle: Mutex<Vec<Connection>>,
     places: Arc<Semaphore>,
+    /// Half of them: so many at most are for what is no block.
+    spare_places: Semaphore,
     tls: OnceCell<TlsConnector>,
 }
 
@@ -124,8 +126,9 @@ pub(crate) struct Answer<'a> {
 
 impl Http {
     pub(crate) fn new(url: Url, options: HttpOptions) -> Self {
-        let places = Arc::new(Semaphore::new(options.connection_count_max.clamp(1, Semaphore::MAX_PERMITS)));
-        Self { url, options, idle: Mutex::default(), places, tls: OnceCell::new() }
+        let count = options.connection_count_max.clamp(1, Semaphore::MAX_PERMITS);
+        let (places, spare_places) = (Arc::new(Semaphore::new(count)), Semaphore::new(count.div_ceil(2)));
+        Self { url, options, idle: Mutex::default(), places, spare_places, tls: OnceCell::new() }
     }
 
     pub(crate) fn url(&self) -> &Url {
@@ -188,6 +191,12 @@ impl Http {
     ) -> Result<Answer<'_>> {
         let place = self.place().await?;
         self.send_to((&self.url.origin, false), &Method::POST, &self.url.below(rest), headers, body, place).await
+    }
+
+    /// A place among those that ask for what is no block: however many want that, and however slow the server is with it, there
+    /// are connections for blocks.
+    pub(crate) async fn spare_place(&self) -> Result<SemaphorePermit<'_>> {
+        self.spare_places.acquire().await.map_err(|error| self.unavailable(error))
     }
 
     async fn place(&self) -> Result<OwnedSemaphorePermit> {

@@ -22,7 +22,7 @@ use muxfs::{
     dag::DAG_BLOCK_LEN_MAX,
 };
 use serde::Deserialize;
-use tokio::time::timeout;
+use tokio::{sync::SemaphorePermit, time::timeout};
 
 use crate::{
     checked, cid_of_key,
@@ -167,6 +167,11 @@ impl Kubo {
         } else {
             "offline=true".to_owned()
         }
+    }
+
+    /// See [`Http::spare_place`].
+    pub(crate) async fn spare_place(&self) -> Result<SemaphorePermit<'_>> {
+        self.http.spare_place().await
     }
 
     pub(crate) async fn in_time<T>(&self, work: impl Future<Output = Result<T>> + Send) -> Result<T> {

@@ -28,10 +28,10 @@ use tokio::{
 
 /// Of so many names it is kept what they led to: who asks for more has the one that was asked for longest ago let go.
 const KEPT_COUNT_MAX: usize = 1024;
-/// So many names are asked for at once; who wants one more waits.
+/// So many names are asked for at once; who wants one more waits. No source is asked for so many: it has a limit of its own, so
+/// that who is slow with names is no slower with blocks.
 const ASKED_COUNT_MAX: usize = 64;
-/// Of so many names sources are waited for when somebody else gave a good record: half of the connections that a source is
-/// asked over, so that who is slow with names is no slower with blocks.
+/// Of so many names sources are waited for when somebody else gave a good record: as many as a source is asked for at once.
 const LATE_COUNT_MAX: usize = 8;
 
 /// How long others are waited for, and what they say is kept.
@@ -120,13 +120,13 @@ impl Look {
         !self.is_asked && self.until.is_none_or(|until| until <= Instant::now())
     }
 
-    /// Takes what somebody told where it counts; whether it is another record than before.
-    fn take(&mut self, record: Record, now: SystemTime) -> bool {
+    /// Takes what somebody told where it counts more than what was known; whether it does.
+    fn take(&mut self, record: Record, now: SystemTime) -> Ordering {
         let order = self.record.as_ref().map_or(Ordering::Greater, |known| cmp(&record, known, now));
         if order.is_gt() {
             self.record = Some(record);
         }
-        order.is_gt()
+        order
     }
 
     /// Notes how long the record that somebody told of now counts.
@@ -230,16 +230,17 @@ impl Others {
             match answer {
                 None => break,
                 Some(Ok(Some(record))) => {
-                    is_found = true;
                     if record.is_good(self.now()) && !asking.is_told {
                         deadline = deadline.min(Instant::now() + self.options.others_max);
                     }
                     look.send_if_modified(|look| {
-                        let is_other = look.take(record, self.now());
-                        if is_other && asking.is_told {
+                        let order = look.take(record, self.now());
+                        // Who tells of an older one does not know the one that counts.
+                        is_found |= order.is_ge();
+                        if order.is_gt() && asking.is_told {
                             look.keep(&self.options, self.now());
                         }
-                        is_other
+                        order.is_gt()
                     });
                 }
                 Some(Ok(None)) => {}
@@ -609,6 +610,24 @@ mod tests {
         tokio::time::sleep(Duration::from_secs(2)).await;
         let (_, left) = names.record_and_ttl(key(1).name()).await.expect("it counts on").expect("a record");
         assert_eq!(left, Duration::ZERO);
+    }
+
+    /// Nor does who tells of an older one say that the newer is still what counts: its time to live once began anew.
+    #[tokio::test(start_paused = true)]
+    async fn an_older_record_does_not_renew_a_newer_one() {
+        let source = Someone::new(Says::Record(record(1, 9, 100_000, 60)));
+        let (names, _) = names(Says::Nothing, &[&source]);
+        let told = async || names.record_and_ttl(key(1).name()).await.expect("it counts on").expect("a record");
+        assert_eq!(told().await.1, Duration::from_mins(1));
+        source.say(Says::Record(record(1, 4, 100_000, 60)));
+        for asked in [2, 3] {
+            tokio::time::sleep(Duration::from_mins(2)).await;
+            let (record, left) = told().await;
+            assert_eq!((record.sequence(), left, source.asked()), (9, Duration::ZERO, asked));
+        }
+        source.say(Says::Record(record(1, 9, 100_000, 60)));
+        tokio::time::sleep(NamesOptions::default().rest).await;
+        assert_eq!(told().await.1, Duration::from_mins(1), "somebody knows it");
     }
 
     #[tokio::test(start_paused = true)]

@@ -96,6 +96,7 @@ impl Kubo {
 impl Records for Kubo {
     /// The newest record that the node knows, verified; with `network` also one that its network knows.
     async fn record(&self, name: &IpnsName) -> Result<Option<Record>> {
+        let _place = self.spare_place().await?;
         let text = match self.in_time(self.routed(name)).await {
             Ok(Some(text)) => text,
             Ok(None) => return Ok(None),

@@ -10,13 +10,16 @@ use bytes::Bytes;
 use http_body_util::BodyExt as _;
 use hyper::{Method, Request, Response, body::Incoming, header::ACCEPT};
 use muxfs::{
-    ErrorKind, SecretKey,
+    BlockStore as _, ErrorKind, SecretKey,
     ipns::{LIFETIME, NameKey, RECORD_LEN_MAX, Record, Records, TTL},
 };
-use muxfs_ipfs::{Kubo, KuboOptions};
+use muxfs_ipfs::{Gateway, HttpOptions, Kubo, KuboOptions};
 use tokio::io::AsyncWriteExt as _;
 
-use crate::server::{Server, answer, hasty};
+use crate::{
+    block,
+    server::{Server, answer, hasty},
+};
 
 const RECORD_TYPE: &str = "application/vnd.ipfs.ipns-record";
 
@@ -52,6 +55,40 @@ async fn a_gateway_gives_records() {
     let gateway = server.gateway();
     assert_eq!(gateway.record(known.name()).await.expect("asked"), Some(known));
     assert_eq!(gateway.record(key(2).name()).await.expect("asked"), None);
+}
+
+/// Names that a gateway does not answer for leave connections for blocks: many of them once had all there are.
+#[tokio::test]
+async fn names_leave_connections_for_blocks() {
+    let (block_key, bytes) = block(1, 100);
+    let given = bytes.clone();
+    let server = Server::http(move |request| {
+        let given = given.clone();
+        async move {
+            if request.uri().path().starts_with("/ipns/") {
+                std::future::pending::<()>().await;
+            }
+            answer(200, given)
+        }
+    })
+    .await;
+    let options = HttpOptions::default();
+    let half = options.connection_count_max / 2;
+    let gateway = Gateway::new(server.url(), options);
+    let keys: Vec<NameKey> = (0..64).map(key).collect();
+    let names = futures_util::future::join_all(keys.iter().map(|key| gateway.record(key.name())));
+    let read = async {
+        while server.requests() < half {
+            tokio::task::yield_now().await;
+        }
+        gateway.get(&block_key).await
+    };
+    tokio::select! {
+        biased;
+        _ = names => panic!("nobody answers"),
+        read = read => assert_eq!(read.expect("there is a connection"), Some(bytes)),
+    }
+    assert_eq!(server.requests(), half + 1);
 }
 
 /// None of what these say is a record of the name, and none holds who asks up.
