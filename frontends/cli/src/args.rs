@@ -322,7 +322,7 @@ pub(crate) enum Command {
     /// The same as SIGHUP, with an answer: nodes of /zstor, gc and scrub change.
     #[command(after_help = "Examples:\n  muxfs reload\n  muxfs --data /var/lib/muxfs reload")]
     Reload,
-    /// Make a user for the FTP users file; reads the password from standard input
+    /// Make a user for the users file of FTP and HTTP; reads the password from standard input
     FtpUser {
         /// Add the user to this file, which is made where absent; else its lines are printed
         #[arg(long, value_name = "FILE")]

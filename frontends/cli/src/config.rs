@@ -424,6 +424,9 @@ pub(crate) struct Http {
     pub(crate) hosts: Vec<String>,
     /// Whether who reads shows the token on loopback, too.
     pub(crate) private: bool,
+    /// A file of users, each with a home; who has the token needs none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) users: Option<PathBuf>,
     /// Flists of several users; absent: there is no hub.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) hub: Option<Hub>,
@@ -496,7 +499,7 @@ impl Hub {
 
 impl Default for Http {
     fn default() -> Self {
-        Self { listen: Listen::at(HTTP_ADDR), hosts: Vec::new(), private: false, hub: None }
+        Self { listen: Listen::at(HTTP_ADDR), hosts: Vec::new(), private: false, users: None, hub: None }
     }
 }
 

@@ -646,7 +646,7 @@ pub(crate) fn effective(mut source: Source) -> Result<Config> {
         Mount::Flist(flist) => flist.dir.iter_mut().collect(),
         Mount::Mem { .. } | Mount::Ipfs { .. } | Mount::Overlay(_) => Vec::new(),
     });
-    let ftp = [&mut config.ftp.users, &mut config.ftp.tls_cert, &mut config.ftp.tls_key];
+    let ftp = [&mut config.ftp.users, &mut config.ftp.tls_cert, &mut config.ftp.tls_key, &mut config.http.users];
     let hub = config.http.hub.iter_mut().flat_map(|hub| hub.dir.iter_mut().chain(&mut hub.users));
     for path in of_mounts.chain(ftp.into_iter().flatten()).chain(hub).chain([&mut config.data]).chain(&mut source.file)
     {

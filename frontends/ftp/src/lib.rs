@@ -5,7 +5,7 @@
 //!          --data-----> wire     (passive, active)    --> transfer --> upload, listing ----^
 //! ```
 //!
-//! It stands beside the other frontends and knows only [`muxfs`]. An upload appears under its name when all of it is
+//! It stands beside the other frontends and knows only [`muxfs`] and its users. An upload appears under its name when all of it is
 //! durable and its client still there to be told, never before; 226 means that it is on disk. A broken one is kept for
 //! a day for its user to resume. Names are bytes and travel as they are.
 //!
@@ -37,12 +37,12 @@ mod tree;
 #[cfg(feature = "libunftp")]
 mod unftp;
 mod upload;
-mod users;
 mod wire;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use muxfs::{Error, ErrorKind, Result, vfs::Vfs};
+use muxfs_users::{Brake, HASHINGS_MAX, Users};
 use tokio::{
     io::AsyncWriteExt,
     net::{TcpListener, TcpStream},
@@ -50,19 +50,12 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub use crate::options::{Options, Tls};
 #[cfg(feature = "libunftp")]
 pub use crate::unftp::{Backend, NodeInfo};
-pub use crate::{
-    options::{Options, Tls},
-    users::{
-        FAILURE_WINDOW, FAILURES_MAX, HASH_MEMORY_KIB_MAX, HASH_PASSES_MAX, PASSWORD_LEN_MAX, USERS_VERSION,
-        hash_password, user_line, with_user,
-    },
-};
 use crate::{
-    session::{HASHINGS_MAX, Session, Shared},
+    session::{Session, Shared},
     upload::Slots,
-    users::{Brake, Users},
 };
 
 /// How long to wait where no connection can be accepted, as when file descriptors run out.

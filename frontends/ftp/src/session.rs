@@ -15,6 +15,7 @@ use std::{
 };
 
 use muxfs::vfs::{Vfs, posix::Caller};
+use muxfs_users::{Brake, Users};
 use rustls::ServerConfig;
 use tokio::{
     io::AsyncWriteExt,
@@ -31,7 +32,6 @@ use crate::{
     reply::Reply,
     tree::Tree,
     upload::Slots,
-    users::{Brake, Users},
     wire::{Endpoint, Wire},
 };
 
@@ -43,8 +43,6 @@ const LOGIN_TIMEOUT: Duration = Duration::from_mins(1);
 const REPLY_TIMEOUT: Duration = Duration::from_mins(1);
 /// Commands that wait while a transfer runs; with more the connection is read no further.
 const QUEUE_MAX: usize = 16;
-/// Passwords checked at once: each takes a core and the memory of its hash.
-pub(crate) const HASHINGS_MAX: usize = 2;
 
 /// What all sessions of a server share.
 #[derive(Debug)]
@@ -315,10 +313,7 @@ impl Session {
                     self.shared.brake.failed(address, self.shared.now());
                     return Err(refused());
                 };
-                let uid = user.uid.unwrap_or(own.uid);
-                let gid = user.gid.unwrap_or(own.gid);
-                let groups = if user.uid.is_none() { own.groups } else { user.groups };
-                (Caller { uid, gid, groups }, user.home, user.read_only)
+                (user.caller(own), user.home, user.read_only)
             }
         };
         let tree = async {

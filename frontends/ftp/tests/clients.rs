@@ -10,8 +10,9 @@ use std::{
     process::Stdio,
 };
 
-use muxfs_ftp::{Options, Server, Tls, user_line};
+use muxfs_ftp::{Options, Server, Tls};
 use muxfs_local::{LocalOptions, LocalVfs};
+use muxfs_users::user_line;
 use tokio::process::Command;
 
 /// A server of a host directory, and room for the client beside it.

@@ -5,7 +5,8 @@ mod raw;
 use std::{sync::Arc, time::Duration};
 
 use muxfs::vfs::{NewNode, SetAttr, Vfs};
-use muxfs_ftp::{FAILURES_MAX, Options, user_line};
+use muxfs_ftp::Options;
+use muxfs_users::{FAILURES_MAX, user_line};
 use raw::{Raw, at_rest, make, make_file, make_link, model, names, options, start};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},

@@ -1,4 +1,4 @@
-//! Who asks: somebody who shows the token, or anybody.
+//! Who asks: somebody who shows the token, a user, or anybody.
 //!
 //! A token is shown as `Authorization: Bearer`, or as the password of any user (`Basic`), which is what WebDAV clients
 //! ask people for; a browser that showed it once shows a cookie that was made of it. Compared by hash, in a time that says
@@ -12,14 +12,14 @@ use axum::http::{
 };
 use multibase::Base;
 use muxfs::{
-    Env, Error, ErrorKind, Result,
+    Env, Error, ErrorKind, Name, Result,
     vfs::{
         Fsid, Vfs,
         posix::{Caller, posix},
     },
 };
 
-use crate::failure::Failure;
+use crate::{failure::Failure, logins::Login};
 
 /// The shortest and the longest token, in bytes.
 const TOKEN_LEN: std::ops::RangeInclusive<usize> = 16..=256;
@@ -80,7 +80,7 @@ impl Token {
     }
 
     /// What a cookie shows in its place: good for as long as the token is, and of no use to learn it.
-    fn session(&self) -> blake3::Hash {
+    pub(crate) fn session(&self) -> blake3::Hash {
         blake3::derive_key(SESSION, self.0.as_bytes()).into()
     }
 }
@@ -106,35 +106,88 @@ pub struct Writing {
 }
 
 impl Writing {
-    pub(crate) fn vfs_of_writers(&self) -> Arc<dyn Vfs> {
-        posix(self.vfs.clone(), self.caller.clone())
+    /// All mounts, as somebody may change them.
+    pub(crate) fn vfs_of(&self, who: &Who) -> Arc<dyn Vfs> {
+        match who {
+            Who::Owner => posix(self.vfs.clone(), self.caller.clone()),
+            Who::User(login) if !login.read_only => posix(self.vfs.clone(), login.caller(&self.caller)),
+            Who::User(_) | Who::Anybody | Who::Refused => who.view(&self.vfs),
+        }
     }
 }
 
 /// Who asks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Who {
     Anybody,
-    Writer,
-    /// Somebody who shows what is no token.
+    /// Somebody who shows the token: they may read and write everything.
+    Owner,
+    /// A user: they may reach what is in their home, and write there unless they only read.
+    User(Arc<Login>),
+    /// Somebody who shows what is neither a token nor a password.
     Refused,
+}
+
+impl Who {
+    pub(crate) fn may_write(&self) -> bool {
+        match self {
+            Self::Owner => true,
+            Self::User(login) => !login.read_only,
+            Self::Anybody | Self::Refused => false,
+        }
+    }
+
+    /// The home that is all they may reach, where it is not everything.
+    fn home(&self) -> Option<&[Name]> {
+        if let Self::User(login) = self { Some(login.home()) } else { None }
+    }
+
+    /// Whether what is at a path is theirs to read.
+    pub(crate) fn may_reach(&self, path: &[Name]) -> bool {
+        self.home().is_none_or(|home| path.starts_with(home))
+    }
+
+    /// Whether they may make, replace and take away what is called this: a home itself stays what it is.
+    pub(crate) fn may_name(&self, path: &[Name]) -> bool {
+        self.home().is_none_or(|home| path.starts_with(home) && path.len() > home.len())
+    }
+
+    /// Whether they may know that there is something at a path: it is theirs, or on the way there.
+    pub(crate) fn may_see(&self, path: &[Name]) -> bool {
+        self.home().is_none_or(|home| path.starts_with(home) || home.starts_with(path))
+    }
+
+    /// Where they are led who ask for what is on the way to their home.
+    pub(crate) fn led_from(&self, path: &[Name]) -> Option<&[Name]> {
+        self.home().filter(|home| home.starts_with(path) && home.len() > path.len())
+    }
+
+    /// A file system as they may read it.
+    pub(crate) fn view(&self, vfs: &Arc<dyn Vfs>) -> Arc<dyn Vfs> {
+        if let Self::User(login) = self { login.view(vfs) } else { vfs.clone() }
+    }
 }
 
 /// Who a request says that it is from.
 pub(crate) fn who(headers: &HeaderMap, token: Option<&Token>) -> Who {
     let Some(token) = token else { return Who::Anybody };
-    let cookies = headers.get_all(COOKIES).into_iter().filter_map(|value| value.to_str().ok());
-    let mut pairs = cookies.flat_map(|value| value.split(';')).filter_map(|pair| pair.trim().split_once('='));
     let session = token.session();
-    if pairs.any(|(name, value)| name == COOKIE && blake3::Hash::from_hex(value).is_ok_and(|value| value == session)) {
-        return Who::Writer;
+    if sessions(headers).any(|shown| shown == session) {
+        return Who::Owner;
     }
     let mut shown = headers.get_all(AUTHORIZATION).into_iter().peekable();
     if shown.peek().is_none() {
         return Who::Anybody;
     }
     let is_it = |value: &HeaderValue| secret(value).is_some_and(|secret| token.is(&secret));
-    if shown.any(is_it) { Who::Writer } else { Who::Refused }
+    if shown.any(is_it) { Who::Owner } else { Who::Refused }
+}
+
+/// What cookies of ours show.
+pub(crate) fn sessions(headers: &HeaderMap) -> impl Iterator<Item = blake3::Hash> {
+    let cookies = headers.get_all(COOKIES).into_iter().filter_map(|value| value.to_str().ok());
+    let pairs = cookies.flat_map(|value| value.split(';')).filter_map(|pair| pair.trim().split_once('='));
+    pairs.filter(|(name, _)| *name == COOKIE).filter_map(|(_, value)| blake3::Hash::from_hex(value).ok())
 }
 
 /// What is shown as a token, or as a password.
@@ -144,21 +197,37 @@ fn secret(value: &HeaderValue) -> Option<String> {
     if scheme.eq_ignore_ascii_case("bearer") {
         return Some(shown.to_owned());
     }
+    basic(value).map(|(_, password)| password)
+}
+
+/// The name of a user and a password (RFC 7617).
+pub(crate) fn basic(value: &HeaderValue) -> Option<(String, String)> {
+    let (scheme, shown) = value.to_str().ok()?.trim().split_once(' ')?;
     if !scheme.eq_ignore_ascii_case("basic") {
         return None;
     }
-    let pair = Base::Base64.decode(shown.trim_end_matches('=')).ok()?;
-    String::from_utf8(pair).ok()?.split_once(':').map(|(_, password)| password.to_owned())
+    let pair = Base::Base64.decode(shown.trim().trim_end_matches('=')).ok()?;
+    let pair = String::from_utf8(pair).ok()?;
+    pair.split_once(':').map(|(name, password)| (name.to_owned(), password.to_owned()))
 }
 
-/// A request that needs the token, and has none or a wrong one.
-pub(crate) fn refusal(who: Who) -> Failure {
+/// A request that needs the token or a user, and has none or a wrong one; or a user who may not do that.
+pub(crate) fn refusal(who: &Who) -> Failure {
     let why = match who {
-        Who::Refused => "This is not the token of this server.",
-        Who::Anybody | Who::Writer => "This needs the token of this server.",
+        Who::Refused => "This is neither the token of this server nor the password of a user.",
+        Who::Anybody | Who::Owner => "This needs the token of this server, or a user of it.",
+        Who::User(_) => {
+            return Failure::new(StatusCode::FORBIDDEN, "This user may change nothing.", "Ask who runs the server.");
+        }
     };
-    let advice = "`muxfs http token` shows it: send it as the password of any user, or as Authorization: Bearer.";
+    let advice =
+        "`muxfs http token` shows the token: send it as the password of any user, or as Authorization: Bearer.";
     Failure::new(StatusCode::UNAUTHORIZED, why, advice)
+}
+
+/// A request for what is not in the home of a user.
+pub(crate) fn out_of_home() -> Failure {
+    Failure::new(StatusCode::FORBIDDEN, "This is not in the home of this user.", "Ask who runs the server.")
 }
 
 /// Says how to show a token.
@@ -170,9 +239,9 @@ pub(crate) fn ask(asked: &HeaderMap, headers: &mut HeaderMap) {
     }
 }
 
-/// The cookie of a browser that showed the token. No script reads it, and no page of another site has it sent.
-pub(crate) fn cookie(token: &Token) -> String {
-    format!("{COOKIE}={}; Path=/; Max-Age={COOKIE_TIME}; HttpOnly; SameSite=Strict", token.session())
+/// The cookie of a browser that showed the token, or was a user's. No script reads it, and no page of another site has it sent.
+pub(crate) fn cookie(session: &blake3::Hash) -> String {
+    format!("{COOKIE}={session}; Path=/; Max-Age={COOKIE_TIME}; HttpOnly; SameSite=Strict")
 }
 
 /// Takes the cookie away.
@@ -189,11 +258,11 @@ mod tests {
         let token = Token::new("0123456789abcdef").expect("a token");
         for (shown, expected) in [
             (&[][..], Who::Anybody),
-            (&["Bearer 0123456789abcdef"], Who::Writer),
-            (&["bearer  0123456789abcdef "], Who::Writer),
+            (&["Bearer 0123456789abcdef"], Who::Owner),
+            (&["bearer  0123456789abcdef "], Who::Owner),
             // any:0123456789abcdef, with and without a user, padded or not.
-            (&["Basic YW55OjAxMjM0NTY3ODlhYmNkZWY="], Who::Writer),
-            (&["Basic OjAxMjM0NTY3ODlhYmNkZWY"], Who::Writer),
+            (&["Basic YW55OjAxMjM0NTY3ODlhYmNkZWY="], Who::Owner),
+            (&["Basic OjAxMjM0NTY3ODlhYmNkZWY"], Who::Owner),
             (&["Bearer 0123456789abcdeg"], Who::Refused),
             (&["Bearer 0123456789abcde"], Who::Refused),
             (&["Bearer 0123456789abcdef0"], Who::Refused),
@@ -201,7 +270,7 @@ mod tests {
             (&["Basic 0123456789abcdef"], Who::Refused),
             (&["Basic !"], Who::Refused),
             (&["Digest 0123456789abcdef"], Who::Refused),
-            (&["Bearer no", "Bearer 0123456789abcdef"], Who::Writer),
+            (&["Bearer no", "Bearer 0123456789abcdef"], Who::Owner),
         ] {
             let mut headers = HeaderMap::new();
             for value in shown {
@@ -215,12 +284,12 @@ mod tests {
     #[test]
     fn a_cookie_stands_for_the_token_it_was_made_of() {
         let [token, other] = ["0123456789abcdef", "0123456789abcdeg"].map(|text| Token::new(text).expect("a token"));
-        let shown = cookie(&token);
+        let shown = cookie(&token.session());
         let pair = shown.split(';').next().expect("a pair");
         assert!(!shown.contains(token.as_str()) && shown.contains("HttpOnly; SameSite=Strict"));
         for (value, expected) in [
-            (pair.to_owned(), Who::Writer),
-            (format!("a=b; {pair}; c"), Who::Writer),
+            (pair.to_owned(), Who::Owner),
+            (format!("a=b; {pair}; c"), Who::Owner),
             (format!("x{pair}"), Who::Anybody),
             (format!("{pair}0"), Who::Anybody),
             (no_cookie(), Who::Anybody),

@@ -1,6 +1,10 @@
 //! From a request to its answer: who asks, what for, and what it is that answers.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+    time::Duration,
+};
 
 use axum::{
     body::{Body, BodyDataStream, to_bytes},
@@ -31,7 +35,7 @@ use crate::{
     hub::{self, Asked},
     ipns, ours, page,
     place::{self, Place},
-    server::Shared,
+    server::{Peer, Shared},
     site::{Root, Site},
     target::Target,
     turn,
@@ -117,15 +121,28 @@ async fn admit(shared: &Shared, request: &Parts) -> Result<Who, Failure> {
 }
 
 /// Who asks, if they may read.
-async fn identify(shared: &Shared, request: &Parts) -> Result<Who, Failure> {
-    let who = access::who(&request.headers, shared.options.writing.as_ref().map(|writing| &writing.token));
+pub(crate) async fn identify(shared: &Shared, request: &Parts) -> Result<Who, Failure> {
+    let mut who = access::who(&request.headers, shared.options.writing.as_ref().map(|writing| &writing.token));
+    if let Some(logins) = &shared.logins {
+        let login = match who {
+            Who::Anybody => logins.of_cookie(&request.headers),
+            Who::Refused => logins.of_password(&request.headers, peer(request), (shared.options.env.now)()).await,
+            Who::Owner | Who::User(_) => None,
+        };
+        who = login.map_or(who, Who::User);
+    }
     if who == Who::Refused {
         sleep(REFUSAL_TIME).await;
     }
     if who == Who::Refused || (who == Who::Anybody && !shared.options.is_open()) {
-        return Err(access::refusal(who));
+        return Err(access::refusal(&who));
     }
     Ok(who)
+}
+
+/// Where a request comes from.
+fn peer(request: &Parts) -> IpAddr {
+    request.extensions.get::<Peer>().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.0)
 }
 
 /// Takes the form of a login, which is all that is posted here.
@@ -139,7 +156,7 @@ async fn log_in(shared: &Shared, request: &Parts, body: Incoming) -> Result<Resp
     let form = timeout(shared.options.head_timeout, to_bytes(Body::new(body), ours::FORM_LEN_MAX)).await;
     let form =
         form.ok().and_then(Result::ok).ok_or_else(|| Failure::bad("The form did not come, or is too long.", ""))?;
-    ours::log_in(shared, &target.parts, &form).await
+    ours::log_in(shared, &target.parts, &form, peer(request)).await
 }
 
 /// Makes a change. It ends as it ends, though its client may be gone.
@@ -212,8 +229,13 @@ fn has_rest(made: &Result<Response<Body>, Failure>) -> bool {
 async fn changer(shared: &Arc<Shared>, request: &Parts) -> Result<Dav, Failure> {
     let who = admit(shared, request).await?;
     guard::check_writer(request, &shared.options.hosts)?;
-    let dav = Dav::new(shared.clone(), request.clone(), Target::parse(&request.uri)?, true).ok_or_else(not_here)?;
-    if who == Who::Writer { Ok(dav) } else { Err(access::refusal(who)) }
+    if shared.options.writing.is_none() {
+        return Err(not_here());
+    }
+    if !who.may_write() {
+        return Err(access::refusal(&who));
+    }
+    Dav::new(shared.clone(), request.clone(), Target::parse(&request.uri)?, who).ok_or_else(not_here)
 }
 
 /// Lets a body pass that nobody wants: a client that is still sending would find the connection gone, and not hear why.
@@ -266,11 +288,15 @@ async fn find(shared: &Arc<Shared>, request: &Parts, body: Incoming) -> Response
     if lists {
         let listed = async {
             guard::check_origin(request, &shared.options.hosts)?;
-            let is_writer = who == Who::Writer;
-            let dav = Dav::new(shared.clone(), request.clone(), target, is_writer).ok_or_else(not_here)?;
+            let dav = Dav::new(shared.clone(), request.clone(), target, who).ok_or_else(not_here)?;
             dav.answer(&mut Body::new(body).into_data_stream()).await
         };
         return listed.await.unwrap_or_else(|failure| fail(&failure, request));
+    }
+    if request.method != Method::OPTIONS
+        && let Some(elsewhere) = kept_out(shared, &who, &target)
+    {
+        return elsewhere.unwrap_or_else(|failure| fail(&failure, request));
     }
     let cid = content(shared, &target.parts);
     let is_of_name = cid.is_none() && is_of_ipns(shared, &target);
@@ -288,7 +314,7 @@ async fn find(shared: &Arc<Shared>, request: &Parts, body: Incoming) -> Response
         let answered = match cid {
             Some((cas, cid, below)) => by_cid(cas, &target, request, (cid, below), &boundary).await,
             None if is_of_name => by_ipns_name(shared, &target, request, &boundary).await,
-            None => by_name(shared, &target, request, &boundary).await,
+            None => by_name(shared, &who, &target, request, &boundary).await,
         };
         let mut answered = answered.unwrap_or_else(|failure| fail(&failure, request));
         // Blocks, pages and lists have one address.
@@ -303,6 +329,29 @@ async fn find(shared: &Arc<Shared>, request: &Parts, body: Incoming) -> Response
     response
 }
 
+/// What a user is told in place of what is not theirs: where their home is, on the way to it.
+fn kept_out(shared: &Shared, who: &Who, target: &Target) -> Option<Result<Response<Body>, Failure>> {
+    let parts = &target.parts;
+    if ours::is_own(parts) && !ours::tells_of_all(parts) {
+        return None;
+    }
+    // What a name of IPNS leads to is in the mount of public content.
+    let is_public = is_of_ipns(shared, target);
+    let is_reached = if is_public { may_reach_public(who) } else { who.may_reach(parts) };
+    if is_reached {
+        return None;
+    }
+    Some(
+        who.led_from(parts)
+            .filter(|_| !is_public)
+            .map_or_else(|| Err(access::out_of_home()), |home| Ok(page::to_home(home))),
+    )
+}
+
+fn may_reach_public(who: &Who) -> bool {
+    Name::new(PUBLIC_PREFIX.as_bytes()).is_ok_and(|prefix| who.may_reach(&[prefix]))
+}
+
 /// A line that divides parts of an answer, and stands in none of them.
 fn boundary(shared: &Shared) -> String {
     let mut random = [0; 16];
@@ -313,7 +362,9 @@ fn boundary(shared: &Shared) -> String {
 /// Answers a request for a site: content alone is there.
 async fn find_on(shared: &Shared, site: &Site, request: &Parts) -> Response<Body> {
     let answered = async {
-        identify(shared, request).await?;
+        if !may_reach_public(&identify(shared, request).await?) {
+            return Err(access::out_of_home());
+        }
         match request.method {
             Method::GET | Method::HEAD => by_site(shared, site, request).await,
             Method::OPTIONS => {
@@ -456,6 +507,7 @@ async fn by_ipns_name(
 
 async fn by_name(
     shared: &Arc<Shared>,
+    who: &Who,
     target: &Target,
     request: &Parts,
     boundary: Boundary<'_>,
@@ -485,7 +537,7 @@ async fn by_name(
             return Err(Failure::new(status, format!("Nothing has this name, and it is no CID: {why}."), CID_ADVICE));
         }
     }
-    Place { shared, target, request, boundary }.answer(mount, names).await
+    Place { shared, who, target, request, boundary }.answer(mount, names).await
 }
 
 /// Whether something has this name at the root of a mount.

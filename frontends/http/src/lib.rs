@@ -2,7 +2,7 @@
 //! writes over WebDAV what may be written, and has pages that manage files and tell how the server does.
 //!
 //! ```text
-//!   client --> server --> answer --> guard, access   who may ask
+//!   client --> server --> answer --> guard, access, logins   who may ask
 //!                           |------> target  what for
 //!                           |------> site    --> gateway, redirects  (content on an origin of its own)
 //!                           |------> place   --> entity, page, folder                       ---> muxfs::vfs::Vfs
@@ -11,7 +11,7 @@
 //!                           '------> gateway --> entity (ranges, conditions), page, car, tar ---> muxfs::dag::Dag
 //! ```
 //!
-//! It stands beside the other frontends and knows only [`muxfs`]. Every block is verified before a byte of it is sent;
+//! It stands beside the other frontends and knows only [`muxfs`] and its users. Every block is verified before a byte of it is sent;
 //! what turns out bad below an answer that has begun breaks the connection off. Bounded: connections, answers, heads, paths, lists,
 //! what is fetched ahead of a client, and how long any of them may stand still. Spec: spec/http.md.
 //!
@@ -37,6 +37,7 @@ mod gateway;
 mod guard;
 mod hub;
 mod ipns;
+mod logins;
 mod media_type;
 mod options;
 mod ours;

@@ -2,6 +2,7 @@
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -21,6 +22,9 @@ pub struct Options {
     pub hosts: Vec<String>,
     /// How the namespace is written, and listed over WebDAV; `None`: neither.
     pub writing: Option<Writing>,
+    /// A file of users, each of whom may read and write in a home of their own, shown by name and password; needs `writing`.
+    /// Read when the server starts. `None`: nobody but who has the token.
+    pub users: Option<PathBuf>,
     /// What the status page tells beside what the namespace knows of itself.
     pub reporter: Option<Arc<dyn Reporter>>,
     /// Whether who reads has to show the token on loopback, too: behind a proxy that lets anybody in. Needs `writing`.
@@ -57,6 +61,7 @@ impl Default for Options {
             addr: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
             hosts: Vec::new(),
             writing: None,
+            users: None,
             reporter: None,
             private: false,
             names: None,
@@ -90,6 +95,9 @@ impl Options {
         if !self.is_open() && self.writing.is_none() {
             return refuse("private, or elsewhere than on loopback, HTTP asks whoever reads for a token, and has none");
         }
+        if self.users.is_some() && self.writing.is_none() {
+            return refuse("users are those who write, and nothing is written here");
+        }
         if self.connections_max == 0 {
             return refuse("no connection could ever open: the limit is 0");
         }
@@ -113,6 +121,7 @@ mod tests {
         for (options, word) in [
             (Options { addr: anywhere, ..Options::default() }, "loopback"),
             (Options { private: true, ..Options::default() }, "private"),
+            (Options { users: Some("users.toml".into()), ..Options::default() }, "users"),
             (Options { connections_max: 0, ..Options::default() }, "limit is 0"),
             (Options { answers_max: 0, ..Options::default() }, "limit is 0"),
             (Options { hosts: vec!["a.example:80".into()], ..Options::default() }, "port"),

@@ -4,7 +4,7 @@
 //! loads nothing from elsewhere, so that what is shown in it, names above all, cannot become part of it.
 //! Spec: spec/http.md #pages.
 
-use std::{fmt::Debug, sync::Arc, time::Duration};
+use std::{fmt::Debug, net::IpAddr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use axum::{
@@ -30,7 +30,7 @@ use tokio::{
 };
 
 use crate::{
-    access::{self, REFUSAL_TIME},
+    access::{self, REFUSAL_TIME, Who},
     entity::{is_unchanged, set},
     failure::Failure,
     page::NO_STORE,
@@ -87,6 +87,11 @@ pub(crate) const FORM_LEN_MAX: usize = 4096;
 /// Whether a path is of the server's own.
 pub(crate) fn is_own(parts: &[Name]) -> bool {
     parts.first().is_some_and(|first| first.as_bytes() == OWN)
+}
+
+/// Whether it tells of all mounts, and so to nobody whose home is in one.
+pub(crate) fn tells_of_all(parts: &[Name]) -> bool {
+    parts.get(1).and_then(Name::as_str).is_some_and(|second| matches!(second, "status.json" | "pins"))
 }
 
 /// Answers what is asked below `/.muxfs` without a body.
@@ -260,18 +265,29 @@ async fn mount(mount: &Mount) -> (Value, bool) {
     (value, is_late)
 }
 
-/// Takes the token that a form tells, and gives a cookie for it; or takes that away.
-pub(crate) async fn log_in(shared: &Shared, parts: &[Name], form: &[u8]) -> Result<Response<Body>, Failure> {
+/// Takes the token that a form tells, or the name and the password of a user, and gives a cookie for it; or takes that away.
+pub(crate) async fn log_in(
+    shared: &Shared,
+    parts: &[Name],
+    form: &[u8],
+    peer: IpAddr,
+) -> Result<Response<Body>, Failure> {
     let writing = shared.options.writing.as_ref();
-    let token = writing.map(|writing| &writing.token).ok_or_else(|| access::refusal(access::Who::Refused))?;
+    let token = writing.map(|writing| &writing.token).ok_or_else(|| access::refusal(&Who::Refused))?;
     let cookie = match parts.get(1).and_then(Name::as_str) {
         Some("login") => {
             let form = Query::parse(std::str::from_utf8(form).unwrap_or_default())?;
-            if !form.get("token").is_some_and(|shown| token.is(shown.trim())) {
+            let shown = form.get("token").unwrap_or_default();
+            let session = if token.is(shown.trim()) {
+                Some(token.session())
+            } else {
+                session_of_user(shared, form.get("user").unwrap_or_default(), shown, peer).await
+            };
+            let Some(session) = session else {
                 tokio::time::sleep(REFUSAL_TIME).await;
-                return Err(access::refusal(access::Who::Refused));
-            }
-            access::cookie(token)
+                return Err(access::refusal(&Who::Refused));
+            };
+            access::cookie(&session)
         }
         Some("logout") => access::no_cookie(),
         _ => return Err(Failure::new(StatusCode::NOT_FOUND, "There is no such page.", "")),
@@ -280,4 +296,10 @@ pub(crate) async fn log_in(shared: &Shared, parts: &[Name], form: &[u8]) -> Resu
     *response.status_mut() = StatusCode::NO_CONTENT;
     set(response.headers_mut(), SET_COOKIE, &cookie);
     Ok(response)
+}
+
+async fn session_of_user(shared: &Shared, name: &str, password: &str, peer: IpAddr) -> Option<blake3::Hash> {
+    let logins = shared.logins.as_ref().filter(|_| !name.is_empty())?;
+    let login = logins.check(name, password, peer, (shared.options.env.now)()).await?;
+    logins.session_of(&login)
 }

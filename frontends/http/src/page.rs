@@ -277,6 +277,17 @@ pub(crate) fn of_hub(title: &str, body: &str) -> Response<Body> {
     response
 }
 
+/// Leads a user to their home.
+pub(crate) fn to_home(home: &[Name]) -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::FOUND;
+    let headers = response.headers_mut();
+    set(headers, LOCATION, &format!("{}/", path_of(home)));
+    headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static(NO_STORE));
+    response
+}
+
 /// Where the part of a directory begins that is asked for.
 pub(crate) fn from(target: &Target) -> Result<u64, Failure> {
     let bad = |_| Failure::bad("The part of a directory begins nowhere.", "Begin without ?from=.");

@@ -24,6 +24,7 @@ use muxfs::{
 use serde_json::{Value, json};
 
 use crate::{
+    access::Who,
     dav::is_hidden,
     entity::{Entity, Read, disposition, read_bytes, set},
     failure::Failure,
@@ -46,6 +47,7 @@ const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resour
 /// A request for something with a name.
 pub(crate) struct Place<'a> {
     pub(crate) shared: &'a Shared,
+    pub(crate) who: &'a Who,
     pub(crate) target: &'a Target,
     pub(crate) request: &'a Parts,
     pub(crate) boundary: &'a (dyn Fn() -> String + Sync),
@@ -117,7 +119,7 @@ impl Place<'_> {
         if names.iter().any(is_hidden) {
             return Err(Failure::new(StatusCode::NOT_FOUND, "What this name is kept for is not whole yet.", ""));
         }
-        let (vfs, of_mount) = (mount.vfs(), Name::new(mount.prefix().as_str().as_bytes())?);
+        let (vfs, of_mount) = (&self.who.view(mount.vfs()), Name::new(mount.prefix().as_str().as_bytes())?);
         let (lease, attr) = ext::walk(vfs, vfs.root(), names).await?;
         let answer = match attr.kind {
             FileKind::Dir if is_archive => self.archive(vfs, (lease, attr), names.last().unwrap_or(&of_mount)).await?,
@@ -192,7 +194,7 @@ impl Place<'_> {
         if !self.target.is_dir {
             return Ok(page::to_dir(&self.target.parts, &self.target.query));
         }
-        let vfs = mount.vfs();
+        let vfs = &self.who.view(mount.vfs());
         if wants_json(self.request) {
             return self.json(mount, lease, own).await;
         }
@@ -230,7 +232,7 @@ impl Place<'_> {
 
     /// A part of a directory for programs, in the order of the mount.
     async fn json(&self, mount: &Mount, lease: &Lease, own: &Attr) -> Result<Response<Body>, Failure> {
-        let vfs = mount.vfs();
+        let vfs = &self.who.view(mount.vfs());
         let page = vfs.readdir(lease.ino(), Cookie(page::from(self.target)?), LIST_COUNT_MAX, Listing::Attrs).await?;
         let next = page.entries.last().map(|entry| format!("{:x}", entry.cookie.0)).filter(|_| !page.eof);
         let mut entries = Vec::with_capacity(page.entries.len());
@@ -242,7 +244,7 @@ impl Place<'_> {
             }
         }
         Ok(ours::told(&json!({
-            "writable": self.shared.options.writing.is_some(),
+            "writable": self.shared.options.writing.is_some() && (*self.who == Who::Anybody || self.who.may_write()),
             "history": mount.as_tree().is_some(),
             "pins": mount.as_cas().is_some(),
             "cid": own.cid.map(|cid| cid.to_string()),

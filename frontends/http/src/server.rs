@@ -3,13 +3,13 @@
 use std::{
     convert::Infallible,
     io,
-    net::{SocketAddr, TcpListener as StdTcpListener},
+    net::{IpAddr, SocketAddr, TcpListener as StdTcpListener},
     pin::pin,
     sync::Arc,
     time::Duration,
 };
 
-use hyper::{server::conn::http1, service::service_fn};
+use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use muxfs::{Error, ErrorKind, MuxFs, Result};
 use tokio::{
@@ -20,7 +20,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{Options, answer, dav::Locks, ours::LastTold, stall::Stall, turn::Turns};
+use crate::{Options, answer, dav::Locks, logins::Logins, ours::LastTold, stall::Stall, turn::Turns};
 
 /// How long accepting pauses when the process has no file descriptor left: others must close first.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -34,6 +34,8 @@ const HEAD_LEN_MAX: usize = 96 << 10;
 pub(crate) struct Shared {
     pub(crate) mux: MuxFs,
     pub(crate) options: Options,
+    /// The users, where there are any.
+    pub(crate) logins: Option<Logins>,
     /// The turns of answers that read.
     pub(crate) turns: Turns,
     /// Who keeps whom from writing.
@@ -69,9 +71,11 @@ pub struct Server {
 /// ```
 ///
 /// # Errors
-/// `InvalidArgument` for options that cannot be meant; `Io` where the address cannot be had.
+/// `InvalidArgument` for options that cannot be meant, a bad file of users among them; `NotFound` where there is no such file;
+/// `Io` where the address cannot be had.
 pub fn serve(mux: MuxFs, options: Options) -> Result<Server> {
     options.check()?;
+    let logins = Logins::open(&options)?;
     let failed = |error: io::Error| Error::new(ErrorKind::Io, "http.listen").at(options.addr).because(error);
     let listener = StdTcpListener::bind(options.addr).map_err(failed)?;
     listener.set_nonblocking(true).map_err(failed)?;
@@ -80,7 +84,7 @@ pub fn serve(mux: MuxFs, options: Options) -> Result<Server> {
     let (closing, killed) = (CancellationToken::new(), CancellationToken::new());
     let turns = Turns::new(options.answers_max);
     let (locks, told, tasks) = (Locks::default(), LastTold::default(), TaskTracker::new());
-    let shared = Arc::new(Shared { mux, options, turns, locks, told, tasks, closing, killed });
+    let shared = Arc::new(Shared { mux, options, logins, turns, locks, told, tasks, closing, killed });
     shared.tasks.spawn(accept(listener, shared.clone()));
     tracing::info!(%addr, "HTTP listens");
     Ok(Server { addr, shared })
@@ -123,8 +127,8 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, _)) => match places.clone().try_acquire_owned() {
-                Ok(place) => drop(tasks.spawn(attend(shared.clone(), stream, place))),
+            Ok((stream, peer)) => match places.clone().try_acquire_owned() {
+                Ok(place) => drop(tasks.spawn(attend(shared.clone(), (stream, Peer(peer.ip())), place))),
                 Err(_) => drop(tasks.spawn(turn_away(stream))),
             },
             Err(error) if is_of_the_peer(&error) => tracing::debug!(%error, "HTTP: a connection was gone at once"),
@@ -142,14 +146,19 @@ fn is_of_the_peer(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
 }
 
-async fn attend(shared: Arc<Shared>, stream: TcpStream, place: OwnedSemaphorePermit) {
+/// Where a request comes from: a client, or a proxy before it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Peer(pub(crate) IpAddr);
+
+async fn attend(shared: Arc<Shared>, (stream, peer): (TcpStream, Peer), place: OwnedSemaphorePermit) {
     metrics::gauge!("muxfs_http_connections").increment(1.0);
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "HTTP: small answers may wait");
     }
     let stream = TokioIo::new(Stall::new(stream, shared.options.stall_timeout));
-    let service = service_fn(|request| {
+    let service = service_fn(|mut request: Request<Incoming>| {
         let shared = shared.clone();
+        request.extensions_mut().insert(peer);
         async move { Ok::<_, Infallible>(answer::answer(&shared, request).await) }
     });
     let mut connection = pin!(

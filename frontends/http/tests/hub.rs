@@ -603,6 +603,72 @@ async fn who_may_read() {
     assert_eq!(reads(&world, &elsewhere).await, 403);
 }
 
+/// A user of the server whose home is not everything gets at no flist, by no address of the hub, but of one that is public; and
+/// the token of a user of the hub counts whoever else a browser is.
+#[tokio::test]
+async fn users_of_the_server_read_what_is_in_no_home_where_theirs_is_all() {
+    let dir = TempDir::new().expect("a directory");
+    let file = dir.path().join("users");
+    let mut users = "version = 1\n".to_owned();
+    for (name, home) in [("ann", "/mem/ann"), ("hubert", "/hub"), ("eve", "/")] {
+        users += &muxfs_users::user_line(name, "secret", home, false, &env()).expect("a user");
+    }
+    fs::write(&file, users).expect("written");
+    let basic = |name: &str, password: &str| {
+        let shown = multibase::Base::Base64Pad.encode(format!("{name}:{password}"));
+        format!("Basic {shown}")
+    };
+    for (private, is_public) in [(false, false), (true, false), (false, true), (true, true)] {
+        let writing = Writing {
+            vfs: ModelFs::new(env()),
+            token: Token::new("server-0123456789abcdef").expect("a token"),
+            caller: Caller { uid: 0, gid: 0, groups: Vec::new() },
+            sync_names_except: Vec::new(),
+        };
+        let options = Options { private, writing: Some(writing), users: Some(file.clone()), ..Options::default() };
+        let world = World::with(options, is_public);
+        let addr = world.server.local_addr();
+        let get = async |shown: &[(&str, &str)], path: &str| ask(addr, "GET", path, shown).await.status;
+        for path in [
+            "/hub",
+            "/hub/",
+            "/hub/alice",
+            "/hub/alice/one.flist",
+            "/alice/one.flist",
+            "/alice/one.flist.md5",
+            "/hub/alice/one.md",
+            "/hub/alice/one.flist/tree/",
+            "/api/flist",
+            "/api/fileslist",
+            "/api/search?q=one",
+            "/hub/api/flist/alice",
+            "/api/flist/alice/one.flist",
+            "/hub/nothing.flist",
+        ] {
+            let told = get(&[("Authorization", &basic("eve", "secret"))], path).await;
+            assert!(![401, 403].contains(&told), "{path} is there for who is at home everywhere: {told}");
+            for name in ["ann", "hubert"] {
+                let of_user = get(&[("Authorization", &basic(name, "secret"))], path).await;
+                assert_eq!(of_user, if is_public { told } else { 403 }, "{name} {path}");
+            }
+        }
+        let wrong = get(&[("Authorization", &basic("eve", "wrong"))], "/hub").await;
+        assert_eq!(wrong, if is_public { 200 } else { 401 });
+        // Nobody changes the hub by a password, be it the right one.
+        for name in ["ann", "eve"] {
+            assert_eq!(get(&[("Authorization", &basic(name, "secret"))], "/api/flist/me").await, 401, "{name}");
+        }
+        let form = [("Content-Type", "application/x-www-form-urlencoded")];
+        let logged = send(addr, "POST", "/.muxfs/login", &form, b"user=ann&token=secret").await;
+        let cookie = logged.header("set-cookie").and_then(|cookie| cookie.split(';').next()).expect("a cookie");
+        assert_eq!(get(&[("Cookie", cookie)], "/hub").await, if is_public { 200 } else { 403 });
+        let alice = format!("Bearer {ALICE}");
+        let both = [("Cookie", cookie), ("Authorization", &*alice)];
+        assert_eq!((get(&both, "/hub").await, get(&both, "/api/flist/me").await), (200, 200));
+        assert_eq!(get(&[("Authorization", &alice)], "/mem/").await, 401, "of the hub alone");
+    }
+}
+
 /// The connection ends in the middle of a form: what was there stays, and nothing else is.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_interrupted_upload_leaves_the_old_one() {

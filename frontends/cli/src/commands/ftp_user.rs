@@ -1,4 +1,4 @@
-//! `ftp-user`: makes a user for the FTP users file.
+//! `ftp-user`: makes a user for the users file of FTP and HTTP.
 
 use std::{
     fs,
@@ -29,7 +29,7 @@ pub(crate) async fn ftp_user(name: &str, home: &str, read_only: bool, users: Opt
     if password.is_empty() {
         return Err(Error::new(ErrorKind::InvalidArgument, "ftp-user.password").because("an empty password"));
     }
-    let lines = muxfs_ftp::user_line(name, password, home, read_only, &instance::env())?;
+    let lines = muxfs_users::user_line(name, password, home, read_only, &instance::env())?;
     match users {
         Some(users) => add(users, &lines).await,
         None => output::raw(lines.as_bytes()),
@@ -44,6 +44,6 @@ async fn add(users: &Path, lines: &str) -> Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
         text => text.map_err(|error| host(users, error))?,
     };
-    let with = muxfs_ftp::with_user(&text, lines).map_err(|error| error.at(users.display()))?;
+    let with = muxfs_users::with_user(&text, lines).map_err(|error| error.at(users.display()))?;
     replace(users, with.as_bytes(), Mode::Given(0o600)).map_err(|error| host(users, error))
 }

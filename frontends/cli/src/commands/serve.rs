@@ -372,6 +372,7 @@ async fn start_http(
         hosts: config.http.hosts.clone(),
         writing: Some(writing),
         private: config.http.private,
+        users: config.http.users.clone(),
         reporter: Some(Arc::new(Reporter { instance: Arc::downgrade(instance), recorder })),
         names: Some(names),
         names_elsewhere: Some(Arc::new(names_elsewhere)),

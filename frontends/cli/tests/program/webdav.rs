@@ -8,6 +8,8 @@ use std::{
     process::Command,
 };
 
+use multibase::Base;
+
 use crate::{Server, World};
 
 /// Asks on a connection of its own; the status and all that came.
@@ -66,6 +68,63 @@ fn what_was_put_survives_kill_9() {
     assert_eq!(world.ok(&["cat", "/local/f"]), "small");
     assert_eq!(put(&server, &token, "/ipfs/f", b"new"), 204, "the token is the same as before");
     assert!(world.ok(&["http", "token"]) == token);
+    assert_eq!(server.terminate(), Some(0));
+}
+
+/// One file of users for FTP and HTTP: over both a user is at home where the file says, and over HTTP at everybody's addresses, with
+/// the hub of the same server among what is not theirs.
+#[test]
+fn users_write_in_their_homes() {
+    let world = World::new();
+    let (users, config) = (world.path("users"), world.path("with-users.toml"));
+    let file = users.to_str().expect("UTF-8");
+    for (name, home) in [("ann", "/ipfs/ann"), ("root", "/")] {
+        let made = world.fed(&["ftp-user", name, "--home", home, "--users", file], b"correct horse\n");
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    }
+    let text = fs::read_to_string(world.path("without-zstor.toml")).expect("there");
+    // A path that is no absolute one is one of where the server was started.
+    fs::write(
+        &config,
+        format!("[ftp]\nusers = {users:?}\n[http]\nusers = \"users\"\nprivate = true\n[http.hub]\n{text}"),
+    )
+    .expect("written");
+    let config = config.to_str().expect("UTF-8");
+    world.fails(
+        &["--config", config, "serve", "--nfs", "127.0.0.1:0", "--ftp", "127.0.0.1:0", "--http", "127.0.0.1:0"],
+        3,
+    );
+    fs::write(config, fs::read_to_string(config).expect("there").replace("\"users\"", &format!("{users:?}")))
+        .expect("written");
+    let server = world.serve(&["--config", config]);
+    let owner = format!("Bearer {}", token(&world));
+    let basic = |name: &str, password: &str| format!("Basic {}", Base::Base64Pad.encode(format!("{name}:{password}")));
+    let (ann, root, wrong) =
+        (basic("ann", "correct horse"), basic("root", "correct horse"), basic("ann", "wrong horse"));
+    for (who, method, path, status) in [
+        (&owner, "MKCOL", "/ipfs/ann/", 201),
+        (&ann, "PUT", "/ipfs/ann/f", 201),
+        (&ann, "GET", "/ipfs/ann/f", 200),
+        (&ann, "PROPFIND", "/ipfs/ann/", 207),
+        (&ann, "PUT", "/ipfs/f", 403),
+        (&ann, "GET", "/ipfs/bafkqaaa", 403),
+        (&ann, "GET", "/local/", 403),
+        (&ann, "GET", "/hub", 403),
+        (&ann, "GET", "/api/flist", 403),
+        (&ann, "GET", "/api/flist/me", 401),
+        (&root, "GET", "/api/flist", 200),
+        (&root, "PUT", "/local/f", 201),
+        (&wrong, "GET", "/ipfs/ann/f", 401),
+    ] {
+        let headers = [("Authorization", who.as_str()), ("Depth", "0")];
+        let body: &[u8] = if method == "PUT" { b"x" } else { b"" };
+        let (told, answer) = ask(server.addr("http"), method, path, &headers, body);
+        assert_eq!(told, status, "{method} {path}: {answer}");
+    }
+    let mut ftp = suppaftp::FtpStream::connect(server.addr("ftp")).expect("connected");
+    ftp.login("ann", "correct horse").expect("logged in");
+    assert_eq!(ftp.retr_as_buffer("/f").expect("there").into_inner(), b"x", "the same home");
+    ftp.quit().expect("bye");
     assert_eq!(server.terminate(), Some(0));
 }
 

@@ -15,7 +15,7 @@ use super::{
     tree::{Copying, Left, Node},
     xml,
 };
-use crate::{failure::Failure, target::Target};
+use crate::{access, failure::Failure, target::Target};
 
 /// The permission bits of a new directory.
 const DIR_MODE: u32 = 0o755;
@@ -175,6 +175,9 @@ impl Dav {
         let (path, target) = (self.path(), headers::destination(&self.request, &self.shared.options.hosts)?);
         if target.parts.iter().any(is_hidden) {
             return Err(Failure::new(StatusCode::FORBIDDEN, "This name is kept for what is not whole yet.", ""));
+        }
+        if !self.who.may_name(&target.parts) {
+            return Err(access::out_of_home());
         }
         if target.parts.starts_with(path) || path.starts_with(&target.parts) {
             let why = "One of the two places is in the other, or they are one.";

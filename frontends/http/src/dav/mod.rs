@@ -39,6 +39,7 @@ use self::{
 };
 pub(crate) use self::{locks::Locks, tree::is_hidden};
 use crate::{
+    access::{self, Who},
     body,
     entity::{http_date, set},
     failure::Failure,
@@ -69,8 +70,7 @@ pub(crate) fn writes(method: &Method) -> Option<bool> {
 pub(crate) struct Dav {
     pub(crate) shared: Arc<Shared>,
     pub(crate) tree: Tree,
-    /// Whether who asks may write.
-    is_writer: bool,
+    who: Who,
     pub(crate) request: Parts,
     pub(crate) target: Target,
 }
@@ -78,19 +78,28 @@ pub(crate) struct Dav {
 type Answer = Result<Response<Body>, Failure>;
 
 impl Dav {
-    pub(crate) fn new(shared: Arc<Shared>, request: Parts, target: Target, is_writer: bool) -> Option<Self> {
+    pub(crate) fn new(shared: Arc<Shared>, request: Parts, target: Target, who: Who) -> Option<Self> {
         let writing = shared.options.writing.as_ref()?;
         let tree = Tree {
-            vfs: if is_writer { writing.vfs_of_writers() } else { writing.vfs.clone() },
+            vfs: writing.vfs_of(&who),
             sync_names_except: writing.sync_names_except.clone(),
             env: shared.options.env.clone(),
         };
-        Some(Self { shared, tree, is_writer, request, target })
+        Some(Self { shared, tree, who, request, target })
     }
 
     pub(crate) async fn answer(&self, body: &mut BodyDataStream) -> Answer {
         if self.target.parts.iter().any(is_hidden) {
             return Err(Failure::new(StatusCode::FORBIDDEN, "This name is kept for what is not whole yet.", ""));
+        }
+        let is_theirs = match self.request.method.as_str() {
+            // Whoever looks for their home on the way there finds that alone.
+            "PROPFIND" => self.who.may_see(self.path()),
+            "PUT" | "DELETE" | "MKCOL" | "MOVE" => self.who.may_name(self.path()),
+            _ => self.who.may_reach(self.path()),
+        };
+        if !is_theirs {
+            return Err(access::out_of_home());
         }
         match self.request.method.as_str() {
             "PUT" => return self.put(body).await,
@@ -191,7 +200,7 @@ impl Dav {
         for list in &conditions.0 {
             let path = match &list.of {
                 None => Some(self.path()),
-                Some(Of::Here(path)) => Some(&path[..]),
+                Some(Of::Here(path)) => Some(&path[..]).filter(|path| self.who.may_reach(path)),
                 Some(Of::Elsewhere) => None,
             };
             let (mut tokens, mut tag) = (Vec::new(), None);

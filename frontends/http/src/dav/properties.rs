@@ -148,7 +148,7 @@ impl Dav {
         Self {
             shared: self.shared.clone(),
             tree: self.tree.clone(),
-            is_writer: self.is_writer,
+            who: self.who.clone(),
             request: self.request.clone(),
             target: Target { parts: self.target.parts.clone(), is_dir: true, query: self.target.query.clone() },
         }
@@ -332,12 +332,15 @@ impl Lister {
         let mut text = String::new();
         for (name, node) in entries {
             if is_hidden(&name) {
-                if self.dav.is_writer && self.dav.tree.is_leftover(&name, &node.attr) {
+                if self.dav.who.may_write() && self.dav.tree.is_leftover(&name, &node.attr) {
                     self.dav.tree.discard(&self.dir, &name).await;
                 }
                 continue;
             }
             let path = [&self.dav.target.parts[..], &[name]].concat();
+            if !self.dav.who.may_see(&path) {
+                continue;
+            }
             text += &self.dav.described(&path, &node, &self.wanted).await;
         }
         Ok((text, next))

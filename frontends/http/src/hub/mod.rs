@@ -50,7 +50,8 @@ use self::{
     users::Users,
 };
 use crate::{
-    access::{self, REFUSAL_TIME, Who},
+    access::{self, REFUSAL_TIME},
+    answer::identify,
     body,
     failure::Failure,
     guard, ours, page,
@@ -333,16 +334,14 @@ impl Asked {
         if matches!(shown, Some(Some(_))) {
             return Ok(());
         }
-        let who = access::who(&request.headers, shared.options.writing.as_ref().map(|writing| &writing.token));
-        // Where the server has no token of its own a wrong one is as wrong.
-        let is_wrong = who == Who::Refused || (who == Who::Anybody && shown.is_some());
-        if is_wrong {
+        if shown.is_some() && shared.options.writing.is_none() {
+            // Where the server has no token of its own a wrong one is as wrong.
             sleep(REFUSAL_TIME).await;
-        }
-        if is_wrong || (who == Who::Anybody && !shared.options.is_open()) {
             return Err(unauthorized());
         }
-        Ok(())
+        let who = identify(shared, request).await.map_err(|_| unauthorized())?;
+        // It is in no mount, and so in no home but that of all.
+        if who.may_reach(&[]) { Ok(()) } else { Err(access::out_of_home()) }
     }
 
     /// The repository in which who asks may change something.

@@ -87,10 +87,10 @@ async function logInNow() {
   $("token").focus();
   await new Promise((done) => form.addEventListener("close", done, { once: true }));
   if (form.returnValue !== "yes") return false;
-  const body = new URLSearchParams({ token: $("token").value });
+  const body = new URLSearchParams({ user: $("user").value, token: $("token").value });
   const response = await fetch("/.muxfs/login", { method: "POST", headers: OURS, body, credentials: "same-origin" });
   if (response.ok) return true;
-  say("That is not the token. `muxfs http token` prints it.", true);
+  say("That is neither the token, which `muxfs http token` prints, nor a user and their password.", true);
   return logInNow();
 }
 

@@ -136,7 +136,9 @@ fn disk(data: &Path) -> Vec<Finding> {
 fn private(config: &Config) -> Vec<Finding> {
     let data = &config.data;
     let in_data = ["", "lock", "control", "mounts", "handles", "slots", "verify", "zstor", "ftp", "ftp/key.pem"];
-    let named = [&config.ftp.users, &config.ftp.tls_key];
+    // FTP and HTTP may read one.
+    let of_http = config.http.users.as_ref().filter(|users| config.ftp.users.as_ref() != Some(users));
+    let named = [config.ftp.users.as_ref(), of_http, config.ftp.tls_key.as_ref()];
     let keys = config.mount.iter().filter_map(|mount| match mount {
         Mount::Zstor(zstor) => Some(zstor::key_file(data, zstor)),
         _ => None,

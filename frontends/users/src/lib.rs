@@ -1,10 +1,21 @@
 //! Who may log in: a TOML file of names, argon2id hashes and homes, and the brake on guessing.
 //!
-//! An unknown name costs as much time as a wrong password: it is checked against another user's hash and refused.
-//! Spec: spec/ftp.md #users.
+//! Stands below the frontends that ask people for passwords, FTP and HTTP, so that both read one file in one way, and knows
+//! only [`muxfs`]. An unknown name costs as much time as a wrong password: it is checked against another user's hash and
+//! refused. Spec: spec/users.md.
+//!
+//! ```
+//! use muxfs_users::{Users, user_line};
+//! let lines = user_line("ann", "correct horse", "/local/ann", false, &muxfs::testing::env())?;
+//! let users = Users::parse(&format!("version = 1\n{lines}"))?;
+//! assert_eq!(users.check("ann", "correct horse").map(|user| &*user.home), Some("/local/ann"));
+//! assert!(users.check("ann", "wrong horse").is_none());
+//! # Ok::<(), muxfs::Error>(())
+//! ```
 
 use std::{
     collections::HashMap,
+    fmt,
     net::IpAddr,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
@@ -15,7 +26,7 @@ use argon2::{
     Algorithm, Argon2, Params, Version,
     password_hash::{PasswordHasher, PasswordVerifier, phc::PasswordHash},
 };
-use muxfs::{Env, Error, ErrorKind, Result};
+use muxfs::{Env, Error, ErrorKind, Result, vfs::posix::Caller};
 use serde::Deserialize;
 
 /// The version of users files written and read.
@@ -30,35 +41,51 @@ pub const PASSWORD_LEN_MAX: usize = 1024;
 pub const FAILURES_MAX: u32 = 20;
 /// How long refused logins are held against an address.
 pub const FAILURE_WINDOW: Duration = Duration::from_mins(5);
+/// Passwords looked at at once: each takes the memory and the processor that its hash asks for.
+pub const HASHINGS_MAX: usize = 2;
 /// Addresses whose failures are remembered at once: bounds the memory that guessing can take.
 const ADDRESSES_MAX: usize = 4096;
 
 /// One who may log in.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct User {
+pub struct User {
     /// The name.
-    pub(crate) name: String,
+    pub name: String,
     /// The directory that is `/` to this user: an absolute path.
-    pub(crate) home: String,
+    pub home: String,
     /// May change nothing.
-    pub(crate) read_only: bool,
+    pub read_only: bool,
     /// The user number that permissions are checked for; `None`: the server's own.
-    pub(crate) uid: Option<u32>,
+    pub uid: Option<u32>,
     /// The group number; `None`: the server's own.
-    pub(crate) gid: Option<u32>,
+    pub gid: Option<u32>,
     /// Further groups.
-    pub(crate) groups: Vec<u32>,
+    pub groups: Vec<u32>,
 }
 
-#[derive(Debug, Clone)]
+impl User {
+    /// As whom the user acts, where the server acts as `own`.
+    pub fn caller(&self, own: Caller) -> Caller {
+        let groups = if self.uid.is_none() { own.groups } else { self.groups.clone() };
+        Caller { uid: self.uid.unwrap_or(own.uid), gid: self.gid.unwrap_or(own.gid), groups }
+    }
+}
+
+#[derive(Clone)]
 struct Account {
     user: User,
     hash: PasswordHash,
 }
 
 /// The users of a file.
-#[derive(Debug, Clone)]
-pub(crate) struct Users(Arc<Vec<Account>>);
+#[derive(Clone)]
+pub struct Users(Arc<Vec<Account>>);
+
+impl fmt::Debug for Users {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.0.iter().map(|account| &account.user)).finish()
+    }
+}
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -88,7 +115,7 @@ fn root() -> String {
 }
 
 fn refuse(why: impl Into<String>) -> Error {
-    Error::new(ErrorKind::InvalidArgument, "ftp.users").because(why.into())
+    Error::new(ErrorKind::InvalidArgument, "users.file").because(why.into())
 }
 
 impl Users {
@@ -96,13 +123,13 @@ impl Users {
     ///
     /// # Errors
     /// `NotFound` or `Io` where it cannot be read; as [`Users::parse`] else.
-    pub(crate) fn load(path: &Path) -> Result<Self> {
+    pub fn load(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).map_err(|error| {
             let kind = match error.kind() {
                 std::io::ErrorKind::NotFound => ErrorKind::NotFound,
                 _ => ErrorKind::Io,
             };
-            Error::new(kind, "ftp.users").at(path.display()).because(error)
+            Error::new(kind, "users.file").at(path.display()).because(error)
         })?;
         Self::parse(&text).map_err(|error| error.at(path.display()))
     }
@@ -111,11 +138,11 @@ impl Users {
     ///
     /// # Errors
     /// `InvalidArgument` with the line or the user that is wrong; `Unsupported` for a newer version.
-    pub(crate) fn parse(text: &str) -> Result<Self> {
+    pub fn parse(text: &str) -> Result<Self> {
         let file: FileForm = toml::from_str(text).map_err(|error| refuse(error.to_string()))?;
         if file.version != USERS_VERSION {
             let why = format!("users file of version {}: this program reads version {USERS_VERSION}", file.version);
-            return Err(Error::new(ErrorKind::Unsupported, "ftp.users").because(why));
+            return Err(Error::new(ErrorKind::Unsupported, "users.file").because(why));
         }
         let mut accounts: Vec<Account> = Vec::with_capacity(file.user.len());
         for form in file.user {
@@ -143,9 +170,14 @@ impl Users {
         Ok(Self(Arc::new(accounts)))
     }
 
+    /// The users, each with the hash of the password.
+    pub fn accounts(&self) -> impl Iterator<Item = (&User, String)> {
+        self.0.iter().map(|account| (&account.user, account.hash.to_string()))
+    }
+
     /// The user of that name and password. Takes as long for a name that is not there. Blocks for tens of
     /// milliseconds: for a thread that may.
-    pub(crate) fn check(&self, name: &str, password: &str) -> Option<&User> {
+    pub fn check(&self, name: &str, password: &str) -> Option<&User> {
         let known = self.0.iter().find(|account| account.user.name == name);
         let account = known.or_else(|| self.0.first())?;
         let fits = password.len() <= PASSWORD_LEN_MAX
@@ -165,8 +197,8 @@ fn is_sane(hash: &PasswordHash) -> bool {
 /// The hash of a password, as the `password` of a user in the file wants it: argon2id with 19 MiB and 2 passes.
 ///
 /// ```
-/// let env = muxfs_ftp::Options::default().env;
-/// assert!(muxfs_ftp::hash_password("correct horse", &env)?.starts_with("$argon2id$"));
+/// let env = muxfs::testing::env();
+/// assert!(muxfs_users::hash_password("correct horse", &env)?.starts_with("$argon2id$"));
 /// # Ok::<(), muxfs::Error>(())
 /// ```
 ///
@@ -181,15 +213,15 @@ pub fn hash_password(password: &str, env: &Env) -> Result<String> {
     let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, Params::DEFAULT);
     let hash: PasswordHash = argon2
         .hash_password_with_salt(password.as_bytes(), &salt)
-        .map_err(|error| Error::new(ErrorKind::Internal, "ftp.hash_password").because(error.to_string()))?;
+        .map_err(|error| Error::new(ErrorKind::Internal, "users.hash").because(error.to_string()))?;
     Ok(hash.to_string())
 }
 
 /// The lines of one user for a users file, which begins with `version = 1`.
 ///
 /// ```
-/// let env = muxfs_ftp::Options::default().env;
-/// let lines = muxfs_ftp::user_line("ann", "correct horse", "/local/ann", true, &env)?;
+/// let env = muxfs::testing::env();
+/// let lines = muxfs_users::user_line("ann", "correct horse", "/local/ann", true, &env)?;
 /// assert!(lines.starts_with("[[user]]\nname = \"ann\"\n"));
 /// # Ok::<(), muxfs::Error>(())
 /// ```
@@ -207,11 +239,11 @@ pub fn user_line(name: &str, password: &str, home: &str, read_only: bool, env: &
 /// The text of a users file with the lines of one more user; an empty file begins.
 ///
 /// ```
-/// let env = muxfs_ftp::Options::default().env;
-/// let lines = muxfs_ftp::user_line("ann", "correct horse", "/local/ann", true, &env)?;
-/// let users = muxfs_ftp::with_user("", &lines)?;
+/// let env = muxfs::testing::env();
+/// let lines = muxfs_users::user_line("ann", "correct horse", "/local/ann", true, &env)?;
+/// let users = muxfs_users::with_user("", &lines)?;
 /// assert!(users.starts_with("version = 1\n"));
-/// assert!(muxfs_ftp::with_user(&users, &lines).is_err(), "she is there");
+/// assert!(muxfs_users::with_user(&users, &lines).is_err(), "she is there");
 /// # Ok::<(), muxfs::Error>(())
 /// ```
 ///
@@ -229,17 +261,17 @@ pub fn with_user(text: &str, lines: &str) -> Result<String> {
 
 /// Remembers refused logins by address.
 #[derive(Debug, Default)]
-pub(crate) struct Brake(Mutex<HashMap<IpAddr, (u32, SystemTime)>>);
+pub struct Brake(Mutex<HashMap<IpAddr, (u32, SystemTime)>>);
 
 impl Brake {
     /// Whether this address has to wait.
-    pub(crate) fn holds(&self, address: IpAddr, now: SystemTime) -> bool {
+    pub fn holds(&self, address: IpAddr, now: SystemTime) -> bool {
         let map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         map.get(&address).is_some_and(|(count, until)| *count >= FAILURES_MAX && now < *until)
     }
 
     /// Counts a refused login.
-    pub(crate) fn failed(&self, address: IpAddr, now: SystemTime) {
+    pub fn failed(&self, address: IpAddr, now: SystemTime) {
         let mut map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         map.retain(|_, (_, until)| now < *until);
         if map.len() >= ADDRESSES_MAX && !map.contains_key(&address) {
@@ -256,11 +288,9 @@ impl Brake {
 mod tests {
     use std::time::UNIX_EPOCH;
 
-    use super::*;
+    use muxfs::testing::env;
 
-    fn env() -> Env {
-        crate::Options::default().env
-    }
+    use super::*;
 
     #[test]
     fn a_wrong_file_names_what_is_wrong() {
@@ -308,9 +338,10 @@ mod tests {
 
     #[test]
     fn two_hashes_of_one_password_differ() {
-        let (one, two) = (hash_password("x", &env()).expect("hashes"), hash_password("x", &env()).expect("hashes"));
+        let env = env();
+        let (one, two) = (hash_password("x", &env).expect("hashes"), hash_password("x", &env).expect("hashes"));
         assert_ne!(one, two);
-        assert_eq!(hash_password("", &env()).expect_err("empty").kind(), ErrorKind::InvalidArgument);
+        assert_eq!(hash_password("", &env).expect_err("empty").kind(), ErrorKind::InvalidArgument);
     }
 
     #[test]

@@ -1,0 +1,174 @@
+//! Users that show who they are: by name and password in each request (`Basic`), or by a cookie of a browser that did once.
+//!
+//! A password is looked at once, since its hash costs tens of milliseconds and as many MiB: a fit that was found is kept as a
+//! keyed hash that only this process can make. What a user may reach and change is here as well. Spec: spec/http.md #users.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::SystemTime,
+};
+
+use axum::http::{HeaderMap, header::AUTHORIZATION};
+use muxfs::{
+    Error, ErrorKind, Name, Result,
+    vfs::{
+        Vfs,
+        posix::{Caller, posix},
+    },
+};
+use muxfs_users::{Brake, HASHINGS_MAX, User, Users};
+use tokio::sync::Semaphore;
+
+use crate::{
+    access::{self, Token},
+    options::Options,
+};
+
+/// What tells the cookie of a user from everything else that is made of a token.
+const SESSION: &str = "MuxFS HTTP 1: session of a user";
+
+/// A user, as requests are theirs.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Login {
+    name: String,
+    /// What they reach is at or below it.
+    home: Vec<Name>,
+    pub(crate) read_only: bool,
+    /// As whom they act, where that is not who the server is.
+    caller: Option<Caller>,
+}
+
+impl Login {
+    fn of(user: &User, own: &Caller) -> Result<Self> {
+        let parts = user.home.split('/').filter(|part| !part.is_empty() && *part != ".");
+        let home = parts
+            .map(|part| Name::new(part.as_bytes()))
+            .collect::<Result<_>>()
+            .map_err(|error| Error::new(ErrorKind::InvalidArgument, "http.users").at(&user.name).because(error))?;
+        let is_own = user.uid.is_none() && user.gid.is_none();
+        let caller = (!is_own).then(|| user.caller(own.clone()));
+        Ok(Self { name: user.name.clone(), home, read_only: user.read_only, caller })
+    }
+
+    pub(crate) fn home(&self) -> &[Name] {
+        &self.home
+    }
+
+    /// As whom they change something, where the server acts as `own`.
+    pub(crate) fn caller(&self, own: &Caller) -> Caller {
+        self.caller.clone().unwrap_or_else(|| own.clone())
+    }
+
+    /// A file system as they see it.
+    pub(crate) fn view(&self, vfs: &Arc<dyn Vfs>) -> Arc<dyn Vfs> {
+        self.caller.as_ref().map_or_else(|| vfs.clone(), |caller| posix(vfs.clone(), caller.clone()))
+    }
+}
+
+/// The users of a server.
+pub(crate) struct Logins {
+    users: Users,
+    by_name: HashMap<String, Arc<Login>>,
+    /// What their cookies show: of no use to learn a password, and other ones when it changes.
+    sessions: Vec<(blake3::Hash, Arc<Login>)>,
+    /// What hashes of passwords that fit are made with, and these: no more than there are users.
+    key: [u8; 32],
+    known: Mutex<HashMap<blake3::Hash, Arc<Login>>>,
+    hashings: Semaphore,
+    brake: Brake,
+}
+
+impl fmt::Debug for Logins {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Logins").field("count", &self.by_name.len()).finish_non_exhaustive()
+    }
+}
+
+impl Logins {
+    /// Those of the options; `None` where these name none.
+    ///
+    /// # Errors
+    /// `NotFound`, `Io` and `InvalidArgument` of their file.
+    pub(crate) fn open(options: &Options) -> Result<Option<Self>> {
+        let (Some(file), Some(writing)) = (&options.users, &options.writing) else { return Ok(None) };
+        let users = Users::load(file)?;
+        let mut key = [0; 32];
+        (options.env.fill)(&mut key);
+        let (mut by_name, mut sessions) = (HashMap::new(), Vec::new());
+        for (user, hash) in users.accounts() {
+            let login = Arc::new(Login::of(user, &writing.caller)?);
+            sessions.push((session(&writing.token, &user.name, &hash), login.clone()));
+            by_name.insert(user.name.clone(), login);
+        }
+        let (known, hashings, brake) = (Mutex::default(), Semaphore::new(HASHINGS_MAX), Brake::default());
+        Ok(Some(Self { users, by_name, sessions, key, known, hashings, brake }))
+    }
+
+    /// Whose cookie a browser shows.
+    pub(crate) fn of_cookie(&self, headers: &HeaderMap) -> Option<Arc<Login>> {
+        let shown = access::sessions(headers).collect::<Vec<_>>();
+        let login = self.sessions.iter().find(|(session, _)| shown.contains(session))?;
+        Some(login.1.clone())
+    }
+
+    /// What the cookie of a user shows.
+    pub(crate) fn session_of(&self, login: &Login) -> Option<blake3::Hash> {
+        self.sessions.iter().find(|(_, other)| other.name == login.name).map(|(session, _)| *session)
+    }
+
+    /// Whose name and password a request shows.
+    pub(crate) async fn of_password(&self, headers: &HeaderMap, peer: IpAddr, now: SystemTime) -> Option<Arc<Login>> {
+        for value in headers.get_all(AUTHORIZATION) {
+            if let Some((name, password)) = access::basic(value)
+                && let Some(login) = self.check(&name, &password, peer, now).await
+            {
+                return Some(login);
+            }
+        }
+        None
+    }
+
+    /// The user of this name and password.
+    pub(crate) async fn check(&self, name: &str, password: &str, peer: IpAddr, now: SystemTime) -> Option<Arc<Login>> {
+        let mut hasher = blake3::Hasher::new_keyed(&self.key);
+        hasher.update(&(name.len() as u64).to_le_bytes()).update(name.as_bytes()).update(password.as_bytes());
+        let shown = hasher.finalize();
+        if let Some(login) = self.known().get(&shown) {
+            return Some(login.clone());
+        }
+        // Behind a proxy on this machine all are one address: a stranger there is not to keep the users out.
+        let is_braked = !peer.to_canonical().is_loopback();
+        if is_braked && self.brake.holds(peer, now) {
+            tracing::warn!(%peer, user = name, "HTTP: too many wrong passwords from there");
+            return None;
+        }
+        let _turn = self.hashings.acquire().await.ok()?;
+        let (users, wanted, password) = (self.users.clone(), name.to_owned(), password.to_owned());
+        let fits = tokio::task::spawn_blocking(move || users.check(&wanted, &password).is_some()).await;
+        if let Some(login) = self.by_name.get(name).filter(|_| fits.unwrap_or(false)) {
+            self.known().insert(shown, login.clone());
+            return Some(login.clone());
+        }
+        tracing::warn!(%peer, user = name, "HTTP: a wrong name or password");
+        if is_braked {
+            self.brake.failed(peer, now);
+        }
+        None
+    }
+
+    fn known(&self) -> std::sync::MutexGuard<'_, HashMap<blake3::Hash, Arc<Login>>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What the cookie of a user shows.
+fn session(token: &Token, name: &str, hash: &str) -> blake3::Hash {
+    let mut hasher = blake3::Hasher::new_derive_key(SESSION);
+    for part in [token.as_str(), name, hash] {
+        hasher.update(&(part.len() as u64).to_le_bytes()).update(part.as_bytes());
+    }
+    hasher.finalize()
+}
