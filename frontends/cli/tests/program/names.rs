@@ -95,6 +95,11 @@ fn what_cannot_be_a_name_is_told() {
     world.fails(&["name", "publish", "/ipns/example.org"], 1);
     world.fails(&["name", "resolve", "k51nothing"], 3);
     world.fails(&["name", "new", "Not/a/label"], 2);
+    // One that is good for no time, or that nobody could ever let go of.
+    for lifetime in ["0s", "4s", "36501d"] {
+        let told = world.fails(&["name", "publish", "/ipfs", "--follow", "--lifetime", lifetime], 2);
+        assert!(told.contains("a record is good for 5s to 36500d"), "{told}");
+    }
     let file = world.path("no.key");
     fs::write(&file, "no key").expect("written");
     world.fails(&["name", "import", "no", file.to_str().expect("UTF-8")], 2);
@@ -148,6 +153,39 @@ fn names_that_others_know_are_found() {
     assert_eq!(second.ok(&["name", "resolve", &name]), path);
     // Where nobody is asked.
     World::new().fails(&["name", "resolve", &name], 3);
+}
+
+/// A key that was published elsewhere goes on above what the sources know, and a name whose file is broken keeps no other back.
+#[test]
+fn an_imported_key_goes_on_above_what_was_published_elsewhere() {
+    let first = World::new();
+    let origin = first.serve(&[]);
+    let file = first.path("file");
+    let mut name = String::new();
+    for content in ["one\n", "two\n", "three\n"] {
+        fs::write(&file, content).expect("written");
+        let path = first.ok(&["put", file.to_str().expect("UTF-8"), "/ipfs"]);
+        name = first.ok(&["name", "publish", &path]);
+    }
+    let key = first.path("self.key");
+    let key = key.to_str().expect("UTF-8");
+    first.ok(&["name", "export", "self", key]);
+    let second = with_sources(&[&format!("http://{}", origin.addr("http"))]);
+    assert_eq!(format!("/ipns/{}", second.ok(&["name", "import", "self", key])), name);
+    fs::write(second.path("file"), "four\n").expect("written");
+    second.ok(&["put", second.path("file").to_str().expect("UTF-8"), "/ipfs/site/a"]);
+    assert_eq!(second.ok(&["name", "publish", "/ipfs/site", "--follow"]), name);
+    second.ok(&["name", "new", "broken"]);
+    fs::write(second.path("data/names/broken.follow"), "no JSON").expect("written");
+    assert!(second.ok(&["name", "ls"]).contains("follows /ipfs/site"));
+    let server = second.serve(&[]);
+    assert_eq!(sequence(&server, &name), 3);
+    fs::write(second.path("file"), "five\n").expect("written");
+    second.ok(&["put", second.path("file").to_str().expect("UTF-8"), "/ipfs/site/a"]);
+    second.ok(&["commit", "/ipfs"]);
+    wait_for("the name follows", || sequence(&server, &name) == 4);
+    assert_eq!(http(&server, &format!("{name}/a")), b"five\n");
+    second.ok(&["name", "publish", &second.ok(&["name", "resolve", &name]), "--key", "broken"]);
 }
 
 /// After each commit that changes what is there, before the record ends, and no more once it is published by hand.
