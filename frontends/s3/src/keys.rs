@@ -219,6 +219,11 @@ impl S3Access for Guard {
         let key = cx.credentials().and_then(|shown| held.get(&shown.access_key));
         let Some(key) = key else { return denied("Requests are signed here.") };
         let operation = cx.s3_op().name();
+        // What a form may do is said by its policy, which is signed.
+        if operation != "PostObject" {
+            crate::signed::check(cx.headers(), cx.uri().query().unwrap_or_default())?;
+        }
+        crate::absent::check(cx.headers())?;
         if key.read_only && !is_reading(operation) {
             return denied("This key may only read.");
         }

@@ -24,9 +24,11 @@
 //! # }
 //! ```
 
+mod absent;
 mod body;
 mod conditions;
 mod failure;
+mod forms;
 mod keys;
 mod list;
 mod multipart;
@@ -38,6 +40,7 @@ mod receive;
 mod record;
 mod server;
 mod service;
+mod signed;
 mod sorted;
 mod stall;
 mod sums;

@@ -26,11 +26,19 @@ use tokio::{
     io::AsyncWriteExt as _,
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
-    time::{sleep, timeout},
+    time::{error::Elapsed, sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{Options, keys::Guard, objects::Buckets, patience::Patient, service::Frontend, stall::Stall};
+use crate::{
+    Options,
+    forms::{self, FORM_TIME_MAX, Forms},
+    keys::Guard,
+    objects::Buckets,
+    patience::Patient,
+    service::Frontend,
+    stall::Stall,
+};
 
 /// How long accepting pauses when the process has no file descriptor left: others must close first.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -45,6 +53,7 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-amz-request-id");
 /// What all connections of a server share.
 struct Shared {
     service: S3Service,
+    forms: Forms,
     options: Options,
     tasks: TaskTracker,
     /// Begin nothing new.
@@ -103,8 +112,10 @@ pub async fn serve(vfs: Arc<dyn Vfs>, options: Options) -> Result<Server> {
     let mut builder = S3ServiceBuilder::new(Frontend::new(buckets, &options));
     builder.set_auth(Guard(options.keys.clone()));
     builder.set_access(Guard(options.keys.clone()));
+    builder.set_config(forms::limits());
     let (closing, killed, tasks) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
-    let shared = Arc::new(Shared { service: builder.build(), options, tasks, closing, killed });
+    let shared =
+        Arc::new(Shared { service: builder.build(), forms: Forms::default(), options, tasks, closing, killed });
     shared.tasks.spawn(accept(listener, shared.clone()));
     tracing::info!(%addr, "S3 listens");
     Ok(Server { addr, shared })
@@ -175,9 +186,14 @@ async fn attend(shared: Arc<Shared>, stream: TcpStream, place: OwnedSemaphorePer
     let service = service_fn(|request| {
         let shared = shared.clone();
         async move {
-            let timeout = shared.options.stall_timeout;
-            let request = hyper::Request::map(request, |body| Body::http_body(Patient::new(body, timeout)));
-            let mut answer = shared.service.call(request).await?;
+            let patience = shared.options.stall_timeout;
+            let request = hyper::Request::map(request, |body| Body::http_body(Patient::new(body, patience)));
+            let mut answer = if forms::is_form(&request) {
+                let _place = shared.forms.place().await;
+                timeout(FORM_TIME_MAX, shared.service.call(request)).await.map_err(late)??
+            } else {
+                shared.service.call(request).await?
+            };
             answer.headers_mut().insert(REQUEST_ID, shared.request_id());
             Ok::<_, HttpError>(answer)
         }
@@ -204,6 +220,11 @@ async fn attend(shared: Arc<Shared>, stream: TcpStream, place: OwnedSemaphorePer
     }
     metrics::gauge!("muxfs_s3_connections").decrement(1.0);
     drop(place);
+}
+
+/// A form that did not come ends its connection.
+fn late(elapsed: Elapsed) -> HttpError {
+    HttpError::new(Box::new(elapsed))
 }
 
 /// A word that fits into the buffer of any socket, so that nobody is waited for.

@@ -77,3 +77,95 @@ async fn bad_names_and_bodies_are_told_so() {
     ann.ask("PUT", "/abc/k", &[], &[("x-amz-meta-a", &long)], b"").await.refused(400, "MetadataTooLarge");
     assert_eq!(ann.put("/abc/k", b"goes on").await.expect(200).status, 200);
 }
+
+/// Who was given a link to put one object has a header more to make it a copy of another one.
+#[tokio::test]
+async fn what_is_not_signed_changes_nothing() {
+    let site = Site::new().await;
+    let ann = site.ann();
+    ann.put("/abc", b"").await.expect(200);
+    ann.put("/abc/private", b"secret").await.expect(200);
+    let ask = |target: String, more: &'static str| {
+        let addr = ann.addr;
+        let head =
+            format!("PUT {target} HTTP/1.1\r\nhost: {addr}\r\n{more}content-length: 0\r\nconnection: close\r\n\r\n");
+        async move { send(addr, "PUT", head.as_bytes(), b"").await }
+    };
+    let target = ann.presigned("PUT", "/abc/public", 60);
+    for more in ["x-amz-copy-source: /abc/private\r\n", "X-AMZ-Meta-A: b\r\n", "x-amz-tagging: a=b\r\n"] {
+        ask(target.clone(), more).await.refused(403, "AccessDenied");
+    }
+    ann.get("/abc/public").await.refused(404, "NoSuchKey");
+    ask(target, "").await.expect(200);
+    let week = ann.presigned("PUT", "/abc/public", 604_800);
+    ask(week, "").await.expect(200);
+    let longer = ann.presigned("PUT", "/abc/public", 604_801);
+    ask(longer, "").await.refused(400, "AuthorizationQueryParametersError");
+    let old = format!("/abc/public?AWSAccessKeyId=ann&Expires=99999999999&Signature={}", "a".repeat(28));
+    assert_eq!(ask(old, "").await.status, 403);
+}
+
+/// The file of a form is held in memory before anybody knows who sends it.
+#[tokio::test]
+async fn a_form_of_anybody_is_small_or_refused() {
+    let site = Site::new().await;
+    let ann = site.ann();
+    ann.put("/abc", b"").await.expect(200);
+    let field = "--x\r\nContent-Disposition: form-data; name=\"key\"\r\n\r\nk\r\n";
+    let file = "--x\r\nContent-Disposition: form-data; name=\"file\"; filename=\"f\"\r\n\r\n";
+    let form = |len: usize, said: usize| {
+        let body = [field.as_bytes(), file.as_bytes(), &vec![b'a'; len]].concat();
+        let head = format!(
+            "POST /abc HTTP/1.1\r\nhost: {}\r\ncontent-type: multipart/form-data; boundary=x\r\ncontent-length: {}\r\n\
+             connection: close\r\n\r\n",
+            ann.addr,
+            body.len() + said
+        );
+        (head, body)
+    };
+    let (head, mut body) = form(100, "\r\n--x--\r\n".len());
+    body.extend_from_slice(b"\r\n--x--\r\n");
+    send(ann.addr, "POST", head.as_bytes(), &body).await.refused(403, "AccessDenied");
+    // It says that a gigabyte follows, and is refused after 16 MiB of it.
+    let (head, body) = form((16 << 20) + 1, 1 << 30);
+    send(ann.addr, "POST", head.as_bytes(), &body).await.refused(400, "EntityTooLarge");
+}
+
+/// What is not there is not passed over: the client would believe that it was done.
+#[tokio::test]
+async fn what_is_not_there_is_refused() {
+    let site = Site::new().await;
+    let ann = site.ann();
+    ann.put("/abc", b"").await.expect(200);
+    ann.put("/abc/k", b"whole").await.expect(200);
+    for (name, value, status, code) in [
+        ("x-amz-write-offset-bytes", "5", 501, "NotImplemented"),
+        ("x-amz-object-lock-mode", "COMPLIANCE", 501, "NotImplemented"),
+        ("x-amz-server-side-encryption", "AES256", 501, "NotImplemented"),
+        ("x-amz-grant-read", "id=other", 400, "AccessControlListNotSupported"),
+    ] {
+        ann.ask("PUT", "/abc/k", &[], &[(name, value)], b" and more").await.refused(status, code);
+    }
+    assert_eq!(ann.get("/abc/k").await.text(), "whole");
+    let copy = [("x-amz-copy-source", "/abc/k"), ("if-none-match", "*")];
+    ann.put("/abc/other", b"there").await.expect(200);
+    ann.ask("PUT", "/abc/other", &[], &copy, b"").await.refused(412, "PreconditionFailed");
+    ann.ask("PUT", "/abc/another", &[], &copy, b"").await.expect(200);
+    assert_eq!(ann.get("/abc/other").await.text(), "there");
+}
+
+/// `DeleteObjects` says its keys in its body, where no path is parsed.
+#[tokio::test]
+async fn keys_that_are_none_are_not_removed() {
+    let site = Site::new().await;
+    let ann = site.ann();
+    ann.put("/abc", b"").await.expect(200);
+    let on = b"<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>";
+    ann.ask("PUT", "/abc", &[("versioning", "")], &[], on).await.expect(200);
+    let long = "k".repeat(1025);
+    let body = format!("<Delete><Object><Key></Key></Object><Object><Key>{long}</Key></Object></Delete>");
+    let told = ann.ask("POST", "/abc", &[("delete", "")], &[], body.as_bytes()).await.expect(200);
+    assert_eq!(told.all("Code"), ["InvalidArgument", "KeyTooLongError"]);
+    let listed = ann.ask("GET", "/abc", &[("versions", "")], &[], b"").await.expect(200);
+    assert!(listed.all("DeleteMarker").is_empty(), "{}", listed.text());
+}

@@ -3,8 +3,8 @@
 use s3s::{
     S3ErrorCode, S3Response,
     dto::{
-        self, CopyObjectInput, CopyObjectOutput, CopyObjectResult, CopySource, MetadataDirective, TaggingDirective,
-        Timestamp,
+        self, CopyObjectInput, CopyObjectOutput, CopyObjectResult, CopySource, ETagCondition, MetadataDirective,
+        TaggingDirective, Timestamp,
     },
 };
 
@@ -18,6 +18,15 @@ use crate::{
     objects::{Object, Versioning},
     record::{Content, Record, nanos},
 };
+
+/// A condition of a header.
+fn condition(headers: &hyper::HeaderMap, name: &hyper::header::HeaderName) -> S3Result<Option<ETagCondition>> {
+    let Some(value) = headers.get(name) else { return Ok(None) };
+    match ETagCondition::parse_http_header(value.as_bytes()) {
+        Ok(condition) => Ok(Some(condition)),
+        Err(_) => refuse(S3ErrorCode::InvalidArgument, "A condition is an ETag, or an asterisk."),
+    }
+}
 
 impl Frontend {
     /// What is copied from, if the key that asks may read it, and its version.
@@ -41,7 +50,7 @@ impl Frontend {
     }
 
     pub(super) async fn copy(&self, asked: Asked<CopyObjectInput>) -> Told<CopyObjectOutput> {
-        let Asked { input, credentials, .. } = asked;
+        let Asked { input, credentials, headers: told, .. } = asked;
         check_key(&input.key)?;
         super::buckets::check_acl(input.acl.as_ref().map(dto::ObjectCannedACL::as_str))?;
         let conditions = Conditions {
@@ -49,6 +58,12 @@ impl Frontend {
             if_none_match: input.copy_source_if_none_match,
             if_modified_since: input.copy_source_if_modified_since,
             if_unmodified_since: input.copy_source_if_unmodified_since,
+        };
+        // The library has no fields for those of the target.
+        let target_conditions = Conditions {
+            if_match: condition(&told, &hyper::header::IF_MATCH)?,
+            if_none_match: condition(&told, &hyper::header::IF_NONE_MATCH)?,
+            ..Conditions::default()
         };
         let id = id_of(credentials.as_ref());
         let (source, source_version) = self.source(&input.copy_source, id, &conditions).await?;
@@ -111,7 +126,7 @@ impl Frontend {
             let etag = record.etag(&attr);
             let sums = record.content.as_ref().map(|content| content.sums.clone()).unwrap_or_default();
             let place = (input.bucket.as_str(), input.key.as_str());
-            let version = self.buckets.commit(place, &work, record, &Conditions::default()).await?;
+            let version = self.buckets.commit(place, &work, record, &target_conditions).await?;
             Ok((etag, sums, version, attr))
         };
         let (etag, sums, version, attr) = match copied.await {

@@ -160,7 +160,7 @@ impl S3 for Frontend {
     }
 
     async fn copy_object(&self, asked: Asked<dto::CopyObjectInput>) -> Told<dto::CopyObjectOutput> {
-        self.copy(asked).await
+        Box::pin(self.copy(asked)).await
     }
 
     async fn delete_object(&self, asked: Asked<dto::DeleteObjectInput>) -> Told<dto::DeleteObjectOutput> {

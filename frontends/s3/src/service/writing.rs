@@ -209,6 +209,7 @@ impl Frontend {
         for one in wanted {
             let version = one.version_id.as_deref();
             let done = async {
+                check_key(&one.key)?;
                 if !self.buckets.keys.may_write(id, &input.bucket, &one.key) {
                     return refuse(S3ErrorCode::AccessDenied, "This key is for something else.");
                 }
