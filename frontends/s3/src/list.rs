@@ -5,7 +5,7 @@ use s3s::S3Error;
 use crate::{
     failure::{S3Result, failed},
     objects::{Bucket, Buckets, Object},
-    versions::made_at,
+    versions::{made_at, time_of},
     walk::{Met, Spot, Walk, after, after_all},
 };
 
@@ -143,19 +143,26 @@ impl Buckets {
             older.retain(|object| object.record.version != current.record.version);
         }
         older.sort_by_key(|object| std::cmp::Reverse(made_at(object)));
+        let all: Vec<_> = current.into_iter().chain(older).collect();
         // Where a page ended within the versions of this key, those up to there came already.
-        let mut is_behind = query.version_marker.is_none() || query.marker.as_deref() != Some(key);
-        for (index, object) in current.into_iter().chain(older).enumerate() {
-            if !is_behind {
-                is_behind = query.version_marker.as_deref() == Some(object.record.version_name());
-                continue;
-            }
+        let marker = query.version_marker.as_deref().filter(|_| query.marker.as_deref() == Some(key));
+        let first = marker.map_or(0, |marker| behind(&all, marker));
+        for (index, object) in all.into_iter().enumerate().skip(first) {
             if !page.push(query, Item::Version(key.to_owned(), Box::new(object), index == 0)) {
                 return Ok(false);
             }
         }
         Ok(true)
     }
+}
+
+/// The index of the first version behind one, which may have been removed since it was listed.
+fn behind(versions: &[Object], marker: &str) -> usize {
+    if let Some(index) = versions.iter().position(|object| object.record.version_name() == marker) {
+        return index + 1;
+    }
+    let older = |object: &Object| made_at(object) < time_of(marker).unwrap_or(u64::MAX);
+    versions.iter().position(older).unwrap_or(versions.len())
 }
 
 impl Page {

@@ -4,10 +4,7 @@
 //! it, whole and durable when it is acknowledged. So an upload outlives the server, and a part that is sent again replaces
 //! the one before. Spec: spec/s3.md #uploads.
 
-use muxfs::{
-    Error, ErrorKind, Name,
-    vfs::{NewNode, RenameMode, SetAttr},
-};
+use muxfs::{Error, ErrorKind, Name, vfs::RenameMode};
 use s3s::{
     S3ErrorCode,
     crypto::{Checksum as _, Md5},
@@ -67,18 +64,18 @@ fn no_upload<T>() -> S3Result<T> {
 impl Buckets {
     /// Begins an upload.
     pub(crate) async fn begin(&self, bucket: &Bucket, key: &str, mut record: Record) -> S3Result<String> {
-        let id = self.tree.unique();
+        let begun = nanos((self.tree.env.now)());
+        let mut random = [0; 8];
+        (self.tree.env.fill)(&mut random);
+        // In the order of time, which is the order that uploads of a key are listed in.
+        let id = format!("{begun:016x}{:016x}", u64::from_le_bytes(random));
         record.key = Some(key.to_owned());
         record.upload = Some(id.clone());
-        record.begun = Some(nanos((self.tree.env.now)()));
+        record.begun = Some(begun);
         let made = async {
             let all = self.tree.own_dir(&bucket.node, UPLOADS).await?;
-            let set = SetAttr { mode: Some(0o700), ..SetAttr::default() };
-            let made = self.tree.vfs.create(all.ino(), &names::own(&id), NewNode::Dir, set).await?;
-            let made = self.tree.adopt(made.node);
-            self.tree.set_record(made.ino(), &record).await?;
-            self.tree.sync_node(made.ino()).await?;
-            self.tree.sync_names(&all).await
+            let is_new = self.tree.own_dir_with(&bucket.node, &all, &names::own(&id), &record).await?;
+            if is_new { Ok(()) } else { Err(Error::new(ErrorKind::Exists, "s3.begin")) }
         };
         made.await.map_err(failed)?;
         Ok(id)
@@ -99,7 +96,7 @@ impl Buckets {
         }
     }
 
-    /// All uploads of a bucket, by key and by when they were begun.
+    /// All uploads of a bucket, by key and by id, which is by when they were begun.
     pub(crate) async fn uploads(&self, bucket: &Bucket) -> S3Result<Vec<Upload>> {
         let mut found = Vec::new();
         let Some(all) = self.tree.child(bucket.node.ino(), &names::own(UPLOADS)).await.map_err(failed)? else {
@@ -112,7 +109,7 @@ impl Buckets {
                 found.push(Upload { id, dir, record });
             }
         }
-        let order = |upload: &Upload| (upload.record.key.clone(), upload.record.begun, upload.id.clone());
+        let order = |upload: &Upload| (upload.record.key.clone(), upload.id.clone());
         found.sort_by_key(order);
         Ok(found)
     }

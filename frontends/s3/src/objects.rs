@@ -120,6 +120,15 @@ impl Buckets {
         self.turns[usize::from(hash.as_bytes()[0]) % TURN_COUNT].lock().await
     }
 
+    /// The turns of all keys: nothing is put and nothing removed meanwhile.
+    async fn all_turns(&self) -> Vec<MutexGuard<'_, ()>> {
+        let mut turns = Vec::with_capacity(self.turns.len());
+        for turn in &self.turns {
+            turns.push(turn.lock().await);
+        }
+        turns
+    }
+
     // ---- buckets
 
     pub(crate) async fn root(&self) -> Result<Node> {
@@ -163,22 +172,24 @@ impl Buckets {
         let bucket = self.bucket(name).await?;
         let not_empty = || refuse(S3ErrorCode::BucketNotEmpty, "There are objects, versions or files in this bucket.");
         let (root, tree) = (self.root().await.map_err(failed)?, &self.tree);
-        // The first one that is met tells: a bucket may have millions.
-        let mut after = Some(Cookie::START);
-        while let Some(cookie) = after {
-            let (entries, next) = tree.page(bucket.node.ino(), cookie).await.map_err(failed)?;
-            for (entry, node) in entries {
-                let is_work = [WORK, UPLOADS].iter().any(|own| entry.as_bytes() == own.as_bytes());
-                if !is_work && self.has_file(&node).await.map_err(failed)? {
-                    return not_empty();
-                }
-            }
-            after = next;
+        if self.has_object(&bucket).await.map_err(failed)? {
+            return not_empty();
         }
-        for (entry, node) in tree.entries(bucket.node.ino()).await.map_err(failed)? {
-            if !node.is_dir() {
-                return not_empty();
+        // Looked at once more while nothing is put: what was acknowledged since is not removed.
+        let _turns = self.all_turns().await;
+        if self.has_object(&bucket).await.map_err(failed)? {
+            return not_empty();
+        }
+        let entries = tree.entries(bucket.node.ino()).await.map_err(failed)?;
+        // What is not whole goes last: another frontend may put a file meanwhile.
+        let (own, dirs): (Vec<_>, Vec<_>) = entries.into_iter().partition(|(entry, _)| is_unfinished(entry));
+        for (entry, node) in dirs {
+            match tree.remove_dirs(&bucket.node, &entry, node).await {
+                Err(more) if matches!(more.kind(), ErrorKind::NotEmpty | ErrorKind::NotDir) => return not_empty(),
+                removed => removed.map_err(failed)?,
             }
+        }
+        for (entry, node) in own {
             tree.remove_all(&bucket.node, &entry, node).await.map_err(failed)?;
         }
         match tree.remove(&root, &names::own(name), Some(bucket.node.ino()), RemoveKind::Dir).await {
@@ -188,6 +199,21 @@ impl Buckets {
                 tree.sync_names(&root).await.map_err(failed)
             }
         }
+    }
+
+    /// Whether there is an object, a version or a file in a bucket: the first one that is met tells.
+    async fn has_object(&self, bucket: &Bucket) -> Result<bool> {
+        let mut after = Some(Cookie::START);
+        while let Some(cookie) = after {
+            let (entries, next) = self.tree.page(bucket.node.ino(), cookie).await?;
+            for (entry, node) in entries {
+                if !is_unfinished(&entry) && self.has_file(&node).await? {
+                    return Ok(true);
+                }
+            }
+            after = next;
+        }
+        Ok(false)
     }
 
     /// Whether there is anything but directories at or below a node, or one that is an object.
@@ -263,7 +289,7 @@ impl Buckets {
             let old = self.find(&found.node, key).await.map_err(failed)?;
             conditions.check_write(old.as_ref())?;
             let versioning = found.versioning();
-            record.version = (versioning == Versioning::Enabled).then(|| self.new_version());
+            record.version = (versioning == Versioning::Enabled).then(|| self.new_version(old.as_ref()));
             record.key = (Key::parse(key) == Key::Odd).then(|| key.to_owned());
             let put = async {
                 self.tree.set_record(work.file.ino(), &record).await?;
@@ -352,7 +378,7 @@ impl Buckets {
         }
     }
 
-    async fn is_odd(&self, bucket: &Node, dir: &Node) -> Result<bool> {
+    pub(crate) async fn is_odd(&self, bucket: &Node, dir: &Node) -> Result<bool> {
         let odd = self.tree.child(bucket.ino(), &names::own(ODD)).await?;
         Ok(odd.is_some_and(|odd| odd.ino() == dir.ino()))
     }
@@ -411,6 +437,11 @@ impl Buckets {
         let dir = self.tree.child(all.ino(), &names::hashed(key)).await?;
         Ok(dir.map(|dir| (all, dir)))
     }
+}
+
+/// Whether a name in a bucket is that of what is not whole yet.
+fn is_unfinished(name: &Name) -> bool {
+    [WORK, UPLOADS].iter().any(|own| name.as_bytes() == own.as_bytes())
 }
 
 /// Whether something was not as it had been looked at: it is looked at again.

@@ -136,7 +136,19 @@ impl From<Checksum> for Sums {
     }
 }
 
+/// Whether a version is one that this frontend made: 32 digits, which are a name.
+fn is_version(version: &str) -> bool {
+    version.len() == 32 && version.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+}
+
 impl Record {
+    /// Reads what is in the attribute, which others may have written: an empty record where it is none, and no version
+    /// that could be none.
+    pub(crate) fn parse(bytes: &[u8]) -> Self {
+        let read: Self = serde_json::from_slice(bytes).unwrap_or_default();
+        Self { version: read.version.filter(|version| is_version(version)), ..read }
+    }
+
     /// What is known of the bytes of the file as it is now.
     pub(crate) fn content_of(&self, attr: &Attr) -> Option<&Content> {
         self.content.as_ref().filter(|content| content.size == attr.size && content.mtime == nanos(attr.mtime))
@@ -182,4 +194,21 @@ fn foreign_etag(attr: &Attr) -> String {
 /// A time in nanoseconds since 1970; 0 for one before.
 pub(crate) fn nanos(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_wrote_is_no_version_and_no_panic() {
+        for bad in ["../../x", "a/b", "", "null", "0123456789ABCDEF0123456789ABCDEF"] {
+            let record = Record { version: Some(bad.to_owned()), is_made: true, ..Record::default() };
+            let read = Record::parse(&serde_json::to_vec(&record).expect("JSON"));
+            assert_eq!(read, Record { version: None, ..record }, "{bad:?}");
+        }
+        let good = Record { version: Some("0123456789abcdef".repeat(2)), ..Record::default() };
+        assert_eq!(Record::parse(&serde_json::to_vec(&good).expect("JSON")), good);
+        assert_eq!(Record::parse(b"{\"version\": 7}"), Record::default());
+    }
 }

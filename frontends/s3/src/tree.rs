@@ -122,7 +122,7 @@ impl Tree {
     /// The record of a node; an empty one where there is none, or none that can be read.
     pub(crate) async fn record(&self, ino: Ino) -> Result<Record> {
         match self.vfs.getxattr(ino, &attribute()).await {
-            Ok(bytes) => Ok(serde_json::from_slice(&bytes).unwrap_or_default()),
+            Ok(bytes) => Ok(Record::parse(&bytes)),
             Err(none) if matches!(none.kind(), ErrorKind::NoAttr | ErrorKind::Unsupported) => Ok(Record::default()),
             Err(other) => Err(other),
         }
@@ -170,6 +170,28 @@ impl Tree {
                 }
                 Err(taken) if taken.kind() == ErrorKind::Exists => {}
                 Err(other) => return Err(other),
+            }
+        }
+    }
+
+    /// A directory with a record in a directory of ours: it has its record from the moment it has its name. `false` where
+    /// the name is taken.
+    pub(crate) async fn own_dir_with(&self, bucket: &Node, at: &Node, name: &Name, record: &Record) -> Result<bool> {
+        let work = self.own_dir(bucket, WORK).await?;
+        let temporary = names::own(&self.unique());
+        let set = SetAttr { mode: Some(PRIVATE_MODE), ..SetAttr::default() };
+        let made = self.adopt(self.vfs.create(work.ino(), &temporary, NewNode::Dir, set).await?.node);
+        let moved = async {
+            self.set_record(made.ino(), record).await?;
+            self.sync_node(made.ino()).await?;
+            self.rename((&work, &temporary), (at, name), None, RenameMode::NoReplace).await?;
+            self.sync_names(at).await
+        };
+        match moved.await {
+            Ok(()) => Ok(true),
+            Err(failure) => {
+                self.remove_all(&work, &temporary, made).await.ok();
+                if failure.kind() == ErrorKind::Exists { Ok(false) } else { Err(failure) }
             }
         }
     }
@@ -245,11 +267,23 @@ impl Tree {
         self.vfs.rename(from, Place { dir: to.0.ino(), name: to.1, expect }, mode).await.map(drop)
     }
 
-    /// Removes a directory with all that is in it.
+    /// Removes what has a name: a directory with all that is in it.
     pub(crate) async fn remove_all(&self, dir: &Node, name: &Name, node: Node) -> Result<()> {
         if !node.is_dir() {
             return self.remove(dir, name, None, RemoveKind::NonDir).await;
         }
+        self.remove_levels(dir, name, node, true).await
+    }
+
+    /// Removes a directory that has nothing but directories, at any depth.
+    ///
+    /// # Errors
+    /// `NotEmpty` once it meets anything else: directories before it may be gone.
+    pub(crate) async fn remove_dirs(&self, dir: &Node, name: &Name, node: Node) -> Result<()> {
+        self.remove_levels(dir, name, node, false).await
+    }
+
+    async fn remove_levels(&self, dir: &Node, name: &Name, node: Node, with_files: bool) -> Result<()> {
         // Each level: its directory, the name and the directory it is in; taken away when it is empty.
         let mut levels = vec![(dir.clone(), name.clone(), node)];
         while let Some((above, name, node)) = levels.last().cloned() {
@@ -260,6 +294,9 @@ impl Tree {
                     levels.push((node.clone(), entry, child));
                     has_dirs = true;
                     break;
+                }
+                if !with_files {
+                    return Err(Error::new(ErrorKind::NotEmpty, "s3.remove_dirs"));
                 }
                 self.remove(&node, &entry, None, RemoveKind::NonDir).await?;
             }

@@ -33,16 +33,23 @@ pub(crate) struct Removed {
 
 /// When a version was made, in nanoseconds since 1970.
 pub(crate) fn made_at(object: &Object) -> u64 {
-    let told = object.record.version.as_deref().and_then(|version| u64::from_str_radix(version.get(..16)?, 16).ok());
-    told.map_or_else(|| nanos(object.node.attr.mtime), |inverse| u64::MAX - inverse)
+    object.record.version.as_deref().and_then(time_of).unwrap_or_else(|| nanos(object.node.attr.mtime))
+}
+
+/// When a version of this name was made; `None` for `null`, and for what is none.
+pub(crate) fn time_of(version: &str) -> Option<u64> {
+    let inverse = u64::from_str_radix(version.get(..16)?, 16).ok()?;
+    Some(u64::MAX - inverse)
 }
 
 impl Buckets {
-    /// A version that no other has; newer ones sort before older ones.
-    pub(crate) fn new_version(&self) -> String {
+    /// A version that no other has; newer ones sort before older ones, and before the one they replace whatever the clock
+    /// says.
+    pub(crate) fn new_version(&self, old: Option<&Object>) -> String {
         let mut random = [0; 8];
         (self.tree.env.fill)(&mut random);
-        format!("{:016x}{:016x}", u64::MAX - nanos((self.tree.env.now)()), u64::from_le_bytes(random))
+        let at = nanos((self.tree.env.now)()).max(old.map_or(0, |old| made_at(old).saturating_add(1)));
+        format!("{:016x}{:016x}", u64::MAX - at, u64::from_le_bytes(random))
     }
 
     /// Gives what is to be replaced a name among the versions, where its bucket keeps it.
@@ -56,11 +63,23 @@ impl Buckets {
             return Ok(());
         }
         let dir = self.make_versions_dir(bucket, key).await?;
-        match self.tree.vfs.link(old.node.ino(), dir.ino(), &names::own(old.record.version_name())).await {
-            Ok(linked) => drop(self.tree.adopt(linked.node)),
-            // Of a try before, which another frontend was faster than.
-            Err(there) if there.kind() == ErrorKind::Exists => {}
-            Err(other) => return Err(other),
+        let name = names::own(old.record.version_name());
+        loop {
+            match self.tree.vfs.link(old.node.ino(), dir.ino(), &name).await {
+                Ok(linked) => {
+                    drop(self.tree.adopt(linked.node));
+                    break;
+                }
+                Err(there) if there.kind() == ErrorKind::Exists => {}
+                Err(other) => return Err(other),
+            }
+            match self.tree.child(dir.ino(), &name).await? {
+                // Of a try before, which another frontend was faster than.
+                Some(there) if there.ino() == old.node.ino() => break,
+                // There is one null, and the file that another frontend put is the newer one.
+                Some(other) => self.tree.remove(&dir, &name, Some(other.ino()), RemoveKind::NonDir).await?,
+                None => {}
+            }
         }
         self.tree.sync_names(&dir).await
     }
@@ -68,14 +87,13 @@ impl Buckets {
     async fn make_versions_dir(&self, bucket: &Node, key: &str) -> Result<Node> {
         let all = self.tree.own_dir(bucket, VERSIONS).await?;
         let name = names::hashed(key);
-        let text = std::str::from_utf8(name.as_bytes()).unwrap_or_default();
-        let dir = self.tree.own_dir(&all, text).await?;
-        if self.tree.record(dir.ino()).await?.key.is_none() {
+        loop {
+            if let Some(there) = self.tree.child(all.ino(), &name).await? {
+                return Ok(there);
+            }
             let record = Record { key: Some(key.to_owned()), ..Record::default() };
-            self.tree.set_record(dir.ino(), &record).await?;
-            self.tree.sync_node(dir.ino()).await?;
+            self.tree.own_dir_with(bucket, &all, &name, &record).await?;
         }
-        Ok(dir)
     }
 
     /// Removes the version that is called null from among the older ones: there is a newer one of that name.
@@ -157,7 +175,7 @@ impl Buckets {
             return Ok(Removed::default());
         }
         // The marker first: what ends here is not removed yet, and listed twice by nobody.
-        let version = (versioning == Versioning::Enabled).then(|| self.new_version());
+        let version = (versioning == Versioning::Enabled).then(|| self.new_version(current));
         let marker = Record { is_marker: true, version, ..Record::default() };
         if let Some(current) = current {
             self.keep(&bucket.node, key, current, versioning).await?;
@@ -199,16 +217,25 @@ impl Buckets {
         };
         conditions.check_write(Some(&object))?;
         let removed = async {
+            let mut others = self.older(&bucket.node, key).await?;
+            others.retain(|other| other.record.version_name() != version);
+            let next = others.into_iter().next().filter(|next| !next.record.is_marker);
             if is_current {
                 // Before a stop took it away from where its key says, it may have had a name here already.
                 self.forget_copy(&bucket.node, key, version).await?;
-                self.take_away(&bucket.node, key, &object).await?;
-            } else if let Place::File(dir, name) = &object.place {
-                self.tree.remove(dir, name, Some(object.node.ino()), RemoveKind::NonDir).await?;
-                self.tree.sync_names(dir).await?;
-            }
-            if is_current || current.is_none() {
-                self.promote(&bucket.node, key).await?;
+                match &next {
+                    Some(next) => self.put_back_over(&bucket.node, key, &object, next).await?,
+                    None => self.take_away(&bucket.node, key, &object).await?,
+                }
+            } else {
+                // First what is seen from then on: a stop between leaves both, and never neither.
+                if let Some(next) = next.filter(|_| current.is_none()) {
+                    self.put_back(&bucket.node, key, &next).await?;
+                }
+                if let Place::File(dir, name) = &object.place {
+                    self.tree.remove(dir, name, Some(object.node.ino()), RemoveKind::NonDir).await?;
+                    self.tree.sync_names(dir).await?;
+                }
             }
             if let Some((all, dir)) = self.versions_dir(&bucket.node, key).await? {
                 drop(dir);
@@ -227,10 +254,29 @@ impl Buckets {
         }
     }
 
-    /// Puts the newest of the older versions where its key says, if it is no delete marker and nothing is there.
-    async fn promote(&self, bucket: &Node, key: &str) -> Result<()> {
-        let older = self.older(bucket, key).await?;
-        let Some(newest) = older.into_iter().next().filter(|newest| !newest.record.is_marker) else { return Ok(()) };
+    /// Puts an older version in the place of the one that lies where its key says, at one stroke.
+    async fn put_back_over(&self, bucket: &Node, key: &str, current: &Object, next: &Object) -> Result<()> {
+        let (Place::File(from, name), Place::File(to, last)) = (&next.place, &current.place) else {
+            self.take_away(bucket, key, current).await?;
+            return self.put_back(bucket, key, next).await;
+        };
+        if self.is_odd(bucket, to).await? && next.record.key.is_none() {
+            self.set_key(key, next).await?;
+        }
+        self.tree.rename((from, name), (to, last), Some(current.node.ino()), RenameMode::Replace).await?;
+        self.tree.sync_names(to).await?;
+        self.tree.sync_names(from).await
+    }
+
+    /// Says in the record of a version which key it is of, for where that is not seen from its name.
+    async fn set_key(&self, key: &str, object: &Object) -> Result<()> {
+        let record = Record { key: Some(key.to_owned()), ..object.record.clone() };
+        self.tree.set_record(object.node.ino(), &record).await?;
+        self.tree.sync_node(object.node.ino()).await
+    }
+
+    /// Puts an older version where its key says, if nothing is there.
+    async fn put_back(&self, bucket: &Node, key: &str, newest: &Object) -> Result<()> {
         let Place::File(dir, name) = &newest.place else { return Ok(()) };
         if let Key::File(dirs, last) = Key::parse(key)
             && let Some(to) = self.tree.make_dirs(bucket, &dirs).await?
@@ -240,8 +286,7 @@ impl Buckets {
             self.tree.sync_names(&to).await?;
             return self.tree.sync_names(dir).await;
         }
-        let record = Record { key: Some(key.to_owned()), ..newest.record.clone() };
-        self.tree.set_record(newest.node.ino(), &record).await?;
+        self.set_key(key, newest).await?;
         let odd = self.tree.own_dir(bucket, names::ODD).await?;
         self.tree.rename((dir, name), (&odd, &names::hashed(key)), None, RenameMode::NoReplace).await?;
         self.tree.sync_names(&odd).await?;

@@ -237,3 +237,25 @@ async fn keys_do_what_they_are_for() {
     assert_eq!(some.get("/").await.expect(200).all("Name"), ["abc"]);
     assert_eq!(ann.get("/").await.expect(200).all("Name"), ["abc", "other"]);
 }
+
+/// A bucket that is removed while something is put into it: what was acknowledged is there, or the bucket never was empty.
+#[tokio::test]
+async fn removing_a_bucket_removes_nothing_that_was_put() {
+    let site = Site::new().await;
+    let ann = site.ann();
+    for round in 0..40 {
+        ann.put("/abc", b"").await.expect(200);
+        ann.put("/abc/dir/before", b"x").await.expect(200);
+        let emptied = async {
+            ann.delete("/abc/dir/before").await.expect(204);
+            ann.delete("/abc").await.status
+        };
+        let (put, removed) = tokio::join!(ann.put("/abc/dir/k", b"kept"), emptied);
+        if put.status == 200 {
+            assert_eq!(removed, 409, "round {round}: it has an object");
+            assert_eq!(ann.get("/abc/dir/k").await.expect(200).text(), "kept");
+            ann.delete("/abc/dir/k").await.expect(204);
+            ann.delete("/abc").await.expect(204);
+        }
+    }
+}

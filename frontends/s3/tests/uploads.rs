@@ -130,3 +130,35 @@ async fn a_part_can_be_copied() {
     complete(&ann, "/abc/k", &id, &[(1, one.trim_matches('"')), (2, &two)]).await.expect(200);
     assert_eq!(ann.get("/abc/k").await.text(), "0123456789abcdef!");
 }
+
+/// Pages go on behind an upload that was aborted since, and tell what keys begin with once.
+#[tokio::test]
+async fn uploads_are_listed_page_by_page_while_they_go() {
+    let site = Site::new().await;
+    let ann = site.ann();
+    ann.put("/abc", b"").await.expect(200);
+    for key in ["a/1", "a/2", "b", "b", "b", "c"] {
+        begin(&ann, &format!("/abc/{key}"), &[]).await;
+    }
+    let (mut after, mut keys, mut prefixes) = ((String::new(), String::new()), Vec::new(), Vec::new());
+    loop {
+        let query = [
+            ("uploads", ""),
+            ("delimiter", "/"),
+            ("max-uploads", "1"),
+            ("key-marker", &after.0),
+            ("upload-id-marker", &after.1),
+        ];
+        let page = ann.ask("GET", "/abc", &query, &[], b"").await.expect(200);
+        for (key, id) in page.all("Key").iter().zip(page.all("UploadId")) {
+            ann.ask("DELETE", &format!("/abc/{key}"), &[("uploadId", &id)], &[], b"").await.expect(204);
+            keys.push(key.clone());
+        }
+        prefixes.extend(page.all("CommonPrefixes"));
+        if page.one("IsTruncated").as_deref() != Some("true") {
+            break;
+        }
+        after = (page.one("NextKeyMarker").expect("more"), page.one("NextUploadIdMarker").unwrap_or_default());
+    }
+    assert_eq!((keys.join(" "), prefixes.len()), ("b b b c".to_owned(), 1));
+}

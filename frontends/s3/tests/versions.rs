@@ -108,3 +108,50 @@ async fn versions_are_listed_page_by_page() {
     }
     assert_eq!(found, expected);
 }
+
+/// Who empties a bucket lists a page, removes what is on it, and goes on behind its last version, which is gone by then.
+#[tokio::test]
+async fn a_bucket_is_emptied_page_by_page() {
+    let site = Site::new().await;
+    let ann = site.ann();
+    ann.put("/abc", b"").await.expect(200);
+    ann.put("/abc/k", b"null").await.expect(200);
+    set(&ann, "Enabled").await;
+    for number in 0..4 {
+        put(&ann, "/abc/k", &[number]).await;
+    }
+    ann.delete("/abc/k").await.expect(204);
+    put(&ann, "/abc/other", b"x").await;
+    let (mut after, mut removed) = ((String::new(), String::new()), 0);
+    loop {
+        let query = [("versions", ""), ("max-keys", "2"), ("key-marker", &after.0), ("version-id-marker", &after.1)];
+        let page = ann.ask("GET", "/abc", &query, &[], b"").await.expect(200);
+        for (key, version) in page.all("Key").iter().zip(page.all("VersionId")) {
+            ann.ask("DELETE", &format!("/abc/{key}"), &[("versionId", &version)], &[], b"").await.expect(204);
+            removed += 1;
+        }
+        if page.one("IsTruncated").as_deref() != Some("true") {
+            break;
+        }
+        after = (page.one("NextKeyMarker").expect("more"), page.one("NextVersionIdMarker").unwrap_or_default());
+    }
+    assert_eq!(removed, 7);
+    ann.delete("/abc").await.expect(204);
+}
+
+/// What another frontend puts in the place of a version is the null one then, and kept when it is replaced.
+#[tokio::test]
+async fn what_others_put_is_kept_when_it_is_replaced() {
+    let site = Site::new().await;
+    let ann = site.ann();
+    ann.put("/abc", b"").await.expect(200);
+    ann.put("/abc/k", b"old null").await.expect(200);
+    set(&ann, "Enabled").await;
+    let one = put(&ann, "/abc/k", b"one").await;
+    site.replace("abc", "k", b"by NFS").await;
+    let two = put(&ann, "/abc/k", b"two").await;
+    assert_eq!(of_version(&ann, "/abc/k", "null").await.expect(200).text(), "by NFS");
+    assert_eq!(of_version(&ann, "/abc/k", &two).await.expect(200).text(), "two");
+    // That version was where the key says when it was replaced.
+    of_version(&ann, "/abc/k", &one).await.refused(404, "NoSuchVersion");
+}

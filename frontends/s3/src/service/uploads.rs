@@ -50,9 +50,6 @@ impl Frontend {
     pub(super) async fn begin(&self, asked: CreateMultipartUploadInput) -> Told<CreateMultipartUploadOutput> {
         check_key(&asked.key)?;
         super::buckets::check_acl(asked.acl.as_ref().map(dto::ObjectCannedACL::as_str))?;
-        if asked.server_side_encryption.is_some() || asked.sse_customer_algorithm.is_some() {
-            return refuse(S3ErrorCode::NotImplemented, "What is encrypted is said by the mount, not by requests.");
-        }
         let algorithm = asked.checksum_algorithm.as_ref().map(|it| Algorithm::parse(it.as_str())).transpose()?;
         let is_composite = match (algorithm, asked.checksum_type.as_ref().map(ChecksumType::as_str)) {
             (None, None) => false,
@@ -322,26 +319,34 @@ impl Frontend {
         let key_marker = asked.key_marker.unwrap_or_default();
         let id_marker = asked.upload_id_marker.unwrap_or_default();
         let all = self.buckets.uploads(&bucket).await?;
-        // After a key its uploads go on behind the one that came last.
-        let last = all.iter().position(|upload| upload.id == id_marker && !id_marker.is_empty());
+        let roll = |key: &str| {
+            let rest = key.strip_prefix(&prefix).filter(|_| !delimiter.is_empty())?;
+            let at = rest.find(delimiter.as_str())?;
+            Some(format!("{prefix}{}", &rest[..at + delimiter.len()]))
+        };
+        // Where a page ended with what keys begin with, all of those came already.
+        let passed = roll(&key_marker).filter(|rolled| *rolled == key_marker);
         let (mut told, mut prefixes, mut is_truncated) = (Vec::new(), Vec::<String>::new(), false);
         let mut next = (None, None);
-        for (index, upload) in all.into_iter().enumerate() {
+        for upload in all {
             let key = upload.record.key.clone().unwrap_or_default();
-            let is_behind = key > key_marker || key == key_marker && last.is_some_and(|last| index > last);
-            let Some(rest) = key.strip_prefix(&prefix).filter(|_| is_behind) else { continue };
-            let rolled = Some(&delimiter)
-                .filter(|delimiter| !delimiter.is_empty())
-                .and_then(|delimiter| rest.find(delimiter.as_str()).map(|at| &rest[..at + delimiter.len()]));
-            let rolled = rolled.map(|rest| format!("{prefix}{rest}"));
-            if rolled.is_some() && rolled.as_ref() == prefixes.last() {
+            // After a key its uploads go on behind the one that came last, which may be gone by now.
+            let is_behind = key > key_marker || key == key_marker && !id_marker.is_empty() && upload.id > id_marker;
+            if !is_behind || !key.starts_with(&prefix) {
+                continue;
+            }
+            let rolled = roll(&key);
+            if rolled.is_some() && (rolled.as_ref() == prefixes.last() || rolled == passed) {
                 continue;
             }
             if told.len() + prefixes.len() == count {
                 is_truncated = true;
                 break;
             }
-            next = (Some(key.clone()), Some(upload.id.clone()));
+            next = match &rolled {
+                Some(rolled) => (Some(rolled.clone()), None),
+                None => (Some(key.clone()), Some(upload.id.clone())),
+            };
             match rolled {
                 Some(rolled) => prefixes.push(rolled),
                 None => told.push(MultipartUpload {

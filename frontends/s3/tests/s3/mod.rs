@@ -12,7 +12,7 @@ use std::{
 use muxfs::{
     Name,
     testing::wire::working_tree,
-    vfs::{Vfs, ext},
+    vfs::{NewNode, Place, RenameMode, SetAttr, Vfs, ext},
 };
 use muxfs_s3_serve::{Key, Keys, Options, Server};
 use sha2::{Digest as _, Sha256};
@@ -46,6 +46,18 @@ impl Site {
 
     pub(crate) fn ann(&self) -> Client {
         Client { addr: self.server.local_addr(), key: key("ann"), skew: 0 }
+    }
+
+    /// Puts another file in the place of one in a directory, as another frontend does.
+    pub(crate) async fn replace(&self, dir: &str, name: &str, bytes: &'static [u8]) {
+        let named = |text: &str| Name::new(text.as_bytes()).expect("a name");
+        let (dir, _) = ext::walk(&self.vfs, self.vfs.root(), &[named(dir)]).await.expect("a directory");
+        let set = SetAttr { mode: Some(0o644), ..SetAttr::default() };
+        let made = self.vfs.create(dir.ino(), &named("new"), NewNode::File, set).await.expect("made").node.ino;
+        self.vfs.write(made, 0, bytes.into(), false).await.expect("written");
+        let place = |name| Place { dir: dir.ino(), name, expect: None };
+        self.vfs.rename(place(&named("new")), place(&named(name)), RenameMode::Replace).await.expect("moved");
+        self.vfs.release(made, 1);
     }
 
     /// The bytes of a file, as another frontend reads it.
