@@ -25,6 +25,7 @@
 //! ```
 
 mod absent;
+mod begun;
 mod body;
 mod conditions;
 mod failure;

@@ -1,16 +1,23 @@
 //! Listings: pages of keys, of what they begin with, and of versions.
 
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use muxfs::{Name, Result};
 use s3s::S3Error;
 
 use crate::{
     failure::{S3Result, failed},
     objects::{Bucket, Buckets, Object},
-    versions::{made_at, time_of},
-    walk::{Met, Spot, Walk, after, after_all},
+    record::is_version,
+    sorted::{after, after_all},
+    versions::order_of,
+    walk::{Met, Spot, Walk},
 };
 
 /// The most that a page has: AWS's limit.
 pub(crate) const PAGE_COUNT_MAX: i32 = 1000;
+
+/// How many objects are looked at at once: enough to hide where they lie.
+const LOOK_COUNT: usize = 16;
 
 /// What is asked for.
 #[derive(Debug, Clone, Default)]
@@ -28,6 +35,8 @@ pub(crate) struct Query {
 /// What a listing tells.
 #[derive(Debug)]
 pub(crate) enum Item {
+    /// A key that is to be looked at: none is left once the page is whole.
+    Found(String, Box<Spot>),
     Object(String, Box<Object>),
     /// A version, and whether it is the latest.
     Version(String, Box<Object>, bool),
@@ -112,23 +121,38 @@ impl Buckets {
             let is_full = if has_versions {
                 !self.push_versions(bucket, query, &mut page, &key).await?
             } else {
-                match self.at(&spot).await.map_err(failed)? {
-                    Some(object) => !page.push(query, Item::Object(key.clone(), Box::new(object))),
-                    None => continue,
-                }
+                !page.push(query, Item::Found(key.clone(), Box::new(spot)))
             };
             if is_full {
                 break;
             }
             last_key = Some(key);
         }
+        self.look_at(&mut page).await?;
         Ok(page)
+    }
+
+    /// Looks at the objects that were found, several at a time. One that went meanwhile is not listed.
+    async fn look_at(&self, page: &mut Page) -> S3Result<()> {
+        let look = |item| async move {
+            match item {
+                Item::Found(key, spot) => {
+                    let object = self.at(&spot).await.map_err(failed)?;
+                    Ok::<_, S3Error>(object.map(|object| Item::Object(key, Box::new(object))))
+                }
+                other => Ok(Some(other)),
+            }
+        };
+        let items: Vec<_> = page.items.drain(..).map(look).collect();
+        let looked: Vec<_> = stream::iter(items).buffered(LOOK_COUNT).try_collect().await?;
+        page.items = looked.into_iter().flatten().collect();
+        Ok(())
     }
 
     async fn is_listed(&self, bucket: &Bucket, met: &Met, has_versions: bool) -> S3Result<bool> {
         match met {
             Met::Key(key, Spot::Versions) => {
-                Ok(has_versions && !self.older(&bucket.node, key).await.map_err(failed)?.is_empty())
+                Ok(has_versions && self.newest(&bucket.node, key, None).await.map_err(failed)?.is_some())
             }
             Met::Key(_, spot) => Ok(self.at(spot).await.map_err(failed)?.is_some()),
             Met::Dir(_) => Ok(true),
@@ -136,33 +160,81 @@ impl Buckets {
     }
 
     /// The versions of a key, the latest first; `false` where the page is full.
-    async fn push_versions(&self, bucket: &Bucket, query: &Query, page: &mut Page, key: &str) -> Result<bool, S3Error> {
+    async fn push_versions(&self, bucket: &Bucket, query: &Query, page: &mut Page, key: &str) -> S3Result<bool> {
         let current = self.find(&bucket.node, key).await.map_err(failed)?;
-        let mut older = self.older(&bucket.node, key).await.map_err(failed)?;
-        if let Some(current) = &current {
-            older.retain(|object| object.record.version != current.record.version);
-        }
-        older.sort_by_key(|object| std::cmp::Reverse(made_at(object)));
-        let all: Vec<_> = current.into_iter().chain(older).collect();
         // Where a page ended within the versions of this key, those up to there came already.
         let marker = query.version_marker.as_deref().filter(|_| query.marker.as_deref() == Some(key));
-        let first = marker.map_or(0, |marker| behind(&all, marker));
-        for (index, object) in all.into_iter().enumerate().skip(first) {
-            if !page.push(query, Item::Version(key.to_owned(), Box::new(object), index == 0)) {
+        let lower = match marker {
+            Some(marker) => self.behind(bucket, key, current.as_ref(), marker).await.map_err(failed)?,
+            None => Behind::Nothing,
+        };
+        let mut is_latest = matches!(lower, Behind::Nothing);
+        let name = current.as_ref().map(|current| current.record.version_name().to_owned());
+        if let Some(current) = current.filter(|current| lower.has(current)) {
+            if !page.push(query, Item::Version(key.to_owned(), Box::new(current), true)) {
                 return Ok(false);
             }
+            is_latest = false;
+        }
+        let Some(mut older) = self.older(&bucket.node, key, lower.bound()).await.map_err(failed)? else {
+            return Ok(true);
+        };
+        while let Some(object) = older.next(self).await.map_err(failed)? {
+            if name.as_deref() == Some(object.record.version_name()) {
+                continue;
+            }
+            if !page.push(query, Item::Version(key.to_owned(), Box::new(object), is_latest)) {
+                return Ok(false);
+            }
+            is_latest = false;
         }
         Ok(true)
     }
+
+    /// What is behind a version that came last, which may have been removed since.
+    async fn behind(&self, bucket: &Bucket, key: &str, current: Option<&Object>, marker: &str) -> Result<Behind> {
+        if current.is_some_and(|current| current.record.version_name() == marker) {
+            return Ok(Behind::Current);
+        }
+        if is_version(marker) {
+            return Ok(Behind::Order(after(marker.as_bytes())));
+        }
+        // When the one called null was made is known as long as it is there.
+        let Some((_, dir)) = self.versions_dir(&bucket.node, key).await? else { return Ok(Behind::Nothing) };
+        let Ok(name) = Name::new(marker.as_bytes()) else { return Ok(Behind::Nothing) };
+        Ok(match self.file(&dir, &name).await? {
+            Some(object) => Behind::Order(after(order_of(&object).as_bytes())),
+            None => Behind::Nothing,
+        })
+    }
 }
 
-/// The index of the first version behind one, which may have been removed since it was listed.
-fn behind(versions: &[Object], marker: &str) -> usize {
-    if let Some(index) = versions.iter().position(|object| object.record.version_name() == marker) {
-        return index + 1;
+/// Where the versions of a key go on.
+enum Behind {
+    /// At the first one.
+    Nothing,
+    /// Behind the one that lies where the key says.
+    Current,
+    /// Here, in their order.
+    Order(Vec<u8>),
+}
+
+impl Behind {
+    /// Whether the version that lies where the key says is still to come.
+    fn has(&self, current: &Object) -> bool {
+        match self {
+            Self::Nothing => true,
+            Self::Current => false,
+            Self::Order(lower) => order_of(current).as_bytes() >= lower.as_slice(),
+        }
     }
-    let older = |object: &Object| made_at(object) < time_of(marker).unwrap_or(u64::MAX);
-    versions.iter().position(older).unwrap_or(versions.len())
+
+    fn bound(&self) -> &[u8] {
+        match self {
+            Self::Order(lower) => lower,
+            Self::Nothing | Self::Current => b"",
+        }
+    }
 }
 
 impl Page {
@@ -173,7 +245,7 @@ impl Page {
             return false;
         }
         (self.last, self.last_version) = match &item {
-            Item::Object(key, _) => (Some(key.clone()), None),
+            Item::Found(key, _) | Item::Object(key, _) => (Some(key.clone()), None),
             Item::Version(key, object, _) => (Some(key.clone()), Some(object.record.version_name().to_owned())),
             Item::Prefix(prefix) => (Some(prefix.clone()), None),
         };

@@ -75,7 +75,7 @@ impl Buckets {
         let made = async {
             let all = self.tree.own_dir(&bucket.node, UPLOADS).await?;
             let is_new = self.tree.own_dir_with(&bucket.node, &all, &names::own(&id), &record).await?;
-            if is_new { Ok(()) } else { Err(Error::new(ErrorKind::Exists, "s3.begin")) }
+            if is_new { self.tree.sync_names(&all).await } else { Err(Error::new(ErrorKind::Exists, "s3.begin")) }
         };
         made.await.map_err(failed)?;
         Ok(id)
@@ -96,31 +96,13 @@ impl Buckets {
         }
     }
 
-    /// All uploads of a bucket, by key and by id, which is by when they were begun.
-    pub(crate) async fn uploads(&self, bucket: &Bucket) -> S3Result<Vec<Upload>> {
-        let mut found = Vec::new();
-        let Some(all) = self.tree.child(bucket.node.ino(), &names::own(UPLOADS)).await.map_err(failed)? else {
-            return Ok(found);
-        };
-        for (name, dir) in self.tree.entries(all.ino()).await.map_err(failed)? {
-            let record = self.tree.record(dir.ino()).await.map_err(failed)?;
-            let id = String::from_utf8_lossy(name.as_bytes()).into_owned();
-            if record.key.is_some() {
-                found.push(Upload { id, dir, record });
-            }
-        }
-        let order = |upload: &Upload| (upload.record.key.clone(), upload.id.clone());
-        found.sort_by_key(order);
-        Ok(found)
-    }
-
     /// Makes what came a part, durably, in the place of one of the same number.
     pub(crate) async fn put_part(&self, upload: &Upload, number: i32, work: &Work, content: Content) -> S3Result<()> {
         let name = part_name(number)?;
         let record = Record { content: Some(content), ..Record::default() };
         let put = async {
             self.tree.set_record(work.file.ino(), &record).await?;
-            self.tree.sync_node(work.file.ino()).await?;
+            self.tree.order_node(&work.file).await?;
             self.tree.rename((&work.dir, &work.name), (&upload.dir, &name), None, RenameMode::Replace).await?;
             self.tree.sync_names(&upload.dir).await
         };

@@ -96,8 +96,12 @@ impl Bucket {
 impl Buckets {
     /// Looks at the root, and takes away what an earlier server left half done.
     pub(crate) async fn open(vfs: Arc<dyn Vfs>, options: &Options) -> Result<Arc<Self>> {
-        let tree =
-            Arc::new(Tree { vfs, sync_names_except: options.sync_names_except.clone(), env: options.env.clone() });
+        let tree = Arc::new(Tree {
+            vfs,
+            sync_names_except: options.sync_names_except.clone(),
+            ordered: options.ordered.clone(),
+            env: options.env.clone(),
+        });
         let turns = (0..TURN_COUNT).map(|_| Mutex::new(())).collect();
         let keys = options.keys.clone();
         let buckets = Self { tree, root: options.root.clone(), keys, windows: Windows::default(), turns };
@@ -293,7 +297,7 @@ impl Buckets {
             record.key = (Key::parse(key) == Key::Odd).then(|| key.to_owned());
             let put = async {
                 self.tree.set_record(work.file.ino(), &record).await?;
-                self.tree.sync_node(work.file.ino()).await?;
+                self.tree.order_node(&work.file).await?;
                 if let Some(old) = &old {
                     self.keep(&found.node, key, old, versioning).await?;
                 }
@@ -329,7 +333,7 @@ impl Buckets {
             if dir.attr.ino != bucket.ino() && record.key.is_none() && self.is_odd(bucket, dir).await? {
                 record.key = Some(key.to_owned());
                 tree.set_record(work.file.ino(), record).await?;
-                tree.sync_node(work.file.ino()).await?;
+                tree.order_node(&work.file).await?;
             }
             tree.rename(from, (dir, name), Some(node.ino()), RenameMode::Replace).await?;
             return tree.sync_names(dir).await;
@@ -367,7 +371,7 @@ impl Buckets {
         if record.key.is_none() {
             record.key = Some(key.to_owned());
             tree.set_record(work.file.ino(), record).await?;
-            tree.sync_node(work.file.ino()).await?;
+            tree.order_node(&work.file).await?;
         }
         let odd = tree.own_dir(bucket, ODD).await?;
         tree.rename(from, (&odd, &names::hashed(key)), None, RenameMode::NoReplace).await?;

@@ -29,6 +29,9 @@ pub struct Options {
     /// File systems whose names are not made durable before the answer, by their fsid: a crash may lose the latest of
     /// them. What was put is durable all the same.
     pub sync_names_except: Vec<Fsid>,
+    /// File systems of which a crash keeps all changes up to some moment, by their fsid: a working tree. One sync at the
+    /// end of what is put is enough there.
+    pub ordered: Vec<Fsid>,
     /// How many connections may be open at once; one more is told 503.
     pub connections_max: usize,
     /// How long a client may take to send the head of a request, and to send another on a connection that is open.
@@ -55,6 +58,7 @@ impl Default for Options {
             caller: Caller { uid: 0, gid: 0, groups: Vec::new() },
             region: "us-east-1".to_owned(),
             sync_names_except: Vec::new(),
+            ordered: Vec::new(),
             connections_max: 1024,
             head_timeout: Duration::from_secs(30),
             stall_timeout: Duration::from_mins(1),

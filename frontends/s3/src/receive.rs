@@ -88,7 +88,9 @@ impl Receiver<'_> {
         if len.is_some_and(|len| len > BODY_LEN_MAX) {
             return refuse(S3ErrorCode::EntityTooLarge, "A request has at most 5 GiB: more comes in parts.");
         }
-        if let (Some(len), Ok(space)) = (len, self.tree.vfs.statfs(file.ino()).await)
+        // A short one finds out as it is written.
+        if let Some(len) = len.filter(|len| *len > WRITE_LEN as u64)
+            && let Ok(space) = self.tree.vfs.statfs(file.ino()).await
             && space.bytes_total > 0
             && len > space.bytes_free
         {

@@ -137,7 +137,7 @@ impl From<Checksum> for Sums {
 }
 
 /// Whether a version is one that this frontend made: 32 digits, which are a name.
-fn is_version(version: &str) -> bool {
+pub(crate) fn is_version(version: &str) -> bool {
     version.len() == 32 && version.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
 }
 

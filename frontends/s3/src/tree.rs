@@ -52,6 +52,7 @@ impl Node {
 pub(crate) struct Tree {
     pub(crate) vfs: Arc<dyn Vfs>,
     pub(crate) sync_names_except: Vec<Fsid>,
+    pub(crate) ordered: Vec<Fsid>,
     pub(crate) env: Env,
 }
 
@@ -145,6 +146,21 @@ impl Tree {
         if self.sync_names_except.contains(&dir.attr.fsid) { Ok(()) } else { self.sync_node(dir.ino()).await }
     }
 
+    /// Whether a crash that keeps what is done next keeps what was done before, and the names are made durable after it all.
+    fn is_ordered(&self, fsid: Fsid) -> bool {
+        self.ordered.contains(&fsid) && !self.sync_names_except.contains(&fsid)
+    }
+
+    /// Sees to it that a node is durable before what is done next, and is made durable at its end.
+    pub(crate) async fn order_node(&self, node: &Node) -> Result<()> {
+        if self.is_ordered(node.attr.fsid) { Ok(()) } else { self.sync_node(node.ino()).await }
+    }
+
+    /// The same of the names of a directory.
+    pub(crate) async fn order_names(&self, dir: &Node) -> Result<()> {
+        if self.is_ordered(dir.attr.fsid) { Ok(()) } else { self.sync_names(dir).await }
+    }
+
     // ---- what is new
 
     /// A name that nobody else picks, of letters and digits.
@@ -165,7 +181,7 @@ impl Tree {
             match self.vfs.create(dir.ino(), &name, NewNode::Dir, set).await {
                 Ok(made) => {
                     let made = self.adopt(made.node);
-                    self.sync_names(dir).await?;
+                    self.order_names(dir).await?;
                     return Ok(made);
                 }
                 Err(taken) if taken.kind() == ErrorKind::Exists => {}
@@ -183,9 +199,9 @@ impl Tree {
         let made = self.adopt(self.vfs.create(work.ino(), &temporary, NewNode::Dir, set).await?.node);
         let moved = async {
             self.set_record(made.ino(), record).await?;
-            self.sync_node(made.ino()).await?;
+            self.order_node(&made).await?;
             self.rename((&work, &temporary), (at, name), None, RenameMode::NoReplace).await?;
-            self.sync_names(at).await
+            self.order_names(at).await
         };
         match moved.await {
             Ok(()) => Ok(true),
@@ -229,7 +245,7 @@ impl Tree {
                     Ok(made) => {
                         let made = self.adopt(made.node);
                         self.set_record(made.ino(), &Record { is_made: true, ..Record::default() }).await?;
-                        self.sync_names(&at).await?;
+                        self.order_names(&at).await?;
                         break made;
                     }
                     Err(taken) if taken.kind() == ErrorKind::Exists => {}
@@ -246,7 +262,7 @@ impl Tree {
         let made = self.vfs.create(root.ino(), name, NewNode::Dir, set).await?;
         let made = self.adopt(made.node);
         self.set_record(made.ino(), record).await?;
-        self.sync_node(made.ino()).await?;
+        self.order_node(&made).await?;
         self.sync_names(root).await
     }
 

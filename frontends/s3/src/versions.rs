@@ -16,6 +16,7 @@ use crate::{
     names::{self, Key, VERSIONS},
     objects::{Bucket, Buckets, Object, Place, Versioning, is_race},
     record::{NULL_VERSION, Record, nanos},
+    sorted::{Cursor, Naming, version_order},
     tree::Node,
 };
 
@@ -37,9 +38,29 @@ pub(crate) fn made_at(object: &Object) -> u64 {
 }
 
 /// When a version of this name was made; `None` for `null`, and for what is none.
-pub(crate) fn time_of(version: &str) -> Option<u64> {
+fn time_of(version: &str) -> Option<u64> {
     let inverse = u64::from_str_radix(version.get(..16)?, 16).ok()?;
     Some(u64::MAX - inverse)
+}
+
+/// Where a version comes among those of its key.
+pub(crate) fn order_of(object: &Object) -> String {
+    version_order(object.record.version_name(), made_at(object))
+}
+
+/// Older versions of a key, newest first.
+#[derive(Debug)]
+pub(crate) struct Older(Cursor);
+
+impl Older {
+    pub(crate) async fn next(&mut self, buckets: &Buckets) -> Result<Option<Object>> {
+        while let Some(entry) = self.0.next(buckets.sorted()).await? {
+            if let Some(object) = buckets.file(&self.0.dir, &entry.name()?).await? {
+                return Ok(Some(object));
+            }
+        }
+        Ok(None)
+    }
 }
 
 impl Buckets {
@@ -81,7 +102,7 @@ impl Buckets {
                 None => {}
             }
         }
-        self.tree.sync_names(&dir).await
+        self.tree.order_names(&dir).await
     }
 
     async fn make_versions_dir(&self, bucket: &Node, key: &str) -> Result<Node> {
@@ -105,22 +126,22 @@ impl Buckets {
         }
     }
 
-    /// The versions of a key beside the one that lies where the key says, newest first.
-    pub(crate) async fn older(&self, bucket: &Node, key: &str) -> Result<Vec<Object>> {
-        let Some((_, dir)) = self.versions_dir(bucket, key).await? else { return Ok(Vec::new()) };
-        self.older_in(&dir).await
+    /// The versions of a key beside the one that lies where the key says, newest first, from a bound on in their order;
+    /// `None` where there never were any.
+    pub(crate) async fn older(&self, bucket: &Node, key: &str, lower: &[u8]) -> Result<Option<Older>> {
+        let Some((_, dir)) = self.versions_dir(bucket, key).await? else { return Ok(None) };
+        Ok(Some(Older(Cursor::new(self.sorted(), dir, Naming::Versions, lower).await?)))
     }
 
-    pub(crate) async fn older_in(&self, dir: &Node) -> Result<Vec<Object>> {
-        let mut found = Vec::new();
-        for (name, node) in self.tree.entries(dir.ino()).await? {
-            if node.is_file() {
-                let record = self.tree.record(node.ino()).await?;
-                found.push(Object { node, record, place: Place::File(dir.clone(), name) });
+    /// The newest of them, but for one.
+    pub(crate) async fn newest(&self, bucket: &Node, key: &str, but: Option<&str>) -> Result<Option<Object>> {
+        let Some(mut older) = self.older(bucket, key, b"").await? else { return Ok(None) };
+        while let Some(object) = older.next(self).await? {
+            if but != Some(object.record.version_name()) {
+                return Ok(Some(object));
             }
         }
-        found.sort_by_key(|object| std::cmp::Reverse(made_at(object)));
-        Ok(found)
+        Ok(None)
     }
 
     /// A version of an object, a delete marker among them.
@@ -182,8 +203,9 @@ impl Buckets {
         }
         let dir = self.make_versions_dir(&bucket.node, key).await?;
         self.put_marker(bucket, &dir, &marker).await?;
-        if let Some(current) = current {
-            self.take_away(&bucket.node, key, current).await?;
+        match current {
+            Some(current) => self.take_away(&bucket.node, key, current).await?,
+            None => self.tree.sync_names(&dir).await?,
         }
         Ok(Removed { is_marker: true, version: Some(marker.version_name().to_owned()) })
     }
@@ -191,10 +213,10 @@ impl Buckets {
     async fn put_marker(&self, bucket: &Bucket, dir: &Node, marker: &Record) -> Result<()> {
         let work = self.tree.work_file(&bucket.node).await?;
         self.tree.set_record(work.file.ino(), marker).await?;
-        self.tree.sync_node(work.file.ino()).await?;
+        self.tree.order_node(&work.file).await?;
         let name = names::own(marker.version_name());
         self.tree.rename((&work.dir, &work.name), (dir, &name), None, RenameMode::Replace).await?;
-        self.tree.sync_names(dir).await
+        self.tree.order_names(dir).await
     }
 
     async fn delete_version(
@@ -217,9 +239,7 @@ impl Buckets {
         };
         conditions.check_write(Some(&object))?;
         let removed = async {
-            let mut others = self.older(&bucket.node, key).await?;
-            others.retain(|other| other.record.version_name() != version);
-            let next = others.into_iter().next().filter(|next| !next.record.is_marker);
+            let next = self.newest(&bucket.node, key, Some(version)).await?.filter(|next| !next.record.is_marker);
             if is_current {
                 // Before a stop took it away from where its key says, it may have had a name here already.
                 self.forget_copy(&bucket.node, key, version).await?;
@@ -295,7 +315,6 @@ impl Buckets {
 
     /// The newest delete marker of a key that has nothing where the key says.
     pub(crate) async fn marker(&self, bucket: &Node, key: &str) -> Result<Option<Object>> {
-        let older = self.older(bucket, key).await?;
-        Ok(older.into_iter().next().filter(|newest| newest.record.is_marker))
+        Ok(self.newest(bucket, key, None).await?.filter(|newest| newest.record.is_marker))
     }
 }

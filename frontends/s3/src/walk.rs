@@ -1,59 +1,22 @@
 //! The keys of a bucket in order: of its tree, and of what lies by its hash, as one.
 
-use std::sync::Arc;
-
 use muxfs::{Name, Result};
 
 use crate::{
     names::{self, KEY_LEN_MAX, ODD, VERSIONS},
     objects::{Buckets, Object, Place},
-    sorted::{Naming, Window},
-    tree::Node,
+    sorted::{Cursor, Naming, Windows, after},
+    tree::{Node, Tree},
 };
 
 /// A directory that is walked through.
 #[derive(Debug)]
 struct Level {
-    dir: Node,
+    names: Cursor,
     /// What the keys in it begin with.
     prefix: String,
-    window: Arc<Window>,
-    index: usize,
-    naming: Naming,
     /// Whether the directory itself is looked at first: it may be an object.
     is_new: bool,
-}
-
-impl Level {
-    /// The next entry, from the next window where this one ends.
-    async fn next(&mut self, buckets: &Buckets) -> Result<Option<crate::sorted::Entry>> {
-        loop {
-            if let Some(entry) = self.window.entries.get(self.index) {
-                self.index += 1;
-                return Ok(Some(entry.clone()));
-            }
-            if self.window.is_last {
-                return Ok(None);
-            }
-            let Some(last) = self.window.entries.last() else { return Ok(None) };
-            let lower = after(last.key.as_bytes());
-            self.window = buckets.windows.window(&buckets.tree, &self.dir, self.naming, &lower).await?;
-            self.index = self.window.position(&lower);
-        }
-    }
-}
-
-/// The least that comes after a key.
-pub(crate) fn after(key: &[u8]) -> Vec<u8> {
-    [key, &[0]].concat()
-}
-
-/// The least that comes after all that begins with this; `None` where nothing does.
-pub(crate) fn after_all(prefix: &[u8]) -> Option<Vec<u8>> {
-    let end = prefix.iter().rposition(|byte| *byte < u8::MAX)?;
-    let mut next = prefix[..=end].to_vec();
-    next[end] += 1;
-    Some(next)
 }
 
 /// Something that a walk meets.
@@ -122,9 +85,8 @@ impl<'a> Walk<'a> {
     }
 
     async fn level(&self, dir: Node, prefix: String, naming: Naming, lower: &[u8], is_new: bool) -> Result<Level> {
-        let window = self.buckets.windows.window(&self.buckets.tree, &dir, naming, lower).await?;
-        let index = window.position(lower);
-        Ok(Level { dir, prefix, window, index, naming, is_new })
+        let names = Cursor::new(self.buckets.sorted(), dir, naming, lower).await?;
+        Ok(Level { names, prefix, is_new })
     }
 
     /// Goes down to where the bound is.
@@ -161,16 +123,17 @@ impl<'a> Walk<'a> {
         while let Some(level) = self.levels.last_mut() {
             if level.is_new {
                 level.is_new = false;
-                if self.buckets.tree.record(level.dir.ino()).await?.is_folder {
-                    return Ok(Some(Met::Key(level.prefix.clone(), Spot::Folder(level.dir.clone()))));
+                let dir = &level.names.dir;
+                if self.buckets.tree.record(dir.ino()).await?.is_folder {
+                    return Ok(Some(Met::Key(level.prefix.clone(), Spot::Folder(dir.clone()))));
                 }
             }
-            let Some(entry) = level.next(self.buckets).await? else {
+            let Some(entry) = level.names.next(self.buckets.sorted()).await? else {
                 self.levels.pop();
                 continue;
             };
             let key = format!("{}{}", level.prefix, entry.key);
-            let (dir, name) = (level.dir.clone(), entry.name()?);
+            let (dir, name) = (level.names.dir.clone(), entry.name()?);
             if key.len() > KEY_LEN_MAX {
                 continue;
             }
@@ -221,8 +184,8 @@ impl<'a> Walk<'a> {
     async fn next_by_hash(&mut self, is_versions: bool) -> Result<Option<Met>> {
         let level = if is_versions { &mut self.versions } else { &mut self.odd };
         let Some(level) = level else { return Ok(None) };
-        let Some(entry) = level.next(self.buckets).await? else { return Ok(None) };
-        let (dir, name) = (level.dir.clone(), entry.name()?);
+        let Some(entry) = level.names.next(self.buckets.sorted()).await? else { return Ok(None) };
+        let (dir, name) = (level.names.dir.clone(), entry.name()?);
         let spot = if is_versions { Spot::Versions } else { Spot::File(dir, name) };
         Ok(Some(Met::Key(entry.key.into(), spot)))
     }
@@ -263,6 +226,11 @@ impl<'a> Walk<'a> {
 }
 
 impl Buckets {
+    /// What sorted names come of.
+    pub(crate) fn sorted(&self) -> (&Windows, &Tree) {
+        (&self.windows, &self.tree)
+    }
+
     /// The object at a spot; `None` where it is gone by now, and for versions.
     pub(crate) async fn at(&self, spot: &Spot) -> Result<Option<Object>> {
         match spot {

@@ -169,3 +169,79 @@ async fn keys_that_are_none_are_not_removed() {
     let listed = ann.ask("GET", "/abc", &[("versions", "")], &[], b"").await.expect(200);
     assert!(listed.all("DeleteMarker").is_empty(), "{}", listed.text());
 }
+
+/// Every key that S3 allows is one, comes back as it was, and hurts none beside it.
+#[tokio::test]
+async fn every_key_comes_back_as_it_was() {
+    let site = Site::new().await;
+    let ann = site.ann();
+    ann.put("/abc", b"").await.expect(200);
+    ann.put("/other", b"").await.expect(200);
+    ann.put("/other/k", b"untouched").await.expect(200);
+    let long = "k".repeat(1024);
+    let deep = "d/".repeat(511) + "ee";
+    let keys = [
+        "..",
+        "../other/k",
+        "a/../../other/k",
+        "./a",
+        "a//b",
+        "//",
+        "/",
+        "/a",
+        "a",
+        "a/",
+        "a/b",
+        "a/b/c",
+        "a\0b",
+        "\u{1}\u{7f}\u{85}",
+        "tab\tline\nreturn\r",
+        "<&>\"' +%2e%2e?#",
+        "\u{1f600}/\u{0130}/\u{fffd}",
+        ".history/x",
+        ".muxfs-s3.keys/x",
+        ".muxfs-s3.work",
+        long.as_str(),
+        deep.as_str(),
+    ];
+    for key in keys {
+        ann.put(&format!("/abc/{key}"), key.as_bytes()).await.expect(200);
+    }
+    for key in keys {
+        assert_eq!(ann.get(&format!("/abc/{key}")).await.expect(200).body, key.as_bytes(), "{key:?}");
+    }
+    let mut sorted: Vec<_> = keys.iter().map(|key| (*key).to_owned()).collect();
+    sorted.sort();
+    for count in [1000, 3] {
+        assert_eq!(ann.list("abc", "", "", count).await, sorted, "pages of {count}");
+    }
+    assert_eq!(ann.get("/other/k").await.text(), "untouched");
+    for key in keys {
+        ann.delete(&format!("/abc/{key}")).await.expect(204);
+        ann.get(&format!("/abc/{key}")).await.refused(404, "NoSuchKey");
+    }
+    ann.delete("/abc").await.expect(204);
+    assert_eq!(ann.get("/other/k").await.text(), "untouched");
+}
+
+/// Bytes that are not those that were signed are none, and what they were to replace stays.
+#[tokio::test]
+async fn other_bytes_than_those_that_were_signed_are_refused() {
+    let site = Site::new().await;
+    let ann = site.ann();
+    ann.put("/abc", b"").await.expect(200);
+    ann.put("/abc/k", b"before").await.expect(200);
+    let other = s3::hex(&[7; 32]);
+    for body in [&b"forged"[..], b""] {
+        let told = ann.ask_with("PUT", "/abc/k", &[], &[], body, &other).await;
+        told.refused(400, "XAmzContentSHA256Mismatch");
+    }
+    for (name, value, code) in [
+        ("content-md5", "AAAAAAAAAAAAAAAAAAAAAA==", "BadDigest"),
+        ("content-md5", "no", "InvalidDigest"),
+        ("x-amz-checksum-crc32", "AAAAAA==", "BadDigest"),
+    ] {
+        ann.ask("PUT", "/abc/k", &[], &[(name, value)], b"other").await.refused(400, code);
+    }
+    assert_eq!(ann.get("/abc/k").await.text(), "before");
+}

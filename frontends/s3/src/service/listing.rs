@@ -73,7 +73,7 @@ fn told(page: &Page, writer: Writer, has_owner: bool) -> Told2 {
         match item {
             Item::Object(key, object) => objects.push(one(key, object, writer, has_owner)),
             Item::Prefix(prefix) => prefixes.push(CommonPrefix { prefix: Some(writer.text(prefix)) }),
-            Item::Version(..) => {}
+            Item::Found(..) | Item::Version(..) => {}
         }
     }
     Told2 { objects, prefixes }
@@ -210,7 +210,7 @@ impl Frontend {
                     ..ObjectVersion::default()
                 }),
                 Item::Prefix(prefix) => prefixes.push(CommonPrefix { prefix: Some(writer.text(prefix)) }),
-                Item::Object(..) => {}
+                Item::Found(..) | Item::Object(..) => {}
             }
         }
         let is_truncated = page.is_truncated;

@@ -19,6 +19,7 @@ use super::{
     writing::{Headers, check_key, metadata},
 };
 use crate::{
+    begun::{self, Begun},
     conditions::{Conditions, seconds},
     failure::{S3Result, failed, refuse},
     multipart::Upload,
@@ -36,7 +37,7 @@ fn initiator() -> dto::Initiator {
     dto::Initiator { display_name: Some(OWNER.to_owned()), id: Some(OWNER.to_owned()) }
 }
 
-fn begun(upload: &Upload) -> Option<Timestamp> {
+fn begun_at(upload: &Upload) -> Option<Timestamp> {
     let since = std::time::Duration::from_nanos(upload.record.begun?);
     Some(Timestamp::from(seconds(std::time::UNIX_EPOCH + since)))
 }
@@ -220,8 +221,16 @@ impl Frontend {
                 let Some(done) = self.buckets.completed(&bucket, &asked.key, &asked.upload_id).await? else {
                     return Err(gone);
                 };
+                let content = done.record.content_of(&done.node.attr);
+                let sums = content.map(|content| content.sums.clone()).unwrap_or_default();
                 return Ok(S3Response::new(CompleteMultipartUploadOutput {
                     bucket: Some(asked.bucket),
+                    checksum_type: sums.kind(),
+                    checksum_crc32: sums.crc32,
+                    checksum_crc32c: sums.crc32c,
+                    checksum_crc64nvme: sums.crc64nvme,
+                    checksum_sha1: sums.sha1,
+                    checksum_sha256: sums.sha256,
                     e_tag: Some(dto::ETag::Strong(done.etag())),
                     key: Some(asked.key),
                     location,
@@ -316,43 +325,27 @@ impl Frontend {
         let writer = Writer::new(asked.encoding_type.as_ref())?;
         let bucket = self.buckets.bucket(&asked.bucket).await?;
         let (prefix, delimiter) = (asked.prefix.unwrap_or_default(), asked.delimiter.unwrap_or_default());
-        let key_marker = asked.key_marker.unwrap_or_default();
-        let id_marker = asked.upload_id_marker.unwrap_or_default();
-        let all = self.buckets.uploads(&bucket).await?;
-        let roll = |key: &str| {
-            let rest = key.strip_prefix(&prefix).filter(|_| !delimiter.is_empty())?;
-            let at = rest.find(delimiter.as_str())?;
-            Some(format!("{prefix}{}", &rest[..at + delimiter.len()]))
+        let query = begun::Query {
+            prefix: prefix.clone(),
+            delimiter: delimiter.clone(),
+            key_marker: asked.key_marker.unwrap_or_default(),
+            id_marker: asked.upload_id_marker.unwrap_or_default(),
+            count,
         };
-        // Where a page ended with what keys begin with, all of those came already.
-        let passed = roll(&key_marker).filter(|rolled| *rolled == key_marker);
-        let (mut told, mut prefixes, mut is_truncated) = (Vec::new(), Vec::<String>::new(), false);
-        let mut next = (None, None);
-        for upload in all {
-            let key = upload.record.key.clone().unwrap_or_default();
-            // After a key its uploads go on behind the one that came last, which may be gone by now.
-            let is_behind = key > key_marker || key == key_marker && !id_marker.is_empty() && upload.id > id_marker;
-            if !is_behind || !key.starts_with(&prefix) {
-                continue;
-            }
-            let rolled = roll(&key);
-            if rolled.is_some() && (rolled.as_ref() == prefixes.last() || rolled == passed) {
-                continue;
-            }
-            if told.len() + prefixes.len() == count {
-                is_truncated = true;
-                break;
-            }
-            next = match &rolled {
-                Some(rolled) => (Some(rolled.clone()), None),
-                None => (Some(key.clone()), Some(upload.id.clone())),
-            };
-            match rolled {
-                Some(rolled) => prefixes.push(rolled),
-                None => told.push(MultipartUpload {
+        let page = self.buckets.uploads(&bucket, &query).await.map_err(failed)?;
+        let next = match page.items.last() {
+            Some(Begun::Upload(key, upload)) => (Some(key.clone()), Some(upload.id.clone())),
+            Some(Begun::Prefix(prefix)) => (Some(prefix.clone()), None),
+            None => (None, None),
+        };
+        let (mut told, mut prefixes) = (Vec::new(), Vec::new());
+        for item in page.items {
+            match item {
+                Begun::Prefix(prefix) => prefixes.push(prefix),
+                Begun::Upload(key, upload) => told.push(MultipartUpload {
                     checksum_algorithm: upload.algorithm().map(|it| ChecksumAlgorithm::from_static(it.name())),
                     checksum_type: kind_of(&upload),
-                    initiated: begun(&upload),
+                    initiated: begun_at(&upload),
                     initiator: Some(initiator()),
                     key: Some(writer.text(&key)),
                     owner: Some(owner()),
@@ -367,13 +360,13 @@ impl Frontend {
             common_prefixes: Some(prefixes.into_iter().map(prefix_of).collect()),
             delimiter: Some(writer.text(&delimiter)).filter(|text| !text.is_empty()),
             encoding_type: asked.encoding_type,
-            is_truncated: Some(is_truncated),
-            key_marker: Some(writer.text(&key_marker)),
+            is_truncated: Some(page.is_truncated),
+            key_marker: Some(writer.text(&query.key_marker)),
             max_uploads: Some(count_asked),
             next_key_marker: next.0.map(|key| writer.text(&key)),
             next_upload_id_marker: next.1,
             prefix: Some(writer.text(&prefix)),
-            upload_id_marker: Some(id_marker),
+            upload_id_marker: Some(query.id_marker),
             uploads: Some(told),
             ..ListMultipartUploadsOutput::default()
         }))
