@@ -45,6 +45,7 @@ mod signed;
 mod sorted;
 mod stall;
 mod sums;
+mod told;
 mod tree;
 mod versions;
 mod walk;

@@ -38,6 +38,7 @@ use crate::{
     patience::Patient,
     service::Frontend,
     stall::Stall,
+    told,
 };
 
 /// How long accepting pauses when the process has no file descriptor left: others must close first.
@@ -186,6 +187,7 @@ async fn attend(shared: Arc<Shared>, stream: TcpStream, place: OwnedSemaphorePer
     let service = service_fn(|request| {
         let shared = shared.clone();
         async move {
+            let is_attributes = told::is_attributes(request.uri().query());
             let patience = shared.options.stall_timeout;
             let request = hyper::Request::map(request, |body| Body::http_body(Patient::new(body, patience)));
             let mut answer = if forms::is_form(&request) {
@@ -194,7 +196,9 @@ async fn attend(shared: Arc<Shared>, stream: TcpStream, place: OwnedSemaphorePer
             } else {
                 shared.service.call(request).await?
             };
-            answer.headers_mut().insert(REQUEST_ID, shared.request_id());
+            let id = shared.request_id();
+            told::correct(&mut answer, &id, is_attributes);
+            answer.headers_mut().insert(REQUEST_ID, id);
             Ok::<_, HttpError>(answer)
         }
     });

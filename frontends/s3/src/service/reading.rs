@@ -16,12 +16,14 @@ use crate::{
     conditions::{Conditions, seconds},
     failure::{S3Result, failed, refuse},
     objects::{Bucket, Object, Versioning},
-    record::Sums,
+    record::{Content, Sums},
 };
 
 /// What of an object is asked for.
 struct Wanted {
     conditions: Conditions,
+    /// Whether checksums are asked for.
+    has_sums: bool,
     range: Option<dto::Range>,
     part: Option<i32>,
     version: Option<String>,
@@ -33,6 +35,8 @@ struct Found {
     bytes: Range<u64>,
     /// Where the bytes are not all.
     content_range: Option<String>,
+    /// The checksums that are told.
+    sums: Sums,
     parts: Option<i32>,
     version: Option<String>,
 }
@@ -94,10 +98,17 @@ impl Frontend {
             };
             (bytes, is_part) = (range, true);
         }
+        let content = object.record.content_of(&object.node.attr);
+        let sums = match (content, wanted.part) {
+            // A part has its own, and they are of the kind of the object's.
+            (Some(content), Some(part)) if parts.is_some() => of_parts(content, part),
+            (Some(content), _) if wanted.has_sums && !is_part => content.sums.clone(),
+            _ => Sums::default(),
+        };
         let content_range =
             (is_part && !bytes.is_empty()).then(|| format!("bytes {}-{}/{size}", bytes.start, bytes.end - 1));
         let version = (bucket.versioning() != Versioning::Off).then(|| object.record.version_name().to_owned());
-        Ok(Found { object, bytes, content_range, parts, version })
+        Ok(Found { object, bytes, content_range, sums, parts, version })
     }
 
     pub(super) async fn read(&self, asked: GetObjectInput) -> Told<GetObjectOutput> {
@@ -107,12 +118,17 @@ impl Frontend {
             if_modified_since: asked.if_modified_since,
             if_unmodified_since: asked.if_unmodified_since,
         };
-        let wanted = Wanted { conditions, range: asked.range, part: asked.part_number, version: asked.version_id };
+        let wanted = Wanted {
+            conditions,
+            has_sums: is_enabled(asked.checksum_mode.as_ref()),
+            range: asked.range,
+            part: asked.part_number,
+            version: asked.version_id,
+        };
         let found = self.found(&asked.bucket, &asked.key, wanted).await?;
-        let Found { object, bytes, content_range, parts, version } = found;
+        let Found { object, bytes, content_range, mut sums, parts, version } = found;
         let len = bytes.end - bytes.start;
         let blob = body(self.buckets.tree.clone(), object.node.clone(), bytes.start, len).await?;
-        let mut sums = sums(&object, asked.checksum_mode.as_ref(), content_range.is_none());
         let kind = sums.kind();
         let headers = &object.record.headers;
         let expires = expires(headers);
@@ -152,10 +168,15 @@ impl Frontend {
             if_modified_since: asked.if_modified_since,
             if_unmodified_since: asked.if_unmodified_since,
         };
-        let wanted = Wanted { conditions, range: asked.range, part: asked.part_number, version: asked.version_id };
+        let wanted = Wanted {
+            conditions,
+            has_sums: is_enabled(asked.checksum_mode.as_ref()),
+            range: asked.range,
+            part: asked.part_number,
+            version: asked.version_id,
+        };
         let found = self.found(&asked.bucket, &asked.key, wanted).await?;
-        let Found { object, bytes, content_range, parts, version } = found;
-        let mut sums = sums(&object, asked.checksum_mode.as_ref(), content_range.is_none());
+        let Found { object, bytes, content_range, mut sums, parts, version } = found;
         let kind = sums.kind();
         let headers = &object.record.headers;
         let expires = expires(headers);
@@ -274,11 +295,15 @@ fn of_part(object: &Object, part: i32) -> S3Result<Range<u64>> {
     Ok(start..start + found.size)
 }
 
-/// The checksums that are told: where they are asked for, and of all bytes.
-fn sums(object: &Object, mode: Option<&ChecksumMode>, is_whole: bool) -> Sums {
-    let is_wanted = is_whole && mode.is_some_and(|mode| mode.as_str() == ChecksumMode::ENABLED);
-    let content = object.record.content_of(&object.node.attr).filter(|_| is_wanted);
-    content.map(|content| content.sums.clone()).unwrap_or_default()
+fn is_enabled(mode: Option<&ChecksumMode>) -> bool {
+    mode.is_some_and(|mode| mode.as_str() == ChecksumMode::ENABLED)
+}
+
+/// The checksums of a part, counted from 1.
+fn of_parts(content: &Content, part: i32) -> Sums {
+    let index = usize::try_from(part).ok().and_then(|part| part.checked_sub(1));
+    let found = index.and_then(|index| content.parts.get(index)).map(|part| part.sums.clone()).unwrap_or_default();
+    if found.is_empty() { found } else { Sums { is_composite: content.sums.is_composite, ..found } }
 }
 
 fn content_type(headers: &BTreeMap<String, String>) -> String {
