@@ -22,8 +22,8 @@ use futures_util::{StreamExt as _, stream::BoxStream};
 use lru::LruCache;
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 
-use super::{BlockKey, BlockStore, Expected, Given};
-use crate::Result;
+use super::{BlockKey, BlockStore, Expected, Given, Subtree};
+use crate::{Cid, Result};
 
 /// A [`BlockStore`] over another that keeps the blocks that were read last in a third, up to so many bytes.
 ///
@@ -265,6 +265,13 @@ impl BlockStore for Cache {
 
     fn expect(&self, expected: &Expected<'_>) {
         self.inner.expect(expected);
+    }
+
+    /// That of the store below, of which nothing is kept: who takes all of it has a place for it. Of what is near, or begins
+    /// there, each block is asked for by itself.
+    fn subtree<'a>(&'a self, root: &Cid) -> Option<Subtree<'a>> {
+        let is_near = self.kept().lens.contains(&BlockKey::from(root));
+        if is_near { None } else { self.inner.subtree(root) }
     }
 
     async fn flush(&self) -> Result<()> {

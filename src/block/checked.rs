@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::stream::BoxStream;
 
 use super::BlockKey;
 use crate::{Cid, Result, dag::hashing::Hashing};
@@ -65,6 +66,9 @@ impl Default for Checks {
         Self::new()
     }
 }
+
+/// The blocks below a CID as they come, each with the CID that whoever sends it calls it by.
+pub type Subtree<'a> = BoxStream<'a, Result<(Cid, Checked)>>;
 
 /// What a store gives: bytes that nobody held against their key, or a block.
 #[derive(Debug, Clone, PartialEq, Eq)]

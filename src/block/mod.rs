@@ -23,7 +23,7 @@ use futures_util::stream::BoxStream;
 
 pub use self::{
     cache::{Cache, CacheStats},
-    checked::{Checked, Checks, Given},
+    checked::{Checked, Checks, Given, Subtree},
     compress::Compress,
     encrypt::Encrypt,
     erasure::{
@@ -140,6 +140,15 @@ pub trait BlockStore: Debug + Send + Sync + 'static {
     /// what any other method gives.
     fn expect(&self, _expected: &Expected<'_>) {}
 
+    /// All blocks below a CID, itself first and each after one that links to it, where a store that is far away gives them in
+    /// one go and has none of them near; `None` where each is better asked for by itself, as in a store that is not far away.
+    ///
+    /// For who wants all of them. Each is the block of its CID, but that it is below `root` is for whoever takes it to see;
+    /// and they may be fewer than all: what has not come at the end, or after the error that is the last item, is asked for.
+    fn subtree<'a>(&'a self, _root: &Cid) -> Option<Subtree<'a>> {
+        None
+    }
+
     /// Makes every `put` and `delete` that returned before this call durable. At once true in a store without buffers.
     async fn flush(&self) -> Result<()> {
         Ok(())
@@ -180,6 +189,9 @@ impl<B: BlockStore + ?Sized> BlockStore for Arc<B> {
     }
     fn expect(&self, expected: &Expected<'_>) {
         (**self).expect(expected);
+    }
+    fn subtree<'a>(&'a self, root: &Cid) -> Option<Subtree<'a>> {
+        (**self).subtree(root)
     }
     async fn flush(&self) -> Result<()> {
         (**self).flush().await

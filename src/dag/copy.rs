@@ -5,13 +5,18 @@
 //! every node is read where it is, and every leaf is asked for; what is moved is only what is not there. Nodes are a
 //! thousandth of the bytes, and to read them here costs less than to believe them.
 //!
-//! Memory: at most [`COPY_COUNT`] blocks, and what a walk takes. Spec: spec/cli.md #cp.
+//! From far away what is below a node comes in one go where little of it is here ([`subtree`]); the walk then finds it here.
+//!
+//! Memory: at most [`COPY_COUNT`] blocks, for each of what comes in one go as many, and what a walk takes. Spec: spec/cli.md #cp.
 
-use std::sync::Arc;
+mod subtree;
+
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream::FuturesUnordered};
 
+use self::subtree::Subtrees;
 use super::{
     Dag, WriteSession, for_each_link_of,
     walk::{Frontier, Met, WalkMemory},
@@ -44,11 +49,13 @@ pub struct CopyReport {
     pub session: WriteSession,
 }
 
-/// What became of one block, and where it leads.
-struct Copied {
-    links: Vec<Met>,
-    /// How long it is, where it was put.
-    put_len: Option<u64>,
+/// A copy under way.
+struct Copy<'a> {
+    here: &'a Dag,
+    source: &'a Dag,
+    moved: Mutex<CopyProgress>,
+    on_progress: Option<&'a OnCopyProgress>,
+    subtrees: Subtrees,
 }
 
 impl Dag {
@@ -86,57 +93,82 @@ impl Dag {
         lease.settled().await;
         let mut frontier = Frontier::<WalkMemory>::default();
         frontier.meet([Met::new(root)]);
-        let mut moved = CopyProgress::default();
+        let subtrees = Subtrees::default();
+        let copy = Copy { here: self, source, moved: Mutex::default(), on_progress, subtrees };
         let mut copying = FuturesUnordered::new();
         loop {
             while copying.len() < COPY_COUNT {
                 let Some(cid) = frontier.next() else { break };
-                copying.push(self.copy_block(source, cid));
+                copying.push(copy.block(cid));
             }
-            let Some(copied) = copying.next().await else { break };
-            let Copied { links, put_len } = copied?;
-            frontier.meet(links);
-            match put_len {
-                Some(len) => {
-                    moved.block_count += 1;
-                    moved.len += len;
-                }
-                None => moved.there_count += 1,
-            }
-            if let Some(tell) = on_progress {
-                tell(moved);
-            }
+            let Some(links) = copying.next().await else { break };
+            frontier.meet(links?);
         }
         drop(copying);
         // Also what others put meanwhile and was met as being there.
         self.flush().await?;
-        Ok(CopyReport { moved, session })
+        Ok(CopyReport { moved: copy.moved.into_inner().unwrap_or_else(PoisonError::into_inner), session })
     }
+}
 
-    async fn copy_block(&self, source: &Self, cid: Cid) -> Result<Copied> {
+impl Copy<'_> {
+    /// Has one block here, and what it links to.
+    async fn block(&self, cid: Cid) -> Result<Vec<Met>> {
         let is_leaf = matches!(cid.codec(), Some(Codec::Raw) | None);
-        let is_here = self.keep_block(&cid).await?;
+        let is_here = self.here.keep_block(&cid).await?;
         if is_here && is_leaf {
-            return Ok(Copied { links: Vec::new(), put_len: None });
+            self.met(&cid);
+            return Ok(Vec::new());
         }
         let here = if is_here { self.node_here(&cid).await? } else { None };
-        let (block, put_len) = if let Some(block) = here {
-            (block, None)
+        let is_new = here.is_none();
+        let block = if let Some(block) = here {
+            self.met(&cid);
+            block
         } else {
-            let block = source.get_block_once(&cid).await?;
-            self.put_hashed(&cid, block.clone()).await?;
-            let len = block.len() as u64;
-            (block, Some(len))
+            let block = self.source.get_block_once(&cid).await?;
+            self.put(&cid, block.clone()).await?;
+            block
         };
         let mut links = Vec::new();
-        let read = for_each_link_of(&cid, &block, &mut |link| links.push(Met::new(link)));
+        let read = for_each_link_of(&cid, &block, &mut |link| links.push(*link));
         read.map_err(|error| error.at(cid))?;
-        Ok(Copied { links, put_len })
+        if is_new {
+            self.bring_subtree(&cid, &links).await?;
+        }
+        Ok(links.iter().map(Met::new).collect())
+    }
+
+    async fn put(&self, cid: &Cid, block: Bytes) -> Result<()> {
+        let len = block.len() as u64;
+        self.here.put_hashed(cid, block).await?;
+        self.count(|moved| {
+            moved.block_count += 1;
+            moved.len += len;
+        });
+        Ok(())
+    }
+
+    /// Counts a block that is here, unless it is so since this copy put it.
+    fn met(&self, cid: &Cid) {
+        if !self.subtrees.brought(cid) {
+            self.count(|moved| moved.there_count += 1);
+        }
+    }
+
+    fn count(&self, change: impl FnOnce(&mut CopyProgress)) {
+        let mut moved = self.moved.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut moved);
+        let now = *moved;
+        drop(moved);
+        if let Some(tell) = self.on_progress {
+            tell(now);
+        }
     }
 
     /// A node as it is here; none where that is not the node.
     async fn node_here(&self, cid: &Cid) -> Result<Option<Bytes>> {
-        match self.read_afresh(cid).await {
+        match self.here.read_afresh(cid).await {
             Ok(block) => Ok(Some(block)),
             Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::NotFound) => Ok(None),
             Err(error) => Err(error),

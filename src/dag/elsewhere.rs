@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     BlockKey, BlockStore, Cid, Error, ErrorKind, Result,
-    block::{Expected, Given},
+    block::{Expected, Given, Subtree},
 };
 
 /// Where else blocks are, and those found there that are kept in memory.
@@ -62,6 +62,11 @@ impl Dag {
         if let Some(elsewhere) = &self.elsewhere {
             elsewhere.blocks.expect(expected);
         }
+    }
+
+    /// All blocks below one, where blocks that may be far away come in one go.
+    pub(super) fn subtree_elsewhere<'a>(&'a self, root: &Cid) -> Option<Subtree<'a>> {
+        self.elsewhere.as_ref()?.blocks.subtree(root)
     }
 
     /// A block that was found elsewhere and is kept in memory.

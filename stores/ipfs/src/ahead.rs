@@ -18,6 +18,7 @@ mod came;
 mod coming;
 mod files;
 mod reading;
+mod tree;
 
 use std::{
     collections::VecDeque,
@@ -30,7 +31,7 @@ use muxfs::{
 };
 
 use self::files::{Files, Place};
-pub(crate) use self::{came::STALL_MAX, coming::Coming};
+pub(crate) use self::{came::STALL_MAX, coming::Coming, tree::tree};
 use crate::{cars::Of, health::Source};
 
 /// So many CARs come at once, of files and of paths. Another takes the place of one that came to its end or that nobody reads; who

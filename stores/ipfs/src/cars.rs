@@ -1,8 +1,8 @@
 //! Whether a gateway is asked for CARs: one that gives none, breaks them off, or lets them hang is asked for blocks alone for
 //! a while.
 //!
-//! Beside the [`Gateway`](crate::Gateway), for all that asks it for CARs. CARs of files and of paths are told apart, since there are
-//! gateways that give one kind alone; what is but so now, as a gateway that cannot be reached, keeps nobody for long.
+//! Beside the [`Gateway`](crate::Gateway), for all that asks it for CARs. CARs of files, of paths and of all that is below a CID are told
+//! apart, since there are gateways that give one kind alone; what is but so now, as a gateway that cannot be reached, keeps nobody for long.
 //! Spec: spec/sources.md #read-ahead.
 
 use std::{
@@ -28,6 +28,8 @@ pub(crate) enum Of {
     File,
     /// What a path leads through.
     Path,
+    /// All that is below a CID.
+    Tree,
 }
 
 /// Why a gateway gives no CAR.
@@ -48,6 +50,11 @@ impl NoCar {
         let (Self::Here(error) | Self::Never(error) | Self::Later(error, _) | Self::Down(error)) = self;
         error
     }
+
+    pub(crate) fn into_error(self) -> Error {
+        let (Self::Here(error) | Self::Never(error) | Self::Later(error, _) | Self::Down(error)) = self;
+        error
+    }
 }
 
 /// Whether a gateway gives CARs.
@@ -60,6 +67,7 @@ struct Known {
     none_until: Option<Instant>,
     files: Row,
     paths: Row,
+    trees: Row,
 }
 
 /// Those of a kind that failed one after the other.
@@ -88,6 +96,7 @@ impl Known {
         match of {
             Of::File => &mut self.files,
             Of::Path => &mut self.paths,
+            Of::Tree => &mut self.trees,
         }
     }
 
@@ -131,7 +140,8 @@ impl Cars {
         match (why, of) {
             (NoCar::Later(_, until), _) => known.rest(*until),
             (NoCar::Down(_), _) => known.rest(now + REST),
-            (NoCar::Here(_), Of::File) => {}
+            (NoCar::Here(_), Of::File | Of::Tree) => {}
+            (NoCar::Never(_), Of::Tree) => known.trees.none_until = Some(now + NO_CARS),
             (NoCar::Never(_), Of::File) if is_sure => known.rest(now + NO_CARS),
             // That this is not there may be true; that nothing ever is, is not.
             (NoCar::Never(_) | NoCar::Here(_), _) => known.row(of).fail(asked, now),

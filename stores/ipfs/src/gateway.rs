@@ -172,6 +172,11 @@ impl Gateway {
         self.ask_for_car(&path, "dag-scope=block").await
     }
 
+    /// Asks for a CAR of all that is below a CID.
+    pub(crate) async fn car_of_tree(&self, root: &Cid) -> Result<Answer<'_>, NoCar> {
+        self.ask_for_car(&root.to_string(), "dag-scope=all").await
+    }
+
     /// One that gives no CARs now may give blocks, so that alone is told.
     async fn ask_for_car(&self, path: &str, query: &str) -> Result<Answer<'_>, NoCar> {
         let path = format!("/ipfs/{path}?format=car&{query}&car-order=dfs&car-dups=n");

@@ -20,13 +20,13 @@ use futures_util::{
     stream::{self, BoxStream, FuturesUnordered},
 };
 use muxfs::{
-    BlockKey, BlockStore, BoxError, Error, ErrorKind, Result,
-    block::{Checked, Checks, Expected, Given},
+    BlockKey, BlockStore, BoxError, Cid, Error, ErrorKind, Result,
+    block::{Checked, Checks, Expected, Given, Subtree},
 };
 use tokio::time::{Instant, sleep_until};
 
 use crate::{
-    ahead::{Ahead, Awaited, STALL_MAX},
+    ahead::{Ahead, Awaited, STALL_MAX, tree},
     cars::Of,
     cid_of_key,
     gateway::Gateway,
@@ -147,14 +147,14 @@ impl Sources {
     }
 
     /// Who is asked for a CAR now: whoever would be asked for a block, if it gives any.
-    fn streaming(&self, of: Of) -> Option<Arc<Source>> {
+    fn streaming(&self, of: Of) -> Option<&Arc<Source>> {
         let now = Instant::now();
         let (order, _) = self.order(now, None);
-        let first = order.front()?;
+        let first = *order.front()?;
         let gives_cars = first.gateway.as_ref().is_some_and(|gateway| gateway.cars().are_given(of));
         let mut health = first.health();
         let (is_liar, _) = health.rank(now);
-        (!is_liar && gives_cars && health.ask(now)).then(|| Arc::clone(first))
+        (!is_liar && gives_cars && health.ask(now)).then_some(first)
     }
 
     /// Who may be asked now, in this order, and how many may not; one is left out.
@@ -357,7 +357,7 @@ impl BlockStore for Sources {
     }
 
     async fn get_checked(&self, key: &BlockKey) -> Result<Option<Given>> {
-        let found = match self.ahead.find(key, |of| self.streaming(of)) {
+        let found = match self.ahead.find(key, |of| self.streaming(of).cloned()) {
             Some(awaited) => self.get_coming(key, &awaited).await?,
             None => self.first(key, ask_for_block).await?,
         };
@@ -376,6 +376,12 @@ impl BlockStore for Sources {
         if self.each.iter().any(|source| source.gateway.is_some()) {
             self.ahead.expect(expected);
         }
+    }
+
+    /// As one CAR, of the gateway that would be asked first.
+    fn subtree<'a>(&'a self, root: &Cid) -> Option<Subtree<'a>> {
+        let source = self.streaming(Of::Tree)?;
+        Some(tree(*root, source, source.gateway.as_deref()?))
     }
 
     /// What the sources say: nobody can check it.

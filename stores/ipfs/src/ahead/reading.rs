@@ -31,7 +31,7 @@ const GATHER: Duration = Duration::from_millis(1);
 const CHECK_COUNT: usize = 4;
 
 /// Why a CAR ended before its end.
-enum Broken {
+pub(super) enum Broken {
     /// The gateway does not give it.
     Refused(NoCar),
     /// It broke off, stood still, or ended before all of it had come.
@@ -46,6 +46,13 @@ impl Broken {
     fn error(&self) -> &Error {
         match self {
             Self::Refused(why) => why.error(),
+            Self::Off(error) | Self::Lie(error) | Self::Stranger(error) => error,
+        }
+    }
+
+    pub(super) fn into_error(self) -> Error {
+        match self {
+            Self::Refused(why) => why.into_error(),
             Self::Off(error) | Self::Lie(error) | Self::Stranger(error) => error,
         }
     }
@@ -115,7 +122,11 @@ pub(super) async fn path(root: Cid, parts: Vec<Name>, source: Arc<Source>, state
 }
 
 /// What the order of sources learns of an answer.
-fn answered<'a>(source: &Source, asked: Instant, answer: Result<Answer<'a>, NoCar>) -> Result<Answer<'a>, Broken> {
+pub(super) fn answered<'a>(
+    source: &Source,
+    asked: Instant,
+    answer: Result<Answer<'a>, NoCar>,
+) -> Result<Answer<'a>, Broken> {
     let now = Instant::now();
     match &answer {
         Err(NoCar::Later(..)) => {}
@@ -131,6 +142,24 @@ fn short() -> Broken {
     Broken::Off(Error::new(ErrorKind::Unavailable, "ahead.read").because("it ended before all had come"))
 }
 
+/// What follows from how a CAR ended that was asked for then; `is_sure` says whether what was asked for is there for sure.
+pub(super) fn learn(
+    of: Of,
+    is_sure: bool,
+    ended: Result<(), &Broken>,
+    (source, gateway): (&Source, &Gateway),
+    asked: Instant,
+) {
+    let cars = gateway.cars();
+    match ended {
+        Ok(()) => cars.worked(of),
+        Err(Broken::Refused(why)) => cars.refused(of, why, asked, is_sure),
+        Err(Broken::Off(_)) => cars.failed(of, asked),
+        Err(Broken::Lie(_)) => source.health().lied(Instant::now()),
+        Err(Broken::Stranger(_)) => cars.leave(),
+    }
+}
+
 /// Draws the consequences, and keeps what came for as long as it is asked for. `ended` is `None` where nobody wanted more of it.
 async fn close(
     of: Of,
@@ -140,14 +169,7 @@ async fn close(
     state: &State,
 ) {
     if let Some(ended) = ended.as_ref().filter(|_| !state.is_over()) {
-        let cars = gateway.cars();
-        match ended {
-            Ok(()) => cars.worked(of),
-            Err(Broken::Refused(why)) => cars.refused(of, why, state.begun, is_sure),
-            Err(Broken::Off(_)) => cars.failed(of, state.begun),
-            Err(Broken::Lie(_)) => source.health().lied(Instant::now()),
-            Err(Broken::Stranger(_)) => cars.leave(),
-        }
+        learn(of, is_sure, ended.as_ref().copied(), (source, gateway), state.begun);
     }
     state.end();
     if let Some(Err(broken)) = ended {
@@ -159,7 +181,7 @@ async fn close(
 }
 
 /// The blocks of a CAR in their order, several checked at once while more is read.
-fn sections<'a>(
+pub(super) fn sections<'a>(
     answer: Answer<'a>,
     gateway: &'a Gateway,
 ) -> impl Stream<Item = Result<(Cid, Checked), Broken>> + Send + 'a {

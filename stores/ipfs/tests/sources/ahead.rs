@@ -28,7 +28,7 @@ use crate::server::Server;
 
 /// What a gateway does that is asked for a CAR.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Gives {
+pub(crate) enum Gives {
     What,
     Status(u16),
     Page,
@@ -51,7 +51,7 @@ enum Gives {
 
 /// How often a gateway was asked.
 #[derive(Debug, Default)]
-struct Asked {
+pub(crate) struct Asked {
     blocks: AtomicUsize,
     cars: AtomicUsize,
     /// How long the CARs were together, in bytes.
@@ -60,12 +60,12 @@ struct Asked {
 
 impl Asked {
     /// How many blocks and CARs it was asked for.
-    fn counts(&self) -> (usize, usize) {
+    pub(crate) fn counts(&self) -> (usize, usize) {
         (self.blocks.load(Ordering::SeqCst), self.cars.load(Ordering::SeqCst))
     }
 }
 
-fn name(text: &str) -> Name {
+pub(crate) fn name(text: &str) -> Name {
     Name::new(text.as_bytes()).expect("a name")
 }
 
@@ -116,7 +116,11 @@ async fn answer(
     let value = |key: &str| query.split('&').find_map(|pair| pair.strip_prefix(key));
     let bytes: Option<EntityBytes> = value("entity-bytes=").map(|bytes| bytes.parse().expect("a range"));
     let bytes = bytes.map(|bytes| if gives == Gives::All { EntityBytes { from: 0, to: None } } else { bytes });
-    let scope = if value("dag-scope=") == Some("block") { Scope::Block } else { Scope::Entity };
+    let scope = match value("dag-scope=") {
+        Some("block") => Scope::Block,
+        Some("entity") => Scope::Entity,
+        _ => Scope::All,
+    };
     let options = ExportOptions { scope, bytes, ..ExportOptions::default() };
     let car = match car::export(dag, &cid, &path, &options).await {
         Ok(car) => car,
@@ -130,7 +134,7 @@ async fn answer(
         Gives::Cut(len) => car.truncate(len),
         Gives::First(count) => car.truncate(section_after(&car, count)),
         Gives::Bent(at) if at < car.len() => car[at] ^= 1,
-        Gives::Stranger if bytes.is_some() => {
+        Gives::Stranger if scope != Scope::Block => {
             let block = b"a stranger";
             let section = [&cid_of(Codec::Raw, block).to_bytes()[..], block].concat();
             let len = u8::try_from(section.len()).expect("short");
@@ -188,7 +192,7 @@ fn section_after(car: &[u8], block_count: usize) -> usize {
 }
 
 /// A gateway of a file.
-async fn gateway(dag: Dag, blocks: Arc<Mem>, gives: Gives) -> (Server, Arc<Asked>) {
+pub(crate) async fn gateway(dag: Dag, blocks: Arc<Mem>, gives: Gives) -> (Server, Arc<Asked>) {
     let asked = Arc::<Asked>::default();
     let asked_of = asked.clone();
     let server = Server::of_connections(move |stream, _| {

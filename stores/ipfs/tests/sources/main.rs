@@ -5,6 +5,7 @@
 //! of reading is tested here, each by its own name; a mount that looks elsewhere runs the laws of its seams in `muxfs`.
 
 mod ahead;
+mod copying;
 mod fetching;
 mod kubo;
 mod lying;
