@@ -17,17 +17,17 @@ use s3s::{
 use tokio::sync::mpsc;
 
 use crate::{
+    budget::{Allowed, SMALL_LEN},
     failure::{S3Result, failed},
     tree::{Node, Tree},
 };
 
-/// How much is read at a time, in bytes, and how many such pieces ahead of the client.
-const READ_LEN: u32 = 1 << 20;
+/// How many pieces are read ahead of the client.
 const AHEAD_COUNT: usize = 2;
 
 /// What is left of a body.
 struct Pieces {
-    pieces: mpsc::Receiver<Result<Bytes, Error>>,
+    pieces: mpsc::Receiver<Result<(Bytes, Allowed), Error>>,
     left: u64,
 }
 
@@ -36,10 +36,10 @@ impl Stream for Pieces {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let next = self.pieces.poll_recv(cx);
-        if let Poll::Ready(Some(Ok(piece))) = &next {
+        if let Poll::Ready(Some(Ok((piece, _)))) = &next {
             self.left = self.left.saturating_sub(piece.len() as u64);
         }
-        next.map(|next| next.map(|piece| piece.map_err(Into::into)))
+        next.map(|next| next.map(|piece| piece.map(|(bytes, _)| bytes).map_err(Into::into)))
     }
 }
 
@@ -51,7 +51,7 @@ impl ByteStream for Pieces {
 
 /// The bytes of a file from `at`, of which there are `len`.
 pub(crate) async fn body(tree: Arc<Tree>, file: Node, at: u64, len: u64) -> S3Result<StreamingBlob> {
-    if len <= READ_LEN.into() {
+    if len <= SMALL_LEN as u64 {
         let bytes = read(&tree, &file, at, len).await.map_err(failed)?;
         return Ok(StreamingBlob::from(Body::from(bytes)));
     }
@@ -59,10 +59,11 @@ pub(crate) async fn body(tree: Arc<Tree>, file: Node, at: u64, len: u64) -> S3Re
     tokio::spawn(async move {
         let (mut at, mut left) = (at, len);
         while left > 0 {
-            let piece = read(&tree, &file, at, left.min(READ_LEN.into())).await;
+            let allowed = tree.budget.piece();
+            let piece = read(&tree, &file, at, left.min(allowed.len() as u64)).await;
             let done = piece.as_ref().map_or(left, |piece| piece.len() as u64);
             // Nobody listens any more, or the end was an error.
-            if sender.send(piece).await.is_err() {
+            if sender.send(piece.map(|piece| (piece, allowed))).await.is_err() {
                 return;
             }
             (at, left) = (at + done, left - done);
@@ -76,8 +77,8 @@ async fn read(tree: &Tree, file: &Node, at: u64, len: u64) -> Result<Bytes, Erro
     if len == 0 {
         return Ok(Bytes::new());
     }
-    let bytes = tree.vfs.read(file.ino(), at, u32::try_from(len).unwrap_or(READ_LEN)).await?;
-    if (bytes.len() as u64) < len.min(READ_LEN.into()) {
+    let bytes = tree.vfs.read(file.ino(), at, u32::try_from(len).unwrap_or(u32::MAX)).await?;
+    if (bytes.len() as u64) < len {
         return Err(Error::new(ErrorKind::Stale, "s3.read").because("the file was cut off while it was read"));
     }
     Ok(bytes)

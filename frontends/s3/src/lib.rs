@@ -27,6 +27,7 @@
 mod absent;
 mod begun;
 mod body;
+mod budget;
 mod conditions;
 mod failure;
 mod forms;

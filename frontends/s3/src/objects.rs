@@ -15,6 +15,7 @@ use tokio::sync::{Mutex, MutexGuard};
 
 use crate::{
     Options,
+    budget::Budget,
     conditions::Conditions,
     failure::{S3Result, failed, refuse},
     keys::Keys,
@@ -100,6 +101,7 @@ impl Buckets {
             vfs,
             sync_names_except: options.sync_names_except.clone(),
             ordered: options.ordered.clone(),
+            budget: Budget::default(),
             env: options.env.clone(),
         });
         let turns = (0..TURN_COUNT).map(|_| Mutex::new(())).collect();

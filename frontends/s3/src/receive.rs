@@ -5,6 +5,7 @@ use futures_util::StreamExt as _;
 use s3s::{S3Error, S3ErrorCode, StdError, dto::StreamingBlob};
 
 use crate::{
+    budget::LARGE_LEN,
     failure::{S3Result, failed, refuse},
     patience::TIMED_OUT,
     record::{Content, nanos},
@@ -12,8 +13,6 @@ use crate::{
     tree::{Node, Tree},
 };
 
-/// How much is gathered before it is written, in bytes: what a working tree keeps as one block.
-const WRITE_LEN: usize = 1 << 20;
 /// The most bytes of one request: AWS's limit.
 pub(crate) const BODY_LEN_MAX: u64 = 5 << 30;
 
@@ -42,14 +41,18 @@ impl Receiver<'_> {
         self.check_room(file, len).await?;
         let mut hashing = Hashing::new(algorithms);
         let (mut at, mut held, mut mtime) = (0, Bytes::new(), file.attr.mtime);
+        // Of what is held, and of what is gathered meanwhile.
+        let mut allowed = None;
         let mut body = body;
         loop {
+            let gathering = self.tree.budget.piece();
+            let wanted = gathering.len();
             let next = async {
                 let mut gathered = BytesMut::new();
-                while gathered.len() < WRITE_LEN
+                while gathered.len() < wanted
                     && let Some(piece) = self.piece(&mut body).await?
                 {
-                    if gathered.is_empty() && piece.len() >= WRITE_LEN {
+                    if gathered.is_empty() && piece.len() >= wanted {
                         return Ok(piece);
                     }
                     gathered.extend_from_slice(&piece);
@@ -67,6 +70,7 @@ impl Receiver<'_> {
             mtime = written?.unwrap_or(mtime);
             at += held.len() as u64;
             held = gathered?;
+            drop(allowed.replace(gathering));
             if held.is_empty() {
                 break;
             }
@@ -89,7 +93,7 @@ impl Receiver<'_> {
             return refuse(S3ErrorCode::EntityTooLarge, "A request has at most 5 GiB: more comes in parts.");
         }
         // A short one finds out as it is written.
-        if let Some(len) = len.filter(|len| *len > WRITE_LEN as u64)
+        if let Some(len) = len.filter(|len| *len > LARGE_LEN as u64)
             && let Ok(space) = self.tree.vfs.statfs(file.ino()).await
             && space.bytes_total > 0
             && len > space.bytes_free

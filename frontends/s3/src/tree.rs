@@ -12,6 +12,7 @@ use muxfs::{
 };
 
 use crate::{
+    budget::Budget,
     names::{self, WORK},
     record::{ATTRIBUTE, Record},
 };
@@ -53,6 +54,7 @@ pub(crate) struct Tree {
     pub(crate) vfs: Arc<dyn Vfs>,
     pub(crate) sync_names_except: Vec<Fsid>,
     pub(crate) ordered: Vec<Fsid>,
+    pub(crate) budget: Budget,
     pub(crate) env: Env,
 }
 
