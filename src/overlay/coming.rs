@@ -11,7 +11,7 @@ use bytes::Bytes;
 use lru::LruCache;
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 
-use super::{Below, Overlay, RESERVED};
+use super::{Below, Overlay, RESERVED, now::Now};
 use crate::{
     Error, ErrorKind, FileKind, Name, Result,
     tree::Graft,
@@ -88,40 +88,6 @@ impl Overlay {
         self.lower.read(node.ino(), offset, len).await.map_err(below)
     }
 
-    /// Has the entries of a directory come, if they did not yet; of anything else it does nothing.
-    pub(super) async fn fill(&self, dir: Ino) -> Result<()> {
-        if self.dir_below(dir).await?.is_none() {
-            return Ok(());
-        }
-        let _turn = self.turns.take(dir).await;
-        let Some(there) = self.dir_below(dir).await? else { return Ok(()) };
-        let node = self.node(&there).await?;
-        let (mut after, mut has_xattrs) = (Cookie::START, true);
-        loop {
-            let page = self.lower.readdir(node.ino(), after, PAGE_COUNT, Listing::Attrs).await.map_err(below)?;
-            after = page.entries.last().map_or(after, |entry| entry.cookie);
-            let is_last = page.eof || page.entries.is_empty();
-            // Leases first, so that an error on the way gives back those of the rest too.
-            let lease = |entry: &DirEntry| entry.attr.is_some().then(|| Lease::adopt(self.lower.clone(), entry.ino));
-            let leased: Vec<_> = page.entries.into_iter().map(|entry| (lease(&entry), entry)).collect();
-            let mut grafts = Vec::with_capacity(leased.len());
-            for (lease, DirEntry { name, attr, .. }) in leased {
-                let (_lease, attr) = if let (Some(lease), Some(attr)) = (lease, attr) {
-                    (lease, attr)
-                } else {
-                    let attr = self.lower.lookup(node.ino(), &name).await.map_err(below)?;
-                    (Lease::adopt(self.lower.clone(), attr.ino), attr)
-                };
-                grafts.push(self.entry(name, &attr, &mut has_xattrs).await?);
-            }
-            self.tree.graft(dir, &grafts).await?;
-            if is_last {
-                break;
-            }
-        }
-        self.tree.take_over(dir, &self.names.below, &SetAttr::default()).await.map(drop)
-    }
-
     /// An entry as it is below.
     async fn entry(&self, name: Name, attr: &Attr, has_xattrs: &mut bool) -> Result<Graft> {
         let node = match attr.kind {
@@ -166,6 +132,44 @@ impl Overlay {
         }
         Ok(xattrs)
     }
+}
+
+impl Now<'_> {
+    /// Has the entries of a directory come, if they did not yet; of anything else it does nothing.
+    pub(super) async fn fill(&self, dir: Ino) -> Result<()> {
+        if self.dir_below(dir).await?.is_none() {
+            return Ok(());
+        }
+        let _turn = self.overlay.turns.take(dir).await;
+        let Some(there) = self.dir_below(dir).await? else { return Ok(()) };
+        let node = self.overlay.node(&there).await?;
+        let (mut after, mut has_xattrs) = (Cookie::START, true);
+        loop {
+            let page =
+                self.overlay.lower.readdir(node.ino(), after, PAGE_COUNT, Listing::Attrs).await.map_err(below)?;
+            after = page.entries.last().map_or(after, |entry| entry.cookie);
+            let is_last = page.eof || page.entries.is_empty();
+            // Leases first, so that an error on the way gives back those of the rest too.
+            let lease =
+                |entry: &DirEntry| entry.attr.is_some().then(|| Lease::adopt(self.overlay.lower.clone(), entry.ino));
+            let leased: Vec<_> = page.entries.into_iter().map(|entry| (lease(&entry), entry)).collect();
+            let mut grafts = Vec::with_capacity(leased.len());
+            for (lease, DirEntry { name, attr, .. }) in leased {
+                let (_lease, attr) = if let (Some(lease), Some(attr)) = (lease, attr) {
+                    (lease, attr)
+                } else {
+                    let attr = self.overlay.lower.lookup(node.ino(), &name).await.map_err(below)?;
+                    (Lease::adopt(self.overlay.lower.clone(), attr.ino), attr)
+                };
+                grafts.push(self.overlay.entry(name, &attr, &mut has_xattrs).await?);
+            }
+            self.tree.graft(dir, &grafts).await?;
+            if is_last {
+                break;
+            }
+        }
+        self.tree.take_over(dir, &self.overlay.names.below, &SetAttr::default()).await.map(drop)
+    }
 
     /// Has the bytes of a file come, if they did not yet; of anything else it does nothing.
     pub(super) async fn own(&self, ino: Ino) -> Result<()> {
@@ -181,13 +185,13 @@ impl Overlay {
         if self.file_below(ino).await?.is_none() {
             return Ok(None);
         }
-        let _turn = self.turns.take(ino).await;
+        let _turn = self.overlay.turns.take(ino).await;
         let Some(there) = self.file_below(ino).await? else { return Ok(None) };
         let needed = set.size.map_or(there.size, |size| size.min(there.size));
         let mut at = self.tree.getattr(ino).await?.size;
         while at < needed {
             let len = u32::try_from(there.size - at).unwrap_or(u32::MAX).min(PIECE_LEN);
-            let piece = self.read_below(&there, at, len).await?;
+            let piece = self.overlay.read_below(&there, at, len).await?;
             if piece.is_empty() {
                 let why = format!("it has {at} bytes, and was said to have {}", there.size);
                 return Err(Error::new(ErrorKind::Corrupt, "overlay.copy_up").because(why));
@@ -196,8 +200,8 @@ impl Overlay {
             self.tree.bring(ino, at, piece).await?;
             at = end;
         }
-        let _alone = self.gate(ino).write().await;
-        let changed = self.tree.take_over(ino, &self.names.below, &set).await?;
+        let _alone = self.overlay.gate(ino).write().await;
+        let changed = self.tree.take_over(ino, &self.overlay.names.below, &set).await?;
         Ok(Some(Changed { before: there.before(changed.before), after: changed.after }))
     }
 }

@@ -17,6 +17,7 @@
 
 mod coming;
 mod mark;
+mod now;
 #[cfg(test)]
 mod tests;
 
@@ -28,6 +29,7 @@ use tokio::sync::{Mutex as AsyncMutex, RwLock};
 
 use self::coming::{Held, Turns};
 pub use self::mark::Below;
+use self::now::plain;
 use crate::{
     Error, ErrorKind, FileKind, Name, Result, forward_vfs,
     tree::Tree,
@@ -122,7 +124,7 @@ impl Overlay {
     /// # Errors
     /// `Unsupported` where a newer program said it; `Corrupt`, `Io`.
     pub async fn base(&self) -> Result<Option<Below>> {
-        self.said(self.tree.root(), &self.names.base).await
+        self.now(|now| async move { now.said(now.tree.root(), &self.names.base).await }).await
     }
 
     /// Lays an empty tree over a directory below, which the caller leases, durably and for as long as the tree is there.
@@ -156,63 +158,9 @@ impl Overlay {
         self.tree.sync(root).await
     }
 
-    async fn said(&self, ino: Ino, name: &XattrName) -> Result<Option<Below>> {
-        match self.tree.getxattr(ino, name).await {
-            Ok(value) => Below::decode(&value).map(Some),
-            Err(error) if error.kind() == ErrorKind::NoAttr => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Where a directory is below whose entries did not come yet. Once they came they are here for good.
-    async fn dir_below(&self, ino: Ino) -> Result<Option<Below>> {
-        Ok(self.said(ino, &self.names.below).await?.filter(|below| !below.is_file))
-    }
-
-    /// Where a file is below whose bytes did not come yet. Once they came they are here for good.
-    async fn file_below(&self, ino: Ino) -> Result<Option<Below>> {
-        Ok(self.said(ino, &self.names.below).await?.filter(|below| below.is_file))
-    }
-
     fn gate(&self, ino: Ino) -> &RwLock<()> {
         let at = usize::try_from(ino.0.get() % GATE_COUNT as u64).unwrap_or(0);
         self.gates.get(at).unwrap_or(&self.gates[0])
-    }
-
-    /// What a node of the tree looks like. No CID is told: what the tree holds of it is not all of it.
-    async fn seen(&self, attr: Attr) -> Result<Attr> {
-        let attr = Attr { cid: None, ..attr };
-        if attr.kind != FileKind::File {
-            return Ok(attr);
-        }
-        match self.file_below(attr.ino).await {
-            Ok(Some(below)) => Ok(below.seen(&attr)),
-            // The bytes may have come since it was looked at.
-            Ok(None) => self.tree.getattr(attr.ino).await.map(|attr| Attr { cid: None, ..attr }),
-            // Nobody holds it, and its last name just went.
-            Err(error) if error.kind() == ErrorKind::Stale => Ok(attr),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// The same of a leased node, which is given back where it cannot be told, or nobody waits for it any more.
-    async fn leased(&self, attr: Attr) -> Result<Attr> {
-        let lease = Lease::adopt(self.upper.clone(), attr.ino);
-        let attr = self.seen(attr).await?;
-        // The caller's own.
-        self.tree.retain(lease.ino());
-        Ok(attr)
-    }
-
-    /// A change of a node that leaves its bytes as they are, and where they are.
-    async fn about(&self, ino: Ino, change: impl Future<Output = Result<Changed>> + Send) -> Result<Changed> {
-        let _shared = self.gate(ino).read().await;
-        let below = self.file_below(ino).await?;
-        let changed = plain(change.await?);
-        Ok(match below {
-            Some(below) => below.changed(&changed),
-            None => changed,
-        })
     }
 
     fn refuse_reserved(name: &XattrName, op: &'static str) -> Result<()> {
@@ -222,18 +170,6 @@ impl Overlay {
         }
         Ok(())
     }
-
-    /// The node of a name of the tree, if it is there.
-    async fn there(&self, place: &Place<'_>) -> Option<(Lease, FileKind)> {
-        let attr = self.tree.lookup(place.dir, place.name).await.ok()?;
-        Some((Lease::adopt(self.upper.clone(), attr.ino), attr.kind))
-    }
-}
-
-/// A change, without a CID.
-fn plain(mut changed: Changed) -> Changed {
-    changed.after.cid = None;
-    changed
 }
 
 #[async_trait]
@@ -242,149 +178,207 @@ impl Vfs for Overlay {
     forward_vfs!(tree: root, host_file, readlink, statfs, handle, retain, release, getxattr, sync, sync_inode);
 
     async fn lookup(&self, dir: Ino, name: &Name) -> Result<Attr> {
-        self.fill(dir).await?;
-        self.leased(self.tree.lookup(dir, name).await?).await
+        self.now(|now| async move {
+            now.fill(dir).await?;
+            now.leased(now.tree.lookup(dir, name).await?).await
+        })
+        .await
     }
 
     async fn parent(&self, dir: Ino) -> Result<Attr> {
-        self.leased(self.tree.parent(dir).await?).await
+        self.now(|now| async move { now.leased(now.tree.parent(dir).await?).await }).await
     }
 
     async fn getattr(&self, ino: Ino) -> Result<Attr> {
-        self.seen(self.tree.getattr(ino).await?).await
+        self.now(|now| async move { now.seen(now.tree.getattr(ino).await?).await }).await
     }
 
     async fn readdir(&self, dir: Ino, after: Cookie, count: usize, listing: Listing) -> Result<DirPage> {
-        self.fill(dir).await?;
-        let mut page = self.tree.readdir(dir, after, count, listing).await?;
-        // Leases that are given back where one of them cannot be told.
-        let with_attrs = page.entries.iter().filter(|entry| entry.attr.is_some());
-        let leases: Vec<Lease> = with_attrs.map(|entry| Lease::adopt(self.upper.clone(), entry.ino)).collect();
-        for entry in &mut page.entries {
-            if let Some(attr) = entry.attr.take() {
-                entry.attr = Some(self.seen(attr).await?);
+        self.now(|now| async move {
+            now.fill(dir).await?;
+            let mut page = now.tree.readdir(dir, after, count, listing).await?;
+            // Leases that are given back where one of them cannot be told.
+            let with_attrs = page.entries.iter().filter(|entry| entry.attr.is_some());
+            let leases: Vec<Lease> = with_attrs.map(|entry| Lease::adopt(self.upper.clone(), entry.ino)).collect();
+            for entry in &mut page.entries {
+                if let Some(attr) = entry.attr.take() {
+                    entry.attr = Some(now.seen(attr).await?);
+                }
             }
-        }
-        for lease in &leases {
-            // The caller's own.
-            self.tree.retain(lease.ino());
-        }
-        Ok(page)
+            for lease in &leases {
+                // The caller's own.
+                now.tree.retain(lease.ino());
+            }
+            Ok(page)
+        })
+        .await
     }
 
     async fn read(&self, ino: Ino, offset: u64, len: u32) -> Result<Bytes> {
-        match self.file_below(ino).await? {
-            Some(below) => self.read_below(&below, offset, len).await,
-            None => self.tree.read(ino, offset, len).await,
-        }
+        self.now(|now| async move {
+            match now.file_below(ino).await? {
+                Some(below) => self.read_below(&below, offset, len).await,
+                None => now.tree.read(ino, offset, len).await,
+            }
+        })
+        .await
     }
 
     async fn resolve(&self, handle: &Handle) -> Result<Attr> {
-        self.leased(self.tree.resolve(handle).await?).await
+        self.now(|now| async move { now.leased(now.tree.resolve(handle).await?).await }).await
     }
 
     async fn setattr(&self, ino: Ino, set: SetAttr) -> Result<Changed> {
-        if set.size.is_some_and(|size| size <= FILE_LEN_MAX)
-            && let Some(changed) = self.own_and_set(ino, set.clone()).await?
-        {
-            return Ok(plain(changed));
-        }
-        self.about(ino, self.tree.setattr(ino, set)).await
+        self.now(|now| {
+            let set = set.clone();
+            async move {
+                if set.size.is_some_and(|size| size <= FILE_LEN_MAX)
+                    && let Some(changed) = now.own_and_set(ino, set.clone()).await?
+                {
+                    return Ok(plain(changed));
+                }
+                now.about(ino, now.tree.setattr(ino, set)).await
+            }
+        })
+        .await
     }
 
     async fn write(&self, ino: Ino, offset: u64, data: Bytes, clear_suid: bool) -> Result<Changed> {
-        if data.is_empty() {
-            return self.about(ino, self.tree.write(ino, offset, data, clear_suid)).await;
-        }
-        // What is refused anyway is no reason to fetch it.
-        if offset.checked_add(data.len() as u64).is_some_and(|end| end <= FILE_LEN_MAX) {
-            self.own(ino).await?;
-        }
-        self.tree.write(ino, offset, data, clear_suid).await.map(plain)
+        self.now(|now| {
+            let data = data.clone();
+            async move {
+                if data.is_empty() {
+                    return now.about(ino, now.tree.write(ino, offset, data, clear_suid)).await;
+                }
+                // What is refused anyway is no reason to fetch it.
+                if offset.checked_add(data.len() as u64).is_some_and(|end| end <= FILE_LEN_MAX) {
+                    now.own(ino).await?;
+                }
+                now.tree.write(ino, offset, data, clear_suid).await.map(plain)
+            }
+        })
+        .await
     }
 
     async fn create(&self, dir: Ino, name: &Name, node: NewNode, set: SetAttr) -> Result<DirChanged> {
-        self.fill(dir).await?;
-        let DirChanged { dir, node } = self.tree.create(dir, name, node, set).await?;
-        Ok(DirChanged { dir: plain(dir), node: self.leased(node).await? })
+        self.now(|now| {
+            let (node, set) = (node.clone(), set.clone());
+            async move {
+                now.fill(dir).await?;
+                let DirChanged { dir, node } = now.tree.create(dir, name, node, set).await?;
+                Ok(DirChanged { dir: plain(dir), node: Attr { cid: None, ..node } })
+            }
+        })
+        .await
     }
 
     async fn remove(&self, place: Place<'_>, kind: RemoveKind) -> Result<DirChanged> {
-        self.fill(place.dir).await?;
-        let _moving = if kind == RemoveKind::Dir { Some(self.moving.lock().await) } else { None };
-        // Held, so that it can be told what it was.
-        let there = self.there(&place).await;
-        if let (Some((lease, FileKind::Dir)), RemoveKind::Dir) = (&there, kind) {
-            self.fill(lease.ino()).await?;
-        }
-        let DirChanged { dir, node } = self.tree.remove(place, kind).await?;
-        Ok(DirChanged { dir: plain(dir), node: self.seen(node).await? })
+        self.now(|now| async move {
+            now.fill(place.dir).await?;
+            let _moving = if kind == RemoveKind::Dir { Some(self.moving.lock().await) } else { None };
+            // Held, so that it can be told what it was.
+            let there = now.there(&place).await;
+            if let (Some((lease, FileKind::Dir)), RemoveKind::Dir) = (&there, kind) {
+                now.fill(lease.ino()).await?;
+            }
+            let DirChanged { dir, node } = now.tree.remove(place, kind).await?;
+            Ok(DirChanged { dir: plain(dir), node: now.done(node).await? })
+        })
+        .await
     }
 
     async fn rename(&self, from: Place<'_>, to: Place<'_>, mode: RenameMode) -> Result<Renamed> {
-        self.fill(from.dir).await?;
-        self.fill(to.dir).await?;
-        let _moving = self.moving.lock().await;
-        if let (Some((lease, FileKind::Dir)), RenameMode::Replace) = (self.there(&to).await, mode) {
-            self.fill(lease.ino()).await?;
-        }
-        let _moved = self.there(&from).await;
-        let Renamed { from, to, node } = self.tree.rename(from, to, mode).await?;
-        Ok(Renamed { from: plain(from), to: plain(to), node: self.seen(node).await? })
+        self.now(|now| async move {
+            now.fill(from.dir).await?;
+            now.fill(to.dir).await?;
+            let _moving = self.moving.lock().await;
+            if let (Some((lease, FileKind::Dir)), RenameMode::Replace) = (now.there(&to).await, mode) {
+                now.fill(lease.ino()).await?;
+            }
+            let _moved = now.there(&from).await;
+            let Renamed { from, to, node } = now.tree.rename(from, to, mode).await?;
+            Ok(Renamed { from: plain(from), to: plain(to), node: now.done(node).await? })
+        })
+        .await
     }
 
     async fn link(&self, ino: Ino, dir: Ino, name: &Name) -> Result<DirChanged> {
-        self.fill(dir).await?;
-        let DirChanged { dir, node } = self.tree.link(ino, dir, name).await?;
-        Ok(DirChanged { dir: plain(dir), node: self.leased(node).await? })
+        self.now(|now| async move {
+            now.fill(dir).await?;
+            let DirChanged { dir, node } = now.tree.link(ino, dir, name).await?;
+            let lease = Lease::adopt(self.upper.clone(), node.ino);
+            let node = now.done(node).await?;
+            // The caller's own.
+            now.tree.retain(lease.ino());
+            Ok(DirChanged { dir: plain(dir), node })
+        })
+        .await
     }
 
     async fn allocate(&self, ino: Ino, range: Range<u64>, keep_size: bool) -> Result<Changed> {
-        if !range.is_empty() {
-            self.own(ino).await?;
-        }
-        self.tree.allocate(ino, range, keep_size).await.map(plain)
+        self.now(|now| {
+            let range = range.clone();
+            async move {
+                if !range.is_empty() {
+                    now.own(ino).await?;
+                }
+                now.tree.allocate(ino, range, keep_size).await.map(plain)
+            }
+        })
+        .await
     }
 
     async fn punch_hole(&self, ino: Ino, range: Range<u64>) -> Result<Changed> {
-        if !range.is_empty() {
-            self.own(ino).await?;
-        }
-        self.tree.punch_hole(ino, range).await.map(plain)
+        self.now(|now| {
+            let range = range.clone();
+            async move {
+                if !range.is_empty() {
+                    now.own(ino).await?;
+                }
+                now.tree.punch_hole(ino, range).await.map(plain)
+            }
+        })
+        .await
     }
 
     async fn copy_range(&self, from: (Ino, u64), to: (Ino, u64), len: u64) -> Result<(u64, Changed)> {
-        self.own(to.0).await?;
-        let (mut done, mut before) = (0, None);
-        // Of a source that is as below only what is copied comes.
-        while done < len
-            && let Some(below) = self.file_below(from.0).await?
-        {
-            let step = u32::try_from((len - done).min(COPY_LEN)).unwrap_or(u32::MAX);
-            let piece = self.read_below(&below, from.1.saturating_add(done), step).await?;
-            if piece.is_empty() {
-                break;
+        self.now(|now| async move {
+            now.own(to.0).await?;
+            let (mut done, mut before) = (0, None);
+            // Of a source that is as below only what is copied comes.
+            while done < len
+                && let Some(below) = now.file_below(from.0).await?
+            {
+                let step = u32::try_from((len - done).min(COPY_LEN)).unwrap_or(u32::MAX);
+                let piece = self.read_below(&below, from.1.saturating_add(done), step).await?;
+                if piece.is_empty() {
+                    break;
+                }
+                let step = piece.len() as u64;
+                let changed = now.tree.write(to.0, to.1.saturating_add(done), piece, false).await?;
+                before.get_or_insert(changed.before);
+                done += step;
             }
-            let step = piece.len() as u64;
-            let changed = self.tree.write(to.0, to.1.saturating_add(done), piece, false).await?;
-            before.get_or_insert(changed.before);
-            done += step;
-        }
-        // What is left where it was changed meanwhile; of one that is as below nothing is.
-        let left = if self.file_below(from.0).await?.is_some() { 0 } else { len - done };
-        let (from, to) = ((from.0, from.1.saturating_add(done)), (to.0, to.1.saturating_add(done)));
-        let (more, changed) = self.tree.copy_range(from, to, left).await?;
-        Ok((done + more, plain(Changed { before: before.unwrap_or(changed.before), after: changed.after })))
+            // What is left where it was changed meanwhile; of one that is as below nothing is.
+            let left = if now.file_below(from.0).await?.is_some() { 0 } else { len - done };
+            let (from, to) = ((from.0, from.1.saturating_add(done)), (to.0, to.1.saturating_add(done)));
+            let (more, changed) = now.tree.copy_range(from, to, left).await?;
+            Ok((done + more, plain(Changed { before: before.unwrap_or(changed.before), after: changed.after })))
+        })
+        .await
     }
 
     async fn seek(&self, ino: Ino, offset: u64, what: Seek) -> Result<Option<u64>> {
-        match self.file_below(ino).await? {
-            Some(below) => Ok((offset < below.size).then_some(match what {
-                Seek::Data => offset,
-                Seek::Hole => below.size,
-            })),
-            None => self.tree.seek(ino, offset, what).await,
-        }
+        self.now(|now| async move {
+            match now.file_below(ino).await? {
+                Some(below) => Ok((offset < below.size).then_some(match what {
+                    Seek::Data => offset,
+                    Seek::Hole => below.size,
+                })),
+                None => now.tree.seek(ino, offset, what).await,
+            }
+        })
+        .await
     }
 
     async fn listxattr(&self, ino: Ino) -> Result<Vec<XattrName>> {
@@ -394,11 +388,15 @@ impl Vfs for Overlay {
 
     async fn setxattr(&self, ino: Ino, name: &XattrName, value: Bytes, mode: XattrMode) -> Result<Changed> {
         Self::refuse_reserved(name, "overlay.setxattr")?;
-        self.about(ino, self.tree.setxattr(ino, name, value, mode)).await
+        self.now(|now| {
+            let value = value.clone();
+            async move { now.about(ino, now.tree.setxattr(ino, name, value, mode)).await }
+        })
+        .await
     }
 
     async fn removexattr(&self, ino: Ino, name: &XattrName) -> Result<Changed> {
         Self::refuse_reserved(name, "overlay.removexattr")?;
-        self.about(ino, self.tree.removexattr(ino, name)).await
+        self.now(|now| async move { now.about(ino, now.tree.removexattr(ino, name)).await }).await
     }
 }

@@ -1,19 +1,21 @@
 //! What an overlay keeps: the laws of a file system, what is below as it is there, and what a crash leaves.
 
+mod checkout;
 mod crash;
 mod hostile;
 
 use std::{
     collections::BTreeMap,
-    fmt::Write as _,
+    fmt::{self, Write as _},
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
 };
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::{FutureExt as _, future::BoxFuture};
 
 use super::{BASE_XATTR, BELOW_XATTR, Below, Overlay};
 use crate::{
@@ -30,28 +32,71 @@ use crate::{
     },
     tree::{Tree, TreeOptions},
     vfs::{
-        Attr, Ino, Lease, NewNode, Place, RemoveKind, RenameMode, SetAttr, SetTime, Vfs, XattrMode, XattrName,
+        Attr, Cookie, DirPage, Ino, Lease, Listing, NewNode, Place, RemoveKind, RenameMode, SetAttr, SetTime, Vfs,
+        XattrMode, XattrName,
         ext::{list, read_to_end, walk},
     },
     vfs_laws, vfs_read_laws,
 };
 
-/// The file system below, and how much was read of it.
-#[derive(Debug)]
+/// The file system below, and how much was read of it. It is so slow that others go on meanwhile.
 struct Lower {
     fs: Arc<ModelFs>,
     read_len: AtomicU64,
     longest: AtomicU64,
+    /// What a call waits for, and how many there are before that.
+    then: Mutex<Option<(u64, BoxFuture<'static, ()>)>>,
+}
+
+impl fmt::Debug for Lower {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lower").finish_non_exhaustive()
+    }
+}
+
+impl Lower {
+    /// After so many calls more, the next waits for this.
+    fn then(&self, count: u64, then: impl Future<Output = ()> + Send + 'static) {
+        *self.then.lock().expect("no panic") = Some((count, then.boxed()));
+    }
+
+    /// Whether no call is to wait any more.
+    fn is_done(&self) -> bool {
+        self.then.lock().expect("no panic").is_none()
+    }
+
+    async fn called(&self) {
+        tokio::task::yield_now().await;
+        let then = {
+            let mut then = self.then.lock().expect("no panic");
+            match &mut *then {
+                Some((count, _)) if *count > 0 => {
+                    *count -= 1;
+                    None
+                }
+                _ => then.take(),
+            }
+        };
+        if let Some((_, then)) = then {
+            then.await;
+        }
+    }
 }
 
 #[async_trait]
 #[deny(clippy::missing_trait_methods)]
 impl Vfs for Lower {
-    forward_vfs!(fs: root, lookup, parent, getattr, readdir, host_file, readlink, statfs, handle, resolve, retain);
+    forward_vfs!(fs: root, lookup, parent, getattr, host_file, readlink, statfs, handle, resolve, retain);
     forward_vfs!(fs: release, setattr, write, create, remove, rename, link, allocate, punch_hole, copy_range, seek);
     forward_vfs!(fs: getxattr, listxattr, setxattr, removexattr, sync, sync_inode);
 
+    async fn readdir(&self, dir: Ino, after: Cookie, count: usize, listing: Listing) -> Result<DirPage> {
+        self.called().await;
+        self.fs.readdir(dir, after, count, listing).await
+    }
+
     async fn read(&self, ino: Ino, offset: u64, len: u32) -> Result<Bytes> {
+        self.called().await;
         let bytes = self.fs.read(ino, offset, len).await?;
         self.read_len.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         self.longest.fetch_max(bytes.len() as u64, Ordering::Relaxed);
@@ -73,7 +118,8 @@ impl Ground {
     fn over(fs: Arc<ModelFs>) -> Self {
         let params = Params { chunk_len: 1024, width: 8, ..Profile::default().params() };
         let dag = Dag::new(Arc::new(Mem::default()), DagOptions { params, ..DagOptions::default() });
-        let lower = Arc::new(Lower { fs, read_len: AtomicU64::new(0), longest: AtomicU64::new(0) });
+        let lower =
+            Arc::new(Lower { fs, read_len: AtomicU64::new(0), longest: AtomicU64::new(0), then: Mutex::default() });
         Self { dag, journal: Arc::default(), heads: Arc::default(), lower }
     }
 
@@ -357,7 +403,7 @@ async fn a_restart_changes_nothing() {
         let (node, attr) = find(&overlay, path).await;
         handles.push((overlay.handle(node.ino()).expect("handle"), node.ino(), attr.size));
     }
-    let page = overlay.readdir(overlay.root(), crate::vfs::Cookie::START, 1, crate::vfs::Listing::Names).await;
+    let page = overlay.readdir(overlay.root(), Cookie::START, 1, Listing::Names).await;
     let first = page.expect("listed").entries.remove(0);
     overlay.sync(overlay.root()).await.expect("sync");
     drop(overlay);
@@ -368,7 +414,7 @@ async fn a_restart_changes_nothing() {
             assert_eq!((attr.ino, attr.size), (*ino, *size));
             overlay.release(attr.ino, 1);
         }
-        let rest = overlay.readdir(overlay.root(), first.cookie, 10, crate::vfs::Listing::Names).await.expect("listed");
+        let rest = overlay.readdir(overlay.root(), first.cookie, 10, Listing::Names).await.expect("listed");
         assert_eq!((rest.entries.len(), rest.eof), (2, true));
         if commits {
             overlay.tree().commit("").await.expect("commit");

@@ -9,7 +9,7 @@ use std::{collections::HashSet, ops::Range, sync::Arc};
 use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt, TryStreamExt, stream};
 
-use super::{Shared, extent::Piece, ops::Part};
+use super::{Shared, extent::Piece, ops::Part, standing::Standing};
 use crate::{
     Cid, Codec, Error, ErrorKind, Result,
     dag::DagLease,
@@ -29,12 +29,12 @@ const COPY_LEN_MAX: u64 = 4 << 20;
 const COPY_PART_COUNT_MAX: usize = 256;
 
 impl Shared {
-    pub(super) async fn read(&self, ino: Ino, offset: u64, len: u32) -> Result<Bytes> {
+    pub(super) async fn read(&self, standing: Standing, ino: Ino, offset: u64, len: u32) -> Result<Bytes> {
         let len = len.min(READ_LEN_MAX);
         let (mut attempt_count, mut same_count) = (0, 0);
         let mut before = None;
         loop {
-            let pieces = self.attempt(|attempt| attempt.read(ino, offset, len.into())).await?;
+            let pieces = self.attempt(standing, |attempt| attempt.read(ino, offset, len.into())).await?;
             same_count = if before.as_ref() == Some(&pieces) { same_count + 1 } else { 0 };
             match self.read_pieces(&pieces).await {
                 // A commit that ended meanwhile removed what the journal had, or somebody wrote other bytes and the
@@ -107,35 +107,35 @@ impl Shared {
 
     pub(super) async fn write(
         self: &Arc<Self>,
+        standing: Standing,
         ino: Ino,
-        offset: u64,
-        data: Bytes,
+        (offset, data): (u64, Bytes),
         clear_suid: bool,
     ) -> Result<Changed> {
         self.refuse_when_short()?;
         self.make_room().await?;
         // Until the journal names them, nobody else keeps the chunks that are put.
         let _session = self.dag.begin_write();
-        let (range, parts) = self.parts(ino, offset, data).await?;
+        let (range, parts) = self.parts(standing, ino, offset, data).await?;
         let _no_checkout = self.gate.read().await;
-        self.attempt(|attempt| attempt.write(ino, &range, &parts, clear_suid)).await
+        self.attempt(standing, |attempt| attempt.write(ino, &range, &parts, clear_suid)).await
     }
 
     /// Writes what is as if it had always been there.
-    pub(super) async fn bring(self: &Arc<Self>, ino: Ino, offset: u64, data: Bytes) -> Result<()> {
+    pub(super) async fn bring(self: &Arc<Self>, standing: Standing, ino: Ino, offset: u64, data: Bytes) -> Result<()> {
         self.refuse_when_short()?;
         self.make_room().await?;
         let _session = self.dag.begin_write();
-        let (range, parts) = self.parts(ino, offset, data).await?;
+        let (range, parts) = self.parts(standing, ino, offset, data).await?;
         let _no_checkout = self.gate.read().await;
-        self.attempt(|attempt| attempt.bring(ino, &range, &parts)).await
+        self.attempt(standing, |attempt| attempt.bring(ino, &range, &parts)).await
     }
 
     /// What is written where, and what it is made of: whole chunks are put.
-    async fn parts(&self, ino: Ino, offset: u64, data: Bytes) -> Result<(Range<u64>, Vec<Part>)> {
+    async fn parts(&self, standing: Standing, ino: Ino, offset: u64, data: Bytes) -> Result<(Range<u64>, Vec<Part>)> {
         let len = data.len() as u64;
         let parts = if let Some(whole) = self.whole_chunks(offset, len) {
-            self.attempt(|attempt| attempt.can_write(ino, offset, len)).await?;
+            self.attempt(standing, |attempt| attempt.can_write(ino, offset, len)).await?;
             self.put_chunks(offset, data, whole).await?
         } else {
             vec![Part::Bytes(offset, data)]
@@ -190,13 +190,14 @@ impl Shared {
 
     pub(super) async fn copy_range(
         self: &Arc<Self>,
+        standing: Standing,
         from: (Ino, u64),
         to: (Ino, u64),
         len: u64,
     ) -> Result<(u64, Changed)> {
         self.refuse_when_short()?;
         self.make_room().await?;
-        let mut copy = Copy { from, to, len, done: 0, changed: None };
+        let mut copy = Copy { standing, from, to, len, done: 0, changed: None };
         let mut attempt_count = 0;
         loop {
             let before = copy.done;
@@ -217,7 +218,7 @@ impl Shared {
     async fn copy_as_planned(self: &Arc<Self>, copy: &mut Copy) -> Result<Option<Changed>> {
         let (from, to) = ((copy.from.0, copy.from.1 + copy.done), (copy.to.0, copy.to.1 + copy.done));
         let left = copy.len - copy.done;
-        let plan = self.attempt(|attempt| {
+        let plan = self.attempt(copy.standing, |attempt| {
             let (len, pieces) = attempt.copy_plan(from, to, left)?;
             // What is shared may lose its other owner before the copy is its own: leased while that is known to keep it.
             let leases = self.leases(pieces.iter().map(|(_, piece)| *piece));
@@ -247,7 +248,7 @@ impl Shared {
                 });
             }
             let range = begin..end;
-            let step = self.change(|attempt| {
+            let step = self.change(copy.standing, |attempt| {
                 if attempt.state.generation != generation {
                     return Ok(None);
                 }
@@ -268,6 +269,7 @@ impl Shared {
 
 /// A copy of a range under way.
 struct Copy {
+    standing: Standing,
     from: (Ino, u64),
     to: (Ino, u64),
     len: u64,

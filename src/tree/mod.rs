@@ -5,7 +5,7 @@
 //! `inode` and `extent`, the shared words; `record`, what the journal says; `layer`, what changed since a commit;
 //! `attrs`, the committed POSIX metadata beside the content; `commit_node`, the block that ties both; `sight`, all of
 //! these seen as one; `state`, `ops` and `content`, the calls; `durable`, what a sync does; `commit` and `write_out`, how
-//! changes become content; `graft`, what comes from elsewhere and was always there; `open` and `checkout`, where a tree begins; `check`, whether it all fits together.
+//! changes become content; `graft`, what comes from elsewhere and was always there; `standing`, which state a call is for; `open` and `checkout`, where a tree begins; `check`, whether it all fits together.
 //!
 //! A write is in the journal and in memory when it returns, and durable after `sync`. Replaying the journal applies the
 //! same records as the calls did. Spec: spec/tree.md, spec/journal.md.
@@ -27,6 +27,7 @@ mod ops;
 mod recent;
 mod record;
 mod sight;
+mod standing;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -52,6 +53,7 @@ use self::{
     commit::Committer,
     recent::Recent,
     sight::{Halt, Try},
+    standing::Standing,
     state::{Attempt, ROOT, State},
 };
 pub use self::{
@@ -198,6 +200,8 @@ impl fmt::Debug for TreeOptions {
 #[derive(Debug, Clone)]
 pub struct Tree {
     shared: Arc<Shared>,
+    /// Of which state it is.
+    standing: Standing,
 }
 
 struct Shared {
@@ -232,10 +236,13 @@ impl Shared {
     }
 
     /// Runs `call` until it needs nothing that is not in memory.
-    async fn attempt<T>(&self, mut call: impl FnMut(&mut Attempt<'_>) -> Try<T>) -> Result<T> {
+    async fn attempt<T>(&self, standing: Standing, mut call: impl FnMut(&mut Attempt<'_>) -> Try<T>) -> Result<T> {
         let mut held: HashMap<NodeId, Arc<AttrNode>> = HashMap::new();
         loop {
-            let (tried, generation) = self.try_once(&held, &mut call);
+            let (tried, generation) = self.try_once(&held, |attempt| {
+                attempt.stands(standing)?;
+                call(attempt)
+            });
             let missing = match tried {
                 Ok(value) => return Ok(value),
                 Err(Halt::Missing(ids)) => ids,
@@ -303,10 +310,14 @@ impl Shared {
     }
 
     /// Runs a call that changes something, when there is room for it.
-    async fn change<T>(self: &Arc<Self>, call: impl FnMut(&mut Attempt<'_>) -> Try<T>) -> Result<T> {
+    async fn change<T>(
+        self: &Arc<Self>,
+        standing: Standing,
+        call: impl FnMut(&mut Attempt<'_>) -> Try<T>,
+    ) -> Result<T> {
         self.make_room().await?;
         let _no_checkout = self.gate.read().await;
-        let done = self.attempt(call).await?;
+        let done = self.attempt(standing, call).await?;
         if self.options.write_through {
             self.log.write().await?;
         }
@@ -314,13 +325,17 @@ impl Shared {
     }
 
     /// `grow`, of what gives a node away, leased. Whoever stops waiting or is told of an error has no lease to give back.
-    async fn give(self: &Arc<Self>, call: impl FnMut(&mut Attempt<'_>) -> Try<DirChanged>) -> Result<DirChanged> {
+    async fn give(
+        self: &Arc<Self>,
+        standing: Standing,
+        call: impl FnMut(&mut Attempt<'_>) -> Try<DirChanged>,
+    ) -> Result<DirChanged> {
         self.refuse_when_short()?;
         self.make_room().await?;
         let _no_checkout = self.gate.read().await;
-        let given = self.attempt(call).await?;
+        let given = self.attempt(standing, call).await?;
         if self.options.write_through {
-            let (tree, ino) = (Arc::new(Tree { shared: Arc::clone(self) }), given.node.ino);
+            let (tree, ino) = (Arc::new(Tree::new(Arc::clone(self))), given.node.ino);
             let _lease = Lease::adopt(tree.clone(), ino);
             self.log.write().await?;
             // The caller's own.
@@ -330,9 +345,9 @@ impl Shared {
     }
 
     /// `change`, of what makes the tree grow.
-    async fn grow<T>(self: &Arc<Self>, call: impl FnMut(&mut Attempt<'_>) -> Try<T>) -> Result<T> {
+    async fn grow<T>(self: &Arc<Self>, standing: Standing, call: impl FnMut(&mut Attempt<'_>) -> Try<T>) -> Result<T> {
         self.refuse_when_short()?;
-        self.change(call).await
+        self.change(standing, call).await
     }
 
     fn uncommitted_len(&self) -> u64 {
@@ -419,32 +434,32 @@ impl Vfs for Tree {
     }
 
     async fn lookup(&self, dir: Ino, name: &Name) -> Result<Attr> {
-        self.shared.attempt(|attempt| attempt.lookup(dir, name)).await
+        self.shared.attempt(self.standing, |attempt| attempt.lookup(dir, name)).await
     }
 
     async fn parent(&self, dir: Ino) -> Result<Attr> {
-        self.shared.attempt(|attempt| attempt.parent(dir)).await
+        self.shared.attempt(self.standing, |attempt| attempt.parent(dir)).await
     }
 
     async fn getattr(&self, ino: Ino) -> Result<Attr> {
-        self.shared.attempt(|attempt| attempt.getattr(ino)).await
+        self.shared.attempt(self.standing, |attempt| attempt.getattr(ino)).await
     }
 
     async fn readdir(&self, dir: Ino, after: Cookie, count: usize, listing: Listing) -> Result<DirPage> {
-        self.shared.attempt(|attempt| attempt.readdir(dir, after, count, listing)).await
+        self.shared.attempt(self.standing, |attempt| attempt.readdir(dir, after, count, listing)).await
     }
 
     async fn read(&self, ino: Ino, offset: u64, len: u32) -> Result<Bytes> {
-        self.shared.read(ino, offset, len).await
+        self.shared.read(self.standing, ino, offset, len).await
     }
 
     async fn readlink(&self, ino: Ino) -> Result<Bytes> {
-        self.shared.attempt(|attempt| attempt.readlink(ino)).await
+        self.shared.attempt(self.standing, |attempt| attempt.readlink(ino)).await
     }
 
     async fn statfs(&self, ino: Ino) -> Result<FsStat> {
         let room = (self.shared.options.room)();
-        self.shared.attempt(|attempt| attempt.statfs(ino, room)).await
+        self.shared.attempt(self.standing, |attempt| attempt.statfs(ino, room)).await
     }
 
     /// `t`, 16 bytes that name the tree, and the inode number: valid for as long as the node is there.
@@ -463,7 +478,7 @@ impl Vfs for Tree {
         if *id != self.shared.id {
             return Err(Error::new(ErrorKind::Stale, op).because("the file system it was of is gone"));
         }
-        self.shared.attempt(|attempt| attempt.resolve(ino)).await
+        self.shared.attempt(self.standing, |attempt| attempt.resolve(ino)).await
     }
 
     fn retain(&self, ino: Ino) {
@@ -483,65 +498,65 @@ impl Vfs for Tree {
     }
 
     async fn setattr(&self, ino: Ino, set: SetAttr) -> Result<Changed> {
-        self.shared.change(|attempt| attempt.setattr(ino, &set)).await
+        self.shared.change(self.standing, |attempt| attempt.setattr(ino, &set)).await
     }
 
     async fn write(&self, ino: Ino, offset: u64, data: Bytes, clear_suid: bool) -> Result<Changed> {
-        self.shared.write(ino, offset, data, clear_suid).await
+        self.shared.write(self.standing, ino, (offset, data), clear_suid).await
     }
 
     async fn create(&self, dir: Ino, name: &Name, node: NewNode, set: SetAttr) -> Result<DirChanged> {
-        self.shared.give(|attempt| attempt.create(dir, name, &node, &set)).await
+        self.shared.give(self.standing, |attempt| attempt.create(dir, name, &node, &set)).await
     }
 
     async fn remove(&self, place: Place<'_>, kind: RemoveKind) -> Result<DirChanged> {
-        self.shared.change(|attempt| attempt.remove(&place, kind)).await
+        self.shared.change(self.standing, |attempt| attempt.remove(&place, kind)).await
     }
 
     async fn rename(&self, from: Place<'_>, to: Place<'_>, mode: RenameMode) -> Result<Renamed> {
-        self.shared.change(|attempt| attempt.rename(&from, &to, mode)).await
+        self.shared.change(self.standing, |attempt| attempt.rename(&from, &to, mode)).await
     }
 
     async fn link(&self, ino: Ino, dir: Ino, name: &Name) -> Result<DirChanged> {
-        self.shared.give(|attempt| attempt.link(ino, dir, name)).await
+        self.shared.give(self.standing, |attempt| attempt.link(ino, dir, name)).await
     }
 
     async fn allocate(&self, ino: Ino, range: Range<u64>, keep_size: bool) -> Result<Changed> {
-        self.shared.grow(|attempt| attempt.allocate(ino, &range, keep_size)).await
+        self.shared.grow(self.standing, |attempt| attempt.allocate(ino, &range, keep_size)).await
     }
 
     async fn punch_hole(&self, ino: Ino, range: Range<u64>) -> Result<Changed> {
-        self.shared.change(|attempt| attempt.punch_hole(ino, &range)).await
+        self.shared.change(self.standing, |attempt| attempt.punch_hole(ino, &range)).await
     }
 
     async fn copy_range(&self, from: (Ino, u64), to: (Ino, u64), len: u64) -> Result<(u64, Changed)> {
-        self.shared.copy_range(from, to, len).await
+        self.shared.copy_range(self.standing, from, to, len).await
     }
 
     async fn seek(&self, ino: Ino, offset: u64, what: Seek) -> Result<Option<u64>> {
-        self.shared.attempt(|attempt| attempt.seek(ino, offset, what)).await
+        self.shared.attempt(self.standing, |attempt| attempt.seek(ino, offset, what)).await
     }
 
     async fn getxattr(&self, ino: Ino, name: &XattrName) -> Result<Bytes> {
-        self.shared.attempt(|attempt| attempt.getxattr(ino, name)).await
+        self.shared.attempt(self.standing, |attempt| attempt.getxattr(ino, name)).await
     }
 
     async fn listxattr(&self, ino: Ino) -> Result<Vec<XattrName>> {
-        self.shared.attempt(|attempt| attempt.listxattr(ino)).await
+        self.shared.attempt(self.standing, |attempt| attempt.listxattr(ino)).await
     }
 
     async fn setxattr(&self, ino: Ino, name: &XattrName, value: Bytes, mode: XattrMode) -> Result<Changed> {
-        self.shared.grow(|attempt| attempt.setxattr(ino, name, &value, mode)).await
+        self.shared.grow(self.standing, |attempt| attempt.setxattr(ino, name, &value, mode)).await
     }
 
     async fn removexattr(&self, ino: Ino, name: &XattrName) -> Result<Changed> {
-        self.shared.change(|attempt| attempt.removexattr(ino, name)).await
+        self.shared.change(self.standing, |attempt| attempt.removexattr(ino, name)).await
     }
 
     /// Flushes the chunks that were put, then the journal: all callers that wait share the work.
     async fn sync(&self, ino: Ino) -> Result<()> {
         if ino != ROOT {
-            self.shared.attempt(|attempt| attempt.meta(ino, "tree.sync")).await?;
+            self.shared.attempt(self.standing, |attempt| attempt.meta(ino, "tree.sync")).await?;
         }
         self.shared.sync().await
     }

@@ -99,7 +99,7 @@ pub(super) async fn open(
         shared.write_out(&mut committer).await?;
         drop(committer);
     }
-    Ok(Tree { shared: Arc::new(shared) })
+    Ok(Tree::new(Arc::new(shared)))
 }
 
 /// The place of the first record that names a block which the store does not have.

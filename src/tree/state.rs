@@ -77,6 +77,8 @@ pub(super) struct State {
     pub(super) orphan_used: u64,
     /// Counts the commits that became the base, so that a reader knows that what it was told is outdated.
     pub(super) generation: u64,
+    /// Counts the checkouts: whoever learned something of a node before one knows nothing of it.
+    pub(super) checkout_count: u64,
     /// Counts the records that name blocks; those of a journal that was replayed are one.
     pub(super) naming_count: u64,
     /// Chunks that went past the journal and that no flush of the store covers since, with the count of the records that
@@ -111,6 +113,7 @@ impl State {
             orphan_count: 0,
             orphan_used: 0,
             generation: 0,
+            checkout_count: 0,
             naming_count: 1,
             unproved: BTreeMap::new(),
             inherited: BTreeSet::new(),
@@ -137,6 +140,7 @@ impl State {
 
     /// Begins with what the base holds: nothing changed since, and no node is but those in it.
     pub(super) fn begin_at_base(&mut self) {
+        self.checkout_count += 1;
         let attrs = &self.base.attrs;
         (self.next_ino, self.inode_count, self.used) = (attrs.next_ino(), attrs.inode_count(), attrs.used());
         self.orphans = Arc::default();

@@ -8,7 +8,7 @@ use std::{
 
 use super::*;
 use crate::{
-    Env,
+    Cid, Env,
     block::{Segments, SegmentsOptions},
     heads::LogHeads,
     testing::fault::{Crash, CrashMedia, Dice},
@@ -72,6 +72,8 @@ struct Work {
     /// How many changes were made, and how many the last sync covered.
     step: usize,
     synced: usize,
+    /// The commits that were made.
+    kept: Vec<Cid>,
 }
 
 impl Work {
@@ -87,14 +89,22 @@ impl Work {
 
     async fn step(&mut self) -> Result<()> {
         self.clock.0.fetch_add(1, Ordering::Relaxed);
-        match self.dice.roll(12) {
+        match self.dice.roll(14) {
             0..2 => {
                 self.overlay.sync(self.overlay.root()).await?;
                 self.synced = self.step;
                 return Ok(());
             }
             2 => {
-                self.overlay.tree().commit("").await?;
+                self.kept.push(self.overlay.tree().commit("").await?);
+                self.synced = self.step;
+                return Ok(());
+            }
+            3..5 if !self.kept.is_empty() => {
+                // What stood is committed first: then it is as it was then, durably.
+                let kept = self.kept[self.dice.roll(self.kept.len())];
+                self.step += 1;
+                self.kept.push(self.overlay.tree().checkout(&kept).await?);
                 self.synced = self.step;
                 return Ok(());
             }
@@ -229,7 +239,7 @@ enum Dir {
 async fn run(seed: u64, world: &World, states: Option<&mut Vec<String>>) -> Option<Work> {
     let clock = Clock::default();
     let overlay = world.open(&clock).await.ok()?;
-    let mut work = Work { overlay, dice: Dice::new(seed), clock, step: 0, synced: 0 };
+    let mut work = Work { overlay, dice: Dice::new(seed), clock, step: 0, synced: 0, kept: Vec::new() };
     let mut told = Vec::new();
     if states.is_some() {
         told.push(seen(world, &work.overlay).await.expect("it is described"));
@@ -247,6 +257,39 @@ async fn run(seed: u64, world: &World, states: Option<&mut Vec<String>>) -> Opti
         *states = told;
     }
     Some(work)
+}
+
+/// What was seen when a commit was made is seen when it is checked out, whatever came and changed in between.
+#[tokio::test]
+async fn a_checkout_shows_what_was_seen_then() {
+    const LONG: usize = 120;
+    let lower = ModelFs::new(testing::env());
+    build(&*lower, lower.root()).await;
+    let mut checkout_count = 0;
+    for seed in 100..100 + SEED_COUNT {
+        let world = World::new(&lower, &Crash::never());
+        let clock = Clock::default();
+        let overlay = world.open(&clock).await.expect("it opens");
+        let mut work = Work { overlay, dice: Dice::new(seed), clock, step: 0, synced: 0, kept: Vec::new() };
+        let mut kept: Vec<(Cid, String, String)> = Vec::new();
+        for step in 0..LONG {
+            work.step().await.expect("nothing fails");
+            if step % 10 == 9 {
+                let cid = work.overlay.tree().commit("").await.expect("committed");
+                let found = seen(&world, &work.overlay).await.expect("described");
+                // Who looks has more come, which the commit has not: what is seen is the same.
+                kept.push((cid, found, describe(&work.overlay).await.expect("described")));
+            }
+            if step % 15 == 14 {
+                let (cid, found, shown) = &kept[work.dice.roll(kept.len())];
+                work.overlay.tree().checkout(cid).await.expect("checked out");
+                assert_eq!(seen(&world, &work.overlay).await.expect("described"), *found, "seed {seed}, step {step}");
+                assert_eq!(describe(&work.overlay).await.expect("described"), *shown, "seed {seed}, step {step}");
+                checkout_count += 1;
+            }
+        }
+    }
+    assert!(checkout_count >= 100);
 }
 
 #[tokio::test]

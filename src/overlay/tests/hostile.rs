@@ -4,7 +4,7 @@
 use super::*;
 use crate::{
     Error,
-    vfs::{Cookie, DirPage, FsStat, Handle, Listing},
+    vfs::{FsStat, Handle},
 };
 
 /// What a file system below that lost its place says of every node, and what those above are told.
