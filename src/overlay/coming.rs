@@ -137,6 +137,7 @@ impl Overlay {
 impl Now<'_> {
     /// Has the entries of a directory come, if they did not yet; of anything else it does nothing.
     pub(super) async fn fill(&self, dir: Ino) -> Result<()> {
+        self.begun(dir).await?;
         if self.dir_below(dir).await?.is_none() {
             return Ok(());
         }

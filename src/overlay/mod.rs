@@ -15,6 +15,7 @@
 //! not any more, what did not come is `Io`. Each name below is a node of its own here.
 //! Spec: spec/overlay.md; why: spec/adr/0032-overlays.md.
 
+mod begin;
 mod coming;
 mod mark;
 mod now;
@@ -25,17 +26,17 @@ use std::{ops::Range, sync::Arc};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use tokio::sync::{Mutex as AsyncMutex, RwLock};
+use tokio::sync::{Mutex as AsyncMutex, OnceCell, RwLock};
 
 use self::coming::{Held, Turns};
-pub use self::mark::Below;
 use self::now::plain;
+pub use self::{begin::BELOW_SNAPSHOT, mark::Below};
 use crate::{
     Error, ErrorKind, FileKind, Name, Result, forward_vfs,
     tree::Tree,
     vfs::{
         Attr, Changed, Cookie, DirChanged, DirPage, FILE_LEN_MAX, Handle, Ino, Lease, Listing, NewNode, Place,
-        RemoveKind, RenameMode, Renamed, Seek, SetAttr, SetTime, Vfs, XattrMode, XattrName, ext::list,
+        RemoveKind, RenameMode, Renamed, Seek, SetAttr, Vfs, XattrMode, XattrName,
     },
 };
 
@@ -71,10 +72,14 @@ pub struct Overlay {
     gates: [RwLock<()>; GATE_COUNT],
     /// Whoever holds it moves or removes directories: one that seems empty may only not have been filled.
     moving: AsyncMutex<()>,
+    /// What it is to lie over, by its path below.
+    over: Option<Vec<Name>>,
+    /// Said once it is known to lie over something, or over nothing.
+    begun: OnceCell<()>,
 }
 
 impl Overlay {
-    /// Joins a tree and the file system it lies over, or is to lie over (see [`Overlay::begin`]).
+    /// Joins a tree and the file system it lies over, or is to lie over (see [`Overlay::begin`] and [`Overlay::over`]).
     ///
     /// ```
     /// # use std::sync::Arc;
@@ -111,51 +116,14 @@ impl Overlay {
             turns: Turns::default(),
             gates: std::array::from_fn(|_| RwLock::default()),
             moving: AsyncMutex::default(),
+            over: None,
+            begun: OnceCell::new(),
         }
     }
 
     /// The tree that has what was changed.
     pub fn tree(&self) -> &Tree {
         &self.tree
-    }
-
-    /// What it lies over; `None` before it was said, durably.
-    ///
-    /// # Errors
-    /// `Unsupported` where a newer program said it; `Corrupt`, `Io`.
-    pub async fn base(&self) -> Result<Option<Below>> {
-        self.now(|now| async move { now.said(now.tree.root(), &self.names.base).await }).await
-    }
-
-    /// Lays an empty tree over a directory below, which the caller leases, durably and for as long as the tree is there.
-    ///
-    /// # Errors
-    /// `InvalidArgument` where the tree has files of its own; `NotDir`; those below.
-    pub async fn begin(&self, top: Ino) -> Result<()> {
-        let (op, root) = ("overlay.begin", self.tree.root());
-        if !list(&self.tree, root, usize::MAX).await?.is_empty() {
-            let why = "the tree has files of its own, and lies over nothing";
-            return Err(Error::new(ErrorKind::InvalidArgument, op).because(why));
-        }
-        let attr = self.lower.getattr(top).await?;
-        if attr.kind != FileKind::Dir {
-            return Err(Error::new(ErrorKind::NotDir, op).because("what a tree lies over is a directory"));
-        }
-        let set = SetAttr {
-            mode: Some(attr.mode),
-            uid: Some(attr.uid),
-            gid: Some(attr.gid),
-            atime: Some(SetTime::At(attr.atime)),
-            mtime: Some(SetTime::At(attr.mtime)),
-            ..SetAttr::default()
-        };
-        self.tree.setattr(root, set).await?;
-        let below = self.mark(&attr)?.encode();
-        // What it lies over last: with that it is begun.
-        for name in [&self.names.below, &self.names.base] {
-            self.tree.setxattr(root, name, below.clone(), XattrMode::Set).await?;
-        }
-        self.tree.sync(root).await
     }
 
     fn gate(&self, ino: Ino) -> &RwLock<()> {
@@ -232,6 +200,7 @@ impl Vfs for Overlay {
         self.now(|now| {
             let set = set.clone();
             async move {
+                now.begun(ino).await?;
                 if set.size.is_some_and(|size| size <= FILE_LEN_MAX)
                     && let Some(changed) = now.own_and_set(ino, set.clone()).await?
                 {
@@ -390,13 +359,20 @@ impl Vfs for Overlay {
         Self::refuse_reserved(name, "overlay.setxattr")?;
         self.now(|now| {
             let value = value.clone();
-            async move { now.about(ino, now.tree.setxattr(ino, name, value, mode)).await }
+            async move {
+                now.begun(ino).await?;
+                now.about(ino, now.tree.setxattr(ino, name, value, mode)).await
+            }
         })
         .await
     }
 
     async fn removexattr(&self, ino: Ino, name: &XattrName) -> Result<Changed> {
         Self::refuse_reserved(name, "overlay.removexattr")?;
-        self.now(|now| async move { now.about(ino, now.tree.removexattr(ino, name)).await }).await
+        self.now(|now| async move {
+            now.begun(ino).await?;
+            now.about(ino, now.tree.removexattr(ino, name)).await
+        })
+        .await
     }
 }

@@ -1,5 +1,6 @@
 //! What an overlay keeps: the laws of a file system, what is below as it is there, and what a crash leaves.
 
+mod begin;
 mod checkout;
 mod crash;
 mod hostile;
@@ -126,10 +127,8 @@ impl Ground {
     async fn open(&self) -> Arc<Overlay> {
         let options = TreeOptions { auto_commit: None, ..TreeOptions::new(name("main"), testing::env()) };
         let tree = Tree::open(self.dag.clone(), self.journal.clone(), self.heads.clone(), options).await;
-        let overlay = Overlay::new(tree.expect("the tree opens"), self.lower.clone());
-        if overlay.base().await.expect("it can be told").is_none() {
-            overlay.begin(self.lower.root()).await.expect("it begins");
-        }
+        let overlay = Overlay::new(tree.expect("the tree opens"), self.lower.clone()).over(Vec::new());
+        overlay.ready().await.expect("it begins");
         Arc::new(overlay)
     }
 

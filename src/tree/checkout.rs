@@ -2,33 +2,44 @@
 //!
 //! What stands in the tree is committed first, so nothing is lost, and the way back is a checkout too. Writers wait
 //! meanwhile. Numbers are never given twice: nodes of an own commit have the numbers they had, so their handles lead to
-//! them again; the nodes of a directory that comes without attributes get new ones. Spec: spec/tree.md #checking-out.
+//! them again; the nodes of a directory that comes without attributes get new ones. What the tree lies over is of the tree, and
+//! of none of its states. Spec: spec/tree.md #checking-out.
 
-use std::{collections::BTreeMap, num::NonZeroU64, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    num::NonZeroU64,
+    sync::Arc,
+};
 
+use bytes::Bytes;
 use futures_util::StreamExt;
 
 use super::{
     Commit, Shared, Tree,
-    attrs::{self, Attrs, Change, Changes, InodeChange},
+    attrs::{self, Attrs, Change, Changes, InodeChange, NodeCache, Nodes},
     commit::{Committer, Published},
     inode::{Meta, NameEntry},
     ops::new_meta,
     sight::pages_of,
-    state::{ROOT, USED_MAX},
+    standing::Standing,
+    state::{ROOT, Reading, USED_MAX},
 };
 use crate::{
     Cid, Codec, Error, ErrorKind, FileKind, Name, Result,
-    dag::{Entry, Link},
+    dag::{Dag, Entry, Link},
     log::detached,
+    overlay::BASE_XATTR,
     rank::Rank,
-    vfs::{FILE_LEN_MAX, Ino, NewNode},
+    vfs::{FILE_LEN_MAX, Ino, NewNode, XattrName},
 };
 
 /// So many new nodes are gathered before they are put: what adopting a directory holds in memory.
 const BATCH_COUNT: usize = 10_000;
 /// How deep the directories may lie that are adopted.
 const DEPTH_MAX: usize = 1000;
+
+/// Extended attributes.
+type Xattrs = BTreeMap<XattrName, Bytes>;
 
 impl Tree {
     /// Makes the state that of `cid`: one of this tree's kept commits, or a UnixFS directory from anywhere.
@@ -61,9 +72,10 @@ impl Shared {
         let lease = self.dag.lease(&cid);
         // Of what nothing kept so far the collector may have taken parts.
         lease.settled().await;
+        let base = self.lies_over().await?;
         let published = match cid.codec() {
-            Some(Codec::DagCbor) => self.own_commit(&cid).await?,
-            _ => self.adopt(&cid).await?,
+            Some(Codec::DagCbor) => self.own_commit(&cid, base).await?,
+            _ => self.adopt(&cid, base).await?,
         };
         self.freeze(committer, &format!("checkout of {cid}")).await?;
         let internal = || Error::new(ErrorKind::Internal, "tree.checkout");
@@ -72,8 +84,14 @@ impl Shared {
         Ok(self.lock().base.cid)
     }
 
-    /// The state of a commit that this tree had.
-    async fn own_commit(&self, cid: &Cid) -> Result<Published> {
+    /// The attribute of the root that says what all of the tree lies over.
+    async fn lies_over(&self) -> Result<Xattrs> {
+        let all = self.attempt(Standing::default(), |attempt| attempt.sight(|sight| sight.xattrs(ROOT))).await?;
+        Ok(all.into_iter().filter(|(name, _)| name.as_bytes() == BASE_XATTR.as_bytes()).collect())
+    }
+
+    /// The state of a commit that this tree had, and that lies over what it lies over now: it may be older than that.
+    async fn own_commit(&self, cid: &Cid, base: Xattrs) -> Result<Published> {
         let op = "tree.checkout";
         let head = self.lock().base.clone();
         let commit = Commit::get(&self.dag, cid).await.map_err(|error| error.at(cid))?;
@@ -87,13 +105,29 @@ impl Shared {
         let attrs = Attrs::open(&self.dag, &attrs).await?;
         let (inode_count, used) = (attrs.inode_count(), attrs.used());
         let next_ino = self.lock().next_ino.max(attrs.next_ino());
-        let changes = Changes { inodes: BTreeMap::new(), next_ino, inode_count, used };
+        let mut inodes = BTreeMap::new();
+        let root = told(&self.dag, |nodes| attrs.inode(nodes, ROOT)).await?;
+        if let (Some(root), false) = (root, base.is_empty()) {
+            let mut xattrs = told(&self.dag, |nodes| root.xattrs(nodes)).await?;
+            xattrs.extend(base);
+            let change = InodeChange {
+                meta: root.meta,
+                content: root.content,
+                target: None,
+                parents: None,
+                data: Change::Keep,
+                xattrs: Some(xattrs),
+                names: BTreeMap::new(),
+            };
+            inodes.insert(ROOT, Some(change));
+        }
+        let changes = Changes { inodes, next_ino, inode_count, used };
         let attrs = attrs::update(&self.dag, Some(&attrs), changes).await?;
         Ok(Published { root: commit.root, attrs, snapshots: head.commit.snapshots.clone() })
     }
 
     /// The state of a UnixFS directory: every node below it gets a number and attributes.
-    async fn adopt(&self, root: &Cid) -> Result<Published> {
+    async fn adopt(&self, root: &Cid, base: Xattrs) -> Result<Published> {
         let head = self.lock().base.clone();
         let node = self.dag.stat(root).await.map_err(|error| error.at(root))?;
         if node.kind != FileKind::Dir {
@@ -109,6 +143,7 @@ impl Shared {
             inode_count: 0,
             used: 0,
             changes: BTreeMap::new(),
+            base,
         };
         adoption.clear().await?;
         adoption.dir(ROOT, Link { cid: *root, tsize: 0 }, None, 0).await?;
@@ -125,6 +160,21 @@ struct Adoption<'a> {
     inode_count: u64,
     used: u64,
     changes: BTreeMap<Ino, Option<InodeChange>>,
+    /// What the root has.
+    base: Xattrs,
+}
+
+/// What an attribute tree says, with the nodes loaded that it takes.
+async fn told<T>(dag: &Dag, look: impl Fn(&mut dyn Nodes) -> std::result::Result<T, attrs::Halt>) -> Result<T> {
+    let (mut held, mut cache) = (HashMap::new(), NodeCache::new(0));
+    loop {
+        let missing = match look(&mut Reading { held: &held, cache: &mut cache }) {
+            Ok(told) => return Ok(told),
+            Err(attrs::Halt::Failed(error)) => return Err(error),
+            Err(attrs::Halt::Missing(id)) => id,
+        };
+        held.insert(missing, attrs::load(dag, missing).await?);
+    }
 }
 
 impl Adoption<'_> {
@@ -204,7 +254,7 @@ impl Adoption<'_> {
             target: None,
             parents,
             data: Change::Set(None),
-            xattrs: None,
+            xattrs: (ino == ROOT).then(|| std::mem::take(&mut self.base)),
             names,
         };
         self.add(ino, change).await

@@ -57,10 +57,9 @@ impl World {
         let dag = Dag::new(segments, DagOptions { params, ..DagOptions::default() });
         let heads = Arc::new(LogHeads::open(heads, &clock.env()).await?);
         let options = TreeOptions { auto_commit: None, ..TreeOptions::new(name("main"), clock.env()) };
-        let overlay = Overlay::new(Tree::open(dag, journal, heads, options).await?, self.lower.clone());
-        if overlay.base().await?.is_none() {
-            overlay.begin(self.lower.root()).await?;
-        }
+        let tree = Tree::open(dag, journal, heads, options).await?;
+        let overlay = Overlay::new(tree, self.lower.clone()).over(Vec::new());
+        overlay.ready().await?;
         Ok(overlay)
     }
 }
