@@ -283,6 +283,21 @@ impl FlistVfs {
         })
     }
 
+    /// The flist of an id that has one of these names, as they are now.
+    async fn of_id(&self, names: &[Name], id: FlistId) -> Result<Arc<Open>> {
+        let mut why = None;
+        for name in names {
+            match self.flist(name).await {
+                Ok(open) if open.flist.id() == id => return Ok(open),
+                Ok(_) => why = why.or_else(|| Some(stale().because("its flist was replaced by another"))),
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                // It may be the one.
+                Err(error) => why = Some(error),
+            }
+        }
+        Err(why.unwrap_or_else(stale))
+    }
+
     /// Leases a node.
     fn adopt(&self, open: &Arc<Open>, inode: &Inode) -> Result<Attr> {
         let ino = lock(&self.nodes).adopt(open, inode)?;
@@ -435,15 +450,8 @@ impl Vfs for FlistVfs {
             open
         } else {
             let places = self.places.clone();
-            let name = blocking(move || places.of_digest(digest)).await?.ok_or_else(stale)?;
-            let open = self.flist(&name).await.map_err(|error| match error.kind() {
-                ErrorKind::NotFound => stale().because(error),
-                _ => error,
-            })?;
-            if open.flist.id() != id {
-                return Err(stale().because("its flist was replaced by another"));
-            }
-            open
+            let names = blocking(move || places.of_digest(digest)).await?;
+            self.of_id(&names, id).await?
         };
         let inode = open.query(move |flist| flist.inode(node)).await?.ok_or_else(stale)?;
         self.adopt(&open, &inode)

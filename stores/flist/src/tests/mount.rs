@@ -250,6 +250,42 @@ async fn handles_and_numbers_are_good_after_a_restart() {
     }
 }
 
+/// A file that comes beside an flist changes what that is called, and nothing of it: a handle leads to it still, whichever it
+/// was called when the handle was made.
+#[tokio::test]
+async fn handles_are_good_when_another_file_comes_beside_it_and_goes() {
+    let world = World::new();
+    world.fl("a.fl", &file(b"one"), |_| {});
+    let handle = async |named: &str| {
+        let vfs: Arc<dyn Vfs> = mounted(&world).await;
+        let (node, _) = ext::walk(&vfs, vfs.root(), &[name(named), name("file")]).await.expect("found");
+        vfs.handle(node.ino()).expect("a handle")
+    };
+    let alone = handle("a").await;
+    world.flist("a.flist", &file(b"another"), |_| {});
+    let [beside, other] = [handle("a.fl").await, handle("a.flist").await];
+    let finds = async |handle| {
+        let vfs: Arc<dyn Vfs> = mounted(&world).await;
+        let attr = vfs.resolve(handle).await?;
+        let bytes = vfs.read(attr.ino, 0, 100).await;
+        vfs.release(attr.ino, 1);
+        bytes
+    };
+    for handle in [&alone, &beside] {
+        assert_eq!(finds(handle).await.expect("it is there"), "one");
+    }
+    fs::remove_file(world.path("flists").join("a.flist")).expect("removed");
+    for handle in [&alone, &beside] {
+        assert_eq!(finds(handle).await.expect("it is there"), "one");
+    }
+    assert_eq!(finds(&other).await.expect_err("it is gone").kind(), ErrorKind::Stale);
+    // One that cannot be opened hides no other.
+    fs::write(world.path("flists").join("a.flist"), b"no flist").expect("written");
+    assert_eq!(finds(&alone).await.expect("it is there"), "one");
+    fs::remove_file(world.path("flists").join("a.fl")).expect("removed");
+    finds(&alone).await.expect_err("it is gone, and the other is none");
+}
+
 /// A file whose chunks are fewer than its length wants, or other ones.
 #[tokio::test]
 async fn files_that_are_not_whole_are_an_error_and_never_other_bytes() {

@@ -162,9 +162,19 @@ impl Places {
         Ok(all)
     }
 
-    /// The name of a digest.
-    pub(super) fn of_digest(&self, wanted: [u8; 8]) -> Result<Option<Name>> {
-        Ok(self.list()?.into_iter().map(|(_, name)| name).find(|name| digest(name) == wanted))
+    /// The names that a digest may be of: that which has it, or else those of files that would have it if another file came, or
+    /// went, beside them.
+    pub(super) fn of_digest(&self, wanted: [u8; 8]) -> Result<Vec<Name>> {
+        let names: Vec<Name> = self.list()?.into_iter().map(|(_, name)| name).collect();
+        if let Some(name) = names.iter().find(|name| digest(name) == wanted) {
+            return Ok(vec![name.clone()]);
+        }
+        let is_of = |name: &[u8]| Name::new(name).is_ok_and(|name| digest(&name) == wanted);
+        let could_have = |name: &Name| {
+            let longer = EXTENSIONS.iter().any(|extension| is_of(&[name.as_bytes(), extension].concat()));
+            longer || split(name.as_bytes()).is_some_and(|(stem, _)| is_of(stem))
+        };
+        Ok(names.into_iter().filter(could_have).collect())
     }
 
     /// When names last came or went.
@@ -209,10 +219,19 @@ mod tests {
         {
             let place = places.find(&name(text)).expect("looked up").expect(text);
             assert_eq!(place.path.file_name(), Some(OsStr::new(file)));
-            assert_eq!(places.of_digest(place.digest).expect("listed"), Some(name(text)));
+            assert_eq!(places.of_digest(place.digest).expect("listed"), [name(text)]);
         }
         for text in ["a.flist", "b.fl", "c", "d", "e", ".e", "h", "f", "g", &"x".repeat(255)] {
             assert!(places.find(&name(text)).expect("looked up").is_none(), "{text}");
         }
+        // What they were called before another came beside them, or while it was there.
+        for (text, now) in
+            [("c", &["c.fl", "c.flist"][..]), ("a.flist", &["a"]), ("b.fl", &["b"]), ("f.fl.flist", &["f.fl"])]
+        {
+            let mut found = places.of_digest(digest(&name(text))).expect("listed");
+            found.sort();
+            assert_eq!(found, now.iter().map(|text| name(text)).collect::<Vec<_>>(), "{text}");
+        }
+        assert_eq!(places.of_digest(digest(&name("d"))).expect("listed"), []);
     }
 }
