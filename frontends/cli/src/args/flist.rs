@@ -107,7 +107,8 @@ pub(crate) enum Flist {
     ///
     /// What nobody changed keeps the chunks that the flist below names, and none of them is fetched; files that were changed
     /// are cut into chunks and stored. Metadata and routes are those of the flist below, and with them the stores. It
-    /// has the format of the flist below.
+    /// has the format of the flist below, unless its name or --format says the other: then every file is read and stored. It takes the
+    /// place of no flist that an overlay lies over.
     #[command(
         after_help = "Examples:\n  muxfs flist commit /app -o app2.fl --store dir:///srv/chunks\n  muxfs flist commit /app -o app2.flist --store zdb://10.0.0.1:9900/flist --metadata version=2\n  muxfs flist diff app.fl app2.fl"
     )]

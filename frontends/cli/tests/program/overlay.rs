@@ -214,10 +214,34 @@ fn an_flist_of_both_is_made_without_fetching_what_nobody_changed() {
         assert_eq!(world.ok(&cat), "read me");
         let metadata = world.ok(&["flist", "metadata", text(&both)]);
         assert!(metadata.contains("author: me") && metadata.contains("version: 2"), "{metadata}");
-        // Only where it is one, and of one format.
+        // In the other format: everything is stored, and the flist names nothing of the one below.
         let other = world.path(if format == "fl" { "x.flist" } else { "x.fl" });
-        world.fails(&["flist", "commit", "/app", "-o", text(&other), "--store", &store], 2);
-        assert!(!other.exists());
+        let told = world.ok(&["--json", "flist", "commit", "/app", "-o", text(&other), "--store", &all]);
+        let told: serde_json::Value = serde_json::from_str(&told).expect("JSON");
+        let bytes = changed.len() + b"changed".len() + b"new".len() + b"read me".len();
+        assert_eq!((&told["nodes"], &told["bytes"]), (&10.into(), &bytes.into()), "{told}");
+        let from = |path: &str| world.ok(&["flist", "cat", "--source", &all, text(&other), path]);
+        assert_eq!([from("/usr/share/doc/readme"), from("/etc/hosts")], ["read me", "changed"]);
+        world.ok(&["flist", "check", "--chunks", "--source", &all, text(&other)]);
+        assert!(!world.ok(&["flist", "metadata", text(&other)]).contains(text(&chunks)));
+        // Not in the place of the one below, by any of its names.
+        let below = world.path("flists").join(format!("image.{format}"));
+        let link = world.path(&format!("link.{format}"));
+        std::os::unix::fs::symlink(&below, &link).expect("linked");
+        let before = fs::read(&below).expect("there");
+        for target in [&below, &link] {
+            let refused = world.fails(&["flist", "commit", "/app", "-o", text(target), "--store", &store], 2);
+            assert!(refused.contains("/app lies over it"), "{refused}");
+        }
+        assert!(fs::read(&below).expect("there") == before);
+        // Another file beside it takes its name, and nothing else.
+        let beside = world.path("flists").join(format!("image.{}", if format == "fl" { "flist" } else { "fl" }));
+        fs::copy(&other, &beside).expect("copied");
+        assert_eq!(world.ok(&["cat", "/app/usr/share/doc/readme"]), "read me");
+        world.ok(&commit);
+        assert_eq!(world.ok(&["flist", "diff", text(&whole), text(&both)]), "");
+        fs::remove_file(&beside).expect("removed");
+        // Only where it is one.
         assert!(world.fails(&["flist", "commit", "/ipfs", "-o", text(&both), "--store", &store], 2).contains("/app"));
         // Another flist by its name is not what it lies over.
         let flist = world.path("flists").join(format!("image.{format}"));
@@ -229,6 +253,62 @@ fn an_flist_of_both_is_made_without_fetching_what_nobody_changed() {
         assert!(world.fails(&["cat", "/app/usr/share/doc/readme"], 1).contains("replaced"));
         server.terminate();
     }
+}
+
+/// An flist that is not there keeps no server from its start, nor a checkout: what is shown before a restart is shown after it.
+#[test]
+fn a_server_starts_whatever_is_below_and_whatever_was_checked_out() {
+    let world = world_of("image.fl");
+    let (flist, away) = (world.path("flists/image.fl"), world.path("image.fl"));
+    fs::rename(&flist, &away).expect("renamed");
+    let server = world.serve(&[]);
+    put(&world, "/ipfs/else", b"served");
+    let told = world.fails(&["ls", "/app"], 5);
+    assert!(told.contains("overlay.begin") && told.contains("not there"), "{told}");
+    assert!(world.ok(&["ls", "/"]).contains("app"));
+    world.fails(&["flist", "commit", "/app", "-o", text(&world.path("x.fl")), "--store", "dir:///nowhere"], 3);
+    fs::rename(&away, &flist).expect("renamed");
+    let all = ["etc", "man", "usr"];
+    assert_eq!(ls(&world, "/app"), all, "it begins with no restart");
+    put(&world, "/app/etc/hosts", b"changed");
+    let log = world.ok(&["log", "/app"]);
+    let first = log.lines().last().and_then(|line| line.split(' ').next()).expect("a commit").to_owned();
+    let mut server = Some(server);
+    let mut restart = |world: &World| {
+        server.take().expect("it runs").terminate();
+        server = Some(world.serve(&[]));
+    };
+    for (commit, shown) in [(first.as_str(), &[][..]), ("below", &all[..]), ("dir", &["else"][..]), ("below", &all[..])]
+    {
+        let commit = if commit == "dir" { dir_of(&world) } else { commit.to_owned() };
+        world.ok(&["checkout", &commit, "/app"]);
+        assert_eq!(ls(&world, "/app"), shown, "{commit}");
+        restart(&world);
+        assert_eq!(ls(&world, "/app"), shown, "{commit}, after a restart");
+    }
+    assert_eq!(world.ok(&["cat", "/app/etc/hosts"]), "127.0.0.1", "what was changed is given up");
+    // Away again: what came is there, and so is all else.
+    fs::rename(&flist, &away).expect("renamed");
+    restart(&world);
+    assert_eq!(ls(&world, "/app"), all);
+    world.fails(&["cat", "/app/usr/share/doc/readme"], 1);
+    assert_eq!(world.ok(&["cat", "/ipfs/else"]), "served");
+}
+
+/// What is in a directory, by name.
+fn ls(world: &World, path: &str) -> Vec<String> {
+    let mut names: Vec<String> = world.ok(&["ls", path]).lines().map(str::to_owned).collect();
+    names.sort();
+    names
+}
+
+/// The CID of a directory with the file `else` that is no state of the tree.
+fn dir_of(world: &World) -> String {
+    let dir = world.path("else");
+    fs::create_dir(&dir).expect("made");
+    fs::write(dir.join("else"), "other").expect("written");
+    let path = world.ok(&["put", "-r", text(&dir), "/app"]);
+    path.rsplit('/').next().expect("a CID").to_owned()
 }
 
 /// A file that changes comes in pieces: what the server takes of memory does not follow its length.

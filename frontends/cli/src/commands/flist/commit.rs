@@ -1,6 +1,14 @@
-//! `flist commit`: an flist of an overlay. What is as below keeps the chunks that the flist below names for it; the rest is read.
+//! `flist commit`: an flist of an overlay. What is as below keeps the chunks that the flist below names for it; the rest is read,
+//! and all of it where the format is to be another.
 
-use std::{ops::Deref, path::Path, process::ExitCode, sync::Arc};
+use std::{
+    fs, io,
+    ops::Deref,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+};
 
 use futures_util::TryStreamExt as _;
 use muxfs::{Error, ErrorKind, Name, QfsPath, Result, overlay::Below};
@@ -16,37 +24,66 @@ use super::{
 };
 use crate::{
     args::FlistMaking,
+    commands::put::host,
     config::{Config, FlistMount, Mount, OverlayMount},
     instance::flist_dir,
     namespace::{Kind, Namespace, Place, Stat},
     output::Output,
 };
 
-/// The overlay at a path, and the flists that it lies over one of.
-fn mounts<'a>(config: &'a Config, path: &QfsPath) -> Result<(&'a OverlayMount, &'a FlistMount)> {
-    let overlay = config.mount.iter().find_map(|mount| match mount {
-        Mount::Overlay(overlay) if overlay.prefix.0 == path.prefix => Some(overlay),
-        _ => None,
-    });
-    let flists = |overlay: &OverlayMount| {
-        config.mount.iter().find_map(|mount| match mount {
+/// Every overlay, with the flists that it lies over one of.
+fn overlays(config: &Config) -> impl Iterator<Item = (&OverlayMount, &FlistMount)> {
+    config.mount.iter().filter_map(|mount| {
+        let Mount::Overlay(overlay) = mount else { return None };
+        let flists = config.mount.iter().find_map(|mount| match mount {
             Mount::Flist(flists) if flists.prefix.0 == overlay.over.0.prefix => Some(flists),
             _ => None,
-        })
-    };
-    let found = overlay.filter(|_| path.parts.is_empty()).and_then(|overlay| Some((overlay, flists(overlay)?)));
+        });
+        Some((overlay, flists?))
+    })
+}
+
+/// The overlay at a path, and the flists that it lies over one of.
+fn mounts<'a>(config: &'a Config, path: &QfsPath) -> Result<(&'a OverlayMount, &'a FlistMount)> {
+    let found = overlays(config).find(|(overlay, _)| overlay.prefix.0 == path.prefix && path.parts.is_empty());
     found.ok_or_else(|| {
-        let named: Vec<String> = config
-            .mount
-            .iter()
-            .filter(|mount| matches!(mount, Mount::Overlay(_)))
-            .map(|mount| format!("/{}", mount.prefix()))
-            .collect();
+        let named: Vec<String> = overlays(config).map(|(overlay, _)| format!("/{}", overlay.prefix.0)).collect();
         let named = if named.is_empty() { "there is none".into() } else { named.join(" ") };
         let why =
             format!("it is not the mount of an overlay ({named}): an flist of another path is made by flist export");
         Error::new(ErrorKind::InvalidArgument, OP).at(path).because(why)
     })
+}
+
+/// The files that the flist of an overlay may be in: that of its name, or, where there are by now two of one name, either.
+fn files(config: &Config, overlay: &OverlayMount, flists: &FlistMount) -> Result<Vec<PathBuf>> {
+    let dir = flist_dir(&config.data, flists.dir.as_deref());
+    let Some(name) = overlay.over.0.parts.first() else { return Ok(Vec::new()) };
+    let with = |extension: &str| Name::new(&[name.as_bytes(), extension.as_bytes()].concat());
+    let names = [Some(name.clone()), with(".flist").ok(), with(".fl").ok()];
+    let found = names.iter().flatten().map(|name| flist_file(&dir, name));
+    Ok(found.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
+}
+
+/// Refuses to put an flist in the place of one that an overlay lies over: what that did not take over would be gone.
+fn refuse_below(config: &Config, target: &Path) -> Result<()> {
+    let there = match fs::metadata(target) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        there => there.map_err(|error| host(target, error))?,
+    };
+    for (overlay, flists) in overlays(config) {
+        for file in files(config, overlay, flists)? {
+            let is_same = fs::metadata(&file).is_ok_and(|it| (it.dev(), it.ino()) == (there.dev(), there.ino()));
+            if is_same {
+                let why = format!(
+                    "/{} lies over it, and would lose all that was not changed: give the new flist a name of its own",
+                    overlay.prefix.0
+                );
+                return Err(Error::new(ErrorKind::InvalidArgument, OP).at(target.display()).because(why));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The flist below.
@@ -56,34 +93,44 @@ struct Lower {
 
 impl Lower {
     /// The one that an overlay lies over, and no other that has its name by now.
-    fn open(flists: &FlistMount, config: &Config, over: &QfsPath, base: &Stat) -> Result<Self> {
-        let refuse = |kind, why: &str| Err(Error::new(kind, OP).at(over).because(why));
-        let file = match over.parts.first() {
-            Some(name) => flist_file(&flist_dir(&config.data, flists.dir.as_deref()), name)?,
-            None => None,
+    fn open(config: &Config, (overlay, flists): (&OverlayMount, &FlistMount), base: &Stat) -> Result<Self> {
+        let refuse = |kind, why: &str| Err(Error::new(kind, OP).at(&overlay.over.0).because(why));
+        let Some(below) = &base.below else {
+            return refuse(
+                ErrorKind::NotFound,
+                "the overlay has not begun: the flist that it is to lie over is not there",
+            );
         };
-        let Some(file) = file else { return refuse(ErrorKind::NotFound, "the flist that it lies over is not there") };
-        let this = Self { flist: open(&file)? };
-        if this.node(base)?.is_none() {
-            return refuse(ErrorKind::Internal, "it does not say what it lies over");
+        let id = node_of_handle(&Below::decode(below)?.handle)?.map(|(id, _)| id);
+        let mut opened = None;
+        for file in files(config, overlay, flists)? {
+            match open(&file) {
+                Ok(flist) if Some(flist.id()) == id => return Ok(Self { flist }),
+                other => opened = Some(opened.unwrap_or(other)),
+            }
         }
-        Ok(this)
+        match opened {
+            None => refuse(ErrorKind::NotFound, "the flist that it lies over is not there"),
+            Some(Ok(_)) => Err(replaced().at(&overlay.over.0)),
+            Some(Err(error)) => Err(error),
+        }
     }
 
     /// The node that something is as, in the flist; `None` for what was changed or is new.
     fn node(&self, stat: &Stat) -> Result<Option<Inode>> {
         let Some(below) = &stat.below else { return Ok(None) };
         let below = Below::decode(below)?;
-        let gone = || {
-            let why = "the flist that it lies over was replaced by another: put it back, and commit then";
-            Error::new(ErrorKind::Stale, OP).because(why)
-        };
-        let (id, node) = node_of_handle(&below.handle)?.ok_or_else(gone)?;
+        let (id, node) = node_of_handle(&below.handle)?.ok_or_else(replaced)?;
         if id != self.flist.id() {
-            return Err(gone());
+            return Err(replaced());
         }
-        self.flist.inode(node)?.ok_or_else(gone).map(Some)
+        self.flist.inode(node)?.ok_or_else(replaced).map(Some)
     }
+}
+
+fn replaced() -> Error {
+    let why = "the flist that it lies over was replaced by another: put it back, and commit then";
+    Error::new(ErrorKind::Stale, OP).because(why)
 }
 
 /// Makes an flist of an overlay and of the flist that it lies over.
@@ -97,20 +144,25 @@ pub(crate) async fn commit<T>(
 where
     T: Deref<Target = dyn Namespace> + Send + Sync + 'static,
 {
-    let (overlay, flists) = mounts(config, path)?;
+    let mounts = mounts(config, path)?;
+    refuse_below(config, target)?;
     let root = namespace.stat(&Place::Path(path.clone())).await?;
-    let lower = Lower::open(flists, config, &overlay.over.0, &root)?;
-    let format = lower.flist.format();
-    let options = CreateOptions { format: making.format.or(Some(format)), ..options(making) };
+    let lower = Lower::open(config, mounts, &root)?;
     // What the name says counts where nothing else does.
-    let wanted = format_of(target, making.format).unwrap_or(format);
-    if wanted != format {
-        let why = format!("what it lies over is an .{format}, whose chunks cannot be told as those of an .{wanted}");
-        return Err(Error::new(ErrorKind::InvalidArgument, OP).at(target.display()).because(why));
+    let format = format_of(target, making.format).unwrap_or(lower.flist.format());
+    let keeps_chunks = format == lower.flist.format();
+    if !keeps_chunks {
+        output.notice(&format!("all files are read: chunks of an .{} are none of an .{format}", lower.flist.format()));
     }
+    let options = CreateOptions { format: Some(format), ..options(making) };
     check_routes(format, &routes(making).unwrap_or_default())?;
     let stores = stores(making, Some(namespace)).await?;
     let mut facts = Facts::of(&lower.flist)?;
+    if !keeps_chunks {
+        // Where the chunks of the other are.
+        facts.routes.clear();
+        facts.remove("backend");
+    }
     add_routes(&mut facts, format, routes(making).unwrap_or_else(|| stores.routes()))
         .map_err(|error| error.at(target.display()))?;
     for (key, value) in &making.metadata {
@@ -126,7 +178,7 @@ where
             entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
             for stat in entries {
                 let (path, at) = (dir.join(&stat.name), [&at[..], std::slice::from_ref(&stat.name)].concat());
-                if let Some(inode) = lower.node(&stat).map_err(|error| error.at(&path))? {
+                if keeps_chunks && let Some(inode) = lower.node(&stat).map_err(|error| error.at(&path))? {
                     making.reuse(&at, about(&stat), &lower.flist, &inode)?;
                     continue;
                 }
