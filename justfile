@@ -38,6 +38,7 @@ nightly:
     MUXFS_CLUSTER_ROUNDS=20 cargo test --release -p muxfs-cli --test program cluster -- --nocapture
     MUXFS_FUZZ_STREAMS=50000 cargo test --release -p muxfs-zdb-serve --test hostile -- --nocapture
     MUXFS_FUZZ_INPUTS=2000000 cargo test --release -p muxfs --test fuzz -- --nocapture
+    MUXFS_FUZZ_INPUTS=100000 cargo test --release -p muxfs-flist --test fuzz -- --nocapture
     MUXFS_FUZZ_INPUTS=200000 cargo test --release -p muxfs-http --test fuzz -- --nocapture
     MUXFS_HELIA_MIB=1024 cargo test --release -p muxfs-cli --test program helia -- --nocapture
     MUXFS_WIPE_ROUNDS=100 cargo test --release -p muxfs-cli --test program replaced -- --nocapture

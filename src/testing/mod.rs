@@ -18,6 +18,7 @@ use crate::Env;
 pub mod block_store;
 pub mod exerciser;
 pub mod fault;
+pub mod fuzz;
 pub mod heads;
 pub mod hostile;
 mod laws;

@@ -21,6 +21,7 @@ use crate::{
     metadata::Route,
     rfs::Rfs,
     sign::Signers,
+    values::AllValues,
     zflist::Zflist,
 };
 
@@ -122,7 +123,7 @@ impl Flist {
     /// then 100 times as long as it is and 64 MiB more; `NoSpace`,
     /// `NotFound`, `Io`. They name `path`.
     pub fn open(path: &Path, scratch: &Path) -> Result<Self> {
-        Self::open_within(path, scratch, FLIST_LEN_MAX, None)
+        Self::open_among(path, scratch, None, &AllValues::default())
     }
 
     /// Opens the flist at `path` where one of the keys of `signers` signed it, and nothing of any other. What is read is a
@@ -131,10 +132,20 @@ impl Flist {
     /// # Errors
     /// Those of [`Flist::open`]; `Corrupt` where it is not signed by any of them, or was changed since.
     pub fn open_signed(path: &Path, scratch: &Path, signers: &Signers) -> Result<Self> {
-        Self::open_within(path, scratch, FLIST_LEN_MAX, Some(signers))
+        Self::open_among(path, scratch, Some(signers), &AllValues::default())
     }
 
-    fn open_within(path: &Path, scratch: &Path, len_max: u64, signers: Option<&Signers>) -> Result<Self> {
+    /// The same of one that remembers its directories with others, signed where there are `signers`.
+    ///
+    /// # Errors
+    /// Those of [`Flist::open_signed`].
+    pub(crate) fn open_among(
+        path: &Path,
+        scratch: &Path,
+        signers: Option<&Signers>,
+        values: &AllValues,
+    ) -> Result<Self> {
+        let len_max = FLIST_LEN_MAX;
         let named = |error: Error| error.at(path.display());
         let failed = |error: io::Error| {
             let kind = if error.kind() == io::ErrorKind::NotFound { ErrorKind::NotFound } else { ErrorKind::Io };
@@ -172,7 +183,7 @@ impl Flist {
         };
         let tables = match &database.tables(&["entries", "inode", "block", "extra"])?[..] {
             ["inode", "block", "extra"] => Tables::Fl(Rfs { database }),
-            ["entries", ..] => Tables::Flist(Zflist::new(database)),
+            ["entries", ..] => Tables::Flist(Zflist::new(database, values.of(id))),
             _ => {
                 let why = "it is no flist: it has neither a table entries (.flist) nor inode, block and extra (.fl)";
                 return refuse(ErrorKind::Corrupt, why.into());

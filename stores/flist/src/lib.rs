@@ -46,6 +46,7 @@ mod sign;
 mod source;
 #[cfg(test)]
 mod tests;
+mod values;
 mod vfs;
 pub mod write;
 mod zflist;

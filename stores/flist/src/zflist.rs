@@ -9,7 +9,6 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use lru::LruCache;
 use muxfs::{Error, ErrorKind, FileKind, Result, vfs::Rdev};
 use rusqlite::OptionalExtension as _;
 
@@ -18,15 +17,13 @@ use crate::{
     chunk::{Chunk, blake2b_128, hex},
     database::Database,
     inode::{DirKey, Entry, Inode, NodeId, corrupt, name, size, target, time},
+    values::Values,
 };
 
 /// What the number of a file's block length counts, in bytes.
 const BLOCK_UNIT: u64 = 4096;
 /// The block length of a file that names none, in bytes.
 const BLOCK_LEN_DEFAULT: u64 = 512 << 10;
-/// What is remembered of directories, in bytes, for each flist that is open; and what one takes beside its value.
-const VALUES_LEN_MAX: usize = 4 << 20;
-const VALUE_LEN_EXTRA: usize = 128;
 /// What zflist writes beside a pipe or a socket.
 const NO_DATA: &[u8] = b"(nothing)";
 /// So many rights are remembered: images have a few dozen.
@@ -50,34 +47,7 @@ struct Rights {
 pub(crate) struct Zflist {
     pub(crate) database: Database,
     rights: Mutex<HashMap<Vec<u8>, Rights>>,
-    /// Those that were read last: who looks at the entries of a directory one by one reads it once.
-    values: Mutex<Values>,
-}
-
-/// Values of directories, and how long they are together, in bytes.
-#[derive(Debug)]
-struct Values {
-    read: LruCache<DirKey, Arc<[u8]>>,
-    len: usize,
-}
-
-impl Default for Values {
-    fn default() -> Self {
-        Self { read: LruCache::unbounded(), len: 0 }
-    }
-}
-
-impl Values {
-    fn keep(&mut self, key: DirKey, value: Arc<[u8]>) {
-        self.len += value.len() + VALUE_LEN_EXTRA;
-        if let Some(old) = self.read.put(key, value) {
-            self.len -= old.len() + VALUE_LEN_EXTRA;
-        }
-        while self.len > VALUES_LEN_MAX {
-            let Some((_, old)) = self.read.pop_lru() else { break };
-            self.len -= old.len() + VALUE_LEN_EXTRA;
-        }
-    }
+    values: Values,
 }
 
 /// What a directory says of itself.
@@ -99,8 +69,9 @@ fn shown(path: &[u8]) -> String {
 }
 
 impl Zflist {
-    pub(crate) fn new(database: Database) -> Self {
-        Self { database, rights: Mutex::default(), values: Mutex::default() }
+    /// Reads a database, and remembers directories with others that have the same `values`.
+    pub(crate) fn new(database: Database, values: Values) -> Self {
+        Self { database, rights: Mutex::default(), values }
     }
 
     /// The value under a key.
@@ -116,12 +87,12 @@ impl Zflist {
 
     /// The value of the directory under a key, read or remembered; `at` is what errors call it.
     fn dir_value(&self, key: &DirKey, at: &str) -> Result<Arc<[u8]>> {
-        if let Some(value) = self.values.lock().unwrap_or_else(PoisonError::into_inner).read.get(key) {
-            return Ok(value.clone());
+        if let Some(value) = self.values.get(key) {
+            return Ok(value);
         }
         let value = self.value(hex(key).as_bytes())?;
         let value: Arc<[u8]> = value.ok_or_else(|| corrupt(at, "the table entries does not have it"))?.into();
-        self.values.lock().unwrap_or_else(PoisonError::into_inner).keep(*key, value.clone());
+        self.values.keep(*key, value.clone());
         Ok(value)
     }
 
@@ -415,27 +386,17 @@ mod tests {
         }
     }
 
-    /// The directory is there once, though each of its entries is looked at by itself; and many of them are not all there.
+    /// The directory is there once, though each of its entries is looked at by itself.
     #[test]
     fn a_directory_is_read_once_for_all_its_entries() {
-        let mut values = Values::default();
-        let key = |number: u32| blake2b_128(&number.to_be_bytes());
-        for number in 0..100 {
-            values.keep(key(number), vec![0; VALUES_LEN_MAX / 10].into());
-            assert!(values.len <= VALUES_LEN_MAX);
-        }
-        assert!(values.read.contains(&key(99)) && !values.read.contains(&key(89)) && values.read.len() == 9);
-        values.keep(key(99), vec![0; 1].into());
-        values.keep(key(1), vec![0; VALUES_LEN_MAX + 1].into());
-        assert_eq!((values.read.len(), values.len), (0, 0), "one that is too long pushes out all, and itself");
-
         let path = std::path::PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../spec/vectors/flist/small.flist");
         let world = crate::tests::made::World::new();
         let unpacked = world.path("scratch/database");
         let packed = std::fs::File::open(path).expect("opens");
         crate::archive::unpack(packed, 1 << 20, &mut std::fs::File::create(&unpacked).expect("made"), 1 << 30)
             .expect("unpacked");
-        let flist = Zflist::new(Database::open(&unpacked, "small".into()).expect("opens"));
+        let values = crate::values::AllValues::default().of(crate::FlistId([0; 16]));
+        let flist = Zflist::new(Database::open(&unpacked, "small".into()).expect("opens"), values);
         let key = blake2b_128(b"etc");
         let first = flist.dir_value(&key, "etc").expect("read");
         for entry in flist.children(&key).expect("listed") {

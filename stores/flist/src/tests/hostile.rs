@@ -9,6 +9,7 @@ use super::made::{RIGHTS_KEY, What, World, archive, rights};
 use crate::{
     Flist, Inode, NodeId,
     chunk::{blake2b_128, hex},
+    values::AllValues,
     write::words::Words,
 };
 
@@ -311,4 +312,34 @@ fn ids_of_the_other_format_are_not_there() {
     assert!(flist.inode(NodeId::Row(99)).expect("reads").is_none());
     let root: Inode = flist.root().expect("a root");
     assert_eq!(flist.chunks(root.id, 0, 1).expect_err("no file").kind(), ErrorKind::InvalidArgument);
+}
+
+/// Who looks at the entries of a long directory one by one would read all of it for each.
+#[test]
+fn a_long_directory_is_read_once() {
+    let world = World::new();
+    let target = vec![b'x'; 4000];
+    let link = |number: u32| (format!("a/{number}"), What::Symlink(target.clone()));
+    let mut nodes = vec![("a".to_owned(), What::Dir), ("b".to_owned(), What::Dir)];
+    nodes.extend((0..2000).map(link));
+    world.flist("x.flist", &nodes, |_| {});
+    let values = AllValues::default();
+    let path = world.path("flists").join("x.flist");
+    let flist = Flist::open_among(&path, &world.path("scratch"), None, &values).expect("opens");
+    let find = |dir: &Inode, text: &str| {
+        let name = muxfs::Name::new(text.as_bytes()).expect("a name");
+        flist.dir(dir).expect("read").find(&name).expect("there").1.inode.clone()
+    };
+    let root = flist.root().expect("a root");
+    let (a, b) = (find(&root, "a"), find(&root, "b"));
+    let link = find(&a, "7");
+    let values = values.of(flist.id());
+    let kept = || values.get(&blake2b_128(b"a")).expect("it is remembered");
+    let before = kept();
+    assert!(before.len() > 8_000_000, "it is long");
+    for _ in 0..10 {
+        flist.dir(&b).expect("read");
+        flist.inode(link.id).expect("read").expect("there");
+    }
+    assert!(std::sync::Arc::ptr_eq(&before, &kept()), "it was read again");
 }
