@@ -45,6 +45,8 @@ const KNOWN_COUNT_MAX: usize = 1 << 20;
 const CHECK_TIME_MAX: Duration = Duration::from_mins(10);
 /// So many chunks of a file are read of an flist at a time.
 const CHUNK_COUNT: usize = 4096;
+/// An archive may unpack to so many times what the longest that is taken has: once as a whole, and each of its layers.
+const UNPACKED_FACTOR: u64 = 4;
 const OP: &str = "hub.flist";
 
 /// The file of the users.
@@ -85,6 +87,7 @@ pub(crate) async fn open(hub: &config::Hub, config: &Config, data: &Path) -> Res
         chunks: Arc::new(Chunks::open(ChunksOptions { sources, follow: hub.follow, kept: None }).await?),
         looks,
         stores: if stores.is_empty() { None } else { Some(Arc::new(Stores::open(&stores)?)) },
+        unpacked_len_max: hub.archive_max.0.saturating_mul(UNPACKED_FACTOR),
         routes: (!routes.is_empty()).then(|| routes.iter().map(SourceUrl::route).collect()),
         open: Mutex::default(),
     };
@@ -103,6 +106,8 @@ struct Reader {
     /// Whether they are looked for anywhere.
     looks: bool,
     stores: Option<Arc<Stores>>,
+    /// What an archive may unpack to, with all its layers, in bytes.
+    unpacked_len_max: u64,
     routes: Option<Vec<Route>>,
     /// Those that were looked into, the last one last.
     open: Mutex<Vec<(Stamp, Arc<Flist>)>>,
@@ -335,6 +340,8 @@ impl Flists for Reader {
             format: Some(if is_fl { Format::Fl } else { Format::Flist }),
             metadata,
             routes: self.routes.clone(),
+            scratch: Some(self.scratch.clone()),
+            unpacked_len_max: Some(self.unpacked_len_max),
             ..CreateOptions::default()
         };
         let made = write::create(Source::Archive(archive.to_owned()), stores, target, options).await;

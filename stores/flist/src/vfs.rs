@@ -34,7 +34,9 @@ use self::{
     starts::Start,
 };
 pub use self::{handle::node_of_handle, places::flist_file, starts::Profiles};
-use crate::{Chunks, Dir, Flist, FlistId, Inode, NodeId, Signers, chunks::Sources, profile::Profile};
+use crate::{
+    Chunks, Dir, Flist, FlistId, Inode, NodeId, Signers, chunks::Sources, profile::Profile, values::AllValues,
+};
 
 /// So many flists are open at a time, beside those of which a node is held.
 const OPEN_COUNT_MAX: usize = 64;
@@ -102,6 +104,8 @@ pub struct FlistVfs {
     opening: Arc<tokio::sync::Mutex<()>>,
     nodes: Mutex<Nodes>,
     dirs: Mutex<Dirs>,
+    /// What directories of `.flist`s were read from.
+    values: AllValues,
     files: Arc<Files>,
 }
 
@@ -145,6 +149,7 @@ impl FlistVfs {
             refused: Mutex::new(LruCache::new(count(OPEN_COUNT_MAX))),
             opening: Arc::default(),
             nodes: Mutex::default(),
+            values: AllValues::default(),
             dirs: Mutex::new(Dirs { read: LruCache::unbounded(), len: 0 }),
             files,
         }
@@ -179,12 +184,9 @@ impl FlistVfs {
             return Err(Error::new(*kind, "flist.open").because(why.clone()));
         }
         let (scratch, chunks, there) = (self.scratch.clone(), self.chunks.clone(), place.clone());
-        let (signers, profiles) = (self.signers.clone(), self.profiles);
+        let (signers, profiles, values) = (self.signers.clone(), self.profiles, self.values.clone());
         let opened = blocking(move || {
-            let opened = match &signers {
-                Some(signers) => Flist::open_signed(&there.path, &scratch, signers),
-                None => Flist::open(&there.path, &scratch),
-            };
+            let opened = Flist::open_among(&there.path, &scratch, signers.as_deref(), &values);
             let opened = opened.map(|flist| {
                 // Where its chunks are does not matter to who looks at names.
                 let sources = chunks.sources_of(&flist).unwrap_or_else(|error| {

@@ -61,6 +61,7 @@ pub use self::{
 use self::{
     filler::{CHUNK_LEN_MADE, Filled, Filler},
     image::Blobs,
+    tar::Unpacking,
 };
 use crate::{Flist, Format, Inode, Route, metadata::backend_of, write::tree::Content};
 
@@ -104,7 +105,7 @@ impl Source {
         let image = match self {
             Self::Dir(dir) => return dir::fill(filler, dir, at),
             Self::Oci(dir) => Some(Blobs::Dir(dir.clone())),
-            Self::Archive(path) => Blobs::of_tar(path, &std::env::temp_dir()).map_err(|error| within(path, error))?,
+            Self::Archive(path) => Blobs::of_tar(path, &filler.unpacking).map_err(|error| within(path, error))?,
         };
         match (self, image) {
             (Self::Archive(path) | Self::Oci(path), Some(blobs)) => {
@@ -118,7 +119,8 @@ impl Source {
                 let failed = |error: io::Error| io_failed(&error).at(path.display());
                 let file = File::open(path).map_err(failed)?;
                 let len = file.metadata().map_err(failed)?.len();
-                let put = tar::unpacked(file, len).and_then(|bytes| layer::put_tar(filler, bytes, at));
+                let unpacking = filler.unpacking.clone();
+                let put = tar::unpacked(file, len, &unpacking).and_then(|bytes| layer::put_tar(filler, bytes, at));
                 put.map_err(|error| within(path, error)).map(|()| Vec::new())
             }
             (Self::Dir(_) | Self::Oci(_), _) => Ok(Vec::new()),
@@ -168,6 +170,12 @@ pub struct CreateOptions {
     pub routes: Option<Vec<Route>>,
     /// Which image of several: its name, or how that ends, as `alpine:3.20` or `3.20`.
     pub image: Option<String>,
+    /// The directory where a packed archive that may be an image is unpacked, into a file without a name; absent: that for
+    /// temporary files.
+    pub scratch: Option<PathBuf>,
+    /// How many bytes an archive, and each layer of an image, may unpack to, all together; absent: no more than what each may for its
+    /// own length.
+    pub unpacked_len_max: Option<u64>,
     /// Told what was done so far.
     pub progress: Arc<Progress>,
 }
@@ -229,7 +237,9 @@ impl Making {
     /// Those of [`create`] for its arguments.
     pub fn begin(tree: Tree, stores: Arc<Stores>, target: &Path, options: &CreateOptions) -> Result<Self> {
         let format = format_of(target, options.format)?;
-        let filler = Filler::new(tree, format, stores, options.progress.clone())?;
+        let scratch = options.scratch.clone().unwrap_or_else(std::env::temp_dir);
+        let unpacking = Unpacking::new(scratch, options.unpacked_len_max.unwrap_or(u64::MAX));
+        let filler = Filler::new(tree, format, stores, (options.progress.clone(), unpacking))?;
         Ok(Self { filler, target: target.into(), format, image: options.image.clone() })
     }
 

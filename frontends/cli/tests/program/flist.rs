@@ -394,6 +394,37 @@ fn flists_are_made_changed_and_exported() {
     );
 }
 
+/// Chunks of each are found by what the merged one says: the routes of all, or one server for both.
+#[test]
+fn merging_loses_no_place_of_chunks() {
+    let world = World::new();
+    let root = world.path("rootfs");
+    fs::create_dir(&root).expect("made");
+    fs::write(root.join("file"), "x").expect("written");
+    let store = format!("dir://{}", text(&world.path("chunks")));
+    for (name, route) in [("a", "10.0.0.1"), ("b", "10.0.0.2"), ("c", "10.0.0.2")] {
+        for ending in ["fl", "flist"] {
+            let (made, route) = (world.path(&format!("{name}.{ending}")), format!("zdb://{route}:9900/images"));
+            world.ok(&["flist", "create", text(&root), "-o", text(&made), "--store", &store, "--route", &route]);
+        }
+    }
+    let merge = |names: [&str; 2]| {
+        let paths = names.map(|name| world.path(name));
+        let ending = names[0].rsplit_once('.').expect("an ending").1;
+        let [a, b, both] =
+            [&paths[0], &paths[1], &world.path(&format!("both.{ending}"))].map(|path| text(path).to_owned());
+        ["flist", "merge", &a, &b, "-o", &both].map(str::to_owned)
+    };
+    let both = merge(["b.fl", "a.fl"]);
+    world.ok(&both.each_ref().map(String::as_str));
+    let told = world.ok(&["flist", "metadata", &both[5]]);
+    let at = |text: &str| told.find(text).unwrap_or_else(|| panic!("{text} is lost: {told}"));
+    assert!(at("10.0.0.2") < at("10.0.0.1"), "the first is asked first: {told}");
+    let refused = world.fails(&merge(["a.flist", "b.flist"]).each_ref().map(String::as_str), 2);
+    assert!(refused.contains("two servers") && !world.path("both.flist").exists(), "{refused}");
+    world.ok(&merge(["b.flist", "c.flist"]).each_ref().map(String::as_str));
+}
+
 /// What was acknowledged is there: of those that come at the same time some may be told to come again, and none is lost.
 #[test]
 fn additions_at_the_same_time_lose_nothing() {

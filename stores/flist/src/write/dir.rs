@@ -242,13 +242,14 @@ mod tests {
     use super::*;
     use crate::{
         Format,
-        write::{Progress, Stores, Tree},
+        write::{Stores, Tree, tar::Unpacking},
     };
 
     fn filler(dir: &Path) -> Filler {
         let url = format!("dir://{}", dir.join("chunks").display()).parse().expect("an address");
         let stores = Arc::new(Stores::open(&[url]).expect("made"));
-        Filler::new(Tree::default(), Format::Fl, stores, Arc::<Progress>::default()).expect("begun")
+        let unpacking = Unpacking::new(std::env::temp_dir(), u64::MAX);
+        Filler::new(Tree::default(), Format::Fl, stores, (Arc::default(), unpacking)).expect("begun")
     }
 
     fn met(dir: &Path, name: &str) -> Met {

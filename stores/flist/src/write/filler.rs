@@ -25,6 +25,7 @@ use tokio::{runtime::Handle, sync::mpsc};
 
 use super::{
     stores::Stores,
+    tar::Unpacking,
     tree::{ContentId, Tree},
 };
 use crate::{
@@ -110,6 +111,7 @@ pub(super) struct Filled {
 pub(crate) struct Filler {
     pub(crate) tree: Tree,
     pub(crate) progress: Arc<Progress>,
+    pub(super) unpacking: Unpacking,
     jobs: Option<mpsc::Sender<Job>>,
     workers: Vec<thread::JoinHandle<()>>,
     shared: Arc<Shared>,
@@ -193,7 +195,12 @@ impl Filler {
     ///
     /// # Errors
     /// `InvalidArgument` where some chunks have no store.
-    pub(crate) fn new(tree: Tree, format: Format, stores: Arc<Stores>, progress: Arc<Progress>) -> Result<Self> {
+    pub(super) fn new(
+        tree: Tree,
+        format: Format,
+        stores: Arc<Stores>,
+        (progress, unpacking): (Arc<Progress>, Unpacking),
+    ) -> Result<Self> {
         stores.check()?;
         let cores = thread::available_parallelism().map_or(2, std::num::NonZero::get);
         let count = if stores.is_remote() { cores.max(REMOTE_COUNT) } else { cores };
@@ -205,7 +212,7 @@ impl Filler {
             thread::spawn(move || shared.work(&waiting))
         };
         let workers = (0..count).map(worker).collect();
-        Ok(Self { tree, progress, jobs: Some(jobs), workers, shared })
+        Ok(Self { tree, progress, unpacking, jobs: Some(jobs), workers, shared })
     }
 
     /// Sees to it that nothing that is stored is in what is read.

@@ -26,7 +26,7 @@ use super::{
     filler::Filler,
     io_failed,
     layer::put_layer,
-    tar::{Tar, corrupt, damaged, names, unpacked},
+    tar::{Tar, Unpacking, corrupt, damaged, names, unpacked},
 };
 use crate::{chunk::hex, flist::scratch_failed};
 
@@ -61,9 +61,10 @@ pub(super) enum Place {
 }
 
 impl Blobs {
-    /// The files of an archive, which is unpacked into a file of `scratch` that has no name where it is packed; `None` where
+    /// The files of an archive, which is unpacked into a file that has no name where it is packed; `None` where
     /// it is no image.
-    pub(super) fn of_tar(path: &Path, scratch: &Path) -> Result<Option<Self>> {
+    pub(super) fn of_tar(path: &Path, unpacking: &Unpacking) -> Result<Option<Self>> {
+        let scratch = &unpacking.scratch;
         let failed = |error: io::Error| io_failed(&error).at(path.display());
         let mut file = File::open(path).map_err(failed)?;
         let len = file.metadata().map_err(failed)?.len();
@@ -71,14 +72,14 @@ impl Blobs {
         let have = file.read(&mut magic).map_err(failed)?;
         file.rewind().map_err(failed)?;
         let is_packed = matches!(magic.get(..have), Some([0x1f, 0x8b, ..] | [0x28, 0xb5, ..] | [0xfd, b'7', ..]));
-        if !may_be_image(Tar::new(unpacked(&file, len)?))? {
+        if !may_be_image(Tar::new(unpacked(&file, len, unpacking)?))? {
             return Ok(None);
         }
         file.rewind().map_err(failed)?;
         if is_packed {
             let no_scratch = |error: &io::Error| scratch_failed(scratch, error);
             let mut plain = tempfile::tempfile_in(scratch).map_err(|error| no_scratch(&error))?;
-            io::copy(&mut unpacked(&file, len)?, &mut plain).map_err(|error| match error.kind() {
+            io::copy(&mut unpacked(&file, len, unpacking)?, &mut plain).map_err(|error| match error.kind() {
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => no_scratch(&error),
                 _ => damaged(&error),
             })?;
@@ -300,8 +301,9 @@ pub(super) fn fill(filler: &mut Filler, blobs: &Blobs, wanted: Option<&str>) -> 
 fn put_hashed(filler: &mut Filler, bytes: impl Read + Send, len: u64) -> Result<(String, Vec<u8>)> {
     let failed = |error: io::Error| damaged(&error);
     let mut stored = Hashed { bytes, hasher: Sha256::new() };
+    let unpacking = filler.unpacking.clone();
     let plain = {
-        let mut plain = Hashed { bytes: unpacked(&mut stored, len)?, hasher: Sha256::new() };
+        let mut plain = Hashed { bytes: unpacked(&mut stored, len, &unpacking)?, hasher: Sha256::new() };
         put_layer(filler, &mut plain)?;
         // What is behind the end of the tar counts too, and behind that of its packing.
         io::copy(&mut plain, &mut io::sink()).map_err(failed)?;

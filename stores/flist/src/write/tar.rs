@@ -3,7 +3,14 @@
 //! An archive is somebody else's. Its names are parts of a path in a tree and nothing else: `..` and a slash in front are refused,
 //! and no symlink is ever followed. What it unpacks to is bounded by what it has itself. Spec: spec/flist.md #archives.
 
-use std::io::{self, BufRead, BufReader, Read};
+use std::{
+    io::{self, BufRead, BufReader, Read},
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use flate2::bufread::MultiGzDecoder;
 use muxfs::{Error, ErrorKind, Name, Result, vfs::Rdev};
@@ -34,12 +41,36 @@ pub(super) fn damaged(error: &io::Error) -> Error {
     Error::new(kind, OP).because(format!("it cannot be read: {error}"))
 }
 
+/// Where archives are unpacked, and how much.
+#[derive(Debug, Clone)]
+pub(super) struct Unpacking {
+    /// A directory for what has to be unpacked as a whole.
+    pub(super) scratch: PathBuf,
+    /// How many bytes may come of all that is read yet.
+    left: Arc<AtomicU64>,
+}
+
+impl Unpacking {
+    /// Into files of a directory, `len_max` bytes together of all that is unpacked, and of each layer as often as it is read.
+    pub(super) fn new(scratch: PathBuf, len_max: u64) -> Self {
+        Self { scratch, left: Arc::new(AtomicU64::new(len_max)) }
+    }
+}
+
 #[derive(Debug)]
-struct TooLong(u64);
+enum TooLong {
+    /// For what it is packed in.
+    Packed(u64),
+    /// For who makes an flist of it.
+    Whole,
+}
 
 impl std::fmt::Display for TooLong {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "unpacked it has more than {} bytes, much more than it has itself", self.0)
+        match self {
+            Self::Packed(len) => write!(f, "unpacked it has more than {len} bytes, much more than it has itself"),
+            Self::Whole => f.write_str("unpacked, with all its layers, it has more bytes than are taken here"),
+        }
     }
 }
 
@@ -50,13 +81,16 @@ struct Bounded<R> {
     bytes: R,
     left: u64,
     len_max: u64,
+    whole: Arc<AtomicU64>,
 }
 
 impl<R: Read> Read for Bounded<R> {
     fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
         let len = self.bytes.read(room)?;
-        self.left = self.left.checked_sub(len as u64).ok_or_else(|| io::Error::other(TooLong(self.len_max)))?;
-        Ok(len)
+        let refuse = |why: TooLong| io::Error::other(why);
+        self.left = self.left.checked_sub(len as u64).ok_or_else(|| refuse(TooLong::Packed(self.len_max)))?;
+        let spent = self.whole.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(len as u64));
+        spent.map(|_| len).map_err(|_| refuse(TooLong::Whole))
     }
 }
 
@@ -64,10 +98,14 @@ impl<R: Read> Read for Bounded<R> {
 ///
 /// # Errors
 /// `InvalidArgument` for a packing that is not read; `Io`.
-pub(super) fn unpacked<'a>(bytes: impl Read + Send + 'a, packed_len: u64) -> Result<Box<dyn Read + Send + 'a>> {
+pub(super) fn unpacked<'a>(
+    bytes: impl Read + Send + 'a,
+    packed_len: u64,
+    unpacking: &Unpacking,
+) -> Result<Box<dyn Read + Send + 'a>> {
     let mut bytes = BufReader::with_capacity(128 << 10, bytes);
     let head = bytes.fill_buf().map_err(|error| damaged(&error))?;
-    let len_max = packed_len.saturating_mul(UNPACKED_FACTOR).saturating_add(UNPACKED_LEN_MIN);
+    let mut len_max = packed_len.saturating_mul(UNPACKED_FACTOR).saturating_add(UNPACKED_LEN_MIN);
     let bytes: Box<dyn Read + Send + 'a> = match head {
         [0x1f, 0x8b, ..] => Box::new(MultiGzDecoder::new(bytes)),
         [0x28, 0xb5, 0x2f, 0xfd, ..] => {
@@ -82,9 +120,12 @@ pub(super) fn unpacked<'a>(bytes: impl Read + Send + 'a, packed_len: u64) -> Res
             let why = "it is packed with bzip2: gzip, zstd and xz are unpacked";
             return Err(Error::new(ErrorKind::InvalidArgument, OP).because(why));
         }
-        _ => return Ok(Box::new(bytes)),
+        _ => {
+            len_max = u64::MAX;
+            Box::new(bytes)
+        }
     };
-    Ok(Box::new(Bounded { bytes, left: len_max, len_max }))
+    Ok(Box::new(Bounded { bytes, left: len_max, len_max, whole: unpacking.left.clone() }))
 }
 
 /// A file of an archive, or whatever it is.

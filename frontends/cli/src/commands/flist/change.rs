@@ -103,6 +103,15 @@ pub(crate) fn merge(flists: &[PathBuf], target: &Path) -> Result<()> {
     }
     for flist in &flists {
         let more = Facts::of(flist)?;
+        let backend =
+            |facts: &Facts| facts.metadata.iter().find(|(key, _)| key == "backend").map(|(_, text)| text.clone());
+        if let (Format::Flist, Some(named), Some(other)) = (format, backend(&facts), backend(&more))
+            && named != other
+            && (facts.routes.is_empty() || facts.routes != more.routes)
+        {
+            let why = "their backends are two servers, and an .flist names one: have all chunks on one of them, and set it as the backend of all";
+            return Err(Error::new(ErrorKind::InvalidArgument, OP).because(why));
+        }
         for (key, value) in more.metadata {
             if !facts.metadata.iter().any(|(there, _)| *there == key) {
                 facts.metadata.push((key, value));

@@ -278,14 +278,9 @@ where
         making.put(&[], about(&root), What::Dir)?;
         let mut dirs = vec![(path.clone(), Vec::<Name>::new())];
         while let Some((dir, at)) = dirs.pop() {
-            let place = Place::Path(dir.clone());
-            let mut entries: Vec<Stat> = namespace.list(&place).try_collect().await?;
-            entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-            for stat in entries {
+            for stat in entries(&***namespace, &dir, &options.progress).await? {
                 let (path, at) = (dir.join(&stat.name), [&at[..], std::slice::from_ref(&stat.name)].concat());
-                let what = what(&***namespace, &mut making, &stat, &path).await?;
-                making.put(&at, about(&stat), what)?;
-                if stat.kind == Kind::Dir {
+                if put(&***namespace, &mut making, &stat, (&path, &at), &options.progress).await? {
                     dirs.push((path, at));
                 }
             }
@@ -294,6 +289,65 @@ where
     };
     let report = shown(options.progress.clone(), work, output).await?;
     print(target, &report, output)
+}
+
+/// Whether something vanished, or became something else, since it was listed.
+fn is_gone(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Stale | ErrorKind::NotDir | ErrorKind::IsDir)
+}
+
+fn skip(progress: &write::Progress, path: &QfsPath) {
+    progress.skipped.fetch_add(1, Ordering::Relaxed);
+    tracing::warn!(path = %path, "left out: it vanished, or became something else, while it was read");
+}
+
+/// What is in a directory, by name; nothing of one that vanished.
+async fn entries(namespace: &dyn Namespace, dir: &QfsPath, progress: &write::Progress) -> Result<Vec<Stat>> {
+    let place = Place::Path(dir.clone());
+    let listed: Result<Vec<Stat>> = namespace.list(&place).try_collect().await;
+    let mut entries = match listed {
+        Err(error) if is_gone(&error) => {
+            skip(progress, dir);
+            Vec::new()
+        }
+        listed => listed?,
+    };
+    entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+    Ok(entries)
+}
+
+/// Puts what was listed at a path into what is made, and tells of what changed meanwhile; whether it is a directory, to be looked into.
+async fn put(
+    namespace: &dyn Namespace,
+    making: &mut Making,
+    stat: &Stat,
+    (path, at): (&QfsPath, &[Name]),
+    progress: &write::Progress,
+) -> Result<bool> {
+    let what = match what(namespace, making, stat, path).await {
+        Err(error) if is_gone(&error) => {
+            // A store may fail so, too.
+            return match namespace.stat(&Place::Path(path.clone())).await {
+                Ok(again) if again.kind == stat.kind => Err(error),
+                _ => {
+                    skip(progress, path);
+                    Ok(false)
+                }
+            };
+        }
+        what => what?,
+    };
+    if let What::File { len, .. } = what {
+        // One that is gone by now was read before.
+        let again = namespace.stat(&Place::Path(path.clone())).await.ok();
+        let is_same = |again: &Stat| (again.mtime, again.size, again.kind) == (stat.mtime, stat.size, stat.kind);
+        if len != stat.size || again.is_some_and(|again| !is_same(&again)) {
+            progress.changed.fetch_add(1, Ordering::Relaxed);
+            tracing::warn!(path = %path, "it was changed while it was read");
+        }
+    }
+    making.put(at, about(stat), what)?;
+    Ok(stat.kind == Kind::Dir)
 }
 
 /// What is at a path; of a file all is read.
