@@ -19,7 +19,7 @@ use async_trait::async_trait;
 use futures_util::future::try_join_all;
 use muxfs::{Error, ErrorKind, FileKind, Name, Result};
 use muxfs_flist::{
-    Chunk, Chunks, ChunksOptions, DEPTH_MAX, Entry, Flist, Format, Route, SourceUrl,
+    Chunk, Chunks, ChunksOptions, DEPTH_MAX, Entry, FLIST_LEN_MAX, Flist, Format, Route, SourceUrl,
     write::{self, CreateOptions, Source, Stores},
 };
 use muxfs_http::{Flists, Hub, HubFlist, HubNode, HubOptions};
@@ -45,7 +45,8 @@ const KNOWN_COUNT_MAX: usize = 1 << 20;
 const CHECK_TIME_MAX: Duration = Duration::from_mins(10);
 /// So many chunks of a file are read of an flist at a time.
 const CHUNK_COUNT: usize = 4096;
-/// An archive may unpack to so many times what the longest that is taken has: once as a whole, and each of its layers.
+/// An flist, and an archive, may unpack to so many times what the longest that is taken has; an archive once as a whole, and each
+/// of its layers.
 const UNPACKED_FACTOR: u64 = 4;
 const OP: &str = "hub.flist";
 
@@ -87,6 +88,7 @@ pub(crate) async fn open(hub: &config::Hub, config: &Config, data: &Path) -> Res
         chunks: Arc::new(Chunks::open(ChunksOptions { sources, follow: hub.follow, kept: None }).await?),
         looks,
         stores: if stores.is_empty() { None } else { Some(Arc::new(Stores::open(&stores)?)) },
+        database_len_max: hub.flist_max.0.saturating_mul(UNPACKED_FACTOR).min(FLIST_LEN_MAX),
         unpacked_len_max: hub.archive_max.0.saturating_mul(UNPACKED_FACTOR),
         routes: (!routes.is_empty()).then(|| routes.iter().map(SourceUrl::route).collect()),
         open: Mutex::default(),
@@ -106,6 +108,8 @@ struct Reader {
     /// Whether they are looked for anywhere.
     looks: bool,
     stores: Option<Arc<Stores>>,
+    /// What the database of an flist may have, unpacked, in bytes.
+    database_len_max: u64,
     /// What an archive may unpack to, with all its layers, in bytes.
     unpacked_len_max: u64,
     routes: Option<Vec<Route>>,
@@ -225,7 +229,7 @@ impl Reader {
         if let Some(flist) = known {
             return Ok(flist);
         }
-        let flist = Arc::new(Flist::open(file, &self.scratch)?);
+        let flist = Arc::new(Flist::open_within(file, &self.scratch, self.database_len_max)?);
         let mut open = open();
         if open.len() == OPEN_COUNT_MAX {
             open.remove(0);
@@ -278,10 +282,10 @@ impl Flists for Reader {
             return Err(Error::new(ErrorKind::Unsupported, OP).because(why));
         }
         // Nobody looks into it but this: it may be refused.
-        let (path, scratch) = (file.to_owned(), self.scratch.clone());
+        let (path, scratch, len_max) = (file.to_owned(), self.scratch.clone(), self.database_len_max);
         let chunks = self.chunks.clone();
         let opened = blocking(move || {
-            let flist = Flist::open(&path, &scratch)?;
+            let flist = Flist::open_within(&path, &scratch, len_max)?;
             flist.metadata()?;
             let sources = chunks.sources_of(&flist)?;
             Ok((flist, sources))
@@ -297,7 +301,8 @@ impl Flists for Reader {
                 let shown: Arc<str> = String::from_utf8_lossy(path).into();
                 let told = chunks_of(&flist, entry, |chunks| {
                     chunks.into_iter().all(|chunk| {
-                        let id = chunk.id().first_chunk::<16>().copied().unwrap_or_default();
+                        let mut id = [0; 32];
+                        id.iter_mut().zip(chunk.id()).for_each(|(place, byte)| *place = *byte);
                         let is_new = known.len() >= KNOWN_COUNT_MAX || known.insert(id);
                         !is_new || send.blocking_send(Ok((shown.clone(), chunk))).is_ok()
                     })

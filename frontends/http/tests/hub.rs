@@ -694,6 +694,66 @@ async fn an_interrupted_upload_leaves_the_old_one() {
     }
 }
 
+/// A repository has half of the uploads at most: whoever keeps them waiting keeps nobody else.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_repository_does_not_hold_all_uploads() {
+    let world = World::new();
+    let parts = || {
+        let all = fs::read_dir(world.path("")).expect("listed");
+        all.filter(|entry| {
+            let entry = entry.as_ref().expect("an entry");
+            entry.file_name().to_string_lossy().starts_with(".muxfs-part")
+        })
+        .count()
+    };
+    let held: Vec<TcpStream> = (0..4)
+        .map(|_| {
+            let mut stream = TcpStream::connect(world.server.local_addr()).expect("connected");
+            let head = format!(
+                "POST /api/flist/me/upload-flist HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {ALICE}\r\n\
+                 Content-Type: multipart/form-data; boundary=xyz\r\nContent-Length: 1000\r\n\r\n--xyz"
+            );
+            stream.write_all(head.as_bytes()).expect("sent");
+            stream
+        })
+        .collect();
+    while parts() < held.len() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(world.upload(ALICE, "two.flist", b"flist two").await.0, 503);
+    assert_eq!(world.upload(BOB, "two.flist", b"flist two").await.0, 200);
+    drop(held);
+    while parts() > 0 {
+        tokio::task::yield_now().await;
+    }
+    let mut status = 503;
+    while status == 503 {
+        status = world.upload(ALICE, "two.flist", b"flist two").await.0;
+    }
+    assert_eq!(status, 200);
+}
+
+/// Signatures are of some bytes, and are nowhere beside others.
+#[tokio::test]
+async fn signatures_go_where_their_bytes_go() {
+    let world = World::new();
+    let sign = |path: &str| fs::write(world.path(path), "muxfs-flist-1 x y\n").expect("written");
+    sign("alice/one.flist.sig");
+    world.done(ALICE, "GET", "/api/flist/me/one/rename/two").await;
+    assert_eq!(world.get("/alice/two.flist.sig").await.text(), "muxfs-flist-1 x y\n");
+    assert!(!world.path("alice/one.flist.sig").exists());
+    assert_eq!(world.as_user(BOB, "GET", "/api/flist/me/promote/alice/two/x").await.0, 200);
+    assert_eq!(world.read("bob/x.flist.sig"), "muxfs-flist-1 x y\n");
+    assert_eq!(world.upload(ALICE, "two.flist", b"flist newer").await.0, 200);
+    assert_eq!(world.get("/alice/two.flist.sig").await.status, 404);
+    // One without any in the place of one that has some.
+    assert_eq!(world.as_user(BOB, "GET", "/api/flist/me/promote/alice/two/x").await.0, 200);
+    assert!(!world.path("bob/x.flist.sig").exists() && world.read("bob/x.flist") == "flist newer");
+    sign("bob/x.flist.sig");
+    world.done(BOB, "DELETE", "/api/flist/me/x").await;
+    assert!(!world.path("bob/x.flist.sig").exists() && world.is_clean());
+}
+
 /// What an ended server left goes, what another one receives just now stays.
 #[tokio::test]
 async fn what_did_not_arrive_is_removed_at_the_next_start() {
@@ -708,11 +768,18 @@ async fn what_did_not_arrive_is_removed_at_the_next_start() {
         let file = fs::File::create(world.path(name)).expect("made");
         file.set_modified(time).expect("set");
     }
+    std::os::unix::fs::symlink("nowhere", world.path(".muxfs-part-link")).expect("linked");
+    let touched = std::process::Command::new("touch")
+        .args(["-h", "-t", "200001010000"])
+        .arg(world.path(".muxfs-part-link"))
+        .status();
+    assert!(touched.expect("it runs").success());
     let held = fs::File::open(world.path(".muxfs-part-held")).expect("opened");
     held.lock().expect("locked");
     let _second = serve(world.dir.path(), Options::default(), false);
     let left = [".muxfs-part-left", ".muxfs-part-held", ".flist-left", ".muxfs-part-new"]
         .map(|name| world.path(name).exists());
     assert_eq!(left, [false, true, false, true]);
+    assert!(fs::symlink_metadata(world.path(".muxfs-part-link")).is_err(), "a link that got no name goes, too");
     assert_eq!(world.read("alice/one.flist"), "flist one");
 }

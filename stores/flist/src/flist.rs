@@ -123,7 +123,16 @@ impl Flist {
     /// then 100 times as long as it is and 64 MiB more; `NoSpace`,
     /// `NotFound`, `Io`. They name `path`.
     pub fn open(path: &Path, scratch: &Path) -> Result<Self> {
-        Self::open_among(path, scratch, None, &AllValues::default())
+        Self::open_within(path, scratch, FLIST_LEN_MAX)
+    }
+
+    /// Opens the flist at `path` where its file and its database have `len_max` bytes at most, as whoever does not trust its maker with
+    /// the disk.
+    ///
+    /// # Errors
+    /// Those of [`Flist::open`]; `TooLarge`.
+    pub fn open_within(path: &Path, scratch: &Path, len_max: u64) -> Result<Self> {
+        Self::open_as(path, scratch, len_max, None, &AllValues::default())
     }
 
     /// Opens the flist at `path` where one of the keys of `signers` signed it, and nothing of any other. What is read is a
@@ -145,7 +154,16 @@ impl Flist {
         signers: Option<&Signers>,
         values: &AllValues,
     ) -> Result<Self> {
-        let len_max = FLIST_LEN_MAX;
+        Self::open_as(path, scratch, FLIST_LEN_MAX, signers, values)
+    }
+
+    fn open_as(
+        path: &Path,
+        scratch: &Path,
+        len_max: u64,
+        signers: Option<&Signers>,
+        values: &AllValues,
+    ) -> Result<Self> {
         let named = |error: Error| error.at(path.display());
         let failed = |error: io::Error| {
             let kind = if error.kind() == io::ErrorKind::NotFound { ErrorKind::NotFound } else { ErrorKind::Io };

@@ -97,7 +97,8 @@ impl Hub {
     pub(super) fn named(&self, text: &str, count_max: usize) -> Result<Vec<String>> {
         let (text, mut names) = (text.to_lowercase(), Vec::new());
         for (repository, _) in self.0.shelf.repositories()? {
-            for there in self.0.shelf.list(&repository)? {
+            let Some(list) = self.listed(&repository) else { continue };
+            for there in list {
                 let name = format!("{repository}/{}", there.name);
                 if matches!(there.kind, Kind::Regular | Kind::Symlink(..)) && name.to_lowercase().contains(&text) {
                     names.push(name);
@@ -110,6 +111,12 @@ impl Hub {
         Ok(names)
     }
 
+    /// What is in a repository, for who asks about all: one that cannot be listed hides no other.
+    fn listed(&self, repository: &str) -> Option<Vec<Shelved>> {
+        let listed = self.0.shelf.list(repository);
+        listed.map_err(|failure| tracing::warn!(repository, why = %failure.why, "a repository is passed over")).ok()
+    }
+
     pub(super) fn all(&self, text: &str) -> Result<Value> {
         self.named(text, LIST_COUNT_MAX).map(Value::from)
     }
@@ -118,7 +125,7 @@ impl Hub {
     pub(super) fn lists(&self) -> Result<Value> {
         let (mut lists, mut count) = (Map::new(), 0);
         for (repository, _) in self.0.shelf.repositories()? {
-            let list = self.0.shelf.list(&repository)?;
+            let Some(list) = self.listed(&repository) else { continue };
             count += list.len();
             if count > LIST_COUNT_MAX {
                 let why = "There are too many flists for one answer: ask for each repository.";
@@ -217,8 +224,8 @@ impl Hub {
         request: &Parts,
         random: &str,
     ) -> Result<Response<Body>> {
-        let (hub, asked) = (self.clone(), spot.clone());
-        let path = blocking(move || hub.0.shelf.file(&asked)).await?;
+        let asked = spot.clone();
+        let path = self.read(move |hub| hub.0.shelf.file(&asked)).await?;
         let text = |text: String| headed(Body::from(text), "text/plain; charset=utf-8");
         if form == Form::File {
             return file(path, request, random).await;
@@ -233,10 +240,9 @@ impl Hub {
                 }
                 std::fs::read_to_string(&beside).map_err(failed)
             };
-            return blocking(read).await.map(text);
+            return self.read(move |_| read()).await.map(text);
         }
-        let hub = self.clone();
-        let md5 = blocking(move || hub.0.shelf.md5(&path)).await?;
+        let md5 = self.read(move |hub| hub.0.shelf.md5(&path)).await?;
         let Spot { repository, flist, .. } = &spot;
         let storage = self.0.options.storage.as_deref();
         let source = format!("/{repository}/{flist}");

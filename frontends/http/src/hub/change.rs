@@ -12,7 +12,7 @@ use axum::http::StatusCode;
 
 use super::{
     names::{TAG, is_flist, name},
-    shelf::{PART, Result, Shelf, Spot, absent, failed},
+    shelf::{LIST_COUNT_MAX, PART, Result, Shelf, Spot, absent, failed},
 };
 use crate::failure::Failure;
 
@@ -55,6 +55,34 @@ fn taken(why: &str) -> Failure {
     Failure::new(StatusCode::CONFLICT, why, "")
 }
 
+/// Where the signatures of an flist are.
+fn signatures(path: &Path) -> PathBuf {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".sig");
+    beside.into()
+}
+
+/// Removes signatures, which are of other bytes than a name has from now on.
+fn forget_signatures(path: &Path) -> Result<()> {
+    match fs::remove_file(signatures(path)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Refuses a name more in a directory that has as many as are listed.
+fn check_count(path: &Path) -> Result<()> {
+    if fs::symlink_metadata(path).is_ok() {
+        return Ok(());
+    }
+    let count = fs::read_dir(above(path)?).map_err(failed)?.count();
+    if count >= LIST_COUNT_MAX {
+        let why = format!("There may be {LIST_COUNT_MAX} names here, and there are.");
+        return Err(Failure::new(StatusCode::INSUFFICIENT_STORAGE, why, "Delete some."));
+    }
+    Ok(())
+}
+
 impl Shelf {
     /// Makes the directory that a path is in, durably, where it is not there; that of a tag in that of its repository.
     fn make_above(&self, path: &Path) -> Result<()> {
@@ -65,6 +93,7 @@ impl Shelf {
         if dir != self.dir() {
             self.make_above(dir)?;
         }
+        check_count(dir)?;
         fs::create_dir(dir).map_err(failed)?;
         sync_dir(above(dir)?)
     }
@@ -75,6 +104,8 @@ impl Shelf {
         let path = self.path(spot);
         let _turn = self.turn()?;
         self.make_above(&path)?;
+        check_count(&path)?;
+        forget_signatures(&path)?;
         fs::rename(&part.path, &path).map_err(failed)?;
         sync_dir(above(&path)?)
     }
@@ -82,6 +113,7 @@ impl Shelf {
     /// Puts a symlink in the place of one; nothing else is replaced by it.
     fn put_link(&self, path: &Path, target: &str, random: &str) -> Result<()> {
         self.make_above(path)?;
+        check_count(path)?;
         match fs::symlink_metadata(path) {
             Ok(about) if !about.is_symlink() => return Err(taken("link destination is already a file")),
             _ => {}
@@ -144,7 +176,8 @@ impl Shelf {
         } else {
             self.path(&spot)
         };
-        fs::remove_file(path).map_err(failed)?;
+        fs::remove_file(&path).map_err(failed)?;
+        forget_signatures(&path)?;
         sync_dir(&dir)
     }
 
@@ -169,15 +202,42 @@ impl Shelf {
     pub(super) fn rename(&self, from: &Spot, to: &Spot) -> Result<()> {
         let _turn = self.turn()?;
         self.about(from)?;
-        fs::rename(self.path(from), self.path(to)).map_err(failed)?;
-        sync_dir(above(&self.path(to))?)
+        let (from, to) = (self.path(from), self.path(to));
+        if from == to {
+            return Ok(());
+        }
+        forget_signatures(&to)?;
+        fs::rename(&from, &to).map_err(failed)?;
+        match fs::rename(signatures(&from), signatures(&to)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+            _ => {}
+        }
+        sync_dir(above(&to)?)
     }
 
-    /// Copies an flist, of any repository, in the place of what has the name.
-    pub(super) fn promote(&self, from: &Spot, to: &Spot, random: &str) -> Result<()> {
-        let mut source = File::open(self.file(from)?).map_err(failed)?;
-        let mut part = Part::new(self, random, "")?;
+    /// The same bytes in a file that has no name yet.
+    fn copied(&self, mut source: File, random: &str, ending: &str) -> Result<Part> {
+        let mut part = Part::new(self, random, ending)?;
         io::copy(&mut source, &mut part.file).map_err(failed)?;
-        self.install(&part, to)
+        Ok(part)
+    }
+
+    /// Copies an flist, of any repository, in the place of what has the name; its signatures too.
+    pub(super) fn promote(&self, from: &Spot, to: &Spot, random: &str) -> Result<()> {
+        let path = self.file(from)?;
+        let part = self.copied(File::open(&path).map_err(failed)?, random, "")?;
+        let signed = match File::open(signatures(&path)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            opened => Some(self.copied(opened.map_err(failed)?, random, "-sig")?),
+        };
+        self.install(&part, to)?;
+        if let Some(signed) = signed {
+            signed.file.sync_all().map_err(failed)?;
+            let path = signatures(&self.path(to));
+            let _turn = self.turn()?;
+            fs::rename(&signed.path, &path).map_err(failed)?;
+            sync_dir(above(&path)?)?;
+        }
+        Ok(())
     }
 }

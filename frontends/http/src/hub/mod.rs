@@ -21,8 +21,9 @@ mod shelf;
 mod users;
 
 use std::{
+    collections::HashMap,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::SystemTime,
 };
 
@@ -38,7 +39,7 @@ use axum::{
 use muxfs::{Error, ErrorKind, FileKind, Name, Prefix, Result as MuxResult};
 use serde_json::{Value, json};
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError},
     time::sleep,
 };
 
@@ -61,14 +62,17 @@ use crate::{
 
 /// What all addresses of the hub begin with, unless a mount is called so.
 const HUB: &str = "hub";
-/// So many uploads are under way at a time; one more is told 503.
+/// So many uploads are under way at a time, and of each repository, with what is made of them; one more is told 503.
 const UPLOAD_COUNT_MAX: usize = 8;
+const OWN_UPLOAD_COUNT_MAX: usize = 4;
 /// So many answers that wait for the disk are made at a time; others wait.
 const READ_COUNT_MAX: usize = 8;
 /// So many flists are told whole at a time, each to a client that may be slow; others wait.
 const CONTENT_COUNT_MAX: usize = 4;
 /// So many flists are made at a time: the tree of each may take a gigabyte of memory.
 const MAKE_COUNT_MAX: usize = 1;
+/// So many wait for that, or are made; one more is told 503.
+const WAITING_COUNT_MAX: usize = 16;
 /// The longest list of flists to merge, in bytes, and how many they may be.
 const MERGE_LEN_MAX: usize = 64 << 10;
 const MERGE_COUNT_MAX: usize = 64;
@@ -177,6 +181,45 @@ struct Inner {
     reads: Arc<Semaphore>,
     contents: Arc<Semaphore>,
     makes: Semaphore,
+    /// Whoever waits for `makes`, or has it.
+    waiting: Semaphore,
+    /// How many uploads of a repository are under way.
+    uploading: Mutex<HashMap<String, usize>>,
+}
+
+/// An upload of a repository, until this is dropped.
+struct Uploading {
+    hub: Hub,
+    repository: String,
+}
+
+impl Uploading {
+    fn begin(hub: &Hub, repository: &str) -> Result<Self> {
+        let mut all = hub.uploading();
+        let count = all.entry(repository.to_owned()).or_default();
+        if *count >= OWN_UPLOAD_COUNT_MAX {
+            let why = format!("{OWN_UPLOAD_COUNT_MAX} uploads to this repository are under way.");
+            return Err(Failure::new(StatusCode::SERVICE_UNAVAILABLE, why, "Try again when one of them is done."));
+        }
+        *count += 1;
+        Ok(Self { hub: hub.clone(), repository: repository.to_owned() })
+    }
+}
+
+impl Drop for Uploading {
+    fn drop(&mut self) {
+        let mut all = self.hub.uploading();
+        if let Some(count) = all.get_mut(&self.repository) {
+            *count -= 1;
+            if *count == 0 {
+                all.remove(&self.repository);
+            }
+        }
+    }
+}
+
+fn busy(_: TryAcquireError) -> Failure {
+    Failure::new(StatusCode::SERVICE_UNAVAILABLE, "The hub takes others just now.", "Try again in a while.")
 }
 
 /// Flists that are given away, and taken.
@@ -202,8 +245,13 @@ impl Hub {
         users.now()?;
         let [uploads, reads, contents] =
             [UPLOAD_COUNT_MAX, READ_COUNT_MAX, CONTENT_COUNT_MAX].map(|count| Arc::new(Semaphore::new(count)));
-        let makes = Semaphore::new(MAKE_COUNT_MAX);
-        Ok(Self(Arc::new(Inner { options, shelf, users, flists, uploads, reads, contents, makes })))
+        let (makes, waiting) = (Semaphore::new(MAKE_COUNT_MAX), Semaphore::new(WAITING_COUNT_MAX));
+        let uploading = Mutex::default();
+        Ok(Self(Arc::new(Inner { options, shelf, users, flists, uploads, reads, contents, makes, waiting, uploading })))
+    }
+
+    fn uploading(&self) -> MutexGuard<'_, HashMap<String, usize>> {
+        self.0.uploading.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Carries out what waits for the disk, in its turn.
@@ -547,7 +595,13 @@ impl Change {
                     "source": { "username": from.repository, "filename": from.flist },
                     "destination": { "username": to.repository, "filename": to.flist },
                 });
-                self.carry_out(move |shelf| shelf.promote(&from, &to, &random)).await?;
+                // As long as an upload, and as many at a time.
+                let turn = self.asked.hub.0.uploads.clone().try_acquire_owned().map_err(busy)?;
+                self.carry_out(move |shelf| {
+                    let _turn = turn;
+                    shelf.promote(&from, &to, &random)
+                })
+                .await?;
                 return Ok(done(Some(told)));
             }
             [flist, "light"] => return self.asked.light(&mine, flist).await,
@@ -565,16 +619,14 @@ impl Change {
     async fn post(&self, below: &[&str], body: &mut BodyDataStream) -> Result<Response<Body>> {
         let (hub, mine, random) = (&self.asked.hub, self.mine.as_str(), random(&self.shared));
         let patience = self.shared.options.stall_timeout;
-        let busy = |_| {
-            Failure::new(StatusCode::SERVICE_UNAVAILABLE, "The hub takes others just now.", "Try again in a while.")
-        };
-        let _turn = hub.0.uploads.clone().try_acquire_owned().map_err(busy)?;
+        let _own = Uploading::begin(hub, mine)?;
+        let turn = hub.0.uploads.clone().try_acquire_owned().map_err(busy)?;
         let upload = (&self.request, &mut *body, patience);
         match below {
             ["upload-flist"] => receive::flist(hub, mine, &random, upload).await.map(|told| done(Some(told))),
-            ["upload"] => receive::archive(hub, mine, &random, upload).await.map(|told| done(Some(told))),
+            ["upload"] => receive::archive(hub, mine, &random, upload, turn).await.map(|told| done(Some(told))),
             ["docker"] if is_form_with_files(&self.request) => {
-                receive::archive(hub, mine, &random, upload).await.map(|told| done(Some(told)))
+                receive::archive(hub, mine, &random, upload, turn).await.map(|told| done(Some(told)))
             }
             ["docker"] => {
                 let why = "This hub pulls no images from registries: send what docker save writes, as the file of a form \

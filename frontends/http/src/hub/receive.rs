@@ -15,12 +15,12 @@ use axum::{
 };
 use muxfs::{Error, ErrorKind};
 use serde_json::{Value, json};
-use tokio::io::AsyncWriteExt as _;
+use tokio::{io::AsyncWriteExt as _, sync::OwnedSemaphorePermit, time::Instant};
 
 use super::{
     Hub,
     api::stats,
-    blocking,
+    blocking, busy,
     change::Part,
     form::Form,
     names::{flist_name, is_fl, is_flist},
@@ -28,6 +28,10 @@ use super::{
 };
 use crate::{body, failure::Failure};
 
+/// The least bytes a second of an upload,
+const RATE_MIN: u64 = 16 << 10;
+/// counted from so long after its beginning.
+const RATE_GRACE: Duration = Duration::from_mins(1);
 /// What archives are called that an flist is made of, the longer first.
 const ARCHIVES: [&str; 7] = [".tar.gz", ".tar.zst", ".tar.xz", ".tgz", ".tzst", ".txz", ".tar"];
 /// What the names of fields begin with that are metadata of what is made.
@@ -36,6 +40,11 @@ const METADATA: &str = "metadata-";
 const OWN_METADATA: [&str; 6] = ["readme", "backend", "entrypoint", "environ", "port", "volume"];
 /// What a client that has the file by another name calls it.
 const ORIGINAL_NAME: &str = "x-original-name";
+
+/// Whether so many bytes in so long are fewer than a client may send who keeps others waiting.
+fn is_too_slow(len: u64, took: Duration) -> bool {
+    len < took.saturating_sub(RATE_GRACE).as_secs().saturating_mul(RATE_MIN)
+}
 
 /// A form that came whole.
 struct Arrived {
@@ -57,8 +66,13 @@ async fn receive(
     let (this, random) = (hub.clone(), random.to_owned());
     let part = blocking(move || Part::new(&this.0.shelf, &random, "")).await?;
     let mut file = tokio::fs::File::from_std(part.file.try_clone().map_err(failed)?);
-    let (mut len, mut bytes) = (0, Vec::new());
+    let (mut len, mut bytes, mut came, since) = (0, Vec::new(), 0, Instant::now());
     while let Some(piece) = body::piece(body, patience).await? {
+        came += piece.len() as u64;
+        if is_too_slow(came, since.elapsed()) {
+            let why = format!("It comes too slowly: others wait, and {RATE_MIN} bytes a second are the least.");
+            return Err(Failure::new(StatusCode::REQUEST_TIMEOUT, why, "Nothing was kept."));
+        }
         form.push(&piece, &mut bytes).map_err(bad)?;
         len += bytes.len() as u64;
         if len > len_max {
@@ -102,13 +116,17 @@ pub(super) async fn flist(
 }
 
 /// Takes an archive of files or of an image, and makes an flist of it.
+///
+/// The turn of the upload is given back when it came: making waits for others, and takes long.
 pub(super) async fn archive(
     hub: &Hub,
     mine: &str,
     random: &str,
     (request, body, patience): (&Parts, &mut BodyDataStream, Duration),
+    turn: OwnedSemaphorePermit,
 ) -> Result<Value> {
     let arrived = receive(hub, random, request, body, (hub.0.options.archive_len_max, patience)).await?;
+    drop(turn);
     let name = called(&request.headers, &arrived.form)?;
     let Some(stem) = ARCHIVES.iter().find_map(|ending| name.strip_suffix(ending)) else {
         let why = format!("this file is not allowed: an archive ends with {}", ARCHIVES.join(", "));
@@ -125,6 +143,7 @@ pub(super) async fn archive(
     let target = hub.0.shelf.dir().join(format!("{PART}{random}-made"));
     {
         // Of these each may take a gigabyte of memory.
+        let _waits = hub.0.waiting.try_acquire().map_err(busy)?;
         let _turn = hub.0.makes.acquire().await;
         let is_fl = is_fl(&spot.flist);
         hub.0.flists.make(&arrived.part.path, &target, is_fl, metadata).await.map_err(refused)?;
@@ -142,6 +161,7 @@ pub(super) async fn merge(hub: &Hub, mine: &str, target: &str, random: &str, sou
         blocking(move || sources.iter().map(|source| this.0.shelf.file(source)).collect::<Result<Vec<_>>>()).await?;
     let made = hub.0.shelf.dir().join(format!("{PART}{random}-made"));
     {
+        let _waits = hub.0.waiting.try_acquire().map_err(busy)?;
         let _turn = hub.0.makes.acquire().await;
         hub.0.flists.merge(&files, &made).await.map_err(refused)?;
     }
@@ -183,5 +203,25 @@ pub(super) fn refused(error: Error) -> Failure {
             Failure::bad(format!("this is not taken{place}{cause}"), "")
         }
         _ => error.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_drips_is_told_so_and_who_stops_for_a_moment_is_not() {
+        for (len, secs, is_slow) in [
+            (0, 60, false),
+            (0, 61, true),
+            (RATE_MIN, 61, false),
+            (RATE_MIN * 10, 71, true),
+            (8 << 30, 3600, false),
+            (RATE_MIN * 3600, 3660, false),
+            (RATE_MIN * 3600 - 1, 3660, true),
+        ] {
+            assert_eq!(is_too_slow(len, Duration::from_secs(secs)), is_slow, "{len} bytes in {secs} s");
+        }
     }
 }

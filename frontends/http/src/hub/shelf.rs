@@ -36,7 +36,7 @@ const LOCK: &str = ".muxfs-lock";
 /// What nobody wrote to for so long, and nobody holds, was left by a server that ended.
 const LEFT_AGE: Duration = Duration::from_mins(1);
 /// The most repositories, and the most names of one, that are listed.
-const LIST_COUNT_MAX: usize = 100_000;
+pub(super) const LIST_COUNT_MAX: usize = 100_000;
 /// So many checksums are remembered.
 const CHECKSUM_COUNT_MAX: usize = 4096;
 
@@ -54,6 +54,8 @@ pub(super) fn stamp(about: &fs::Metadata) -> Stamp {
 pub(super) struct Shelf {
     dir: PathBuf,
     checksums: Mutex<HashMap<Stamp, String>>,
+    /// Whoever holds it computes one.
+    hashing: Mutex<()>,
 }
 
 /// The place of an flist, be it there or not.
@@ -127,7 +129,7 @@ impl Shelf {
     /// # Errors
     /// Those of the disk.
     pub(super) fn open(dir: &Path) -> io::Result<Self> {
-        let shelf = Self { dir: fs::canonicalize(dir)?, checksums: Mutex::default() };
+        let shelf = Self { dir: fs::canonicalize(dir)?, checksums: Mutex::default(), hashing: Mutex::default() };
         for entry in fs::read_dir(&shelf.dir)? {
             let entry = entry?;
             let name = entry.file_name();
@@ -266,8 +268,13 @@ impl Shelf {
     pub(super) fn md5(&self, path: &Path) -> Result<String> {
         let mut file = File::open(path).map_err(failed)?;
         let known = stamp(&file.metadata().map_err(failed)?);
-        if let Some(checksum) = self.checksums().get(&known) {
-            return Ok(checksum.clone());
+        let there = || self.checksums().get(&known).cloned();
+        if let Some(checksum) = there() {
+            return Ok(checksum);
+        }
+        let _alone = self.hashing.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(checksum) = there() {
+            return Ok(checksum);
         }
         let (mut md5, mut piece) = (Md5::new(), vec![0; 256 << 10]);
         loop {
@@ -288,6 +295,11 @@ impl Shelf {
 /// Whether nobody works on a file that has no name yet.
 fn is_left(path: &Path) -> bool {
     let looked = || {
+        let about = fs::symlink_metadata(path)?;
+        if about.is_symlink() {
+            // One that was to be a link, and leads nowhere from here.
+            return Ok(SystemTime::now().duration_since(about.modified()?).unwrap_or_default() > LEFT_AGE);
+        }
         let file = File::open(path)?;
         let age = SystemTime::now().duration_since(file.metadata()?.modified()?).unwrap_or_default();
         Ok::<_, io::Error>(age > LEFT_AGE && file.try_lock().is_ok())
