@@ -11,7 +11,10 @@ use std::{
     net::{SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        mpsc::{Sender, channel},
+    },
     time::{Duration, Instant},
 };
 
@@ -57,9 +60,10 @@ impl Web {
             for stream in listener.incoming().filter_map(Result::ok) {
                 let (dir, asked, line) = (dir.clone(), remembered.clone(), line.clone());
                 std::thread::spawn(move || {
-                    let answer = |name: &str| {
+                    let answer = |name: &str, asked_at: Instant| {
                         asked.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned());
-                        std::thread::sleep(delay);
+                        // Each is late by that, however many are on their way.
+                        std::thread::sleep((asked_at + delay).saturating_duration_since(Instant::now()));
                         let body = fs::read(dir.join(name)).ok();
                         let len = body.as_ref().map_or(0, Vec::len) as u64;
                         if let Some(rate) = rate {
@@ -83,13 +87,21 @@ impl Web {
         std::mem::take(&mut *self.asked.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The time that these take, one after the other over one connection.
-    fn download(&self, names: &BTreeSet<String>) -> Duration {
+    /// The time that these take over one connection: all asked for at once, so that they come in one stream, or each when the
+    /// one before it came.
+    fn download(&self, names: &BTreeSet<String>, at_once: bool) -> Duration {
         let mut stream = BufReader::new(TcpStream::connect(self.addr).expect("connected"));
         stream.get_ref().set_nodelay(true).expect("set");
         let began = Instant::now();
+        let ask = |name: &String| format!("GET /{name} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        if at_once {
+            let all: String = names.iter().map(ask).collect();
+            stream.get_mut().write_all(all.as_bytes()).expect("sent");
+        }
         for name in names {
-            write!(stream.get_mut(), "GET /{name} HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("sent");
+            if !at_once {
+                stream.get_mut().write_all(ask(name).as_bytes()).expect("sent");
+            }
             let (mut len, mut line) = (0, String::new());
             loop {
                 line.clear();
@@ -106,10 +118,9 @@ impl Web {
     }
 }
 
-fn talk(stream: TcpStream, answer: impl Fn(&str) -> Option<Vec<u8>>) -> std::io::Result<()> {
-    stream.set_nodelay(true)?;
-    let mut stream = BufReader::new(stream);
-    let mut line = String::new();
+/// Reads requests of a connection, as soon as they come.
+fn requests(stream: TcpStream, tell: &Sender<(String, Instant)>) -> std::io::Result<()> {
+    let (mut stream, mut line) = (BufReader::new(stream), String::new());
     loop {
         let mut path = None;
         loop {
@@ -122,12 +133,25 @@ fn talk(stream: TcpStream, answer: impl Fn(&str) -> Option<Vec<u8>>) -> std::io:
             }
             path = path.or_else(|| line.split(' ').nth(1).map(|path| path.trim_start_matches('/').to_owned()));
         }
-        let body = answer(&path.unwrap_or_default());
+        if tell.send((path.unwrap_or_default(), Instant::now())).is_err() {
+            return Ok(());
+        }
+    }
+}
+
+fn talk(mut stream: TcpStream, answer: impl Fn(&str, Instant) -> Option<Vec<u8>>) -> std::io::Result<()> {
+    stream.set_nodelay(true)?;
+    let (tell, told) = channel();
+    let reader = stream.try_clone()?;
+    std::thread::spawn(move || requests(reader, &tell));
+    for (path, asked_at) in told {
+        let body = answer(&path, asked_at);
         let status = if body.is_some() { "200 OK" } else { "404 Not Found" };
         let body = body.unwrap_or_default();
         let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n", body.len());
-        stream.get_mut().write_all(&[head.as_bytes(), &body].concat())?;
+        stream.write_all(&[head.as_bytes(), &body].concat())?;
     }
+    Ok(())
 }
 
 /// A mount in a process of its own, which ends with this.
@@ -219,6 +243,7 @@ async fn start(root: &Path) {
     let web = Web::serve(dir.path().join("chunks"), DELAY, None);
     let source = format!("http://{}", web.addr);
     let (mut lazy, mut replayed, mut download, mut local, mut count) = (vec![], vec![], vec![], vec![], 0);
+    let mut stream = vec![];
     python(root);
     for _ in 0..ROUND_COUNT {
         let mount = Mount::new(&flists, &source, "off");
@@ -227,7 +252,8 @@ async fn start(root: &Path) {
         drop(mount);
         let touched = web.asked();
         count = touched.len();
-        download.push(web.download(&touched));
+        download.push(web.download(&touched, false));
+        stream.push(web.download(&touched, true));
         local.push(python(root));
         if !flists.join("root.fl.profile").exists() {
             let mount = Mount::new(&flists, &source, "record");
@@ -242,12 +268,15 @@ async fn start(root: &Path) {
         replayed.push(python(&mount.dir.path().join("root")));
     }
     let (lazy, replayed, download, local) = (median(lazy), median(replayed), median(download), median(local));
+    let stream = median(stream);
     println!(
-        "start of Python, {count} chunks, each 20 ms late: {lazy:.2} s; download {download:.2} s: {:.2}",
+        "start of Python, {count} chunks, each 20 ms late: {lazy:.2} s; in one stream {stream:.2} s: {:.2}; one by one {download:.2} s: {:.2}",
+        lazy / stream,
         lazy / download
     );
     println!(
-        "  with a profile {replayed:.2} s; locally {local:.2} s and the download: {:.2}",
+        "  with a profile {replayed:.2} s; locally {local:.2} s and the stream: {:.2}, and one by one: {:.2}",
+        replayed / (local + stream),
         replayed / (local + download)
     );
 }
@@ -263,7 +292,7 @@ async fn read() {
         let mount = Mount::new(&dir.path().join("flists"), &format!("http://{}", web.addr), "off");
         web.asked();
         read.push(time(Command::new("cat").arg(mount.dir.path().join("read/long"))));
-        download.push(web.download(&web.asked()));
+        download.push(web.download(&web.asked(), false));
     }
     #[allow(clippy::cast_precision_loss, reason = "bytes are far below 2^52")]
     let mib = FILE_LEN as f64 / MIB;
