@@ -301,6 +301,15 @@ impl Vfs for WorkingVfs {
         branch.leased_up(branch.vfs.lookup(leaf, name).await?)
     }
 
+    fn expect(&self, dir: Ino, names: &[Name]) {
+        let Some(first) = names.first() else { return };
+        if self.meaning(dir, first) == Meaning::Content {
+            self.content.vfs.expect(self.content.vfs.root(), names);
+        } else if let Ok((branch, leaf)) = self.find(dir, "working.expect") {
+            branch.vfs.expect(leaf, names);
+        }
+    }
+
     async fn parent(&self, dir: Ino) -> Result<Attr> {
         let (branch, leaf) = self.find(dir, "working.parent")?;
         let top = branch.vfs.root();

@@ -246,6 +246,11 @@ struct Found {
     origin: Box<[u8]>,
 }
 
+/// The CID that a name in the root is.
+fn named(name: &Name) -> Option<Cid> {
+    Cid::parse_in_path(name.as_str()?).ok()
+}
+
 /// The error of a node that cannot be shown: whatever is wrong with it, no such name is there.
 fn absent(error: Error) -> Error {
     match error.kind() {
@@ -266,7 +271,7 @@ impl Vfs for CasView {
         let not_found = || Error::new(ErrorKind::NotFound, "cas_view.lookup").at(name);
         let (cid, origin): (Cid, Box<[u8]>) = if dir == ROOT {
             // The number goes by the CID: its spelling in another base is the same node.
-            let cid = name.as_str().and_then(|name| Cid::parse_in_path(name).ok()).ok_or_else(not_found)?;
+            let cid = named(name).ok_or_else(not_found)?;
             (cid, cid.to_bytes().into())
         } else {
             let (dir, node) = self.node(dir).await?;
@@ -279,6 +284,17 @@ impl Vfs for CasView {
         let node = self.dag.stat(&cid).await.map_err(|error| absent(error).at(cid))?;
         let ino = self.adopt(Origin { dir, name: &origin }, cid, Some(&node))?;
         Ok(self.attr(ino, Some(cid), &node))
+    }
+
+    fn expect(&self, dir: Ino, names: &[Name]) {
+        let at = match (self.cid(dir), names.split_first()) {
+            (Ok(None), Some((first, below))) => named(first).map(|cid| (cid, below)),
+            (Ok(cid), _) => cid.map(|cid| (cid, names)),
+            (Err(_), _) => None,
+        };
+        if let Some((cid, below)) = at {
+            self.dag.expect_path(&cid, below);
+        }
     }
 
     async fn parent(&self, dir: Ino) -> Result<Attr> {

@@ -19,6 +19,7 @@ pub use self::order::EXPORT_PATH_LEN_MAX;
 use self::order::{Item, Order, Want};
 use super::{
     Dag, DagLease, Resolved, linked,
+    resolve::Way,
     unixfs::{UnixfsType, file_size, unixfs_of},
     walk::for_each_link_of,
 };
@@ -199,8 +200,9 @@ impl Dag {
     /// the file.
     pub async fn export(&self, root: &Cid, path: &[Name], options: &ExportOptions) -> Result<Export> {
         let lease = self.lease(root);
-        let mut passed = Vec::new();
-        let end = self.resolve_noting(root, path, &mut passed).await?;
+        let mut way = Way::default();
+        let end = self.resolve_noting(root, path, &mut way).await?;
+        let passed = way.passed;
         let block = self.get_block(&end.cid).await?;
         let scope = if options.bytes.is_some() { Scope::Entity } else { options.scope };
         let (mut want, mut below) = (Want::Block, Vec::new());

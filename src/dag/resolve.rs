@@ -17,6 +17,16 @@ use crate::{Cid, Codec, Error, ErrorKind, Name, Result, block::Expected, path::P
 /// path, and a chain of them could be as long as the store is large.
 pub const RESOLVE_BLOCK_COUNT_MAX: usize = 1024;
 
+/// What a path leads through.
+#[derive(Debug, Default)]
+pub(crate) struct Way {
+    /// The blocks, shards among them, in their order and without the one where it ends: what proves to others that it leads
+    /// there.
+    pub(crate) passed: Vec<Cid>,
+    /// Those that a part of the path leads to, the end among them.
+    pub(crate) roots: Vec<Cid>,
+}
+
 impl Dag {
     /// Walks a path: from `root` by one part after the other to the block where it ends, which is not read, or to a
     /// value inside a block of dag-cbor or dag-json, which [`Dag::get_value`] gives.
@@ -26,12 +36,27 @@ impl Dag {
     /// a symlink, a raw block or a value that has no parts; `Corrupt` for a block that is not what its CID or codec says;
     /// `InvalidArgument` for more than [`PATH_PART_COUNT_MAX`] parts; `TooLarge` past [`RESOLVE_BLOCK_COUNT_MAX`].
     pub async fn resolve(&self, root: &Cid, parts: &[Name]) -> Result<Resolved> {
-        self.resolve_noting(root, parts, &mut Vec::new()).await
+        self.resolve_noting(root, parts, &mut Way::default()).await
     }
 
-    /// [`Dag::resolve`], which notes the blocks that the path leads through, shards among them, in their order and without
-    /// the one where it ends: what proves to others that it leads there.
-    pub(crate) async fn resolve_noting(&self, root: &Cid, parts: &[Name], passed: &mut Vec<Cid>) -> Result<Resolved> {
+    /// [`Dag::resolve`], with the CID of the root, and those of the parts of the path that lead to a block of their own. Costs
+    /// what that does: who walks part by part tells nobody far away where to, and waits for each part.
+    ///
+    /// # Errors
+    /// As [`Dag::resolve`].
+    pub async fn resolve_roots(&self, root: &Cid, parts: &[Name]) -> Result<(Resolved, Vec<Cid>)> {
+        let mut way = Way { roots: vec![*root], ..Way::default() };
+        let end = self.resolve_noting(root, parts, &mut way).await?;
+        Ok((end, way.roots))
+    }
+
+    /// Tells where blocks may be far away that a path is about to be walked, by whoever does it in steps.
+    pub(crate) fn expect_path(&self, root: &Cid, parts: &[Name]) {
+        self.expect_elsewhere(&Expected::Path { root, parts });
+    }
+
+    /// [`Dag::resolve`], which notes the way.
+    pub(crate) async fn resolve_noting(&self, root: &Cid, parts: &[Name], way: &mut Way) -> Result<Resolved> {
         if parts.len() > PATH_PART_COUNT_MAX {
             return Err(refuse(ErrorKind::InvalidArgument, "a path has at most 256 parts").at(root));
         }
@@ -40,17 +65,22 @@ impl Dag {
             let Some((name, below)) = rest.split_first() else {
                 return Ok(Resolved { cid, within: Vec::new() });
             };
-            self.expect_elsewhere(&Expected::Path { root: &cid, parts: rest });
+            self.expect_path(&cid, rest);
             let Some(value) = self.get_linked_only(&cid).await? else {
-                passed.push(cid);
-                let child = self.child(&cid, name, passed).await?;
+                way.passed.push(cid);
+                let child = self.child(&cid, name, &mut way.passed).await?;
                 let child = child.ok_or_else(|| refuse(ErrorKind::NotFound, "nothing has this name"));
                 (cid, rest) = (child.map_err(|error| error.at(Place(&cid, rest)))?, below);
+                way.roots.push(cid);
                 continue;
             };
             match descend(&value, rest).map_err(|error| error.at(Place(&cid, rest)))? {
                 (Ipld::Link(link), below) => {
-                    passed.push(cid);
+                    way.passed.push(cid);
+                    // A block that is nothing but a link takes no part.
+                    if below.len() < rest.len() {
+                        way.roots.push(**link);
+                    }
                     (cid, rest) = (**link, below);
                 }
                 _ => return Ok(Resolved { cid, within: rest.to_vec() }),
@@ -198,6 +228,16 @@ mod tests {
     async fn ends(dag: &Dag, root: &Cid, path: &str, cid: Cid, within: &str) {
         let end = dag.resolve(root, &parts(path)).await.unwrap_or_else(|error| panic!("{path}: {error:#}"));
         assert_eq!(end, Resolved { cid, within: parts(within) }, "{path}");
+        // The roots are those that are met part by part.
+        let (mut at, mut met) = (Resolved { cid: *root, within: Vec::new() }, vec![*root]);
+        for name in parts(path) {
+            at.within.push(name);
+            at = dag.resolve(&at.cid, &at.within).await.expect("a part of it");
+            if at.within.is_empty() {
+                met.push(at.cid);
+            }
+        }
+        assert_eq!(dag.resolve_roots(root, &parts(path)).await.expect(path), (end, met), "{path}");
     }
 
     async fn fails(dag: &Dag, root: &Cid, path: &str, kind: ErrorKind) {

@@ -143,7 +143,7 @@ impl Overlay {
 #[async_trait]
 #[deny(clippy::missing_trait_methods)]
 impl Vfs for Overlay {
-    forward_vfs!(tree: root, host_file, readlink, statfs, handle, retain, release, getxattr, sync, sync_inode);
+    forward_vfs!(tree: root, expect, host_file, readlink, statfs, handle, retain, release, getxattr, sync, sync_inode);
 
     async fn lookup(&self, dir: Ino, name: &Name) -> Result<Attr> {
         self.now(|now| async move {

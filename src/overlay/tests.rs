@@ -89,7 +89,7 @@ impl Lower {
 impl Vfs for Lower {
     forward_vfs!(fs: root, lookup, parent, getattr, host_file, readlink, statfs, handle, resolve, retain);
     forward_vfs!(fs: release, setattr, write, create, remove, rename, link, allocate, punch_hole, copy_range, seek);
-    forward_vfs!(fs: getxattr, listxattr, setxattr, removexattr, sync, sync_inode);
+    forward_vfs!(fs: getxattr, listxattr, setxattr, removexattr, sync, sync_inode, expect);
 
     async fn readdir(&self, dir: Ino, after: Cookie, count: usize, listing: Listing) -> Result<DirPage> {
         self.called().await;

@@ -109,8 +109,8 @@ async fn now_and_then() -> (Arc<dyn Vfs>, ()) {
 #[async_trait]
 #[deny(clippy::missing_trait_methods)]
 impl Vfs for Restless {
-    forward_vfs!(tree: root, lookup, parent, getattr, readdir, read, host_file, readlink, statfs, handle, resolve);
-    forward_vfs!(tree: retain, release, seek, getxattr, listxattr, sync, sync_inode);
+    forward_vfs!(tree: root, lookup, expect, parent, getattr, readdir, read, host_file, readlink, statfs, handle);
+    forward_vfs!(tree: resolve, retain, release, seek, getxattr, listxattr, sync, sync_inode);
 
     async fn setattr(&self, ino: Ino, set: SetAttr) -> Result<Changed> {
         let changed = self.tree.setattr(ino, set).await;

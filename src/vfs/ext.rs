@@ -63,7 +63,9 @@ pub async fn walk(vfs: &Arc<dyn Vfs>, from: Ino, names: &[Name]) -> Result<(Leas
     let mut attr = vfs.getattr(from).await?;
     vfs.retain(from);
     let mut at = Lease::adopt(vfs.clone(), from);
-    for name in names {
+    for (index, name) in names.iter().enumerate() {
+        // Anew at each step: what is here of the way tells nobody far away where the rest leads.
+        vfs.expect(at.ino(), names.get(index..).unwrap_or_default());
         attr = vfs.lookup(at.ino(), name).await?;
         at = Lease::adopt(vfs.clone(), attr.ino);
     }

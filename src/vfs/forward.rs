@@ -23,8 +23,8 @@
 /// #[async_trait::async_trait]
 /// #[deny(clippy::missing_trait_methods)]
 /// impl Vfs for Quiet {
-///     forward_vfs!(vfs: root, lookup, parent, getattr, readdir, read, host_file, readlink, statfs, handle, resolve);
-///     forward_vfs!(vfs: retain, release, setattr, write, create, remove, rename, link, allocate, punch_hole);
+///     forward_vfs!(vfs: root, lookup, expect, parent, getattr, readdir, read, host_file, readlink, statfs, handle);
+///     forward_vfs!(vfs: resolve, retain, release, setattr, write, create, remove, rename, link, allocate, punch_hole);
 ///     forward_vfs!(vfs: copy_range, seek, getxattr, listxattr, setxattr, removexattr, sync_inode);
 ///
 ///     async fn sync(&self, ino: Ino) -> Result<()> {
@@ -52,6 +52,11 @@ macro_rules! forward_vfs {
         $crate::forward_vfs! {
             @async lookup $to ['a] (dir: $crate::vfs::Ino, name: &'a $crate::Name)
                 -> $crate::vfs::Attr
+        }
+    };
+    (@ expect $to:ident) => {
+        fn expect(&self, dir: $crate::vfs::Ino, names: &[$crate::Name]) {
+            self.$to.expect(dir, names);
         }
     };
     (@ parent $to:ident) => {
@@ -278,6 +283,9 @@ mod tests {
                 fn root(&self) -> Ino {
                     self.note("root").root()
                 }
+                fn expect(&self, dir: Ino, names: &[Name]) {
+                    self.note("expect").expect(dir, names);
+                }
                 fn handle(&self, ino: Ino) -> Result<Handle> {
                     self.note("handle").handle(ino)
                 }
@@ -358,6 +366,7 @@ mod tests {
         }
         call!(fn root());
         call!(lookup(root, &file_name));
+        call!(fn expect(root, std::slice::from_ref(&file_name)));
         call!(parent(file));
         call!(getattr(file));
         call!(readdir(root, Cookie::START, 10, Listing::Names));

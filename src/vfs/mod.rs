@@ -406,6 +406,10 @@ pub trait Vfs: Debug + Send + Sync + 'static {
     /// `NotFound` if there is none.
     async fn lookup(&self, dir: Ino, name: &Name) -> Result<Attr>;
 
+    /// Tells that `names` are about to be looked up, from `dir` on each in what the one before leads to: what is far away may
+    /// then come in one go. Returns at once, and changes nothing of what any other method gives.
+    fn expect(&self, dir: Ino, names: &[Name]) {}
+
     /// The directory above, leased: "..". The root is its own. Of another node: a directory that has a name of it.
     ///
     /// # Errors

@@ -90,7 +90,7 @@ impl Subtree {
 #[async_trait]
 #[deny(clippy::missing_trait_methods)]
 impl Vfs for Subtree {
-    forward_vfs!(vfs: lookup, getattr, readdir, read, host_file, readlink, statfs, handle, retain, release);
+    forward_vfs!(vfs: lookup, expect, getattr, readdir, read, host_file, readlink, statfs, handle, retain, release);
     forward_vfs!(vfs: setattr, write, create, remove, rename, link, allocate, punch_hole, copy_range, seek);
     forward_vfs!(vfs: getxattr, listxattr, setxattr, removexattr, sync_inode);
 
@@ -128,8 +128,8 @@ struct ReadOnlyView {
 #[async_trait]
 #[deny(clippy::missing_trait_methods)]
 impl Vfs for ReadOnlyView {
-    forward_vfs!(vfs: root, lookup, parent, getattr, readdir, read, host_file, readlink, statfs, handle, resolve);
-    forward_vfs!(vfs: retain, release, seek, getxattr, listxattr, sync, sync_inode);
+    forward_vfs!(vfs: root, lookup, expect, parent, getattr, readdir, read, host_file, readlink, statfs, handle);
+    forward_vfs!(vfs: resolve, retain, release, seek, getxattr, listxattr, sync, sync_inode);
 
     async fn setattr(&self, _ino: Ino, _set: SetAttr) -> Result<Changed> {
         read_only("read_only.setattr")

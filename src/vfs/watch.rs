@@ -511,8 +511,8 @@ fn names_changed(names: &Names) -> [Change; 2] {
 #[async_trait]
 #[deny(clippy::missing_trait_methods)]
 impl Vfs for View {
-    forward_vfs!(vfs: root, lookup, parent, getattr, readdir, read, host_file, readlink, statfs, handle, resolve);
-    forward_vfs!(vfs: retain, release, seek, getxattr, listxattr, sync, sync_inode);
+    forward_vfs!(vfs: root, lookup, expect, parent, getattr, readdir, read, host_file, readlink, statfs, handle);
+    forward_vfs!(vfs: resolve, retain, release, seek, getxattr, listxattr, sync, sync_inode);
 
     async fn setattr(&self, ino: Ino, set: SetAttr) -> Result<Changed> {
         let about = self.about([node(ino, set.size.is_some())]);

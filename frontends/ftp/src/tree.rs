@@ -118,6 +118,7 @@ impl Tree {
             if dir.attr.kind != FileKind::Dir {
                 return Err(error(ErrorKind::NotDir));
             }
+            self.vfs.expect(dir.ino(), &way(&name, &steps));
             let found = match self.vfs.lookup(dir.ino(), &name).await {
                 Ok(attr) => self.adopt(attr),
                 Err(absent) if absent.kind() == ErrorKind::NotFound && steps.is_empty() => {
@@ -343,6 +344,12 @@ fn mount_root(stack: &[Node]) -> usize {
         }
     }
     root
+}
+
+/// The names that a walk goes down by from here, as far as it is known.
+fn way(name: &Name, steps: &VecDeque<Step>) -> Vec<Name> {
+    let further = steps.iter().map_while(|step| if let Step::Down(name) = step { Some(name.clone()) } else { None });
+    std::iter::once(name.clone()).chain(further).collect()
 }
 
 fn steps_of(target: &[u8]) -> Result<Vec<Step>> {

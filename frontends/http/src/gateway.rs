@@ -93,18 +93,9 @@ impl Gateway<'_> {
         Ok(())
     }
 
-    /// Walks the path part by part, so that each root on it is known.
     async fn resolve(&self, root: Cid, below: &[Name]) -> Result<Place> {
-        let mut place = Place { end: Resolved { cid: root, within: Vec::new() }, roots: vec![root] };
-        for name in below {
-            let (cid, mut parts) = (place.end.cid, place.end.within);
-            parts.push(name.clone());
-            place.end = self.dag.resolve(&cid, &parts).await?;
-            if place.end.within.is_empty() {
-                place.roots.push(place.end.cid);
-            }
-        }
-        Ok(place)
+        let (end, roots) = self.dag.resolve_roots(&root, below).await?;
+        Ok(Place { end, roots })
     }
 
     async fn answer_at(&self, place: &Place) -> Result<Response<Body>, Failure> {

@@ -89,7 +89,7 @@ struct Gated {
 impl Vfs for Gated {
     forward_vfs!(model: root, lookup, parent, getattr, readdir, readlink, statfs, handle, resolve, retain, release);
     forward_vfs!(model: setattr, write, create, remove, link, allocate, punch_hole, seek, host_file);
-    forward_vfs!(model: getxattr, listxattr, setxattr, removexattr, sync, sync_inode);
+    forward_vfs!(model: getxattr, listxattr, setxattr, removexattr, sync, sync_inode, expect);
 
     async fn read(&self, ino: Ino, offset: u64, len: u32) -> Result<Bytes> {
         let read = self.model.read(ino, offset, len).await;

@@ -252,7 +252,7 @@ impl Posix {
 #[async_trait]
 #[deny(clippy::missing_trait_methods)]
 impl Vfs for Posix {
-    forward_vfs!(vfs: root, getattr, readlink, statfs, handle, resolve, retain, release, sync, sync_inode);
+    forward_vfs!(vfs: root, expect, getattr, readlink, statfs, handle, resolve, retain, release, sync, sync_inode);
 
     async fn lookup(&self, dir: Ino, name: &Name) -> Result<Attr> {
         if !self.caller.is_root() {

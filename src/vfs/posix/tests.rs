@@ -348,7 +348,7 @@ impl Racing {
 impl Vfs for Racing {
     forward_vfs!(model: root, parent, getattr, readdir, read, readlink, statfs, handle, resolve, retain, release);
     forward_vfs!(model: setattr, write, create, remove, rename, link, allocate, punch_hole, copy_range, seek);
-    forward_vfs!(model: getxattr, listxattr, setxattr, removexattr, sync, sync_inode, host_file);
+    forward_vfs!(model: getxattr, listxattr, setxattr, removexattr, sync, sync_inode, host_file, expect);
 
     async fn lookup(&self, dir: Ino, name: &Name) -> Result<Attr> {
         let found = self.model.lookup(dir, name).await;

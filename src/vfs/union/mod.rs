@@ -205,6 +205,19 @@ impl Vfs for UnionVfs {
         }
     }
 
+    fn expect(&self, dir: Ino, names: &[Name]) {
+        match (self.find(dir, "union.expect"), names.split_first()) {
+            (Ok(Some((mount, leaf))), _) => mount.vfs.expect(leaf, names),
+            (Ok(None), Some((first, below))) => {
+                let there = self.mounts.iter().find(|mount| mount.prefix.as_str().as_bytes() == first.as_bytes());
+                if let Some(mount) = there {
+                    mount.vfs.expect(mount.vfs.root(), below);
+                }
+            }
+            _ => {}
+        }
+    }
+
     async fn parent(&self, dir: Ino) -> Result<Attr> {
         match self.find(dir, "union.parent")? {
             Some((mount, leaf)) if leaf != mount.vfs.root() => mount.leased_up(mount.vfs.parent(leaf).await?),

@@ -192,7 +192,7 @@ struct FarDirs {
 impl Vfs for FarDirs {
     forward_vfs!(model: root, lookup, parent, getattr, readdir, read, readlink, statfs, handle, resolve, retain, release);
     forward_vfs!(model: setattr, write, remove, rename, allocate, punch_hole, copy_range, seek);
-    forward_vfs!(model: getxattr, listxattr, setxattr, removexattr, sync, sync_inode, host_file);
+    forward_vfs!(model: getxattr, listxattr, setxattr, removexattr, sync, sync_inode, host_file, expect);
 
     async fn create(&self, dir: Ino, name: &Name, node: NewNode, set: SetAttr) -> Result<DirChanged> {
         let mut made = self.model.create(dir, name, node, set).await?;

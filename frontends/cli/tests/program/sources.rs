@@ -13,7 +13,7 @@ use std::{
 
 use axum::{extract::Request, http::StatusCode};
 
-use crate::{PATIENCE, Server, WITHOUT_ZSTOR, World, assert_same_tree, serving::read_over_nfs};
+use crate::{PATIENCE, Server, WITHOUT_ZSTOR, World, assert_same_tree, serving::read_over_nfs, webdav::ask};
 
 fn text(path: &Path) -> &str {
     path.to_str().expect("UTF-8")
@@ -98,6 +98,43 @@ fn another_server_is_a_source() {
     let again = second.path("again");
     second.ok(&["get", &path, text(&again)]);
     assert_same_tree(&tree, &again);
+}
+
+/// A file far down in a tree that is far away takes as few round trips over every frontend that is told its whole path as the
+/// library does with a CAR of it: not one for each part.
+#[test]
+fn a_deep_path_is_asked_for_in_one_go() {
+    let first = World::new();
+    let origin = first.serve(&["--metrics", "127.0.0.1:0"]);
+    let asked = || {
+        let (_, told) = over_http(origin.addr("metrics"), "/metrics");
+        let told = String::from_utf8(told).expect("UTF-8");
+        let lines = told.lines().filter(|line| line.starts_with("muxfs_http_requests_total{"));
+        lines.map(|line| line.rsplit(' ').next().expect("a number").parse::<f64>().expect("a number")).sum::<f64>()
+    };
+    let url = format!("http://{}", origin.addr("http"));
+    let second = with_sources(&[&url]);
+    let server = second.serve(&[]);
+    let below = "/1/2/3/4/5/6/7/8/9/10/11/12";
+    for way in ["http", "propfind", "ftp", "cat"] {
+        let tree = first.path(way);
+        let dir = first.path(&format!("{way}{below}"));
+        fs::create_dir_all(&dir).expect("made");
+        fs::write(dir.join("file"), way).expect("written");
+        let path = format!("{}{below}/file", first.ok(&["put", "-r", text(&tree), "/ipfs"]));
+        let before = asked();
+        match way {
+            "http" => assert_eq!(over_http(server.addr("http"), &path), ("200".into(), way.into())),
+            "propfind" => {
+                let (status, told) = ask(server.addr("http"), "PROPFIND", &path, &[("Depth", "0")], b"");
+                assert_eq!(status, 207, "{told}");
+            }
+            "ftp" => assert_eq!(over_ftp(&server, &path), way.as_bytes()),
+            _ => assert_eq!(second.ok(&["cat", &path]), way),
+        }
+        let count = asked() - before;
+        assert!((1.0..=2.0).contains(&count), "{way}: {count} requests");
+    }
 }
 
 /// Where no source is named nobody is asked, and an absent CID is not found at once.

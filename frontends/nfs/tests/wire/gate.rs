@@ -69,7 +69,7 @@ impl Gate {
 impl Vfs for Gate {
     forward_vfs!(fs: root, lookup, parent, getattr, readdir, statfs, handle, resolve, retain, release);
     forward_vfs!(fs: setattr, create, rename, link, allocate, punch_hole, copy_range, seek);
-    forward_vfs!(fs: getxattr, listxattr, setxattr, removexattr, host_file);
+    forward_vfs!(fs: getxattr, listxattr, setxattr, removexattr, host_file, expect);
 
     async fn read(&self, ino: Ino, offset: u64, len: u32) -> Result<Bytes> {
         self.pass().await;

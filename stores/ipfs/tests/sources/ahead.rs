@@ -15,11 +15,20 @@ use http_body_util::{BodyExt as _, Full, StreamBody, combinators::UnsyncBoxBody}
 use hyper::{Request, Response, body::Frame, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use muxfs::{
-    BlockKey, BlockStore, BoxError, Cid, Codec, ErrorKind, Name,
+    BlockKey, BlockStore, BoxError, Cid, Codec, ErrorKind, Mount, MuxFs, Name, Prefix,
     block::Mem,
-    car, cid_of,
+    car,
+    cas_view::{CasView, CasViewOptions},
+    cid_of,
     dag::{Dag, DagOptions, EntityBytes, Entry, ExportOptions, Link, Params, Profile, Scope, UnixfsMeta},
-    testing::fault::Dice,
+    media::MemMedia,
+    pins::Pins,
+    testing::{self, fault::Dice, model::ModelFs},
+    vfs::{
+        ext,
+        posix::{Caller, posix},
+    },
+    working::WorkingVfs,
 };
 use muxfs_ipfs::{Sources, SourcesOptions};
 use tokio::time::sleep;
@@ -394,6 +403,38 @@ async fn a_path_comes_as_one_car() {
         assert!(begun.elapsed() < Duration::from_secs(30), "{gives:?}: {:?}", begun.elapsed());
         let (_, cars) = asked.counts();
         assert!((1..=5).contains(&cars), "{gives:?}: {cars} CARs");
+    }
+}
+
+/// Who walks names, as frontends do, tells where they lead: then the way comes as one CAR there, too, through all that is above
+/// content. Who looks one up after the other, as kernels do, asks for each.
+#[tokio::test]
+async fn names_that_are_walked_come_as_one_car() {
+    let (dag, blocks, file, _) = file(Profile::KuboCidV1Legacy, 30).await;
+    let (root, names) = tree(&dag, file).await;
+    let path = [vec![name("ipfs"), name(&root.to_string())], names.clone()].concat();
+    for is_told in [true, false] {
+        let (server, asked) = gateway(dag.clone(), blocks.clone(), Gives::What).await;
+        let sources = Sources::new(Vec::new(), SourcesOptions::default()).and_gateway(Arc::new(server.gateway()));
+        let pins = Pins::open(Arc::new(MemMedia::default()), &testing::env()).await.expect("opens");
+        let options = CasViewOptions { elsewhere: Some(Arc::new(sources)), ..CasViewOptions::default() };
+        let here = Dag::new(Arc::new(Mem::default()), DagOptions::default());
+        let working = WorkingVfs::new(ModelFs::new(testing::env()), CasView::new(here, Arc::new(pins), options), None);
+        let mut mux = MuxFs::new();
+        let prefix = Prefix::new("ipfs").expect("a prefix");
+        mux.mount(Mount::location(prefix, Arc::new(working), testing::env())).expect("mounts");
+        let vfs = mux.vfs(&testing::env()).await.expect("joins");
+        let vfs = posix(vfs, Caller { uid: 1, gid: 1, groups: Vec::new() });
+        if is_told {
+            let (_, attr) = ext::walk(&vfs, vfs.root(), &path).await.expect("it leads there");
+            assert_eq!((attr.cid, asked.counts()), (Some(file), (0, 1)));
+            continue;
+        }
+        let mut at = vfs.root();
+        for name in &path {
+            at = vfs.lookup(at, name).await.expect("it leads there").ino;
+        }
+        assert!(asked.counts().0 > names.len(), "{:?}", asked.counts());
     }
 }
 
