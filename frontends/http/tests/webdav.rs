@@ -40,6 +40,8 @@ struct Site {
     models: [Arc<ModelFs>; 2],
     gate: Arc<Gate>,
     renames: Arc<Gate>,
+    /// Of the second mount.
+    renames_there: Arc<Gate>,
     vfs: Arc<dyn Vfs>,
 }
 
@@ -76,7 +78,7 @@ impl Gate {
     }
 }
 
-/// The first mount: a model that copies through a gate, and renames through another.
+/// A mount: a model that copies through a gate, and renames through another.
 #[derive(Debug)]
 struct Gated {
     model: Arc<ModelFs>,
@@ -120,25 +122,37 @@ impl Site {
     }
 
     async fn with(options: Options) -> Self {
+        Self::with_async(options, &[]).await
+    }
+
+    /// The names of these mounts are durable some time later.
+    async fn with_async(options: Options, asyncs: &[&str]) -> Self {
         let models = [ModelFs::new(env()), ModelFs::new(env())];
         let none = || Semaphore::new(0);
         let gate = || Arc::new(Gate { is_closed: AtomicBool::new(false), reached: none(), open: none() });
-        let (gate, renames) = (gate(), gate());
-        let gated = Gated { model: models[0].clone(), gate: gate.clone(), renames: renames.clone() };
-        let mounts: [(_, Arc<dyn Vfs>); 2] = [("a", Arc::new(gated)), ("b", models[1].clone())];
+        let [gate, renames, open, renames_there] = [gate(), gate(), gate(), gate()];
+        let gated = |model: &Arc<ModelFs>, gate: &Arc<Gate>, renames: &Arc<Gate>| {
+            Arc::new(Gated { model: model.clone(), gate: gate.clone(), renames: renames.clone() })
+        };
+        let mounts = [("a", gated(&models[0], &gate, &renames)), ("b", gated(&models[1], &open, &renames_there))];
         let mut mux = MuxFs::new();
         for (prefix, vfs) in mounts {
             mux.mount(Mount::location(Prefix::new(prefix).expect("a prefix"), vfs, env())).expect("mounts");
         }
         let vfs = mux.vfs(&env()).await.expect("joins");
+        let mut sync_names_except = Vec::new();
+        for prefix in asyncs {
+            let (_, attr) = ext::walk(&vfs, vfs.root(), &[name(prefix.as_bytes())]).await.expect("mounted");
+            sync_names_except.push(attr.fsid);
+        }
         let writing = Writing {
             vfs: vfs.clone(),
             token: Token::new(TOKEN).expect("a token"),
             caller: Caller { uid: 0, gid: 0, groups: Vec::new() },
-            sync_names_except: Vec::new(),
+            sync_names_except,
         };
         let options = Options { addr: ([127, 0, 0, 1], 0).into(), writing: Some(writing), ..options };
-        Self { server: muxfs_http::serve(mux, options).expect("listens"), models, gate, renames, vfs }
+        Self { server: muxfs_http::serve(mux, options).expect("listens"), models, gate, renames, renames_there, vfs }
     }
 
     async fn ask(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> Reply {
@@ -452,6 +466,67 @@ async fn what_changes_while_it_leaves_is_beside_who_took_its_place() {
             (names.len(), site.read(&format!("a/{kept}/f")).await.expect("there")),
             (1 + usize::from(is_taken), "new".into())
         );
+    }
+}
+
+/// Where its place cannot be had back it is under a hidden name, whole, and that it went wrong is told.
+#[tokio::test]
+async fn what_cannot_be_put_back_is_not_lost() {
+    let site = Site::new().await;
+    site.ask("MKCOL", "/a/d", &[]).await;
+    site.put("/a/d/f", b"old").await;
+    let (file, _) = site.find("a/d/f").await.expect("there");
+    site.renames.close();
+    let (moved, ()) = tokio::join!(site.ask("MOVE", "/a/d", &[("Destination", "/b/d")]), async {
+        site.renames.reached().await;
+        site.vfs.write(file.ino(), 0, Bytes::from_static(b"new"), false).await.expect("written");
+        site.models[0].fail(Some(ErrorKind::Io));
+        site.renames.open();
+    });
+    site.models[0].fail(None);
+    assert!(moved.status == 500 && moved.text().contains("the source stays"), "{}", moved.text());
+    assert_eq!(site.read("b/d/f").await.expect("there"), "old");
+    let names = site.names("a").await;
+    let hidden = names.first().filter(|name| name.starts_with(".muxfs-part.leaving.")).expect("out of sight");
+    assert_eq!((names.len(), site.read(&format!("a/{hidden}/f")).await.expect("there")), (1, "new".into()));
+    // Nobody removes it, however old it grows.
+    assert_eq!(site.ask("PROPFIND", "/a/", &[("Depth", "1")]).await.status, 207);
+    assert_eq!(site.names("a").await, names);
+}
+
+/// A source goes when its copy is durable, by its name too, whatever is promised of the mounts; and stays where that fails.
+#[tokio::test]
+async fn a_source_goes_when_its_copy_is_durable() {
+    for asyncs in [&[][..], &["b"], &["a", "b"]] {
+        let site = Site::with_async(Options::default(), asyncs).await;
+        let destination = [("Destination", "/b/f")];
+        site.put("/a/f", b"text").await;
+        // A copy need not have a durable name there.
+        let syncs = site.models[1].sync_count();
+        assert_eq!(site.ask("COPY", "/a/f", &[("Destination", "/b/copy")]).await.status, 201);
+        assert_eq!(site.models[1].sync_count() - syncs, if asyncs.is_empty() { 2 } else { 1 });
+
+        site.renames_there.close();
+        let (moved, ()) = tokio::join!(site.ask("MOVE", "/a/f", &destination), async {
+            site.renames_there.reached().await;
+            site.models[1].fail(Some(ErrorKind::Io));
+            site.renames_there.open();
+        });
+        site.models[1].fail(None);
+        assert_eq!(moved.status, 500, "{}", moved.text());
+        assert_eq!((site.names("a").await, site.read("a/f").await), (names_of(&["f"]), Some("text".into())));
+
+        let syncs = site.models[1].sync_count();
+        site.renames.close();
+        let (moved, durable) = tokio::join!(site.ask("MOVE", "/a/f", &destination), async {
+            // The source is out of sight, and there yet.
+            site.renames.reached().await;
+            let durable = site.models[1].sync_count() - syncs;
+            site.renames.open();
+            durable
+        });
+        assert!(moved.status < 300 && durable >= 2, "{}: {durable}", moved.text());
+        assert_eq!((site.names("a").await, site.read("b/f").await), (names_of(&[]), Some("text".into())));
     }
 }
 

@@ -9,6 +9,7 @@ use std::{
 };
 
 use multibase::Base;
+use serde_json::Value;
 
 use crate::{Server, World};
 
@@ -125,6 +126,47 @@ fn users_write_in_their_homes() {
     ftp.login("ann", "correct horse").expect("logged in");
     assert_eq!(ftp.retr_as_buffer("/f").expect("there").into_inner(), b"x", "the same home");
     ftp.quit().expect("bye");
+    assert_eq!(server.terminate(), Some(0));
+}
+
+/// Content that a mount has already takes no blocks there but those of its names, from whichever mount it is copied or moved.
+#[test]
+fn content_that_comes_from_another_mount_is_kept_once() {
+    let world = World::new();
+    let server = world.serve(&[]);
+    let token = token(&world);
+    let bearer = format!("Bearer {token}");
+    let content = |first: u32| -> Vec<u8> { (first..first + 4_000_000).flat_map(u32::to_le_bytes).collect() };
+    let blocks = || {
+        world.ok(&["commit", "/ipfs"]);
+        let told = world.ok(&["--json", "gc", "--dry-run", "/ipfs"]);
+        let count = told.rsplit("\"blocks_kept\":").next().expect("a count");
+        count.split(|c: char| !c.is_ascii_digit()).next().and_then(|count| count.parse::<u64>().ok()).expect("a number")
+    };
+    assert_eq!(put(&server, &token, "/mem/f", &content(0)), 201);
+    assert_eq!(put(&server, &token, "/mem/other", &content(10_000_000)), 201);
+    assert_eq!(put(&server, &token, "/ipfs/there", &content(0)), 201);
+    let mut before = blocks();
+    for (method, from, to, is_new) in [
+        ("COPY", "/mem/f", "/ipfs/copy", false),
+        ("MOVE", "/mem/f", "/ipfs/moved", false),
+        ("COPY", "/mem/other", "/ipfs/other", true),
+    ] {
+        let headers = [("Destination", to), ("Authorization", bearer.as_str())];
+        assert_eq!(ask(server.addr("http"), method, from, &headers, b"").0, 201, "{method} {from}");
+        let now = blocks();
+        // 16 MB are blocks of a megabyte at most; a commit has some of its own.
+        assert_eq!(now - before >= 15, is_new, "{method} {from}: {before} blocks, and then {now}");
+        before = now;
+    }
+    let (_, listed) = ask(server.addr("http"), "GET", "/ipfs/", &[("Accept", "application/json")], b"");
+    let listed: Value = serde_json::from_str(listed.split_once("\r\n\r\n").expect("a head").1).expect("JSON");
+    let cid = |name: &str| {
+        let entries = listed["entries"].as_array().expect("entries");
+        entries.iter().find(|entry| entry["name"] == name).expect("there")["cid"].as_str().expect("committed")
+    };
+    assert_eq!([cid("copy"), cid("moved")], [cid("there"), cid("there")]);
+    assert_ne!(cid("other"), cid("there"));
     assert_eq!(server.terminate(), Some(0));
 }
 

@@ -147,7 +147,9 @@ impl Dav {
         self.shared.locks.forget_below(goal.path());
         // Whatever is promised of that mount: what is removed here is nowhere else.
         let stays = |mut failure: Failure| {
-            failure.why.push_str(" The destination is there, and the source stays.");
+            let why =
+                " The destination is there, and the source stays: if it is not in its place the log tells its name.";
+            failure.why.push_str(why);
             failure
         };
         tree.sync_node(dir.ino()).await.map_err(|error| stays(failed(error)))?;

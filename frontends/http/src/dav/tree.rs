@@ -473,7 +473,8 @@ impl Tree {
     /// first, so that who changes it later finds nothing to change, and is looked at once more there.
     ///
     /// # Errors
-    /// Those of taking it out of sight, with the place as it was. What cannot be removed then is told in the log.
+    /// Those of taking it out of sight, with the place as it was, and those of putting it back, with what was changed under its hidden
+    /// name, which the log tells. What cannot be removed then is told there, too.
     pub(crate) async fn remove_unchanged(
         &self,
         (dir, name): (&Node, &Name),
@@ -486,25 +487,32 @@ impl Tree {
         }
         let hidden = self.name_of(&[HIDDEN, LEAVING]);
         let place = Place { dir: dir.ino(), name, expect: Some(ino) };
-        let away = || Place { dir: dir.ino(), name: &hidden, expect: None };
-        self.vfs.rename(place, away(), RenameMode::NoReplace).await?;
+        let away = Place { dir: dir.ino(), name: &hidden, expect: None };
+        self.vfs.rename(place, away, RenameMode::NoReplace).await?;
         if !self.state(ino).await.is_ok_and(|now| now == state) {
-            let back = Place { dir: dir.ino(), name, expect: None };
-            match self.vfs.rename(away(), back, RenameMode::NoReplace).await {
-                // Somebody took the place: then it is beside.
-                Err(taken) if taken.kind() == ErrorKind::Exists => {
-                    let beside = self.name_of(&[RESCUED]);
-                    let back = Place { dir: dir.ino(), name: &beside, expect: None };
-                    self.vfs.rename(away(), back, RenameMode::NoReplace).await?;
-                    tracing::warn!(%name, %beside, "HTTP: what was changed while it moved is beside its place, which was taken");
-                }
-                back => back.map(drop)?,
-            }
-            return Ok(false);
+            let back = self.put_back(dir, &hidden, name).await;
+            return back.map(|()| false).inspect_err(|error| {
+                let error = format!("{error:#}");
+                tracing::error!(%name, %hidden, error, "HTTP: what was changed while it moved may be under its hidden name yet");
+            });
         }
         self.sync_names(dir).await?;
         self.discard(dir, &hidden).await;
         Ok(true)
+    }
+
+    /// Gives what went out of sight its name back, or one beside it where somebody took that.
+    async fn put_back(&self, dir: &Node, hidden: &Name, name: &Name) -> Result<()> {
+        let at = |name| Place { dir: dir.ino(), name, expect: None };
+        match self.vfs.rename(at(hidden), at(name), RenameMode::NoReplace).await {
+            Err(taken) if taken.kind() == ErrorKind::Exists => {
+                let beside = self.name_of(&[RESCUED]);
+                self.vfs.rename(at(hidden), at(&beside), RenameMode::NoReplace).await?;
+                tracing::warn!(%name, %beside, "HTTP: what was changed while it moved is beside its place, which was taken");
+            }
+            back => back.map(drop)?,
+        }
+        self.sync_names(dir).await
     }
 
     // ---- removing
