@@ -8,8 +8,8 @@ use hyper::{
 };
 use s3s::{Body, HttpResponse};
 
-/// How the tag of an object begins and ends in the body of `GetObjectAttributes`.
-const QUOTED: (&str, &str) = ("<ETag>&quot;", "&quot;</ETag>");
+/// How a tag begins and ends in the body of `GetObjectAttributes`, escaped or not.
+const QUOTED: [(&str, &str); 2] = [("<ETag>\"", "\"</ETag>"), ("<ETag>&quot;", "&quot;</ETag>")];
 
 /// Whether a query asks for the attributes of an object.
 pub(crate) fn is_attributes(query: Option<&str>) -> bool {
@@ -28,7 +28,9 @@ pub(crate) fn correct(answer: &mut HttpResponse, id: &HeaderValue, is_attributes
         Some(inner) if !inner.contains("<RequestId>") => {
             format!("{inner}<RequestId>{}</RequestId></Error>", id.to_str().unwrap_or_default())
         }
-        _ => text.replacen(QUOTED.0, "<ETag>", 1).replacen(QUOTED.1, "</ETag>", 1),
+        _ => {
+            QUOTED.iter().fold(text, |text, (begin, end)| text.replacen(begin, "<ETag>", 1).replacen(end, "</ETag>", 1))
+        }
     };
     if answer.headers().contains_key(CONTENT_LENGTH) {
         answer.headers_mut().insert(CONTENT_LENGTH, corrected.len().into());
@@ -46,6 +48,7 @@ mod tests {
         for (status, is_attributes, before, after) in [
             (404, false, "<Error><Code>a</Code></Error>", "<Error><Code>a</Code><RequestId>0123</RequestId></Error>"),
             (200, true, "<A><ETag>&quot;x-1&quot;</ETag></A>", "<A><ETag>x-1</ETag></A>"),
+            (200, true, "<A><ETag>\"x-1\"</ETag></A>", "<A><ETag>x-1</ETag></A>"),
             (200, false, "<A><ETag>&quot;x&quot;</ETag></A>", "<A><ETag>&quot;x&quot;</ETag></A>"),
             (412, false, "", ""),
         ] {

@@ -259,3 +259,17 @@ async fn removing_a_bucket_removes_nothing_that_was_put() {
         }
     }
 }
+
+/// What AWS's own clients compare and people ask about: a tag without quotes, and the id of a request that failed.
+#[tokio::test]
+async fn answers_are_written_as_aws_does() {
+    let site = Site::new().await;
+    let ann = site.ann();
+    ann.put("/abc", b"").await.expect(200);
+    let tag = ann.put("/abc/k", b"x").await.expect(200).header("etag").expect("a tag").replace('"', "");
+    let wanted = [("x-amz-object-attributes", "ETag")];
+    let told = ann.ask("GET", "/abc/k", &[("attributes", "")], &wanted, b"").await.expect(200);
+    assert_eq!(told.one("ETag"), Some(tag));
+    let refused = ann.get("/abc/none").await.refused(404, "NoSuchKey");
+    assert_eq!(refused.one("RequestId").as_deref(), refused.header("x-amz-request-id"));
+}
