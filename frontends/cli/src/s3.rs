@@ -115,7 +115,11 @@ fn root(instance: &Instance, config: &Config) -> Result<Vec<Name>> {
 }
 
 /// Starts the server, where one is asked for.
-pub(crate) async fn start(instance: &Instance, config: &Config, unsynced: Vec<Fsid>) -> Result<Option<Serving>> {
+pub(crate) async fn start(
+    instance: &Instance,
+    config: &Config,
+    (unsynced, ordered): (Vec<Fsid>, Vec<Fsid>),
+) -> Result<Option<Serving>> {
     let Some(addr) = config.s3.listen.0 else { return Ok(None) };
     let file = keys_file(config);
     let seen = modified(&file);
@@ -133,6 +137,7 @@ pub(crate) async fn start(instance: &Instance, config: &Config, unsynced: Vec<Fs
         },
         region: config.s3.region.clone(),
         sync_names_except: unsynced,
+        ordered,
         env: instance::env(),
         ..Options::default()
     };

@@ -144,7 +144,9 @@ async fn run(
     let ftp =
         start_ftp(&instance, &config.ftp, &data, unsynced.clone()).await.map_err(|error| taken(error, "--ftp"))?;
     let http = start_http(&instance, &config, &data, unsynced.clone(), recorder.clone()).await?;
-    let s3 = s3::start(&instance, &config, unsynced).await.map_err(|error| taken(error, "--s3"))?;
+    let is_tree = |mount: &Mount| matches!(mount, Mount::Ipfs { .. } | Mount::Zstor(_));
+    let ordered = fsids(&*instance.vfs, &config, is_tree).await?;
+    let s3 = s3::start(&instance, &config, (unsynced, ordered)).await.map_err(|error| taken(error, "--s3"))?;
     for point in &config.fuse.mounts {
         instance.mounts.mount(point).await?;
     }
