@@ -257,6 +257,31 @@ fn files_are_managed_in_a_browser() {
     browser.until("document.getElementById('told').textContent === 'Restored f'");
     assert_eq!(world.ok(&["cat", "/ipfs/dir/f"]), "one");
 
+    // Of a long list as much is drawn as is looked at: by keys to its end, by scrolling from there back to its begin.
+    let long = world.path("many");
+    fs::create_dir(&long).expect("made");
+    for index in 0..5000 {
+        fs::write(long.join(format!("{index:04}")), format!("{index}")).expect("written");
+    }
+    world.ok(&["put", "-r", long.to_str().expect("UTF-8"), "/ipfs/many"]);
+    let rows = "[...document.querySelectorAll('#list tr[data-index]')]";
+    let drawn = format!("{rows}.length <= 1000 && state.rows?.length === 5000");
+    browser.open(&format!("http://{http}/ipfs/many/?list"));
+    browser.until(&format!("{drawn} && {NAMES}[0] === '0000'"));
+    browser.eval("document.getElementById('table').focus()");
+    browser.press("End");
+    browser.until(&format!("{drawn} && {NAMES}.at(-1) === '4999'"));
+    assert_eq!(browser.eval(&format!("{rows}.findIndex((row) => row.ariaSelected === 'true')")), 999);
+    while browser.eval(&format!("{NAMES}[0] === '0000'")) == false {
+        let first = browser.eval(&format!("{NAMES}[0]"));
+        browser.eval("scrollTo(0, 0)");
+        browser.until(&format!("{drawn} && {NAMES}[0] < {first}"));
+    }
+    browser.press("ArrowUp");
+    browser.until(&format!(
+        "{drawn} && {NAMES}.includes('4998') && document.querySelector('[aria-selected=true] a').textContent === '4998'"
+    ));
+
     // Nothing is wider than a phone.
     let phone = json!({ "width": 360, "height": 640, "deviceScaleFactor": 2, "mobile": true });
     browser.call("Emulation.setDeviceMetricsOverride", &phone);

@@ -7,6 +7,8 @@
 const $ = (id) => document.getElementById(id);
 const SHOWN_LEN = 64 * 1024;
 const UPLOADS_AT_ONCE = 3;
+/** So many rows are drawn at a time: a directory may have a hundred thousand. */
+const DRAWN_COUNT = 1000;
 const PICTURES = /\.(avif|bmp|gif|ico|jpe?g|png|svg|webp)$/i;
 const SOUNDS = /\.(flac|m4a|mp3|oga|ogg|opus|wav)$/i;
 const FILMS = /\.(m4v|mov|mp4|ogv|webm)$/i;
@@ -172,13 +174,7 @@ function show() {
   $("whole").hidden = !inMount;
   state.rows = shown();
   if (state.at >= state.rows.length) state.at = state.rows.length - 1;
-  const rows = state.rows.map((entry, index) => row(entry, index, past));
-  const above = parent(state.path);
-  if (above !== null) {
-    const cell = make("td", { colSpan: 4 }, link(past && state.path.endsWith("/.history/") ? above : above, ".."));
-    rows.unshift(make("tr", {}, cell));
-  }
-  $("list").replaceChildren(...rows);
+  draw(state.at - DRAWN_COUNT / 2);
   $("nothing").hidden = state.rows.length > 0;
   for (const head of document.querySelectorAll("th[data-sort]")) {
     head.setAttribute("aria-sort", head.dataset.sort !== state.sort ? "none" : state.down ? "descending" : "ascending");
@@ -186,11 +182,44 @@ function show() {
   mark();
 }
 
+/** Draws a part of the rows, from that one on at the earliest, and how many there are before and after it. */
+function draw(from) {
+  state.from = Math.max(0, Math.min(from, state.rows.length - DRAWN_COUNT));
+  state.end = Math.min(state.from + DRAWN_COUNT, state.rows.length);
+  const lines = state.rows.slice(state.from, state.end).map((entry, index) => row(entry, state.from + index));
+  const above = parent(state.path);
+  if (state.from > 0) lines.unshift(rest(`↑ ${state.from} before`, state.from - DRAWN_COUNT / 2, state.from));
+  else if (above !== null) lines.unshift(make("tr", {}, make("td", { colSpan: 4 }, link(above, ".."))));
+  const left = state.rows.length - state.end;
+  if (left > 0) lines.push(rest(`↓ ${left} more`, state.from + DRAWN_COUNT / 2, state.end - 1));
+  $("list").replaceChildren(...lines);
+}
+
+function line(index) {
+  return $("list").querySelector(`tr[data-index="${index}"]`);
+}
+
+/** A row that leads to those that are not drawn: where it comes into view, or by its button. The row `kept` stays in its place. */
+function rest(text, from, kept) {
+  const lead = button(text, text, () => {
+    const top = line(kept).getBoundingClientRect().top;
+    draw(from);
+    scrollBy(0, line(kept).getBoundingClientRect().top - top);
+  });
+  inView.observe(lead);
+  return make("tr", {}, make("td", { colSpan: 4 }, lead));
+}
+
+const inView = new IntersectionObserver((seen) => {
+  for (const { isIntersecting, target } of seen) if (isIntersecting && target.isConnected) target.click();
+});
+
 function address(entry) {
   return state.path + entry.href + (entry.kind === "dir" ? "/" : "");
 }
 
-function row(entry, index, past) {
+function row(entry, index) {
+  const past = state.path.includes("/.history/");
   const name = entry.kind === "dir" ? link(address(entry), entry.name) : make("a", { href: address(entry), textContent: entry.name });
   if (entry.kind === "file") {
     name.addEventListener("click", (event) => {
@@ -214,21 +243,24 @@ function row(entry, index, past) {
     tools.append(button("✕", `Delete ${entry.name}`, () => remove(entry)));
   }
   const first = make("td", {}, name, { file: "", dir: "/", symlink: " (link)" }[entry.kind] ?? ` (${entry.kind})`);
-  const line = make("tr", {}, first, make("td", { className: "number", textContent: size(entry.size) }),
+  const made = make("tr", {}, first, make("td", { className: "number", textContent: size(entry.size) }),
     make("td", { className: "number", textContent: time(entry.mtime) }), make("td", {}, tools));
-  line.dataset.index = index;
-  line.addEventListener("click", () => {
+  made.dataset.index = index;
+  made.setAttribute("aria-selected", String(index === state.at));
+  made.addEventListener("click", () => {
     state.at = index;
     mark();
   });
-  return line;
+  return made;
 }
 
 function mark() {
-  for (const line of $("list").querySelectorAll("tr[data-index]")) {
-    const is = Number(line.dataset.index) === state.at;
-    line.setAttribute("aria-selected", String(is));
-    if (is && document.activeElement === $("table")) line.scrollIntoView({ block: "nearest" });
+  $("list").querySelector('[aria-selected="true"]')?.setAttribute("aria-selected", "false");
+  if (state.at >= 0) {
+    // Far away, as by the key End.
+    if (!line(state.at)) draw(state.at - DRAWN_COUNT / 2);
+    line(state.at).setAttribute("aria-selected", "true");
+    if (document.activeElement === $("table")) line(state.at).scrollIntoView({ block: "nearest" });
   }
   const entry = state.rows?.[state.at];
   $("table").setAttribute("aria-label", entry ? `Entries; at ${entry.name}` : "Entries");
