@@ -74,6 +74,11 @@ impl Health {
         self.rests_until.is_some_and(|until| now < until)
     }
 
+    /// Whether it rested and has not answered since.
+    pub(crate) fn is_doubted(&self) -> bool {
+        self.rests_until.is_some()
+    }
+
     /// Notes that it is asked, unless it rests. One that rested for long enough is tried by one, while others still leave it
     /// out.
     pub(crate) fn ask(&mut self, now: Instant) -> bool {

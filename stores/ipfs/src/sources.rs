@@ -146,7 +146,8 @@ impl Sources {
         self
     }
 
-    /// Who is asked for a CAR now: whoever would be asked for a block, if it gives any.
+    /// Who is asked for a CAR now: whoever would be asked for a block, if it gives any. One that rested is tried with a block,
+    /// which it may give where it gives no CARs.
     fn streaming(&self, of: Of) -> Option<&Arc<Source>> {
         let now = Instant::now();
         let (order, _) = self.order(now, None);
@@ -154,7 +155,7 @@ impl Sources {
         let gives_cars = first.gateway.as_ref().is_some_and(|gateway| gateway.cars().are_given(of));
         let mut health = first.health();
         let (is_liar, _) = health.rank(now);
-        (!is_liar && gives_cars && health.ask(now)).then_some(first)
+        (!is_liar && gives_cars && !health.is_doubted() && health.ask(now)).then_some(first)
     }
 
     /// Who may be asked now, in this order, and how many may not; one is left out.
@@ -418,7 +419,7 @@ mod tests {
             let (_, rank) = source.health().rank(Instant::now());
             assert!(rank > took / 4, "{rank:?}");
         }
-        // One that failed is left out for CARs as for blocks, and then tried by one.
+        // One that failed is left out for CARs as for blocks, and then tried with a block.
         let source = &sources.each[0];
         for _ in 0..3 {
             let now = Instant::now();
@@ -426,6 +427,9 @@ mod tests {
         }
         assert!(sources.streaming(Of::File).is_none());
         advance(Duration::from_secs(1)).await;
-        assert!(sources.streaming(Of::Path).is_some() && sources.streaming(Of::File).is_none());
+        assert!(sources.streaming(Of::Path).is_none());
+        assert!(source.health().ask(Instant::now()), "nothing was taken of its try");
+        source.health().answered(took);
+        assert!(sources.streaming(Of::Path).is_some() && sources.streaming(Of::File).is_some());
     }
 }
