@@ -24,7 +24,7 @@ use muxfs::{
     dag::DAG_BLOCK_LEN_MAX,
     ipns::{IpnsName, RECORD_LEN_MAX, Record, Records},
 };
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use crate::{
     Undecided,
@@ -180,7 +180,7 @@ impl Gateway {
     /// One that gives no CARs now may give blocks, so that alone is told.
     async fn ask_for_car(&self, path: &str, query: &str) -> Result<Answer<'_>, NoCar> {
         let path = format!("/ipfs/{path}?format=car&{query}&car-order=dfs&car-dups=n");
-        match self.in_time(self.reply(&Method::GET, &path, CAR_TYPE)).await {
+        match self.http.in_time(self.reply(&Method::GET, &path, CAR_TYPE)).await {
             Ok(Reply::Given(answer)) => Ok(answer),
             Ok(Reply::Absent) => Err(NoCar::Here(self.http.unavailable("it has no CAR of what it is asked for"))),
             Ok(Reply::Undecided(error)) => Err(NoCar::Here(error)),
@@ -194,13 +194,6 @@ impl Gateway {
     /// Until when the gateway wants to be left in peace.
     fn rests_until(&self) -> MutexGuard<'_, Option<Instant>> {
         self.rests_until.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    async fn in_time<T>(&self, work: impl Future<Output = Result<T>> + Send) -> Result<T> {
-        let limit = self.http.options().request_max;
-        timeout(limit, work)
-            .await
-            .unwrap_or_else(|_| Err(self.http.undecided(format!("it takes longer than {} s", limit.as_secs_f32()))))
     }
 }
 
@@ -230,7 +223,7 @@ impl BlockStore for Gateway {
 
     async fn get_checked(&self, key: &BlockKey) -> Result<Option<Given>> {
         let Some(cid) = cid_of_key(key) else { return Ok(None) };
-        let block = self.in_time(async {
+        let block = self.http.in_time(async {
             match self.ask_for_block(&Method::GET, &cid).await? {
                 Some(answer) => answer.read(DAG_BLOCK_LEN_MAX).await.map(Some),
                 None => Ok(None),
@@ -251,7 +244,7 @@ impl BlockStore for Gateway {
     /// What the gateway says: nobody can check it.
     async fn has(&self, key: &BlockKey) -> Result<bool> {
         let Some(cid) = cid_of_key(key) else { return Ok(false) };
-        let answer = self.in_time(async {
+        let answer = self.http.in_time(async {
             match self.ask_for_block(&Method::HEAD, &cid).await? {
                 Some(answer) => {
                     drop(answer.discard().await);
@@ -276,7 +269,7 @@ impl Records for Gateway {
     async fn record(&self, name: &IpnsName) -> Result<Option<Record>> {
         let _place = self.http.spare_place().await?;
         let path = format!("/ipns/{name}?format=ipns-record");
-        let bytes = self.in_time(async {
+        let bytes = self.http.in_time(async {
             match self.ask(&Method::GET, &path, RECORD_TYPE).await? {
                 Some(answer) => answer.read(RECORD_LEN_MAX).await.map(Some),
                 None => Ok(None),

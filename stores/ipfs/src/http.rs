@@ -149,6 +149,14 @@ impl Http {
         self.unavailable(Undecided(why.into()))
     }
 
+    /// What comes of this within the time that a request may take, else [`Http::undecided`].
+    pub(crate) async fn in_time<T>(&self, work: impl Future<Output = Result<T>> + Send) -> Result<T> {
+        let limit = self.options.request_max;
+        timeout(limit, work)
+            .await
+            .unwrap_or_else(|_| Err(self.undecided(format!("it takes longer than {} s", limit.as_secs_f32()))))
+    }
+
     /// Asks for what is below the address, without a body, and follows redirects, to other servers too: `headers` are for
     /// whoever answers.
     ///

@@ -22,7 +22,7 @@ use muxfs::{
     dag::DAG_BLOCK_LEN_MAX,
 };
 use serde::Deserialize;
-use tokio::{sync::SemaphorePermit, time::timeout};
+use tokio::sync::SemaphorePermit;
 
 use crate::{
     checked, cid_of_key,
@@ -174,11 +174,9 @@ impl Kubo {
         self.http.spare_place().await
     }
 
+    /// See [`Http::in_time`].
     pub(crate) async fn in_time<T>(&self, work: impl Future<Output = Result<T>> + Send) -> Result<T> {
-        let limit = self.http.options().request_max;
-        timeout(limit, work)
-            .await
-            .unwrap_or_else(|_| Err(self.http.undecided(format!("it takes longer than {} s", limit.as_secs_f32()))))
+        self.http.in_time(work).await
     }
 
     /// Calls about a block, in time; `None` where the node has it not.
