@@ -264,7 +264,7 @@ fn a_server_starts_whatever_is_below_and_whatever_was_checked_out() {
     let server = world.serve(&[]);
     put(&world, "/ipfs/else", b"served");
     let told = world.fails(&["ls", "/app"], 5);
-    assert!(told.contains("overlay.begin") && told.contains("not there"), "{told}");
+    assert!(told.contains("overlay.begin") && told.contains("not there") && told.contains("(image)"), "{told}");
     assert!(world.ok(&["ls", "/"]).contains("app"));
     world.fails(&["flist", "commit", "/app", "-o", text(&world.path("x.fl")), "--store", "dir:///nowhere"], 3);
     fs::rename(&away, &flist).expect("renamed");
