@@ -24,16 +24,16 @@ use muxfs::{
     media::MemMedia,
     pins::Pins,
     testing::{fault::Dice, hostile, model::ModelFs},
-    vfs::{Cookie, Listing, Vfs as _, posix::Caller},
+    vfs::{Cookie, Listing, Vfs as _},
 };
-use muxfs_http::{Options, Server, Token, Writing};
+use muxfs_http::{Options, Server};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
     time::timeout,
 };
 
-use self::web::reply;
+use self::web::{reply, writing};
 
 /// Only what never comes takes as long.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -41,7 +41,6 @@ const PATIENCE: Duration = Duration::from_mins(1);
 const SILENCE: Duration = Duration::from_millis(100);
 /// Some wait for a second, as who shows a wrong token.
 const AT_ONCE: usize = 64;
-const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
 /// A server of content and of a file system that nobody may write.
 async fn site() -> (Server, Arc<ModelFs>, muxfs::Cid) {
@@ -53,15 +52,10 @@ async fn site() -> (Server, Arc<ModelFs>, muxfs::Cid) {
     mux.mount(Mount::cas(Prefix::new("ipfs").expect("a prefix"), dag, Arc::new(pins))).expect("mounts");
     let of = Mount::location(Prefix::new("local").expect("a prefix"), model.clone(), muxfs::testing::env());
     mux.mount(of).expect("mounts");
-    let writing = Writing {
-        vfs: mux.vfs(&muxfs::testing::env()).await.expect("joins"),
-        token: Token::new(TOKEN).expect("a token"),
-        caller: Caller { uid: 0, gid: 0, groups: Vec::new() },
-        sync_names_except: Vec::new(),
-    };
+    let vfs = mux.vfs(&muxfs::testing::env()).await.expect("joins");
     let options = Options {
         addr: ([127, 0, 0, 1], 0).into(),
-        writing: Some(writing),
+        writing: Some(writing(vfs)),
         head_timeout: Duration::from_secs(2),
         stall_timeout: Duration::from_secs(2),
         ..Options::default()

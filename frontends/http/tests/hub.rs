@@ -17,13 +17,12 @@ use async_trait::async_trait;
 use muxfs::{
     Error, ErrorKind, FileKind, Mount, MuxFs, Name, Prefix,
     testing::{env, model::ModelFs},
-    vfs::posix::Caller,
 };
-use muxfs_http::{Flists, Hub, HubFlist, HubNode, HubOptions, HubUser, Options, Server, Token, Writing, with_hub_user};
+use muxfs_http::{Flists, Hub, HubFlist, HubNode, HubOptions, HubUser, Options, Server, Token, with_hub_user};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use self::web::{Reply, ask, send};
+use self::web::{Reply, TOKEN, ask, basic, send, writing};
 
 const ALICE: &str = "alice-0123456789abcdef";
 const BOB: &str = "bob-0123456789abcdef";
@@ -574,15 +573,7 @@ async fn a_second_server_sees_the_same() {
 /// What asks for a token else asks for it here, and any user's is one; what is public asks nobody.
 #[tokio::test]
 async fn who_may_read() {
-    let private = || {
-        let writing = Writing {
-            vfs: ModelFs::new(env()),
-            token: Token::new("server-0123456789abcdef").expect("a token"),
-            caller: Caller { uid: 0, gid: 0, groups: Vec::new() },
-            sync_names_except: Vec::new(),
-        };
-        Options { private: true, writing: Some(writing), ..Options::default() }
-    };
+    let private = || Options { private: true, writing: Some(writing(ModelFs::new(env()))), ..Options::default() };
     let world = World::with(private(), false);
     let reads = async |world: &World, headers: &[(&str, &str)]| {
         ask(world.server.local_addr(), "GET", "/alice/one.flist", headers).await.status
@@ -614,18 +605,13 @@ async fn users_of_the_server_read_what_is_in_no_home_where_theirs_is_all() {
         users += &muxfs_users::user_line(name, "secret", home, false, &env()).expect("a user");
     }
     fs::write(&file, users).expect("written");
-    let basic = |name: &str, password: &str| {
-        let shown = multibase::Base::Base64Pad.encode(format!("{name}:{password}"));
-        format!("Basic {shown}")
-    };
     for (private, is_public) in [(false, false), (true, false), (false, true), (true, true)] {
-        let writing = Writing {
-            vfs: ModelFs::new(env()),
-            token: Token::new("server-0123456789abcdef").expect("a token"),
-            caller: Caller { uid: 0, gid: 0, groups: Vec::new() },
-            sync_names_except: Vec::new(),
+        let options = Options {
+            private,
+            writing: Some(writing(ModelFs::new(env()))),
+            users: Some(file.clone()),
+            ..Options::default()
         };
-        let options = Options { private, writing: Some(writing), users: Some(file.clone()), ..Options::default() };
         let world = World::with(options, is_public);
         let addr = world.server.local_addr();
         let get = async |shown: &[(&str, &str)], path: &str| ask(addr, "GET", path, shown).await.status;

@@ -15,11 +15,10 @@ use muxfs::{
     dag::{Entry, UnixfsMeta},
     ipns::{IpnsName, LIFETIME, NameKey, Record, Records, TTL},
     testing::{env, model::ModelFs},
-    vfs::posix::Caller,
 };
-use muxfs_http::{Options, Token, Writing};
+use muxfs_http::Options;
 
-use self::web::Site;
+use self::web::{OWNER, Site, writing};
 
 #[derive(Debug, Default)]
 struct Known(Mutex<BTreeMap<IpnsName, Record>>);
@@ -162,16 +161,9 @@ async fn names_that_others_know_are_for_who_may_have_them_asked() {
 /// who may not read.
 #[tokio::test]
 async fn a_site_of_a_name_redirects() {
-    let token = "0123456789abcdef0123456789abcdef";
-    let bearer = format!("Bearer {token}");
     for is_private in [false, true] {
         let known = Arc::new(Known::default());
-        let writing = is_private.then(|| Writing {
-            vfs: ModelFs::new(env()),
-            token: Token::new(token).expect("a token"),
-            caller: Caller { uid: 0, gid: 0, groups: Vec::new() },
-            sync_names_except: Vec::new(),
-        });
+        let writing = is_private.then(|| writing(ModelFs::new(env())));
         let names: Option<Arc<dyn Records>> = Some(known.clone());
         let site = Site::with(Options { names, writing, private: is_private, ..Options::default() }).await;
         let mut entries = Vec::new();
@@ -196,11 +188,7 @@ async fn a_site_of_a_name_redirects() {
                 ("/nothing", 404, None, "none"),
             ] {
                 let reply = site
-                    .ask(
-                        "GET",
-                        path,
-                        &[("Host", host.as_str()), ("Authorization", bearer.as_str())][..=usize::from(is_private)],
-                    )
+                    .ask("GET", path, &[("Host", host.as_str()), ("Authorization", OWNER)][..=usize::from(is_private)])
                     .await;
                 let found = (reply.status, reply.header("location"), reply.text());
                 assert_eq!(found, (status, location, text.to_owned()), "{value}{path}");

@@ -17,15 +17,13 @@ use futures_util::future::join_all;
 use muxfs::{
     Mount, MuxFs, Name, Prefix,
     testing::{env, model::ModelFs},
-    vfs::{Ino, NewNode, SetAttr, Vfs, posix::Caller},
+    vfs::{Ino, NewNode, SetAttr, Vfs},
 };
-use muxfs_http::{Counter, Options, Report, Reporter, Server, Token, Writing};
+use muxfs_http::{Counter, Options, Report, Reporter, Server};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 
-use self::web::{Reply, ask, send};
-
-const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+use self::web::{Reply, TOKEN, ask, send, writing};
 
 struct Site {
     server: Server,
@@ -76,15 +74,9 @@ impl Site {
         let mut mux = MuxFs::new();
         mux.mount(Mount::location(Prefix::new("a").expect("a prefix"), model.clone(), env())).expect("mounts");
         let vfs = mux.vfs(&env()).await.expect("joins");
-        let writing = Writing {
-            vfs,
-            token: Token::new(TOKEN).expect("a token"),
-            caller: Caller { uid: 0, gid: 0, groups: Vec::new() },
-            sync_names_except: Vec::new(),
-        };
         let options = Options {
             addr: ([127, 0, 0, 1], 0).into(),
-            writing: Some(writing),
+            writing: Some(writing(vfs)),
             reporter: Some(reporter),
             ..Options::default()
         };

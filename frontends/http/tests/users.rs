@@ -7,14 +7,11 @@ use std::sync::{Arc, OnceLock};
 use muxfs::{
     Mount, MuxFs, Name, Prefix,
     testing::{env, model::ModelFs},
-    vfs::{Lease, NewNode, SetAttr, Vfs, ext, posix::Caller},
+    vfs::{Lease, NewNode, SetAttr, Vfs, ext},
 };
-use muxfs_http::{Options, Server, Token, Writing};
+use muxfs_http::{Options, Server};
 
-use self::web::{Reply, send};
-
-const TOKEN: &str = "0123456789abcdef0123456789abcdef";
-const OWNER: &str = "Bearer 0123456789abcdef0123456789abcdef";
+use self::web::{OWNER, Reply, TOKEN, basic, send, writing};
 
 struct Site {
     server: Server,
@@ -33,11 +30,6 @@ fn users() -> String {
     text.replace("home = \"/\"\n", "home = \"/\"\nuid = 7\ngid = 7\n")
 }
 
-/// What a client sends for a user.
-fn basic(name: &str, password: &str) -> String {
-    format!("Basic {}", multibase::Base::Base64Pad.encode(format!("{name}:{password}")))
-}
-
 impl Site {
     /// Two mounts, `/a/ann/` and `/a/bob/` in the first, and three users: ann at home in her directory, bob who only reads his,
     /// and eve, at home everywhere, as user 7 of the system.
@@ -51,15 +43,9 @@ impl Site {
             mux.mount(Mount::location(Prefix::new(prefix).expect("a prefix"), model, env())).expect("mounts");
         }
         let vfs = mux.vfs(&env()).await.expect("joins");
-        let writing = Writing {
-            vfs: vfs.clone(),
-            token: Token::new(TOKEN).expect("a token"),
-            caller: Caller { uid: 0, gid: 0, groups: Vec::new() },
-            sync_names_except: Vec::new(),
-        };
         let options = Options {
             addr: ([127, 0, 0, 1], 0).into(),
-            writing: Some(writing),
+            writing: Some(writing(vfs.clone())),
             users: Some(file),
             private,
             ..Options::default()

@@ -18,10 +18,10 @@ use muxfs::{
     testing::{Clock, env, model::ModelFs},
     vfs::{
         Attr, Changed, Cookie, Ino, Lease, Listing, NewNode, Place, RenameMode, Renamed, SetAttr, SetTime, Vfs,
-        XattrMode, XattrName, ext, posix::Caller,
+        XattrMode, XattrName, ext,
     },
 };
-use muxfs_http::{Options, Server, Token, Writing};
+use muxfs_http::{Options, Server, Writing};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -29,10 +29,9 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use self::web::{Reply, ask, reply, send};
+use self::web::{OWNER, Reply, TOKEN, ask, reply, send, writing};
 
-const TOKEN: &str = "0123456789abcdef0123456789abcdef";
-const BEARER: (&str, &str) = ("Authorization", "Bearer 0123456789abcdef0123456789abcdef");
+const BEARER: (&str, &str) = ("Authorization", OWNER);
 
 /// Two mounts that are written, over model file systems.
 struct Site {
@@ -145,12 +144,7 @@ impl Site {
             let (_, attr) = ext::walk(&vfs, vfs.root(), &[name(prefix.as_bytes())]).await.expect("mounted");
             sync_names_except.push(attr.fsid);
         }
-        let writing = Writing {
-            vfs: vfs.clone(),
-            token: Token::new(TOKEN).expect("a token"),
-            caller: Caller { uid: 0, gid: 0, groups: Vec::new() },
-            sync_names_except,
-        };
+        let writing = Writing { sync_names_except, ..writing(vfs.clone()) };
         let options = Options { addr: ([127, 0, 0, 1], 0).into(), writing: Some(writing), ..options };
         Self { server: muxfs_http::serve(mux, options).expect("listens"), models, gate, renames, renames_there, vfs }
     }

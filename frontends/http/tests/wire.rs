@@ -14,14 +14,13 @@ use muxfs::{
         env,
         wire::{Ability, Answer, Client, Refusal, Stat},
     },
-    vfs::{Vfs, posix::Caller},
+    vfs::Vfs,
 };
-use muxfs_http::{Options, Server, Token, Writing};
+use muxfs_http::{Options, Server};
 
-use self::web::{Reply, send};
+use self::web::{OWNER, Reply, send, writing};
 
-const TOKEN: &str = "0123456789abcdef0123456789abcdef";
-const AUTHORIZATION: (&str, &str) = ("Authorization", "Bearer 0123456789abcdef0123456789abcdef");
+const AUTHORIZATION: (&str, &str) = ("Authorization", OWNER);
 
 /// A client, and the server that lives as long as its clients.
 #[derive(Debug)]
@@ -31,12 +30,7 @@ struct Dav(Arc<Server>);
 async fn connect(vfs: Arc<dyn Vfs>) -> Arc<dyn Client> {
     let mut mux = MuxFs::new();
     mux.mount(Mount::location(Prefix::new("a").expect("a prefix"), vfs, env())).expect("mounts");
-    let writing = Writing {
-        vfs: mux.vfs(&env()).await.expect("joins"),
-        token: Token::new(TOKEN).expect("a token"),
-        caller: Caller { uid: 0, gid: 0, groups: Vec::new() },
-        sync_names_except: Vec::new(),
-    };
+    let writing = writing(mux.vfs(&env()).await.expect("joins"));
     let options = Options { addr: ([127, 0, 0, 1], 0).into(), writing: Some(writing), ..Options::default() };
     Arc::new(Dav(Arc::new(muxfs_http::serve(mux, options).expect("listens"))))
 }

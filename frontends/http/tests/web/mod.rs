@@ -11,12 +11,32 @@ use muxfs::{
     dag::{Dag, DagOptions},
     media::MemMedia,
     pins::Pins,
+    vfs::{Vfs, posix::Caller},
 };
-use muxfs_http::{Options, Server};
+use muxfs_http::{Options, Server, Token, Writing};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
+
+/// What lets its bearer write, and how it is shown.
+pub(crate) const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+pub(crate) const OWNER: &str = "Bearer 0123456789abcdef0123456789abcdef";
+
+/// All of a file system is written by who shows the token, as root.
+pub(crate) fn writing(vfs: Arc<dyn Vfs>) -> Writing {
+    Writing {
+        vfs,
+        token: Token::new(TOKEN).expect("a token"),
+        caller: Caller { uid: 0, gid: 0, groups: Vec::new() },
+        sync_names_except: Vec::new(),
+    }
+}
+
+/// What a client sends for a user.
+pub(crate) fn basic(name: &str, password: &str) -> String {
+    format!("Basic {}", multibase::Base::Base64Pad.encode(format!("{name}:{password}")))
+}
 
 /// A server of `/ipfs`, and of the same blocks as `/zstor`.
 pub(crate) struct Site {
