@@ -88,24 +88,38 @@ pub(crate) async fn answer(shared: &Arc<Shared>, request: Request<Incoming>) -> 
     response
 }
 
-/// Answers what only reads, when its turn comes.
+/// Answers what only reads. Who asks is found out before there is a turn: a password may take as long as those of others.
 async fn read(
     shared: &Arc<Shared>,
     (site, of_hub): (Option<&Site>, Option<&Asked>),
     request: &Parts,
     body: Incoming,
 ) -> Result<Response<Body>, Failure> {
+) -> Result<Response<Body>, Failure> {
+    match (site, of_hub) {
+        (Some(site), _) => {
+            let who = identify(shared, request).await;
+            in_turn(shared, Box::pin(async { Ok(find_on(shared, site, request, who).await) })).await
+        }
+        (None, Some(asked)) => {
+            asked.admit_reader(shared, request).await?;
+            in_turn(shared, Box::pin(asked.read(shared, request))).await
+        }
+        (None, None) => {
+            let who = admit(shared, request).await?;
+            in_turn(shared, Box::pin(async { Ok(find(shared, who, request, body).await) })).await
+        }
+    }
+}
+
+/// Answers what only reads, when its turn comes.
+async fn in_turn(
+    shared: &Shared,
+    found: impl Future<Output = Result<Response<Body>, Failure>>,
     let patience = shared.options.answer_timeout;
     let Some(turn) = shared.turns.take(patience).await else {
         let why = "Too much else is being sent, to clients that take it slowly.";
         return Err(Failure::new(StatusCode::SERVICE_UNAVAILABLE, why, "Try again in a while."));
-    };
-    let found = async {
-        match (site, of_hub) {
-            (Some(site), _) => Ok(find_on(shared, site, request).await),
-            (None, Some(asked)) => asked.read(shared, request).await,
-            (None, None) => Ok(find(shared, request, body).await),
-        }
     };
     let Ok(answer) = timeout(patience, found).await else {
         let why = "It took too long to find this.";
@@ -123,10 +137,11 @@ async fn admit(shared: &Shared, request: &Parts) -> Result<Who, Failure> {
 /// Who asks, if they may read.
 pub(crate) async fn identify(shared: &Shared, request: &Parts) -> Result<Who, Failure> {
     let mut who = access::who(&request.headers, shared.options.writing.as_ref().map(|writing| &writing.token));
+    access::check_shown(&request.headers)?;
     if let Some(logins) = &shared.logins {
         let login = match who {
             Who::Anybody => logins.of_cookie(&request.headers),
-            Who::Refused => logins.of_password(&request.headers, peer(request), (shared.options.env.now)()).await,
+            Who::Refused => logins.of_password(&request.headers, peer(request), (shared.options.env.now)()).await?,
             Who::Owner | Who::User(_) => None,
         };
         who = login.map_or(who, Who::User);
@@ -272,11 +287,7 @@ fn allow(shared: &Shared, headers: &mut HeaderMap) {
     headers.insert(ALLOW, HeaderValue::from_static(methods));
 }
 
-async fn find(shared: &Arc<Shared>, request: &Parts, body: Incoming) -> Response<Body> {
-    let who = match admit(shared, request).await {
-        Ok(who) => who,
-        Err(failure) => return fail(&failure, request),
-    };
+async fn find(shared: &Arc<Shared>, who: Who, request: &Parts, body: Incoming) -> Response<Body> {
     let lists = dav::writes(&request.method).is_some();
     if !lists && ![Method::GET, Method::HEAD, Method::OPTIONS].contains(&request.method) {
         return fail(&no_such_method(shared), request);
@@ -360,9 +371,9 @@ fn boundary(shared: &Shared) -> String {
 }
 
 /// Answers a request for a site: content alone is there.
-async fn find_on(shared: &Shared, site: &Site, request: &Parts) -> Response<Body> {
+async fn find_on(shared: &Shared, site: &Site, request: &Parts, who: Result<Who, Failure>) -> Response<Body> {
     let answered = async {
-        if !may_reach_public(&identify(shared, request).await?) {
+        if !may_reach_public(&who?) {
             return Err(access::out_of_home());
         }
         match request.method {

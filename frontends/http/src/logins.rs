@@ -11,7 +11,7 @@ use std::{
     time::SystemTime,
 };
 
-use axum::http::{HeaderMap, header::AUTHORIZATION};
+use axum::http::{HeaderMap, StatusCode, header::AUTHORIZATION};
 use muxfs::{
     Error, ErrorKind, Name, Result,
     vfs::{
@@ -24,11 +24,14 @@ use tokio::sync::Semaphore;
 
 use crate::{
     access::{self, Token},
+    failure::Failure,
     options::Options,
 };
 
 /// What tells the cookie of a user from everything else that is made of a token.
 const SESSION: &str = "MuxFS HTTP 1: session of a user";
+/// So many passwords wait for their hashing, which is less than a second: who makes up many keeps nobody longer.
+const WAITING_MAX: usize = 16;
 
 /// A user, as requests are theirs.
 #[derive(Debug, PartialEq, Eq)]
@@ -78,8 +81,13 @@ pub(crate) struct Logins {
     key: [u8; 32],
     known: Mutex<HashMap<blake3::Hash, Arc<Login>>>,
     hashings: Semaphore,
+    /// For each that is being hashed or waits for that.
+    places: Semaphore,
     brake: Brake,
 }
+
+/// Whose a password is; `None`: nobody's.
+type Checked = Result<Option<Arc<Login>>, Failure>;
 
 impl fmt::Debug for Logins {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -103,8 +111,9 @@ impl Logins {
             sessions.push((session(&writing.token, &user.name, &hash), login.clone()));
             by_name.insert(user.name.clone(), login);
         }
-        let (known, hashings, brake) = (Mutex::default(), Semaphore::new(HASHINGS_MAX), Brake::default());
-        Ok(Some(Self { users, by_name, sessions, key, known, hashings, brake }))
+        let (known, brake) = (Mutex::default(), Brake::default());
+        let (hashings, places) = (Semaphore::new(HASHINGS_MAX), Semaphore::new(HASHINGS_MAX + WAITING_MAX));
+        Ok(Some(Self { users, by_name, sessions, key, known, hashings, places, brake }))
     }
 
     /// Whose cookie a browser shows.
@@ -120,43 +129,60 @@ impl Logins {
     }
 
     /// Whose name and password a request shows.
-    pub(crate) async fn of_password(&self, headers: &HeaderMap, peer: IpAddr, now: SystemTime) -> Option<Arc<Login>> {
-        for value in headers.get_all(AUTHORIZATION) {
-            if let Some((name, password)) = access::basic(value)
-                && let Some(login) = self.check(&name, &password, peer, now).await
-            {
-                return Some(login);
-            }
+    pub(crate) async fn of_password(&self, headers: &HeaderMap, peer: IpAddr, now: SystemTime) -> Checked {
+        match headers.get(AUTHORIZATION).and_then(access::basic) {
+            Some((name, password)) => self.check(&name, &password, peer, now).await,
+            None => Ok(None),
         }
-        None
     }
 
-    /// The user of this name and password.
-    pub(crate) async fn check(&self, name: &str, password: &str, peer: IpAddr, now: SystemTime) -> Option<Arc<Login>> {
+    /// The user of this name and password; `None` where there is none, or too many were wrong from there.
+    ///
+    /// # Errors
+    /// 503 where too many are being looked at.
+    pub(crate) async fn check(&self, name: &str, password: &str, peer: IpAddr, now: SystemTime) -> Checked {
         let mut hasher = blake3::Hasher::new_keyed(&self.key);
         hasher.update(&(name.len() as u64).to_le_bytes()).update(name.as_bytes()).update(password.as_bytes());
         let shown = hasher.finalize();
         if let Some(login) = self.known().get(&shown) {
-            return Some(login.clone());
+            return Ok(Some(login.clone()));
         }
         // Behind a proxy on this machine all are one address: a stranger there is not to keep the users out.
         let is_braked = !peer.to_canonical().is_loopback();
-        if is_braked && self.brake.holds(peer, now) {
-            tracing::warn!(%peer, user = name, "HTTP: too many wrong passwords from there");
-            return None;
+        let is_held = || {
+            let is_held = is_braked && self.brake.holds(peer, now);
+            if is_held {
+                tracing::warn!(%peer, user = name, "HTTP: too many wrong passwords from there");
+            }
+            is_held
+        };
+        if is_held() {
+            return Ok(None);
         }
-        let _turn = self.hashings.acquire().await.ok()?;
+        let busy = || {
+            let why = "Too many passwords are being looked at.";
+            Failure::new(StatusCode::SERVICE_UNAVAILABLE, why, "Try again in a while.")
+        };
+        let _place = self.places.try_acquire().map_err(|_| busy())?;
+        let _turn = self.hashings.acquire().await.map_err(|_| busy())?;
+        // Those who wait together all came before the first of them was found to be wrong, or to be right.
+        if is_held() {
+            return Ok(None);
+        }
+        if let Some(login) = self.known().get(&shown) {
+            return Ok(Some(login.clone()));
+        }
         let (users, wanted, password) = (self.users.clone(), name.to_owned(), password.to_owned());
         let fits = tokio::task::spawn_blocking(move || users.check(&wanted, &password).is_some()).await;
         if let Some(login) = self.by_name.get(name).filter(|_| fits.unwrap_or(false)) {
             self.known().insert(shown, login.clone());
-            return Some(login.clone());
+            return Ok(Some(login.clone()));
         }
         tracing::warn!(%peer, user = name, "HTTP: a wrong name or password");
         if is_braked {
             self.brake.failed(peer, now);
         }
-        None
+        Ok(None)
     }
 
     fn known(&self) -> std::sync::MutexGuard<'_, HashMap<blake3::Hash, Arc<Login>>> {
@@ -171,4 +197,68 @@ fn session(token: &Token, name: &str, hash: &str) -> blake3::Hash {
         hasher.update(&(part.len() as u64).to_le_bytes()).update(part.as_bytes());
     }
     hasher.finalize()
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::{FutureExt as _, future::join_all};
+    use muxfs::{
+        testing::{env, model::ModelFs},
+        vfs::Fsid,
+    };
+
+    use super::*;
+    use crate::access::Writing;
+
+    const NOW: SystemTime = SystemTime::UNIX_EPOCH;
+    const STRANGER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
+
+    /// Those of a server with one user.
+    fn logins() -> Logins {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = dir.path().join("users.toml");
+        let line = muxfs_users::user_line("ann", "ann's", "/", false, &env()).expect("a user");
+        std::fs::write(&file, format!("version = 1\n{line}")).expect("written");
+        let writing = Writing {
+            vfs: ModelFs::new(env()),
+            token: Token::new("0123456789abcdef").expect("a token"),
+            caller: Caller { uid: 0, gid: 0, groups: Vec::new() },
+            sync_names_except: Vec::<Fsid>::new(),
+        };
+        let options = Options { users: Some(file), writing: Some(writing), ..Options::default() };
+        Logins::open(&options).expect("opens").expect("users")
+    }
+
+    async fn is_in(logins: &Logins, password: &str) -> bool {
+        logins.check("ann", password, STRANGER, NOW).await.expect("there is a place").is_some()
+    }
+
+    /// However many guess at once: the brake counts those that were found to be wrong while others waited.
+    #[tokio::test]
+    async fn guesses_at_once_are_held_like_others() {
+        let logins = logins();
+        let crowd = HASHINGS_MAX + WAITING_MAX;
+        let wrong = |count| join_all((0..count).map(|_| is_in(&logins, "bob's")));
+        assert!(!wrong(crowd).await.contains(&true));
+        // The brake does not hold yet when they come: it does before the last of them has its turn, who is right.
+        let (others, last) = tokio::join!(wrong(crowd - 1), is_in(&logins, "ann's"));
+        assert!(!others.contains(&true) && !last, "one too many was looked at");
+    }
+
+    #[tokio::test]
+    async fn few_wait_and_who_is_known_does_not() {
+        let logins = logins();
+        assert!(is_in(&logins, "ann's").await, "hashed once");
+        let hashing = logins.hashings.acquire_many(u32::try_from(HASHINGS_MAX).expect("few")).await.expect("open");
+        let mut crowd: Vec<_> =
+            (0..HASHINGS_MAX + WAITING_MAX).map(|_| Box::pin(logins.check("ann", "bob's", STRANGER, NOW))).collect();
+        for waiting in &mut crowd {
+            assert!(waiting.now_or_never().is_none(), "it waits");
+        }
+        let refused = logins.check("ann", "bob's", STRANGER, NOW).now_or_never().expect("at once");
+        assert_eq!(refused.expect_err("no place").status, StatusCode::SERVICE_UNAVAILABLE);
+        assert!(is_in(&logins, "ann's").now_or_never().expect("at once"));
+        drop((crowd, hashing));
+        assert!(!is_in(&logins, "bob's").await, "places come free");
+    }
 }

@@ -281,7 +281,7 @@ pub(crate) async fn log_in(
             let session = if token.is(shown.trim()) {
                 Some(token.session())
             } else {
-                session_of_user(shared, form.get("user").unwrap_or_default(), shown, peer).await
+                session_of_user(shared, form.get("user").unwrap_or_default(), shown, peer).await?
             };
             let Some(session) = session else {
                 tokio::time::sleep(REFUSAL_TIME).await;
@@ -298,8 +298,13 @@ pub(crate) async fn log_in(
     Ok(response)
 }
 
-async fn session_of_user(shared: &Shared, name: &str, password: &str, peer: IpAddr) -> Option<blake3::Hash> {
-    let logins = shared.logins.as_ref().filter(|_| !name.is_empty())?;
+async fn session_of_user(
+    shared: &Shared,
+    name: &str,
+    password: &str,
+    peer: IpAddr,
+) -> Result<Option<blake3::Hash>, Failure> {
+    let Some(logins) = shared.logins.as_ref().filter(|_| !name.is_empty()) else { return Ok(None) };
     let login = logins.check(name, password, peer, (shared.options.env.now)()).await?;
-    logins.session_of(&login)
+    Ok(login.and_then(|login| logins.session_of(&login)))
 }

@@ -2,7 +2,10 @@
 
 mod web;
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use muxfs::{
     Mount, MuxFs, Name, Prefix,
@@ -34,6 +37,10 @@ impl Site {
     /// Two mounts, `/a/ann/` and `/a/bob/` in the first, and three users: ann at home in her directory, bob who only reads his,
     /// and eve, at home everywhere, as user 7 of the system.
     async fn new(private: bool) -> Self {
+        Self::with(Options { private, ..Options::default() }).await
+    }
+
+    async fn with(options: Options) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let file = dir.path().join("users.toml");
         std::fs::write(&file, USERS.get_or_init(users)).expect("written");
@@ -47,8 +54,7 @@ impl Site {
             addr: ([127, 0, 0, 1], 0).into(),
             writing: Some(writing(vfs.clone())),
             users: Some(file),
-            private,
-            ..Options::default()
+            ..options
         };
         let site = Self { server: muxfs_http::serve(mux, options).expect("listens"), vfs, _dir: dir };
         for dir in ["/a/ann/", "/a/bob/", "/a/ann/d/", "/b/d/"] {
@@ -209,5 +215,21 @@ async fn a_user_of_the_system_may_what_that_one_may() {
     ] {
         let reply = site.ask(&eve, method, path, &[]).await;
         assert_eq!(reply.status, status, "{method} {path}: {}", reply.text());
+    }
+}
+
+/// Who asks is found out before there is a turn, and however long that takes: a wrong token takes a second.
+#[tokio::test]
+async fn who_is_refused_takes_no_turn() {
+    let patience = Duration::from_millis(10);
+    let site = Site::with(Options { answers_max: 1, answer_timeout: patience, ..Options::default() }).await;
+    for shown in [basic("ann", "bob's"), "Bearer wrong".to_owned()] {
+        let reply = site.ask(&shown, "GET", "/a/ann/f", &[]).await;
+        assert_eq!(reply.status, 401, "{}", reply.text());
+    }
+    let twice = [("Authorization", &*basic("ann", "ann's"))];
+    for method in ["GET", "PUT", "PROPFIND"] {
+        let reply = site.ask(OWNER, method, "/a/ann/f", &twice).await;
+        assert_eq!(reply.status, 400, "{method}: whose is it? {}", reply.text());
     }
 }

@@ -77,6 +77,7 @@ const WAITING_COUNT_MAX: usize = 16;
 const MERGE_LEN_MAX: usize = 64 << 10;
 const MERGE_COUNT_MAX: usize = 64;
 const REALM: &str = "Bearer realm=\"MuxFS hub\"";
+const UNREAD: &str = "This needs the token of a user of the hub, or that of this server, or a user of it.";
 
 /// A node of an flist.
 #[derive(Debug, Clone)]
@@ -372,7 +373,7 @@ impl Asked {
     }
 
     /// Sees to it that who asks may read.
-    async fn admit_reader(&self, shared: &Shared, request: &Parts) -> Result<()> {
+    pub(crate) async fn admit_reader(&self, shared: &Shared, request: &Parts) -> Result<()> {
         guard::check_host(request, &shared.options.hosts)?;
         if self.hub.0.options.is_public {
             return Ok(());
@@ -387,7 +388,10 @@ impl Asked {
             sleep(REFUSAL_TIME).await;
             return Err(unauthorized());
         }
-        let who = identify(shared, request).await.map_err(|_| unauthorized())?;
+        let who = identify(shared, request).await.map_err(|failure| match failure.status {
+            StatusCode::UNAUTHORIZED => Failure { why: UNREAD.into(), ..failure },
+            _ => failure,
+        })?;
         // It is in no mount, and so in no home but that of all.
         if who.may_reach(&[]) { Ok(()) } else { Err(access::out_of_home()) }
     }
@@ -416,9 +420,8 @@ impl Asked {
         }
     }
 
-    /// Answers who reads.
+    /// Answers who reads, and may.
     pub(crate) async fn read(&self, shared: &Shared, request: &Parts) -> Result<Response<Body>> {
-        self.admit_reader(shared, request).await?;
         let is_info = request.method.as_str() == "INFO";
         if ![Method::GET, Method::HEAD].contains(&request.method) && !is_info {
             return Err(Failure::new(StatusCode::METHOD_NOT_ALLOWED, "There is no such method here.", ""));
