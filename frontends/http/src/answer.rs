@@ -66,14 +66,15 @@ pub(crate) async fn answer(shared: &Arc<Shared>, request: Request<Incoming>) -> 
     let of_hub = if site.is_none() { hub::asked(shared, request) } else { None };
     let mut response = if let Some(asked) = of_hub.as_ref().filter(|asked| asked.is_of_user()) {
         let answer = change_hub(shared, asked.clone(), request, body).await;
-        answer.unwrap_or_else(|failure| asked.fail(&failure, request))
+        answer.unwrap_or_else(|failure| asked.fail(shared, &failure, request))
     } else if site.is_none() && of_hub.is_none() && request.method == Method::POST {
         log_in(shared, request, body).await.unwrap_or_else(|failure| fail(&failure, request))
     } else if site.is_none() && of_hub.is_none() && dav::writes(&request.method) == Some(true) {
         change(shared, request, body).await.unwrap_or_else(|failure| fail(&failure, request))
     } else {
-        let failed =
-            |failure| of_hub.as_ref().map_or_else(|| fail(&failure, request), |asked| asked.fail(&failure, request));
+        let failed = |failure| {
+            of_hub.as_ref().map_or_else(|| fail(&failure, request), |asked| asked.fail(shared, &failure, request))
+        };
         read(shared, (site.as_ref(), of_hub.as_ref()), request, body).await.unwrap_or_else(failed)
     };
     if response.status() == StatusCode::METHOD_NOT_ALLOWED && site.is_none() {
@@ -95,7 +96,6 @@ async fn read(
     request: &Parts,
     body: Incoming,
 ) -> Result<Response<Body>, Failure> {
-) -> Result<Response<Body>, Failure> {
     match (site, of_hub) {
         (Some(site), _) => {
             let who = identify(shared, request).await;
@@ -116,6 +116,7 @@ async fn read(
 async fn in_turn(
     shared: &Shared,
     found: impl Future<Output = Result<Response<Body>, Failure>>,
+) -> Result<Response<Body>, Failure> {
     let patience = shared.options.answer_timeout;
     let Some(turn) = shared.turns.take(patience).await else {
         let why = "Too much else is being sent, to clients that take it slowly.";
@@ -136,8 +137,8 @@ async fn admit(shared: &Shared, request: &Parts) -> Result<Who, Failure> {
 
 /// Who asks, if they may read.
 pub(crate) async fn identify(shared: &Shared, request: &Parts) -> Result<Who, Failure> {
-    let mut who = access::who(&request.headers, shared.options.writing.as_ref().map(|writing| &writing.token));
     access::check_shown(&request.headers)?;
+    let mut who = access::who(&request.headers, shared.options.writing.as_ref().map(|writing| &writing.token));
     if let Some(logins) = &shared.logins {
         let login = match who {
             Who::Anybody => logins.of_cookie(&request.headers),

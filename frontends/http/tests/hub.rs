@@ -580,7 +580,11 @@ async fn who_may_read() {
     };
     assert_eq!(reads(&world, &[]).await, 401);
     assert_eq!(reads(&world, &[("Authorization", "Bearer wrong-0123456789abcdef")]).await, 401);
-    for token in [ALICE, BOB, "server-0123456789abcdef"] {
+    // Who is asked is told what is taken: a browser asks people for the token, or for a user of the server.
+    let offered = world.get("/alice/one.flist").await.header("www-authenticate").map(str::to_owned);
+    assert!(offered.as_ref().is_some_and(|ways| ways.starts_with("Basic")), "{offered:?}");
+    assert_eq!(reads(&world, &[("Authorization", &basic("anybody", TOKEN))]).await, 200);
+    for token in [ALICE, BOB, TOKEN] {
         assert_eq!(reads(&world, &[("Authorization", &format!("Bearer {token}"))]).await, 200, "{token}");
     }
     let evil = [("Authorization", &*format!("Bearer {ALICE}")), ("Origin", "http://evil.example")];

@@ -357,7 +357,7 @@ impl Asked {
     }
 
     /// Says that it went wrong, in the form in which it was asked.
-    pub(crate) fn fail(&self, failure: &Failure, request: &Parts) -> Response<Body> {
+    pub(crate) fn fail(&self, shared: &Shared, failure: &Failure, request: &Parts) -> Response<Body> {
         let mut accepts = request.headers.get_all(ACCEPT).into_iter().filter_map(|value| value.to_str().ok());
         let mut response = if self.is_of_api() {
             let mut response = ours::told(&json!({ "status": "error", "message": failure.why }));
@@ -367,7 +367,12 @@ impl Asked {
             page::failed(failure, accepts.any(|value| value.contains("text/html")))
         };
         if failure.status == StatusCode::UNAUTHORIZED {
-            response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static(REALM));
+            // Who reads may show what all of HTTP takes; who changes something shows what no browser sends by itself.
+            if shared.options.writing.is_some() && !self.is_of_user() {
+                access::ask(&request.headers, response.headers_mut());
+            } else {
+                response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static(REALM));
+            }
         }
         response
     }
