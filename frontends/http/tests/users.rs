@@ -9,7 +9,7 @@ use std::{
 
 use muxfs::{
     Mount, MuxFs, Name, Prefix,
-    testing::{env, model::ModelFs},
+    testing::{Clock, env, model::ModelFs},
     vfs::{Lease, NewNode, SetAttr, Vfs, ext},
 };
 use muxfs_http::{Options, Server};
@@ -231,5 +231,28 @@ async fn who_is_refused_takes_no_turn() {
     for method in ["GET", "PUT", "PROPFIND"] {
         let reply = site.ask(OWNER, method, "/a/ann/f", &twice).await;
         assert_eq!(reply.status, 400, "{method}: whose is it? {}", reply.text());
+    }
+}
+
+/// What was cut off long ago goes where its directory is listed by who may take it away.
+#[tokio::test]
+async fn a_user_clears_up_at_home_alone() {
+    let clock = Clock::default();
+    let site = Site::with(Options { env: clock.env(1), ..Options::default() }).await;
+    for dir in ["a", "a/ann"] {
+        let names: Vec<_> = dir.split('/').map(|part| Name::new(part.as_bytes()).expect("a name")).collect();
+        let (dir, _) = ext::walk(&site.vfs, site.vfs.root(), &names).await.expect("there");
+        let hidden = Name::new(b".muxfs-part.http.x").expect("a name");
+        let made = site.vfs.create(dir.ino(), &hidden, NewNode::File, SetAttr::default()).await.expect("made");
+        drop(Lease::adopt(site.vfs.clone(), made.node.ino));
+    }
+    clock.advance(Duration::from_hours(25));
+    let (ann, left) = (basic("ann", "ann's"), async |path: &str| site.is_there(path).await);
+    for (who, path, expected) in
+        [(&*ann, "/a/", (true, true)), (&*ann, "/a/ann/", (true, false)), (OWNER, "/a/", (false, false))]
+    {
+        assert_eq!(site.ask(who, "PROPFIND", path, &[("Depth", "1")]).await.status, 207);
+        let there = (left("/a/.muxfs-part.http.x").await, left("/a/ann/.muxfs-part.http.x").await);
+        assert_eq!(there, expected, "{path}");
     }
 }

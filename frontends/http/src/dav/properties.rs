@@ -331,14 +331,14 @@ impl Lister {
         let (entries, next) = self.dav.tree.page(self.dir.ino(), after).await?;
         let mut text = String::new();
         for (name, node) in entries {
+            let (who, path) = (&self.dav.who, [&self.dav.target.parts[..], std::slice::from_ref(&name)].concat());
             if is_hidden(&name) {
-                if self.dav.who.may_write() && self.dav.tree.is_leftover(&name, &node.attr) {
+                if who.may_write() && who.may_name(&path) && self.dav.tree.is_leftover(&name, &node.attr) {
                     self.dav.tree.discard(&self.dir, &name).await;
                 }
                 continue;
             }
-            let path = [&self.dav.target.parts[..], &[name]].concat();
-            if !self.dav.who.may_see(&path) {
+            if !who.may_see(&path) {
                 continue;
             }
             text += &self.dav.described(&path, &node, &self.wanted).await;
