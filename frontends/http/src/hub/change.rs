@@ -98,16 +98,24 @@ impl Shelf {
         sync_dir(above(dir)?)
     }
 
-    /// Gives what arrived the name of an flist, in the place of what has it.
-    pub(super) fn install(&self, part: &Part, spot: &Spot) -> Result<()> {
-        part.file.sync_all().map_err(failed)?;
+    /// Gives what arrived the name of an flist, in the place of what has it; and signatures of it theirs.
+    pub(super) fn install(&self, part: &Part, signed: Option<&Part>, spot: &Spot) -> Result<()> {
+        for arrived in [Some(part), signed].into_iter().flatten() {
+            arrived.file.sync_all().map_err(failed)?;
+        }
         let path = self.path(spot);
         let _turn = self.turn()?;
         self.make_above(&path)?;
         check_count(&path)?;
+        // A stop leaves an flist that nobody signed, and never signatures of other bytes.
         forget_signatures(&path)?;
         fs::rename(&part.path, &path).map_err(failed)?;
-        sync_dir(above(&path)?)
+        sync_dir(above(&path)?)?;
+        if let Some(signed) = signed {
+            fs::rename(&signed.path, signatures(&path)).map_err(failed)?;
+            sync_dir(above(&path)?)?;
+        }
+        Ok(())
     }
 
     /// Puts a symlink in the place of one; nothing else is replaced by it.
@@ -222,22 +230,69 @@ impl Shelf {
         Ok(part)
     }
 
+    /// An flist and its signatures, as they were together at one time.
+    fn opened(&self, spot: &Spot) -> Result<(File, Option<File>)> {
+        let _turn = self.turn()?;
+        let path = self.file(spot)?;
+        let flist = File::open(&path).map_err(failed)?;
+        match File::open(signatures(&path)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok((flist, None)),
+            signed => Ok((flist, Some(signed.map_err(failed)?))),
+        }
+    }
+
     /// Copies an flist, of any repository, in the place of what has the name; its signatures too.
     pub(super) fn promote(&self, from: &Spot, to: &Spot, random: &str) -> Result<()> {
-        let path = self.file(from)?;
-        let part = self.copied(File::open(&path).map_err(failed)?, random, "")?;
-        let signed = match File::open(signatures(&path)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            opened => Some(self.copied(opened.map_err(failed)?, random, "-sig")?),
+        let (flist, signed) = self.opened(from)?;
+        let part = self.copied(flist, random, "")?;
+        let signed = signed.map(|signed| self.copied(signed, random, "-sig")).transpose()?;
+        self.install(&part, signed.as_ref(), to)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io::Write as _, sync::Barrier, thread};
+
+    use super::*;
+
+    /// Of two that give one name at once one is the last, with the bytes and the signatures that are its own. Signatures
+    /// say here what they are of.
+    #[test]
+    fn bytes_and_signatures_of_a_name_are_of_one_change() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let shelf = Shelf::open(dir.path()).expect("opens");
+        let spot = |repository: &str| Spot::new(repository, "app").expect("a spot");
+        let upload = |repository: &str, text: &str, random: &str, signed: bool| {
+            let part = |text: &str, ending: &str| {
+                let mut part = Part::new(&shelf, random, ending).expect("made");
+                part.file.write_all(text.as_bytes()).expect("written");
+                part
+            };
+            let signed = signed.then(|| part(text, "-sig"));
+            shelf.install(&part(text, ""), signed.as_ref(), &spot(repository)).expect("installed");
         };
-        self.install(&part, to)?;
-        if let Some(signed) = signed {
-            signed.file.sync_all().map_err(failed)?;
-            let path = signatures(&self.path(to));
-            let _turn = self.turn()?;
-            fs::rename(&signed.path, &path).map_err(failed)?;
-            sync_dir(above(&path)?)?;
+        let read = |path: PathBuf| fs::read_to_string(path).ok();
+        for round in 0..50 {
+            // What is promoted is uploaded again as well, signed each time.
+            upload("alice", "old", "before", true);
+            let begin = Barrier::new(3);
+            thread::scope(|scope| {
+                scope.spawn(|| {
+                    begin.wait();
+                    shelf.promote(&spot("alice"), &spot("bob"), "promoted").expect("promoted");
+                });
+                scope.spawn(|| {
+                    begin.wait();
+                    upload("bob", "uploaded", "uploaded", false);
+                });
+                begin.wait();
+                upload("alice", "new", "again", true);
+            });
+            let path = shelf.path(&spot("bob"));
+            let (bytes, signed) = (read(path.clone()).expect("there"), read(signatures(&path)));
+            let expected = (bytes != "uploaded").then(|| bytes.clone());
+            assert_eq!(signed, expected, "round {round}: {bytes}");
         }
-        Ok(())
     }
 }

@@ -183,7 +183,7 @@ async fn finish(hub: &Hub, part: Part, spot: Spot) -> Result<Value> {
     let hub = hub.clone();
     blocking(move || {
         let stats = stats(&*hub.0.flists, &part.path).map_err(refused)?;
-        hub.0.shelf.install(&part, &spot)?;
+        hub.0.shelf.install(&part, None, &spot)?;
         Ok(json!({ "name": spot.flist, "files": { "status": 0, "success": true, "response": stats } }))
     })
     .await
