@@ -32,6 +32,7 @@ mod conditions;
 mod failure;
 mod forms;
 mod keys;
+mod leaving;
 mod list;
 mod multipart;
 mod names;
@@ -48,6 +49,7 @@ mod stall;
 mod sums;
 mod told;
 mod tree;
+mod turns;
 mod versions;
 mod walk;
 

@@ -22,6 +22,8 @@ pub(crate) const ODD: &str = ".muxfs-s3.keys";
 pub(crate) const UPLOADS: &str = ".muxfs-s3.uploads";
 /// Where older versions lie.
 pub(crate) const VERSIONS: &str = ".muxfs-s3.versions";
+/// What a bucket is called that goes: its name and a random part follow.
+pub(crate) const LEAVING: &str = ".muxfs-s3.leaving.";
 
 /// Where a key belongs.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -8,10 +8,9 @@ use std::sync::Arc;
 
 use muxfs::{
     Error, ErrorKind, Name, Result,
-    vfs::{Cookie, RemoveKind, RenameMode, Vfs},
+    vfs::{RemoveKind, RenameMode, Vfs},
 };
 use s3s::S3ErrorCode;
-use tokio::sync::{Mutex, MutexGuard};
 
 use crate::{
     Options,
@@ -19,14 +18,13 @@ use crate::{
     conditions::Conditions,
     failure::{S3Result, failed, refuse},
     keys::Keys,
-    names::{self, Key, ODD, UPLOADS, VERSIONS, WORK},
+    names::{self, Key, ODD, VERSIONS, WORK},
     record::Record,
     sorted::Windows,
     tree::{Node, Tree, Work},
+    turns::Turns,
 };
 
-/// So many keys can be written at once that have nothing to do with each other.
-const TURN_COUNT: usize = 256;
 /// How often something is begun anew because another frontend was faster.
 const TRY_COUNT: usize = 16;
 
@@ -37,7 +35,7 @@ pub(crate) struct Buckets {
     root: Vec<Name>,
     pub(crate) keys: Keys,
     pub(crate) windows: Windows,
-    turns: Vec<Mutex<()>>,
+    pub(crate) turns: Turns,
 }
 
 /// Where an object lies.
@@ -104,9 +102,8 @@ impl Buckets {
             budget: Budget::default(),
             env: options.env.clone(),
         });
-        let turns = (0..TURN_COUNT).map(|_| Mutex::new(())).collect();
-        let keys = options.keys.clone();
-        let buckets = Self { tree, root: options.root.clone(), keys, windows: Windows::default(), turns };
+        let (root, keys) = (options.root.clone(), options.keys.clone());
+        let buckets = Self { tree, root, keys, windows: Windows::default(), turns: Turns::default() };
         let root = buckets.root().await?;
         if !root.is_dir() {
             return Err(Error::new(ErrorKind::NotDir, "s3.root").because("buckets are the directories of a directory"));
@@ -117,22 +114,8 @@ impl Buckets {
                 buckets.tree.remove_all(&bucket, &work, left).await?;
             }
         }
+        buckets.remove_leaving(&root).await?;
         Ok(Arc::new(buckets))
-    }
-
-    /// The turn of a key.
-    pub(crate) async fn turn(&self, bucket: &str, key: &str) -> MutexGuard<'_, ()> {
-        let hash = blake3::hash(format!("{bucket}/{key}").as_bytes());
-        self.turns[usize::from(hash.as_bytes()[0]) % TURN_COUNT].lock().await
-    }
-
-    /// The turns of all keys: nothing is put and nothing removed meanwhile.
-    async fn all_turns(&self) -> Vec<MutexGuard<'_, ()>> {
-        let mut turns = Vec::with_capacity(self.turns.len());
-        for turn in &self.turns {
-            turns.push(turn.lock().await);
-        }
-        turns
     }
 
     // ---- buckets
@@ -171,77 +154,6 @@ impl Buckets {
             Some(bucket) => Ok(bucket),
             None => refuse(S3ErrorCode::NoSuchBucket, "There is no such bucket."),
         }
-    }
-
-    /// Removes a bucket that has no object, no version and no upload; directories without any file go with it.
-    pub(crate) async fn remove_bucket(&self, name: &str) -> S3Result<()> {
-        let bucket = self.bucket(name).await?;
-        let not_empty = || refuse(S3ErrorCode::BucketNotEmpty, "There are objects, versions or files in this bucket.");
-        let (root, tree) = (self.root().await.map_err(failed)?, &self.tree);
-        if self.has_object(&bucket).await.map_err(failed)? {
-            return not_empty();
-        }
-        // Looked at once more while nothing is put: what was acknowledged since is not removed.
-        let _turns = self.all_turns().await;
-        if self.has_object(&bucket).await.map_err(failed)? {
-            return not_empty();
-        }
-        let entries = tree.entries(bucket.node.ino()).await.map_err(failed)?;
-        // What is not whole goes last: another frontend may put a file meanwhile.
-        let (own, dirs): (Vec<_>, Vec<_>) = entries.into_iter().partition(|(entry, _)| is_unfinished(entry));
-        for (entry, node) in dirs {
-            match tree.remove_dirs(&bucket.node, &entry, node).await {
-                Err(more) if matches!(more.kind(), ErrorKind::NotEmpty | ErrorKind::NotDir) => return not_empty(),
-                removed => removed.map_err(failed)?,
-            }
-        }
-        for (entry, node) in own {
-            tree.remove_all(&bucket.node, &entry, node).await.map_err(failed)?;
-        }
-        match tree.remove(&root, &names::own(name), Some(bucket.node.ino()), RemoveKind::Dir).await {
-            Err(more) if more.kind() == ErrorKind::NotEmpty => not_empty(),
-            removed => {
-                removed.map_err(failed)?;
-                tree.sync_names(&root).await.map_err(failed)
-            }
-        }
-    }
-
-    /// Whether there is an object, a version or a file in a bucket: the first one that is met tells.
-    async fn has_object(&self, bucket: &Bucket) -> Result<bool> {
-        let mut after = Some(Cookie::START);
-        while let Some(cookie) = after {
-            let (entries, next) = self.tree.page(bucket.node.ino(), cookie).await?;
-            for (entry, node) in entries {
-                if !is_unfinished(&entry) && self.has_file(&node).await? {
-                    return Ok(true);
-                }
-            }
-            after = next;
-        }
-        Ok(false)
-    }
-
-    /// Whether there is anything but directories at or below a node, or one that is an object.
-    async fn has_file(&self, node: &Node) -> Result<bool> {
-        let mut left = vec![node.clone()];
-        while let Some(node) = left.pop() {
-            if !node.is_dir() || self.tree.record(node.ino()).await?.is_folder {
-                return Ok(true);
-            }
-            let mut after = Some(Cookie::START);
-            while let Some(cookie) = after {
-                let (entries, next) = self.tree.page(node.ino(), cookie).await?;
-                for (_, node) in entries {
-                    if !node.is_dir() {
-                        return Ok(true);
-                    }
-                    left.push(node);
-                }
-                after = next;
-            }
-        }
-        Ok(false)
     }
 
     // ---- finding
@@ -289,7 +201,7 @@ impl Buckets {
         mut record: Record,
         conditions: &Conditions,
     ) -> S3Result<Option<String>> {
-        let _turn = self.turn(bucket, key).await;
+        let _turn = self.turns.of_key(bucket, key).await;
         for _ in 0..TRY_COUNT {
             let found = self.bucket(bucket).await?;
             let old = self.find(&found.node, key).await.map_err(failed)?;
@@ -443,11 +355,6 @@ impl Buckets {
         let dir = self.tree.child(all.ino(), &names::hashed(key)).await?;
         Ok(dir.map(|dir| (all, dir)))
     }
-}
-
-/// Whether a name in a bucket is that of what is not whole yet.
-fn is_unfinished(name: &Name) -> bool {
-    [WORK, UPLOADS].iter().any(|own| name.as_bytes() == own.as_bytes())
 }
 
 /// Whether something was not as it had been looked at: it is looked at again.

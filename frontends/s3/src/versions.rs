@@ -167,7 +167,7 @@ impl Buckets {
         version: Option<&str>,
         conditions: &Conditions,
     ) -> S3Result<Removed> {
-        let _turn = self.turn(bucket, key).await;
+        let _turn = self.turns.of_key(bucket, key).await;
         for _ in 0..TRY_COUNT {
             let found = self.bucket(bucket).await?;
             let current = self.find(&found.node, key).await.map_err(failed)?;

@@ -165,7 +165,7 @@ impl Frontend {
             let code = S3ErrorCode::IllegalVersioningConfigurationException;
             return refuse(code, "Versioning is Enabled or Suspended.");
         };
-        let _turn = self.buckets.turn(&asked.bucket, "").await;
+        let _turn = self.buckets.turns.of_key(&asked.bucket, "").await;
         let mut bucket = self.buckets.bucket(&asked.bucket).await?;
         bucket.record.versioning = Some(status);
         self.buckets.set_bucket(&bucket).await?;

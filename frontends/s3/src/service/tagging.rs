@@ -72,7 +72,7 @@ impl Frontend {
         tags: Option<Tagging>,
     ) -> S3Result<Option<String>> {
         let tags = tags.map(|tags| of_set(tags, OBJECT_TAGS_MAX)).transpose()?.unwrap_or_default();
-        let _turn = self.buckets.turn(bucket, key).await;
+        let _turn = self.buckets.turns.of_key(bucket, key).await;
         let found = self.buckets.bucket(bucket).await?;
         let mut object = self.object(&found, key, version).await?;
         object.record.tags = tags;
@@ -92,7 +92,7 @@ impl Frontend {
 
     pub(super) async fn set_bucket_tags(&self, bucket: &str, tags: Option<Tagging>) -> S3Result<()> {
         let tags = tags.map(|tags| of_set(tags, BUCKET_TAGS_MAX)).transpose()?.unwrap_or_default();
-        let _turn = self.buckets.turn(bucket, "").await;
+        let _turn = self.buckets.turns.of_key(bucket, "").await;
         let mut bucket = self.buckets.bucket(bucket).await?;
         bucket.record.tags = tags;
         self.buckets.set_bucket(&bucket).await
