@@ -3,18 +3,21 @@
 //! A directory lists its names by their hash; keys are listed by their bytes, a directory's with the slash that follows
 //! in them. So a directory is read through once for the names after some bound, of which the smallest are kept: a window.
 //! Windows are remembered for as long as their directory does not change, so that page after page of a listing comes of
-//! one reading; what is remembered is bounded in bytes, and so is a window. Who wants the same directory at the same time
-//! waits for one reading. Spec: spec/s3.md #listing.
+//! one reading. What is remembered is bounded in bytes, and so are a window and all together, those that listings are in
+//! the middle of among them: where there is no room, names come by small windows, of which a listing holds one at a time.
+//! Who wants the same directory at the same time waits for one reading. Spec: spec/s3.md #listing.
 
 use std::{
     collections::{BTreeMap, BinaryHeap, HashMap},
     sync::{Arc, Mutex, PoisonError},
+    time::{Duration, SystemTime},
 };
 
 use muxfs::{
     Name, Result,
-    vfs::{Cookie, Ino},
+    vfs::{Attr, Cookie, Ino},
 };
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
     names::{self, KEY_LEN_MAX, is_reserved},
@@ -25,14 +28,22 @@ use crate::{
 /// The most names of a window, and about how much memory they take, in bytes.
 const WINDOW_COUNT_MAX: usize = 128 << 10;
 const WINDOW_LEN_MAX: usize = 32 << 20;
-/// About how much memory all take that are remembered, in bytes.
+/// The same of one that there is no room for.
+const SMALL_LEN_MAX: usize = 64 << 10;
+/// About how much memory all take that are remembered, and all that there are, in bytes.
 const REMEMBERED_LEN_MAX: usize = 96 << 20;
+const ROOM_LEN: usize = 256 << 20;
+/// What room is counted by, in bytes.
+const ROOM_UNIT: usize = 1 << 10;
 /// Directories of fewer names are read again: it costs no more than to remember them.
 const REMEMBERED_COUNT_MIN: usize = 64;
 /// So many directories are read at once.
 const READER_COUNT: usize = 4;
 /// What an entry takes beside its text, in bytes.
 const ENTRY_LEN: usize = 48;
+/// How long the clock of a file system may stand still, and one that tells whole seconds.
+const TICK: Duration = Duration::from_millis(20);
+const LONG_TICK: Duration = Duration::from_secs(2);
 
 /// A name, by what keys have in its place.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -97,6 +108,8 @@ pub(crate) struct Window {
     is_last: bool,
     /// About what it takes in memory, in bytes.
     len: usize,
+    /// What it takes of the room that there is; none: it is small.
+    room: Option<OwnedSemaphorePermit>,
 }
 
 impl Window {
@@ -164,21 +177,34 @@ impl Held {
     }
 }
 
-/// The windows that are remembered.
+/// The windows that are remembered, and the room for all.
 #[derive(Debug)]
 pub(crate) struct Windows {
     held: Mutex<Held>,
     readers: Vec<tokio::sync::Mutex<()>>,
+    room: Arc<Semaphore>,
 }
 
 impl Default for Windows {
     fn default() -> Self {
-        let readers = (0..READER_COUNT).map(|_| tokio::sync::Mutex::default()).collect();
-        Self { held: Mutex::default(), readers }
+        Self::with_room(ROOM_LEN)
     }
 }
 
+/// Whether a change that is made from now on is told from all before.
+fn is_settled(attr: &Attr, now: SystemTime) -> bool {
+    // A counter tells them; where it is the time of the last change, all within a tick of that clock look like one.
+    let tick = if nanos(attr.ctime).is_multiple_of(1_000_000_000) { LONG_TICK } else { TICK };
+    attr.change != nanos(attr.ctime) || now.duration_since(attr.ctime).is_ok_and(|age| age > tick)
+}
+
 impl Windows {
+    /// Some with room for so much, in bytes.
+    pub(crate) fn with_room(len: usize) -> Self {
+        let readers = (0..READER_COUNT).map(|_| tokio::sync::Mutex::default()).collect();
+        Self { held: Mutex::default(), readers, room: Arc::new(Semaphore::new(len / ROOM_UNIT)) }
+    }
+
     fn find(&self, place: Place, change: u64, lower: &[u8]) -> Option<Arc<Window>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner).find(place, change, lower)
     }
@@ -193,16 +219,28 @@ impl Windows {
         let reader = usize::try_from(dir.ino().0.get() % READER_COUNT as u64).unwrap_or_default();
         let _reading = self.readers[reader].lock().await;
         // Whoever waited finds what was read meanwhile. What changes while it is read is read again next time.
-        let change = tree.vfs.getattr(dir.ino()).await?.change;
-        if let Some(window) = self.find(place, change, lower) {
+        let now = (tree.env.now)();
+        let attr = tree.vfs.getattr(dir.ino()).await?;
+        if let Some(window) = self.find(place, attr.change, lower) {
             return Ok(window);
         }
-        let window = Arc::new(read(tree, dir, change, naming, lower).await?);
-        if window.entries.len() >= REMEMBERED_COUNT_MIN {
+        let mut room = self.room.clone().try_acquire_many_owned(units(WINDOW_LEN_MAX)).ok();
+        let len_max = if room.is_some() { WINDOW_LEN_MAX } else { SMALL_LEN_MAX };
+        let mut window = read(tree, dir, attr.change, (naming, lower), len_max).await?;
+        let taken = room.as_mut().and_then(|room| room.split(units(window.len) as usize));
+        let is_kept = taken.is_some() && window.entries.len() >= REMEMBERED_COUNT_MIN && is_settled(&attr, now);
+        window.room = taken;
+        let window = Arc::new(window);
+        if is_kept {
             self.held.lock().unwrap_or_else(PoisonError::into_inner).keep(place, &window);
         }
         Ok(window)
     }
+}
+
+/// So much room is this, in bytes.
+fn units(len: usize) -> u32 {
+    u32::try_from(len.div_ceil(ROOM_UNIT)).unwrap_or(u32::MAX)
 }
 
 /// Goes through the names of a directory in their order.
@@ -210,38 +248,67 @@ impl Windows {
 pub(crate) struct Cursor {
     pub(crate) dir: Node,
     naming: Naming,
-    window: Arc<Window>,
-    index: usize,
+    at: At,
+}
+
+/// Where a cursor is.
+#[derive(Debug)]
+enum At {
+    /// Before the entry of this index.
+    Within(Arc<Window>, usize),
+    /// Before the first name that is not before this.
+    Before(Vec<u8>),
+}
+
+impl At {
+    async fn new((windows, tree): (&Windows, &Tree), dir: &Node, naming: Naming, lower: &[u8]) -> Result<Self> {
+        let window = windows.window(tree, dir, naming, lower).await?;
+        let index = window.position(lower);
+        Ok(Self::Within(window, index))
+    }
 }
 
 impl Cursor {
     /// Begins at the first name that is not before `lower`.
-    pub(crate) async fn new(
-        (windows, tree): (&Windows, &Tree),
-        dir: Node,
-        naming: Naming,
-        lower: &[u8],
-    ) -> Result<Self> {
-        let window = windows.window(tree, &dir, naming, lower).await?;
-        let index = window.position(lower);
-        Ok(Self { dir, naming, window, index })
+    pub(crate) async fn new(of: (&Windows, &Tree), dir: Node, naming: Naming, lower: &[u8]) -> Result<Self> {
+        let at = At::new(of, &dir, naming, lower).await?;
+        Ok(Self { dir, naming, at })
     }
 
     /// The next name, from the next window where this one ends.
-    pub(crate) async fn next(&mut self, (windows, tree): (&Windows, &Tree)) -> Result<Option<Entry>> {
+    pub(crate) async fn next(&mut self, of: (&Windows, &Tree)) -> Result<Option<Entry>> {
         loop {
-            if let Some(entry) = self.window.entries.get(self.index) {
-                self.index += 1;
-                return Ok(Some(entry.clone()));
-            }
-            if self.window.is_last {
-                return Ok(None);
-            }
-            let Some(last) = self.window.entries.last() else { return Ok(None) };
-            let lower = after(last.key.as_bytes());
-            self.window = windows.window(tree, &self.dir, self.naming, &lower).await?;
-            self.index = self.window.position(&lower);
+            let lower = match &mut self.at {
+                At::Within(window, index) => {
+                    if let Some(entry) = window.entries.get(*index) {
+                        *index += 1;
+                        return Ok(Some(entry.clone()));
+                    }
+                    match window.entries.last() {
+                        Some(last) if !window.is_last => after(last.key.as_bytes()),
+                        _ => return Ok(None),
+                    }
+                }
+                At::Before(lower) => lower.clone(),
+            };
+            self.at = At::new(of, &self.dir, self.naming, &lower).await?;
         }
+    }
+
+    /// Holds no window that there is no room for until the next name is asked for.
+    pub(crate) fn rest(&mut self) {
+        let At::Within(window, index) = &self.at else { return };
+        if window.room.is_some() {
+            return;
+        }
+        let next = window.entries.get(*index).map(|next| next.key.as_bytes().to_vec());
+        let lower = next.or_else(|| window.entries.last().map(|last| after(last.key.as_bytes())));
+        self.at = At::Before(lower.unwrap_or_else(|| window.lower.clone()));
+    }
+
+    #[cfg(test)]
+    pub(crate) fn is_resting(&self) -> bool {
+        matches!(self.at, At::Before(_))
     }
 }
 
@@ -258,7 +325,13 @@ pub(crate) fn after_all(prefix: &[u8]) -> Option<Vec<u8>> {
     Some(next)
 }
 
-async fn read(tree: &Tree, dir: &Node, change: u64, naming: Naming, lower: &[u8]) -> Result<Window> {
+async fn read(
+    tree: &Tree,
+    dir: &Node,
+    change: u64,
+    (naming, lower): (Naming, &[u8]),
+    len_max: usize,
+) -> Result<Window> {
     let (mut smallest, mut len) = (BinaryHeap::<Entry>::new(), 0);
     let (mut next, mut is_last) = (Some(Cookie::START), true);
     while let Some(cookie) = next {
@@ -270,7 +343,7 @@ async fn read(tree: &Tree, dir: &Node, change: u64, naming: Naming, lower: &[u8]
             }
             len += entry.len();
             smallest.push(entry);
-            while (smallest.len() > WINDOW_COUNT_MAX || len > WINDOW_LEN_MAX)
+            while (smallest.len() > WINDOW_COUNT_MAX || len > len_max)
                 && let Some(greatest) = smallest.pop()
             {
                 len -= greatest.len();
@@ -280,7 +353,7 @@ async fn read(tree: &Tree, dir: &Node, change: u64, naming: Naming, lower: &[u8]
         next = behind;
     }
     let entries = smallest.into_sorted_vec();
-    Ok(Window { change, lower: lower.to_vec(), entries, is_last, len })
+    Ok(Window { change, lower: lower.to_vec(), entries, is_last, len, room: None })
 }
 
 /// What an entry of a directory is in a listing; `None` where it is nothing in it.
@@ -313,7 +386,139 @@ async fn entry_of(tree: &Tree, name: Name, node: &Node, naming: Naming) -> Resul
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use async_trait::async_trait;
+    use muxfs::{
+        forward_vfs,
+        testing::{Clock, model::ModelFs},
+        vfs::{DirPage, Listing, NewNode, SetAttr, Vfs},
+    };
+
     use super::*;
+    use crate::budget::Budget;
+
+    /// A file system that tells changes apart by a clock that moves every 10 ms, as those of hosts do, and counts its listings.
+    #[derive(Debug)]
+    struct Coarse {
+        vfs: Arc<ModelFs>,
+        listed: AtomicUsize,
+    }
+
+    #[async_trait]
+    #[deny(clippy::missing_trait_methods)]
+    impl Vfs for Coarse {
+        forward_vfs!(vfs: root, lookup, expect, parent, read, host_file, readlink, statfs, handle, resolve, retain, release);
+        forward_vfs!(vfs: setattr, write, create, remove, rename, link, allocate, punch_hole, copy_range, seek);
+        forward_vfs!(vfs: getxattr, listxattr, setxattr, removexattr, sync, sync_inode);
+
+        async fn getattr(&self, ino: Ino) -> Result<Attr> {
+            let attr = self.vfs.getattr(ino).await?;
+            let ticks = nanos(attr.ctime) / 10_000_000 * 10_000_000;
+            Ok(Attr { ctime: SystemTime::UNIX_EPOCH + Duration::from_nanos(ticks), change: ticks, ..attr })
+        }
+
+        async fn readdir(&self, dir: Ino, after: Cookie, count: usize, listing: Listing) -> Result<DirPage> {
+            self.listed.fetch_add(usize::from(after == Cookie::START), Ordering::SeqCst);
+            self.vfs.readdir(dir, after, count, listing).await
+        }
+    }
+
+    /// A directory of files, and its tree.
+    async fn site(count: usize) -> (Arc<Coarse>, Tree, Node, Clock) {
+        let clock = Clock::default();
+        clock.advance(Duration::from_millis(15));
+        let vfs = Arc::new(Coarse { vfs: ModelFs::new(clock.env(1)), listed: AtomicUsize::new(0) });
+        let (sync_names_except, ordered) = (Vec::new(), Vec::new());
+        let tree = Tree { vfs: vfs.clone(), sync_names_except, ordered, budget: Budget::default(), env: clock.env(2) };
+        let root = tree.adopt(vfs.getattr(vfs.root()).await.expect("there"));
+        for number in 0..count {
+            put(&tree, &root, &format!("f{number:05}")).await;
+        }
+        (vfs, tree, root, clock)
+    }
+
+    async fn put(tree: &Tree, dir: &Node, name: &str) {
+        let made =
+            tree.vfs.create(dir.ino(), &names::own(name), NewNode::File, SetAttr::default()).await.expect("made");
+        drop(tree.adopt(made.node));
+    }
+
+    /// All names, with a rest after each so many.
+    async fn all(windows: &Windows, tree: &Tree, dir: &Node, rest_after: usize) -> Vec<String> {
+        let mut cursor = Cursor::new((windows, tree), dir.clone(), Naming::Parts, b"").await.expect("lists");
+        let mut found = Vec::new();
+        while let Some(entry) = cursor.next((windows, tree)).await.expect("lists") {
+            found.push(entry.key.into());
+            if found.len() % rest_after == 0 {
+                cursor.rest();
+            }
+        }
+        found
+    }
+
+    #[tokio::test]
+    async fn what_came_in_the_same_tick_is_listed() {
+        let (vfs, tree, root, clock) = site(100).await;
+        let windows = Windows::default();
+        assert_eq!(all(&windows, &tree, &root, 1000).await.len(), 100);
+        let before = vfs.getattr(root.ino()).await.expect("there").change;
+        put(&tree, &root, "later").await;
+        assert_eq!(vfs.getattr(root.ino()).await.expect("there").change, before, "the clock stood still");
+        assert_eq!(all(&windows, &tree, &root, 1000).await.len(), 101);
+        // Once that is past what was read is good for all that come.
+        clock.advance(Duration::from_secs(1));
+        all(&windows, &tree, &root, 1000).await;
+        let listed = vfs.listed.load(Ordering::SeqCst);
+        assert_eq!(all(&windows, &tree, &root, 1000).await.len(), 101);
+        assert_eq!(vfs.listed.load(Ordering::SeqCst), listed);
+    }
+
+    #[tokio::test]
+    async fn a_clock_of_whole_seconds_is_waited_for_longer() {
+        let (_, tree, root, _) = site(0).await;
+        let attr = tree.vfs.getattr(root.ino()).await.expect("there");
+        let at = |millis| SystemTime::UNIX_EPOCH + Duration::from_millis(millis);
+        for (ctime, now, is_counter, expected) in [
+            (10_001, 10_001, true, true),
+            (10_001, 10_010, false, false),
+            (10_001, 10_030, false, true),
+            (10_001, 9_000, false, false),
+            (10_000, 11_900, false, false),
+            (10_000, 12_100, false, true),
+        ] {
+            let change = if is_counter { 7 } else { nanos(at(ctime)) };
+            let attr = Attr { ctime: at(ctime), change, ..attr.clone() };
+            assert_eq!(is_settled(&attr, at(now)), expected, "{ctime} {now} {is_counter}");
+        }
+    }
+
+    #[tokio::test]
+    async fn names_come_by_small_windows_where_there_is_no_room() {
+        let (vfs, tree, root, clock) = site(2000).await;
+        clock.advance(Duration::from_secs(1));
+        let expected: Vec<_> = (0..2000).map(|number| format!("f{number:05}")).collect();
+        let windows = Windows::with_room(WINDOW_LEN_MAX);
+        let mut first = Cursor::new((&windows, &tree), root.clone(), Naming::Parts, b"").await.expect("lists");
+        let At::Within(window, _) = &first.at else { panic!("it is at its first name") };
+        assert!(window.is_last && window.room.is_some(), "there was room for all");
+        assert_eq!(windows.room.available_permits(), (WINDOW_LEN_MAX / ROOM_UNIT) - units(window.len) as usize);
+        first.rest();
+        assert!(!first.is_resting(), "it has its room");
+        // Another directory has none while that one is held.
+        let windows = Windows { held: Mutex::default(), ..windows };
+        let listed = vfs.listed.load(Ordering::SeqCst);
+        let mut second = Cursor::new((&windows, &tree), root.clone(), Naming::Parts, b"f00010").await.expect("lists");
+        let At::Within(window, _) = &second.at else { panic!("it is at its first name") };
+        assert!(!window.is_last && window.len <= SMALL_LEN_MAX && window.room.is_none(), "{}", window.len);
+        second.rest();
+        assert!(second.is_resting());
+        let next = second.next((&windows, &tree)).await.expect("lists").expect("more");
+        assert_eq!(&*next.key, "f00010");
+        assert!(vfs.listed.load(Ordering::SeqCst) > listed + 1, "what has no room is not remembered");
+        assert_eq!(all(&windows, &tree, &root, 1000).await, expected);
+        assert_eq!(all(&Windows::with_room(0), &tree, &root, 300).await.len(), 2000);
+    }
 
     #[test]
     fn uploads_are_in_the_order_of_their_keys() {
@@ -330,8 +535,9 @@ mod tests {
     #[test]
     fn what_is_remembered_is_bounded() {
         let mut held = Held::default();
-        let window =
-            |change, len| Arc::new(Window { change, lower: Vec::new(), entries: Vec::new(), is_last: true, len });
+        let window = |change, len| {
+            Arc::new(Window { change, lower: Vec::new(), entries: Vec::new(), is_last: true, len, room: None })
+        };
         let place = |number: u64| (Ino(std::num::NonZeroU64::new(number).expect("not 0")), Naming::Parts);
         let third = REMEMBERED_LEN_MAX / 3;
         for number in 1..=3 {

@@ -89,6 +89,14 @@ impl<'a> Walk<'a> {
         Ok(Level { names, prefix, is_new })
     }
 
+    /// Goes down by one: the directory above waits until this one ends.
+    fn enter(&mut self, level: Level) {
+        if let Some(above) = self.levels.last_mut() {
+            above.names.rest();
+        }
+        self.levels.push(level);
+    }
+
     /// Goes down to where the bound is.
     async fn descend(&mut self, bucket: Node, lower: &[u8]) -> Result<()> {
         let (mut dir, mut prefix, mut rest) = (bucket, String::new(), lower);
@@ -102,7 +110,7 @@ impl<'a> Walk<'a> {
             };
             let (Some(child), Some(part)) = (child, part) else {
                 let level = self.level(dir, prefix, Naming::Parts, rest, false).await?;
-                self.levels.push(level);
+                self.enter(level);
                 return Ok(());
             };
             // What is at the bound and in the directory comes first, then what is after it here.
@@ -111,7 +119,7 @@ impl<'a> Walk<'a> {
             let is_first = inside.is_empty();
             let level =
                 self.level(dir, prefix.clone(), Naming::Parts, if is_first { rest } else { &behind }, false).await?;
-            self.levels.push(level);
+            self.enter(level);
             if is_first {
                 return Ok(());
             }
@@ -148,7 +156,7 @@ impl<'a> Walk<'a> {
                 continue;
             }
             let level = self.level(child, key, Naming::Parts, b"", true).await?;
-            self.levels.push(level);
+            self.enter(level);
         }
         Ok(None)
     }
@@ -241,5 +249,46 @@ impl Buckets {
             }
             Spot::Versions => Ok(None),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use muxfs::{
+        testing::{env, model::ModelFs},
+        vfs::Vfs as _,
+    };
+
+    use super::*;
+    use crate::{Options, record::Record};
+
+    /// However deep it is: what a listing is in the middle of is one window where there is no room for more.
+    #[tokio::test]
+    async fn a_walk_without_room_holds_one_window() {
+        let vfs = ModelFs::new(env());
+        let mut buckets = Buckets::open(vfs.clone(), &Options::default()).await.expect("opens");
+        Arc::get_mut(&mut buckets).expect("nobody else has it").windows = Windows::with_room(0);
+        let tree = buckets.tree.clone();
+        let root = tree.adopt(vfs.getattr(vfs.root()).await.expect("there"));
+        tree.make_bucket(&root, &names::own("abc"), &Record::default()).await.expect("made");
+        let bucket = tree.child(root.ino(), &names::own("abc")).await.expect("looks").expect("there");
+        let parts: Vec<_> = (0..20).map(|_| names::own("d")).collect();
+        let deepest = tree.make_dirs(&bucket, &parts).await.expect("made").expect("nothing in the way");
+        for (dir, name) in [(&deepest, "k"), (&deepest, "l"), (&bucket, "z")] {
+            let work = tree.work_file(&bucket).await.expect("made");
+            let to = (dir, &names::own(name));
+            tree.rename((&work.dir, &work.name), to, None, muxfs::vfs::RenameMode::NoReplace).await.expect("moved");
+        }
+        let mut walk = Walk::new(&buckets, &bucket, b"", None, false).await.expect("begins");
+        let mut keys = Vec::new();
+        while let Some(Met::Key(key, _)) = walk.next().await.expect("walks") {
+            let (_, above) = walk.levels.split_last().expect("the walk is somewhere");
+            assert!(above.iter().all(|level| level.names.is_resting()), "{key}");
+            keys.push(key);
+        }
+        let deep = "d/".repeat(20);
+        assert_eq!(keys, [format!("{deep}k"), format!("{deep}l"), "z".to_owned()]);
     }
 }
