@@ -1,6 +1,6 @@
 //! `GetObject`, `HeadObject`, `GetObjectAttributes`.
 
-use std::{collections::BTreeMap, ops::Range};
+use std::ops::Range;
 
 use s3s::{
     S3Error, S3ErrorCode, S3Response,
@@ -18,6 +18,9 @@ use crate::{
     objects::{Bucket, Object, Versioning},
     record::{Content, Sums},
 };
+
+/// The type of what was put without one.
+const CONTENT_TYPE: &str = "binary/octet-stream";
 
 /// What of an object is asked for.
 struct Wanted {
@@ -39,6 +42,56 @@ struct Found {
     sums: Sums,
     parts: Option<i32>,
     version: Option<String>,
+}
+
+/// What a request wants: one of two types of the library, with the same fields.
+macro_rules! wanted {
+    ($asked:ident) => {
+        Wanted {
+            conditions: Conditions {
+                if_match: $asked.if_match,
+                if_none_match: $asked.if_none_match,
+                if_modified_since: $asked.if_modified_since,
+                if_unmodified_since: $asked.if_unmodified_since,
+            },
+            has_sums: is_enabled($asked.checksum_mode.as_ref()),
+            range: $asked.range,
+            part: $asked.part_number,
+            version: $asked.version_id,
+        }
+    };
+}
+
+/// What it is told of what was found, in the same way.
+macro_rules! told {
+    ($output:ident, $found:ident) => {{
+        let Found { object, bytes, content_range, sums, parts, version } = $found;
+        let header = |name: &str| object.record.headers.get(name).cloned();
+        $output {
+            accept_ranges: Some("bytes".to_owned()),
+            cache_control: header("cache-control"),
+            checksum_type: sums.kind(),
+            checksum_crc32: sums.crc32,
+            checksum_crc32c: sums.crc32c,
+            checksum_crc64nvme: sums.crc64nvme,
+            checksum_sha1: sums.sha1,
+            checksum_sha256: sums.sha256,
+            content_disposition: header("content-disposition"),
+            content_encoding: header("content-encoding"),
+            content_language: header("content-language"),
+            content_length: Some(number(bytes.end - bytes.start)),
+            content_range,
+            content_type: header("content-type").or_else(|| Some(CONTENT_TYPE.to_owned())),
+            e_tag: Some(dto::ETag::Strong(object.etag())),
+            expires: header("expires").and_then(|text| Timestamp::parse(TimestampFormat::HttpDate, &text).ok()),
+            last_modified: Some(Timestamp::from(seconds(object.node.attr.mtime))),
+            metadata: Some(object.record.metadata(&object.node.attr)).filter(|meta| !meta.is_empty()),
+            parts_count: parts,
+            version_id: version,
+            website_redirect_location: header("x-amz-website-redirect-location"),
+            ..$output::default()
+        }
+    }};
 }
 
 fn part_count(object: &Object) -> Option<i32> {
@@ -112,104 +165,23 @@ impl Frontend {
     }
 
     pub(super) async fn read(&self, asked: GetObjectInput) -> Told<GetObjectOutput> {
-        let conditions = Conditions {
-            if_match: asked.if_match,
-            if_none_match: asked.if_none_match,
-            if_modified_since: asked.if_modified_since,
-            if_unmodified_since: asked.if_unmodified_since,
-        };
-        let wanted = Wanted {
-            conditions,
-            has_sums: is_enabled(asked.checksum_mode.as_ref()),
-            range: asked.range,
-            part: asked.part_number,
-            version: asked.version_id,
-        };
-        let found = self.found(&asked.bucket, &asked.key, wanted).await?;
-        let Found { object, bytes, content_range, mut sums, parts, version } = found;
-        let len = bytes.end - bytes.start;
-        let blob = body(self.buckets.tree.clone(), object.node.clone(), bytes.start, len).await?;
-        let kind = sums.kind();
-        let headers = &object.record.headers;
-        let expires = expires(headers);
-        let tag_count = i32::try_from(object.record.tags.len()).ok().filter(|count| *count > 0);
-        Ok(S3Response::new(GetObjectOutput {
-            accept_ranges: Some("bytes".to_owned()),
-            body: Some(blob),
-            cache_control: headers.get("cache-control").cloned(),
-            checksum_crc32: sums.crc32.take(),
-            checksum_crc32c: sums.crc32c.take(),
-            checksum_crc64nvme: sums.crc64nvme.take(),
-            checksum_sha1: sums.sha1.take(),
-            checksum_sha256: sums.sha256.take(),
-            checksum_type: kind,
-            content_disposition: headers.get("content-disposition").cloned(),
-            content_encoding: headers.get("content-encoding").cloned(),
-            content_language: headers.get("content-language").cloned(),
-            content_length: Some(number(len)),
-            content_range,
-            content_type: Some(content_type(headers)),
-            e_tag: Some(dto::ETag::Strong(object.etag())),
-            expires,
-            last_modified: Some(Timestamp::from(seconds(object.node.attr.mtime))),
-            metadata: Some(object.record.metadata(&object.node.attr)).filter(|meta| !meta.is_empty()),
-            parts_count: parts,
-            tag_count,
-            version_id: version,
-            website_redirect_location: headers.get("x-amz-website-redirect-location").cloned(),
-            ..GetObjectOutput::default()
-        }))
+        let found = self.found(&asked.bucket, &asked.key, wanted!(asked)).await?;
+        let (node, bytes) = (found.object.node.clone(), found.bytes.clone());
+        let blob = body(self.buckets.tree.clone(), node, bytes.start, bytes.end - bytes.start).await?;
+        let tag_count = i32::try_from(found.object.record.tags.len()).ok().filter(|count| *count > 0);
+        Ok(S3Response::new(GetObjectOutput { body: Some(blob), tag_count, ..told!(GetObjectOutput, found) }))
     }
 
     pub(super) async fn look(&self, asked: HeadObjectInput) -> Told<HeadObjectOutput> {
-        let conditions = Conditions {
-            if_match: asked.if_match,
-            if_none_match: asked.if_none_match,
-            if_modified_since: asked.if_modified_since,
-            if_unmodified_since: asked.if_unmodified_since,
-        };
-        let wanted = Wanted {
-            conditions,
-            has_sums: is_enabled(asked.checksum_mode.as_ref()),
-            range: asked.range,
-            part: asked.part_number,
-            version: asked.version_id,
-        };
-        let found = self.found(&asked.bucket, &asked.key, wanted).await?;
-        let Found { object, bytes, content_range, mut sums, parts, version } = found;
-        let kind = sums.kind();
-        let headers = &object.record.headers;
-        let expires = expires(headers);
-        let is_part = content_range.is_some();
-        let told = HeadObjectOutput {
-            accept_ranges: Some("bytes".to_owned()),
-            cache_control: headers.get("cache-control").cloned(),
-            checksum_crc32: sums.crc32.take(),
-            checksum_crc32c: sums.crc32c.take(),
-            checksum_crc64nvme: sums.crc64nvme.take(),
-            checksum_sha1: sums.sha1.take(),
-            checksum_sha256: sums.sha256.take(),
-            checksum_type: kind,
-            content_disposition: headers.get("content-disposition").cloned(),
-            content_encoding: headers.get("content-encoding").cloned(),
-            content_language: headers.get("content-language").cloned(),
-            content_length: Some(number(bytes.end - bytes.start)),
-            content_range,
-            content_type: Some(content_type(headers)),
-            e_tag: Some(dto::ETag::Strong(object.etag())),
-            expires,
-            last_modified: Some(Timestamp::from(seconds(object.node.attr.mtime))),
-            metadata: Some(object.record.metadata(&object.node.attr)).filter(|meta| !meta.is_empty()),
-            parts_count: parts,
-            version_id: version,
-            website_redirect_location: headers.get("x-amz-website-redirect-location").cloned(),
-            ..HeadObjectOutput::default()
-        };
+        let found = self.found(&asked.bucket, &asked.key, wanted!(asked)).await?;
+        let tag_count = found.object.record.tags.len();
+        let told = told!(HeadObjectOutput, found);
+        let is_part = told.content_range.is_some();
         let status = if is_part { hyper::StatusCode::PARTIAL_CONTENT } else { hyper::StatusCode::OK };
         let mut response = S3Response::with_status(told, status);
-        if !object.record.tags.is_empty() {
+        if tag_count > 0 {
             // The library has no field for it here.
-            response.headers.insert("x-amz-tagging-count", object.record.tags.len().into());
+            response.headers.insert("x-amz-tagging-count", tag_count.into());
         }
         Ok(response)
     }
@@ -304,12 +276,4 @@ fn of_parts(content: &Content, part: i32) -> Sums {
     let index = usize::try_from(part).ok().and_then(|part| part.checked_sub(1));
     let found = index.and_then(|index| content.parts.get(index)).map(|part| part.sums.clone()).unwrap_or_default();
     if found.is_empty() { found } else { Sums { is_composite: content.sums.is_composite, ..found } }
-}
-
-fn content_type(headers: &BTreeMap<String, String>) -> String {
-    headers.get("content-type").cloned().unwrap_or_else(|| "binary/octet-stream".to_owned())
-}
-
-fn expires(headers: &BTreeMap<String, String>) -> Option<Timestamp> {
-    headers.get("expires").and_then(|text| Timestamp::parse(TimestampFormat::HttpDate, text).ok())
 }
