@@ -25,6 +25,7 @@
 mod arriving;
 mod compare;
 mod dir;
+mod dir_store;
 mod filler;
 mod fl;
 mod flist;

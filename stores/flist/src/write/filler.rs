@@ -119,6 +119,8 @@ pub(crate) struct Filler {
     jobs: Option<mpsc::Sender<Vec<Job>>>,
     workers: Vec<thread::JoinHandle<()>>,
     shared: Arc<Shared>,
+    /// How many syncs of the stores had failed when it began.
+    failure_count: u64,
 }
 
 impl Shared {
@@ -195,6 +197,7 @@ impl Filler {
         (progress, unpacking): (Arc<Progress>, Unpacking),
     ) -> Result<Self> {
         stores.check()?;
+        let failure_count = stores.failure_count();
         let cores = thread::available_parallelism().map_or(2, std::num::NonZero::get);
         let count = if stores.is_remote() { cores.max(REMOTE_COUNT) } else { cores };
         // As many wait as are worked on.
@@ -206,7 +209,7 @@ impl Filler {
             thread::spawn(move || shared.work(&waiting))
         };
         let workers = (0..count).map(worker).collect();
-        Ok(Self { tree, progress, unpacking, gathered: Vec::new(), jobs: Some(jobs), workers, shared })
+        Ok(Self { tree, progress, unpacking, gathered: Vec::new(), jobs: Some(jobs), workers, shared, failure_count })
     }
 
     /// Sees to it that nothing that is stored is in what is read.
@@ -318,7 +321,7 @@ impl Filler {
                 content.chunks.push(chunk);
             }
         }
-        self.shared.stores.flush().await?;
+        self.shared.stores.flush(self.failure_count).await?;
         Ok((self.tree, filled))
     }
 }
