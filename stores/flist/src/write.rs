@@ -265,6 +265,14 @@ impl Making {
         self.filler.tree.put(path, about, what)
     }
 
+    /// Removes what is at a path, with all that is below it; whether it was there.
+    ///
+    /// # Errors
+    /// Those of [`Tree::remove`].
+    pub fn remove(&mut self, path: &[Name]) -> Result<bool> {
+        self.filler.tree.remove(path)
+    }
+
     /// The content of a file whose bytes come in pieces of any length, and how many they are.
     ///
     /// # Errors

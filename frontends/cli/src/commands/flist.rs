@@ -5,6 +5,7 @@ mod commit;
 mod import;
 mod make;
 mod signing;
+mod walk;
 
 use std::{ffi::OsStr, fmt::Write as _, os::unix::ffi::OsStrExt as _, path::Path, process::ExitCode, sync::Arc};
 

@@ -10,24 +10,24 @@ use std::{
     sync::Arc,
 };
 
-use futures_util::TryStreamExt as _;
 use muxfs::{Error, ErrorKind, Name, QfsPath, Result, overlay::Below};
 use muxfs_flist::{
     Flist, Inode, flist_file, node_of_handle,
-    write::{CreateOptions, Facts, Making, Tree, What, check_routes, format_of},
+    write::{CreateOptions, Facts, Making, Tree, check_routes, format_of},
 };
 
 use super::{
     OP,
-    make::{about, add_routes, options, print, routes, shown, stores, what},
+    make::{add_routes, check_stores_are_not_in, options, print, routes, shown, stores},
     open,
+    walk::{self, about},
 };
 use crate::{
     args::FlistMaking,
     commands::put::host,
     config::{Config, FlistMount, Mount, OverlayMount},
     instance::flist_dir,
-    namespace::{Kind, Namespace, Place, Stat},
+    namespace::{Namespace, Place, Stat},
     output::Output,
 };
 
@@ -146,6 +146,7 @@ where
 {
     let mounts = mounts(config, path)?;
     refuse_below(config, target)?;
+    check_stores_are_not_in(path, making)?;
     let root = namespace.stat(&Place::Path(path.clone())).await?;
     let lower = Lower::open(config, mounts, &root)?;
     // What the name says counts where nothing else does.
@@ -170,25 +171,11 @@ where
     }
     let work = async {
         let mut making = Making::begin(Tree::default(), stores, target, &options)?;
-        making.put(&[], about(&root), What::Dir)?;
-        let mut dirs = vec![(path.clone(), Vec::<Name>::new())];
-        while let Some((dir, at)) = dirs.pop() {
-            let place = Place::Path(dir.clone());
-            let mut entries: Vec<Stat> = namespace.list(&place).try_collect().await?;
-            entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-            for stat in entries {
-                let (path, at) = (dir.join(&stat.name), [&at[..], std::slice::from_ref(&stat.name)].concat());
-                if keeps_chunks && let Some(inode) = lower.node(&stat).map_err(|error| error.at(&path))? {
-                    making.reuse(&at, about(&stat), &lower.flist, &inode)?;
-                    continue;
-                }
-                let what = what(&***namespace, &mut making, &stat, &path).await?;
-                making.put(&at, about(&stat), what)?;
-                if stat.kind == Kind::Dir {
-                    dirs.push((path, at));
-                }
-            }
-        }
+        let as_below = |making: &mut Making, stat: &Stat, at: &[Name]| {
+            let Some(inode) = keeps_chunks.then(|| lower.node(stat)).transpose()?.flatten() else { return Ok(false) };
+            making.reuse(at, about(stat), &lower.flist, &inode).map(|()| true)
+        };
+        walk::fill(&***namespace, &mut making, (path, &root), &options.progress, as_below).await?;
         making.finish(facts).await
     };
     let report = shown(options.progress.clone(), work, output).await?;

@@ -16,14 +16,14 @@ use futures_util::{
     StreamExt as _, TryStreamExt as _,
     stream::{self, BoxStream},
 };
-use muxfs::{BlockKey, BlockStore, Error, ErrorKind, Name, QfsPath, Result, vfs::Rdev};
+use muxfs::{BlockKey, BlockStore, Error, ErrorKind, Name, QfsPath, Result};
 use muxfs_flist::{
     Format, Route,
-    write::{self, About, Changing, CreateOptions, Facts, Making, Report, Source, Stores, Tree, What},
+    write::{self, Changing, CreateOptions, Facts, Making, Report, Source, Stores, Tree, What},
 };
 use serde_json::json;
 
-use super::{OP, change::names, open};
+use super::{OP, change::names, open, walk};
 use crate::{
     args::{self, FlistMaking, FlistStore},
     commands,
@@ -124,6 +124,19 @@ where
     }
     let stores = placed.into_iter().fold(Stores::open(&urls)?, Stores::with_blocks);
     Ok(Arc::new(stores))
+}
+
+/// Refuses to store chunks below what is read: each would be the bytes of others.
+pub(super) fn check_stores_are_not_in(path: &QfsPath, making: &FlistMaking) -> Result<()> {
+    for store in &making.stores {
+        let FlistStore::Path(store) = store else { continue };
+        let store = commands::path(store)?;
+        if store.prefix == path.prefix && store.parts.starts_with(&path.parts) {
+            let why = format!("it is in {path}, of which the flist is made: put the chunks elsewhere");
+            return Err(Error::new(ErrorKind::InvalidArgument, OP).at(&store).because(why));
+        }
+    }
+    Ok(())
 }
 
 pub(super) fn options(making: &FlistMaking) -> CreateOptions {
@@ -261,6 +274,7 @@ pub(crate) async fn export<T>(
 where
     T: Deref<Target = dyn Namespace> + Send + Sync + 'static,
 {
+    check_stores_are_not_in(path, making)?;
     let options = options(making);
     write::check_routes(write::format_of(target, options.format)?, options.routes.as_deref().unwrap_or_default())?;
     let stores = stores(making, Some(namespace)).await?;
@@ -275,103 +289,10 @@ where
             let why = "an flist is made of a directory";
             return Err(Error::new(ErrorKind::NotDir, OP).at(path).because(why));
         }
-        making.put(&[], about(&root), What::Dir)?;
-        let mut dirs = vec![(path.clone(), Vec::<Name>::new())];
-        while let Some((dir, at)) = dirs.pop() {
-            for stat in entries(&***namespace, &dir, &options.progress).await? {
-                let (path, at) = (dir.join(&stat.name), [&at[..], std::slice::from_ref(&stat.name)].concat());
-                if put(&***namespace, &mut making, &stat, (&path, &at), &options.progress).await? {
-                    dirs.push((path, at));
-                }
-            }
-        }
+        let reads_all = |_: &mut Making, _: &Stat, _: &[Name]| Ok(false);
+        walk::fill(&***namespace, &mut making, (path, &root), &options.progress, reads_all).await?;
         making.finish(facts).await
     };
     let report = shown(options.progress.clone(), work, output).await?;
     print(target, &report, output)
-}
-
-/// Whether something vanished, or became something else, since it was listed.
-fn is_gone(error: &Error) -> bool {
-    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Stale | ErrorKind::NotDir | ErrorKind::IsDir)
-}
-
-fn skip(progress: &write::Progress, path: &QfsPath) {
-    progress.skipped.fetch_add(1, Ordering::Relaxed);
-    tracing::warn!(path = %path, "left out: it vanished, or became something else, while it was read");
-}
-
-/// What is in a directory, by name; nothing of one that vanished.
-async fn entries(namespace: &dyn Namespace, dir: &QfsPath, progress: &write::Progress) -> Result<Vec<Stat>> {
-    let place = Place::Path(dir.clone());
-    let listed: Result<Vec<Stat>> = namespace.list(&place).try_collect().await;
-    let mut entries = match listed {
-        Err(error) if is_gone(&error) => {
-            skip(progress, dir);
-            Vec::new()
-        }
-        listed => listed?,
-    };
-    entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-    Ok(entries)
-}
-
-/// Puts what was listed at a path into what is made, and tells of what changed meanwhile; whether it is a directory, to be looked into.
-async fn put(
-    namespace: &dyn Namespace,
-    making: &mut Making,
-    stat: &Stat,
-    (path, at): (&QfsPath, &[Name]),
-    progress: &write::Progress,
-) -> Result<bool> {
-    let what = match what(namespace, making, stat, path).await {
-        Err(error) if is_gone(&error) => {
-            // A store may fail so, too.
-            return match namespace.stat(&Place::Path(path.clone())).await {
-                Ok(again) if again.kind == stat.kind => Err(error),
-                _ => {
-                    skip(progress, path);
-                    Ok(false)
-                }
-            };
-        }
-        what => what?,
-    };
-    if let What::File { len, .. } = what {
-        // One that is gone by now was read before.
-        let again = namespace.stat(&Place::Path(path.clone())).await.ok();
-        let is_same = |again: &Stat| (again.mtime, again.size, again.kind) == (stat.mtime, stat.size, stat.kind);
-        if len != stat.size || again.is_some_and(|again| !is_same(&again)) {
-            progress.changed.fetch_add(1, Ordering::Relaxed);
-            tracing::warn!(path = %path, "it was changed while it was read");
-        }
-    }
-    making.put(at, about(stat), what)?;
-    Ok(stat.kind == Kind::Dir)
-}
-
-/// What is at a path; of a file all is read.
-pub(super) async fn what(namespace: &dyn Namespace, making: &mut Making, stat: &Stat, path: &QfsPath) -> Result<What> {
-    let rdev = stat.rdev.map(|(major, minor)| Rdev { major, minor }).unwrap_or_default();
-    Ok(match stat.kind {
-        Kind::Dir => What::Dir,
-        Kind::File => {
-            let (content, len) = making.content(namespace.read(path)).await.map_err(|error| error.at(path))?;
-            What::File { len, content }
-        }
-        Kind::Symlink => What::Symlink(stat.target.clone().unwrap_or_default()),
-        Kind::Fifo => What::Fifo,
-        Kind::Socket => What::Socket,
-        Kind::CharDevice => What::CharDevice(rdev),
-        Kind::BlockDevice => What::BlockDevice(rdev),
-    })
-}
-
-pub(super) fn about(stat: &Stat) -> About {
-    About {
-        mode: if stat.kind == Kind::Symlink { 0o777 } else { stat.mode },
-        uid: stat.uid.unwrap_or(0),
-        gid: stat.gid.unwrap_or(0),
-        mtime: stat.mtime.map_or(0, |(seconds, _)| u64::try_from(seconds).unwrap_or(0)),
-    }
 }
