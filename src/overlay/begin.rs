@@ -37,7 +37,11 @@ impl Overlay {
     pub async fn ready(&self) -> Result<()> {
         let Some(over) = &self.over else { return Ok(()) };
         let begin = async || {
-            if self.base().await?.is_some() || !self.now(async |now: Now<'_>| now.is_empty().await).await? {
+            let is_begun = self.base().await?.is_some();
+            if is_begun {
+                self.name_below().await;
+            }
+            if is_begun || !self.now(async |now: Now<'_>| now.is_empty().await).await? {
                 return Ok(());
             }
             let (top, _) = walk(&self.lower, self.lower.root(), over).await.map_err(|error| {
@@ -47,6 +51,23 @@ impl Overlay {
             self.begin(top.ino()).await
         };
         self.begun.get_or_try_init(begin).await.copied()
+    }
+
+    /// Makes the snapshot [`BELOW_SNAPSHOT`] where it is missing, as after a crash before it was made, and nothing came yet: else
+    /// nobody can tell any more what was below.
+    async fn name_below(&self) {
+        let is_missing = async |now: Now<'_>| {
+            let is_named = now.tree.head().1.snapshots.contains_key(BELOW_SNAPSHOT);
+            Ok(!is_named && now.dir_below(now.tree.root()).await?.is_some() && now.is_empty().await?)
+        };
+        let named = match self.now(is_missing).await {
+            Ok(true) => self.tree.snapshot(BELOW_SNAPSHOT).await.map(drop),
+            other => other.map(drop),
+        };
+        if let Err(error) = named {
+            // All but going back to it is as it should be.
+            tracing::warn!("an overlay has no snapshot of all that is below: {error:#}");
+        }
     }
 
     /// Lays an empty tree over a directory below, which the caller leases, durably and for as long as the tree is there. Its

@@ -96,6 +96,30 @@ async fn it_begins_when_what_is_below_is_there() {
     assert_eq!(list(&overlay, root, 10).await.expect("they came").len(), 3);
 }
 
+/// An overlay that stopped between beginning and naming what is below had no way back to it, for good.
+#[tokio::test]
+async fn what_is_below_is_named_where_that_was_missed() {
+    let (ground, fs) = built().await;
+    let below = describe(&*fs).await.expect("described");
+    let overlay = ground.open().await;
+    let unname = async |overlay: &Overlay| {
+        assert!(overlay.tree().remove_snapshot(BELOW_SNAPSHOT).await.expect("removed"), "there was none");
+        overlay.sync(overlay.root()).await.expect("synced");
+    };
+    unname(&overlay).await;
+    drop(overlay);
+    let overlay = ground.open().await;
+    overlay.remove(place(overlay.root(), &name("c")), RemoveKind::NonDir).await.expect("removed");
+    let cid = overlay.tree().head().1.snapshots[BELOW_SNAPSHOT];
+    overlay.tree().checkout(&cid).await.expect("checked out");
+    assert_eq!(describe(&*overlay).await.expect("described"), below);
+    // Once something came nobody knows any more.
+    unname(&overlay).await;
+    drop(overlay);
+    let overlay = ground.open().await;
+    assert!(!overlay.tree().head().1.snapshots.contains_key(BELOW_SNAPSHOT), "it would be something else");
+}
+
 /// A tree that has files and lies over nothing is shown as it is.
 #[tokio::test]
 async fn a_tree_with_files_of_its_own_is_laid_over_nothing() {
