@@ -20,7 +20,7 @@ use muxfs::{
     tree::{AutoCommit, Retention, Tree, TreeOptions},
     vfs::{FsStat, Fsid, Vfs, union::Slots, watch::Watch},
 };
-use muxfs_flist::FlistVfs;
+use muxfs_flist::{FlistVfs, KeptFlists};
 use muxfs_local::{FileMedia, LocalOptions, LocalVfs};
 use muxfs_zstor::{OpenNode, Zstor};
 
@@ -186,7 +186,7 @@ impl Instance {
         };
         let (serves, retention) = (auto_commit.is_some(), config.history.retention());
         // What overlays may lie over.
-        let mut below: Vec<(Prefix, Arc<dyn Vfs>)> = Vec::new();
+        let mut below: Vec<(Prefix, Arc<FlistVfs>)> = Vec::new();
         for mount in &config.mount {
             let prefix = mount.prefix();
             let opened = match mount {
@@ -217,7 +217,7 @@ impl Instance {
                     if let Some(signers) = flist::signers(mount)? {
                         flists = flists.signed_by(signers);
                     }
-                    let flists: Arc<dyn Vfs> = Arc::new(flists);
+                    let flists = Arc::new(flists);
                     below.push((prefix, flists.clone()));
                     Mount::location(prefix, flists, env())
                 }
@@ -227,10 +227,12 @@ impl Instance {
                     let OnDisk { disk, blocks, pins, below: tree, space } = on_disk(prefix, &dir, commits).await?;
                     disks.push(disk);
                     all_pins.push(pins.clone());
-                    let lower = below.iter().find(|(prefix, _)| *prefix == mount.over.0.prefix).map(|(_, vfs)| vfs);
+                    let lower = below.iter().find(|(prefix, _)| *prefix == mount.over.0.prefix).map(|(_, vfs)| {
+                        Arc::new(KeptFlists::new(vfs.clone(), kept_flists_dir(data.path(), prefix))) as Arc<dyn Vfs>
+                    });
                     let tree = Box::pin(tree_over(dag(blocks, &config), tree)).await;
                     let tree = tree.map_err(|error| error.at(dir.display()))?;
-                    let overlay = overlay::open(tree, lower, &mount.over.0).await;
+                    let overlay = overlay::open(tree, lower.as_ref(), &mount.over.0).await;
                     let overlay = overlay.map_err(|error| error.at(format!("/{prefix}")))?;
                     Mount::overlay(prefix, pins, overlay, view_options(space, None))
                 }
@@ -420,6 +422,11 @@ pub(crate) async fn fsids(vfs: &dyn Vfs, config: &Config, which: fn(&config::Mou
 /// The host directory of a local mount.
 pub(crate) fn local_dir(data: &Path, dir: Option<&Path>) -> PathBuf {
     dir.map_or_else(|| data.join("local"), Into::into)
+}
+
+/// Where an overlay keeps the flist that it lies over.
+pub(crate) fn kept_flists_dir(data: &Path, prefix: Prefix) -> PathBuf {
+    content_dir(data, prefix).join("flist")
 }
 
 /// The directory of the flists of a mount.

@@ -337,7 +337,7 @@ impl Flist {
     }
 }
 
-fn id_of(file: &mut File) -> io::Result<FlistId> {
+pub(crate) fn id_of(file: &mut File) -> io::Result<FlistId> {
     let (mut hasher, mut piece) = (blake3::Hasher::new(), vec![0; 64 << 10]);
     loop {
         let len = file.read(&mut piece)?;

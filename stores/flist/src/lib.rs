@@ -59,5 +59,5 @@ pub use crate::{
     metadata::Route,
     sign::{Signers, sign, signature_path},
     source::SourceUrl,
-    vfs::{FlistVfs, Profiles, flist_file, node_of_handle},
+    vfs::{FlistVfs, KeptFlists, Profiles, flist_file, has_kept, kept_file, node_of_handle},
 };

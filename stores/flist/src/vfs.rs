@@ -8,6 +8,7 @@
 
 mod files;
 mod handle;
+mod kept;
 mod nodes;
 mod places;
 mod starts;
@@ -33,7 +34,12 @@ use self::{
     places::{Place, Places},
     starts::Start,
 };
-pub use self::{handle::node_of_handle, places::flist_file, starts::Profiles};
+pub use self::{
+    handle::node_of_handle,
+    kept::{KeptFlists, has_kept, kept_file},
+    places::flist_file,
+    starts::Profiles,
+};
 use crate::{
     Chunks, Dir, Flist, FlistId, Inode, NodeId, Signers, chunks::Sources, profile::Profile, values::AllValues,
 };
@@ -172,6 +178,11 @@ impl FlistVfs {
         let (places, name_there) = (self.places.clone(), name.clone());
         let place = blocking(move || places.find(&name_there)).await?;
         let place = place.ok_or_else(|| Error::new(ErrorKind::NotFound, "flist.lookup").at(name))?;
+        self.open_at(name, place).await
+    }
+
+    /// The flist at a place, open under a name.
+    async fn open_at(&self, name: &Name, place: Place) -> Result<Arc<Open>> {
         if let Some(open) = lock(&self.open).get(name).filter(|open| open.place == place) {
             return Ok(open.clone());
         }
@@ -304,6 +315,12 @@ impl FlistVfs {
     fn adopt(&self, open: &Arc<Open>, inode: &Inode) -> Result<Attr> {
         let ino = lock(&self.nodes).adopt(open, inode)?;
         Ok(Self::attr(ino, inode))
+    }
+
+    /// Leases a node that is in an flist.
+    async fn adopt_node(&self, open: &Arc<Open>, node: NodeId) -> Result<Attr> {
+        let inode = open.query(move |flist| flist.inode(node)).await?.ok_or_else(stale)?;
+        self.adopt(open, &inode)
     }
 
     /// Leases the root of an flist.
@@ -455,8 +472,7 @@ impl Vfs for FlistVfs {
             let names = blocking(move || places.of_digest(digest)).await?;
             self.of_id(&names, id).await?
         };
-        let inode = open.query(move |flist| flist.inode(node)).await?.ok_or_else(stale)?;
-        self.adopt(&open, &inode)
+        self.adopt_node(&open, node).await
     }
 
     fn retain(&self, ino: Ino) {

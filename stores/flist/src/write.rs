@@ -22,7 +22,7 @@
 //!
 //! Spec: spec/flist.md #making.
 
-mod arriving;
+pub(crate) mod arriving;
 mod compare;
 mod dir;
 mod dir_store;

@@ -224,16 +224,6 @@ fn an_flist_of_both_is_made_without_fetching_what_nobody_changed() {
         assert_eq!([from("/usr/share/doc/readme"), from("/etc/hosts")], ["read me", "changed"]);
         world.ok(&["flist", "check", "--chunks", "--source", &all, text(&other)]);
         assert!(!world.ok(&["flist", "metadata", text(&other)]).contains(text(&chunks)));
-        // Not in the place of the one below, by any of its names.
-        let below = world.path("flists").join(format!("image.{format}"));
-        let link = world.path(&format!("link.{format}"));
-        std::os::unix::fs::symlink(&below, &link).expect("linked");
-        let before = fs::read(&below).expect("there");
-        for target in [&below, &link] {
-            let refused = world.fails(&["flist", "commit", "/app", "-o", text(target), "--store", &store], 2);
-            assert!(refused.contains("/app lies over it"), "{refused}");
-        }
-        assert!(fs::read(&below).expect("there") == before);
         // Another file beside it takes its name, and nothing else.
         let beside = world.path("flists").join(format!("image.{}", if format == "fl" { "flist" } else { "fl" }));
         fs::copy(&other, &beside).expect("copied");
@@ -243,14 +233,31 @@ fn an_flist_of_both_is_made_without_fetching_what_nobody_changed() {
         fs::remove_file(&beside).expect("removed");
         // Only where it is one.
         assert!(world.fails(&["flist", "commit", "/ipfs", "-o", text(&both), "--store", &store], 2).contains("/app"));
-        // Another flist by its name is not what it lies over.
-        let flist = world.path("flists").join(format!("image.{format}"));
-        fs::copy(&both, &flist).expect("copied");
-        world.fails(&commit, 3);
+        // In the place of the one below, by another name of it: that is kept, and what did not come is as it was.
+        let below = world.path("flists").join(format!("image.{format}"));
+        let link = world.path(&format!("link.{format}"));
+        std::os::unix::fs::symlink(&below, &link).expect("linked");
+        let before = fs::read(&below).expect("there");
+        world.ok(&["flist", "commit", "/app", "-o", text(&link), "--store", &store]);
+        assert!(fs::read(&below).expect("there") != before);
+        world.ok(&commit);
+        assert_eq!(world.ok(&["flist", "diff", text(&whole), text(&both)]), "");
         server.terminate();
+        let server = world.serve(&[]);
+        let read = || [world.ok(&["cat", "/app/new"]), world.ok(&["cat", "/app/usr/share/doc/readme"])];
+        assert_eq!(read(), ["new", "read me"]);
+        fs::rename(&below, world.path("flists").join(format!("renamed.{format}"))).expect("renamed");
+        assert_eq!(read(), ["new", "read me"]);
+        server.terminate();
+        // One that was not kept is not what another by its name is, and is not replaced.
+        fs::remove_dir_all(world.path("data/mounts/app/flist")).expect("it was kept");
+        fs::copy(&both, &below).expect("copied");
         let server = world.serve(&[]);
         assert_eq!(world.ok(&["cat", "/app/new"]), "new");
         assert!(world.fails(&["cat", "/app/usr/share/doc/readme"], 1).contains("replaced"));
+        world.fails(&commit, 3);
+        let refused = world.fails(&["flist", "commit", "/app", "-o", text(&link), "--store", &store], 2);
+        assert!(refused.contains("/app lies over it"), "{refused}");
         server.terminate();
     }
 }
@@ -287,11 +294,11 @@ fn a_server_starts_whatever_is_below_and_whatever_was_checked_out() {
         assert_eq!(ls(&world, "/app"), shown, "{commit}, after a restart");
     }
     assert_eq!(world.ok(&["cat", "/app/etc/hosts"]), "127.0.0.1", "what was changed is given up");
-    // Away again: what came is there, and so is all else.
+    // Away again: it is kept, and all is there.
     fs::rename(&flist, &away).expect("renamed");
     restart(&world);
     assert_eq!(ls(&world, "/app"), all);
-    world.fails(&["cat", "/app/usr/share/doc/readme"], 1);
+    assert_eq!(world.ok(&["cat", "/app/usr/share/doc/readme"]), "read me");
     assert_eq!(world.ok(&["cat", "/ipfs/else"]), "served");
 }
 

@@ -12,7 +12,10 @@ use muxfs::{
 };
 
 use super::made::{What, World};
-use crate::{Chunks, ChunksOptions, FlistVfs, Profiles, Signers, sign, signature_path};
+use crate::{
+    Chunks, ChunksOptions, FlistVfs, KeptFlists, Profiles, Signers, has_kept, kept_file, node_of_handle, sign,
+    signature_path,
+};
 
 fn name(text: &str) -> Name {
     Name::new(text.as_bytes()).expect("a name")
@@ -22,11 +25,14 @@ async fn mounted(world: &World) -> Arc<FlistVfs> {
     mounted_with(world, Profiles::default()).await
 }
 
-async fn mounted_with(world: &World, profiles: Profiles) -> Arc<FlistVfs> {
+async fn chunks_of(world: &World) -> Arc<Chunks> {
     let source = format!("dir://{}", world.path("chunks").display()).parse().expect("an address");
     let options = ChunksOptions { sources: vec![source], ..ChunksOptions::default() };
-    let chunks = Arc::new(Chunks::open(options).await.expect("opens"));
-    let vfs = FlistVfs::new(world.path("flists"), world.path("scratch"), chunks, (7, 8));
+    Arc::new(Chunks::open(options).await.expect("opens"))
+}
+
+async fn mounted_with(world: &World, profiles: Profiles) -> Arc<FlistVfs> {
+    let vfs = FlistVfs::new(world.path("flists"), world.path("scratch"), chunks_of(world).await, (7, 8));
     Arc::new(vfs.with_profiles(profiles))
 }
 
@@ -113,6 +119,64 @@ async fn a_page_opens_some_flists_and_the_next_one_goes_on() {
     assert_eq!(lens, [32, 32, 32, 4]);
     let expected: Vec<_> = names.entries.into_iter().map(|entry| (entry.name, entry.ino)).collect();
     assert_eq!(listed, expected, "all of them, in order, with the numbers that were told before");
+}
+
+/// Something that lies over an flist holds handles of it over restarts, whatever becomes of the file.
+#[tokio::test]
+async fn a_kept_flist_is_found_by_its_handles_when_it_is_replaced_or_gone() {
+    for format in ["fl", "flist"] {
+        let (world, file_name) = (World::new(), format!("a.{format}"));
+        let path = world.path("flists").join(&file_name);
+        let make = |data: &[u8]| {
+            match format {
+                "fl" => world.fl("new.part", &file(data), |_| {}),
+                _ => world.flist("new.part", &file(data), |_| {}),
+            }
+            fs::rename(world.path("flists").join("new.part"), &path).expect("renamed");
+        };
+        make(b"old");
+        let kept = world.path("kept");
+        let open = async || {
+            let vfs: Arc<dyn Vfs> = Arc::new(KeptFlists::new(mounted(&world).await, kept.clone()));
+            vfs
+        };
+        let vfs = open().await;
+        assert!(!has_kept(&kept));
+        let (root, _) = ext::walk(&vfs, vfs.root(), &[name("a")]).await.expect("there");
+        assert!(!has_kept(&kept), "who looks names up lies over nothing");
+        vfs.getattr(root.ino()).await.expect("known");
+        assert!(has_kept(&kept));
+        let (node, _) = ext::walk(&vfs, root.ino(), &[name("file")]).await.expect("there");
+        let handles = [root.ino(), node.ino()].map(|ino| vfs.handle(ino).expect("told"));
+        let (id, _) = node_of_handle(&handles[1]).expect("its own").expect("a node");
+        drop((root, node));
+        let before = fs::read(&path).expect("there");
+        assert_eq!(fs::read(kept_file(&kept, id).expect("kept")).expect("there"), before);
+        for what in ["it is there", "it was replaced", "it is gone"] {
+            match what {
+                "it was replaced" => make(b"another"),
+                "it is gone" => fs::remove_file(&path).expect("removed"),
+                _ => {}
+            }
+            let vfs = open().await;
+            for handle in &handles {
+                let attr = vfs.resolve(handle).await.unwrap_or_else(|error| panic!("{what}: {error:#}"));
+                assert_eq!(vfs.handle(attr.ino).expect("told"), *handle, "{what}");
+                if attr.kind == FileKind::File {
+                    assert_eq!(vfs.read(attr.ino, 0, 100).await.expect("read"), "old", "{what}");
+                }
+                vfs.release(attr.ino, 1);
+            }
+            let now = vfs.lookup(vfs.root(), &name("a")).await;
+            assert_eq!(now.is_ok(), what != "it is gone", "what is kept is not shown");
+        }
+        // Other bytes under its name are not it.
+        let copy = kept_file(&kept, id).expect("kept");
+        make(b"another");
+        fs::copy(&path, copy).expect("copied");
+        let error = open().await.resolve(&handles[1]).await.expect_err("it is gone");
+        assert_eq!(error.kind(), ErrorKind::Stale);
+    }
 }
 
 /// What was held of the old one answers as before; who looks the name up finds the new one.

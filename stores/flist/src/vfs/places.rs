@@ -114,10 +114,7 @@ impl Places {
             return Ok(None);
         }
         let place = |file: Vec<u8>, about: fs::Metadata| {
-            let path = self.dir.join(OsStr::from_bytes(&file));
-            // What cannot be looked at is told by who reads it.
-            let signature = self.are_signed.then(|| fs::metadata(signature_path(&path)).ok()).flatten();
-            Place { path, digest: digest(name), stamp: stamp(&about), signature: signature.as_ref().map(stamp) }
+            self.place(self.dir.join(OsStr::from_bytes(&file)), digest(name), &about)
         };
         let with = |extension: &[u8]| [name.as_bytes(), extension].concat();
         let [long, short] = EXTENSIONS.map(with);
@@ -135,6 +132,18 @@ impl Places {
             return Ok(None);
         }
         Ok(self.file(name.as_bytes())?.map(|about| place(name.as_bytes().to_vec(), about)))
+    }
+
+    /// A file that is shown under no name, as one of a digest.
+    pub(super) fn hidden(&self, path: PathBuf, digest: [u8; 8]) -> Result<Place> {
+        let about = fs::metadata(&path).map_err(|error| self.failed(error))?;
+        Ok(self.place(path, digest, &about))
+    }
+
+    fn place(&self, path: PathBuf, digest: [u8; 8], about: &fs::Metadata) -> Place {
+        // What cannot be looked at is told by who reads it.
+        let signature = self.are_signed.then(|| fs::metadata(signature_path(&path)).ok()).flatten();
+        Place { path, digest, stamp: stamp(about), signature: signature.as_ref().map(stamp) }
     }
 
     /// The names that are shown, in the order of their cookies.
@@ -188,7 +197,7 @@ impl Places {
 }
 
 /// The name of a file less its extension, and the other extension.
-fn split(file: &[u8]) -> Option<(&[u8], &'static [u8])> {
+pub(super) fn split(file: &[u8]) -> Option<(&[u8], &'static [u8])> {
     let [long, short] = EXTENSIONS;
     match file.strip_suffix(long) {
         Some(stem) => Some((stem, short)),

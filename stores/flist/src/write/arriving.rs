@@ -17,15 +17,15 @@ use tempfile::NamedTempFile;
 use super::io_failed;
 
 /// What the names of chunks and of flists begin with, and of all of them end in. What begins with a dot no mount shows.
-pub(super) const CHUNK: &str = ".chunk-";
-pub(super) const FLIST: &str = ".flist-";
+pub(crate) const CHUNK: &str = ".chunk-";
+pub(crate) const FLIST: &str = ".flist-";
 const END: &str = ".part";
 /// So many letters and digits are between.
 const DRAWN_COUNT: usize = 6;
 const OP: &str = "flist.write";
 
 /// Begins one in a directory.
-pub(super) fn begin(dir: &Path, start: &str, permissions: &fs::Permissions) -> io::Result<NamedTempFile> {
+pub(crate) fn begin(dir: &Path, start: &str, permissions: &fs::Permissions) -> io::Result<NamedTempFile> {
     loop {
         let mut named = tempfile::Builder::new();
         named.prefix(start).suffix(END).rand_bytes(DRAWN_COUNT);
@@ -38,7 +38,7 @@ pub(super) fn begin(dir: &Path, start: &str, permissions: &fs::Permissions) -> i
 }
 
 /// Removes what killed runs left in a directory. Where that fails it stays: it is in nobody's way.
-pub(super) fn sweep(dir: &Path, start: &str) {
+pub(crate) fn sweep(dir: &Path, start: &str) {
     let Ok(entries) = fs::read_dir(dir) else { return };
     for entry in entries.filter_map(io::Result::ok) {
         let name = entry.file_name();

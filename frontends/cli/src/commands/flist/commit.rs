@@ -12,7 +12,7 @@ use std::{
 
 use muxfs::{Error, ErrorKind, Name, QfsPath, Result, overlay::Below};
 use muxfs_flist::{
-    Flist, Inode, flist_file, node_of_handle,
+    Flist, Inode, flist_file, has_kept, kept_file, node_of_handle,
     write::{CreateOptions, Facts, Making, Tree, check_routes, format_of},
 };
 
@@ -26,7 +26,7 @@ use crate::{
     args::FlistMaking,
     commands::put::host,
     config::{Config, FlistMount, Mount, OverlayMount},
-    instance::flist_dir,
+    instance::{flist_dir, kept_flists_dir},
     namespace::{Namespace, Place, Stat},
     output::Output,
 };
@@ -65,7 +65,7 @@ fn files(config: &Config, overlay: &OverlayMount, flists: &FlistMount) -> Result
     Ok(found.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
 }
 
-/// Refuses to put an flist in the place of one that an overlay lies over: what that did not take over would be gone.
+/// Refuses to put an flist in the place of one that an overlay lies over and has not kept: what that did not take over would be gone.
 fn refuse_below(config: &Config, target: &Path) -> Result<()> {
     let there = match fs::metadata(target) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -74,9 +74,9 @@ fn refuse_below(config: &Config, target: &Path) -> Result<()> {
     for (overlay, flists) in overlays(config) {
         for file in files(config, overlay, flists)? {
             let is_same = fs::metadata(&file).is_ok_and(|it| (it.dev(), it.ino()) == (there.dev(), there.ino()));
-            if is_same {
+            if is_same && !has_kept(&kept_flists_dir(&config.data, overlay.prefix.0)) {
                 let why = format!(
-                    "/{} lies over it, and would lose all that was not changed: give the new flist a name of its own",
+                    "/{} lies over it and did not keep it, and would lose all that was not changed: give the new flist a name of its own",
                     overlay.prefix.0
                 );
                 return Err(Error::new(ErrorKind::InvalidArgument, OP).at(target.display()).because(why));
@@ -108,6 +108,9 @@ impl Lower {
                 Ok(flist) if Some(flist.id()) == id => return Ok(Self { flist }),
                 other => opened = Some(opened.unwrap_or(other)),
             }
+        }
+        if let Some(file) = id.and_then(|id| kept_file(&kept_flists_dir(&config.data, overlay.prefix.0), id)) {
+            return open(&file).map(|flist| Self { flist });
         }
         match opened {
             None => refuse(ErrorKind::NotFound, "the flist that it lies over is not there"),
