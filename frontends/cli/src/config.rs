@@ -133,11 +133,14 @@ impl OverlayMount {
     /// Why it cannot be, with these mounts before it.
     fn fault(&self, before: &[Mount]) -> Option<String> {
         let over = &self.over.0;
-        let is_flist = |mount: &Mount| matches!(mount, Mount::Flist(flist) if flist.prefix.0 == over.prefix);
-        if before.iter().any(is_flist) && !over.parts.is_empty() {
+        let is_in = |mount: &Mount| match mount {
+            Mount::Flist(flist) => flist.prefix.0 == over.prefix && over.parts.len() > usize::from(flist.repositories),
+            _ => false,
+        };
+        if before.iter().any(is_in) {
             return None;
         }
-        let why = "names what lies below no mount of kind flist that stands before it; as /flist/app";
+        let why = "names no flist of a mount of kind flist that stands before it; as /flist/app, with repositories /flist/alice/app";
         Some(format!("mount: over = {:?} of /{} {why}", over.to_string(), self.prefix.0))
     }
 }
@@ -150,6 +153,9 @@ pub(crate) struct FlistMount {
     /// The directory that has them, which must be there; `DATA/flists` where absent, made at the first start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) dir: Option<PathBuf>,
+    /// Whether the directory has directories of flists, as that of a hub: `/flist/USER/NAME`.
+    #[serde(default)]
+    pub(crate) repositories: bool,
     /// Who is asked first, in order, for the chunks of every flist.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) sources: Vec<FlistSource>,
@@ -1055,6 +1061,9 @@ mod tests {
             assert!(format!("{error:#}").contains("of /app"), "{error:#}");
         }
         Config::parse(&over("flist/app")).expect_err("no path");
+        let flists = format!("{flists}repositories = true\n");
+        check(&format!("{flists}{}", over("/flist/alice/app"))).expect("good");
+        check(&format!("{flists}{}", over("/flist/alice"))).expect_err("it is no flist");
     }
 
     #[test]

@@ -214,6 +214,9 @@ impl Instance {
                     let scratch = data.path().join("scratch");
                     private_dir(&scratch)?;
                     let mut flists = FlistVfs::new(dir, scratch, chunks, owner()).with_profiles(mount.profiles.into());
+                    if mount.repositories {
+                        flists = flists.of_repositories();
+                    }
                     if let Some(signers) = flist::signers(mount)? {
                         flists = flists.signed_by(signers);
                     }

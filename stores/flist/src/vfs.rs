@@ -11,6 +11,7 @@ mod handle;
 mod kept;
 mod nodes;
 mod places;
+mod repositories;
 mod starts;
 
 use std::{
@@ -30,7 +31,8 @@ use muxfs::{
 
 use self::{
     files::Files,
-    nodes::{Known, Nodes, ROOT},
+    handle::{Named, NodeName},
+    nodes::{Known, Nodes, ROOT, is_repository},
     places::{Place, Places},
     starts::Start,
 };
@@ -93,19 +95,24 @@ impl Open {
     }
 }
 
+/// What an open flist is found by: its repository, where there are several, and its name.
+type Key = (Option<Name>, Name);
+
 /// A read-only [`Vfs`] of the flists in a directory of the host.
 #[derive(Debug)]
 pub struct FlistVfs {
     places: Places,
+    /// The names of repositories, where there are several; by their numbers.
+    repositories: Option<Mutex<LruCache<Ino, Name>>>,
     scratch: PathBuf,
     /// Whose signature an flist has to have, if any.
     signers: Option<Arc<Signers>>,
     profiles: Profiles,
     chunks: Arc<Chunks>,
     owner: (u32, u32),
-    open: Mutex<LruCache<Name, Arc<Open>>>,
+    open: Mutex<LruCache<Key, Arc<Open>>>,
     /// Files that were found to be no good flists, and why.
-    refused: Mutex<LruCache<Name, (Place, ErrorKind, String)>>,
+    refused: Mutex<LruCache<Key, (Place, ErrorKind, String)>>,
     /// Whoever holds it opens one.
     opening: Arc<tokio::sync::Mutex<()>>,
     nodes: Mutex<Nodes>,
@@ -146,6 +153,7 @@ impl FlistVfs {
         let files = Arc::new(Files::new(chunks.clone()));
         Self {
             places: Places::new(dir),
+            repositories: None,
             scratch,
             signers: None,
             profiles: Profiles::default(),
@@ -174,15 +182,16 @@ impl FlistVfs {
     }
 
     /// The flist of a name, as it is now.
-    async fn flist(&self, name: &Name) -> Result<Arc<Open>> {
-        let (places, name_there) = (self.places.clone(), name.clone());
-        let place = blocking(move || places.find(&name_there)).await?;
+    async fn flist(&self, places: &Places, name: &Name) -> Result<Arc<Open>> {
+        let (there, name_there) = (places.clone(), name.clone());
+        let place = blocking(move || there.find(&name_there)).await?;
         let place = place.ok_or_else(|| Error::new(ErrorKind::NotFound, "flist.lookup").at(name))?;
-        self.open_at(name, place).await
+        self.open_at((places.repository().cloned(), name.clone()), place).await
     }
 
     /// The flist at a place, open under a name.
-    async fn open_at(&self, name: &Name, place: Place) -> Result<Arc<Open>> {
+    async fn open_at(&self, name: Key, place: Place) -> Result<Arc<Open>> {
+        let name = &name;
         if let Some(open) = lock(&self.open).get(name).filter(|open| open.place == place) {
             return Ok(open.clone());
         }
@@ -273,12 +282,16 @@ impl FlistVfs {
     }
 
     async fn root_attr(&self) -> Result<Attr> {
-        let places = self.places.clone();
+        self.places_attr(ROOT, self.places.clone()).await
+    }
+
+    /// A directory of flists, or of repositories.
+    async fn places_attr(&self, ino: Ino, places: Places) -> Result<Attr> {
         let mtime = blocking(move || places.mtime()).await?;
         let since = mtime.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
         let change = u64::try_from(since.as_nanos()).unwrap_or(u64::MAX);
         Ok(Attr {
-            ino: ROOT,
+            ino,
             fsid: Fsid::default(),
             kind: FileKind::Dir,
             mode: 0o755,
@@ -297,10 +310,10 @@ impl FlistVfs {
     }
 
     /// The flist of an id that has one of these names, as they are now.
-    async fn of_id(&self, names: &[Name], id: FlistId) -> Result<Arc<Open>> {
+    async fn of_id(&self, names: &[(Places, Name)], id: FlistId) -> Result<Arc<Open>> {
         let mut why = None;
-        for name in names {
-            match self.flist(name).await {
+        for (places, name) in names {
+            match self.flist(places, name).await {
                 Ok(open) if open.flist.id() == id => return Ok(open),
                 Ok(_) => why = why.or_else(|| Some(stale().because("its flist was replaced by another"))),
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
@@ -329,17 +342,18 @@ impl FlistVfs {
         self.adopt(&open, &root)
     }
 
-    async fn list_places(&self, after: Cookie, wanted: usize, listing: Listing) -> Result<DirPage> {
-        let places = self.places.clone();
-        let all = blocking(move || places.list()).await?;
+    async fn list_places(&self, places: Places, after: Cookie, wanted: usize, listing: Listing) -> Result<DirPage> {
+        let there = places.clone();
+        let all = blocking(move || there.list()).await?;
         let after = places::after(after)?;
         let mut rest = all.into_iter().filter(|(cookie, _)| after.is_none_or(|after| *cookie > after)).peekable();
         let (mut entries, mut left) = (Vec::new(), LISTED_COUNT_MAX);
         while entries.len() < wanted
             && let Some((_, name)) = rest.peek()
         {
+            let key = (places.repository().cloned(), name.clone());
             let is_opened =
-                listing == Listing::Attrs && !lock(&self.open).contains(name) && !lock(&self.refused).contains(name);
+                listing == Listing::Attrs && !lock(&self.open).contains(&key) && !lock(&self.refused).contains(&key);
             if is_opened && left == 0 {
                 break;
             }
@@ -348,12 +362,12 @@ impl FlistVfs {
             let attr = match listing {
                 Listing::Names => None,
                 // One that cannot be opened has a name all the same, and looking it up says why.
-                Listing::Attrs => match self.flist(&name).await {
+                Listing::Attrs => match self.flist(&places, &name).await {
                     Ok(open) => self.adopt_root(open).await.ok(),
                     Err(_) => None,
                 },
             };
-            let ino = attr.as_ref().map_or_else(|| nodes::root_number(&name), |attr| attr.ino);
+            let ino = attr.as_ref().map_or_else(|| nodes::root_number(places.digest(&name)), |attr| attr.ino);
             entries.push(DirEntry { name, ino, cookie, attr });
         }
         let eof = rest.peek().is_none();
@@ -368,8 +382,14 @@ impl Vfs for FlistVfs {
     }
 
     async fn lookup(&self, dir: Ino, name: &Name) -> Result<Attr> {
+        if let Some(places) = self.places_of(dir).await? {
+            return self.adopt_root(self.flist(&places, name).await?).await;
+        }
         if dir == ROOT {
-            return self.adopt_root(self.flist(name).await?).await;
+            let (places, there) = (self.places.clone(), name.clone());
+            let found = blocking(move || places.find_repository(&there)).await?;
+            found.ok_or_else(|| Error::new(ErrorKind::NotFound, "flist.lookup").at(name))?;
+            return self.repository_attr(name).await;
         }
         let known = self.known(dir)?;
         let dir = self.dir(&known).await?;
@@ -378,12 +398,15 @@ impl Vfs for FlistVfs {
     }
 
     async fn parent(&self, dir: Ino) -> Result<Attr> {
-        if dir == ROOT {
+        if dir == ROOT || is_repository(dir) {
             return self.root_attr().await;
         }
         let known = self.known(dir)?;
         if known.inode.id == NodeId::Root {
-            return self.root_attr().await;
+            return match &known.open.place.repository {
+                Some(repository) => self.repository_attr(repository).await,
+                None => self.root_attr().await,
+            };
         }
         let node = known.inode.id;
         let above = known.open.query(move |flist| flist.inode(flist.parent(node)?)?.ok_or_else(stale));
@@ -394,13 +417,19 @@ impl Vfs for FlistVfs {
         if ino == ROOT {
             return self.root_attr().await;
         }
+        if is_repository(ino) {
+            return self.repository_of(ino).await;
+        }
         Ok(Self::attr(ino, &self.known(ino)?.inode))
     }
 
     async fn readdir(&self, dir: Ino, after: Cookie, count: usize, listing: Listing) -> Result<DirPage> {
         let count = count.clamp(1, PAGE_COUNT_MAX);
+        if let Some(places) = self.places_of(dir).await? {
+            return self.list_places(places, after, count, listing).await;
+        }
         if dir == ROOT {
-            return self.list_places(after, count, listing).await;
+            return self.list_repositories(after, count, listing).await;
         }
         let known = self.known(dir)?;
         let dir = self.dir(&known).await?;
@@ -431,14 +460,14 @@ impl Vfs for FlistVfs {
     }
 
     async fn read(&self, ino: Ino, offset: u64, len: u32) -> Result<Bytes> {
-        if ino == ROOT {
+        if ino == ROOT || is_repository(ino) {
             return Err(Error::new(ErrorKind::IsDir, "flist.read"));
         }
         self.files.read(&self.known(ino)?, offset, len).await
     }
 
     async fn readlink(&self, ino: Ino) -> Result<Bytes> {
-        let known = if ino == ROOT { None } else { Some(self.known(ino)?) };
+        let known = if ino == ROOT || is_repository(ino) { None } else { Some(self.known(ino)?) };
         match known {
             Some(known) if known.inode.kind == FileKind::Symlink => Ok(known.inode.target.clone()),
             _ => Err(Error::new(ErrorKind::InvalidArgument, "flist.readlink").because("not a symlink")),
@@ -446,7 +475,7 @@ impl Vfs for FlistVfs {
     }
 
     async fn statfs(&self, ino: Ino) -> Result<FsStat> {
-        if ino != ROOT {
+        if ino != ROOT && !is_repository(ino) {
             self.known(ino)?;
         }
         // Nobody can write, and nobody has counted.
@@ -457,20 +486,35 @@ impl Vfs for FlistVfs {
         if ino == ROOT {
             return Ok(handle::root());
         }
+        if is_repository(ino) {
+            return Ok(handle::of_repository(nodes::digest_of_number(ino)));
+        }
         let known = self.known(ino)?;
-        Ok(handle::encode(known.open.place.digest, known.open.flist.id(), known.inode.id))
+        let place = &known.open.place;
+        let (id, node) = (known.open.flist.id(), known.inode.id);
+        Ok(handle::encode(NodeName { repository: place.within, place: place.digest, id, node }))
     }
 
     async fn resolve(&self, handle: &Handle) -> Result<Attr> {
-        let Some((digest, id, node)) = handle::decode(handle)? else { return self.root_attr().await };
+        let NodeName { repository, place, id, node } = match handle::decode(handle)? {
+            Named::Top => return self.root_attr().await,
+            Named::Repository(digest) => {
+                return self.repository_of(nodes::repository_number(digest)).await;
+            }
+            Named::Node(node) => node,
+        };
         // One that is held may have been replaced since.
-        let held = lock(&self.nodes).open_of(digest, id, node);
+        let held = lock(&self.nodes).open_of(place, id, node);
         let open = if let Some(open) = held {
             open
         } else {
-            let places = self.places.clone();
-            let names = blocking(move || places.of_digest(digest)).await?;
-            self.of_id(&names, id).await?
+            let (places, is_one) = (self.places.clone(), self.repositories.is_none());
+            let names = blocking(move || match repository {
+                None if is_one => places.of_digest(place),
+                Some(beginning) if !is_one => places.of_digest_within(beginning, place),
+                _ => Ok(Vec::new()),
+            });
+            self.of_id(&names.await?, id).await?
         };
         self.adopt_node(&open, node).await
     }
@@ -502,7 +546,7 @@ mod tests {
         world.fl("a.fl", &[], |_| {});
         let chunks = Arc::new(Chunks::open(ChunksOptions::default()).await.expect("opens"));
         let vfs = FlistVfs::new(world.path("flists"), world.path("scratch"), chunks, (7, 8));
-        let open = vfs.flist(&Name::new(b"a").expect("a name")).await.expect("opens");
+        let open = vfs.flist(&vfs.places, &Name::new(b"a").expect("a name")).await.expect("opens");
         let ((begun, is_begun), (end, is_ended)) = (mpsc::channel(), mpsc::channel::<()>());
         let there = open.clone();
         let first = tokio::spawn(async move {

@@ -23,13 +23,16 @@ fn text(path: &Path) -> &str {
     path.to_str().expect("UTF-8")
 }
 
-/// A world with a hub whose chunks go to a directory, and a mount of what alice has in it.
+/// A world with a hub whose chunks go to a directory, a mount of what alice has in it, one of what everybody has, and an overlay over an
+/// flist of that.
 fn with_hub(more: &str) -> World {
     let world = World::new();
     fs::create_dir_all(world.path("flists/alice")).expect("made");
     let config = format!(
         "[http.hub]\ndir = \"{0}\"\nstores = [\"dir://{1}\"]\n{more}\n\
-         [[mount]]\nkind = \"flist\"\nprefix = \"flist\"\ndir = \"{0}/alice\"\nsources = [\"dir://{1}\"]\n",
+         [[mount]]\nkind = \"flist\"\nprefix = \"flist\"\ndir = \"{0}/alice\"\nsources = [\"dir://{1}\"]\n\
+         [[mount]]\nkind = \"flist\"\nprefix = \"users\"\ndir = \"{0}\"\nrepositories = true\nsources = [\"dir://{1}\"]\n\
+         [[mount]]\nkind = \"overlay\"\nprefix = \"app\"\nover = \"/users/alice/app\"\n",
         text(&world.path("flists")),
         text(&world.path("chunks")),
     );
@@ -188,7 +191,17 @@ fn flists_are_given_checked_kept_and_mounted() {
     // The repository is a mount, too.
     let (status, _) = get(&server, "/flist/app/usr/share/man/big.txt");
     assert_eq!(status, 200);
-    assert_eq!(world.run(&["cat", "/flist/app/usr/share/man/big.txt"]).stdout.len(), 1_788_890);
+    for path in ["/flist/app", "/users/alice/app", "/app"] {
+        assert_eq!(world.run(&["cat", &format!("{path}/usr/share/man/big.txt")]).stdout.len(), 1_788_890, "{path}");
+    }
+    assert_eq!(world.ok(&["ls", "/users"]), "alice");
+    // A commit of it may take its place.
+    let both = world.path("flists/alice/app.flist");
+    let store = format!("dir://{}", text(&chunks));
+    world.ok(&["rm", "/app/usr/share/man/big.txt"]);
+    world.ok(&["flist", "commit", "/app", "-o", text(&both), "--store", &store]);
+    world.fails(&["cat", "/users/alice/app/usr/share/man/big.txt"], 3);
+    assert!(world.ok(&["ls", "/users/alice/app/usr/share"]).contains("man"));
     assert_eq!(server.terminate(), Some(0));
 }
 

@@ -121,6 +121,96 @@ async fn a_page_opens_some_flists_and_the_next_one_goes_on() {
     assert_eq!(listed, expected, "all of them, in order, with the numbers that were told before");
 }
 
+/// As a hub has them: a directory for each of its users, with symlinks to the flists of others.
+#[tokio::test]
+async fn repositories_are_directories_of_flists() {
+    let world = World::new();
+    let flists = world.path("flists");
+    for dir in ["alice", "bob", ".hidden"] {
+        fs::create_dir(flists.join(dir)).expect("made");
+    }
+    world.fl("alice/a.fl", &file(b"one"), |_| {});
+    world.flist("bob/a.flist", &file(b"two"), |_| {});
+    world.fl("top.fl", &file(b"no"), |_| {});
+    world.fl(".hidden/a.fl", &file(b"no"), |_| {});
+    std::os::unix::fs::symlink("../alice/a.fl", flists.join("bob/other.fl")).expect("linked");
+    std::os::unix::fs::symlink("alice", flists.join("link")).expect("linked");
+    let open = async || {
+        let vfs = FlistVfs::new(flists.clone(), world.path("scratch"), chunks_of(&world).await, (7, 8));
+        let vfs: Arc<dyn Vfs> = Arc::new(vfs.of_repositories());
+        vfs
+    };
+    let walk = async |vfs: &Arc<dyn Vfs>, path: &str| {
+        let names: Vec<Name> = path.split('/').map(name).collect();
+        ext::walk(vfs, vfs.root(), &names).await
+    };
+    let vfs = open().await;
+    for (dir, expected) in [(None, &["alice", "bob"][..]), (Some("alice"), &["a"]), (Some("bob"), &["a", "other"])] {
+        let ino = match dir {
+            Some(dir) => vfs.lookup(vfs.root(), &name(dir)).await.expect("there").ino,
+            None => vfs.root(),
+        };
+        let mut found = Vec::new();
+        for listing in [Listing::Names, Listing::Attrs] {
+            let (mut after, mut names) = (Cookie::START, Vec::new());
+            loop {
+                let page = vfs.readdir(ino, after, 1, listing).await.expect("listed");
+                for entry in page.entries {
+                    let attr = vfs.lookup(ino, &entry.name).await.expect("there");
+                    assert_eq!((attr.ino, attr.kind), (entry.ino, FileKind::Dir));
+                    assert_eq!(vfs.parent(attr.ino).await.expect("above").ino, ino);
+                    after = entry.cookie;
+                    names.push(entry.name.to_string());
+                }
+                if page.eof {
+                    break;
+                }
+            }
+            names.sort();
+            found.push(names);
+        }
+        assert_eq!(found, [expected, expected]);
+    }
+    for absent in ["top", "link", ".hidden", "carol", "alice/other"] {
+        let error = walk(&vfs, absent).await.expect_err("not shown");
+        assert_eq!(error.kind(), ErrorKind::NotFound, "{absent}");
+    }
+    let mut all = Vec::new();
+    for (path, data) in [("alice/a/file", "one"), ("bob/a/file", "two"), ("bob/other/file", "one")] {
+        let (lease, attr) = walk(&vfs, path).await.expect("there");
+        assert_eq!(vfs.read(attr.ino, 0, 10).await.expect("read"), data, "{path}");
+        all.push((vfs.handle(lease.ino()).expect("told"), attr.ino, Some(data)));
+    }
+    for path in ["alice", "bob", "bob/other"] {
+        let (lease, attr) = walk(&vfs, path).await.expect("there");
+        all.push((vfs.handle(lease.ino()).expect("told"), attr.ino, None));
+    }
+    let numbers: std::collections::HashSet<_> = all.iter().map(|(_, ino, _)| *ino).collect();
+    assert_eq!(numbers.len(), all.len(), "each has a number of its own");
+    // Over a restart, by a server that never met them.
+    for (handle, ino, data) in &all {
+        let vfs = open().await;
+        let attr = vfs.resolve(handle).await.expect("it is found");
+        assert_eq!((attr.ino, vfs.handle(attr.ino).expect("told")), (*ino, handle.clone()));
+        if let Some(data) = data {
+            assert_eq!(vfs.read(attr.ino, 0, 10).await.expect("read"), *data);
+        }
+    }
+    fs::rename(flists.join("alice"), flists.join("carol")).expect("renamed");
+    for (handle, ino, _) in [&all[0], &all[3]] {
+        assert_eq!(open().await.resolve(handle).await.expect_err("it is gone").kind(), ErrorKind::Stale);
+        if *ino == all[3].1 {
+            assert_eq!(vfs.getattr(*ino).await.expect_err("it is gone").kind(), ErrorKind::Stale);
+        }
+    }
+    // One that is a plain directory of flists knows none of these.
+    let plain: Arc<dyn Vfs> = mounted(&world).await;
+    assert_eq!(walk(&plain, "top/file").await.expect("there").1.size, 2);
+    for (handle, ..) in &all {
+        assert_eq!(plain.resolve(handle).await.expect_err("of another").kind(), ErrorKind::Stale);
+    }
+}
+
 /// Something that lies over an flist holds handles of it over restarts, whatever becomes of the file.
 #[tokio::test]
 async fn a_kept_flist_is_found_by_its_handles_when_it_is_replaced_or_gone() {

@@ -8,6 +8,15 @@
 //! 26   20     1: the key of the directory, and which of its entries, u32; 2: the number of the row, u64
 //! ```
 //!
+//! Where there are repositories:
+//!
+//! ```text
+//! 0    1      tag: 2 a repository; 3 a node of an flist in one
+//! 1    2      3: the beginning of BLAKE3 of the name of the repository
+//! 1    8      2: the low 54 bits of the first 64 of the same; 3, from 3 on: the beginning of BLAKE3 of it, a slash, and the name of the flist
+//! 11          3: the rest as of 1, from 9 on
+//! ```
+//!
 //! Numbers are big-endian. Formats are forever: another form gets another tag.
 
 use muxfs::{Error, ErrorKind, Result, vfs::Handle};
@@ -16,6 +25,29 @@ use crate::{FlistId, NodeId};
 
 const TAG_ROOT: u8 = 0;
 const TAG_NODE: u8 = 1;
+const TAG_REPOSITORY: u8 = 2;
+const TAG_NODE_WITHIN: u8 = 3;
+
+/// What a handle names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Named {
+    /// The directory of flists, or of repositories.
+    Top,
+    /// A repository, by some bits of the hash of its name.
+    Repository([u8; 8]),
+    /// A node.
+    Node(NodeName),
+}
+
+/// Which node: that of which flist, and where it was shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct NodeName {
+    /// The beginning of the hash of the name of the repository, where there are several.
+    pub(super) repository: Option<[u8; 2]>,
+    pub(super) place: [u8; 8],
+    pub(super) id: FlistId,
+    pub(super) node: NodeId,
+}
 
 /// A node, as bytes.
 pub(super) fn node(node: NodeId) -> Vec<u8> {
@@ -31,32 +63,48 @@ pub(super) fn root() -> Handle {
     Handle(vec![TAG_ROOT].into())
 }
 
-/// The handle of a node.
-pub(super) fn encode(place: [u8; 8], id: FlistId, node_id: NodeId) -> Handle {
-    Handle([&[TAG_NODE][..], &place, &id.0, &node(node_id)].concat().into())
+/// The handle of a repository.
+pub(super) fn of_repository(digest: [u8; 8]) -> Handle {
+    Handle([&[TAG_REPOSITORY][..], &digest].concat().into())
 }
 
-/// Which node of which flist a handle of an [`FlistVfs`](super::FlistVfs) names; `None` for the directory of flists.
+/// The handle of a node.
+pub(super) fn encode(NodeName { repository, place, id, node: node_id }: NodeName) -> Handle {
+    let head = match repository {
+        None => vec![TAG_NODE],
+        Some(repository) => [&[TAG_NODE_WITHIN][..], &repository].concat(),
+    };
+    Handle([&head[..], &place, &id.0, &node(node_id)].concat().into())
+}
+
+/// Which node of which flist a handle of an [`FlistVfs`](super::FlistVfs) names; `None` for a directory of flists.
 ///
 /// # Errors
 /// `InvalidArgument` for bytes that are none.
 pub fn node_of_handle(handle: &Handle) -> Result<Option<(FlistId, NodeId)>> {
-    Ok(decode(handle)?.map(|(_, id, node)| (id, node)))
+    Ok(match decode(handle)? {
+        Named::Node(NodeName { id, node, .. }) => Some((id, node)),
+        Named::Top | Named::Repository(_) => None,
+    })
 }
 
-/// What a handle names; `None` for the directory of flists.
-pub(super) fn decode(handle: &Handle) -> Result<Option<([u8; 8], FlistId, NodeId)>> {
+/// What a handle names.
+pub(super) fn decode(handle: &Handle) -> Result<Named> {
     let refuse = || Error::new(ErrorKind::InvalidArgument, "flist.handle").because("not a handle of this mount");
     let (tag, rest) = handle.0.split_first().ok_or_else(refuse)?;
-    match (*tag, rest.is_empty()) {
-        (TAG_ROOT, true) => return Ok(None),
-        (TAG_NODE, _) => {}
+    let (repository, rest) = match *tag {
+        TAG_ROOT if rest.is_empty() => return Ok(Named::Top),
+        TAG_REPOSITORY => return Ok(Named::Repository(rest.try_into().map_err(|_| refuse())?)),
+        TAG_NODE => (None, rest),
+        TAG_NODE_WITHIN => {
+            rest.split_first_chunk::<2>().map(|(digest, rest)| (Some(*digest), rest)).ok_or_else(refuse)?
+        }
         _ => return Err(refuse()),
-    }
+    };
     let (place, rest) = rest.split_first_chunk::<8>().ok_or_else(refuse)?;
     let (id, rest) = rest.split_first_chunk::<16>().ok_or_else(refuse)?;
     let (kind, rest) = rest.split_first().ok_or_else(refuse)?;
-    let found = match kind {
+    let node = match kind {
         0 if rest.is_empty() => NodeId::Root,
         1 => {
             let (dir, index) = rest.split_first_chunk::<16>().ok_or_else(refuse)?;
@@ -66,7 +114,7 @@ pub(super) fn decode(handle: &Handle) -> Result<Option<([u8; 8], FlistId, NodeId
         2 => NodeId::Row(u64::from_be_bytes(rest.try_into().map_err(|_| refuse())?)),
         _ => return Err(refuse()),
     };
-    Ok(Some((*place, FlistId(*id), found)))
+    Ok(Named::Node(NodeName { repository, place: *place, id: FlistId(*id), node }))
 }
 
 #[cfg(test)]
@@ -78,24 +126,33 @@ mod tests {
     #[test]
     fn handles_are_read_again_and_nothing_else_is_one() {
         let nodes = [NodeId::Root, NodeId::Entry { dir: [7; 16], index: 9 }, NodeId::Row(1 << 40)];
-        for node in nodes {
-            let handle = encode([1; 8], FlistId([2; 16]), node);
+        let all = nodes.into_iter().flat_map(|node| {
+            let name = |repository| Named::Node(NodeName { repository, place: [1; 8], id: FlistId([2; 16]), node });
+            [name(None), name(Some([4; 2]))]
+        });
+        for named in all.chain([Named::Top, Named::Repository([5; 8])]) {
+            let handle = match named {
+                Named::Top => root(),
+                Named::Repository(digest) => of_repository(digest),
+                Named::Node(name) => encode(name),
+            };
             assert!(handle.0.len() <= LEAF_HANDLE_LEN_MAX);
-            assert_eq!(decode(&handle).expect("good"), Some(([1; 8], FlistId([2; 16]), node)));
+            assert_eq!(decode(&handle).expect("good"), named);
             for len in 0..handle.0.len() {
                 decode(&Handle(handle.0.slice(..len))).expect_err("cut");
             }
             decode(&Handle([&handle.0[..], b"x"].concat().into())).expect_err("longer");
         }
-        assert_eq!(decode(&root()).expect("good"), None);
-        decode(&Handle(vec![2].into())).expect_err("another tag");
+        decode(&Handle(vec![4].into())).expect_err("another tag");
     }
 
     /// The bytes are a promise to clients that hold them over an update.
     #[test]
     fn the_bytes_are_these() {
-        let handle = encode([1; 8], FlistId([2; 16]), NodeId::Row(3));
-        let expected = [&[1][..], &[1; 8], &[2; 16], &[2, 0, 0, 0, 0, 0, 0, 0, 3]].concat();
-        assert_eq!(handle.0, expected);
+        let name = NodeName { repository: None, place: [1; 8], id: FlistId([2; 16]), node: NodeId::Row(3) };
+        let rest = [&[1; 8][..], &[2; 16], &[2, 0, 0, 0, 0, 0, 0, 0, 3]].concat();
+        assert_eq!(encode(name).0, [&[1][..], &rest].concat());
+        assert_eq!(encode(NodeName { repository: Some([8, 9]), ..name }).0, [&[3, 8, 9][..], &rest].concat());
+        assert_eq!(of_repository([7; 8]).0, [2, 7, 7, 7, 7, 7, 7, 7, 7][..]);
     }
 }

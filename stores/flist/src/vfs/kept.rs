@@ -25,7 +25,13 @@ use muxfs::{
 };
 use tempfile::NamedTempFile;
 
-use super::{FlistVfs, Open, blocking, handle, lock, nodes::ROOT, places::split};
+use super::{
+    FlistVfs, Open, blocking,
+    handle::{self, Named, NodeName},
+    lock,
+    nodes::ROOT,
+    places::split,
+};
 use crate::{
     FlistId,
     chunk::hex,
@@ -82,13 +88,13 @@ impl KeptFlists {
     }
 
     /// The flist of a handle, where it is kept.
-    async fn open_kept(&self, place: [u8; 8], id: FlistId) -> Result<Option<Arc<Open>>> {
+    async fn open_kept(&self, NodeName { repository, place, id, .. }: NodeName) -> Result<Option<Arc<Open>>> {
         let (dir, places) = (self.dir.clone(), self.flists.places.clone());
-        let found = blocking(move || kept_file(&dir, id).map(|path| places.hidden(path, place)).transpose()).await?;
-        let Some(place) = found else { return Ok(None) };
+        let find = move || kept_file(&dir, id).map(|path| places.hidden(path, (repository, place))).transpose();
+        let Some(place) = blocking(find).await? else { return Ok(None) };
         // No name that is shown has it.
         let name = Name::new(format!(".{}", hex(&id.0)).as_bytes())?;
-        let open = self.flists.open_at(&name, place).await?;
+        let open = self.flists.open_at((None, name), place).await?;
         Ok((open.flist.id() == id).then_some(open))
     }
 }
@@ -142,8 +148,8 @@ impl Vfs for KeptFlists {
             self.keep(attr.ino).await;
             return shown;
         }
-        let Ok(Some((place, id, node))) = handle::decode(handle) else { return shown };
-        let Some(open) = self.open_kept(place, id).await? else { return shown };
-        self.flists.adopt_node(&open, node).await
+        let Ok(Named::Node(name)) = handle::decode(handle) else { return shown };
+        let Some(open) = self.open_kept(name).await? else { return shown };
+        self.flists.adopt_node(&open, name.node).await
     }
 }

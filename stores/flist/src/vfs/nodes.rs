@@ -4,11 +4,11 @@ use std::{collections::HashMap, num::NonZeroU64, sync::Arc};
 
 use lru::LruCache;
 use muxfs::{
-    Error, ErrorKind, Name, Result,
+    Error, ErrorKind, Result,
     vfs::{INO_BITS, Ino},
 };
 
-use super::{Open, handle, places};
+use super::{Open, handle};
 use crate::{FlistId, Inode, NodeId};
 
 /// The number of the directory of flists. Derived numbers have bit 55 set, so it is none of them.
@@ -19,6 +19,8 @@ const IDLE_COUNT_MAX: usize = 1 << 14;
 const NUMBER_COUNT_MAX: u64 = 16;
 /// The bit that says that a number is derived.
 const DERIVED_BIT: u64 = 1 << (INO_BITS - 1);
+/// The bit that says so of a number without that one, which is of a repository.
+const REPOSITORY_BIT: u64 = 1 << (INO_BITS - 2);
 
 /// A node that somebody holds, or held a moment ago.
 #[derive(Debug, Clone)]
@@ -56,9 +58,25 @@ fn derive(place: [u8; 8], id: FlistId, node: NodeId, attempt: u64) -> Ino {
     Ino(NonZeroU64::MIN.saturating_add((DERIVED_BIT | (first & (DERIVED_BIT - 1))) - 1))
 }
 
-/// The number of the root of the flist of a name.
-pub(super) fn root_number(name: &Name) -> Ino {
-    derive(places::digest(name), FlistId([0; 16]), NodeId::Root, 0)
+/// The number of the root of the flist of a name, by the digest of that.
+pub(super) fn root_number(place: [u8; 8]) -> Ino {
+    derive(place, FlistId([0; 16]), NodeId::Root, 0)
+}
+
+/// The number of a repository, which no node of an flist has.
+pub(super) fn repository_number(digest: [u8; 8]) -> Ino {
+    let low = u64::from_be_bytes(digest) & (REPOSITORY_BIT - 1);
+    Ino(NonZeroU64::MIN.saturating_add((REPOSITORY_BIT | low) - 1))
+}
+
+/// What such a number is made of, as far as that is known.
+pub(super) fn digest_of_number(ino: Ino) -> [u8; 8] {
+    (ino.0.get() & (REPOSITORY_BIT - 1)).to_be_bytes()
+}
+
+/// Whether a number is one of those.
+pub(super) fn is_repository(ino: Ino) -> bool {
+    ino.0.get() & (DERIVED_BIT | REPOSITORY_BIT) == REPOSITORY_BIT
 }
 
 impl Nodes {

@@ -1,5 +1,7 @@
 //! The directory of flists: which names it shows, and which files they are.
 //!
+//! Where there are repositories it has directories, each of which is such a directory of flists by itself.
+//!
 //! A name is that of a file less `.flist` or `.fl`. Where two files would have one name, each is shown with its own. Names
 //! that begin with a dot are files that are on their way, and are not shown; what else is there is none of ours.
 
@@ -27,7 +29,11 @@ const COOKIE_BIT: u64 = 1 << 62;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Place {
     pub(super) path: PathBuf,
-    /// The beginning of BLAKE3 of the name.
+    /// The directory that shows it, where there are several.
+    pub(super) repository: Option<Name>,
+    /// The beginning of BLAKE3 of the name of that.
+    pub(super) within: Option<[u8; 2]>,
+    /// The beginning of BLAKE3 of the name, with that of the repository and a slash in front.
     pub(super) digest: [u8; 8],
     /// What tells a file from the one that replaced it: device, inode, length, and when it changed.
     stamp: Stamp,
@@ -54,15 +60,36 @@ pub fn flist_file(dir: &Path, name: &Name) -> Result<Option<PathBuf>> {
 pub(super) struct Places {
     dir: PathBuf,
     are_signed: bool,
+    /// Which of several directories this is.
+    repository: Option<Name>,
 }
 
-pub(super) fn digest(name: &Name) -> [u8; 8] {
-    *blake3::hash(name.as_bytes()).as_bytes().first_chunk().unwrap_or(&[0; 8])
+fn digest_of<const LEN: usize>(bytes: &[u8]) -> [u8; LEN] {
+    *blake3::hash(bytes).as_bytes().first_chunk().unwrap_or(&[0; LEN])
+}
+
+/// What a repository has its number and its handle by.
+pub(super) fn repository_digest(name: &Name) -> [u8; 8] {
+    digest_of(name.as_bytes())
+}
+
+/// What handles of what is in it have of that.
+pub(super) fn repository_beginning(name: &Name) -> [u8; 2] {
+    digest_of(name.as_bytes())
 }
 
 /// Where a name stands among the others.
-fn cookie(name: &Name) -> u64 {
-    COOKIE_BIT | u64::from_be_bytes(digest(name)) >> 2
+fn cookie(name: &Name) -> Cookie {
+    Cookie(COOKIE_BIT | u64::from_be_bytes(digest_of(name.as_bytes())) >> 2)
+}
+
+/// Names in the order of their cookies.
+fn in_order(names: impl Iterator<Item = Name>) -> Vec<(Cookie, Name)> {
+    let mut all: Vec<(Cookie, Name)> = names.map(|name| (cookie(&name), name)).collect();
+    all.sort();
+    // Of names that share 62 bits of a hash one is shown; there are none.
+    all.dedup_by_key(|(cookie, _)| *cookie);
+    all
 }
 
 /// The cookie after which a listing goes on; `None` from the start.
@@ -76,12 +103,66 @@ pub(super) fn after(cookie: Cookie) -> Result<Option<Cookie>> {
 
 impl Places {
     pub(super) fn new(dir: PathBuf) -> Self {
-        Self { dir, are_signed: false }
+        Self { dir, are_signed: false, repository: None }
     }
 
     /// The same, where an flist is another one when its signatures change.
     pub(super) fn signed(self) -> Self {
         Self { are_signed: true, ..self }
+    }
+
+    /// A directory in it, as one of flists.
+    pub(super) fn within(&self, repository: &Name) -> Self {
+        let dir = self.dir.join(OsStr::from_bytes(repository.as_bytes()));
+        Self { dir, are_signed: self.are_signed, repository: Some(repository.clone()) }
+    }
+
+    pub(super) fn repository(&self) -> Option<&Name> {
+        self.repository.as_ref()
+    }
+
+    /// The beginning of the hash of a name in it.
+    pub(super) fn digest(&self, name: &Name) -> [u8; 8] {
+        match &self.repository {
+            Some(repository) => digest_of(&[repository.as_bytes(), b"/", name.as_bytes()].concat()),
+            None => digest_of(name.as_bytes()),
+        }
+    }
+
+    /// The directory of a name in it, if it is one. No symlink is followed.
+    pub(super) fn find_repository(&self, name: &Name) -> Result<Option<Self>> {
+        let there = self.within(name);
+        match fs::symlink_metadata(&there.dir) {
+            _ if name.as_bytes().starts_with(b".") => Ok(None),
+            Ok(about) => Ok(Some(there).filter(|_| about.is_dir())),
+            Err(error) => match error.kind() {
+                io::ErrorKind::NotFound | io::ErrorKind::InvalidFilename => Ok(None),
+                _ => Err(self.failed(error)),
+            },
+        }
+    }
+
+    /// The directories in it, in the order of their cookies.
+    pub(super) fn list_repositories(&self) -> Result<Vec<(Cookie, Name)>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&self.dir).map_err(|error| self.failed(error))? {
+            let entry = entry.map_err(|error| self.failed(error))?;
+            if entry.file_type().is_ok_and(|kind| kind.is_dir())
+                && !entry.file_name().as_bytes().starts_with(b".")
+                && let Ok(name) = Name::new(entry.file_name().as_bytes())
+            {
+                names.push(name);
+            }
+            if names.len() > PLACE_COUNT_MAX {
+                return Err(self.too_many("repositories"));
+            }
+        }
+        Ok(in_order(names.into_iter()))
+    }
+
+    fn too_many(&self, what: &str) -> Error {
+        let why = format!("there are more than {PLACE_COUNT_MAX} {what}");
+        Error::new(ErrorKind::TooLarge, "flist.places").at(self.dir.display()).because(why)
     }
 
     fn failed(&self, error: io::Error) -> Error {
@@ -114,7 +195,7 @@ impl Places {
             return Ok(None);
         }
         let place = |file: Vec<u8>, about: fs::Metadata| {
-            self.place(self.dir.join(OsStr::from_bytes(&file)), digest(name), &about)
+            self.place(self.dir.join(OsStr::from_bytes(&file)), self.digest(name), &about)
         };
         let with = |extension: &[u8]| [name.as_bytes(), extension].concat();
         let [long, short] = EXTENSIONS.map(with);
@@ -135,15 +216,16 @@ impl Places {
     }
 
     /// A file that is shown under no name, as one of a digest.
-    pub(super) fn hidden(&self, path: PathBuf, digest: [u8; 8]) -> Result<Place> {
+    pub(super) fn hidden(&self, path: PathBuf, (within, digest): (Option<[u8; 2]>, [u8; 8])) -> Result<Place> {
         let about = fs::metadata(&path).map_err(|error| self.failed(error))?;
-        Ok(self.place(path, digest, &about))
+        Ok(Place { within, ..self.place(path, digest, &about) })
     }
 
     fn place(&self, path: PathBuf, digest: [u8; 8], about: &fs::Metadata) -> Place {
         // What cannot be looked at is told by who reads it.
         let signature = self.are_signed.then(|| fs::metadata(signature_path(&path)).ok()).flatten();
-        Place { path, digest, stamp: stamp(about), signature: signature.as_ref().map(stamp) }
+        let (repository, within) = (self.repository.clone(), self.repository.as_ref().map(repository_beginning));
+        Place { path, repository, within, digest, stamp: stamp(about), signature: signature.as_ref().map(stamp) }
     }
 
     /// The names that are shown, in the order of their cookies.
@@ -158,32 +240,42 @@ impl Places {
                 stems.entry(stem.to_vec()).or_default().push(file.to_vec());
             }
             if stems.len() > PLACE_COUNT_MAX {
-                let why = format!("there are more than {PLACE_COUNT_MAX} flists");
-                return Err(Error::new(ErrorKind::TooLarge, "flist.places").at(self.dir.display()).because(why));
+                return Err(self.too_many("flists"));
             }
         }
         let names = stems.into_iter().flat_map(|(stem, files)| if files.len() == 1 { vec![stem] } else { files });
-        let names = names.filter_map(|name| Name::new(&name).ok());
-        let mut all: Vec<(Cookie, Name)> = names.map(|name| (Cookie(cookie(&name)), name)).collect();
-        all.sort();
-        // Of names that share 62 bits of a hash one is shown; there are none.
-        all.dedup_by_key(|(cookie, _)| *cookie);
-        Ok(all)
+        Ok(in_order(names.filter_map(|name| Name::new(&name).ok())))
     }
 
     /// The names that a digest may be of: that which has it, or else those of files that would have it if another file came, or
     /// went, beside them.
-    pub(super) fn of_digest(&self, wanted: [u8; 8]) -> Result<Vec<Name>> {
+    fn names_of_digest(&self, wanted: [u8; 8]) -> Result<Vec<Name>> {
         let names: Vec<Name> = self.list()?.into_iter().map(|(_, name)| name).collect();
-        if let Some(name) = names.iter().find(|name| digest(name) == wanted) {
+        if let Some(name) = names.iter().find(|name| self.digest(name) == wanted) {
             return Ok(vec![name.clone()]);
         }
-        let is_of = |name: &[u8]| Name::new(name).is_ok_and(|name| digest(&name) == wanted);
+        let is_of = |name: &[u8]| Name::new(name).is_ok_and(|name| self.digest(&name) == wanted);
         let could_have = |name: &Name| {
             let longer = EXTENSIONS.iter().any(|extension| is_of(&[name.as_bytes(), extension].concat()));
             longer || split(name.as_bytes()).is_some_and(|(stem, _)| is_of(stem))
         };
         Ok(names.into_iter().filter(could_have).collect())
+    }
+
+    /// The same names, with the directory that shows them.
+    pub(super) fn of_digest(&self, wanted: [u8; 8]) -> Result<Vec<(Self, Name)>> {
+        Ok(self.names_of_digest(wanted)?.into_iter().map(|name| (self.clone(), name)).collect())
+    }
+
+    /// The same of a repository whose name has a hash that begins so.
+    pub(super) fn of_digest_within(&self, beginning: [u8; 2], wanted: [u8; 8]) -> Result<Vec<(Self, Name)>> {
+        let mut found = Vec::new();
+        for (_, repository) in self.list_repositories()? {
+            if repository_beginning(&repository) == beginning {
+                found.extend(self.within(&repository).of_digest(wanted)?);
+            }
+        }
+        Ok(found)
     }
 
     /// When names last came or went.
@@ -228,7 +320,7 @@ mod tests {
         {
             let place = places.find(&name(text)).expect("looked up").expect(text);
             assert_eq!(place.path.file_name(), Some(OsStr::new(file)));
-            assert_eq!(places.of_digest(place.digest).expect("listed"), [name(text)]);
+            assert_eq!(places.names_of_digest(place.digest).expect("listed"), [name(text)]);
         }
         for text in ["a.flist", "b.fl", "c", "d", "e", ".e", "h", "f", "g", &"x".repeat(255)] {
             assert!(places.find(&name(text)).expect("looked up").is_none(), "{text}");
@@ -237,10 +329,10 @@ mod tests {
         for (text, now) in
             [("c", &["c.fl", "c.flist"][..]), ("a.flist", &["a"]), ("b.fl", &["b"]), ("f.fl.flist", &["f.fl"])]
         {
-            let mut found = places.of_digest(digest(&name(text))).expect("listed");
+            let mut found = places.names_of_digest(places.digest(&name(text))).expect("listed");
             found.sort();
             assert_eq!(found, now.iter().map(|text| name(text)).collect::<Vec<_>>(), "{text}");
         }
-        assert_eq!(places.of_digest(digest(&name("d"))).expect("listed"), []);
+        assert_eq!(places.names_of_digest(places.digest(&name("d"))).expect("listed"), []);
     }
 }

@@ -2,9 +2,10 @@
 //! and all of it where the format is to be another.
 
 use std::{
+    ffi::OsStr,
     fs, io,
     ops::Deref,
-    os::unix::fs::MetadataExt as _,
+    os::unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
@@ -57,8 +58,14 @@ fn mounts<'a>(config: &'a Config, path: &QfsPath) -> Result<(&'a OverlayMount, &
 
 /// The files that the flist of an overlay may be in: that of its name, or, where there are by now two of one name, either.
 fn files(config: &Config, overlay: &OverlayMount, flists: &FlistMount) -> Result<Vec<PathBuf>> {
-    let dir = flist_dir(&config.data, flists.dir.as_deref());
-    let Some(name) = overlay.over.0.parts.first() else { return Ok(Vec::new()) };
+    let mut dir = flist_dir(&config.data, flists.dir.as_deref());
+    let mut parts = overlay.over.0.parts.iter();
+    if flists.repositories
+        && let Some(repository) = parts.next()
+    {
+        dir.push(OsStr::from_bytes(repository.as_bytes()));
+    }
+    let Some(name) = parts.next() else { return Ok(Vec::new()) };
     let with = |extension: &str| Name::new(&[name.as_bytes(), extension.as_bytes()].concat());
     let names = [Some(name.clone()), with(".flist").ok(), with(".fl").ok()];
     let found = names.iter().flatten().map(|name| flist_file(&dir, name));
