@@ -1,0 +1,221 @@
+//! A bucket that fails on purpose: answers get lost, calls fail or hang, listings lag, conditions are overlooked, and the
+//! machine that asks stops.
+
+#![allow(dead_code, reason = "each test uses a part")]
+
+use std::{
+    fmt,
+    ops::Range,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream, stream::BoxStream};
+use muxfs::{
+    BlockKey,
+    testing::{Clock, fault::Dice},
+};
+use muxfs_s3::{Bucket, S3Limits, S3Options, S3Store};
+use object_store::{
+    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMode,
+    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, memory::InMemory, path::Path,
+};
+
+/// What goes wrong.
+#[derive(Debug, Default)]
+pub(crate) struct Faults {
+    /// One call in so many fails before it happens; none where 0.
+    pub(crate) fails: usize,
+    /// One put or deletion in so many happens, and its answer is lost.
+    pub(crate) loses_answers: usize,
+    /// Calls are never answered.
+    pub(crate) hangs: bool,
+    /// Listings show nothing that was put since this was set.
+    pub(crate) lists: Option<Vec<Path>>,
+    /// Puts happen whatever their condition.
+    pub(crate) overlooks_conditions: bool,
+    /// The machine stops at the so many-th put or deletion from now on, which still happens in every other case.
+    pub(crate) stops_at: Option<u64>,
+    /// A call waits for so many turns of others.
+    pub(crate) yields: usize,
+}
+
+#[derive(Debug)]
+struct Script {
+    faults: Faults,
+    dice: Dice,
+    writes: u64,
+}
+
+/// Objects in memory behind faults; those who share the memory may have faults of their own.
+#[derive(Debug)]
+pub(crate) struct Faulty {
+    inner: Arc<InMemory>,
+    script: Mutex<Script>,
+}
+
+impl fmt::Display for Faulty {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Faulty")
+    }
+}
+
+fn failed(why: &str) -> Error {
+    Error::Generic { store: "faulty", source: why.to_owned().into() }
+}
+
+enum Fate {
+    Happens,
+    LosesAnswer,
+}
+
+impl Faulty {
+    pub(crate) fn new(inner: Arc<InMemory>, seed: u64, faults: Faults) -> Arc<Self> {
+        Arc::new(Self { inner, script: Mutex::new(Script { faults, dice: Dice::new(seed), writes: 0 }) })
+    }
+
+    pub(crate) fn set(&self, change: impl FnOnce(&mut Faults)) {
+        change(&mut self.script.lock().expect("no panic").faults);
+    }
+
+    pub(crate) fn inner(&self) -> &Arc<InMemory> {
+        &self.inner
+    }
+
+    /// Whether the machine stopped.
+    pub(crate) fn has_stopped(&self) -> bool {
+        let script = self.script.lock().expect("no panic");
+        script.faults.stops_at.is_some_and(|at| script.writes > at)
+    }
+
+    pub(crate) fn writes(&self) -> u64 {
+        self.script.lock().expect("no panic").writes
+    }
+
+    async fn call(&self, is_write: bool) -> Result<Fate> {
+        let (fate, yields, hangs) = {
+            let mut script = self.script.lock().expect("no panic");
+            let Script { faults, dice, writes } = &mut *script;
+            let now = *writes;
+            *writes += u64::from(is_write);
+            let one_in = |dice: &mut Dice, count: usize| count > 0 && dice.roll(count) == 0;
+            let fate = match faults.stops_at {
+                Some(at) if now > at || (now == at && is_write && at % 2 == 0) => {
+                    Err(failed("this machine has stopped"))
+                }
+                Some(at) if now == at && is_write => Ok(Fate::LosesAnswer),
+                _ if one_in(dice, faults.fails) => Err(failed("status code: 503 Service Unavailable: SlowDown")),
+                _ if is_write && one_in(dice, faults.loses_answers) => Ok(Fate::LosesAnswer),
+                _ => Ok(Fate::Happens),
+            };
+            (fate, if faults.yields > 0 { dice.roll(faults.yields) } else { 0 }, faults.hangs)
+        };
+        for _ in 0..yields {
+            tokio::task::yield_now().await;
+        }
+        if hangs {
+            std::future::pending::<()>().await;
+        }
+        fate
+    }
+}
+
+fn answer<T>(fate: &Fate, done: Result<T>) -> Result<T> {
+    match fate {
+        Fate::Happens => done,
+        Fate::LosesAnswer => Err(failed("the connection broke off")),
+    }
+}
+
+#[async_trait]
+impl ObjectStore for Faulty {
+    async fn put_opts(&self, at: &Path, payload: PutPayload, mut options: PutOptions) -> Result<PutResult> {
+        let fate = self.call(true).await?;
+        if self.script.lock().expect("no panic").faults.overlooks_conditions {
+            options.mode = PutMode::Overwrite;
+        }
+        answer(&fate, self.inner.put_opts(at, payload, options).await)
+    }
+
+    async fn put_multipart_opts(&self, at: &Path, options: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
+        self.inner.put_multipart_opts(at, options).await
+    }
+
+    async fn get_opts(&self, at: &Path, options: GetOptions) -> Result<GetResult> {
+        self.call(false).await?;
+        self.inner.get_opts(at, options).await
+    }
+
+    async fn get_ranges(&self, at: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
+        self.call(false).await?;
+        self.inner.get_ranges(at, ranges).await
+    }
+
+    fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+        // One at a time is asked for.
+        let (fate, inner) = (futures_util::FutureExt::now_or_never(self.call(true)), Arc::clone(&self.inner));
+        match fate {
+            Some(Err(error)) => stream::once(async { Err(error) }).boxed(),
+            Some(Ok(Fate::LosesAnswer)) => {
+                inner.delete_stream(locations).map(|_| Err(failed("the connection broke off"))).boxed()
+            }
+            None if self.script.lock().expect("no panic").faults.hangs => stream::pending().boxed(),
+            Some(Ok(Fate::Happens)) | None => inner.delete_stream(locations),
+        }
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        let shown = self.script.lock().expect("no panic").faults.lists.clone();
+        let is_shown = move |meta: &ObjectMeta| shown.as_ref().is_none_or(|shown| shown.contains(&meta.location));
+        let listed = self.inner.list(prefix);
+        listed.filter(move |meta| std::future::ready(meta.as_ref().is_ok_and(&is_shown))).boxed()
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        self.inner.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        self.inner.copy_opts(from, to, options).await
+    }
+}
+
+/// Limits under which a test ends soon.
+pub(crate) fn limits() -> S3Limits {
+    S3Limits {
+        attempt_max: Duration::from_secs(5),
+        call_max: Duration::from_secs(20),
+        pause: Duration::from_micros(100),
+        call_count_max: 32,
+    }
+}
+
+/// A bucket of these objects, its randomness drawn from `seed`.
+pub(crate) fn bucket(objects: Arc<dyn ObjectStore>, seed: u64, limits: S3Limits) -> Arc<Bucket> {
+    Arc::new(Bucket::new(objects, "below", "s3://bucket", limits, &Clock::default().env(seed)))
+}
+
+pub(crate) fn options(writer: &str, pack_len: usize) -> S3Options {
+    S3Options { pack_len, host: format!("host of {writer}"), ..S3Options::new(writer) }
+}
+
+pub(crate) async fn open(objects: Arc<dyn ObjectStore>, seed: u64, options: S3Options) -> muxfs::Result<S3Store> {
+    S3Store::open(bucket(objects, seed, limits()), options).await
+}
+
+pub(crate) fn key(n: u64) -> BlockKey {
+    BlockKey::new(format!("key {n}").as_bytes()).expect("a key")
+}
+
+pub(crate) fn block(n: u64, len: usize) -> Bytes {
+    Dice::new(n).bytes(len).into()
+}
+
+/// How many objects there are, and their bytes.
+pub(crate) async fn objects_of(inner: &InMemory) -> (usize, u64) {
+    let all: Vec<_> = inner.list(None).collect().await;
+    let lens = all.iter().map(|meta| meta.as_ref().expect("listed").size);
+    (all.len(), lens.sum())
+}
