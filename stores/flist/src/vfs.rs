@@ -18,7 +18,6 @@ use std::{
     num::NonZeroUsize,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, SystemTime},
 };
 
 use async_trait::async_trait;
@@ -26,7 +25,7 @@ use bytes::Bytes;
 use lru::LruCache;
 use muxfs::{
     Error, ErrorKind, FileKind, Name, Result,
-    vfs::{Attr, Cookie, DirEntry, DirPage, FsStat, Fsid, Handle, Ino, Listing, Rdev, Vfs},
+    vfs::{Attr, Cookie, DirEntry, DirPage, FsStat, Fsid, Handle, Ino, Listing, Vfs},
 };
 
 use self::{
@@ -48,8 +47,6 @@ use crate::{
 
 /// So many flists are open at a time, beside those of which a node is held.
 const OPEN_COUNT_MAX: usize = 64;
-/// So many are opened for one page of the directory of flists, which ends there: half of those that stay open.
-const LISTED_COUNT_MAX: usize = OPEN_COUNT_MAX / 2;
 /// What is remembered of directories, in bytes.
 const DIRS_LEN_MAX: usize = 32 << 20;
 /// The most entries of one page.
@@ -281,34 +278,6 @@ impl FlistVfs {
         }
     }
 
-    async fn root_attr(&self) -> Result<Attr> {
-        self.places_attr(ROOT, self.places.clone()).await
-    }
-
-    /// A directory of flists, or of repositories.
-    async fn places_attr(&self, ino: Ino, places: Places) -> Result<Attr> {
-        let mtime = blocking(move || places.mtime()).await?;
-        let since = mtime.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
-        let change = u64::try_from(since.as_nanos()).unwrap_or(u64::MAX);
-        Ok(Attr {
-            ino,
-            fsid: Fsid::default(),
-            kind: FileKind::Dir,
-            mode: 0o755,
-            uid: self.owner.0,
-            gid: self.owner.1,
-            nlink: 2,
-            rdev: Rdev::default(),
-            size: 0,
-            used: 0,
-            atime: mtime,
-            mtime,
-            ctime: mtime,
-            change,
-            cid: None,
-        })
-    }
-
     /// The flist of an id that has one of these names, as they are now.
     async fn of_id(&self, names: &[(Places, Name)], id: FlistId) -> Result<Arc<Open>> {
         let mut why = None;
@@ -340,38 +309,6 @@ impl FlistVfs {
     async fn adopt_root(&self, open: Arc<Open>) -> Result<Attr> {
         let root = open.query(Flist::root).await?;
         self.adopt(&open, &root)
-    }
-
-    async fn list_places(&self, places: Places, after: Cookie, wanted: usize, listing: Listing) -> Result<DirPage> {
-        let there = places.clone();
-        let all = blocking(move || there.list()).await?;
-        let after = places::after(after)?;
-        let mut rest = all.into_iter().filter(|(cookie, _)| after.is_none_or(|after| *cookie > after)).peekable();
-        let (mut entries, mut left) = (Vec::new(), LISTED_COUNT_MAX);
-        while entries.len() < wanted
-            && let Some((_, name)) = rest.peek()
-        {
-            let key = (places.repository().cloned(), name.clone());
-            let is_opened =
-                listing == Listing::Attrs && !lock(&self.open).contains(&key) && !lock(&self.refused).contains(&key);
-            if is_opened && left == 0 {
-                break;
-            }
-            left -= usize::from(is_opened);
-            let Some((cookie, name)) = rest.next() else { break };
-            let attr = match listing {
-                Listing::Names => None,
-                // One that cannot be opened has a name all the same, and looking it up says why.
-                Listing::Attrs => match self.flist(&places, &name).await {
-                    Ok(open) => self.adopt_root(open).await.ok(),
-                    Err(_) => None,
-                },
-            };
-            let ino = attr.as_ref().map_or_else(|| nodes::root_number(places.digest(&name)), |attr| attr.ino);
-            entries.push(DirEntry { name, ino, cookie, attr });
-        }
-        let eof = rest.peek().is_none();
-        Ok(DirPage { entries, eof })
     }
 }
 
