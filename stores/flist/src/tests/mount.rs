@@ -4,10 +4,15 @@
 
 use std::{fs, sync::Arc, time::Duration};
 
+use futures_util::StreamExt as _;
 use muxfs::{
-    ErrorKind, FileKind, Name, SecretKey,
+    BlockKey, BlockStore as _, ErrorKind, FileKind, Name, SecretKey,
+    block::Mem,
     ipns::NameKey,
-    testing::vfs::{SpecimenNode, specimen},
+    testing::{
+        fault::Dice,
+        vfs::{SpecimenNode, specimen},
+    },
     vfs::{Cookie, Lease, Listing, Vfs, ext, narrow::subtree},
 };
 
@@ -119,6 +124,41 @@ async fn a_page_opens_some_flists_and_the_next_one_goes_on() {
     assert_eq!(lens, [32, 32, 32, 4]);
     let expected: Vec<_> = names.entries.into_iter().map(|entry| (entry.name, entry.ino)).collect();
     assert_eq!(listed, expected, "all of them, in order, with the numbers that were told before");
+}
+
+/// Who starts a program reads it in any order, a page after the other, each of which would be waited for.
+#[tokio::test]
+async fn a_program_comes_whole_when_its_beginning_is_read() {
+    let world = World::new();
+    let mut dice = Dice::new(5);
+    let mut node = |name: &str, first: &[u8]| {
+        let data = [first, &dice.bytes(4 * (512 << 10))].concat();
+        (name.to_owned(), What::File(data))
+    };
+    world.fl("a.fl", &[node("script", b"#!/bin/sh"), node("program", b"\x7fELF")], |_| {});
+    let kept = Arc::new(Mem::default());
+    let source = format!("dir://{}", world.path("chunks").display()).parse().expect("an address");
+    let options = ChunksOptions { sources: vec![source], kept: Some((kept.clone(), 1 << 30)), follow: false };
+    let chunks = Arc::new(Chunks::open(options).await.expect("opens"));
+    let vfs: Arc<dyn Vfs> = Arc::new(FlistVfs::new(world.path("flists"), world.path("scratch"), chunks, (7, 8)));
+    let read = async |file: &str, offset| {
+        let (node, _) = ext::walk(&vfs, vfs.root(), &[name("a"), name(file)]).await.expect("there");
+        vfs.read(node.ino(), offset, 100).await.expect("read");
+    };
+    read("script", 0).await;
+    // Not its beginning.
+    read("program", 9).await;
+    assert_eq!(kept.keys().count().await, 2, "what was read");
+    read("program", 0).await;
+    while kept.keys().count().await < 6 {
+        tokio::task::yield_now().await;
+    }
+    let flist = world.open("a.fl").expect("opens");
+    let root = flist.dir(&flist.root().expect("a root")).expect("read");
+    let program = root.find(&name("program")).expect("there").1.inode.id;
+    for chunk in flist.chunks(program, 0, 10).expect("told").1 {
+        assert!(kept.has(&BlockKey::new(chunk.id()).expect("short")).await.expect("told"), "of nothing else");
+    }
 }
 
 /// As a hub has them: a directory for each of its users, with symlinks to the flists of others.

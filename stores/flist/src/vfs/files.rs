@@ -1,4 +1,4 @@
-//! The bytes of files: which chunks a read needs, fetched at once, and those behind it ahead of who reads in order.
+//! The bytes of files: which chunks a read needs, fetched at once, and those behind it ahead of who reads in order, or starts a program.
 
 use std::{
     num::NonZeroUsize,
@@ -13,6 +13,7 @@ use muxfs::{
     Error, ErrorKind, FileKind, Result,
     vfs::{READ_LEN_MAX, ReadAhead},
 };
+use tokio_util::task::AbortOnDropHandle;
 
 use super::{Open, lock, nodes::Known};
 use crate::{Chunk, Chunks, FlistId, Inode, NodeId};
@@ -26,6 +27,14 @@ const READ_COUNT: usize = 8;
 const AHEAD_COUNT: u64 = 8;
 /// A client has several reads under way, in any order: so many chunks from where it was expected one is still in order.
 const ORDER_SLACK: u64 = 2;
+/// What programs and libraries begin with. Who starts one reads it in any order, a page after the other.
+const ELF: &[u8] = b"\x7fELF";
+/// So many chunks are fetched of one whose beginning is read, of 512 KiB: of nearly all that is all.
+const PROGRAM_COUNT: u64 = 16;
+/// So many of them at a time: fewer than are asked of one source, so that who reads others is not behind all.
+const PROGRAM_FETCHED_COUNT: usize = 6;
+/// So many programs are remembered, of which that was begun.
+const PROGRAMS_COUNT_MAX: usize = 256;
 
 /// Which file.
 type FileId = (FlistId, NodeId);
@@ -38,6 +47,8 @@ pub(super) struct Files {
     chunks: Arc<Chunks>,
     parts: Mutex<LruCache<(FileId, u64), Part>>,
     ahead: ReadAhead<FileId>,
+    /// Those whose rest was fetched, or is on its way; to drop that ends it.
+    programs: Mutex<LruCache<FileId, AbortOnDropHandle<()>>>,
 }
 
 fn count(count: usize) -> NonZeroUsize {
@@ -51,7 +62,8 @@ fn id(open: &Open, inode: &Inode) -> FileId {
 impl Files {
     pub(super) fn new(chunks: Arc<Chunks>) -> Self {
         let parts = Mutex::new(LruCache::new(count(PARTS_COUNT_MAX)));
-        Self { chunks, parts, ahead: ReadAhead::new(AHEAD_COUNT, ORDER_SLACK) }
+        let programs = Mutex::new(LruCache::new(count(PROGRAMS_COUNT_MAX)));
+        Self { chunks, parts, ahead: ReadAhead::new(AHEAD_COUNT, ORDER_SLACK), programs }
     }
 
     /// The bytes of a file, as [`Vfs::read`](muxfs::vfs::Vfs::read) gives them.
@@ -77,14 +89,39 @@ impl Files {
             Ok::<_, Error>(bytes.slice(within(offset)..within(end)))
         };
         if first == last {
-            return piece(first).await;
+            let bytes = piece(first).await?;
+            self.fetch_program(known, offset, &bytes, size.div_ceil(chunk_len));
+            return Ok(bytes);
         }
         let mut all = BytesMut::with_capacity(usize::try_from(end - offset).unwrap_or(0));
         let mut pieces = stream::iter(first..=last).map(piece).buffered(READ_COUNT);
         while let Some(piece) = pieces.try_next().await? {
             all.extend_from_slice(&piece);
         }
+        self.fetch_program(known, offset, &all, size.div_ceil(chunk_len));
         Ok(all.freeze())
+    }
+
+    /// Fetches a program whose beginning was read, of so many chunks, unless that was done.
+    fn fetch_program(self: &Arc<Self>, known: &Known, offset: u64, read: &[u8], count: u64) {
+        if offset > 0 || !read.starts_with(ELF) || count == 1 {
+            return;
+        }
+        lock(&self.programs).get_or_insert(id(&known.open, &known.inode), || {
+            let (this, known) = (Arc::downgrade(self), known.clone());
+            AbortOnDropHandle::new(tokio::spawn(async move {
+                // What fails is told to who reads it.
+                let fetch = |index| {
+                    let (this, known) = (this.clone(), &known);
+                    async move {
+                        let Some(this) = this.upgrade() else { return false };
+                        this.bytes(&known.open, &known.inode, index).await.is_ok()
+                    }
+                };
+                let mut fetched = stream::iter(1..count.min(PROGRAM_COUNT)).map(fetch).buffered(PROGRAM_FETCHED_COUNT);
+                while fetched.next().await == Some(true) {}
+            }))
+        });
     }
 
     /// The bytes of a chunk of a file.
