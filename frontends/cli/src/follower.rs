@@ -131,7 +131,13 @@ impl Follower {
             return Ok(Some(known));
         }
         let is_first = self.names.record(key.name()).await?.is_none();
-        let seen = if is_first { self.elsewhere.sequence_elsewhere(key.name()).await.0 } else { None };
+        let (seen, failure) = if is_first { self.elsewhere.sequence_elsewhere(key.name()).await } else { (None, None) };
+        if let Some(failure) = failure {
+            tracing::warn!(
+                %label,
+                "not every source tells which record of a name it knows; who has one with a higher number goes on with that: {failure:#}"
+            );
+        }
         self.names.publish_followed(label, follow, seen, self.value(follow)).await
     }
 

@@ -8,9 +8,11 @@ use std::{
     io::Write as _,
     os::unix::{ffi::OsStrExt as _, fs::PermissionsExt as _},
     path::{Path, PathBuf},
+    pin::pin,
+    sync::atomic::{AtomicU64, Ordering},
 };
 
-use futures_util::{TryStreamExt as _, future::BoxFuture};
+use futures_util::{StreamExt as _, TryStreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use muxfs::{Error, ErrorKind, QfsPath, Result, SecretKey};
 use serde_json::json;
 
@@ -19,6 +21,12 @@ use crate::{
     namespace::{Kind, Namespace, Place, Stat},
     output::{Output, Progress, bytes, count},
 };
+
+/// So many files come at once: what is far away is waited for once for all of them, not for each.
+const TURN_COUNT: usize = 16;
+/// A file of more bytes than this takes so many of the turns: by itself it keeps a link busy.
+const LARGE_LEN: u64 = 1 << 20;
+const LARGE_TURN_COUNT: usize = 4;
 
 /// Where to, and how.
 #[derive(Debug)]
@@ -35,6 +43,17 @@ struct Copy<'a> {
     namespace: &'a dyn Namespace,
     job: &'a Job<'a>,
     progress: Progress,
+}
+
+/// Files that are being copied, while the walk goes on; and what was copied before.
+#[derive(Default)]
+struct UnderWay<'a> {
+    /// Each gives the turns that it took, and how many bytes it has.
+    files: FuturesUnordered<BoxFuture<'a, Result<(usize, u64)>>>,
+    turns_taken: usize,
+    /// Directories and the permissions that they get once all below them is there.
+    dirs: Vec<(PathBuf, u32)>,
+    copied: Copied,
 }
 
 /// Counts what was copied.
@@ -58,8 +77,13 @@ pub(crate) async fn get(namespace: &dyn Namespace, path: &QfsPath, job: &Job<'_>
     }
     let progress = output.progress((stat.kind == Kind::File).then_some(stat.size));
     let copy = Copy { namespace, job, progress };
-    let mut copied = Copied::default();
-    copy.node(path.clone(), stat, dest.into(), &mut copied).await?;
+    let mut under_way = UnderWay::default();
+    copy.node(path.clone(), stat, dest.into(), &mut under_way).await?;
+    under_way.wait_below(&copy.progress, 0).await?;
+    for (dir, mode) in &under_way.dirs {
+        set_mode(dir, *mode)?;
+    }
+    let copied = under_way.copied;
     let skipped = if copied.skipped == 0 { String::new() } else { format!(", {} skipped", count(copied.skipped)) };
     if !output.json {
         output.notice(&format!("{} files, {}{skipped}", count(copied.files), bytes(copied.bytes)));
@@ -69,28 +93,62 @@ pub(crate) async fn get(namespace: &dyn Namespace, path: &QfsPath, job: &Job<'_>
     output.result(text, &value)
 }
 
-impl Copy<'_> {
+impl UnderWay<'_> {
+    /// Waits for something, and goes on with the files meanwhile.
+    async fn beside<T>(&mut self, progress: &Progress, other: impl Future<Output = T>) -> Result<T> {
+        let mut other = pin!(other);
+        loop {
+            tokio::select! {
+                Some(done) = self.files.next() => self.done(progress, done?),
+                value = &mut other => return Ok(value),
+            }
+        }
+    }
+
+    /// Waits until at most so many turns are taken.
+    async fn wait_below(&mut self, progress: &Progress, turns_max: usize) -> Result<()> {
+        while self.turns_taken > turns_max
+            && let Some(done) = self.files.next().await
+        {
+            self.done(progress, done?);
+        }
+        Ok(())
+    }
+
+    fn done(&mut self, progress: &Progress, (turns, len): (usize, u64)) {
+        self.turns_taken -= turns;
+        self.copied.files += 1;
+        self.copied.bytes += len;
+        progress.say(format!("{} files", count(self.copied.files)));
+    }
+}
+
+impl<'s> Copy<'s> {
     fn node<'a>(
-        &'a self,
+        &'s self,
         path: QfsPath,
         stat: Stat,
         dest: PathBuf,
-        copied: &'a mut Copied,
-    ) -> BoxFuture<'a, Result<()>> {
+        under_way: &'a mut UnderWay<'s>,
+    ) -> BoxFuture<'a, Result<()>>
+    where
+        's: 'a,
+    {
         Box::pin(async move {
             match stat.kind {
                 Kind::Dir => {
                     self.make_dir(&dest)?;
                     let place = Place::Path(path.clone());
                     let mut entries = self.namespace.list(&place);
-                    while let Some(entry) = entries.try_next().await? {
+                    while let Some(entry) = under_way.beside(&self.progress, entries.try_next()).await?? {
                         let dest = dest.join(std::ffi::OsStr::from_bytes(entry.name.as_bytes()));
                         let mut path = path.clone();
                         path.parts.push(entry.name.clone());
-                        self.node(path, entry, dest, copied).await?;
+                        self.node(path, entry, dest, under_way).await?;
                     }
                     drop(entries);
-                    set_mode(&dest, stat.mode)
+                    under_way.dirs.push((dest, stat.mode));
+                    Ok(())
                 }
                 Kind::Symlink => {
                     let target = stat.target.unwrap_or_default();
@@ -99,13 +157,17 @@ impl Copy<'_> {
                         .map_err(|error| host(&dest, error))
                 }
                 Kind::File => {
-                    copied.bytes += self.file(&path, stat.mode, &dest).await?;
-                    copied.files += 1;
-                    self.progress.say(format!("{} files", count(copied.files)));
+                    let turns = if stat.size > LARGE_LEN { LARGE_TURN_COUNT } else { 1 };
+                    under_way.wait_below(&self.progress, TURN_COUNT - turns).await?;
+                    under_way.turns_taken += turns;
+                    under_way.files.push(Box::pin(async move {
+                        let len = self.file(&path, stat.mode, &dest).await?;
+                        Ok((turns, len))
+                    }));
                     Ok(())
                 }
                 Kind::Fifo | Kind::Socket | Kind::CharDevice | Kind::BlockDevice => {
-                    copied.skipped += 1;
+                    under_way.copied.skipped += 1;
                     self.job.output.notice(&format!("skipped {path}: not a file, directory or symlink"));
                     Ok(())
                 }
@@ -200,12 +262,11 @@ impl Drop for Part<'_> {
     }
 }
 
+/// Short enough beside any name.
 fn part_name(dest: &Path) -> PathBuf {
-    let mut name = std::ffi::OsString::from(format!(".muxfs-get-{}-", std::process::id()));
-    // Short enough for any name: what makes it unique is the process.
-    let tail = dest.file_name().unwrap_or_default().as_bytes();
-    name.push(std::ffi::OsStr::from_bytes(tail.get(..200).unwrap_or(tail)));
-    dest.with_file_name(name)
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let number = COUNT.fetch_add(1, Ordering::Relaxed);
+    dest.with_file_name(format!(".muxfs-get-{}-{number}", std::process::id()))
 }
 
 fn set_mode(dest: &Path, mode: u32) -> Result<()> {

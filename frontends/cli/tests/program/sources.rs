@@ -2,7 +2,7 @@
 //! given to a Kubo node.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs,
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
@@ -135,6 +135,57 @@ fn a_deep_path_is_asked_for_in_one_go() {
         let count = asked() - before;
         assert!((1.0..=2.0).contains(&count), "{way}: {count} requests");
     }
+}
+
+/// A directory of small files comes from far away many at once, not one after the other: this gateway gives none of them before
+/// all are asked for.
+#[test]
+fn small_files_come_at_once() {
+    const FILE_COUNT: usize = 8;
+    let first = World::new();
+    let tree = first.path("tree");
+    fs::create_dir(&tree).expect("made");
+    let mut blocks = BTreeMap::new();
+    for number in 0..FILE_COUNT {
+        let file = tree.join(number.to_string());
+        fs::write(&file, format!("file {number}")).expect("written");
+        let path = first.ok(&["put", text(&file), "/ipfs"]);
+        blocks.insert(path.trim().to_owned(), (true, fs::read(&file).expect("read")));
+    }
+    let path = first.ok(&["put", "-r", text(&tree), "/ipfs"]);
+    let origin = first.serve(&[]);
+    let (status, dir) = over_http(origin.addr("http"), &format!("{path}?format=raw"));
+    assert_eq!(status, "200");
+    // A block is asked for by what it hashes to, as one of raw bytes.
+    blocks.insert(path.trim().replacen("bafybei", "bafkrei", 1), (false, dir));
+
+    let all_asked = Arc::new(tokio::sync::Barrier::new(FILE_COUNT));
+    let blocks = Arc::new(blocks);
+    let answer = move |request: Request| {
+        let (all_asked, blocks) = (all_asked.clone(), blocks.clone());
+        async move {
+            let is_block = request.uri().query().is_some_and(|query| query.contains("format=raw"));
+            match blocks.get(request.uri().path()).filter(|_| is_block) {
+                None => (StatusCode::NOT_IMPLEMENTED, Vec::new()),
+                Some((is_file, bytes)) => {
+                    if *is_file {
+                        all_asked.wait().await;
+                    }
+                    (StatusCode::OK, bytes.clone())
+                }
+            }
+        }
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    let runtime = runtime.expect("a runtime");
+    let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    runtime.spawn(async move { axum::serve(listener, axum::Router::new().fallback(answer)).await });
+
+    let second = with_sources(&[&url]);
+    let out = second.path("out");
+    second.ok(&["get", &path, text(&out)]);
+    assert_same_tree(&tree, &out);
 }
 
 /// Where no source is named nobody is asked, and an absent CID is not found at once.
