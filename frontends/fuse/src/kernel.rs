@@ -5,11 +5,14 @@
 //! never wait for a store's blocks, and a slow file holds up nobody else; they do wait for a host that answers slowly to
 //! names and attributes below `/local`. Spec: spec/fuse.md #requests.
 
+mod answers;
+mod changing;
+mod xattrs;
+
 use std::{
     ffi::OsStr,
     fs::File,
     io,
-    ops::Range,
     os::unix::ffi::OsStrExt as _,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
@@ -20,25 +23,27 @@ use std::{
 
 use bytes::Bytes;
 use fuser::{
-    BackingId, BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags,
-    Generation, INodeNo, InitFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr,
-    ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen,
-    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, FileType, Filesystem, FopenFlags, INodeNo, InitFlags,
+    KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
+    TimeOrNow, WriteFlags,
 };
 use muxfs::{
-    Cid, Error, ErrorKind, FileKind, Name, Result,
-    vfs::{Attr, Ino, NewNode, Place, RemoveKind, RenameMode, Seek, SetAttr, XattrMode, XattrName, watch::Change},
+    ErrorKind, FileKind, Name, Result,
+    vfs::{Ino, NewNode, Place, RemoveKind, RenameMode, Seek, SetAttr, XattrMode, XattrName},
 };
 
+use self::{
+    answers::{GENERATION, done},
+    changing::Asker,
+    xattrs::{TRUSTED_PREFIX, is_kept, sized, xattr_name},
+};
 use crate::{
-    attr::{
-        FOR_EVER, MODE_MASK, SETGID, bare_attr, device_of_number, file_attr, file_type, has_suid, kind_of_mode,
-        set_time, without_suid, without_suid_of_others,
-    },
+    attr::{MODE_MASK, bare_attr, device_of_number, file_type, kind_of_mode, set_time},
     errno::errno,
     listing::{self, Entry, What},
     nodes::Trust,
-    passthrough::{NO_HANDLE, Opener, Passthrough},
+    passthrough::{NO_HANDLE, Passthrough},
     server::Shared,
 };
 
@@ -59,27 +64,12 @@ const BACKING_DEPTH: u32 = 1;
 /// The longest range that one call copies: the reply counts in 32 bits, and a signal is heard in between.
 const COPY_LEN_MAX: u64 = 1 << 30;
 
-// Of open(2) on Linux, on all architectures that it shares them between: fuser passes them as they came.
-const O_APPEND: i32 = 0o2000;
-// Of fallocate(2).
-const KEEP_SIZE: i32 = 0x01;
-const PUNCH_HOLE: i32 = 0x02;
-const ZERO_RANGE: i32 = 0x10;
 // Of lseek(2).
 const SEEK_DATA: i32 = 3;
 const SEEK_HOLE: i32 = 4;
 // Of setxattr(2).
 const XATTR_CREATE: i32 = 1;
 const XATTR_REPLACE: i32 = 2;
-
-/// Seen by root alone.
-const TRUSTED_PREFIX: &[u8] = b"trusted.";
-/// The namespaces of Linux that are kept. Of `system.` only access lists have a meaning, and saying that they are not
-/// kept lets programs go by the mode.
-const XATTR_PREFIXES: [&[u8]; 3] = [b"security.", TRUSTED_PREFIX, b"user."];
-
-/// Numbers are never used again, or held by a lease where a host does: one generation is enough.
-const GENERATION: Generation = Generation(0);
 
 /// The file system as fuser calls it.
 #[derive(Debug)]
@@ -125,320 +115,8 @@ impl Kernel {
     }
 }
 
-/// Who asks, as far as a request tells.
-#[derive(Debug, Clone, Copy)]
-struct Asker {
-    uid: u32,
-    gid: u32,
-}
-
-impl From<&Request> for Asker {
-    fn from(request: &Request) -> Self {
-        Self { uid: request.uid(), gid: request.gid() }
-    }
-}
-
-impl Asker {
-    /// Whoever may keep setuid bits when they write.
-    fn is_root(self) -> bool {
-        self.uid == 0
-    }
-
-    /// What is left of a file's mode when this one, who is not root, changes what is in it. A request names one group of
-    /// its caller: setgid, which only means something where the group may execute, goes for one of the others too.
-    fn leaves(self, mode: u32, gid: u32) -> u32 {
-        without_suid_of_others(mode, self.gid == gid)
-    }
-
-    fn opens(self, flags: OpenFlags) -> Opener {
-        Opener { is_root: self.is_root(), writes: flags.acc_mode() != OpenAccMode::O_RDONLY }
-    }
-}
-
-impl Shared {
-    fn attr(&self, attr: &Attr) -> FileAttr {
-        file_attr(attr, self.nodes.id(attr.ino), self.options.uid, self.options.gid)
-    }
-
-    /// How long the kernel may believe an answer about a node that has this trust.
-    ///
-    /// One that is setuid or setgid not at all: writing takes that away, and the kernel, which leaves it to the file
-    /// system, goes on believing the mode that it has.
-    fn believed_of(&self, attr: &Attr, trust: Trust, fresh: bool) -> Duration {
-        let is_plain = attr.kind == FileKind::Dir || !has_suid(attr.mode);
-        self.believed(trust, fresh && is_plain)
-    }
-
-    /// How long the kernel may believe an answer about what has this trust.
-    fn believed(&self, trust: Trust, fresh: bool) -> Duration {
-        match trust {
-            _ if !fresh => Duration::ZERO,
-            Trust::Watched | Trust::Frozen => FOR_EVER,
-            Trust::Outside => self.options.outside_timeout,
-            Trust::Unwatched => Duration::ZERO,
-        }
-    }
-
-    /// Answers with a node that was leased for the kernel, and that a name in `dir` leads to.
-    fn entry(&self, begun: u64, dir: Ino, attr: &Attr, reply: ReplyEntry) {
-        let trust = self.trust_of(attr);
-        self.nodes.add(attr.ino, trust);
-        let trust = self.nodes.trust(dir).of_name_to(trust);
-        let shown = self.attr(attr);
-        self.changes.settle(begun, |fresh| reply.entry(&self.believed_of(attr, trust, fresh), &shown, GENERATION));
-    }
-
-    fn attributes(&self, begun: u64, attr: &Attr, reply: ReplyAttr) {
-        let (trust, shown) = (self.trust_of(attr), self.attr(attr));
-        self.changes.settle(begun, |fresh| reply.attr(&self.believed_of(attr, trust, fresh), &shown));
-    }
-
-    /// Whether the kernel may remember that a directory has no such name.
-    fn absence_is_told(&self, dir: Ino, name: &Name) -> bool {
-        // Content comes into a store without any call on the tree that shows it.
-        let is_content = || name.as_str().is_some_and(|text| Cid::parse_in_path(text).is_ok());
-        match self.nodes.trust(dir) {
-            Trust::Watched => !is_content(),
-            Trust::Frozen => true,
-            Trust::Outside | Trust::Unwatched => false,
-        }
-    }
-
-    async fn make(&self, dir: Ino, name: &Name, node: NewNode, mode: Option<u32>, asker: Asker) -> Result<Attr> {
-        let above = self.ask(|| self.vfs.getattr(dir)).await?;
-        let inherits = above.mode & SETGID != 0;
-        let mode = match (node.kind(), mode) {
-            (FileKind::Dir, Some(mode)) if inherits => Some(mode | SETGID),
-            (_, mode) => mode,
-        };
-        let set = SetAttr {
-            mode: mode.map(|mode| mode & MODE_MASK),
-            uid: Some(self.options.uid.unwrap_or(asker.uid)),
-            gid: Some(if inherits { above.gid } else { self.options.gid.unwrap_or(asker.gid) }),
-            ..SetAttr::default()
-        };
-        Ok(self.ask(|| self.vfs.create(dir, name, node.clone(), set.clone())).await?.node)
-    }
-
-    /// What is set of a node, and what that takes from its mode.
-    async fn set(&self, ino: Ino, mut set: SetAttr, asker: Asker) -> Result<Attr> {
-        if let Some(uid) = self.options.uid {
-            refuse_other_owner(set.uid, uid)?;
-            set.uid = None;
-        }
-        if let Some(gid) = self.options.gid {
-            refuse_other_owner(set.gid, gid)?;
-            set.gid = None;
-        }
-        if set.mode.is_some() && self.passthrough.others_write(ino) {
-            // As their next write would.
-            set.mode = set.mode.map(without_suid);
-        }
-        let changes_hands = set.uid.is_some() || set.gid.is_some();
-        let is_cut = set.size.is_some() && !asker.is_root();
-        if changes_hands || is_cut {
-            let attr = self.ask(|| self.vfs.getattr(ino)).await?;
-            let mode = set.mode.unwrap_or(attr.mode);
-            let left = if is_cut { asker.leaves(mode, attr.gid) } else { without_suid(mode) };
-            if attr.kind != FileKind::Dir && left != mode {
-                set.mode = Some(left);
-            }
-        }
-        Ok(self.ask(|| self.vfs.setattr(ino, set.clone())).await?.after)
-    }
-
-    /// Drops setuid and setgid where one who is not root changes what is in a file.
-    async fn drop_suid(&self, ino: Ino, asker: Asker) -> Result<()> {
-        if asker.is_root() {
-            return Ok(());
-        }
-        let attr = self.ask(|| self.vfs.getattr(ino)).await?;
-        let left = asker.leaves(attr.mode, attr.gid);
-        if left != attr.mode {
-            let set = SetAttr { mode: Some(left), ..SetAttr::default() };
-            self.ask(|| self.vfs.setattr(ino, set.clone())).await?;
-        }
-        Ok(())
-    }
-
-    async fn write(
-        &self,
-        ino: Ino,
-        offset: u64,
-        data: Bytes,
-        (flags, open_flags): (WriteFlags, OpenFlags),
-        asker: Asker,
-    ) -> Result<()> {
-        let mut clear_suid = flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
-        let appends = open_flags.0 & O_APPEND != 0 && !flags.contains(WriteFlags::FUSE_WRITE_CACHE);
-        let mut at = offset;
-        if appends || clear_suid {
-            let attr = self.ask(|| self.vfs.getattr(ino)).await?;
-            if appends {
-                // The kernel appends where it believes that the file ends; another frontend may have written since.
-                at = attr.size;
-            }
-            if clear_suid && !asker.is_root() && has_suid(asker.leaves(attr.mode, attr.gid)) {
-                // The write itself would take setgid, too, that stays.
-                self.drop_suid(ino, asker).await?;
-                clear_suid = false;
-            }
-        }
-        self.ask(|| self.vfs.write(ino, at, data.clone(), clear_suid)).await?;
-        if at != offset {
-            self.own.send(Change::Node { ino, content: true }).ok();
-        }
-        Ok(())
-    }
-
-    async fn allocate(&self, ino: Ino, range: Range<u64>, mode: i32, asker: Asker) -> Result<()> {
-        let keep_size = mode & KEEP_SIZE != 0;
-        self.drop_suid(ino, asker).await?;
-        match mode & !KEEP_SIZE {
-            0 => self.ask(|| self.vfs.allocate(ino, range.clone(), keep_size)).await.map(drop),
-            PUNCH_HOLE if keep_size => self.ask(|| self.vfs.punch_hole(ino, range.clone())).await.map(drop),
-            ZERO_RANGE => {
-                self.ask(|| self.vfs.punch_hole(ino, range.clone())).await?;
-                self.ask(|| self.vfs.allocate(ino, range.clone(), keep_size)).await.map(drop)
-            }
-            _ => Err(Error::new(ErrorKind::Unsupported, "fuse.fallocate")),
-        }
-    }
-
-    /// Whether a file can be written at all: a file system that only reads says so when a file is opened.
-    async fn check_writable(&self, ino: Ino) -> Result<Attr> {
-        Ok(self.ask(|| self.vfs.setattr(ino, SetAttr::default())).await?.after)
-    }
-
-    /// The host file that the kernel may read and write by itself from now on, where none of its kind is open yet.
-    async fn file_behind(&self, ino: Ino) -> Option<File> {
-        if !self.passthrough.is_on() || !self.passthrough.wants_file(ino) {
-            return None;
-        }
-        let file = self.vfs.host_file(ino).await;
-        file.unwrap_or_else(|error| {
-            tracing::debug!("the kernel does not read and write this file by itself: {error:#}");
-            None
-        })
-    }
-
-    /// How a file that was just opened is read and written.
-    fn opened(
-        &self,
-        ino: Ino,
-        opener: Opener,
-        mode: Option<u32>,
-        file: Option<&File>,
-        register: impl FnOnce(&File) -> io::Result<BackingId>,
-    ) -> (FileHandle, FopenFlags, Option<Arc<BackingId>>) {
-        let flags = self.file_flags(ino);
-        if !self.passthrough.is_on() || self.nodes.trust(ino) != Trust::Outside {
-            return (NO_HANDLE, flags, None);
-        }
-        // Each write of another to such a file is to come here, where it takes setuid away: this flag wins over the way.
-        let takes_suid = opener.writes && !opener.is_root && mode.is_some_and(|mode| without_suid(mode) != mode);
-        let (direct, opener) = if takes_suid {
-            (FopenFlags::FOPEN_DIRECT_IO, Opener { writes: false, ..opener })
-        } else {
-            (FopenFlags::empty(), opener)
-        };
-        let (handle, way) = self.passthrough.count(ino, opener, file, register);
-        let flags = match &way {
-            // Who writes past us is heard of when they close.
-            Some(_) if opener.writes => FopenFlags::empty(),
-            Some(_) => FopenFlags::FOPEN_NOFLUSH | direct,
-            None => flags | direct,
-        };
-        (handle, flags, way)
-    }
-
-    /// What the kernel may keep of a file from one opening to the next.
-    fn file_flags(&self, ino: Ino) -> FopenFlags {
-        match self.nodes.trust(ino) {
-            // Closing has nothing to do: what is written is visible, and durable after fsync.
-            Trust::Watched | Trust::Frozen => FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH,
-            Trust::Outside | Trust::Unwatched => FopenFlags::FOPEN_NOFLUSH,
-        }
-    }
-
-    fn list(&self, begun: u64, dir: Ino, entries: Vec<Entry>, mut reply: ReplyDirectoryPlus) {
-        let above = self.nodes.trust(dir);
-        let fresh = self.changes.settle(begun, |fresh| {
-            for Entry { name, offset, what } in entries {
-                let name = OsStr::from_bytes(&name);
-                let (id, attr, believed) = match &what {
-                    What::Dot(ino) => {
-                        let id = self.nodes.id(*ino);
-                        (id, bare_attr(id, FileType::Directory), Duration::ZERO)
-                    }
-                    What::Unknown(ino, kind) => {
-                        let id = self.nodes.id(*ino);
-                        (id, bare_attr(id, *kind), Duration::ZERO)
-                    }
-                    What::Node(attr, _) => {
-                        let believed = self.believed_of(attr, above.of_name_to(self.trust_of(attr)), fresh);
-                        (self.nodes.id(attr.ino), self.attr(attr), believed)
-                    }
-                };
-                // The lease of what does not fit is given back.
-                if reply.add(INodeNo(id), offset, name, &believed, &attr, GENERATION) {
-                    break;
-                }
-                if let What::Node(attr, _lease) = &what {
-                    self.vfs.retain(attr.ino);
-                    self.nodes.add(attr.ino, self.trust_of(attr));
-                }
-            }
-            reply.ok();
-            fresh
-        });
-        if !fresh {
-            // The kernel keeps the listing, which may be old.
-            self.own.send(Change::Node { ino: dir, content: true }).ok();
-        }
-    }
-}
-
-/// With owners that are shown alike, giving a file to whom it is shown as is nothing, and to another one impossible.
-fn refuse_other_owner(set: Option<u32>, shown: u32) -> Result<()> {
-    match set {
-        Some(id) if id != shown => Err(Error::new(ErrorKind::NotPermitted, "fuse.setattr")
-            .because("the mount shows one owner for all (-o uid=, gid=)")),
-        _ => Ok(()),
-    }
-}
-
 fn name(text: &OsStr) -> Result<Name> {
     Name::new(text.as_bytes())
-}
-
-/// Whether an extended attribute is in a namespace that is kept.
-fn is_kept(name: &[u8]) -> bool {
-    XATTR_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
-}
-
-/// The name of an extended attribute that may be kept.
-fn xattr_name(text: &OsStr) -> Result<XattrName> {
-    if !is_kept(text.as_bytes()) {
-        return Err(Error::new(ErrorKind::Unsupported, "fuse.xattr").because("no such namespace is kept"));
-    }
-    XattrName::new(text.as_bytes())
-}
-
-/// Gives an attribute's value, or its length where none is asked for.
-fn sized(data: &[u8], size: u32, reply: ReplyXattr) {
-    match u32::try_from(data.len()) {
-        Ok(len) if size == 0 => reply.size(len),
-        Ok(len) if len <= size => reply.data(data),
-        _ => reply.error(Errno::ERANGE),
-    }
-}
-
-fn done(result: Result<()>, reply: ReplyEmpty) {
-    match result {
-        Ok(()) => reply.ok(),
-        Err(error) => reply.error(errno(&error)),
-    }
 }
 
 /// Answers a request that names no node, or what cannot be a name.
