@@ -72,11 +72,15 @@ pub(super) async fn fill<L: Look + ?Sized>(
     Ok(())
 }
 
-/// Whether what was listed failed since it vanished, or became something else. A store may fail so, too.
+/// Whether what was listed failed since it vanished, or became something else. A store may fail so, too; and where nobody
+/// can tell, it is there.
 async fn is_gone<L: Look + ?Sized>(look: &L, path: &QfsPath, kind: Kind, error: &Error) -> bool {
     use ErrorKind::{IsDir, NotDir, NotFound, Stale};
     matches!(error.kind(), NotFound | Stale | NotDir | IsDir)
-        && !look.stat(path).await.is_ok_and(|again| again.kind == kind)
+        && match look.stat(path).await {
+            Ok(again) => again.kind != kind,
+            Err(error) => matches!(error.kind(), NotFound | Stale | NotDir),
+        }
 }
 
 fn skip(progress: &Progress, path: &QfsPath) {
@@ -157,6 +161,8 @@ mod tests {
         there: HashMap<QfsPath, (Stat, Vec<u8>)>,
         /// Who is asked for the bytes of this fails.
         broken: Option<QfsPath>,
+        /// What this is, is not to be learned now.
+        unseen: Option<QfsPath>,
     }
 
     fn absent() -> Error {
@@ -166,6 +172,9 @@ mod tests {
     #[async_trait]
     impl Look for Changing {
         async fn stat(&self, path: &QfsPath) -> Result<Stat> {
+            if self.unseen.as_ref() == Some(path) {
+                return Err(Error::new(ErrorKind::Unavailable, "test"));
+            }
             self.there.get(path).map(|(stat, _)| stat.clone()).ok_or_else(absent)
         }
 
@@ -252,7 +261,11 @@ mod tests {
         let error = make(&look, here.path()).await.expect_err("it fails");
         assert_eq!(error.kind(), ErrorKind::NotFound);
         assert!(format!("{error:#}").contains("/app/same"), "{error:#}");
-        look.broken = None;
+        // Nor is what nobody can tell of.
+        look.unseen = look.broken.clone();
+        let error = make(&look, here.path()).await.expect_err("it fails");
+        assert!(format!("{error:#}").contains("/app/same"), "{error:#}");
+        (look.broken, look.unseen) = (None, None);
         look.listed.remove(&path("/app/dir"));
         drop(make(&look, here.path()).await.expect_err("so are directories"));
     }
