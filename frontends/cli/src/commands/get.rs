@@ -6,10 +6,12 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::Write as _,
-    os::unix::{ffi::OsStrExt as _, fs::PermissionsExt as _},
+    os::unix::{
+        ffi::OsStrExt as _,
+        fs::{DirBuilderExt as _, PermissionsExt as _},
+    },
     path::{Path, PathBuf},
     pin::pin,
-    sync::atomic::{AtomicU64, Ordering},
 };
 
 use futures_util::{StreamExt as _, TryStreamExt as _, future::BoxFuture, stream::FuturesUnordered};
@@ -18,6 +20,7 @@ use serde_json::json;
 
 use super::{put::host, read::pieces};
 use crate::{
+    instance::random_u128,
     namespace::{Kind, Namespace, Place, Stat},
     output::{Output, Progress, bytes, count},
 };
@@ -180,9 +183,9 @@ impl<'s> Copy<'s> {
             Ok(there) if there.is_dir() && self.job.force => Ok(()),
             Ok(_) => {
                 self.clear(dest)?;
-                fs::create_dir(dest).map_err(|error| host(dest, error))
+                create_dir(dest)
             }
-            Err(_) => fs::create_dir(dest).map_err(|error| host(dest, error)),
+            Err(_) => create_dir(dest),
         }
     }
 
@@ -233,8 +236,6 @@ pub(super) struct Part<'a> {
 impl<'a> Part<'a> {
     pub(super) fn create(dest: &'a Path) -> Result<Self> {
         let path = part_name(dest);
-        // What an earlier, killed get of this process number left.
-        fs::remove_file(&path).ok();
         let mut options = OpenOptions::new();
         let file = options.write(true).create_new(true).open(&path).map_err(|error| host(dest, error))?;
         Ok(Self { dest, path, file, is_finished: false })
@@ -262,11 +263,14 @@ impl Drop for Part<'_> {
     }
 }
 
-/// Short enough beside any name.
+/// Of this copy alone: others may copy to the same directory, be it from another machine. Short enough beside any name.
 fn part_name(dest: &Path) -> PathBuf {
-    static COUNT: AtomicU64 = AtomicU64::new(0);
-    let number = COUNT.fetch_add(1, Ordering::Relaxed);
-    dest.with_file_name(format!(".muxfs-get-{}-{number}", std::process::id()))
+    dest.with_file_name(format!(".muxfs-get-{:032x}", random_u128()))
+}
+
+/// Makes a directory that nobody else looks into before it has its permissions.
+fn create_dir(dest: &Path) -> Result<()> {
+    fs::DirBuilder::new().mode(0o700).create(dest).map_err(|error| host(dest, error))
 }
 
 fn set_mode(dest: &Path, mode: u32) -> Result<()> {
