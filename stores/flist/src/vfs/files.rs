@@ -13,6 +13,7 @@ use muxfs::{
     Error, ErrorKind, FileKind, Result,
     vfs::{READ_LEN_MAX, ReadAhead},
 };
+use tokio::sync::Semaphore;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{Open, lock, nodes::Known};
@@ -31,7 +32,7 @@ const ORDER_SLACK: u64 = 2;
 const ELF: &[u8] = b"\x7fELF";
 /// So many chunks are fetched of one whose beginning is read, of 512 KiB: of nearly all that is all.
 const PROGRAM_COUNT: u64 = 16;
-/// So many of them at a time: fewer than are asked of one source, so that who reads others is not behind all.
+/// So many of those of all programs at a time: fewer than are asked of one source, so that who reads others is not behind all.
 const PROGRAM_FETCHED_COUNT: usize = 6;
 /// So many programs are remembered, of which that was begun.
 const PROGRAMS_COUNT_MAX: usize = 256;
@@ -49,6 +50,8 @@ pub(super) struct Files {
     ahead: ReadAhead<FileId>,
     /// Those whose rest was fetched, or is on its way; to drop that ends it.
     programs: Mutex<LruCache<FileId, AbortOnDropHandle<()>>>,
+    /// For each chunk of a program that is fetched ahead.
+    program_turns: Arc<Semaphore>,
 }
 
 fn count(count: usize) -> NonZeroUsize {
@@ -63,7 +66,8 @@ impl Files {
     pub(super) fn new(chunks: Arc<Chunks>) -> Self {
         let parts = Mutex::new(LruCache::new(count(PARTS_COUNT_MAX)));
         let programs = Mutex::new(LruCache::new(count(PROGRAMS_COUNT_MAX)));
-        Self { chunks, parts, ahead: ReadAhead::new(AHEAD_COUNT, ORDER_SLACK), programs }
+        let program_turns = Arc::new(Semaphore::new(PROGRAM_FETCHED_COUNT));
+        Self { chunks, parts, ahead: ReadAhead::new(AHEAD_COUNT, ORDER_SLACK), programs, program_turns }
     }
 
     /// The bytes of a file, as [`Vfs::read`](muxfs::vfs::Vfs::read) gives them.
@@ -108,12 +112,13 @@ impl Files {
             return;
         }
         lock(&self.programs).get_or_insert(id(&known.open, &known.inode), || {
-            let (this, known) = (Arc::downgrade(self), known.clone());
+            let (this, known, turns) = (Arc::downgrade(self), known.clone(), self.program_turns.clone());
             AbortOnDropHandle::new(tokio::spawn(async move {
                 // What fails is told to who reads it.
                 let fetch = |index| {
-                    let (this, known) = (this.clone(), &known);
+                    let (this, known, turns) = (this.clone(), &known, &turns);
                     async move {
+                        let Ok(_turn) = turns.acquire().await else { return false };
                         let Some(this) = this.upgrade() else { return false };
                         this.bytes(&known.open, &known.inode, index).await.is_ok()
                     }
