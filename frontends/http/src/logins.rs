@@ -80,10 +80,11 @@ pub(crate) struct Logins {
     /// What hashes of passwords that fit are made with, and these: no more than there are users.
     key: [u8; 32],
     known: Mutex<HashMap<blake3::Hash, Arc<Login>>>,
-    hashings: Semaphore,
+    /// Whoever hashes holds what it took of these until that is over, even where the one who asked hangs up.
+    hashings: Arc<Semaphore>,
     /// For each that is being hashed or waits for that.
-    places: Semaphore,
-    brake: Brake,
+    places: Arc<Semaphore>,
+    brake: Arc<Brake>,
 }
 
 /// Whose a password is; `None`: nobody's.
@@ -111,8 +112,9 @@ impl Logins {
             sessions.push((session(&writing.token, &user.name, &hash), login.clone()));
             by_name.insert(user.name.clone(), login);
         }
-        let (known, brake) = (Mutex::default(), Brake::default());
-        let (hashings, places) = (Semaphore::new(HASHINGS_MAX), Semaphore::new(HASHINGS_MAX + WAITING_MAX));
+        let (known, brake) = (Mutex::default(), Arc::default());
+        let turns = |count| Arc::new(Semaphore::new(count));
+        let (hashings, places) = (turns(HASHINGS_MAX), turns(HASHINGS_MAX + WAITING_MAX));
         Ok(Some(Self { users, by_name, sessions, key, known, hashings, places, brake }))
     }
 
@@ -163,8 +165,8 @@ impl Logins {
             let why = "Too many passwords are being looked at.";
             Failure::new(StatusCode::SERVICE_UNAVAILABLE, why, "Try again in a while.")
         };
-        let _place = self.places.try_acquire().map_err(|_| busy())?;
-        let _turn = self.hashings.acquire().await.map_err(|_| busy())?;
+        let place = self.places.clone().try_acquire_owned().map_err(|_| busy())?;
+        let turn = self.hashings.clone().acquire_owned().await.map_err(|_| busy())?;
         // Those who wait together all came before the first of them was found to be wrong, or to be right.
         if is_held() {
             return Ok(None);
@@ -172,17 +174,24 @@ impl Logins {
         if let Some(login) = self.known().get(&shown) {
             return Ok(Some(login.clone()));
         }
-        let (users, wanted, password) = (self.users.clone(), name.to_owned(), password.to_owned());
-        let fits = tokio::task::spawn_blocking(move || users.check(&wanted, &password).is_some()).await;
-        if let Some(login) = self.by_name.get(name).filter(|_| fits.unwrap_or(false)) {
+        let (users, brake, wanted, password) =
+            (self.users.clone(), self.brake.clone(), name.to_owned(), password.to_owned());
+        let hashing = tokio::task::spawn_blocking(move || {
+            let fits = users.check(&wanted, &password).is_some();
+            if !fits {
+                tracing::warn!(%peer, user = wanted, "HTTP: a wrong name or password");
+                if is_braked {
+                    brake.failed(peer, now);
+                }
+            }
+            drop((place, turn));
+            fits
+        });
+        let fits = hashing.await.unwrap_or(false);
+        Ok(self.by_name.get(name).filter(|_| fits).map(|login| {
             self.known().insert(shown, login.clone());
-            return Ok(Some(login.clone()));
-        }
-        tracing::warn!(%peer, user = name, "HTTP: a wrong name or password");
-        if is_braked {
-            self.brake.failed(peer, now);
-        }
-        Ok(None)
+            login.clone()
+        }))
     }
 
     fn known(&self) -> std::sync::MutexGuard<'_, HashMap<blake3::Hash, Arc<Login>>> {
@@ -243,6 +252,19 @@ mod tests {
         // The brake does not hold yet when they come: it does before the last of them has its turn, who is right.
         let (others, last) = tokio::join!(wrong(crowd - 1), is_in(&logins, "ann's"));
         assert!(!others.contains(&true) && !last, "one too many was looked at");
+    }
+
+    /// Who hangs up while their password is looked at takes part in all the limits until that is over.
+    #[tokio::test]
+    async fn who_hangs_up_is_counted_all_the_same() {
+        let logins = logins();
+        let all = u32::try_from(HASHINGS_MAX).expect("few");
+        for _ in 0..2 * (HASHINGS_MAX + WAITING_MAX) {
+            let guess = Box::pin(logins.check("ann", "bob's", STRANGER, NOW)).now_or_never();
+            assert!(guess.is_none_or(|guess| matches!(guess, Ok(None))), "it is hashed, or braked");
+            drop(logins.hashings.acquire_many(all).await.expect("all that is hashed is over"));
+        }
+        assert!(!is_in(&logins, "ann's").await, "the brake counted none of them");
     }
 
     #[tokio::test]
