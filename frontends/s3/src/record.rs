@@ -123,16 +123,40 @@ impl Sums {
     }
 }
 
-impl From<Checksum> for Sums {
-    fn from(sums: Checksum) -> Self {
-        Self {
-            crc32: sums.checksum_crc32,
-            crc32c: sums.checksum_crc32c,
-            crc64nvme: sums.checksum_crc64nvme,
-            sha1: sums.checksum_sha1,
-            sha256: sums.checksum_sha256,
+/// What a request says that its bytes have: the types of the library that say so have the same fields for it.
+macro_rules! said_sums {
+    ($input:expr) => {
+        $crate::record::Sums {
+            crc32: $input.checksum_crc32,
+            crc32c: $input.checksum_crc32c,
+            crc64nvme: $input.checksum_crc64nvme,
+            sha1: $input.checksum_sha1,
+            sha256: $input.checksum_sha256,
             is_composite: false,
         }
+    };
+}
+
+/// An answer that tells checksums, and nothing else yet, in the same way.
+macro_rules! told_sums {
+    ($output:ident, $sums:expr) => {{
+        let $crate::record::Sums { crc32, crc32c, crc64nvme, sha1, sha256, .. } = $sums;
+        $output {
+            checksum_crc32: crc32,
+            checksum_crc32c: crc32c,
+            checksum_crc64nvme: crc64nvme,
+            checksum_sha1: sha1,
+            checksum_sha256: sha256,
+            ..$output::default()
+        }
+    }};
+}
+
+pub(crate) use {said_sums, told_sums};
+
+impl From<Checksum> for Sums {
+    fn from(sums: Checksum) -> Self {
+        said_sums!(sums)
     }
 }
 

@@ -16,7 +16,7 @@ use crate::{
     conditions::{Conditions, seconds},
     failure::{S3Result, failed, refuse},
     objects::{Object, Versioning},
-    record::{Content, Record, nanos},
+    record::{Content, Record, nanos, told_sums},
 };
 
 /// A condition of a header.
@@ -129,22 +129,12 @@ impl Frontend {
             let version = self.buckets.commit(place, &work, record, &target_conditions).await?;
             Ok((etag, sums, version, attr))
         };
-        let (etag, sums, version, attr) = match copied.await {
-            Ok(copied) => copied,
-            Err(failure) => {
-                tree.discard(&work).await;
-                return Err(failure);
-            }
-        };
+        let (etag, sums, version, attr) = self.or_discard(&work, copied.await).await?;
         let result = CopyObjectResult {
             checksum_type: sums.kind(),
-            checksum_crc32: sums.crc32,
-            checksum_crc32c: sums.crc32c,
-            checksum_crc64nvme: sums.crc64nvme,
-            checksum_sha1: sums.sha1,
-            checksum_sha256: sums.sha256,
             e_tag: Some(dto::ETag::Strong(etag)),
             last_modified: Some(Timestamp::from(seconds(attr.mtime))),
+            ..told_sums!(CopyObjectResult, sums)
         };
         Ok(S3Response::new(CopyObjectOutput {
             copy_object_result: Some(result),

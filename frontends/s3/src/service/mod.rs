@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use s3s::{S3, S3Request, S3Response, S3Result, auth::Credentials, dto};
 
-use crate::{Options, objects::Buckets, receive::Receiver};
+use crate::{Options, objects::Buckets, receive::Receiver, tree::Work};
 
 /// Whom clients are told that everything belongs to: who may do what is said by keys, and not by owners.
 const OWNER: &str = "muxfs";
@@ -29,6 +29,14 @@ impl Frontend {
     pub(crate) fn new(buckets: Arc<Buckets>, options: &Options) -> Self {
         let region = options.region.clone();
         Self { buckets, region, part_len_min: options.part_len_min }
+    }
+
+    /// What was done with a file that is no object yet; where it failed the file is gone.
+    async fn or_discard<T>(&self, work: &Work, done: S3Result<T>) -> S3Result<T> {
+        if done.is_err() {
+            self.buckets.tree.discard(work).await;
+        }
+        done
     }
 
     fn receiver(&self) -> Receiver<'_> {

@@ -5,8 +5,8 @@ use std::ops::Range;
 use s3s::{
     S3Error, S3ErrorCode, S3Response,
     dto::{
-        self, ChecksumMode, GetObjectAttributesInput, GetObjectAttributesOutput, GetObjectInput, GetObjectOutput,
-        HeadObjectInput, HeadObjectOutput, ObjectAttributes, Timestamp, TimestampFormat,
+        self, Checksum, ChecksumMode, GetObjectAttributesInput, GetObjectAttributesOutput, GetObjectInput,
+        GetObjectOutput, HeadObjectInput, HeadObjectOutput, ObjectAttributes, ObjectPart, Timestamp, TimestampFormat,
     },
 };
 
@@ -16,7 +16,7 @@ use crate::{
     conditions::{Conditions, seconds},
     failure::{S3Result, failed, refuse},
     objects::{Bucket, Object, Versioning},
-    record::{Content, Sums},
+    record::{Content, Sums, told_sums},
 };
 
 /// The type of what was put without one.
@@ -71,11 +71,6 @@ macro_rules! told {
             accept_ranges: Some("bytes".to_owned()),
             cache_control: header("cache-control"),
             checksum_type: sums.kind(),
-            checksum_crc32: sums.crc32,
-            checksum_crc32c: sums.crc32c,
-            checksum_crc64nvme: sums.crc64nvme,
-            checksum_sha1: sums.sha1,
-            checksum_sha256: sums.sha256,
             content_disposition: header("content-disposition"),
             content_encoding: header("content-encoding"),
             content_language: header("content-language"),
@@ -89,7 +84,7 @@ macro_rules! told {
             parts_count: parts,
             version_id: version,
             website_redirect_location: header("x-amz-website-redirect-location"),
-            ..$output::default()
+            ..told_sums!($output, sums)
         }
     }};
 }
@@ -203,14 +198,10 @@ impl Frontend {
             let mut left = kept.iter().filter(|part| part.number > marker);
             let told: Vec<_> = left.by_ref().take(count).collect();
             let is_truncated = left.next().is_some();
-            let part = |part: &&crate::record::PartRecord| dto::ObjectPart {
+            let part = |part: &&crate::record::PartRecord| ObjectPart {
                 part_number: Some(part.number),
                 size: Some(number(part.size)),
-                checksum_crc32: part.sums.crc32.clone(),
-                checksum_crc32c: part.sums.crc32c.clone(),
-                checksum_crc64nvme: part.sums.crc64nvme.clone(),
-                checksum_sha1: part.sums.sha1.clone(),
-                checksum_sha256: part.sums.sha256.clone(),
+                ..told_sums!(ObjectPart, part.sums.clone())
             };
             // As AWS does: of parts without checksums there is only how many they are.
             let has_sums = kept.iter().any(|part| !part.sums.is_empty());
@@ -224,14 +215,8 @@ impl Frontend {
             }
         });
         Ok(S3Response::new(GetObjectAttributesOutput {
-            checksum: (is_wanted(ObjectAttributes::CHECKSUM) && !sums.is_empty()).then(|| dto::Checksum {
-                checksum_type: sums.kind(),
-                checksum_crc32: sums.crc32.clone(),
-                checksum_crc32c: sums.crc32c.clone(),
-                checksum_crc64nvme: sums.crc64nvme.clone(),
-                checksum_sha1: sums.sha1.clone(),
-                checksum_sha256: sums.sha256.clone(),
-            }),
+            checksum: (is_wanted(ObjectAttributes::CHECKSUM) && !sums.is_empty())
+                .then(|| Checksum { checksum_type: sums.kind(), ..told_sums!(Checksum, sums.clone()) }),
             e_tag: is_wanted(ObjectAttributes::ETAG).then(|| dto::ETag::Strong(object.etag())),
             last_modified: Some(Timestamp::from(seconds(object.node.attr.mtime))),
             object_parts: parts.filter(|_| is_wanted(ObjectAttributes::OBJECT_PARTS)),

@@ -7,7 +7,7 @@ use s3s::{
         self, AbortMultipartUploadInput, AbortMultipartUploadOutput, ChecksumAlgorithm, ChecksumType, CommonPrefix,
         CompleteMultipartUploadInput, CompleteMultipartUploadOutput, CopyPartResult, CreateMultipartUploadInput,
         CreateMultipartUploadOutput, ListMultipartUploadsInput, ListMultipartUploadsOutput, ListPartsInput,
-        ListPartsOutput, MultipartUpload, Timestamp, UploadPartCopyInput, UploadPartCopyOutput, UploadPartInput,
+        ListPartsOutput, MultipartUpload, Part, Timestamp, UploadPartCopyInput, UploadPartCopyOutput, UploadPartInput,
         UploadPartOutput,
     },
 };
@@ -25,7 +25,7 @@ use crate::{
     multipart::Upload,
     objects::{Buckets, Object},
     receive::{BODY_LEN_MAX, hex},
-    record::{Content, Record, Sums, nanos},
+    record::{Content, Record, nanos, said_sums, told_sums},
     sums::{Algorithm, Claimed, Hashing},
     tree::Work,
 };
@@ -102,14 +102,7 @@ impl Frontend {
         Buckets::check_part(input.part_number)?;
         let bucket = self.buckets.bucket(&input.bucket).await?;
         let upload = self.buckets.upload(&bucket, &input.key, &input.upload_id).await?;
-        let sums = Sums {
-            crc32: input.checksum_crc32,
-            crc32c: input.checksum_crc32c,
-            crc64nvme: input.checksum_crc64nvme,
-            sha1: input.checksum_sha1,
-            sha256: input.checksum_sha256,
-            is_composite: false,
-        };
+        let sums = said_sums!(input);
         let algorithm = input.checksum_algorithm.as_ref().map(|it| Algorithm::parse(it.as_str())).transpose()?;
         let claimed = Claimed { md5: input.content_md5, sums, trailers: trailing_headers, algorithm };
         let mut algorithms = claimed.algorithms(&headers);
@@ -126,21 +119,9 @@ impl Frontend {
         };
         let content = self.or_discard(&work, put.await).await?;
         Ok(S3Response::new(UploadPartOutput {
-            checksum_crc32: content.sums.crc32,
-            checksum_crc32c: content.sums.crc32c,
-            checksum_crc64nvme: content.sums.crc64nvme,
-            checksum_sha1: content.sums.sha1,
-            checksum_sha256: content.sums.sha256,
             e_tag: Some(dto::ETag::Strong(content.etag)),
-            ..UploadPartOutput::default()
+            ..told_sums!(UploadPartOutput, content.sums)
         }))
-    }
-
-    async fn or_discard<T>(&self, work: &Work, done: S3Result<T>) -> S3Result<T> {
-        if done.is_err() {
-            self.buckets.tree.discard(work).await;
-        }
-        done
     }
 
     pub(super) async fn copied_part(&self, asked: Asked<UploadPartCopyInput>) -> Told<UploadPartCopyOutput> {
@@ -166,13 +147,9 @@ impl Frontend {
         let content = self.or_discard(&work, put.await).await?;
         let attr = self.buckets.tree.vfs.getattr(work.file.ino()).await.map_err(failed)?;
         let result = CopyPartResult {
-            checksum_crc32: content.sums.crc32,
-            checksum_crc32c: content.sums.crc32c,
-            checksum_crc64nvme: content.sums.crc64nvme,
-            checksum_sha1: content.sums.sha1,
-            checksum_sha256: content.sums.sha256,
             e_tag: Some(dto::ETag::Strong(content.etag)),
             last_modified: Some(Timestamp::from(seconds(attr.mtime))),
+            ..told_sums!(CopyPartResult, content.sums)
         };
         Ok(S3Response::new(UploadPartCopyOutput {
             copy_part_result: Some(result),
@@ -226,15 +203,10 @@ impl Frontend {
                 return Ok(S3Response::new(CompleteMultipartUploadOutput {
                     bucket: Some(asked.bucket),
                     checksum_type: sums.kind(),
-                    checksum_crc32: sums.crc32,
-                    checksum_crc32c: sums.crc32c,
-                    checksum_crc64nvme: sums.crc64nvme,
-                    checksum_sha1: sums.sha1,
-                    checksum_sha256: sums.sha256,
                     e_tag: Some(dto::ETag::Strong(done.etag())),
                     key: Some(asked.key),
                     location,
-                    ..CompleteMultipartUploadOutput::default()
+                    ..told_sums!(CompleteMultipartUploadOutput, sums)
                 }));
             }
             upload => upload?,
@@ -247,30 +219,18 @@ impl Frontend {
         let parts = asked.multipart_upload.and_then(|list| list.parts).unwrap_or_default();
         let conditions =
             Conditions { if_match: asked.if_match, if_none_match: asked.if_none_match, ..Conditions::default() };
-        let said = Sums {
-            crc32: asked.checksum_crc32,
-            crc32c: asked.checksum_crc32c,
-            crc64nvme: asked.checksum_crc64nvme,
-            sha1: asked.checksum_sha1,
-            sha256: asked.checksum_sha256,
-            is_composite: false,
-        };
+        let said = said_sums!(asked);
         let place = (asked.bucket.as_str(), asked.key.as_str());
         let wanted = (&said, self.part_len_min);
         let (content, version) = self.buckets.complete(place, &upload, &parts, wanted, &conditions).await?;
         Ok(S3Response::new(CompleteMultipartUploadOutput {
             bucket: Some(asked.bucket),
             checksum_type: content.sums.kind(),
-            checksum_crc32: content.sums.crc32,
-            checksum_crc32c: content.sums.crc32c,
-            checksum_crc64nvme: content.sums.crc64nvme,
-            checksum_sha1: content.sums.sha1,
-            checksum_sha256: content.sums.sha256,
             e_tag: Some(dto::ETag::Strong(content.etag)),
             key: Some(asked.key),
             location,
             version_id: version,
-            ..CompleteMultipartUploadOutput::default()
+            ..told_sums!(CompleteMultipartUploadOutput, content.sums)
         }))
     }
 
@@ -290,16 +250,12 @@ impl Frontend {
         let told: Vec<_> = left
             .by_ref()
             .take(count)
-            .map(|part| dto::Part {
+            .map(|part| Part {
                 e_tag: Some(dto::ETag::Strong(part.content.etag)),
                 last_modified: Some(Timestamp::from(seconds(part.node.attr.mtime))),
                 part_number: Some(part.number),
                 size: Some(number(part.content.size)),
-                checksum_crc32: part.content.sums.crc32,
-                checksum_crc32c: part.content.sums.crc32c,
-                checksum_crc64nvme: part.content.sums.crc64nvme,
-                checksum_sha1: part.content.sums.sha1,
-                checksum_sha256: part.content.sums.sha256,
+                ..told_sums!(Part, part.content.sums)
             })
             .collect();
         Ok(S3Response::new(ListPartsOutput {

@@ -15,7 +15,7 @@ use crate::{
     conditions::Conditions,
     failure::{S3Result, failed, refuse},
     names::KEY_LEN_MAX,
-    record::{Record, Sums},
+    record::{Record, said_sums, told_sums},
     sums::{Algorithm, Claimed},
 };
 
@@ -118,14 +118,7 @@ impl Frontend {
             tags: tagging::of_header(input.tagging.as_deref())?,
             ..Record::default()
         };
-        let sums = Sums {
-            crc32: input.checksum_crc32,
-            crc32c: input.checksum_crc32c,
-            crc64nvme: input.checksum_crc64nvme,
-            sha1: input.checksum_sha1,
-            sha256: input.checksum_sha256,
-            is_composite: false,
-        };
+        let sums = said_sums!(input);
         let algorithm = input.checksum_algorithm.as_ref().map(|it| Algorithm::parse(it.as_str())).transpose()?;
         let claimed = Claimed { md5: input.content_md5, sums, trailers: trailing_headers, algorithm };
         let algorithms = claimed.algorithms(&headers);
@@ -137,24 +130,12 @@ impl Frontend {
             let version = self.buckets.commit((&input.bucket, &input.key), &work, record, &conditions).await?;
             Ok((came, version))
         };
-        let (content, version) = match put.await {
-            Ok(put) => put,
-            Err(failure) => {
-                self.buckets.tree.discard(&work).await;
-                return Err(failure);
-            }
-        };
-        let kind = content.sums.kind();
+        let (content, version) = self.or_discard(&work, put.await).await?;
         Ok(S3Response::new(PutObjectOutput {
-            checksum_crc32: content.sums.crc32,
-            checksum_crc32c: content.sums.crc32c,
-            checksum_crc64nvme: content.sums.crc64nvme,
-            checksum_sha1: content.sums.sha1,
-            checksum_sha256: content.sums.sha256,
-            checksum_type: kind,
+            checksum_type: content.sums.kind(),
             e_tag: Some(dto::ETag::Strong(content.etag)),
             version_id: version,
-            ..PutObjectOutput::default()
+            ..told_sums!(PutObjectOutput, content.sums)
         }))
     }
 
