@@ -100,6 +100,21 @@ pub struct Env {
     pub fill: Arc<dyn Fn(&mut [u8]) + Send + Sync>,
 }
 
+impl Env {
+    /// 128 random bits as 32 hexadecimal digits: a name that nobody else has and nobody can predict.
+    ///
+    /// ```
+    /// let env = muxfs::testing::env();
+    /// assert_eq!(env.random_id().len(), 32);
+    /// assert_ne!(env.random_id(), env.random_id());
+    /// ```
+    pub fn random_id(&self) -> String {
+        let mut random = [0; 16];
+        (self.fill)(&mut random);
+        format!("{:032x}", u128::from_le_bytes(random))
+    }
+}
+
 impl fmt::Debug for Env {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Env(..)")

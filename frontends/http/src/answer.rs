@@ -322,7 +322,7 @@ async fn find(shared: &Arc<Shared>, who: Who, request: &Parts, body: Incoming) -
         }
         response
     } else {
-        let boundary = || boundary(shared);
+        let boundary = || shared.options.env.random_id();
         let answered = match cid {
             Some((cas, cid, below)) => by_cid(cas, &target, request, (cid, below), &boundary).await,
             None if is_of_name => by_ipns_name(shared, &target, request, &boundary).await,
@@ -364,13 +364,6 @@ fn may_reach_public(who: &Who) -> bool {
     Name::new(PUBLIC_PREFIX.as_bytes()).is_ok_and(|prefix| who.may_reach(&[prefix]))
 }
 
-/// A line that divides parts of an answer, and stands in none of them.
-fn boundary(shared: &Shared) -> String {
-    let mut random = [0; 16];
-    (shared.options.env.fill)(&mut random);
-    format!("{:032x}", u128::from_le_bytes(random))
-}
-
 /// Answers a request for a site: content alone is there.
 async fn find_on(shared: &Shared, site: &Site, request: &Parts, who: Result<Who, Failure>) -> Response<Body> {
     let answered = async {
@@ -401,7 +394,7 @@ async fn by_site(shared: &Shared, site: &Site, request: &Parts) -> Result<Respon
     let wanted = Wanted::of(&target.query, &request.headers)?;
     let below = target.parts.clone();
     let target = &site.content(target)?;
-    let random = || boundary(shared);
+    let random = || shared.options.env.random_id();
     let gateway = |cas| Gateway {
         dag: dag_for(cas, request),
         target,

@@ -128,9 +128,7 @@ pub(crate) fn files(shared: &Shared, path: &str, rows: &str, parts: &str) -> Res
 
 /// A page of ours. What is put into it was escaped.
 fn page(shared: &Shared, template: &str, put: &[(&str, &str)]) -> Response<Body> {
-    let mut random = [0; 16];
-    (shared.options.env.fill)(&mut random);
-    let nonce = format!("{:032x}", u128::from_le_bytes(random));
+    let nonce = shared.options.env.random_id();
     // One after the other from the beginning: nothing that was put in is looked at again.
     let (mut text, mut rest) = (String::new(), template);
     for (mark, value) in [("<!--nonce-->", nonce.as_str())].iter().chain(put) {

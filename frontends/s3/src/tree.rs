@@ -167,9 +167,7 @@ impl Tree {
 
     /// A name that nobody else picks, of letters and digits.
     pub(crate) fn unique(&self) -> String {
-        let mut random = [0; 16];
-        (self.env.fill)(&mut random);
-        format!("{:032x}", u128::from_le_bytes(random))
+        self.env.random_id()
     }
 
     /// A directory of ours, made where it is not there.

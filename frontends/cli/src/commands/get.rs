@@ -20,7 +20,7 @@ use serde_json::json;
 
 use super::{put::host, read::pieces};
 use crate::{
-    instance::random_u128,
+    instance::env,
     namespace::{Kind, Namespace, Place, Stat},
     output::{Output, Progress, bytes, count},
 };
@@ -265,7 +265,7 @@ impl Drop for Part<'_> {
 
 /// Of this copy alone: others may copy to the same directory, be it from another machine. Short enough beside any name.
 fn part_name(dest: &Path) -> PathBuf {
-    dest.with_file_name(format!(".muxfs-get-{:032x}", random_u128()))
+    dest.with_file_name(format!(".muxfs-get-{}", env().random_id()))
 }
 
 /// Makes a directory that nobody else looks into before it has its permissions.

@@ -164,9 +164,7 @@ impl Tree {
 
     /// A name that nobody else picks.
     fn name_of(&self, beginning: &[&[u8]]) -> Name {
-        let mut random = [0; 16];
-        (self.env.fill)(&mut random);
-        let text = format!("{:032x}", u128::from_le_bytes(random));
+        let text = self.env.random_id();
         Name::new(&[&beginning.concat(), text.as_bytes()].concat())
             .expect("letters, digits, dots and a hyphen: 56 at most")
     }

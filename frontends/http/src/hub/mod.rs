@@ -288,12 +288,6 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + '
     done.unwrap_or_else(|error| Err(failed(std::io::Error::other(error))))
 }
 
-fn random(shared: &Shared) -> String {
-    let mut random = [0; 16];
-    (shared.options.env.fill)(&mut random);
-    format!("{:032x}", u128::from_le_bytes(random))
-}
-
 /// What is asked of the hub.
 #[derive(Debug, Clone)]
 pub(crate) struct Asked {
@@ -525,7 +519,7 @@ impl Asked {
         };
         match api::addressed(repository, tag, file)? {
             (spot, Form::Page) => self.show(move |pages| pages.flist(&spot)).await,
-            (spot, form) => self.hub.by_address(spot, form, request, &random(shared)).await,
+            (spot, form) => self.hub.by_address(spot, form, request, &shared.options.env.random_id()).await,
         }
     }
 
@@ -563,7 +557,7 @@ impl Change {
         if !is_delete && *method != Method::GET {
             return Err(Failure::new(StatusCode::METHOD_NOT_ALLOWED, "There is no such method here.", ""));
         }
-        let (mine, random) = (self.mine.clone(), random(&self.shared));
+        let (mine, random) = (self.mine.clone(), self.shared.options.env.random_id());
         let owned = |text: &str| text.to_owned();
         match below {
             [] if !is_delete => return Ok(done(Some(json!({ "username": mine })))),
@@ -625,7 +619,7 @@ impl Change {
     }
 
     async fn post(&self, below: &[&str], body: &mut BodyDataStream) -> Result<Response<Body>> {
-        let (hub, mine, random) = (&self.asked.hub, self.mine.as_str(), random(&self.shared));
+        let (hub, mine, random) = (&self.asked.hub, self.mine.as_str(), self.shared.options.env.random_id());
         let patience = self.shared.options.stall_timeout;
         let _own = Uploading::begin(hub, mine)?;
         let turn = hub.0.uploads.clone().try_acquire_owned().map_err(busy)?;
