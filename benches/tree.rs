@@ -14,9 +14,10 @@ use std::{
 use bytes::Bytes;
 use muxfs::{
     Name, Result,
-    block::{Segments, SegmentsOptions},
+    block::{Mem, Segments, SegmentsOptions},
     dag::{Dag, DagOptions},
-    heads::LogHeads,
+    heads::{LogHeads, MemHeads},
+    media::MemMedia,
     testing,
     tree::{Tree, TreeOptions},
     vfs::{Cookie, Ino, Listing, NewNode, SetAttr, Vfs},
@@ -69,6 +70,14 @@ async fn bench(dir: &Path, count: usize) -> Result<()> {
         synced(&tree, 1).await?;
         synced_host(&host, TASK_COUNT);
         synced(&tree, TASK_COUNT).await?;
+    }
+    for _ in 0..3 {
+        transactions(&in_memory().await?, "in memory", None, 1).await?;
+        transactions(&tree, "on disk", None, 1).await?;
+        synced_host(&host, 1);
+        transactions(&tree, "synced each", Some(1), 1).await?;
+        transactions(&tree, "of 10 files, synced each", Some(1), 10).await?;
+        transactions(&tree, &format!("synced each, {TASK_COUNT} at a time"), Some(TASK_COUNT), 1).await?;
     }
     many(&tree, count).await?;
     few(&tree).await?;
@@ -177,6 +186,69 @@ async fn synced(tree: &Tree, tasks: usize) -> Result<()> {
         remove(tree, tree.root(), &Name::new(format!("synced{n}").as_bytes())?).await?;
     }
     Ok(())
+}
+
+async fn in_memory() -> Result<Tree> {
+    let dag = Dag::new(Arc::new(Mem::default()), DagOptions::default());
+    let options = TreeOptions::new(Name::new(b"bench")?, testing::env());
+    Tree::open(dag, Arc::new(MemMedia::default()), Arc::new(MemHeads::default()), options).await
+}
+
+/// Transactions that each make `files` files of 100 bytes in a directory of their task; where `synced` tells by how many
+/// tasks, each is synced before the next.
+async fn transactions(tree: &Tree, what: &str, synced: Option<usize>, files: usize) -> Result<()> {
+    let (tasks, count) = (synced.unwrap_or(1), if synced.is_some() { SYNC_COUNT } else { 20 * SYNC_COUNT });
+    let top = tree.create(tree.root(), &Name::new(b"transactions")?, NewNode::Dir, SetAttr::default()).await?.node.ino;
+    let mut dirs = Vec::new();
+    for task in 0..tasks {
+        let name = Name::new(format!("{task}").as_bytes())?;
+        dirs.push(tree.create(top, &name, NewNode::Dir, SetAttr::default()).await?.node.ino);
+    }
+    let began = Instant::now();
+    let running: Vec<_> = (0..tasks)
+        .map(|task| {
+            let (tree, dir) = (tree.clone(), dirs[task]);
+            tokio::spawn(async move {
+                for n in (task..count).step_by(tasks) {
+                    tree.transaction(|t| async move {
+                        for file in 0..files {
+                            let name = Name::new(format!("{n} {file}").as_bytes())?;
+                            let made = t.create(dir, &name, NewNode::File, SetAttr::default()).await?;
+                            t.write(made.node.ino, 0, vec![7; 100].into(), false).await?;
+                            t.release(made.node.ino, 1);
+                        }
+                        Ok(())
+                    })
+                    .await?;
+                    if synced.is_some() {
+                        tree.sync(tree.root()).await?;
+                    }
+                }
+                Ok::<_, muxfs::Error>(())
+            })
+        })
+        .collect();
+    for task in running {
+        task.await.expect("it ends")?;
+    }
+    say(&format!("tree: transactions {what}"), count, began.elapsed());
+    for (task, dir) in dirs.into_iter().enumerate() {
+        for n in (task..count).step_by(tasks) {
+            for file in 0..files {
+                remove(tree, dir, &Name::new(format!("{n} {file}").as_bytes())?).await?;
+            }
+        }
+        remove_dir(tree, top, &format!("{task}")).await?;
+    }
+    remove_dir(tree, tree.root(), "transactions").await?;
+    tree.release(top, 1);
+    tree.commit("").await?;
+    Ok(())
+}
+
+async fn remove_dir(tree: &Tree, dir: Ino, name: &str) -> Result<()> {
+    let place = muxfs::vfs::Place { dir, name: &Name::new(name.as_bytes())?, expect: None };
+    tree.remove(place, muxfs::vfs::RemoveKind::Dir).await.map(drop)
 }
 
 /// Many small files: made, committed, looked up, listed.

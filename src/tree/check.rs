@@ -283,8 +283,8 @@ impl Check {
             let missing = {
                 let mut reading = Reading { held: &held, cache: &mut self.cache };
                 let [active, frozen, orphans] = &self.stand.layers;
-                let layers = [active.as_deref(), frozen.as_deref(), orphans.as_deref()];
-                match look(&mut Sight { layers, base: &self.stand.base.attrs, nodes: &mut reading }) {
+                let layers = [None, active.as_deref(), frozen.as_deref(), orphans.as_deref()];
+                match look(&mut Sight { layers, base: &self.stand.base.attrs, nodes: &mut reading, seen: None }) {
                     Ok(value) => return Ok(value),
                     Err(Halt::Error(error)) => return Err(error),
                     Err(Halt::NoNumber | Halt::Undecided) => return Err(Error::new(ErrorKind::Internal, "tree.check")),

@@ -86,7 +86,7 @@ impl Shared {
 
     /// The attribute of the root that says what all of the tree lies over.
     async fn lies_over(&self) -> Result<Xattrs> {
-        let all = self.attempt(Standing::default(), |attempt| attempt.sight(|sight| sight.xattrs(ROOT))).await?;
+        let all = self.attempt(&Standing::default(), |attempt| attempt.sight(|sight| sight.xattrs(ROOT))).await?;
         Ok(all.into_iter().filter(|(name, _)| name.as_bytes() == BASE_XATTR.as_bytes()).collect())
     }
 

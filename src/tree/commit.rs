@@ -34,13 +34,13 @@ use crate::{
 
 /// What whoever commits knows.
 pub(super) struct Committer {
-    heads: Arc<dyn Heads>,
+    pub(super) heads: Arc<dyn Heads>,
     /// The version of the head that names the base.
-    version: Version,
+    pub(super) version: Version,
     /// Of the frozen layer, while there is one.
     pub(super) pending: Option<Pending>,
     /// The kept commits before the head, newest first, with their times; `None` before they were read.
-    history: Option<Vec<(Cid, SystemTime)>>,
+    pub(super) history: Option<Vec<(Cid, SystemTime)>>,
     /// The state that a checkout may have made the head's: nothing changes before that is known.
     undecided: Option<Next>,
     /// Whether the last commit found no room.
@@ -48,13 +48,13 @@ pub(super) struct Committer {
 }
 
 /// A state whose commit is to become the base.
-struct Next {
-    base: Base,
-    history: Vec<(Cid, SystemTime)>,
+pub(super) struct Next {
+    pub(super) base: Base,
+    pub(super) history: Vec<(Cid, SystemTime)>,
     /// Where the journal begins that it does not hold.
-    through: LogPos,
+    pub(super) through: LogPos,
     /// The leased nodes without a name; `None` where it is another state than what stood, with other nodes.
-    orphans: Option<Vec<(Ino, Node)>>,
+    pub(super) orphans: Option<Vec<(Ino, Node)>>,
 }
 
 /// What became of a swap of the head.
@@ -437,7 +437,7 @@ impl Shared {
     }
 
     /// Makes the commit that the head names the base.
-    async fn begin(&self, committer: &mut Committer, next: Next) -> Result<()> {
+    pub(super) async fn begin(&self, committer: &mut Committer, next: Next) -> Result<()> {
         let Next { base, history, through, orphans } = next;
         committer.pending = None;
         committer.history = Some(history);
@@ -489,7 +489,7 @@ impl Shared {
     }
 
     /// The commit that a head of this tree names.
-    fn commit_of(&self, head: &[u8]) -> Result<Cid> {
+    pub(super) fn commit_of(&self, head: &[u8]) -> Result<Cid> {
         let head = Head::decode(head).map_err(|_| lost())?;
         if head.id == self.id { Ok(head.commit) } else { Err(lost()) }
     }

@@ -9,7 +9,7 @@ use std::{collections::HashSet, ops::Range, sync::Arc};
 use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt, TryStreamExt, stream};
 
-use super::{Shared, extent::Piece, ops::Part, standing::Standing};
+use super::{Shared, extent::Piece, ops::Part, standing::Standing, transaction::UNPLACED};
 use crate::{
     Cid, Codec, Error, ErrorKind, Result,
     dag::DagLease,
@@ -29,14 +29,14 @@ const COPY_LEN_MAX: u64 = 4 << 20;
 const COPY_PART_COUNT_MAX: usize = 256;
 
 impl Shared {
-    pub(super) async fn read(&self, standing: Standing, ino: Ino, offset: u64, len: u32) -> Result<Bytes> {
+    pub(super) async fn read(&self, standing: &Standing, ino: Ino, offset: u64, len: u32) -> Result<Bytes> {
         let len = len.min(READ_LEN_MAX);
         let (mut attempt_count, mut same_count) = (0, 0);
         let mut before = None;
         loop {
             let pieces = self.attempt(standing, |attempt| attempt.read(ino, offset, len.into())).await?;
             same_count = if before.as_ref() == Some(&pieces) { same_count + 1 } else { 0 };
-            match self.read_pieces(&pieces).await {
+            match self.read_pieces(standing, &pieces).await {
                 // A commit that ended meanwhile removed what the journal had, or somebody wrote other bytes and the
                 // collector removed these. What is missing where it is said to be again and again is lost.
                 Err(error)
@@ -55,11 +55,11 @@ impl Shared {
         }
     }
 
-    async fn read_pieces(&self, pieces: &[(Range<u64>, Piece)]) -> Result<Bytes> {
+    async fn read_pieces(&self, standing: &Standing, pieces: &[(Range<u64>, Piece)]) -> Result<Bytes> {
         if let [(range, piece)] = pieces {
-            return self.read_piece(range, *piece).await;
+            return self.read_piece(standing, range, *piece).await;
         }
-        let read = |(range, piece): (Range<u64>, Piece)| async move { self.read_piece(&range, piece).await };
+        let read = |(range, piece): (Range<u64>, Piece)| async move { self.read_piece(standing, &range, piece).await };
         let mut parts = stream::iter(pieces.to_vec()).map(read).buffered(PIECE_COUNT);
         let mut bytes = BytesMut::new();
         while let Some(part) = parts.try_next().await? {
@@ -69,7 +69,7 @@ impl Shared {
     }
 
     /// The bytes of a piece, all of them.
-    pub(super) async fn read_piece(&self, range: &Range<u64>, piece: Piece) -> Result<Bytes> {
+    pub(super) async fn read_piece(&self, standing: &Standing, range: &Range<u64>, piece: Piece) -> Result<Bytes> {
         let too_long = || Error::new(ErrorKind::Internal, "tree.read").because("a piece longer than a read");
         let len = u32::try_from(range.end - range.start).map_err(|_| too_long())?;
         let bytes = match piece {
@@ -78,6 +78,7 @@ impl Shared {
                 Some(pos) => self.read_journal(pos, place(from), len as usize).await?,
                 None => self.dag.read_at(&cid, from, len).await?,
             },
+            Piece::Journal(UNPLACED, at) => standing.read(at, len as usize)?,
             Piece::Journal(pos, at) => self.read_journal(pos, at as usize, len as usize).await?,
         };
         if bytes.len() != len as usize {
@@ -107,7 +108,7 @@ impl Shared {
 
     pub(super) async fn write(
         self: &Arc<Self>,
-        standing: Standing,
+        standing: &Standing,
         ino: Ino,
         (offset, data): (u64, Bytes),
         clear_suid: bool,
@@ -122,7 +123,7 @@ impl Shared {
     }
 
     /// Writes what is as if it had always been there.
-    pub(super) async fn bring(self: &Arc<Self>, standing: Standing, ino: Ino, offset: u64, data: Bytes) -> Result<()> {
+    pub(super) async fn bring(self: &Arc<Self>, standing: &Standing, ino: Ino, offset: u64, data: Bytes) -> Result<()> {
         self.refuse_when_short()?;
         self.make_room().await?;
         let _session = self.dag.begin_write();
@@ -132,7 +133,7 @@ impl Shared {
     }
 
     /// What is written where, and what it is made of: whole chunks are put.
-    async fn parts(&self, standing: Standing, ino: Ino, offset: u64, data: Bytes) -> Result<(Range<u64>, Vec<Part>)> {
+    async fn parts(&self, standing: &Standing, ino: Ino, offset: u64, data: Bytes) -> Result<(Range<u64>, Vec<Part>)> {
         let len = data.len() as u64;
         let parts = if let Some(whole) = self.whole_chunks(offset, len) {
             self.attempt(standing, |attempt| attempt.can_write(ino, offset, len)).await?;
@@ -140,6 +141,7 @@ impl Shared {
         } else {
             vec![Part::Bytes(offset, data)]
         };
+        let parts = self.spill(standing, ino, parts).await?;
         Ok((offset..offset.saturating_add(len), parts))
     }
 
@@ -170,16 +172,7 @@ impl Shared {
         let step = u64::from(self.dag.params().chunk_len);
         let mut at = whole.start;
         while at < whole.end {
-            let chunk = cut(at..at + step);
-            parts.push(match self.dag.put_block(Codec::Raw, chunk.clone()).await {
-                Ok(cid) => {
-                    self.lock().put_past(cid);
-                    Part::Slice(at..at + step, cid, 0)
-                }
-                // A store whose nodes are away takes it with a later commit; until then it is durable here.
-                Err(error) if error.kind() == ErrorKind::Unavailable => Part::Bytes(at, chunk),
-                Err(error) => return Err(error),
-            });
+            parts.push(self.put_piece(at, cut(at..at + step)).await?);
             at += step;
         }
         if whole.end < end {
@@ -188,9 +181,46 @@ impl Shared {
         Ok(parts)
     }
 
+    /// What of `parts` is more than the record of a transaction takes is put as blocks.
+    async fn spill(&self, standing: &Standing, ino: Ino, parts: Vec<Part>) -> Result<Vec<Part>> {
+        let Some(mut room) = standing.data_room() else { return Ok(parts) };
+        let mut kept = Vec::with_capacity(parts.len());
+        for part in parts {
+            let Part::Bytes(offset, bytes) = part else {
+                kept.push(part);
+                continue;
+            };
+            if bytes.len() <= room {
+                room -= bytes.len();
+                kept.push(Part::Bytes(offset, bytes));
+                continue;
+            }
+            self.attempt(standing, |attempt| attempt.can_write(ino, offset, bytes.len() as u64)).await?;
+            let step = self.dag.params().chunk_len as usize;
+            for at in (0..bytes.len()).step_by(step) {
+                let piece = bytes.slice(at..bytes.len().min(at + step));
+                kept.push(self.put_piece(offset + at as u64, piece).await?);
+            }
+        }
+        Ok(kept)
+    }
+
+    /// Puts bytes of a file as a block past the journal, where the store takes it.
+    async fn put_piece(&self, at: u64, bytes: Bytes) -> Result<Part> {
+        match self.dag.put_block(Codec::Raw, bytes.clone()).await {
+            Ok(cid) => {
+                self.lock().put_past(cid);
+                Ok(Part::Slice(at..at + bytes.len() as u64, cid, 0))
+            }
+            // A store whose nodes are away takes it with a later commit; until then it is durable here.
+            Err(error) if error.kind() == ErrorKind::Unavailable => Ok(Part::Bytes(at, bytes)),
+            Err(error) => Err(error),
+        }
+    }
+
     pub(super) async fn copy_range(
         self: &Arc<Self>,
-        standing: Standing,
+        standing: &Standing,
         from: (Ino, u64),
         to: (Ino, u64),
         len: u64,
@@ -215,7 +245,7 @@ impl Shared {
 
     /// Copies what is left, from where the bytes are now; `None` if a commit moved them before all was copied: what was
     /// planned may name blocks that nothing keeps any more.
-    async fn copy_as_planned(self: &Arc<Self>, copy: &mut Copy) -> Result<Option<Changed>> {
+    async fn copy_as_planned(self: &Arc<Self>, copy: &mut Copy<'_>) -> Result<Option<Changed>> {
         let (from, to) = ((copy.from.0, copy.from.1 + copy.done), (copy.to.0, copy.to.1 + copy.done));
         let left = copy.len - copy.done;
         let plan = self.attempt(copy.standing, |attempt| {
@@ -224,7 +254,8 @@ impl Shared {
             let leases = self.leases(pieces.iter().map(|(_, piece)| *piece));
             Ok((attempt.state.generation, len, pieces, leases))
         });
-        let (generation, len, pieces, _leases) = plan.await?;
+        let (generation, len, pieces, leases) = plan.await?;
+        let _leases = copy.standing.hold(leases);
         let mut pieces = split(pieces).peekable();
         loop {
             let mut parts = Vec::new();
@@ -240,7 +271,7 @@ impl Shared {
                     Piece::Slice(cid, at) => Part::Slice(target, cid, at),
                     Piece::Journal(..) => {
                         journal_len += range.end - range.start;
-                        match self.read_piece(&range, piece).await {
+                        match self.read_piece(copy.standing, &range, piece).await {
                             Err(_) if self.lock().generation != generation => return Ok(None),
                             bytes => Part::Bytes(target.start, bytes?),
                         }
@@ -248,6 +279,7 @@ impl Shared {
                 });
             }
             let range = begin..end;
+            let parts = self.spill(copy.standing, copy.to.0, parts).await?;
             let step = self.change(copy.standing, |attempt| {
                 if attempt.state.generation != generation {
                     return Ok(None);
@@ -268,8 +300,8 @@ impl Shared {
 }
 
 /// A copy of a range under way.
-struct Copy {
-    standing: Standing,
+struct Copy<'a> {
+    standing: &'a Standing,
     from: (Ino, u64),
     to: (Ino, u64),
     len: u64,

@@ -45,8 +45,11 @@ impl State {
 
 impl Shared {
     pub(super) async fn sync(&self) -> Result<()> {
+        self.refuse_what_is_lost()?;
         self.flush_chunks().await?;
-        self.log.sync().await
+        self.log.sync().await?;
+        // It may have been said meanwhile.
+        self.refuse_what_is_lost()
     }
 
     /// Makes every block durable that a record names, and says so in the journal: a record that names one which is not

@@ -64,7 +64,7 @@ impl Tree {
     pub(crate) async fn graft(&self, dir: Ino, grafts: &[Graft]) -> Result<()> {
         let mut rest = grafts;
         while !rest.is_empty() {
-            let done = self.shared.grow(self.standing, |attempt| attempt.graft(dir, rest)).await?;
+            let done = self.shared.grow(&self.standing, |attempt| attempt.graft(dir, rest)).await?;
             rest = rest.get(done..).unwrap_or_default();
         }
         Ok(())
@@ -75,7 +75,7 @@ impl Tree {
     /// # Errors
     /// Those of a write.
     pub(crate) async fn bring(&self, ino: Ino, offset: u64, data: Bytes) -> Result<()> {
-        self.shared.bring(self.standing, ino, offset, data).await
+        self.shared.bring(&self.standing, ino, offset, data).await
     }
 
     /// Takes the attribute `mark` of a node away, which is no change of it, and sets `set`, at one stroke.
@@ -83,7 +83,7 @@ impl Tree {
     /// # Errors
     /// Those of [`Vfs::setattr`](crate::vfs::Vfs::setattr).
     pub(crate) async fn take_over(&self, ino: Ino, mark: &XattrName, set: &SetAttr) -> Result<Changed> {
-        self.shared.change(self.standing, |attempt| attempt.take_over(ino, mark, set)).await
+        self.shared.change(&self.standing, |attempt| attempt.take_over(ino, mark, set)).await
     }
 }
 

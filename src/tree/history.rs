@@ -13,6 +13,7 @@
 mod diff;
 mod held;
 mod kept;
+mod versions;
 mod when;
 
 use std::{
@@ -26,7 +27,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 
-pub use self::diff::PathChange;
+pub use self::{diff::PathChange, versions::Version};
 use self::{
     held::{Held, Named, Place, list_of},
     kept::{Kept, Then},

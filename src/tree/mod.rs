@@ -5,7 +5,7 @@
 //! `inode` and `extent`, the shared words; `record`, what the journal says; `layer`, what changed since a commit;
 //! `attrs`, the committed POSIX metadata beside the content; `commit_node`, the block that ties both; `sight`, all of
 //! these seen as one; `state`, `ops` and `content`, the calls; `durable`, what a sync does; `commit` and `write_out`, how
-//! changes become content; `graft`, what comes from elsewhere and was always there; `standing`, which state a call is for; `open` and `checkout`, where a tree begins; `check`, whether it all fits together.
+//! changes become content; `graft`, what comes from elsewhere and was always there; `standing`, which state a call is for; `transaction`, changes that are one; `open` and `checkout`, where a tree begins; `check`, whether it all fits together.
 //!
 //! A write is in the journal and in memory when it returns, and durable after `sync`. Replaying the journal applies the
 //! same records as the calls did. Spec: spec/tree.md, spec/journal.md.
@@ -18,12 +18,14 @@ mod commit_node;
 mod content;
 mod durable;
 mod extent;
+mod follow;
 mod graft;
 mod history;
 mod inode;
 mod layer;
 mod open;
 mod ops;
+mod passed_over;
 mod recent;
 mod record;
 mod sight;
@@ -31,6 +33,7 @@ mod standing;
 mod state;
 #[cfg(test)]
 mod tests;
+mod transaction;
 mod write_out;
 
 use std::{
@@ -59,8 +62,10 @@ use self::{
 pub use self::{
     check::{CheckReport, Checked},
     commit_node::Commit,
-    history::{History, KeptCommit, PathChange},
+    history::{History, KeptCommit, PathChange, Version},
+    passed_over::uncommitted_count,
     state::Quota,
+    transaction::Transaction,
 };
 use crate::{
     Cid, Env, Error, ErrorKind, Name, Result,
@@ -145,7 +150,8 @@ pub struct TreeOptions {
     /// it writers wait for a commit.
     pub memory_len_max: usize,
     /// Hands every change but written bytes to the system before its call returns: it outlives a process that is killed,
-    /// though not yet the power. For frontends that do not sync names.
+    /// though not yet the power. For frontends that do not sync names. It does not hold for what comes behind whole chunks
+    /// that no sync covers yet and that the block store still has in its memory: replay ends there.
     pub write_through: bool,
     /// The owner and the group of the root of a tree that is made.
     pub owner: (u32, u32),
@@ -236,10 +242,10 @@ impl Shared {
     }
 
     /// Runs `call` until it needs nothing that is not in memory.
-    async fn attempt<T>(&self, standing: Standing, mut call: impl FnMut(&mut Attempt<'_>) -> Try<T>) -> Result<T> {
+    async fn attempt<T>(&self, standing: &Standing, mut call: impl FnMut(&mut Attempt<'_>) -> Try<T>) -> Result<T> {
         let mut held: HashMap<NodeId, Arc<AttrNode>> = HashMap::new();
         loop {
-            let (tried, generation) = self.try_once(&held, |attempt| {
+            let (tried, generation) = self.try_once(standing, &held, |attempt| {
                 attempt.stands(standing)?;
                 call(attempt)
             });
@@ -266,6 +272,10 @@ impl Shared {
                 }
                 // The base it belonged to may be no base any more, and its blocks gone.
                 Err(_) if self.lock().generation != generation => {}
+                // That a block is not there says nothing of the name that was asked for.
+                Err(error) if error.kind() == ErrorKind::NotFound => {
+                    return Err(Error::new(ErrorKind::Corrupt, "tree.load").because(error));
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -274,6 +284,7 @@ impl Shared {
     /// Runs `call` once, with what is in memory and what is `held`; tells also which base it saw.
     fn try_once<T>(
         &self,
+        standing: &Standing,
         held: &HashMap<NodeId, Arc<AttrNode>>,
         call: impl FnOnce(&mut Attempt<'_>) -> Try<T>,
     ) -> (Try<T>, u64) {
@@ -281,14 +292,16 @@ impl Shared {
         let generation = state.generation;
         let now = attrs::time_in_range((self.options.env.now)());
         let (log, quota) = (&self.log, self.options.quota);
-        (call(&mut Attempt { state: &mut state, held, log, quota, now }), generation)
+        let mut group = standing.group();
+        let group = group.as_deref_mut();
+        (call(&mut Attempt { state: &mut state, held, log, quota, now, group }), generation)
     }
 
     /// Reserves numbers for new nodes, durably, unless somebody did meanwhile: a number that a crash undoes, and that is
     /// given again, would be that of another node in somebody's handle.
     async fn reserve(&self) -> Result<()> {
         let _alone = self.reserving.lock().await;
-        let (tried, _) = self.try_once(&HashMap::new(), |attempt| {
+        let (tried, _) = self.try_once(&Standing::default(), &HashMap::new(), |attempt| {
             if attempt.next_ino().is_ok() { Ok(None) } else { attempt.reserve().map(Some) }
         });
         let end = match tried {
@@ -312,13 +325,13 @@ impl Shared {
     /// Runs a call that changes something, when there is room for it.
     async fn change<T>(
         self: &Arc<Self>,
-        standing: Standing,
+        standing: &Standing,
         call: impl FnMut(&mut Attempt<'_>) -> Try<T>,
     ) -> Result<T> {
         self.make_room().await?;
         let _no_checkout = self.gate.read().await;
         let done = self.attempt(standing, call).await?;
-        if self.options.write_through {
+        if self.options.write_through && !standing.is_grouped() {
             self.log.write().await?;
         }
         Ok(done)
@@ -327,14 +340,14 @@ impl Shared {
     /// `grow`, of what gives a node away, leased. Whoever stops waiting or is told of an error has no lease to give back.
     async fn give(
         self: &Arc<Self>,
-        standing: Standing,
+        standing: &Standing,
         call: impl FnMut(&mut Attempt<'_>) -> Try<DirChanged>,
     ) -> Result<DirChanged> {
         self.refuse_when_short()?;
         self.make_room().await?;
         let _no_checkout = self.gate.read().await;
         let given = self.attempt(standing, call).await?;
-        if self.options.write_through {
+        if self.options.write_through && !standing.is_grouped() {
             let (tree, ino) = (Arc::new(Tree::new(Arc::clone(self))), given.node.ino);
             let _lease = Lease::adopt(tree.clone(), ino);
             self.log.write().await?;
@@ -345,7 +358,7 @@ impl Shared {
     }
 
     /// `change`, of what makes the tree grow.
-    async fn grow<T>(self: &Arc<Self>, standing: Standing, call: impl FnMut(&mut Attempt<'_>) -> Try<T>) -> Result<T> {
+    async fn grow<T>(self: &Arc<Self>, standing: &Standing, call: impl FnMut(&mut Attempt<'_>) -> Try<T>) -> Result<T> {
         self.refuse_when_short()?;
         self.change(standing, call).await
     }
@@ -434,32 +447,32 @@ impl Vfs for Tree {
     }
 
     async fn lookup(&self, dir: Ino, name: &Name) -> Result<Attr> {
-        self.shared.attempt(self.standing, |attempt| attempt.lookup(dir, name)).await
+        self.shared.attempt(&self.standing, |attempt| attempt.lookup(dir, name)).await
     }
 
     async fn parent(&self, dir: Ino) -> Result<Attr> {
-        self.shared.attempt(self.standing, |attempt| attempt.parent(dir)).await
+        self.shared.attempt(&self.standing, |attempt| attempt.parent(dir)).await
     }
 
     async fn getattr(&self, ino: Ino) -> Result<Attr> {
-        self.shared.attempt(self.standing, |attempt| attempt.getattr(ino)).await
+        self.shared.attempt(&self.standing, |attempt| attempt.getattr(ino)).await
     }
 
     async fn readdir(&self, dir: Ino, after: Cookie, count: usize, listing: Listing) -> Result<DirPage> {
-        self.shared.attempt(self.standing, |attempt| attempt.readdir(dir, after, count, listing)).await
+        self.shared.attempt(&self.standing, |attempt| attempt.readdir(dir, after, count, listing)).await
     }
 
     async fn read(&self, ino: Ino, offset: u64, len: u32) -> Result<Bytes> {
-        self.shared.read(self.standing, ino, offset, len).await
+        self.shared.read(&self.standing, ino, offset, len).await
     }
 
     async fn readlink(&self, ino: Ino) -> Result<Bytes> {
-        self.shared.attempt(self.standing, |attempt| attempt.readlink(ino)).await
+        self.shared.attempt(&self.standing, |attempt| attempt.readlink(ino)).await
     }
 
     async fn statfs(&self, ino: Ino) -> Result<FsStat> {
         let room = (self.shared.options.room)();
-        self.shared.attempt(self.standing, |attempt| attempt.statfs(ino, room)).await
+        self.shared.attempt(&self.standing, |attempt| attempt.statfs(ino, room)).await
     }
 
     /// `t`, 16 bytes that name the tree, and the inode number: valid for as long as the node is there.
@@ -478,7 +491,7 @@ impl Vfs for Tree {
         if *id != self.shared.id {
             return Err(Error::new(ErrorKind::Stale, op).because("the file system it was of is gone"));
         }
-        self.shared.attempt(self.standing, |attempt| attempt.resolve(ino)).await
+        self.shared.attempt(&self.standing, |attempt| attempt.resolve(ino)).await
     }
 
     fn retain(&self, ino: Ino) {
@@ -498,65 +511,68 @@ impl Vfs for Tree {
     }
 
     async fn setattr(&self, ino: Ino, set: SetAttr) -> Result<Changed> {
-        self.shared.change(self.standing, |attempt| attempt.setattr(ino, &set)).await
+        self.shared.change(&self.standing, |attempt| attempt.setattr(ino, &set)).await
     }
 
     async fn write(&self, ino: Ino, offset: u64, data: Bytes, clear_suid: bool) -> Result<Changed> {
-        self.shared.write(self.standing, ino, (offset, data), clear_suid).await
+        self.shared.write(&self.standing, ino, (offset, data), clear_suid).await
     }
 
     async fn create(&self, dir: Ino, name: &Name, node: NewNode, set: SetAttr) -> Result<DirChanged> {
-        self.shared.give(self.standing, |attempt| attempt.create(dir, name, &node, &set)).await
+        self.shared.give(&self.standing, |attempt| attempt.create(dir, name, &node, &set)).await
     }
 
     async fn remove(&self, place: Place<'_>, kind: RemoveKind) -> Result<DirChanged> {
-        self.shared.change(self.standing, |attempt| attempt.remove(&place, kind)).await
+        self.shared.change(&self.standing, |attempt| attempt.remove(&place, kind)).await
     }
 
     async fn rename(&self, from: Place<'_>, to: Place<'_>, mode: RenameMode) -> Result<Renamed> {
-        self.shared.change(self.standing, |attempt| attempt.rename(&from, &to, mode)).await
+        self.shared.change(&self.standing, |attempt| attempt.rename(&from, &to, mode)).await
     }
 
     async fn link(&self, ino: Ino, dir: Ino, name: &Name) -> Result<DirChanged> {
-        self.shared.give(self.standing, |attempt| attempt.link(ino, dir, name)).await
+        self.shared.give(&self.standing, |attempt| attempt.link(ino, dir, name)).await
     }
 
     async fn allocate(&self, ino: Ino, range: Range<u64>, keep_size: bool) -> Result<Changed> {
-        self.shared.grow(self.standing, |attempt| attempt.allocate(ino, &range, keep_size)).await
+        self.shared.grow(&self.standing, |attempt| attempt.allocate(ino, &range, keep_size)).await
     }
 
     async fn punch_hole(&self, ino: Ino, range: Range<u64>) -> Result<Changed> {
-        self.shared.change(self.standing, |attempt| attempt.punch_hole(ino, &range)).await
+        self.shared.change(&self.standing, |attempt| attempt.punch_hole(ino, &range)).await
     }
 
     async fn copy_range(&self, from: (Ino, u64), to: (Ino, u64), len: u64) -> Result<(u64, Changed)> {
-        self.shared.copy_range(self.standing, from, to, len).await
+        self.shared.copy_range(&self.standing, from, to, len).await
     }
 
     async fn seek(&self, ino: Ino, offset: u64, what: Seek) -> Result<Option<u64>> {
-        self.shared.attempt(self.standing, |attempt| attempt.seek(ino, offset, what)).await
+        self.shared.attempt(&self.standing, |attempt| attempt.seek(ino, offset, what)).await
     }
 
     async fn getxattr(&self, ino: Ino, name: &XattrName) -> Result<Bytes> {
-        self.shared.attempt(self.standing, |attempt| attempt.getxattr(ino, name)).await
+        self.shared.attempt(&self.standing, |attempt| attempt.getxattr(ino, name)).await
     }
 
     async fn listxattr(&self, ino: Ino) -> Result<Vec<XattrName>> {
-        self.shared.attempt(self.standing, |attempt| attempt.listxattr(ino)).await
+        self.shared.attempt(&self.standing, |attempt| attempt.listxattr(ino)).await
     }
 
     async fn setxattr(&self, ino: Ino, name: &XattrName, value: Bytes, mode: XattrMode) -> Result<Changed> {
-        self.shared.grow(self.standing, |attempt| attempt.setxattr(ino, name, &value, mode)).await
+        self.shared.grow(&self.standing, |attempt| attempt.setxattr(ino, name, &value, mode)).await
     }
 
     async fn removexattr(&self, ino: Ino, name: &XattrName) -> Result<Changed> {
-        self.shared.change(self.standing, |attempt| attempt.removexattr(ino, name)).await
+        self.shared.change(&self.standing, |attempt| attempt.removexattr(ino, name)).await
     }
 
     /// Flushes the chunks that were put, then the journal: all callers that wait share the work.
     async fn sync(&self, ino: Ino) -> Result<()> {
         if ino != ROOT {
-            self.shared.attempt(self.standing, |attempt| attempt.meta(ino, "tree.sync")).await?;
+            self.shared.attempt(&self.standing, |attempt| attempt.meta(ino, "tree.sync")).await?;
+        }
+        if self.standing.is_grouped() {
+            return Ok(());
         }
         self.shared.sync().await
     }

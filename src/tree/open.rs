@@ -32,7 +32,7 @@ use crate::{
 };
 
 /// What journals hold.
-const KIND: &str = "journal";
+pub(super) const KIND: &str = "journal";
 /// The version of a head.
 const HEAD_VERSION: i128 = 1;
 

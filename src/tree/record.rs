@@ -68,6 +68,12 @@ pub(crate) struct Usage {
     pub(crate) bytes: i64,
 }
 
+impl Usage {
+    pub(crate) fn plus(self, other: Self) -> Self {
+        Self { inodes: self.inodes.saturating_add(other.inodes), bytes: self.bytes.saturating_add(other.bytes) }
+    }
+}
+
 /// A record of the journal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Record {
@@ -184,7 +190,7 @@ fn changes(mut rest: &[u8], data_len: usize) -> Result<(Vec<Effect>, Usage)> {
 }
 
 impl Effect {
-    fn encode(&self, to: &mut Vec<u8>) {
+    pub(super) fn encode(&self, to: &mut Vec<u8>) {
         match self {
             Self::Inode(ino, meta) => {
                 to.push(1);

@@ -18,6 +18,7 @@ use super::{
     extent::Piece,
     inode::{Meta, NameEntry},
     layer::{Layer, Names},
+    transaction::Seen,
 };
 use crate::{
     Error, ErrorKind, Name,
@@ -61,16 +62,25 @@ pub(super) fn refuse<T>(kind: ErrorKind, op: &'static str) -> Try<T> {
     Err(Error::new(kind, op).into())
 }
 
-/// The layers of a tree, the newest first, and the base below them.
+/// Where a transaction has changes of its own, they are one layer, above all others.
+const OWN_COUNT: usize = 1;
+
+/// The layers of a tree, the newest first, and the base below them. The first is what a transaction changed.
 pub(super) struct Sight<'a> {
-    pub(super) layers: [Option<&'a Layer>; 3],
+    pub(super) layers: [Option<&'a Layer>; 4],
     pub(super) base: &'a Attrs,
     pub(super) nodes: &'a mut dyn Nodes,
+    /// What a transaction goes by, which is what is below its own changes.
+    pub(super) seen: Option<&'a mut Seen>,
 }
 
 impl<'a> Sight<'a> {
     fn layers(&self) -> impl Iterator<Item = &'a Layer> + use<'a> {
-        self.layers.into_iter().flatten()
+        self.layers_from(0)
+    }
+
+    fn layers_from(&self, skipped: usize) -> impl Iterator<Item = &'a Layer> + use<'a> {
+        self.layers.into_iter().skip(skipped).flatten()
     }
 
     /// The inode as the base has it; `None` for one that came later.
@@ -80,12 +90,27 @@ impl<'a> Sight<'a> {
 
     /// The metadata of an inode; `None` if there never was one, or it is gone and forgotten.
     pub(super) fn meta(&mut self, ino: Ino) -> Try<Option<Meta>> {
-        for layer in self.layers() {
+        self.note(ino)?;
+        self.meta_from(0, ino)
+    }
+
+    /// The same, without so many of the newest layers.
+    fn meta_from(&mut self, skipped: usize, ino: Ino) -> Try<Option<Meta>> {
+        for layer in self.layers_from(skipped) {
             if let Some(node) = layer.nodes.get(&ino) {
                 return Ok(Some(node.meta));
             }
         }
         Ok(self.base(ino)?.map(|inode| inode.meta))
+    }
+
+    /// Notes that a transaction goes by an inode: whatever changes of it changes its metadata.
+    fn note(&mut self, ino: Ino) -> Try<()> {
+        if self.seen.is_none() {
+            return Ok(());
+        }
+        let below = self.meta_from(OWN_COUNT, ino)?;
+        Ok(self.seen.as_deref_mut().map_or(Ok(()), |seen| seen.node(ino, below))?)
     }
 
     /// Whether nothing of the inode is newer than the base.
@@ -106,11 +131,19 @@ impl<'a> Sight<'a> {
         self.layers().filter_map(move |layer| layer.names.get(&dir))
     }
 
-    /// The entry of that name.
+    /// The entry of that name. A transaction goes by that, and not by the rest of the directory.
     pub(super) fn entry(&mut self, dir: Ino, name: &Name) -> Try<Option<NameEntry>> {
+        if self.seen.is_some() {
+            let below = self.entry_from(OWN_COUNT, dir, name)?.map(|entry| (entry.rank, entry.ino));
+            self.seen.as_deref_mut().map_or(Ok(()), |seen| seen.name(dir, name, below))?;
+        }
+        self.entry_from(0, dir, name)
+    }
+
+    fn entry_from(&mut self, skipped: usize, dir: Ino, name: &Name) -> Try<Option<NameEntry>> {
         let mut known = BTreeSet::new();
         let first = Rank::of(name.as_bytes());
-        for names in self.names(dir) {
+        for names in self.layers_from(skipped).filter_map(|layer| layer.names.get(&dir)) {
             for (rank, entry) in names.range(first..=first.last()) {
                 if !known.insert(*rank) {
                     continue;
@@ -129,6 +162,7 @@ impl<'a> Sight<'a> {
 
     /// The lowest place that is free for a new name.
     pub(super) fn free_rank(&mut self, dir: Ino, name: &Name) -> Try<Rank> {
+        self.note(dir)?;
         let first = Rank::of(name.as_bytes());
         let mut taken: BTreeMap<Rank, Option<Name>> = BTreeMap::new();
         for names in self.names(dir) {
@@ -159,6 +193,7 @@ impl<'a> Sight<'a> {
 
     /// At most `count` entries from `from` on, in order; fewer only at the end.
     pub(super) fn entries(&mut self, dir: Ino, from: Rank, count: usize) -> Try<Vec<NameEntry>> {
+        self.note(dir)?;
         let inode = self.base(dir)?;
         let mut news: Vec<Peekable<_>> = self.names(dir).map(|names| names.range(from..).peekable()).collect();
         let mut found = Vec::new();
@@ -183,6 +218,7 @@ impl<'a> Sight<'a> {
 
     /// The directories that an inode has a name in, with the names.
     pub(super) fn parents(&mut self, ino: Ino) -> Try<BTreeSet<(Ino, Name)>> {
+        self.note(ino)?;
         let mut news: BTreeMap<&(Ino, Name), bool> = BTreeMap::new();
         for layer in self.layers() {
             for (parent, there) in layer.nodes.get(&ino).into_iter().flat_map(|node| &node.parents) {
@@ -200,6 +236,7 @@ impl<'a> Sight<'a> {
 
     /// The extended attributes of an inode.
     pub(super) fn xattrs(&mut self, ino: Ino) -> Try<BTreeMap<XattrName, Bytes>> {
+        self.note(ino)?;
         let mut news: BTreeMap<&XattrName, &Option<Bytes>> = BTreeMap::new();
         for layer in self.layers() {
             for (name, value) in layer.nodes.get(&ino).into_iter().flat_map(|node| &node.xattrs) {
@@ -221,6 +258,7 @@ impl<'a> Sight<'a> {
 
     /// Where the bytes of `range` of a file are, ascending and without a gap.
     pub(super) fn pieces(&mut self, ino: Ino, range: Range<u64>) -> Try<Vec<(Range<u64>, Piece)>> {
+        self.note(ino)?;
         let mut open = if range.is_empty() { Vec::new() } else { vec![range] };
         let mut pieces = Vec::new();
         for layer in self.layers() {

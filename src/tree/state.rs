@@ -21,6 +21,7 @@ use super::{
     ops::new_meta,
     record::{Effect, Record, Usage},
     sight::{Halt, Sight, Try, refuse},
+    transaction::Grouped,
 };
 use crate::{
     Cid, Error, ErrorKind, FileKind,
@@ -94,6 +95,8 @@ pub(super) struct State {
     pub(super) undecided: bool,
     /// No more changes: what there is is being made durable for the last time.
     pub(super) closed: bool,
+    /// Why nothing can be committed from here any more, where another program goes on with the head.
+    pub(super) passed_over: Option<String>,
 }
 
 impl State {
@@ -121,6 +124,7 @@ impl State {
             doubtful: Vec::new(),
             undecided: false,
             closed: false,
+            passed_over: None,
         }
     }
 
@@ -198,6 +202,8 @@ pub(super) struct Attempt<'a> {
     pub(super) log: &'a Log,
     pub(super) quota: Quota,
     pub(super) now: SystemTime,
+    /// What the transaction changed that the call is in.
+    pub(super) group: Option<&'a mut Grouped>,
 }
 
 /// A change that is being put together.
@@ -219,17 +225,42 @@ impl Edit {
 }
 
 impl Attempt<'_> {
-    /// The state as the layers and the base say.
+    /// The state as the layers and the base say. A transaction goes by what is seen of it, and ends only where that is
+    /// still so.
     pub(super) fn sight<T>(&mut self, look: impl FnOnce(&mut Sight<'_>) -> Try<T>) -> Try<T> {
+        self.look(true, look)
+    }
+
+    /// The same, of what a transaction passes and does not go by.
+    pub(super) fn glance<T>(&mut self, look: impl FnOnce(&mut Sight<'_>) -> Try<T>) -> Try<T> {
+        self.look(false, look)
+    }
+
+    fn look<T>(&mut self, is_gone_by: bool, look: impl FnOnce(&mut Sight<'_>) -> Try<T>) -> Try<T> {
         let State { base, active, frozen, orphans, cache, .. } = &mut *self.state;
         let mut reading = Reading { held: self.held, cache };
-        let layers = [Some(&*active), frozen.as_deref(), Some(&**orphans)];
-        look(&mut Sight { layers, base: &base.attrs, nodes: &mut reading })
+        let (own, seen) = match self.group.as_deref_mut() {
+            Some(Grouped { layer, seen, .. }) => (Some(&*layer), is_gone_by.then_some(seen)),
+            None => (None, None),
+        };
+        let layers = [own, Some(&*active), frozen.as_deref(), Some(&**orphans)];
+        look(&mut Sight { layers, base: &base.attrs, nodes: &mut reading, seen })
     }
 
     /// The metadata of a node that is there: one with a name, or one without that somebody leases.
     pub(super) fn meta(&mut self, ino: Ino, op: &'static str) -> Try<Meta> {
         let meta = self.sight(|sight| sight.meta(ino))?;
+        self.there(ino, meta, op)
+    }
+
+    /// The same of a node on the way to others: a transaction goes by the names that lead on, not by what else becomes
+    /// of a directory.
+    pub(super) fn passed(&mut self, ino: Ino, op: &'static str) -> Try<Meta> {
+        let meta = self.glance(|sight| sight.meta(ino))?;
+        self.there(ino, meta, op)
+    }
+
+    fn there(&self, ino: Ino, meta: Option<Meta>, op: &'static str) -> Try<Meta> {
         match meta {
             Some(meta) if meta.nlink > 0 || self.state.leases.contains_key(&ino) => Ok(meta),
             _ => Err(Error::new(ErrorKind::Stale, op).at(ino.0).into()),
@@ -263,7 +294,8 @@ impl Attempt<'_> {
 
     /// What clients are told of a node.
     pub(super) fn attr(&mut self, ino: Ino, meta: &Meta) -> Try<Attr> {
-        let quiet = self.state.active.is_empty() && self.state.frozen.is_none();
+        let is_own = self.group.as_ref().is_some_and(|group| !group.layer.is_empty());
+        let quiet = self.state.active.is_empty() && self.state.frozen.is_none() && !is_own;
         let cid = self.sight(|sight| {
             // A directory changes with everything below it.
             if sight.is_committed(ino) && (meta.kind != FileKind::Dir || quiet) {
@@ -292,8 +324,7 @@ impl Attempt<'_> {
         let beyond = |now: u64, more: i64, max: Option<u64>| {
             more > 0 && max.is_some_and(|max| now.saturating_add_signed(more) > max)
         };
-        let inode_count = self.state.inode_count.saturating_add(self.state.orphan_count);
-        let used = self.state.used.saturating_add(self.state.orphan_used);
+        let (inode_count, used) = self.taken();
         if beyond(used, usage.bytes, Some(USED_MAX)) {
             return Err(Error::new(ErrorKind::NoSpace, op).because("more bytes than can be counted").into());
         }
@@ -305,6 +336,22 @@ impl Attempt<'_> {
             return Err(Error::new(ErrorKind::NoSpace, op).because("as many bytes as this mount may hold").into());
         }
         Ok(())
+    }
+
+    /// How many nodes there are and how many bytes they take, those without a name too.
+    pub(super) fn taken(&self) -> (u64, u64) {
+        let own = self.group.as_ref().map(|group| group.usage).unwrap_or_default();
+        let inode_count = self.state.inode_count.saturating_add(self.state.orphan_count);
+        let used = self.state.used.saturating_add(self.state.orphan_used);
+        (inode_count.saturating_add_signed(own.inodes), used.saturating_add_signed(own.bytes))
+    }
+
+    /// Notes that the last name of a node went.
+    pub(super) fn lost_its_name(&mut self, ino: Ino, meta: &Meta) {
+        // In a transaction it is there still, until that ends.
+        if self.group.is_none() {
+            self.state.lost_its_name(ino, meta);
+        }
     }
 
     /// A number that no node had: one that was reserved, so that no crash makes anybody give it again.
@@ -330,13 +377,19 @@ impl Attempt<'_> {
         Ok(end)
     }
 
-    /// Writes the change to the journal and applies it.
+    /// Writes the change to the journal and applies it; one of a transaction is kept until that ends.
     pub(super) fn record(&mut self, edit: Edit) -> Try<()> {
         if self.state.undecided {
             return Err(Halt::Undecided);
         }
         if self.state.closed {
             return Err(Error::new(ErrorKind::Unavailable, "tree.change").because("the tree was closed").into());
+        }
+        if let Some(why) = &self.state.passed_over {
+            return Err(Error::new(ErrorKind::Denied, "tree.change").because(why.as_str()).into());
+        }
+        if let Some(group) = self.group.as_deref_mut() {
+            return Ok(group.record(edit)?);
         }
         let Edit { effects, usage, data } = edit;
         let record = Record::Change { effects, usage, data };

@@ -10,6 +10,7 @@ mod full;
 mod hostile;
 mod model;
 mod races;
+mod transaction;
 mod uncertain;
 
 use std::sync::Arc;
@@ -169,7 +170,13 @@ impl Vfs for Restless {
     }
 }
 
+/// What a transaction sees of itself, before anybody else sees any of it.
+async fn in_a_transaction() -> (Arc<dyn Vfs>, ()) {
+    (Arc::new(Ground::new().open().await.begin()), ())
+}
+
 vfs_laws!(uncommitted, empty());
+vfs_laws!(of_a_transaction, in_a_transaction());
 vfs_laws!(committed_at_every_change, restless());
 vfs_laws!(committed_now_and_then, now_and_then());
 

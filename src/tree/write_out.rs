@@ -19,6 +19,7 @@ use super::{
     inode::NameEntry,
     layer::{Layer, Node},
     sight::{Halt, Sight, Try, pages_of},
+    standing::Standing,
     state::{Base, ROOT, Reading},
 };
 use crate::{
@@ -57,8 +58,8 @@ impl Frozen<'_> {
             let missing = {
                 let mut state = self.shared.lock();
                 let mut reading = Reading { held: &held, cache: &mut state.cache };
-                let layers = [Some(&*self.layer), None, Some(&*self.below)];
-                match look(&mut Sight { layers, base: &self.base.attrs, nodes: &mut reading }) {
+                let layers = [None, Some(&*self.layer), None, Some(&*self.below)];
+                match look(&mut Sight { layers, base: &self.base.attrs, nodes: &mut reading, seen: None }) {
                     Ok(value) => return Ok(value),
                     Err(Halt::Error(error)) => return Err(error),
                     Err(Halt::Missing(ids)) => ids,
@@ -78,7 +79,9 @@ impl Frozen<'_> {
     /// Puts the contents of all files and symlinks that changed.
     pub(super) async fn contents(&self) -> Result<Links> {
         let named = self.layer.nodes.iter().filter(|(_, node)| node.meta.nlink > 0);
-        let named: Vec<Ino> = named.map(|(ino, _)| *ino).collect();
+        let mut named: Vec<Ino> = named.map(|(ino, _)| *ino).collect();
+        // About as the journal has their bytes: each of its records is read whole, and few are kept.
+        named.sort_unstable();
         let links: Vec<Option<(Ino, Link)>> =
             stream::iter(named).map(|ino| self.content(ino)).buffer_unordered(FILE_COUNT).try_collect().await?;
         Ok(links.into_iter().flatten().collect())
@@ -139,9 +142,14 @@ impl Frozen<'_> {
                 }
                 Planned::Chunk(offset, cid) => {
                     let range = offset..offset.saturating_add(chunk_len);
-                    Ok(Patch::Bytes(offset, shared.read_piece(&range, Piece::Slice(cid, 0)).await?))
+                    Ok(Patch::Bytes(
+                        offset,
+                        shared.read_piece(&Standing::default(), &range, Piece::Slice(cid, 0)).await?,
+                    ))
                 }
-                Planned::Bytes(range, piece) => Ok(Patch::Bytes(range.start, shared.read_piece(&range, piece).await?)),
+                Planned::Bytes(range, piece) => {
+                    Ok(Patch::Bytes(range.start, shared.read_piece(&Standing::default(), &range, piece).await?))
+                }
             }
         });
         dag.splice(&base.cid, patches.boxed(), size).await

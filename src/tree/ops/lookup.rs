@@ -24,10 +24,18 @@ impl Attempt<'_> {
 
     pub(in super::super) fn lookup(&mut self, dir: Ino, name: &Name) -> Try<Attr> {
         let op = "tree.lookup";
-        self.dir(dir, op)?;
+        if self.passed(dir, op)?.kind != FileKind::Dir {
+            return Err(Error::new(ErrorKind::NotDir, op).at(dir.0).into());
+        }
         let entry = self.sight(|sight| sight.entry(dir, name))?;
         let entry = entry.ok_or_else(|| Error::new(ErrorKind::NotFound, op).at(name))?;
-        self.leased(entry.ino, op)
+        let meta = self.passed(entry.ino, op)?;
+        if self.group.is_some() && meta.kind != FileKind::Dir {
+            self.meta(entry.ino, op)?;
+        }
+        let attr = self.attr(entry.ino, &meta)?;
+        self.lease(entry.ino);
+        Ok(attr)
     }
 
     pub(in super::super) fn parent(&mut self, ino: Ino) -> Try<Attr> {
@@ -121,8 +129,7 @@ impl Attempt<'_> {
     /// The space there is, by the quota; `room` is what the store below has.
     pub(in super::super) fn statfs(&mut self, ino: Ino, room: FsStat) -> Try<FsStat> {
         self.meta(ino, "tree.statfs")?;
-        let used = self.state.used.saturating_add(self.state.orphan_used);
-        let inodes = self.state.inode_count.saturating_add(self.state.orphan_count);
+        let (inodes, used) = self.taken();
         let quota = self.quota;
         let left = quota.bytes_max.map_or(u64::MAX, |max| max.saturating_sub(used));
         let inodes_left = quota.inodes_max.map_or(u64::MAX, |max| max.saturating_sub(inodes));

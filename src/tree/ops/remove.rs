@@ -48,7 +48,7 @@ impl Attempt<'_> {
         self.record(edit)?;
         let changed = DirChanged { dir: self.changed(place.dir, &before, &after)?, node: self.attr(ino, &meta)? };
         if meta.nlink == 0 {
-            self.state.lost_its_name(ino, &meta);
+            self.lost_its_name(ino, &meta);
         }
         Ok(changed)
     }

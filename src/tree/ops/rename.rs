@@ -97,7 +97,7 @@ impl Attempt<'_> {
             node: self.attr(moved.ino, &meta)?,
         };
         if let Some((ino, other)) = lost {
-            self.state.lost_its_name(ino, &other);
+            self.lost_its_name(ino, &other);
         }
         Ok(renamed)
     }

@@ -135,7 +135,7 @@ impl Attempt<'_> {
 
     /// Counts what a file without a name takes more, once that is recorded.
     pub(super) fn grow_orphan(&mut self, after: &Meta, more: i64) {
-        if after.nlink == 0 {
+        if after.nlink == 0 && self.group.is_none() {
             self.state.orphan_used = self.state.orphan_used.saturating_add_signed(more);
         }
     }

@@ -208,16 +208,55 @@ impl Work {
                 let collected = collect(&self.tree, &self.segments, secret).await;
                 return self.unless_away(collected);
             }
+            4..6 => return self.transaction().await,
             _ => {}
         }
         // Counted before it is tried: where the machine stops it may have happened.
         self.step += 1;
-        match self.change().await {
+        let tree = self.tree.clone();
+        self.try_change(&tree).await
+    }
+
+    async fn try_change(&mut self, vfs: &dyn Vfs) -> Result<()> {
+        match self.change(vfs).await {
             Err(error) if matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Io | ErrorKind::ReadOnly) => {
                 Err(error)
             }
             _ => Ok(()),
         }
+    }
+
+    /// Several changes that are one, or none, with syncs, commits and collections in between.
+    async fn transaction(&mut self) -> Result<()> {
+        let transaction = self.tree.begin();
+        for _ in 0..self.dice.roll(8) {
+            self.try_change(&transaction).await?;
+            match self.dice.roll(12) {
+                0 => {
+                    self.tree.sync(self.tree.root()).await?;
+                    self.synced = self.step;
+                }
+                1 => {
+                    let committed = self.tree.commit("").await.map(drop);
+                    if committed.is_ok() {
+                        self.synced = self.step;
+                    }
+                    self.unless_away(committed)?;
+                }
+                2 => {
+                    let collected = collect(&self.tree, &self.segments, 3).await;
+                    self.unless_away(collected)?;
+                }
+                _ => {}
+            }
+        }
+        self.step += 1;
+        if self.dice.roll(4) > 0 {
+            let ended = transaction.commit().await;
+            assert!(ended.is_ok() || self.crash.happened(), "nobody was in its way: {ended:?}");
+            ended?;
+        }
+        Ok(())
     }
 
     /// What nodes that are away do not do now, they do later.
@@ -228,13 +267,13 @@ impl Work {
         })
     }
 
-    async fn nodes(&self) -> Result<(Vec<Ino>, Vec<Ino>)> {
-        let (mut dirs, mut others) = (vec![self.tree.root()], Vec::new());
+    async fn nodes(vfs: &dyn Vfs) -> Result<(Vec<Ino>, Vec<Ino>)> {
+        let (mut dirs, mut others) = (vec![vfs.root()], Vec::new());
         let mut at = 0;
         while let Some(dir) = dirs.get(at).copied() {
             at += 1;
-            for entry in list(&self.tree, dir, 1000).await? {
-                match self.tree.getattr(entry.ino).await?.kind {
+            for entry in list(vfs, dir, 1000).await? {
+                match vfs.getattr(entry.ino).await?.kind {
                     FileKind::Dir => dirs.push(entry.ino),
                     _ => others.push(entry.ino),
                 }
@@ -243,8 +282,8 @@ impl Work {
         Ok((dirs, others))
     }
 
-    async fn change(&mut self) -> Result<()> {
-        let (dirs, others) = self.nodes().await?;
+    async fn change(&mut self, tree: &dyn Vfs) -> Result<()> {
+        let (dirs, others) = Self::nodes(tree).await?;
         let names = ["a", "b", "c", "d"].map(name);
         let dir = self.pick(&dirs).unwrap_or(self.tree.root());
         let other_dir = self.pick(&dirs).unwrap_or(dir);
@@ -253,7 +292,6 @@ impl Work {
         let (from, to) = (&names[one], &names[two]);
         let place = |dir, name| Place { dir, name, expect: None };
         let offset = self.dice.roll(8) as u64 * 512;
-        let tree = self.tree.clone();
         match self.dice.roll(16) {
             0..4 => {
                 let node =

@@ -10,6 +10,7 @@ use crate::{
         model::ModelFs,
         workload::{self, Kinds, Path, Step},
     },
+    tree::Tree,
     vfs::Vfs,
 };
 
@@ -27,6 +28,29 @@ async fn describe(vfs: &dyn Vfs) -> (String, Vec<Path>) {
     workload::describe(vfs).await.expect("it is read")
 }
 
+/// Several steps in a transaction, while others sync and commit: what it sees of itself is what the model says, and so
+/// is what comes of it. One that is given up was never there.
+async fn together(tree: &Tree, model: &dyn Vfs, dice: &mut Dice, paths: &[Path], kinds: Kinds) {
+    let transaction = tree.begin();
+    let is_kept = dice.roll(3) > 0;
+    for number in 0..dice.roll(12) {
+        let step = Step::draw(dice, paths, kinds);
+        let found = take(&transaction, &step, kinds).await;
+        if is_kept {
+            assert_eq!(found, take(model, &step, kinds).await, "step {number} of a transaction: {step:?}");
+        }
+        match dice.roll(40) {
+            0 => tree.sync(tree.root()).await.expect("sync"),
+            1 => drop(tree.commit("").await.expect("commit")),
+            _ => {}
+        }
+    }
+    if is_kept {
+        assert_eq!(describe(&transaction).await.0, describe(model).await.0, "seen in the transaction");
+        transaction.commit().await.expect("nobody else changed anything");
+    }
+}
+
 async fn play(seed: u64, count: usize) {
     println!("seed {seed}");
     let kinds = if seed % 4 > 1 { Kinds::All } else { Kinds::Measured };
@@ -40,6 +64,9 @@ async fn play(seed: u64, count: usize) {
         let step = Step::draw(&mut dice, &paths, kinds);
         let (found, wanted) = (take(&tree, &step, kinds).await, take(&*model, &step, kinds).await);
         assert_eq!(found, wanted, "seed {seed}, step {number}: {step:?}");
+        if dice.roll(50) == 0 {
+            together(&tree, &*model, &mut dice, &paths, kinds).await;
+        }
         match dice.roll(400) {
             0..20 => tree.sync(tree.root()).await.expect("sync"),
             20..30 => {
