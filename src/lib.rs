@@ -67,6 +67,7 @@ mod padding;
 pub mod path;
 pub mod pins;
 mod rank;
+pub mod repo;
 pub mod seal;
 pub mod store;
 #[cfg(any(test, feature = "testing"))]
