@@ -49,3 +49,4 @@ nightly:
     MUXFS_EXERCISE_STEPS=1500000 cargo test --release -p muxfs-nfs --test wire exercise:: -- --nocapture
     MUXFS_FLIST_ROOT=/usr/share/doc cargo test --release -p muxfs-cli --test program real_root -- --nocapture
     MUXFS_FLIST_ROOT=/usr cargo test --release -p muxfs-flist --lib all_of_this_machine -- --ignored --nocapture
+    MUXFS_S3_PARTS_MIB=5120 cargo test --release -p muxfs-cli --test program boto3 -- --nocapture

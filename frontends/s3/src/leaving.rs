@@ -41,12 +41,15 @@ impl Buckets {
         if self.remove_left(&root, &hidden, bucket).await.map_err(failed)? { Ok(()) } else { not_empty() }
     }
 
-    /// Removes what earlier servers left of buckets.
+    /// Removes what earlier servers left of buckets. What cannot be removed is told, and tried again at the next start.
     pub(crate) async fn remove_leaving(&self, root: &Node) -> Result<()> {
         let is_leaving = |name: &Name| name.as_bytes().starts_with(LEAVING.as_bytes());
         for (name, node) in self.tree.entries(root.ino()).await? {
-            if node.is_dir() && is_leaving(&name) {
-                self.remove_left(root, &name, node).await?;
+            if !node.is_dir() || !is_leaving(&name) {
+                continue;
+            }
+            if let Err(error) = self.remove_left(root, &name, node).await {
+                tracing::warn!(hidden = %name, %error, "S3: what is left of a bucket cannot be removed");
             }
         }
         Ok(())

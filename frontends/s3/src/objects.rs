@@ -93,7 +93,8 @@ impl Bucket {
 }
 
 impl Buckets {
-    /// Looks at the root, and takes away what an earlier server left half done.
+    /// Looks at the root, and takes away what an earlier server left half done. What cannot be taken away is told and stays: it
+    /// is no object, and keeps nobody from the others.
     pub(crate) async fn open(vfs: Arc<dyn Vfs>, options: &Options) -> Result<Arc<Self>> {
         let tree = Arc::new(Tree {
             vfs,
@@ -108,14 +109,21 @@ impl Buckets {
         if !root.is_dir() {
             return Err(Error::new(ErrorKind::NotDir, "s3.root").because("buckets are the directories of a directory"));
         }
-        for (_, bucket) in buckets.all(&root).await? {
-            let work = names::own(WORK);
-            if let Some(left) = buckets.tree.child(bucket.ino(), &work).await? {
-                buckets.tree.remove_all(&bucket, &work, left).await?;
+        for (name, bucket) in buckets.all(&root).await? {
+            if let Err(error) = buckets.clear_work(&bucket).await {
+                tracing::warn!(%name, %error, "S3: what was left of uploads to a bucket cannot be removed");
             }
         }
         buckets.remove_leaving(&root).await?;
         Ok(Arc::new(buckets))
+    }
+
+    async fn clear_work(&self, bucket: &Node) -> Result<()> {
+        let work = names::own(WORK);
+        match self.tree.child(bucket.ino(), &work).await? {
+            Some(left) => self.tree.remove_all(bucket, &work, left).await,
+            None => Ok(()),
+        }
     }
 
     // ---- buckets

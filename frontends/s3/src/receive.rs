@@ -7,6 +7,7 @@ use s3s::{S3Error, S3ErrorCode, StdError, dto::StreamingBlob};
 use crate::{
     budget::LARGE_LEN,
     failure::{S3Result, failed, refuse},
+    hashers::Hashers,
     patience::TIMED_OUT,
     record::{Content, nanos},
     sums::{Algorithm, Claimed, Hashing},
@@ -26,10 +27,11 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Receiver<'a> {
     pub(crate) tree: &'a Tree,
+    pub(crate) hashers: &'a Hashers,
 }
 
 impl Receiver<'_> {
-    /// Writes a body into an empty file, one piece while the next one comes. What is known of it then.
+    /// Writes a body into an empty file, and hashes it, one piece while the next one comes. What is known of it then.
     pub(crate) async fn receive(
         self,
         file: &Node,
@@ -66,15 +68,16 @@ impl Receiver<'_> {
                 let changed = self.tree.vfs.write(file.ino(), at, held.clone(), false).await.map_err(failed)?;
                 Ok(Some(changed.after.mtime))
             };
-            let (gathered, written) = tokio::join!(next, write);
+            let hash = hashing.give(self.hashers, held.clone());
+            let (gathered, written, hashed) = tokio::join!(next, write, hash);
             mtime = written?.unwrap_or(mtime);
+            hashed.map_err(failed)?;
             at += held.len() as u64;
             held = gathered?;
             drop(allowed.replace(gathering));
             if held.is_empty() {
                 break;
             }
-            hashing.update(&held);
             if at + held.len() as u64 > BODY_LEN_MAX {
                 return refuse(S3ErrorCode::EntityTooLarge, "A request has at most 5 GiB: more comes in parts.");
             }

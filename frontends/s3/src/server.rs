@@ -188,6 +188,7 @@ async fn attend(shared: Arc<Shared>, stream: TcpStream, place: OwnedSemaphorePer
         let shared = shared.clone();
         async move {
             let is_attributes = told::is_attributes(request.uri().query());
+            let expects_in_vain = told::expects_in_vain(&request);
             let patience = shared.options.stall_timeout;
             let request = hyper::Request::map(request, |body| Body::http_body(Patient::new(body, patience)));
             let mut answer = if forms::is_form(&request) {
@@ -199,6 +200,9 @@ async fn attend(shared: Arc<Shared>, stream: TcpStream, place: OwnedSemaphorePer
             let id = shared.request_id();
             told::correct(&mut answer, &id, is_attributes);
             answer.headers_mut().insert(REQUEST_ID, id);
+            if expects_in_vain {
+                told::end_connection(&mut answer);
+            }
             Ok::<_, HttpError>(answer)
         }
     });

@@ -4,15 +4,19 @@
 //! The checksum of an object in parts is one of the checksums of its parts, or one of all bytes, which for a CRC follows
 //! from those of the parts and their lengths.
 
+use bytes::Bytes;
 use multibase::Base;
+use muxfs::Result;
 use s3s::{
     S3ErrorCode, TrailingHeaders,
     checksum::ChecksumHasher,
-    crypto::{Checksum as _, Crc32, Crc32c, Crc64Nvme, Md5, Sha1, Sha256},
+    crypto::{Checksum as _, Crc32, Crc32c, Crc64Nvme, Sha1, Sha256},
 };
 
 use crate::{
     failure::{S3Result, refuse},
+    hashers::Hashers,
+    md5::Md5,
     record::Sums,
 };
 
@@ -138,8 +142,15 @@ impl Hashing {
         self.sums.update(bytes);
     }
 
+    /// The same with what hashes several in step.
+    pub(crate) async fn give(&mut self, hashers: &Hashers, bytes: Bytes) -> Result<()> {
+        self.sums.update(&bytes);
+        self.md5 = hashers.update(self.md5.clone(), bytes).await?;
+        Ok(())
+    }
+
     pub(crate) fn finish(self) -> Hashed {
-        Hashed { md5: self.md5.finalize(), sums: self.sums.finalize().into() }
+        Hashed { md5: self.md5.finish(), sums: self.sums.finalize().into() }
     }
 }
 

@@ -1,10 +1,12 @@
 //! What the library writes otherwise than AWS, and clients hold against it.
 //!
-//! An error has the id of its request in its body, where people find it; the tag of `GetObjectAttributes` has no quotes.
+//! An error has the id of its request in its body, where people find it; the tag of `GetObjectAttributes` has no quotes. Who
+//! expects to be told to go on, and is not, is told that the connection ends.
 
 use hyper::{
-    StatusCode,
-    header::{CONTENT_LENGTH, HeaderValue},
+    Request, StatusCode,
+    body::Body as HttpBody,
+    header::{CONNECTION, CONTENT_LENGTH, EXPECT, HeaderValue},
 };
 use s3s::{Body, HttpResponse};
 
@@ -14,6 +16,17 @@ const QUOTED: [(&str, &str); 2] = [("<ETag>\"", "\"</ETag>"), ("<ETag>&quot;", "
 /// Whether a query asks for the attributes of an object.
 pub(crate) fn is_attributes(query: Option<&str>) -> bool {
     query.is_some_and(|query| query.split('&').any(|pair| pair == "attributes" || pair.starts_with("attributes=")))
+}
+
+/// Whether a client waits for a `100 Continue` that does not come, since it has no body (RFC 9110, 10.1.1). botocore takes the
+/// answer, and from then on the next one on this connection for a part of it: after an empty object it hangs.
+pub(crate) fn expects_in_vain(request: &Request<impl HttpBody>) -> bool {
+    request.headers().contains_key(EXPECT) && request.body().is_end_stream()
+}
+
+/// Says that nothing comes on this connection any more.
+pub(crate) fn end_connection(answer: &mut HttpResponse) {
+    answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
 }
 
 /// Makes an answer what AWS's would be. One whose body is not there as a whole stays as it is.

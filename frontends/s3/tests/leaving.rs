@@ -12,7 +12,7 @@ use std::{
 
 use async_trait::async_trait;
 use muxfs::{
-    Name, Result, forward_vfs,
+    Error, ErrorKind, Name, Result, forward_vfs,
     testing::wire::working_tree,
     vfs::{Cookie, DirChanged, Listing, NewNode, Place, RemoveKind, SetAttr, Vfs, ext},
 };
@@ -23,11 +23,12 @@ use self::s3::{Site, key};
 /// Only what never comes takes as long.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Holds up whoever removes a file while it is closed.
+/// Holds up whoever removes a file while it is closed, or refuses it.
 #[derive(Debug)]
 struct Gated {
     vfs: Arc<dyn Vfs>,
     is_closed: AtomicBool,
+    is_refusing: AtomicBool,
     reached: Semaphore,
     open: Semaphore,
 }
@@ -40,6 +41,9 @@ impl Vfs for Gated {
     forward_vfs!(vfs: copy_range, seek, getxattr, listxattr, setxattr, removexattr, sync, sync_inode);
 
     async fn remove(&self, place: Place<'_>, kind: RemoveKind) -> Result<DirChanged> {
+        if kind == RemoveKind::NonDir && self.is_refusing.load(Ordering::SeqCst) {
+            return Err(Error::new(ErrorKind::ReadOnly, "gated.remove"));
+        }
         if kind == RemoveKind::NonDir && self.is_closed.load(Ordering::SeqCst) {
             self.reached.add_permits(1);
             self.open.acquire().await.expect("open").forget();
@@ -51,7 +55,8 @@ impl Vfs for Gated {
 async fn gated() -> (Arc<Gated>, Site) {
     let (vfs, ()) = working_tree().await;
     let none = || Semaphore::new(0);
-    let gated = Arc::new(Gated { vfs, is_closed: AtomicBool::new(false), reached: none(), open: none() });
+    let off = || AtomicBool::new(false);
+    let gated = Arc::new(Gated { vfs, is_closed: off(), is_refusing: off(), reached: none(), open: none() });
     let site = Site::over(gated.clone(), vec![key("ann")]).await;
     (gated, site)
 }
@@ -68,7 +73,8 @@ async fn make_bucket(site: &Site) {
 
 async fn make(site: &Site, dir: &str, name: &str, node: NewNode) {
     let named = |text: &str| Name::new(text.as_bytes()).expect("a name");
-    let (dir, _) = ext::walk(&site.vfs, site.vfs.root(), &[named(dir)]).await.expect("there");
+    let dirs: Vec<_> = dir.split('/').map(named).collect();
+    let (dir, _) = ext::walk(&site.vfs, site.vfs.root(), &dirs).await.expect("there");
     let set = SetAttr { mode: Some(0o755), ..SetAttr::default() };
     let made = site.vfs.create(dir.ino(), &named(name), node, set).await.expect("made");
     site.vfs.release(made.node.ino, 1);
@@ -134,5 +140,24 @@ async fn what_a_stop_left_of_a_bucket_goes_and_what_another_put_there_comes_back
         if is_put {
             assert_eq!(site.ann().list("abc", "", "", 10).await, ["file"]);
         }
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_removed_keeps_no_other_bucket_from_being_served() {
+    let (gate, site) = gated().await;
+    make_bucket(&site).await;
+    site.ann().put("/other", b"").await.expect(200);
+    site.ann().put("/other/k", b"kept").await.expect(200);
+    make(&site, "other/.muxfs-s3.work", "half", NewNode::File).await;
+    gate.is_refusing.store(true, Ordering::SeqCst);
+    site.ann().delete("/abc").await.refused(403, "AccessDenied");
+    for is_refusing in [true, false] {
+        gate.is_refusing.store(is_refusing, Ordering::SeqCst);
+        let site = Site::over(gate.clone(), vec![key("ann")]).await;
+        assert_eq!(site.ann().get("/other/k").await.expect(200).text(), "kept");
+        let left = names(&*site.vfs).await;
+        assert_eq!(left.iter().any(|name| name.starts_with(".muxfs-s3.leaving.abc.")), is_refusing, "{left:?}");
+        assert_eq!(site.file("other/.muxfs-s3.work/half").await.is_some(), is_refusing);
     }
 }

@@ -6,7 +6,7 @@ use muxfs::{
     Name,
     vfs::{NewNode, SetAttr, ext},
 };
-use s3::{Site, key};
+use s3::{Site, key, send};
 
 const MD5_OF_HELLO: &str = "\"5d41402abc4b2a76b9719d911017c592\"";
 
@@ -272,4 +272,16 @@ async fn answers_are_written_as_aws_does() {
     assert_eq!(told.one("ETag"), Some(tag));
     let refused = ann.get("/abc/none").await.refused(404, "NoSuchKey");
     assert_eq!(refused.one("RequestId").as_deref(), refused.header("x-amz-request-id"));
+}
+
+/// botocore sends it before empty files, too, and takes what comes next on the connection for a part of this answer.
+#[tokio::test]
+async fn a_connection_ends_where_an_empty_body_was_to_be_told_to_go_on() {
+    let site = Site::new().await;
+    let ann = site.ann();
+    ann.put("/abc", b"").await.expect(200);
+    let (link, host) = (ann.presigned("PUT", "/abc/k", 60), site.server.local_addr());
+    let head = format!("PUT {link} HTTP/1.1\r\nhost: {host}\r\nexpect: 100-continue\r\ncontent-length: 0\r\n\r\n");
+    let told = send(host, "PUT", head.as_bytes(), b"").await.expect(200);
+    assert_eq!(told.header("connection"), Some("close"), "{}", told.head);
 }

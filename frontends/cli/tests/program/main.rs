@@ -26,6 +26,7 @@ mod roots;
 mod rotate;
 mod rounds;
 mod s3;
+mod s3_clients;
 mod sealed;
 mod serving;
 mod sources;

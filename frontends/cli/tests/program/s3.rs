@@ -15,7 +15,7 @@ use muxfs_s3_serve::Key;
 use crate::{Server, WITHOUT_ZSTOR, World, webdav::ask};
 
 #[path = "../../../s3/tests/s3/client.rs"]
-mod client;
+pub(crate) mod client;
 
 use client::Client;
 
@@ -66,7 +66,7 @@ async fn serve(world: &World, secret: &str) -> (Server, Client) {
 }
 
 /// A world whose buckets are in this mount, and the secret of `ann`.
-fn world_of(root: &str) -> (World, String) {
+pub(crate) fn world_of(root: &str) -> (World, String) {
     let world = World::new();
     let config = world.path("s3.toml");
     fs::write(&config, format!("{WITHOUT_ZSTOR}\n[s3]\nroot = \"{root}\"\n")).expect("written");

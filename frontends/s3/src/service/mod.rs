@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use s3s::{S3, S3Request, S3Response, S3Result, auth::Credentials, dto};
 
-use crate::{Options, objects::Buckets, receive::Receiver, tree::Work};
+use crate::{Options, hashers::Hashers, objects::Buckets, receive::Receiver, tree::Work};
 
 /// Whom clients are told that everything belongs to: who may do what is said by keys, and not by owners.
 const OWNER: &str = "muxfs";
@@ -21,6 +21,7 @@ const OWNER: &str = "muxfs";
 #[derive(Debug)]
 pub(crate) struct Frontend {
     buckets: Arc<Buckets>,
+    hashers: Hashers,
     region: String,
     part_len_min: u64,
 }
@@ -28,7 +29,7 @@ pub(crate) struct Frontend {
 impl Frontend {
     pub(crate) fn new(buckets: Arc<Buckets>, options: &Options) -> Self {
         let region = options.region.clone();
-        Self { buckets, region, part_len_min: options.part_len_min }
+        Self { buckets, hashers: Hashers::default(), region, part_len_min: options.part_len_min }
     }
 
     /// What was done with a file that is no object yet; where it failed the file is gone.
@@ -40,7 +41,7 @@ impl Frontend {
     }
 
     fn receiver(&self) -> Receiver<'_> {
-        Receiver { tree: &self.buckets.tree }
+        Receiver { tree: &self.buckets.tree, hashers: &self.hashers }
     }
 }
 
