@@ -41,6 +41,10 @@ nightly:
     MUXFS_FUZZ_INPUTS=100000 cargo test --release -p muxfs-flist --test fuzz -- --nocapture
     MUXFS_FUZZ_INPUTS=200000 cargo test --release -p muxfs-http --test fuzz -- --nocapture
     MUXFS_HELIA_MIB=1024 cargo test --release -p muxfs-cli --test program helia -- --nocapture
+    MUXFS_S3_ROUNDS=20000 cargo test --release -p muxfs-s3 --test fencing -- --nocapture
+    MUXFS_S3_ROUNDS=2000 cargo test --release -p muxfs-s3 --test faults crash -- --nocapture
+    # MUXFS_S3S_FS names the program s3s-fs; MUXFS_S3_ENDPOINT, MUXFS_S3_BUCKET and the AWS_ variables one that runs: Garage, MinIO.
+    cargo test --release -p muxfs-s3 --test server -- --nocapture
     MUXFS_WIPE_ROUNDS=100 cargo test --release -p muxfs-cli --test program replaced -- --nocapture
     MUXFS_COHERENCE_ROUNDS=20000 cargo test --release -p muxfs-cli --test program coherence -- --nocapture
     MUXFS_SIMULATE_SEEDS=100000 cargo test --release --test simulate -- --nocapture

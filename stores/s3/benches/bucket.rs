@@ -1,8 +1,9 @@
 //! A store beside its bucket: sequential writing and reading of blocks in packs, and of plain objects as long as packs with the same
 //! client over the same server, in turns in one run.
 //!
-//! `cargo bench -p muxfs-s3` starts a server of ours in this process; `MUXFS_S3_ENDPOINT`, `MUXFS_S3_BUCKET`,
-//! `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY` name another. `MUXFS_S3_MIB` is how much is written a time (64).
+//! `cargo bench -p muxfs-s3` starts a server of ours in this process, and after it s3s-fs where `MUXFS_S3S_FS` names its program;
+//! `MUXFS_S3_ENDPOINT`, `MUXFS_S3_BUCKET`, `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY` name another instead. `MUXFS_S3_MIB` is how
+//! much is written a time (64).
 
 #![allow(clippy::cast_precision_loss, reason = "figures for people")]
 
@@ -40,26 +41,23 @@ fn median(mut times: Vec<Duration>) -> f64 {
     times[times.len() / 2].as_secs_f64()
 }
 
-async fn server() -> (Option<Peer>, S3Place, S3Credentials) {
-    let variable = |name| std::env::var(name).ok();
-    if let (Some(endpoint), Some(bucket)) = (variable("MUXFS_S3_ENDPOINT"), variable("MUXFS_S3_BUCKET")) {
-        let named = |name| variable(name).unwrap_or_default();
-        let (access_key, secret_key) = (named("AWS_ACCESS_KEY_ID"), named("AWS_SECRET_ACCESS_KEY"));
-        let (prefix, endpoint) = (String::new(), Some(endpoint));
-        let place = S3Place { endpoint, bucket, prefix, region: None, path_style: None };
-        return (None, place, S3Credentials { access_key, secret_key, token: None });
-    }
-    let peer = Peer::ours().await;
-    let place = peer.place("");
-    (Some(peer), place, peer::me())
-}
-
 #[tokio::main]
 async fn main() {
+    if let Some((place, me)) = peer::named("") {
+        return measure(&place, &me).await;
+    }
+    for (name, peer) in [("ours", Some(Peer::ours().await)), ("s3s-fs", Peer::s3s_fs().await)] {
+        let Some(peer) = peer else { continue };
+        println!("{name}");
+        measure(&peer.place(""), &peer::me()).await;
+        peer.end().await;
+    }
+}
+
+async fn measure(place: &S3Place, me: &S3Credentials) {
     let mib: usize = std::env::var("MUXFS_S3_MIB").ok().and_then(|text| text.parse().ok()).unwrap_or(64);
-    let (server, place, me) = server().await;
     let env = Clock::default().env(u64::from(std::process::id()));
-    let bucket = Arc::new(place.open(&me, S3Limits::default(), &env).expect("a place"));
+    let bucket = Arc::new(place.open(me, S3Limits::default(), &env).expect("a place"));
     let objects = bucket.objects().clone();
     let store = S3Store::open(bucket, S3Options { compacts: false, ..S3Options::new("bench") }).await.expect("open");
     let (mut times, pack_count) = ([(); 4].map(|()| Vec::new()), (mib * BLOCK_LEN).div_ceil(PACK_LEN));
@@ -109,10 +107,7 @@ async fn main() {
     println!("read   {:7.1} MiB/s in packs, {:7.1} plain: {:.2}", rate(read), rate(plain_read), plain_read / read);
 
     store.close().await.expect("close");
-    files(&place, &me).await;
-    if let Some(server) = server {
-        server.end().await;
-    }
+    files(place, me).await;
 }
 
 /// What a tree asks of the bucket that files of 4 KiB are written to, as by unpacking them, committed each thousand; and what one

@@ -1,8 +1,8 @@
 //! Reading ahead: blocks that are asked for one behind the other, as those of a file are, come in a few large requests.
 //!
 //! A block is asked for alone until the one behind it in its pack is, too. From then on a *window* is fetched, twice as long each
-//! time, of which all are cut that lie in it, also those that are asked for before it is there; and the next one on the way to the
-//! end of the pack before it is asked for. Nothing is kept but the last windows. Spec: spec/s3-store.md #reading.
+//! time, of which all are cut that lie in it, also those that are asked for before it is there; and the next ones before they are asked
+//! for, also those at the beginning of the next pack. Nothing is kept but the last windows. Spec: spec/s3-store.md #reading.
 
 use std::{collections::VecDeque, ops::Range};
 
@@ -14,8 +14,10 @@ use crate::{index::Location, log::Failure, pack::FRONT_LEN};
 /// A window has at least so many bytes, and at most so many, but for a block that is longer.
 const WINDOW_LEN_MIN: u64 = 128 << 10;
 const WINDOW_LEN_MAX: u64 = 4 << 20;
-/// So many windows are kept: 32 MiB.
-const WINDOW_COUNT_MAX: usize = 8;
+/// So many windows are kept: 48 MiB.
+const WINDOW_COUNT_MAX: usize = 12;
+/// So many are fetched before who reads on asks for them: one connection alone is slower than what it leads to.
+const AHEAD_COUNT: usize = 3;
 /// A block is in turn that is no more of its lengths away from where its reader is.
 const NEAR_COUNT: u64 = 4;
 /// So many readers at different places are told apart.
@@ -35,6 +37,11 @@ pub(crate) struct Window {
 }
 
 impl Window {
+    /// Whether it is the same one.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        self.fetch.ptr_eq(&other.fetch)
+    }
+
     fn has(&self, number: u64, at: u64) -> bool {
         self.number == number && self.range.contains(&at)
     }
@@ -52,8 +59,12 @@ struct Run {
 pub(crate) enum Plan {
     /// To ask for it alone.
     Alone,
-    /// To cut it out of one window, or out of several that touch; one behind them is to be fetched, too, if somebody reads on.
-    Windows(Vec<Window>, Option<Window>),
+    /// To cut it out of one window, or out of several that touch.
+    Windows {
+        found: Vec<Window>,
+        /// Those that are new, of them or behind them: somebody has to see to it that they are fetched, whoever waits for that.
+        opened: Vec<Window>,
+    },
 }
 
 /// The last windows, and who reads where.
@@ -64,17 +75,18 @@ pub(crate) struct Ahead {
 }
 
 impl Ahead {
-    /// What to do for a block in a pack whose blocks end at `pack_end`; `fetch` begins to fetch a part of it.
+    /// What to do for a block in a pack whose blocks, and those of the next pack where there is one, end there; `fetch` begins to
+    /// fetch a part of one.
     pub(crate) fn plan(
         &mut self,
         location: &Location,
-        pack_end: u64,
+        (pack_end, next_end): (u64, Option<u64>),
         fetch: impl Fn(u64, Range<u64>) -> Fetch,
     ) -> Plan {
         let (number, start) = (location.number, u64::from(location.offset));
         let range = start..start + u64::from(location.len);
         let reads_on = self.note(number, &range);
-        let (mut found, mut at, mut is_first) = (Vec::new(), start, false);
+        let (mut found, mut opened, mut at, mut is_first) = (Vec::new(), Vec::new(), start, false);
         while at < range.end
             && let Some(window) = self.windows.iter_mut().find(|window| window.has(number, at))
         {
@@ -92,15 +104,18 @@ impl Ahead {
                 kept.is_wanted = true;
             }
             (at, is_first) = (window.range.end, window.range.end - window.range.start >= WINDOW_LEN_MAX);
+            opened.push(window.clone());
             found.push(window);
         }
-        let next = if is_first { self.open(number, at, 0, pack_end, fetch) } else { None };
-        Plan::Windows(found, next)
+        if is_first {
+            self.open_ahead(&mut opened, (number, at), (pack_end, next_end), fetch);
+        }
+        Plan::Windows { found, opened }
     }
 
     /// Forgets what could not be fetched.
     pub(crate) fn forget(&mut self, window: &Window) {
-        self.windows.retain(|other| !other.fetch.ptr_eq(&window.fetch));
+        self.windows.retain(|other| !other.is(window));
     }
 
     /// Notes who read what; whether that one reads on, a little out of turn perhaps, as several at once do.
@@ -123,6 +138,33 @@ impl Ahead {
         false
     }
 
+    /// Opens the windows behind a place that are not open yet.
+    fn open_ahead(
+        &mut self,
+        opened: &mut Vec<Window>,
+        (mut number, mut at): (u64, u64),
+        (mut end, mut next_end): (u64, Option<u64>),
+        fetch: impl Fn(u64, Range<u64>) -> Fetch,
+    ) {
+        for _ in 0..AHEAD_COUNT {
+            if at >= end {
+                let Some(next_end) = next_end.take() else { return };
+                (number, at, end) = (number + 1, FRONT_LEN.into(), next_end);
+            }
+            let there = self.windows.iter().find(|window| window.has(number, at)).map(|window| window.range.end);
+            at = match there {
+                Some(end) => end,
+                None => match self.open(number, at, 0, end, &fetch) {
+                    Some(window) => {
+                        opened.push(window.clone());
+                        window.range.end
+                    }
+                    None => return,
+                },
+            };
+        }
+    }
+
     /// A window from `start` on, of at least `len` bytes and twice what its reader asked for before.
     fn open(
         &mut self,
@@ -132,7 +174,7 @@ impl Ahead {
         pack_end: u64,
         fetch: impl Fn(u64, Range<u64>) -> Fetch,
     ) -> Option<Window> {
-        let run = self.runs.back_mut().filter(|run| run.number == number)?;
+        let run = self.runs.back_mut()?;
         run.len = (2 * run.len).clamp(WINDOW_LEN_MIN, WINDOW_LEN_MAX);
         // Windows touch, and do not overlap.
         let begun = self.windows.iter().filter(|window| window.number == number && window.range.start >= start);
@@ -174,9 +216,9 @@ mod tests {
         };
         let end = u64::from(FRONT_LEN + 1000 * LEN);
         for (number, n) in order {
-            match ahead.plan(&location(number, n), end, fetch) {
+            match ahead.plan(&location(number, n), (end, (number < 3).then_some(end)), fetch) {
                 Plan::Alone => alone += 1,
-                Plan::Windows(windows, _) => {
+                Plan::Windows { found: windows, .. } => {
                     let start = u64::from(location(number, n).offset);
                     let (first, last) = (windows.first().expect("one"), windows.last().expect("one"));
                     assert!(first.has(number, start) && last.has(number, start + u64::from(LEN) - 1), "block {n}");

@@ -11,7 +11,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use bytes::{Bytes, BytesMut};
@@ -32,6 +32,8 @@ pub struct S3Limits {
     pub attempt_max: Duration,
     /// How long a call may take with all its attempts; one attempt is made in any case.
     pub call_max: Duration,
+    /// So many attempts are made of a call at most, 1 at least.
+    pub attempt_count_max: u32,
     /// The pause before the second attempt, of which at least half is waited; each may be twice as long as the one before.
     pub pause: Duration,
     /// So many calls are under way at once.
@@ -39,11 +41,12 @@ pub struct S3Limits {
 }
 
 impl Default for S3Limits {
-    /// 10 s, 30 s, 100 ms, 32 calls.
+    /// 10 s, 30 s, as many attempts as fit into that, 100 ms, 32 calls.
     fn default() -> Self {
         Self {
             attempt_max: Duration::from_secs(10),
             call_max: Duration::from_secs(30),
+            attempt_count_max: u32::MAX,
             pause: Duration::from_millis(100),
             call_count_max: 32,
         }
@@ -244,6 +247,24 @@ impl Bucket {
         }
     }
 
+    /// Whether an object is there; none of its bytes come. Where the bucket is absent it may be that nothing is.
+    ///
+    /// # Errors
+    /// `Unavailable`, `Denied`, and `NotFound` of the bucket, where the server says so.
+    pub async fn has(&self, name: &str) -> Result<bool> {
+        let key = self.key(name);
+        let attempt = || async {
+            self.counts.gets.fetch_add(1, Ordering::Relaxed);
+            let options = GetOptions { head: true, ..GetOptions::default() };
+            self.objects.get_opts(&key, options).await.map(drop)
+        };
+        match self.call("s3.head", name, 0, attempt).await? {
+            Ok(()) => Ok(true),
+            Err(object_store::Error::NotFound { .. }) => Ok(false),
+            Err(error) => Err(self.failed("s3.head", name, &error)),
+        }
+    }
+
     /// Puts an object, whatever was there; it is durable when this returns.
     ///
     /// # Errors
@@ -307,7 +328,7 @@ impl Bucket {
         };
         match self.call("s3.get", name, len_max, attempt).await? {
             Ok(object) => Ok(Some(object)),
-            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error @ object_store::Error::NotFound { .. }) if !is_bucket_absent(&said(&error)) => Ok(None),
             Err(error) => Err(self.failed("s3.get", name, &error)),
         }
     }
@@ -353,8 +374,8 @@ impl Bucket {
         }
     }
 
-    /// The names of the objects in a directory, as far as they are told now.
-    pub(crate) fn list<'a>(&'a self, dir: &'a str) -> BoxStream<'a, Result<String>> {
+    /// The names of the objects in a directory, and when each was put, as far as they are told now.
+    pub(crate) fn list<'a>(&'a self, dir: &'a str) -> BoxStream<'a, Result<(String, SystemTime)>> {
         let key = self.key(dir);
         self.counts.lists.fetch_add(1, Ordering::Relaxed);
         let listed = self.objects.list(Some(&key));
@@ -365,7 +386,7 @@ impl Bucket {
                 Ok(None) => None,
                 Ok(Some(Ok(meta))) => {
                     let name = meta.location.filename().unwrap_or_default().to_owned();
-                    Some((Ok(name), Some(listed)))
+                    Some((Ok((name, meta.last_modified.into())), Some(listed)))
                 }
                 Ok(Some(Err(error))) => Some((Err(self.failed("s3.list", dir, &error)), None)),
                 Err(_elapsed) => Some((Err(self.silent("s3.list", dir)), None)),
@@ -396,7 +417,9 @@ impl Bucket {
             }
             sleep(rest).await;
         }
+        let mut attempts_left = self.limits.attempt_count_max;
         loop {
+            attempts_left = attempts_left.saturating_sub(1);
             let end = until.min(Instant::now() + attempt_max);
             let (failed, is_answered) = match timeout_at(end, attempt()).await {
                 Ok(answer) if !is_transient(&answer) => {
@@ -408,7 +431,7 @@ impl Bucket {
             };
             let wait = self.jitter(pause).max(self.rest.left());
             pause = PAUSE_MAX.min(2 * pause);
-            if was_silent || Instant::now() + wait >= until {
+            if was_silent || attempts_left == 0 || Instant::now() + wait >= until {
                 self.is_silent.store(!is_answered, Ordering::Relaxed);
                 return Err(failed);
             }
@@ -431,16 +454,14 @@ impl Bucket {
 
     fn failed(&self, op: &'static str, name: &str, error: &object_store::Error) -> Error {
         use object_store::Error as Failed;
-        let said = error.to_string();
+        let said = said(error);
         let (kind, todo) = match error {
             // The code is in the body alone.
-            _ if said.contains("NoSuchBucket") => {
-                (ErrorKind::NotFound, "there is no such bucket: make it, or name another")
-            }
-            _ if said.contains("RequestTimeTooSkewed") => {
+            _ if is_bucket_absent(&said) => (ErrorKind::NotFound, "there is no such bucket: make it, or name another"),
+            _ if code(&said) == Some("RequestTimeTooSkewed") => {
                 (ErrorKind::Denied, "the clock of this machine is wrong: set it")
             }
-            _ if said.contains("redirect") => {
+            _ if is_elsewhere(&said) => {
                 (ErrorKind::InvalidArgument, "the bucket is in another region, or at another endpoint: name that")
             }
             _ if is_full(&said) => (ErrorKind::NoSpace, "the bucket has no room: give it more, or delete something"),
@@ -453,7 +474,7 @@ impl Bucket {
             Failed::NotFound { .. } => (ErrorKind::NotFound, "it is gone"),
             _ => (ErrorKind::Unavailable, "the server does not do it now"),
         };
-        self.error(kind, op, name).because(format!("{todo}: {said}"))
+        self.error(kind, op, name).because(format!("{todo}: {error}"))
     }
 }
 
@@ -480,34 +501,60 @@ async fn read(found: GetResult, len: u64) -> object_store::Result<Bytes> {
     Ok(if all.is_empty() { first } else { all.freeze() })
 }
 
+/// What the server said, or what broke, and nothing of what was asked for, whose name may have any words in it.
+fn said(error: &object_store::Error) -> String {
+    let mut last: &dyn std::error::Error = error;
+    while let Some(source) = last.source() {
+        last = source;
+    }
+    last.to_string()
+}
+
+/// What stands before the status in what `object_store` says: it is told in no other way.
+const STATUS: &str = "status code: ";
+
+/// The status of an answer; nothing where there was none.
+fn status(said: &str) -> &str {
+    said.split_once(STATUS).and_then(|(_, status)| status.get(..3)).unwrap_or_default()
+}
+
+/// The code of an error of S3.
+fn code(said: &str) -> Option<&str> {
+    said.split_once("<Code>")?.1.split_once("</Code>").map(|(code, _)| code)
+}
+
+/// Whether it is the bucket that is not there.
+fn is_bucket_absent(said: &str) -> bool {
+    code(said) == Some("NoSuchBucket")
+}
+
 /// Whether there is no room, as servers say it.
 fn is_full(said: &str) -> bool {
-    ["status code: 507", "QuotaExceeded", "XMinioStorageFull"].iter().any(|full| said.contains(full))
+    status(said) == "507" || matches!(code(said), Some("QuotaExceeded" | "XMinioStorageFull"))
+}
+
+/// Whether the server sends us to another.
+fn is_elsewhere(said: &str) -> bool {
+    said.starts_with("Received redirect") || status(said).starts_with('3')
 }
 
 /// Whether another attempt may get another answer.
 fn is_transient<T>(answer: &object_store::Result<T>) -> bool {
     use object_store::Error as Failed;
     match answer {
-        Err(error @ Failed::Generic { .. }) => !is_refusal(&error.to_string()),
+        Err(error @ Failed::Generic { .. }) => !is_refusal(&said(error)),
         Err(Failed::JoinError { .. }) => true,
         _ => false,
     }
 }
 
-/// What stands before the status in what `object_store` says: it is told in no other way.
-const STATUS: &str = "status code: ";
-
 /// Whether an error is an answer of the server.
 fn has_status(error: &object_store::Error) -> bool {
-    error.to_string().contains(STATUS)
+    !status(&said(error)).is_empty()
 }
 
 /// Whether the server says that the request is wrong.
 fn is_refusal(said: &str) -> bool {
-    if said.contains("redirect") || is_full(said) {
-        return true;
-    }
-    let Some((_, status)) = said.split_once(STATUS) else { return false };
-    status.starts_with('4') && !["408", "409", "429"].iter().any(|later| status.starts_with(later))
+    let status = status(said);
+    is_elsewhere(said) || is_full(said) || status.starts_with('4') && !matches!(status, "408" | "409" | "429")
 }

@@ -3,13 +3,17 @@
 //! What still counts of some packs is put as a new one, whose state does without them; when that counts they are deleted, and
 //! not before the fence says that from a later pack on everything is there. Spec: spec/s3-store.md #compaction.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use muxfs::{BlockKey, Error, ErrorKind, Result};
 
 use crate::{
+    fence::PROBES,
     index::{Location, Usage},
     log::{Found, Log, Moving},
     pack::{PackIndex, number_of, object_name},
@@ -28,6 +32,9 @@ const SMALL_COUNT_MAX: usize = 256;
 const AT_ONCE_COUNT: usize = 8;
 /// The fence follows after so many packs, so that an opening has few to look for.
 const FENCE_COUNT: u64 = 128;
+
+/// What an opening tried the server with, and could not delete, is deleted when it is so old.
+const PROBE_AGE_MAX: Duration = Duration::from_hours(24);
 
 /// What a pack says of itself, and what of it still counts.
 type Moved = (PackIndex, Vec<(BlockKey, Location, Bytes)>);
@@ -56,7 +63,7 @@ impl S3Store {
 
     async fn flush_first(&self) -> Result<()> {
         self.inner.check_writer()?;
-        let last = self.inner.seal();
+        let last = self.inner.seal()?;
         self.inner.sent(last).await
     }
 }
@@ -71,13 +78,16 @@ fn is_small(usage: Usage, pack_len: u64) -> bool {
     weight(usage) < pack_len / 8 * 7
 }
 
+/// The packs that may be put together.
+fn movable(log: &Log) -> impl Iterator<Item = (u64, Usage)> + '_ {
+    let stays = |number: u64| log.unmovable.contains(&number) || log.state.posts.contains(number);
+    log.index.packs().filter(move |(number, _)| *number <= log.tail && !stays(*number))
+}
+
 /// The packs that are to be put together next; none where there are none.
 fn plan(log: &Log, pack_len: u64, with_dead: bool) -> Vec<u64> {
     let mut classes: Vec<Vec<(u64, u64)>> = vec![Vec::new(); usize::try_from(CLASS_COUNT + 1).unwrap_or(1)];
-    for (number, usage) in log.index.packs() {
-        if number > log.tail || log.unmovable.contains(&number) || log.state.posts.contains(number) {
-            continue;
-        }
+    for (number, usage) in movable(log) {
         let weight = weight(usage);
         if with_dead && 2 * weight < usage.len + ENTRY_LEN * usage.deleted_count && usage.len >= pack_len / 8 {
             if let Some(dead) = classes.last_mut() {
@@ -108,6 +118,12 @@ fn plan(log: &Log, pack_len: u64, with_dead: bool) -> Vec<u64> {
         .collect()
 }
 
+/// What lies from `begin` to `end`; `None` where there is not so much.
+fn cut(bytes: &Bytes, begin: u64, end: u64) -> Option<Bytes> {
+    let (begin, end) = (usize::try_from(begin).ok()?, usize::try_from(end).ok()?);
+    (begin <= end && end <= bytes.len()).then(|| bytes.slice(begin..end))
+}
+
 impl Inner {
     fn plan(&self, with_dead: bool) -> Vec<u64> {
         plan(&self.log(), self.options.pack_len as u64, with_dead)
@@ -115,15 +131,18 @@ impl Inner {
 
     /// Does beside others what is to be done after a pack.
     pub(crate) fn look_after_itself(self: &Arc<Self>) {
-        let tail = self.log().tail;
-        let is_due = tail.is_multiple_of(FENCE_COUNT) || self.options.compacts && !self.plan(false).is_empty();
-        if !is_due || self.closing.load(Ordering::Acquire) || self.upkeep.swap(true, Ordering::AcqRel) {
+        let (is_behind, is_closed) = {
+            let log = self.log();
+            (log.tail.saturating_sub(log.fence_tail) >= FENCE_COUNT, log.closed)
+        };
+        let is_due = is_behind || self.options.compacts && !self.plan(false).is_empty();
+        if !is_due || is_closed || self.upkeep.swap(true, Ordering::AcqRel) {
             return;
         }
         let inner = Arc::clone(self);
         drop(self.tasks.spawn(async move {
             let done = async {
-                if tail.is_multiple_of(FENCE_COUNT) {
+                if is_behind {
                     inner.advance_fence(false).await?;
                 }
                 if inner.options.compacts { inner.compact(false).await.map(drop) } else { Ok(()) }
@@ -155,7 +174,7 @@ impl Inner {
     /// Makes room where small packs come faster than they are put together.
     pub(crate) async fn keep_up(self: &Arc<Self>) {
         let small = |(_, usage): &(u64, Usage)| is_small(*usage, self.options.pack_len as u64);
-        if !self.options.compacts || self.log().index.packs().filter(small).count() < SMALL_COUNT_MAX {
+        if !self.options.compacts || movable(&self.log()).filter(small).count() < SMALL_COUNT_MAX {
             return;
         }
         let _turn = self.compacting.lock().await;
@@ -183,7 +202,11 @@ impl Inner {
         }
         let (from, nonce) = (moving.from.clone(), self.nonce());
         self.room().await?;
-        let number = self.log().seal_moved(nonce, moving);
+        let number = {
+            let mut log = self.log();
+            self.check_open(&log)?;
+            log.seal_moved(nonce, moving)
+        };
         self.send(number);
         self.sent(number).await?;
         self.advance_fence(false).await?;
@@ -211,14 +234,8 @@ impl Inner {
     async fn moved(&self, number: u64) -> Result<Moved> {
         let name = object_name(number);
         let gone = || self.bucket.error(ErrorKind::Corrupt, "s3.compact", &name).because("its object is gone");
-        let kept = match &self.kept {
-            Some(kept) => kept.get(number).await,
-            None => None,
-        };
-        let pack = match kept {
-            Some(pack) => pack,
-            None => self.load(number).await?.ok_or_else(gone)?,
-        };
+        // What it says itself, and no copy of that: what nobody knows it to hold would go with it.
+        let (pack, tail) = self.load_end(number).await?.ok_or_else(gone)?;
         let is_there = |location: &Location, found: Found| matches!(found, Found::At(at) if at == *location);
         let mut live = Vec::new();
         for placed in &pack.blocks {
@@ -234,7 +251,11 @@ impl Inner {
             let blocks = live.into_iter().map(|(key, location)| (key, location, Bytes::new())).collect();
             return Ok((pack, blocks));
         }
-        let bytes = self.bucket.get_range(&name, begin..end).await?.ok_or_else(gone)?;
+        let bytes = if tail.bytes.len() as u64 == tail.len {
+            cut(&tail.bytes, begin, end).ok_or_else(|| self.bucket.error(ErrorKind::Corrupt, "s3.compact", &name))?
+        } else {
+            self.bucket.get_range(&name, begin..end).await?.ok_or_else(gone)?
+        };
         let mut blocks = Vec::with_capacity(live.len());
         for (key, location) in live {
             let from = usize::try_from(u64::from(location.offset) - begin).unwrap_or(usize::MAX);
@@ -270,7 +291,15 @@ impl Inner {
             Some((fence, _)) => fence.tail,
             None => return Err(Error::new(ErrorKind::Internal, "s3.compact").because("the fence is not held")),
         };
-        let listed: Vec<String> = self.bucket.list("packs").try_collect().await?;
+        let now = (self.bucket.env().now)();
+        let mut probes = self.bucket.list(PROBES);
+        while let Some((name, time)) = probes.try_next().await? {
+            // Whoever opens a store now needs its own.
+            if now.duration_since(time).is_ok_and(|age| age > PROBE_AGE_MAX) {
+                self.bucket.delete(&format!("{PROBES}/{name}")).await?;
+            }
+        }
+        let listed: Vec<String> = self.bucket.list("packs").map_ok(|(name, _)| name).try_collect().await?;
         let live = self.log().state.live.clone();
         let is_dead = |number: &u64| *number < tail && !live.contains(*number);
         self.delete_packs(listed.iter().filter_map(|name| number_of(name)).filter(is_dead).collect()).await

@@ -87,6 +87,18 @@ impl S3Place {
     /// # Errors
     /// `InvalidArgument` for an endpoint, or a name, that cannot be.
     pub fn open(&self, me: &S3Credentials, limits: S3Limits, env: &Env) -> Result<Bucket> {
+        self.open_as(Some(me), limits, env)
+    }
+
+    /// The bucket for who has no key, as it may be read by anybody. Nobody is asked yet.
+    ///
+    /// # Errors
+    /// Those of [`S3Place::open`].
+    pub fn open_unsigned(&self, limits: S3Limits, env: &Env) -> Result<Bucket> {
+        self.open_as(None, limits, env)
+    }
+
+    fn open_as(&self, me: Option<&S3Credentials>, limits: S3Limits, env: &Env) -> Result<Bucket> {
         let bad = |why: &str| Error::new(ErrorKind::InvalidArgument, "s3.place").at(self).because(why);
         let is_name =
             !self.bucket.is_empty() && self.bucket.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
@@ -99,14 +111,18 @@ impl S3Place {
         let mut builder = AmazonS3Builder::new()
             .with_bucket_name(&self.bucket)
             .with_region(self.region.as_deref().unwrap_or(REGION))
-            .with_access_key_id(&me.access_key)
-            .with_secret_access_key(&me.secret_key)
             .with_retry(retry)
             // One object at a time goes, and not every server knows how to delete a list.
             .with_config(AmazonS3ConfigKey::DisableBulkDelete, "true")
             .with_http_connector(Connector { rest: Arc::clone(&rest) });
-        if let Some(token) = &me.token {
-            builder = builder.with_token(token);
+        match me {
+            None => builder = builder.with_skip_signature(true),
+            Some(me) => {
+                builder = builder.with_access_key_id(&me.access_key).with_secret_access_key(&me.secret_key);
+                if let Some(token) = &me.token {
+                    builder = builder.with_token(token);
+                }
+            }
         }
         let is_in_path = self.path_style.unwrap_or(self.endpoint.is_some());
         builder = builder.with_virtual_hosted_style_request(!is_in_path);

@@ -10,13 +10,20 @@ use muxfs::{Env, Error, ErrorKind, Result};
 use object_store::PutPayload;
 use serde::{Deserialize, Serialize};
 
-use crate::bucket::{Bucket, Put, When};
+use crate::{
+    bucket::{Bucket, Put, When},
+    pack::NUMBER_MAX,
+};
 
 /// The name of its object.
 pub(crate) const NAME: &str = "fence";
+/// Where an opening tries the server.
+pub(crate) const PROBES: &str = "probes";
 /// What is longer is no fence, in bytes.
 const LEN_MAX: u64 = 4096;
 const VERSION: u32 = 1;
+/// So many characters of the name of a machine are told.
+const HOST_LEN_MAX: usize = 60;
 
 /// What the fence says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,31 +48,24 @@ pub(crate) struct Fence {
     pub(crate) nonce: String,
 }
 
-/// Some random bytes in hexadecimal digits.
-pub(crate) fn random(env: &Env) -> String {
-    let mut bytes = [0; 16];
-    (env.fill)(&mut bytes);
-    format!("{:032x}", u128::from_be_bytes(bytes))
-}
-
 impl Fence {
     /// The first one of a store.
     pub(crate) fn new(writer: &str, host: &str, env: &Env) -> Self {
-        let (store, nonce, time) = (random(env), random(env), now(env));
+        let (store, nonce, time) = (env.random_id(), env.random_id(), now(env));
         let (writer, host) = (writer.to_owned(), host.to_owned());
         Self { v: VERSION, store, epoch: 1, since: 1, writer, host, time, ended: false, tail: 0, nonce }
     }
 
     /// The first one of the next epoch.
     pub(crate) fn claimed(&self, writer: &str, host: &str, env: &Env) -> Self {
-        let epoch = self.epoch.saturating_add(1);
+        let epoch = self.epoch + 1;
         let since = if self.writer == writer { self.since } else { epoch };
         Self { epoch, since, ..self.next(writer, host, env) }
     }
 
     /// The next one of the same writer.
     pub(crate) fn next(&self, writer: &str, host: &str, env: &Env) -> Self {
-        let (writer, host, nonce, time) = (writer.to_owned(), host.to_owned(), random(env), now(env));
+        let (writer, host, nonce, time) = (writer.to_owned(), host.to_owned(), env.random_id(), now(env));
         Self { writer, host, time, nonce, ended: false, ..self.clone() }
     }
 
@@ -83,6 +83,13 @@ impl Fence {
         if fence.v != VERSION {
             let why = format!("a fence of version {}, and this program knows {VERSION}", fence.v);
             return Err(bucket.error(ErrorKind::Unsupported, "s3.fence", NAME).because(why));
+        }
+        // It is in the names of files on this machine, and each of them is counted on.
+        if fence.store.len() != 32 || !fence.store.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Err(bad("it names no store".into()));
+        }
+        if fence.tail > NUMBER_MAX || fence.epoch > NUMBER_MAX || fence.since > fence.epoch {
+            return Err(bad("its numbers mean nothing".into()));
         }
         Ok(Some((fence, found.tag)))
     }
@@ -102,7 +109,9 @@ impl Fence {
     /// Who holds it, and since when, for people.
     pub(crate) fn holder(&self, env: &Env) -> String {
         let since = Duration::from_secs(now(env).saturating_sub(self.time));
-        format!("{} (last heard of {} s ago, epoch {})", self.host, since.as_secs(), self.epoch)
+        // Others wrote it.
+        let host: String = self.host.chars().filter(|c| !c.is_control()).take(HOST_LEN_MAX).collect();
+        format!("{host} (last heard of {} s ago, epoch {})", since.as_secs(), self.epoch)
     }
 }
 
@@ -116,7 +125,7 @@ fn now(env: &Env) -> u64 {
 /// # Errors
 /// `Unsupported` where it does not; those of the bucket.
 pub(crate) async fn check_conditions(bucket: &Bucket) -> Result<()> {
-    let name = format!("probe-{}", random(bucket.env()));
+    let name = format!("{PROBES}/{}", bucket.env().random_id());
     let (one, other) = (PutPayload::from_static(b"one"), PutPayload::from_static(b"other"));
     let checked = async {
         let refused = |what: &str| {
@@ -150,4 +159,38 @@ pub(crate) async fn check_conditions(bucket: &Bucket) -> Result<()> {
     let checked = checked.await;
     let deleted = bucket.delete(&name).await;
     checked.and(deleted)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use muxfs::testing;
+    use object_store::memory::InMemory;
+
+    use super::*;
+    use crate::S3Limits;
+
+    /// What is counted on from there, and is part of names on this machine, is refused where it cannot be.
+    #[tokio::test]
+    async fn a_fence_of_anything_is_refused() {
+        let env = testing::env();
+        let bucket = Bucket::new(Arc::new(InMemory::new()), "", "s3://bucket", S3Limits::default(), &env);
+        let good = || Fence::new("me", "here", &env);
+        let bad = [
+            Fence { epoch: u64::MAX, ..good() },
+            Fence { tail: u64::MAX, ..good() },
+            Fence { since: 2, ..good() },
+            Fence { store: "../..".into(), ..good() },
+            Fence { store: String::new(), ..good() },
+        ];
+        for fence in bad {
+            fence.put(&bucket, When::Always).await.expect("put");
+            assert_eq!(Fence::load(&bucket).await.expect_err("refused").kind(), ErrorKind::Corrupt, "{fence:?}");
+        }
+        let strange = Fence { host: format!("\u{1b}[2J\n{}", "x".repeat(2000)), ..good() }.holder(&env);
+        assert!(strange.len() < 200 && !strange.contains(char::is_control), "{strange:?}");
+        good().put(&bucket, When::Always).await.expect("put");
+        assert!(Fence::load(&bucket).await.expect("good").is_some());
+    }
 }

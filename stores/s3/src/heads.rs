@@ -40,6 +40,7 @@ impl Inner {
         let nonce = self.nonce();
         let number = {
             let mut log = self.log();
+            self.check_open(&log)?;
             let number = log.next();
             log.state.heads.insert(name, (head, number));
             log.last_swap = number;

@@ -1,6 +1,7 @@
 //! The indexes of packs, kept on this machine: what is here need not be read from the bucket when a store is opened.
 //!
-//! One small file for each pack, its name the number. Each holds its checksum, and is lost without loss.
+//! One small file for each pack, its name the number. Each holds its checksum, and is lost without loss; all are of one line of packs,
+//! which whoever opens compares with that in the bucket.
 
 use std::{
     fs,
@@ -10,7 +11,7 @@ use std::{
 
 use bytes::Bytes;
 
-use crate::pack::{PackIndex, number_of};
+use crate::pack::{PackId, PackIndex, number_of};
 
 /// A directory of indexes.
 #[derive(Debug, Clone)]
@@ -21,9 +22,7 @@ pub(crate) struct Kept {
 impl Kept {
     /// Those of one store in a directory, which is made where it is absent; `None` if nothing can be kept there.
     pub(crate) async fn open(dir: &Path, store: &str) -> Option<Self> {
-        // A store has its name from the bucket.
-        let is_name = !store.is_empty() && store.bytes().all(|byte| byte.is_ascii_alphanumeric());
-        let dir = dir.join(if is_name { store } else { "unnamed" });
+        let dir = dir.join(store);
         let made = run({
             let dir = dir.clone();
             move || fs::create_dir_all(dir)
@@ -46,6 +45,24 @@ impl Kept {
         let file = self.file(number);
         let bytes = run(move || fs::read(file)).await?.ok()?;
         PackIndex::decode(&Bytes::from(bytes)).ok().filter(|index| index.id.number == number)
+    }
+
+    /// Which pack is the newest of these, ascending, whose index is here and whole.
+    pub(crate) async fn newest_of(&self, numbers: Vec<u64>) -> Option<PackId> {
+        let dir = self.dir.clone();
+        let mut here = run(move || {
+            let entries = fs::read_dir(&dir).into_iter().flatten().flatten();
+            let here = entries.filter_map(|entry| entry.file_name().to_str().and_then(number_of));
+            here.filter(|number| numbers.binary_search(number).is_ok()).collect::<Vec<_>>()
+        })
+        .await?;
+        here.sort_unstable();
+        for number in here.into_iter().rev() {
+            if let Some(pack) = self.get(number).await {
+                return Some(pack.id);
+            }
+        }
+        None
     }
 
     /// Keeps the indexes of packs that count.

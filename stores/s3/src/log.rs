@@ -40,6 +40,10 @@ pub(crate) struct Log {
     pub(crate) unmovable: HashSet<u64>,
     /// Why nothing can be written any more.
     pub(crate) fenced: Option<String>,
+    /// Whether this writer has ended, or is about to say so: nothing is sealed any more.
+    pub(crate) closed: bool,
+    /// The tail that the fence says.
+    pub(crate) fence_tail: u64,
     /// The pack that set a head last.
     pub(crate) last_swap: u64,
 }

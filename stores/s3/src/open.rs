@@ -9,7 +9,7 @@ use futures_util::{StreamExt as _, stream};
 use muxfs::{Error, ErrorKind, Result};
 
 use crate::{
-    bucket::{Bucket, Put, When},
+    bucket::{Bucket, Object, Put, When},
     fence::{self, Fence, check_conditions},
     kept::Kept,
     pack::{PackId, PackIndex, TRAILER_LEN, Trailer, object_name, payload},
@@ -18,6 +18,10 @@ use crate::{
 
 /// So much of the end of a pack is read first, in bytes: the index of most.
 const END_LEN: u64 = 32 << 10;
+/// Of indexes that are longer one is read at a time, in bytes.
+const LONG_LEN: u64 = 8 << 20;
+/// Of so many packs that are lost each is told.
+const TOLD_COUNT: usize = 10;
 /// So many packs are looked at at once.
 const AHEAD_COUNT: usize = 16;
 /// Of writers that begin at the same time one wins each time; so often it is tried.
@@ -65,12 +69,14 @@ impl S3Store {
             Some(dir) => Kept::open(dir, &fence.0.store).await,
             None => None,
         };
-        let (epoch, since, tail) = (fence.0.epoch, fence.0.since, fence.0.tail);
-        let store = Self::over(bucket, options, kept, since);
+        let (epoch, tail, which) = (fence.0.epoch, fence.0.tail, (fence.0.store.clone(), fence.0.since));
+        let store = Self::over(bucket, options, kept, which);
         let inner = &store.inner;
         inner.bucket.learn_ends(fence::NAME, END_LEN).await;
         if tail > 0 {
             inner.jump(tail).await?;
+        } else if let Some(kept) = &inner.kept {
+            kept.retain(|_| false).await;
         }
         if inner.is_follower() {
             inner.refresh().await?;
@@ -180,7 +186,7 @@ impl Inner {
                 self.walk().await
             }
             Some(_) => Ok(()),
-            None => Err(self.bucket.error(ErrorKind::NotFound, "s3.follow", "").because("the store is gone")),
+            None => Err(self.bucket.error(ErrorKind::Unavailable, "s3.follow", "").because("the store is gone")),
         }
     }
 
@@ -222,6 +228,10 @@ impl Inner {
             };
             let known: BTreeSet<u64> = self.log().index.packs().map(|(number, _)| number).collect();
             let missing: Vec<u64> = last.state.live.numbers().filter(|number| !known.contains(number)).collect();
+            if known.is_empty() {
+                self.check_kept(&missing).await?;
+            }
+            let mut lost_count = 0;
             let mut packs = stream::iter(missing)
                 .map(|number| async move {
                     if let Some(kept) = &self.kept
@@ -253,17 +263,36 @@ impl Inner {
                     Err(error) if error.kind() == ErrorKind::Corrupt => format!("{error:#}"),
                     Err(error) => return Err(error),
                 };
-                tracing::error!(
-                    place = self.bucket.place(),
-                    pack = object_name(number),
-                    why,
-                    "a pack is lost: put again what was in it"
-                );
+                lost_count += 1;
+                if lost_count <= TOLD_COUNT {
+                    let (place, pack) = (self.bucket.place(), object_name(number));
+                    tracing::error!(place, pack, why, "a pack is lost: put again what was in it");
+                }
                 self.log().unreadable.insert(number, why);
+            }
+            if lost_count > TOLD_COUNT {
+                tracing::error!(place = self.bucket.place(), lost_count, "more packs are lost");
             }
             self.log().advance(&last);
             return Ok(());
         }
+    }
+
+    /// Throws the indexes that are kept here away where they are of another history, as after the bucket was put back to what it was:
+    /// then numbers were given again. Packs are one line, so the newest of them tells for all before it, and for none after it: those
+    /// are read from the bucket.
+    async fn check_kept(&self, live: &[u64]) -> Result<()> {
+        let Some(kept) = &self.kept else { return Ok(()) };
+        let Some(newest) = kept.newest_of(live.to_vec()).await else {
+            kept.retain(|_| false).await;
+            return Ok(());
+        };
+        match self.whose(newest.number).await {
+            Ok(Some((there, _))) if there == newest => kept.retain(move |number| number <= newest.number).await,
+            Err(error) if error.kind() != ErrorKind::Corrupt => return Err(error),
+            Ok(_) | Err(_) => kept.retain(|_| false).await,
+        }
+        Ok(())
     }
 
     /// The pack that the fence names by now, where one was deleted.
@@ -282,6 +311,11 @@ impl Inner {
 
     /// The index of a pack; `None` if there is none of that number.
     pub(crate) async fn load(&self, number: u64) -> Result<Option<PackIndex>> {
+        Ok(self.load_end(number).await?.map(|(pack, _)| pack))
+    }
+
+    /// The index of a pack, and the end of its object that was read for that.
+    pub(crate) async fn load_end(&self, number: u64) -> Result<Option<(PackIndex, Object)>> {
         let name = object_name(number);
         let at = |error: Error| error.at(format!("{}/{name}", self.bucket.place()));
         // Every pack has a trailer.
@@ -289,6 +323,8 @@ impl Inner {
         let Some(mut end) = self.bucket.get_end(&name, len).await? else { return Ok(None) };
         let trailer = Trailer::decode(&end.bytes).map_err(at)?;
         let len = u64::from(trailer.index_len) + TRAILER_LEN as u64;
+        // Long ones one behind the other: nobody knows who wrote them.
+        let _turn = if len > LONG_LEN { Some(self.long.lock().await) } else { None };
         if len > end.bytes.len() as u64 && len <= end.len {
             match self.bucket.get_end(&name, len).await? {
                 Some(whole) => end = whole,
@@ -299,7 +335,7 @@ impl Inner {
         if pack.id.number != number {
             return Err(at(Error::new(ErrorKind::Corrupt, "s3.pack").because("it is another pack")));
         }
-        Ok(Some(pack))
+        Ok(Some((pack, end)))
     }
 
     /// Notes in the fence up to where all is there, and whether this writer has ended: before anything older is deleted.
@@ -310,10 +346,16 @@ impl Inner {
         let mut held = self.fence.lock().await;
         for _ in 0..BEGIN_COUNT_MAX {
             let Some((fence, tag)) = held.clone() else { return Err(self.passed_over().await) };
+            if fence.ended && !ended {
+                // Another may have begun that deletes, too.
+                self.check_writer()?;
+            }
             let (writer, tail) = (&self.options.writer, self.log().tail);
             let next = Fence { ended, tail, ..fence.next(writer, &self.options.host, self.bucket.env()) };
             if let Put::Done(tag) = next.put(&self.bucket, When::Is(tag)).await? {
                 *held = Some((next, tag));
+                let mut log = self.log();
+                log.fence_tail = log.fence_tail.max(tail);
                 return Ok(());
             }
             match Fence::load(&self.bucket).await? {

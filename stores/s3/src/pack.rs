@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
-use muxfs::{BlockKey, Error, ErrorKind, Name, Result};
+use muxfs::{BlockKey, Error, ErrorKind, Name, Result, block::BLOCK_LEN_MAX, heads::HEAD_LEN_MAX};
 use object_store::PutPayload;
 
 use crate::ranges::Ranges;
@@ -17,8 +17,11 @@ const VERSION: u32 = 1;
 pub(crate) const FRONT_LEN: u32 = 8;
 /// At the very end: how long the index before it is, and whose it is.
 pub(crate) const TRAILER_LEN: usize = 56;
-/// The longest index that is read, in bytes; one of the smallest blocks that fill a pack is shorter.
-pub(crate) const INDEX_LEN_MAX: u32 = 1 << 30;
+/// No index is longer, and no block ends further from the beginning of its pack, in bytes: two of the longest packs that were
+/// put together are shorter.
+pub(crate) const PART_LEN_MAX: u32 = 256 << 20;
+/// No pack, and no epoch, has a higher number: what counts on from there never overflows.
+pub(crate) const NUMBER_MAX: u64 = 1 << 62;
 
 /// So many packs count at most: of 8 MiB, 128 TiB.
 const LIVE_COUNT_MAX: u64 = 1 << 24;
@@ -147,7 +150,12 @@ impl PackIndex {
         for _ in 0..get_number(&mut index).ok_or_else(bad)? {
             let key = BlockKey::new(&get_short(&mut index).ok_or_else(bad)?).map_err(|_| bad())?;
             let mut number = || index.try_get_u32_le().map_err(|_| bad());
-            blocks.push(Placed { key, offset: number()?, len: number()?, crc: number()? });
+            let placed = Placed { key, offset: number()?, len: number()?, crc: number()? };
+            let end = placed.offset.checked_add(placed.len).ok_or_else(bad)?;
+            if placed.len as usize > BLOCK_LEN_MAX || end > PART_LEN_MAX {
+                return Err(bad());
+            }
+            blocks.push(placed);
         }
         let mut deleted = Vec::new();
         for _ in 0..get_number(&mut index).ok_or_else(bad)? {
@@ -159,7 +167,7 @@ impl PackIndex {
             let name = Name::new(&get_short(&mut index).ok_or_else(bad)?).map_err(|_| bad())?;
             let version = get_number(&mut index).ok_or_else(bad)?;
             let len = get_number(&mut index).and_then(|len| usize::try_from(len).ok()).ok_or_else(bad)?;
-            if len > index.len() {
+            if len > index.len() || len > HEAD_LEN_MAX {
                 return Err(bad());
             }
             heads.insert(name, (Bytes::copy_from_slice(&index.split_to(len)), version));
@@ -192,7 +200,10 @@ impl Trailer {
         let mut nonce = [0; 16];
         fields.try_copy_to_slice(&mut nonce).map_err(|_| bad())?;
         let version = fields.try_get_u32_le().map_err(|_| bad())?;
-        if fields.try_get_u32_le().map_err(|_| bad())? != crc || index_len > INDEX_LEN_MAX {
+        if fields.try_get_u32_le().map_err(|_| bad())? != crc
+            || index_len > PART_LEN_MAX
+            || number.max(epoch) > NUMBER_MAX
+        {
             return Err(bad());
         }
         if version != VERSION {
@@ -319,6 +330,29 @@ mod tests {
                 assert_eq!(PackIndex::decode(&decoded.encode()).expect("it is one"), decoded);
             }
         }
+    }
+
+    /// Whatever is said to be there bounds what is asked for, and held, of it.
+    #[test]
+    fn numbers_that_no_pack_has_are_refused() {
+        let len_max = u32::try_from(BLOCK_LEN_MAX).expect("it fits");
+        let bad: [fn(&mut PackIndex, u32); 7] = [
+            |pack, len_max| pack.blocks[0].len = len_max + 1,
+            |pack, _| pack.blocks[0].offset = u32::MAX,
+            |pack, _| pack.blocks[0].offset = PART_LEN_MAX,
+            |pack, _| pack.id.number = NUMBER_MAX + 1,
+            |pack, _| pack.id.number = u64::MAX,
+            |pack, _| pack.id.epoch = u64::MAX,
+            |pack, _| pack.state.heads.values_mut().for_each(|head| head.0 = vec![0; HEAD_LEN_MAX + 1].into()),
+        ];
+        for (n, change) in bad.into_iter().enumerate() {
+            let mut pack = index();
+            change(&mut pack, len_max);
+            assert_eq!(PackIndex::decode(&pack.encode()).expect_err("refused").kind(), ErrorKind::Corrupt, "{n}");
+        }
+        let mut pack = index();
+        (pack.blocks[0].len, pack.id.number, pack.id.epoch) = (len_max, NUMBER_MAX, NUMBER_MAX);
+        assert_eq!(PackIndex::decode(&pack.encode()).expect("good"), pack);
     }
 
     #[test]

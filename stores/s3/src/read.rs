@@ -79,32 +79,40 @@ impl Inner {
 
     /// A block out of a window, where its reader reads on; `None` where it is to be asked for alone.
     async fn cut_ahead(self: &Arc<Self>, location: Location) -> Result<Option<Bytes>> {
-        let Some(end) = self.log().index.end_of(location.number) else { return Ok(None) };
+        let ends = {
+            let log = self.log();
+            let Some(end) = log.index.end_of(location.number) else { return Ok(None) };
+            // What is on its way is in memory.
+            let next = location.number + 1;
+            (end, log.index.end_of(next).filter(|_| next <= log.tail))
+        };
         let fetch = |number, range| {
             let bucket = Arc::clone(&self.bucket);
             let fetched = async move { bucket.get_range(&object_name(number), range).await };
             fetched.map(|fetched| fetched.map_err(|error| Failure::from(&error))).boxed().shared()
         };
-        let (windows, next) = match self.ahead().plan(&location, end, fetch) {
+        let (found, opened) = match self.ahead().plan(&location, ends, fetch) {
             Plan::Alone => return Ok(None),
-            Plan::Windows(windows, next) => (windows, next),
+            Plan::Windows { found, opened } => (found, opened),
         };
-        if let Some(next) = next {
+        for window in opened.clone() {
             let inner = Arc::clone(self);
+            // Whoever asked may go away: a window that nobody fetches would stand in the way of all who read there later.
             drop(self.tasks.spawn(async move {
-                if !matches!(next.fetch.clone().await, Ok(Some(_))) {
-                    inner.ahead().forget(&next);
+                if !matches!(window.fetch.clone().await, Ok(Some(_))) {
+                    inner.ahead().forget(&window);
                 }
             }));
         }
         // Not a slice: whoever keeps a block keeps no window.
         let (mut block, mut at) = (BytesMut::with_capacity(location.len as usize), u64::from(location.offset));
-        for window in windows {
-            let fetched = window.fetch.clone().await;
-            if !matches!(fetched, Ok(Some(_))) {
-                self.ahead().forget(&window);
-            }
-            let Some(bytes) = fetched? else { return Ok(None) };
+        for window in found {
+            let bytes = match window.fetch.clone().await {
+                Ok(Some(bytes)) => bytes,
+                // What another began may have had the worse time: then the block is asked for alone.
+                Err(failure) if opened.iter().any(|other| other.is(&window)) => return Err(failure.into()),
+                Ok(None) | Err(_) => return Ok(None),
+            };
             let from = usize::try_from(at - window.range.start).unwrap_or(usize::MAX);
             let rest = bytes.get(from..).unwrap_or_default();
             let part = rest.get(..location.len as usize - block.len()).unwrap_or(rest);

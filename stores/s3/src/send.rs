@@ -23,23 +23,27 @@ const PLACE_COUNT_MAX: usize = 8;
 
 impl Inner {
     /// Seals what is open, if there is something; the number of the last pack there is.
-    pub(crate) fn seal(self: &Arc<Self>) -> u64 {
+    ///
+    /// # Errors
+    /// As `check_open`, where there is something.
+    pub(crate) fn seal(self: &Arc<Self>) -> Result<u64> {
         let nonce = self.nonce();
         let (sealed, last) = {
             let mut log = self.log();
+            if !log.open.is_empty() {
+                self.check_open(&log)?;
+            }
             let sealed = log.seal(nonce, false);
             (sealed, log.next() - 1)
         };
         if let Some(number) = sealed {
             self.send(number);
         }
-        last
+        Ok(last)
     }
 
-    pub(crate) fn seal_if_full(self: &Arc<Self>) {
-        if self.log().open.len() >= self.options.pack_len {
-            self.seal();
-        }
+    pub(crate) fn seal_if_full(self: &Arc<Self>) -> Result<()> {
+        if self.log().open.len() >= self.options.pack_len { self.seal().map(drop) } else { Ok(()) }
     }
 
     /// Waits until one more pack may be sent.
@@ -63,9 +67,11 @@ impl Inner {
         let mut changed = self.changed.subscribe();
         let failed: Vec<u64> = {
             let mut log = self.log();
+            let is_closed = log.closed;
             let failed =
                 log.sealed.range_mut(..=number).filter(|(_, sealed)| matches!(sealed.sending, Sending::Failed(_)));
             failed
+                .filter(|_| !is_closed)
                 .map(|(number, sealed)| {
                     sealed.sending = Sending::Going;
                     *number
@@ -156,8 +162,28 @@ impl Inner {
             Ok(Some((fence, _))) => fence.holder(self.bucket.env()),
             Ok(None) | Err(_) => "another machine".into(),
         };
-        self.fenced(&format!(
-            "{holder} has taken over the writing: nothing can be written from here until it is opened again"
-        ))
+        self.fenced(&passed_over_by(&holder))
     }
+
+    /// Finds out whether another has taken over while nothing was written here.
+    pub(crate) async fn look_at_fence(&self) -> Result<()> {
+        let mine = self.fence.lock().await.as_ref().map(|(fence, _)| fence.epoch);
+        let there = Fence::load(&self.bucket).await?.map(|(fence, _)| fence);
+        if let (Some(mine), Some(there)) = (mine, there)
+            && there.epoch > mine
+        {
+            let why = passed_over_by(&there.holder(self.bucket.env()));
+            let mut log = self.log();
+            if !log.closed {
+                log.fenced.get_or_insert(why);
+                drop(log);
+                self.changed.send_modify(|count| *count += 1);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn passed_over_by(holder: &str) -> String {
+    format!("{holder} has taken over the writing: nothing can be written from here until it is opened again")
 }

@@ -8,10 +8,8 @@ use std::{
     fmt,
     ops::Range,
     path::PathBuf,
-    sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, atomic::AtomicBool},
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -21,7 +19,10 @@ use futures_util::{
     stream::{self, BoxStream},
 };
 use muxfs::{BlockKey, BlockStore, Error, ErrorKind, Result, block::BLOCK_LEN_MAX};
-use tokio::sync::{Mutex as AsyncMutex, watch};
+use tokio::{
+    sync::{Mutex as AsyncMutex, watch},
+    time::timeout,
+};
 use tokio_util::task::TaskTracker;
 
 use crate::{
@@ -52,7 +53,7 @@ pub struct S3Options {
     pub writer: String,
     /// What others are told of it: the name of the machine.
     pub host: String,
-    /// A pack is full when it has so many bytes; at most 64 MiB.
+    /// A pack is full when it has so many bytes; at most 32 MiB.
     pub pack_len: usize,
     /// A directory of this machine that keeps the indexes of packs, so that an opening reads few of them from the bucket; it
     /// may be lost. `None` keeps none.
@@ -64,7 +65,7 @@ pub struct S3Options {
 /// The length of a full pack if nothing else is said, in bytes.
 pub const PACK_LEN: usize = 8 << 20;
 /// No pack is longer than that and a block, in bytes.
-const PACK_LEN_MAX: usize = 64 << 20;
+const PACK_LEN_MAX: usize = 32 << 20;
 
 impl S3Options {
     /// To write, as `writer`, with packs of 8 MiB.
@@ -93,6 +94,7 @@ pub(crate) struct Inner {
     pub(crate) options: S3Options,
     pub(crate) kept: Option<Kept>,
     since: u64,
+    id: String,
     keeps_all: OnceLock<PathBuf>,
     log: Mutex<Log>,
     ahead: Mutex<Ahead>,
@@ -105,9 +107,10 @@ pub(crate) struct Inner {
     /// Who looks for what is new.
     pub(crate) refreshing: AsyncMutex<()>,
     pub(crate) compacting: AsyncMutex<()>,
+    /// Who reads a long index.
+    pub(crate) long: AsyncMutex<()>,
     /// Whether packs are put together now, or will be.
     pub(crate) upkeep: AtomicBool,
-    pub(crate) closing: AtomicBool,
     pub(crate) tasks: TaskTracker,
 }
 
@@ -131,13 +134,19 @@ pub struct S3Usage {
 }
 
 impl S3Store {
-    pub(crate) fn over(bucket: Arc<Bucket>, options: S3Options, kept: Option<Kept>, since: u64) -> Self {
+    pub(crate) fn over(
+        bucket: Arc<Bucket>,
+        options: S3Options,
+        kept: Option<Kept>,
+        (id, since): (String, u64),
+    ) -> Self {
         let pack_len = options.pack_len.clamp(1, PACK_LEN_MAX);
         let inner = Inner {
             bucket,
             options: S3Options { pack_len, ..options },
             kept,
             since,
+            id,
             keeps_all: OnceLock::new(),
             log: Mutex::default(),
             ahead: Mutex::default(),
@@ -146,8 +155,8 @@ impl S3Store {
             swapping: Arc::default(),
             refreshing: AsyncMutex::default(),
             compacting: AsyncMutex::default(),
+            long: AsyncMutex::default(),
             upkeep: AtomicBool::new(false),
-            closing: AtomicBool::new(false),
             tasks: TaskTracker::new(),
         };
         Self { inner: Arc::new(inner) }
@@ -175,6 +184,11 @@ impl S3Store {
         self.inner.bucket.place()
     }
 
+    /// Tells stores apart: 32 hexadecimal digits, drawn when it was made.
+    pub fn id(&self) -> &str {
+        &self.inner.id
+    }
+
     /// The first of the epochs that were all of this writer; 1 if nobody else ever wrote there. What a machine has of an earlier one, as a
     /// journal, belongs to a state that went on without it.
     pub fn since(&self) -> u64 {
@@ -188,6 +202,32 @@ impl S3Store {
         self.inner.keeps_all.set(file).ok();
     }
 
+    /// Waits until another machine has taken the writing over, and tells why nothing is written from here any more (`Denied`). Looks
+    /// for that every `look_every`, also while nothing is written; for ever where it only follows.
+    pub async fn passed_over(&self, look_every: Duration) -> Error {
+        let inner = &self.inner;
+        let mut changed = inner.changed.subscribe();
+        loop {
+            changed.borrow_and_update();
+            if let Some(why) = &inner.log().fenced {
+                return inner.fenced(why);
+            }
+            if timeout(look_every, changed.changed()).await.is_err()
+                && let Err(error) = inner.look_at_fence().await
+            {
+                tracing::debug!(place = self.place(), "who writes there cannot be seen now: {error:#}");
+            }
+        }
+    }
+
+    /// Who opened the store in a bucket last to write: as [`S3Options::writer`] was; `None` where there is none.
+    ///
+    /// # Errors
+    /// Those of the bucket; `Corrupt`.
+    pub async fn last_writer(bucket: &Bucket) -> Result<Option<String>> {
+        Ok(Fence::load(bucket).await?.map(|(fence, _)| fence.writer))
+    }
+
     /// Makes all that was put durable, says that this writer has ended, so that another may begin, and waits for what goes on in
     /// the background. Repeatable; nothing can be put any more.
     ///
@@ -195,7 +235,8 @@ impl S3Store {
     /// As `flush`; also then nothing goes on.
     pub async fn close(&self) -> Result<()> {
         let flushed = self.flush().await;
-        let was_open = !self.inner.closing.swap(true, Ordering::AcqRel);
+        // Whatever is sealed from here on would be put though others were told that they may begin.
+        let was_open = !std::mem::replace(&mut self.inner.log().closed, true);
         self.inner.tasks.close();
         self.inner.tasks.wait().await;
         if self.inner.is_follower() || !was_open || flushed.is_err() {
@@ -236,10 +277,15 @@ impl Inner {
             let why = "this machine only follows what another writes there";
             return Err(self.bucket.error(ErrorKind::ReadOnly, "s3.write", "").because(why));
         }
-        if let Some(why) = &self.log().fenced {
+        self.check_open(&self.log())
+    }
+
+    /// Whether something can be sealed, as long as the lock is held.
+    pub(crate) fn check_open(&self, log: &Log) -> Result<()> {
+        if let Some(why) = &log.fenced {
             return Err(self.fenced(why));
         }
-        if self.closing.load(Ordering::Acquire) {
+        if log.closed {
             return Err(self.bucket.error(ErrorKind::Unavailable, "s3.write", "").because("the store is closed"));
         }
         Ok(())
@@ -280,18 +326,21 @@ impl BlockStore for S3Store {
             if log.has_good(key) {
                 return Ok(());
             }
+            self.inner.check_open(&log)?;
             log.put(key, block);
         }
-        self.inner.seal_if_full();
-        Ok(())
+        self.inner.seal_if_full()
     }
 
     async fn delete(&self, key: &BlockKey) -> Result<()> {
         self.inner.check_deletions()?;
         self.inner.room().await?;
-        self.inner.log().delete(key);
-        self.inner.seal_if_full();
-        Ok(())
+        {
+            let mut log = self.inner.log();
+            self.inner.check_open(&log)?;
+            log.delete(key);
+        }
+        self.inner.seal_if_full()
     }
 
     async fn has(&self, key: &BlockKey) -> Result<bool> {
@@ -308,12 +357,8 @@ impl BlockStore for S3Store {
         if self.inner.is_follower() {
             return Ok(());
         }
-        // What came too late may be behind what another writes by now.
-        if self.inner.closing.load(Ordering::Acquire) && !self.inner.log().open.is_empty() {
-            return self.inner.check_writer();
-        }
         self.inner.keep_up().await;
-        let last = self.inner.seal();
+        let last = self.inner.seal()?;
         self.inner.sent(last).await
     }
 

@@ -13,7 +13,7 @@ use muxfs::{
 use muxfs_s3::{S3Access, S3Options, S3Store};
 use object_store::memory::InMemory;
 
-use faulty::{Faults, Faulty, block, key, open, options};
+use faulty::{Faults, Faulty, Late, block, key, open, options, rounds};
 
 fn name() -> Name {
     Name::new(b"main").expect("a name")
@@ -75,18 +75,21 @@ async fn write(objects: Arc<Faulty>, writer: &'static str, seed: u64, done: Arc<
     }
 }
 
-/// Two writers that begin at random and throw each other out, over calls that fail and answers that get lost: the commits
-/// that were acknowledged are one line, and everything they put is there.
+/// Two writers that begin at random and throw each other out, over calls that fail, answers that get lost, and puts and deletions that
+/// happen long after their caller gave them up, the other having taken over: the commits that were acknowledged are one line, and
+/// everything they put is there.
 #[tokio::test]
 async fn of_two_writers_no_commit_is_lost() {
     let (mut acknowledged, mut thrown_out) = (0, 0);
-    for round in 0..1000_u64 {
+    let rounds = rounds(1000);
+    for round in 0..rounds {
         let inner = Arc::new(InMemory::new());
         let done = Arc::new(Mutex::new(Vec::new()));
-        let bad = || Faults { fails: 20, loses_answers: 10, yields: 6, ..Faults::default() };
+        let bad = || Faults { fails: 20, loses_answers: 10, happens_later: 8, yields: 6, ..Faults::default() };
+        let late = Arc::new(Late::default());
         let mut writers = Vec::new();
         for (writer, seed) in [("one", round * 2 + 1), ("two", round * 2 + 2)] {
-            let objects = Faulty::new(inner.clone(), seed, bad());
+            let objects = Faulty::with_late(inner.clone(), late.clone(), seed, bad());
             writers.push(tokio::spawn(write(objects, writer, seed * 100, done.clone())));
         }
         for writer in writers {
@@ -107,7 +110,8 @@ async fn of_two_writers_no_commit_is_lost() {
         acknowledged += done.len();
         thrown_out += usize::from(done.iter().any(|id| id >> 32 != done[0] >> 32));
     }
-    assert!(acknowledged > 3000 && thrown_out > 300, "{acknowledged} commits, {thrown_out} rounds of both");
+    let is_enough = acknowledged as u64 > 3 * rounds && thrown_out as u64 > rounds / 4;
+    assert!(is_enough, "{acknowledged} commits, {thrown_out} of {rounds} rounds of both");
 }
 
 /// A second writer is told who the first is and what to do; one that takes over throws the first out, and loses nothing.
@@ -187,4 +191,27 @@ async fn who_follows_sees_each_commit() {
     ] {
         assert_eq!(error.kind(), ErrorKind::ReadOnly, "{error:#}");
     }
+}
+
+/// A writer that writes nothing learns within seconds that it is one no more.
+#[tokio::test(start_paused = true)]
+async fn an_idle_writer_learns_that_it_was_passed_over() {
+    let objects: Arc<InMemory> = Arc::default();
+    let one = open(objects.clone(), 1, with("one", S3Access::Write)).await.expect("open");
+    let every = std::time::Duration::from_secs(5);
+    let waiting = tokio::spawn({
+        let one = one.clone();
+        async move { one.passed_over(every).await }
+    });
+    tokio::time::sleep(8 * every).await;
+    assert!(!waiting.is_finished(), "nobody did");
+    let two = open(objects.clone(), 2, with("two", S3Access::TakeOver)).await.expect("open");
+    let error = tokio::time::timeout(2 * every, waiting).await.expect("in time").expect("no panic");
+    assert_eq!(error.kind(), ErrorKind::Denied);
+    assert_eq!(one.put(&key(1), block(1, 70)).await.expect_err("it is refused").kind(), ErrorKind::Denied);
+    two.close().await.expect("close");
+    assert!(tokio::time::timeout(8 * every, two.passed_over(every)).await.is_err(), "it ended");
+    let three = open(objects, 3, with("three", S3Access::Write)).await.expect("it ended");
+    assert!(tokio::time::timeout(8 * every, two.passed_over(every)).await.is_err(), "it ended before that");
+    drop(three);
 }

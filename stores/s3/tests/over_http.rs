@@ -20,7 +20,7 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::TokioIo;
-use muxfs::{BlockStore, ErrorKind, testing::fault::Dice};
+use muxfs::{BlockStore, ErrorKind, heads::Heads, testing::fault::Dice};
 use muxfs_s3::{S3Limits, S3Options, S3Store};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::task::AbortOnDropHandle;
@@ -36,6 +36,8 @@ enum Fate {
     Throttled(u64),
     /// 500, and it does not happen.
     Fails,
+    /// 403 with this code.
+    Refuses(&'static str),
     /// It happens, and the connection breaks off before the answer, or in the middle of it.
     LosesAnswer,
     CutOff,
@@ -108,6 +110,7 @@ async fn answer(
             return Ok(answer);
         }
         Fate::Fails => return Ok(refusal(StatusCode::INTERNAL_SERVER_ERROR, "InternalError")?),
+        Fate::Refuses(code) => return Ok(refusal(StatusCode::FORBIDDEN, code)?),
         Fate::Silent => return std::future::pending().await,
         _ => {}
     }
@@ -176,6 +179,7 @@ fn limits() -> S3Limits {
     S3Limits {
         attempt_max: Duration::from_millis(400),
         call_max: Duration::from_secs(3),
+        attempt_count_max: u32::MAX,
         pause: Duration::from_millis(5),
         call_count_max: 32,
     }
@@ -328,5 +332,35 @@ async fn an_answer_without_an_end_is_no_block() {
     assert!(matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Corrupt), "{error:#}");
     way.set(|| Fate::Happens);
     assert_eq!(store.get(&key(0)).await.expect("get"), Some(block(0, 700)));
+    peer.end().await;
+}
+
+/// What an object, or a bucket, is called says nothing of what went wrong.
+#[tokio::test]
+async fn an_error_is_what_the_server_says_and_not_what_things_are_called() {
+    let peer = Peer::ours().await;
+    let way = Way::to(&peer).await;
+    let quick = || S3Limits { call_max: Duration::from_millis(400), ..limits() };
+    for below in ["redirects", "NoSuchBucket", "<Code>QuotaExceeded</Code>", "status code: 404"] {
+        let bucket = Arc::new(
+            peer::place_at(way.addr, below).open(&peer::me(), quick(), &muxfs::testing::env()).expect("a place"),
+        );
+        let mut asked = 0;
+        way.set(move || {
+            asked += 1;
+            if asked % 3 == 0 { Fate::Happens } else { Fate::Fails }
+        });
+        let store = S3Store::open(bucket, options("me", 1 << 20)).await.expect("it is tried again");
+        store.put(&key(1), block(1, 700)).await.expect("put");
+        store.flush().await.expect("it is tried again");
+        way.set(|| Fate::Fails);
+        let error = store.load(&muxfs::Name::new(b"main").expect("a name")).await.expect_err("it fails");
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{below}: {error:#}");
+    }
+    way.set(|| Fate::Refuses("QuotaExceeded"));
+    let bucket = peer::bucket_at(way.addr, limits());
+    let error = S3Store::open(bucket, options("me", 1 << 20)).await.expect_err("it is refused");
+    assert_eq!(error.kind(), ErrorKind::NoSpace, "{error:#}");
+    assert_eq!(way.counts().len(), 1, "what is refused is not tried again");
     peer.end().await;
 }

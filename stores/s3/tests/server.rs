@@ -5,26 +5,33 @@ mod peer;
 
 use std::{sync::Arc, time::Duration};
 
-use futures_util::future::join_all;
+use futures_util::{Stream, StreamExt as _, future::join_all};
 use muxfs::{
     BlockStore, ErrorKind, Name,
     heads::{Heads, Swap},
 };
-use muxfs_s3::{S3Access, S3Credentials, S3Limits, S3Options, S3Place, S3Store};
+use muxfs_s3::{Bucket, S3Access, S3Credentials, S3Limits, S3Options, S3Place, S3Store};
+use object_store::{ObjectStore as _, ObjectStoreExt as _};
 use tokio::io::AsyncReadExt as _;
 
 use faulty::{block, key, options};
 use peer::{Peer, me};
 
-async fn open(peer: &Peer, options: S3Options) -> muxfs::Result<S3Store> {
-    S3Store::open(peer.bucket(S3Limits::default()), options).await
+/// Opens a store in a bucket, which is one of its own as that of another machine is.
+async fn open(bucket: &(impl Fn() -> Arc<Bucket> + Sync), options: S3Options) -> muxfs::Result<S3Store> {
+    S3Store::open(bucket(), options).await
+}
+
+fn bucket_of(peer: &Peer) -> impl Fn() -> Arc<Bucket> + use<> {
+    let addr = peer.addr;
+    move || peer::bucket_at(addr, S3Limits::default())
 }
 
 fn name() -> Name {
     Name::new(b"main").expect("a name")
 }
 
-async fn blocks_and_heads_are_kept(peer: &Peer) {
+async fn blocks_and_heads_are_kept(peer: &(impl Fn() -> Arc<Bucket> + Sync)) {
     let store = open(peer, options("me", 50_000)).await.expect("open");
     let len = |n: u64| 700 + usize::try_from(n).expect("small");
     for n in 0..200 {
@@ -60,7 +67,7 @@ async fn blocks_and_heads_are_kept(peer: &Peer) {
 #[tokio::test]
 async fn blocks_and_heads_are_kept_by_our_server() {
     let peer = Peer::ours().await;
-    blocks_and_heads_are_kept(&peer).await;
+    blocks_and_heads_are_kept(&bucket_of(&peer)).await;
     peer.end().await;
 }
 
@@ -68,12 +75,14 @@ async fn blocks_and_heads_are_kept_by_our_server() {
 #[tokio::test]
 async fn who_reads_on_asks_for_much_at_once() {
     let peer = Peer::ours().await;
-    let store = open(&peer, options("me", 1 << 20)).await.expect("open");
+    let bucket = bucket_of(&peer);
+    let store = open(&bucket, options("me", 1 << 20)).await.expect("open");
     for n in 0..1000 {
         store.put(&key(n), block(n, 4000)).await.expect("put");
     }
     store.close().await.expect("close");
-    let follower = open(&peer, S3Options { access: S3Access::Follow, ..options("you", 1 << 20) }).await.expect("open");
+    let follower =
+        open(&bucket, S3Options { access: S3Access::Follow, ..options("you", 1 << 20) }).await.expect("open");
     let before = follower.stats().gets;
     for first in (0..1000).step_by(10) {
         let reads = (first..first + 10).map(|n| {
@@ -90,24 +99,49 @@ async fn who_reads_on_asks_for_much_at_once() {
 }
 
 /// Either it keeps two writers apart, and is a place for a store as ours is, or it is refused before anything is written there.
-#[tokio::test]
-async fn another_server_is_as_good_or_refused() {
-    let Some(peer) = Peer::s3s_fs().await else { return };
-    match open(&peer, options("me", 50_000)).await {
+async fn as_good_or_refused(bucket: &(impl Fn() -> Arc<Bucket> + Sync)) {
+    match open(bucket, options("me", 50_000)).await {
         Ok(store) => {
             store.close().await.expect("close");
-            blocks_and_heads_are_kept(&peer).await;
+            blocks_and_heads_are_kept(bucket).await;
         }
         Err(error) => {
             let told = format!("{error:#}");
             assert_eq!(error.kind(), ErrorKind::Unsupported, "{told}");
             assert!(told.contains("two writers") && told.contains("use one that knows"), "{told}");
-            let bucket = peer.bucket(S3Limits::default());
-            let left = futures_util::StreamExt::collect::<Vec<_>>(bucket.objects().list(None)).await;
-            assert!(left.is_empty(), "{left:?}");
+            println!("refused: {told}");
+            assert_eq!(left(&bucket()).count().await, 0);
         }
     }
+}
+
+/// What is in the part of a bucket that is this test's.
+fn left(bucket: &Bucket) -> impl Stream<Item = object_store::path::Path> + use<> {
+    let below = bucket.place().rsplit('/').next().unwrap_or_default().into();
+    bucket.objects().list(Some(&below)).map(|meta| meta.expect("listed").location)
+}
+
+#[tokio::test]
+async fn another_server_is_as_good_or_refused() {
+    let Some(peer) = Peer::s3s_fs().await else { return };
+    as_good_or_refused(&bucket_of(&peer)).await;
     peer.end().await;
+}
+
+/// Garage, `MinIO`, whatever runs somewhere.
+#[tokio::test]
+async fn a_server_that_is_named_is_as_good_or_refused() {
+    let below = format!("muxfs-test-{}", std::process::id());
+    let Some((place, me)) = peer::named(&below) else {
+        return muxfs::testing::skip("MUXFS_S3_BUCKET names no bucket");
+    };
+    let bucket = || Arc::new(place.open(&me, S3Limits::default(), &muxfs::testing::env()).expect("a place"));
+    as_good_or_refused(&bucket).await;
+    let objects = bucket();
+    let all: Vec<_> = left(&objects).collect().await;
+    for at in all {
+        objects.objects().delete(&at).await.expect("deleted");
+    }
 }
 
 /// What is wrong is said in words that help, and in time.

@@ -12,15 +12,16 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::{StreamExt as _, stream, stream::BoxStream};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream::BoxStream};
 use muxfs::{
     BlockKey,
     testing::{Clock, fault::Dice},
 };
 use muxfs_s3::{Bucket, S3Limits, S3Options, S3Store};
 use object_store::{
-    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMode,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, memory::InMemory, path::Path,
+    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    ObjectStoreExt as _, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, memory::InMemory,
+    path::Path,
 };
 
 /// What goes wrong.
@@ -30,6 +31,8 @@ pub(crate) struct Faults {
     pub(crate) fails: usize,
     /// One put or deletion in so many happens, and its answer is lost.
     pub(crate) loses_answers: usize,
+    /// One put or deletion in so many fails, and happens when somebody made a few other calls: long after its caller gave it up.
+    pub(crate) happens_later: usize,
     /// Calls are never answered.
     pub(crate) hangs: bool,
     /// Listings show nothing that was put since this was set.
@@ -49,11 +52,47 @@ struct Script {
     writes: u64,
 }
 
-/// Objects in memory behind faults; those who share the memory may have faults of their own.
+/// Calls that happen later, each when so many others were made, by whomever.
+#[derive(Debug, Default)]
+pub(crate) struct Late(Mutex<Vec<(usize, Call)>>);
+
 #[derive(Debug)]
+enum Call {
+    Put(Path, PutPayload, PutOptions),
+    Delete(Path),
+}
+
+/// The longest that a call is late, in calls of others.
+const LATE_COUNT_MAX: usize = 40;
+
+impl Late {
+    fn add(&self, dice: usize, call: Call) {
+        self.0.lock().expect("no panic").push((1 + dice, call));
+    }
+
+    /// Another call is made: those whose time has come happen before it.
+    async fn tick(&self, inner: &InMemory) {
+        let due: Vec<Call> = {
+            let mut all = self.0.lock().expect("no panic");
+            all.iter_mut().for_each(|(left, _)| *left -= 1);
+            all.extract_if(.., |(left, _)| *left == 0).map(|(_, call)| call).collect()
+        };
+        for call in due {
+            // Nobody is there to be told.
+            match call {
+                Call::Put(at, payload, options) => inner.put_opts(&at, payload, options).await.map(drop).ok(),
+                Call::Delete(at) => inner.delete(&at).await.ok(),
+            };
+        }
+    }
+}
+
+/// Objects in memory behind faults; those who share the memory may have faults of their own.
+#[derive(Debug, Clone)]
 pub(crate) struct Faulty {
     inner: Arc<InMemory>,
-    script: Mutex<Script>,
+    script: Arc<Mutex<Script>>,
+    late: Arc<Late>,
 }
 
 impl fmt::Display for Faulty {
@@ -69,11 +108,19 @@ fn failed(why: &str) -> Error {
 enum Fate {
     Happens,
     LosesAnswer,
+    /// When so many other calls were made.
+    Later(usize),
 }
 
 impl Faulty {
     pub(crate) fn new(inner: Arc<InMemory>, seed: u64, faults: Faults) -> Arc<Self> {
-        Arc::new(Self { inner, script: Mutex::new(Script { faults, dice: Dice::new(seed), writes: 0 }) })
+        Self::with_late(inner, Arc::default(), seed, faults)
+    }
+
+    /// One whose late calls are those of others, too.
+    pub(crate) fn with_late(inner: Arc<InMemory>, late: Arc<Late>, seed: u64, faults: Faults) -> Arc<Self> {
+        let script = Arc::new(Mutex::new(Script { faults, dice: Dice::new(seed), writes: 0 }));
+        Arc::new(Self { inner, script, late })
     }
 
     pub(crate) fn set(&self, change: impl FnOnce(&mut Faults)) {
@@ -108,10 +155,12 @@ impl Faulty {
                 Some(at) if now == at && is_write => Ok(Fate::LosesAnswer),
                 _ if one_in(dice, faults.fails) => Err(failed("status code: 503 Service Unavailable: SlowDown")),
                 _ if is_write && one_in(dice, faults.loses_answers) => Ok(Fate::LosesAnswer),
+                _ if is_write && one_in(dice, faults.happens_later) => Ok(Fate::Later(dice.roll(LATE_COUNT_MAX))),
                 _ => Ok(Fate::Happens),
             };
             (fate, if faults.yields > 0 { dice.roll(faults.yields) } else { 0 }, faults.hangs)
         };
+        self.late.tick(&self.inner).await;
         for _ in 0..yields {
             tokio::task::yield_now().await;
         }
@@ -120,13 +169,24 @@ impl Faulty {
         }
         fate
     }
+
+    async fn delete_one(self, at: Path) -> Result<Path> {
+        match self.call(true).await? {
+            Fate::Happens => self.inner.delete(&at).await.map(|()| at),
+            Fate::LosesAnswer => {
+                self.inner.delete(&at).await?;
+                Err(lost())
+            }
+            Fate::Later(count) => {
+                self.late.add(count, Call::Delete(at));
+                Err(lost())
+            }
+        }
+    }
 }
 
-fn answer<T>(fate: &Fate, done: Result<T>) -> Result<T> {
-    match fate {
-        Fate::Happens => done,
-        Fate::LosesAnswer => Err(failed("the connection broke off")),
-    }
+fn lost() -> Error {
+    failed("the connection broke off")
 }
 
 #[async_trait]
@@ -136,7 +196,12 @@ impl ObjectStore for Faulty {
         if self.script.lock().expect("no panic").faults.overlooks_conditions {
             options.mode = PutMode::Overwrite;
         }
-        answer(&fate, self.inner.put_opts(at, payload, options).await)
+        if let Fate::Later(count) = fate {
+            self.late.add(count, Call::Put(at.clone(), payload, options));
+            return Err(lost());
+        }
+        let done = self.inner.put_opts(at, payload, options).await;
+        if matches!(fate, Fate::LosesAnswer) { Err(lost()) } else { done }
     }
 
     async fn put_multipart_opts(&self, at: &Path, options: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
@@ -154,16 +219,8 @@ impl ObjectStore for Faulty {
     }
 
     fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
-        // One at a time is asked for.
-        let (fate, inner) = (futures_util::FutureExt::now_or_never(self.call(true)), Arc::clone(&self.inner));
-        match fate {
-            Some(Err(error)) => stream::once(async { Err(error) }).boxed(),
-            Some(Ok(Fate::LosesAnswer)) => {
-                inner.delete_stream(locations).map(|_| Err(failed("the connection broke off"))).boxed()
-            }
-            None if self.script.lock().expect("no panic").faults.hangs => stream::pending().boxed(),
-            Some(Ok(Fate::Happens)) | None => inner.delete_stream(locations),
-        }
+        let faulty = self.clone();
+        locations.and_then(move |at| faulty.clone().delete_one(at)).boxed()
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
@@ -182,11 +239,17 @@ impl ObjectStore for Faulty {
     }
 }
 
+/// So many rounds, unless `MUXFS_S3_ROUNDS` says another number.
+pub(crate) fn rounds(otherwise: u64) -> u64 {
+    std::env::var("MUXFS_S3_ROUNDS").map_or(otherwise, |text| text.parse().expect("MUXFS_S3_ROUNDS is a number"))
+}
+
 /// Limits under which a test ends soon.
 pub(crate) fn limits() -> S3Limits {
     S3Limits {
         attempt_max: Duration::from_secs(5),
         call_max: Duration::from_secs(20),
+        attempt_count_max: u32::MAX,
         pause: Duration::from_micros(100),
         call_count_max: 32,
     }

@@ -1,4 +1,4 @@
-//! Servers of S3 with one bucket: ours in this process, and another program.
+//! Servers of S3 with one bucket: ours in this process, another program, and one that the environment names.
 
 #![allow(dead_code, reason = "each test uses a part")]
 
@@ -29,6 +29,19 @@ pub(crate) fn me() -> S3Credentials {
 pub(crate) struct Peer {
     pub(crate) addr: SocketAddr,
     running: Running,
+}
+
+/// A bucket of a server that runs anyway, by `MUXFS_S3_ENDPOINT`, `MUXFS_S3_BUCKET`, `AWS_ACCESS_KEY_ID` and
+/// `AWS_SECRET_ACCESS_KEY`; `None` where they name none.
+pub(crate) fn named(prefix: &str) -> Option<(S3Place, S3Credentials)> {
+    let variable = |name| env::var(name).ok();
+    let (endpoint, bucket) = (variable("MUXFS_S3_ENDPOINT"), variable("MUXFS_S3_BUCKET")?);
+    let access_key = variable("AWS_ACCESS_KEY_ID").unwrap_or_default();
+    let secret_key = variable("AWS_SECRET_ACCESS_KEY").unwrap_or_default();
+    // Garage tells its own name for it.
+    let region = variable("AWS_REGION");
+    let place = S3Place { endpoint, bucket, prefix: prefix.into(), region, path_style: None };
+    Some((place, S3Credentials { access_key, secret_key, token: variable("AWS_SESSION_TOKEN") }))
 }
 
 enum Running {
@@ -107,7 +120,7 @@ pub(crate) fn bucket_at(addr: SocketAddr, limits: S3Limits) -> Arc<Bucket> {
     Arc::new(bucket.expect("a place"))
 }
 
-fn place_at(addr: SocketAddr, prefix: &str) -> S3Place {
+pub(crate) fn place_at(addr: SocketAddr, prefix: &str) -> S3Place {
     S3Place {
         endpoint: Some(format!("http://{addr}")),
         bucket: BUCKET.into(),
