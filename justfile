@@ -40,6 +40,8 @@ nightly:
     MUXFS_FUZZ_INPUTS=2000000 cargo test --release -p muxfs --test fuzz -- --nocapture
     MUXFS_FUZZ_INPUTS=100000 cargo test --release -p muxfs-flist --test fuzz -- --nocapture
     MUXFS_FUZZ_INPUTS=200000 cargo test --release -p muxfs-http --test fuzz -- --nocapture
+    MUXFS_FUZZ_INPUTS=200000 cargo test --release -p muxfs-vault --lib fuzz -- --nocapture
+    MUXFS_VAULT_ALL_BITS=1 MUXFS_VAULT_ALL_CRASHES=1 cargo test --release -p muxfs-vault --lib -- --nocapture
     MUXFS_HELIA_MIB=1024 cargo test --release -p muxfs-cli --test program helia -- --nocapture
     MUXFS_S3_ROUNDS=20000 cargo test --release -p muxfs-s3 --test fencing -- --nocapture
     MUXFS_S3_ROUNDS=2000 cargo test --release -p muxfs-s3 --test faults crash -- --nocapture

@@ -52,7 +52,7 @@ pub mod car;
 pub mod cas;
 pub mod cas_view;
 pub mod cid;
-mod cipher;
+pub mod cipher;
 pub mod dag;
 pub mod error;
 pub mod file;

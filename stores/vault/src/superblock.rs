@@ -1,0 +1,145 @@
+//! What is current in a vault: the one thing that is ever replaced, sealed in its [`head`](crate::head).
+//!
+//! It names every pack that counts, itself or by the index that it names, and has a digest of all those names; so a pack that
+//! is missing, is another's, or was deleted once and is there again, is found out, also where the index is lost. Spec: spec/vault.md #superblock.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use muxfs::{Error, ErrorKind, Result};
+use sha2::{Digest as _, Sha256};
+
+use crate::{
+    keys::{PACK_NAME_LEN, PackName},
+    pack::{PACK_LEN_MAX, PACK_LEN_MIN},
+    shrink::Compression,
+    wire::{Reader, corrupt, put_number, put_set},
+};
+
+const VERSION: u8 = 1;
+
+/// What is current.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Superblock {
+    /// Random, tells vaults apart.
+    pub(crate) id: [u8; 16],
+    /// A power of two, [`PACK_LEN_MIN`] to [`PACK_LEN_MAX`].
+    pub(crate) pack_len: u32,
+    pub(crate) compression: Compression,
+    /// Ascends with each superblock of the vault.
+    pub(crate) epoch: u64,
+    /// The highest number of a pack of data that counts.
+    pub(crate) through: u64,
+    /// What [`digest`] gives of all packs of data that count.
+    pub(crate) digest: [u8; 32],
+    /// The last pack of each run of the index.
+    pub(crate) runs: Vec<PackName>,
+    /// Packs of data that count and are in no run; that of `through` in any case.
+    pub(crate) packs: BTreeMap<u64, PackName>,
+    /// Packs of data that are in runs and count no more.
+    pub(crate) retired: BTreeSet<u64>,
+    /// Packs that hold nothing.
+    pub(crate) covers: Vec<PackName>,
+}
+
+/// What is different for any two sets of packs: so nobody exchanges one for another, whatever becomes of the index.
+pub(crate) fn digest(names: &BTreeMap<u64, PackName>) -> [u8; 32] {
+    let mut hasher = Sha256::new();
+    for (number, name) in names {
+        hasher.update(number.to_le_bytes());
+        hasher.update(name.0);
+    }
+    hasher.finalize().into()
+}
+
+impl Superblock {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut out = vec![VERSION];
+        out.extend_from_slice(&self.id);
+        out.push(u8::try_from(self.pack_len.trailing_zeros()).unwrap_or(u8::MAX));
+        out.push(self.compression.number());
+        put_number(&mut out, self.epoch);
+        put_number(&mut out, self.through);
+        out.extend_from_slice(&self.digest);
+        put_number(&mut out, self.runs.len() as u64);
+        out.extend(self.runs.iter().flat_map(|name| name.0));
+        put_set(&mut out, &self.packs.keys().copied());
+        out.extend(self.packs.values().flat_map(|name| name.0));
+        put_set(&mut out, &self.retired.iter().copied());
+        put_number(&mut out, self.covers.len() as u64);
+        out.extend(self.covers.iter().flat_map(|name| name.0));
+        out
+    }
+
+    /// Reads what [`encode`](Self::encode) made, and zeros behind it.
+    ///
+    /// # Errors
+    /// `Corrupt`; `Unsupported` of a newer version.
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self> {
+        let mut reader = Reader(bytes);
+        match reader.byte()? {
+            VERSION => {}
+            0 => return Err(corrupt("a superblock says what none does")),
+            _ => {
+                let error = Error::new(ErrorKind::Unsupported, "vault.open");
+                return Err(error.because("a newer MuxFS wrote this vault: use that"));
+            }
+        }
+        let id = reader.array()?;
+        let pack_len = 1_u32.checked_shl(reader.byte()?.into()).unwrap_or(0);
+        if !(PACK_LEN_MIN..=PACK_LEN_MAX).contains(&pack_len) {
+            return Err(corrupt("its packs are longer or shorter than any"));
+        }
+        let compression = Compression::of_number(reader.byte()?)?;
+        let (epoch, through) = (reader.number()?, reader.number_to(u64::MAX - 1)?);
+        let digest = reader.array()?;
+        let runs = (0..reader.count()?).map(|_| reader.array().map(PackName)).collect::<Result<_>>()?;
+        let numbers = reader.set_to(through)?;
+        if numbers.len() > reader.0.len() / PACK_NAME_LEN {
+            return Err(corrupt("it is cut off"));
+        }
+        let mut packs = BTreeMap::new();
+        for number in numbers {
+            packs.insert(number, PackName(reader.array()?));
+        }
+        let retired = reader.set_to(through)?;
+        let covers = (0..reader.count()?).map(|_| reader.array().map(PackName)).collect::<Result<_>>()?;
+        reader.zeros()?;
+        Ok(Self { id, pack_len, compression, epoch, through, digest, runs, packs, retired, covers })
+    }
+}
+
+#[cfg(test)]
+pub(crate) fn sample() -> Superblock {
+    let name = |n: u8| PackName([n; PACK_NAME_LEN]);
+    Superblock {
+        id: [4; 16],
+        pack_len: PACK_LEN_MIN,
+        compression: Compression::Lz4,
+        epoch: 77,
+        through: 901,
+        digest: [9; 32],
+        runs: vec![name(1), name(7)],
+        packs: [(900, name(2)), (901, name(3)), (14, name(4))].into(),
+        retired: [3, 4, 5].into(),
+        covers: vec![name(5), name(6)],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_encoded_is_decoded() {
+        for superblock in [sample(), Superblock { runs: Vec::new(), packs: BTreeMap::new(), ..sample() }] {
+            let mut bytes = superblock.encode();
+            assert!((0..bytes.len()).all(|len| Superblock::decode(&bytes[..len]).is_err()));
+            bytes.resize(1000, 0);
+            assert_eq!(Superblock::decode(&bytes).expect("good"), superblock);
+            bytes[999] = 1;
+            assert_eq!(Superblock::decode(&bytes).expect_err("more").kind(), ErrorKind::Corrupt);
+            bytes[0] = 2;
+            assert_eq!(Superblock::decode(&bytes).expect_err("newer").kind(), ErrorKind::Unsupported);
+        }
+    }
+}
