@@ -5,11 +5,15 @@
 //! muxfs::heads_laws!(mem, async { MemHeads::default() });
 //! ```
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
+use super::linear::{Call, Model, Role, check};
 use crate::{
     ErrorKind, Name,
     heads::{HEAD_LEN_MAX, Heads, Swap, Version},
@@ -181,6 +185,81 @@ pub async fn what_was_swapped_survives_reopening(subject: Subject) {
         heads = reopen().await;
         assert_eq!(load(&*heads, "main").await, Some((format!("{round}").into(), version.clone())));
         versions.push(version);
+    }
+}
+
+/// What a client asked of a head, and was told: versions by their bytes.
+#[derive(Debug)]
+enum Asked {
+    Load(Option<Bytes>),
+    /// The version that was expected, and the one that it then had; `None` where it was lost.
+    Swap(Option<Bytes>, Option<Bytes>),
+}
+
+/// One head.
+struct OneHead;
+
+impl Model for OneHead {
+    type State = Option<Bytes>;
+    type Op = Asked;
+
+    fn step(&self, state: &Option<Bytes>, op: &Asked) -> Option<Option<Bytes>> {
+        match op {
+            Asked::Load(told) => (told == state).then(|| state.clone()),
+            Asked::Swap(expected, Some(new)) => (expected == state).then(|| Some(new.clone())),
+            Asked::Swap(expected, None) => (expected != state).then(|| state.clone()),
+        }
+    }
+
+    fn looks(&self, op: &Asked) -> bool {
+        matches!(op, Asked::Load(_) | Asked::Swap(_, None))
+    }
+}
+
+/// What clients at once are told by `load` and `swap` can have happened one after the other. No part of the laws that the
+/// macro runs: it takes heads whose calls do not fail, one of `places` for each client, which show the same heads.
+///
+/// ```
+/// use std::sync::Arc;
+/// use muxfs::{heads::{Heads, MemHeads}, testing::heads::calls_at_once_can_be_put_in_order};
+/// # tokio::runtime::Builder::new_multi_thread().build().unwrap().block_on(async {
+/// let heads: Arc<dyn Heads> = Arc::new(MemHeads::default());
+/// calls_at_once_can_be_put_in_order(vec![heads; 4], 20).await;
+/// # });
+/// ```
+pub async fn calls_at_once_can_be_put_in_order(places: Vec<Arc<dyn Heads>>, round_count: usize) {
+    let clock = Arc::new(AtomicU64::new(0));
+    let clients = places.into_iter().enumerate().map(|(n, heads)| {
+        let clock = Arc::clone(&clock);
+        tokio::spawn(async move {
+            let now = || clock.fetch_add(1, Ordering::SeqCst);
+            let (name, who) = (name("main"), format!("client {n}"));
+            let mut calls = Vec::new();
+            for round in 0..round_count {
+                let begun = now();
+                let found = heads.load(&name).await.expect("load").map(|(_, version)| version);
+                let op = Asked::Load(found.as_ref().map(|version| version.0.clone()));
+                calls.push(Call { who: who.clone(), role: Role::Read, op, begun, returned: Some(now()) });
+                let begun = now();
+                let swap = heads.swap(&name, found.as_ref(), format!("{n} {round}").into()).await.expect("swap");
+                let (role, told) = match swap {
+                    Swap::Done(version) => (Role::Change, Some(version.0)),
+                    Swap::Lost => (Role::Read, None),
+                };
+                let op = Asked::Swap(found.map(|version| version.0), told);
+                calls.push(Call { who: who.clone(), role, op, begun, returned: Some(now()) });
+            }
+            calls
+        })
+    });
+    let clients: Vec<_> = clients.collect();
+    let mut calls = Vec::new();
+    for client in clients {
+        calls.extend(client.await.expect("no panic"));
+    }
+    assert!(calls.iter().filter(|call| call.role == Role::Change).count() >= round_count, "somebody wins");
+    if let Err(refuted) = check(&OneHead, vec![None], calls) {
+        panic!("{refuted}");
     }
 }
 
