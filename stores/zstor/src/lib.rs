@@ -28,7 +28,7 @@ mod key;
 mod mark;
 mod members;
 mod node;
-mod resp;
+pub mod resp;
 mod ring;
 mod rotate;
 mod scrub;

@@ -20,7 +20,7 @@ const REPLY_LEN_MAX: usize = 64 << 20;
 
 /// What a server replied.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Reply {
+pub enum Reply {
     /// `+`
     Simple(String),
     /// `-`: a refusal, and why.
@@ -41,7 +41,7 @@ fn corrupt(why: &str) -> Error {
 
 /// What a request is on the wire, to be sent one after the other: its parts up to the longest, that one where it is, and
 /// the rest.
-pub(crate) fn request<'a>(parts: &[&'a [u8]]) -> (Vec<u8>, &'a [u8], Vec<u8>) {
+pub fn request<'a>(parts: &[&'a [u8]]) -> (Vec<u8>, &'a [u8], Vec<u8>) {
     let longest = (0..parts.len()).max_by_key(|&index| parts[index].len());
     let (mut before, mut long, mut after) = (format!("*{}\r\n", parts.len()).into_bytes(), &[][..], Vec::new());
     for (index, &part) in parts.iter().enumerate() {
@@ -69,9 +69,9 @@ enum Value {
 
 /// Reads replies out of what comes in.
 #[derive(Debug, Default)]
-pub(crate) struct Replies {
+pub struct Replies {
     /// What came and was not read.
-    pub(crate) buffer: BytesMut,
+    pub buffer: BytesMut,
     /// Arrays that are not whole, the outermost first, and how many items each lacks.
     open: Vec<(Vec<Reply>, usize)>,
     /// How long the reply was so far.
@@ -83,7 +83,8 @@ impl Replies {
     ///
     /// # Errors
     /// `Corrupt`: nothing that comes afterwards can be read.
-    pub(crate) fn next(&mut self) -> Result<Option<Reply>> {
+    #[allow(clippy::should_implement_trait, reason = "there may be more when it gives none")]
+    pub fn next(&mut self) -> Result<Option<Reply>> {
         loop {
             let mut value = match self.value()? {
                 Value::Whole(value) => value,
