@@ -161,6 +161,7 @@ async fn compact(disk: &Disk) -> Result<u64> {
     let mut segments_removed = 0;
     for _ in 0..POSTPONED_COUNT_MAX {
         let mut postponed = false;
+        segments_removed += disk.compact_others().await?;
         for segments in disk.all_segments() {
             let report = segments.compact().await?;
             segments_removed += report.segments_removed;

@@ -18,7 +18,12 @@ use muxfs_ipfs::SourceUrl;
 use muxfs_zstor::{Password, ZdbAddress};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use crate::{mounts::MountPoint, s3::S3};
+use crate::{
+    bucket::{BucketAt, BucketMount},
+    database::{RedisMount, SqliteMount},
+    mounts::MountPoint,
+    s3::S3,
+};
 
 /// Where NFS listens if nothing else is said.
 pub(crate) const NFS_ADDR: &str = "127.0.0.1:11111";
@@ -100,6 +105,12 @@ pub(crate) enum Mount {
     },
     /// Encrypted blocks in shards on nodes.
     Zstor(ZstorMount),
+    /// Blocks in a bucket of S3.
+    S3(BucketMount),
+    /// Blocks in one SQLite file.
+    Sqlite(SqliteMount),
+    /// Blocks on a Redis server.
+    Redis(RedisMount),
     /// A directory of flists, read as they are, their chunks from elsewhere.
     Flist(FlistMount),
     /// A working tree over an flist.
@@ -111,6 +122,9 @@ impl Mount {
         match self {
             Self::Mem { prefix, .. } | Self::Local { prefix, .. } | Self::Ipfs { prefix, .. } => prefix.0,
             Self::Zstor(zstor) => zstor.prefix.0,
+            Self::S3(bucket) => bucket.prefix.0,
+            Self::Sqlite(mount) => mount.prefix.0,
+            Self::Redis(mount) => mount.prefix.0,
             Self::Flist(flist) => flist.prefix.0,
             Self::Overlay(overlay) => overlay.prefix.0,
         }
@@ -273,7 +287,7 @@ impl ZstorMount {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ZstorNode {
-    /// A directory, which must be there. Either this or `zdb`.
+    /// A directory, which must be there. Either this, `zdb` or `s3`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) dir: Option<PathBuf>,
     /// A 0-db server.
@@ -288,10 +302,13 @@ pub(crate) struct ZstorNode {
     /// A file with it instead.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) password_file: Option<PathBuf>,
+    /// A bucket of S3.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) s3: Option<BucketAt>,
     /// Whether the first start makes the namespace.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) make: bool,
-    /// Where shards belong follows from it; where absent it is `dir`, or namespace and address.
+    /// Where shards belong follows from it; where absent it is `dir`, or namespace and address, or where the bucket is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) name: Option<String>,
     /// What it is lost together with.
@@ -306,16 +323,20 @@ impl ZstorNode {
     /// Why it cannot be.
     fn fault(&self) -> Option<String> {
         let has_password = self.password.is_some() || self.password_file.is_some();
-        match (&self.dir, &self.zdb) {
-            (Some(_), None) if self.namespace.is_some() || has_password || self.make => {
-                Some("namespace, password and make go with zdb, not with dir".into())
-            }
-            (None, Some(zdb)) if self.namespace.is_none() => Some(format!("the node on {} lacks its namespace", zdb.0)),
-            (None, Some(_)) if self.password.is_some() && self.password_file.is_some() => {
+        let count = [self.dir.is_some(), self.zdb.is_some(), self.s3.is_some()].into_iter().filter(|is| *is).count();
+        if count != 1 {
+            return Some("a node is a dir, a zdb or an s3".into());
+        }
+        match (&self.zdb, &self.s3) {
+            (Some(zdb), _) if self.namespace.is_none() => Some(format!("the node on {} lacks its namespace", zdb.0)),
+            (Some(_), _) if self.password.is_some() && self.password_file.is_some() => {
                 Some("password and password_file: one of them".into())
             }
-            (Some(_), None) | (None, Some(_)) => None,
-            (Some(_), Some(_)) | (None, None) => Some("a node is a dir or a zdb".into()),
+            (Some(_), _) => None,
+            (None, _) if self.namespace.is_some() || has_password || self.make => {
+                Some("namespace, password and make go with zdb alone".into())
+            }
+            (None, bucket) => bucket.as_ref().and_then(BucketAt::fault),
         }
     }
 }
@@ -754,6 +775,11 @@ impl Config {
             {
                 return refuse(why);
             }
+            if let Mount::S3(bucket) = mount
+                && let Some(why) = bucket.fault()
+            {
+                return refuse(format!("mount: {why}"));
+            }
             if let Mount::Overlay(overlay) = mount
                 && let Some(why) = overlay.fault(self.mount.get(..at).unwrap_or_default())
             {
@@ -1143,7 +1169,7 @@ mod tests {
         assert!(text.contains("00-7f=zdb://:***@h:1/ns") && !text.contains("secret"), "{text}");
         for (bad, word) in [
             ("sources = [\"chunks\"]", "dir://"),
-            ("sources = [\"s3://h/b\"]", "not read yet"),
+            ("sources = [\"s3://h\"]", "a bucket is s3://"),
             ("sorces = []", "sorces"),
             ("signers = [\"me\"]", "k51"),
             ("cache = \"much\"", "units"),

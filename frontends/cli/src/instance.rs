@@ -18,16 +18,20 @@ use muxfs::{
     mux::{Mount, MuxFs},
     pins::Pins,
     tree::{AutoCommit, Retention, Tree, TreeOptions},
-    vfs::{FsStat, Fsid, Vfs, union::Slots, watch::Watch},
+    vfs::{FsStat, Fsid, Vfs, narrow::read_only_view, union::Slots, watch::Watch},
 };
 use muxfs_flist::{FlistVfs, KeptFlists};
 use muxfs_local::{FileMedia, LocalOptions, LocalVfs};
+use muxfs_s3::S3Store;
 use muxfs_zstor::{OpenNode, Zstor};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
+    bucket::{self, BucketMount},
     commands::put::host,
     config::{self, Config},
     data_dir::{DataDir, private_dir},
+    database::{self, Database},
     flist,
     mounts::Mounts,
     overlay,
@@ -104,6 +108,16 @@ enum Kept {
     },
     /// In shards on nodes.
     Shards(Box<Zstor>),
+    /// In packs in a bucket.
+    Packs {
+        store: S3Store,
+        /// What of it is kept here.
+        near: Option<Arc<Segments>>,
+        /// Looks for what another machine commits, or whether it takes over.
+        _watching: AbortOnDropHandle<()>,
+    },
+    /// In an SQLite file, or on a Redis server.
+    Rows(Database),
 }
 
 impl Disk {
@@ -121,6 +135,8 @@ impl Disk {
                     len += node.len().await?;
                 }
             }
+            Kept::Packs { store, .. } => len = store.usage().live_len + store.usage().dead_len,
+            Kept::Rows(database) => len = database.len().await?,
         }
         Ok(len)
     }
@@ -130,25 +146,59 @@ impl Disk {
         match &self.kept {
             Kept::Whole { segments, .. } => vec![segments.clone()],
             Kept::Shards(zstor) => zstor.nodes().iter().filter_map(OpenNode::segments).collect(),
+            Kept::Packs { .. } | Kept::Rows(_) => Vec::new(),
         }
     }
 
     /// What all of these hold: of blocks in shards, each shard.
     pub(crate) fn stats(&self) -> SegmentsStats {
-        self.all_segments().iter().map(|segments| segments.stats()).fold(SegmentsStats::default(), |all, stats| {
-            SegmentsStats {
-                block_count: all.block_count + stats.block_count,
-                live_len: all.live_len + stats.live_len,
-                dead_len: all.dead_len + stats.dead_len,
-            }
+        let packs = match &self.kept {
+            Kept::Rows(database) => return database.stats(),
+            Kept::Whole { .. } => Vec::new(),
+            Kept::Shards(zstor) => zstor.nodes().iter().filter_map(OpenNode::packs).collect(),
+            Kept::Packs { store, .. } => vec![store.clone()],
+        };
+        let of_packs = packs.iter().map(S3Store::usage).map(|usage| SegmentsStats {
+            block_count: usage.block_count as u64,
+            live_len: usage.live_len,
+            dead_len: usage.dead_len,
+        });
+        let of_segments = self.all_segments().into_iter().map(|segments| segments.stats());
+        of_segments.chain(of_packs).fold(SegmentsStats::default(), |all, stats| SegmentsStats {
+            block_count: all.block_count + stats.block_count,
+            live_len: all.live_len + stats.live_len,
+            dead_len: all.dead_len + stats.dead_len,
         })
     }
 
     /// The nodes of blocks in shards; none of others.
     pub(crate) fn nodes(&self) -> Vec<OpenNode> {
         match &self.kept {
-            Kept::Whole { .. } => Vec::new(),
+            Kept::Whole { .. } | Kept::Packs { .. } | Kept::Rows(_) => Vec::new(),
             Kept::Shards(zstor) => zstor.nodes(),
+        }
+    }
+
+    /// Gives the room of what is dead back where it is not in segments; how many objects of a bucket went.
+    pub(crate) async fn compact_others(&self) -> Result<u64> {
+        match &self.kept {
+            Kept::Packs { store, .. } => store.compact().await.map(|done| done.objects_deleted),
+            Kept::Rows(database) => database.compact().await.map(|()| 0),
+            Kept::Whole { .. } => Ok(0),
+            Kept::Shards(zstor) => {
+                let mut deleted = 0;
+                for store in zstor.nodes().iter().filter_map(OpenNode::packs) {
+                    match store.compact().await {
+                        Ok(done) => deleted += done.objects_deleted,
+                        // It is away, and is asked the next time.
+                        Err(error) if error.kind() == ErrorKind::Unavailable => {
+                            tracing::warn!("what is dead in a bucket gives its room back later: {error:#}");
+                        }
+                        Err(error) => return Err(error),
+                    }
+                }
+                Ok(deleted)
+            }
         }
     }
 
@@ -158,10 +208,24 @@ impl Disk {
         stats.dead_len >= stats.live_len / 3 && stats.dead_len > 0
     }
 
-    async fn close(&self) -> Result<()> {
+    /// Whether another machine may go on where this one ends.
+    fn is_shared(&self) -> bool {
+        matches!(self.kept, Kept::Packs { .. })
+    }
+
+    /// Ends the work with it; of what is shared others are told so only if `is_all_there`: nothing is left here alone.
+    async fn close(&self, is_all_there: bool) -> Result<()> {
         match &self.kept {
             Kept::Whole { segments, .. } => segments.close().await,
             Kept::Shards(zstor) => zstor.close().await,
+            Kept::Rows(database) => database.close().await,
+            Kept::Packs { store, near, .. } => {
+                let closed = if is_all_there { store.close().await } else { store.flush().await };
+                match near {
+                    Some(near) => closed.and(near.close().await),
+                    None => closed,
+                }
+            }
         }
     }
 }
@@ -262,6 +326,31 @@ impl Instance {
                     let opened = Box::pin(content(prefix, dag(blocks, &config), pins, below, space, others)).await;
                     opened.map_err(|error| error.at(dir.display()))?
                 }
+                config::Mount::S3(mount) => {
+                    let opened = Box::pin(in_bucket(&config, data, mount, (auto_commit.cloned(), retention.clone())));
+                    let (opened, disk, pins) = opened.await.map_err(|error| error.at(format!("/{prefix}")))?;
+                    disks.push(disk);
+                    all_pins.push(pins);
+                    opened
+                }
+                config::Mount::Sqlite(mount) => {
+                    let opened = database::open_sqlite(data.path(), mount, &env()).await;
+                    let commits = (auto_commit.cloned(), retention.clone(), mount.is_async);
+                    let rows = Box::pin(in_rows(&config, prefix, opened, commits));
+                    let (opened, disk, pins) = rows.await.map_err(|error| error.at(format!("/{prefix}")))?;
+                    disks.push(disk);
+                    all_pins.push(pins);
+                    opened
+                }
+                config::Mount::Redis(mount) => {
+                    let opened = database::open_redis(data.path(), mount, &env()).await;
+                    let commits = (auto_commit.cloned(), retention.clone(), mount.is_async);
+                    let rows = Box::pin(in_rows(&config, prefix, opened, commits));
+                    let (opened, disk, pins) = rows.await.map_err(|error| error.at(format!("/{prefix}")))?;
+                    disks.push(disk);
+                    all_pins.push(pins);
+                    opened
+                }
                 config::Mount::Zstor(mount) => {
                     if let Err(error) = StripeCode::new(mount.data, mount.parity)
                         && mount.is_default
@@ -297,9 +386,12 @@ impl Instance {
         }
         let watch = Watch::new(mux.vfs(&env()).await?);
         let vfs = watch.view();
-        let outside =
-            fsids(&*vfs, &config, |mount| matches!(mount, config::Mount::Local { .. } | config::Mount::Flist(_)))
-                .await?;
+        let outside = fsids(&*vfs, &config, |mount| match mount {
+            config::Mount::Local { .. } | config::Mount::Flist(_) => true,
+            config::Mount::S3(bucket) => bucket.follow,
+            _ => false,
+        })
+        .await?;
         let overlays = fsids(&*vfs, &config, |mount| matches!(mount, config::Mount::Overlay(_))).await?;
         Ok(Self {
             mux,
@@ -351,7 +443,7 @@ impl Instance {
     /// The stores of all mounts of kind `zstor`.
     pub(crate) fn zstors(&self) -> impl Iterator<Item = (Prefix, &Zstor)> {
         self.disks.iter().filter_map(|disk| match &disk.kept {
-            Kept::Whole { .. } => None,
+            Kept::Whole { .. } | Kept::Packs { .. } | Kept::Rows(_) => None,
             Kept::Shards(zstor) => Some((disk.prefix, zstor.as_ref())),
         })
     }
@@ -360,7 +452,7 @@ impl Instance {
     pub(crate) fn segments_of(&self, prefix: Prefix) -> Option<&Segments> {
         match &self.disk(prefix)?.kept {
             Kept::Whole { segments, .. } => Some(segments),
-            Kept::Shards(_) => None,
+            Kept::Shards(_) | Kept::Packs { .. } | Kept::Rows(_) => None,
         }
     }
 
@@ -386,9 +478,18 @@ impl Instance {
     /// opening has nothing to catch up with; nothing can be put or pinned after it. Without it nothing is lost that was
     /// durable before. A part that fails keeps no other from its end; the first error is told.
     pub(crate) async fn close(&self) -> Result<()> {
-        let mut closed = Ok(());
-        for (_, tree) in self.trees() {
+        let (mut closed, mut uncommitted) = (Ok(()), Vec::new());
+        for (prefix, tree) in self.trees() {
+            if self.disk(prefix).is_some_and(Disk::is_shared)
+                && let Err(error) = tree.commit("").await
+            {
+                closed = closed.and(Err(error));
+            }
             closed = closed.and(tree.close().await);
+            // Also what was changed while the rest was being committed.
+            if !tree.is_committed() {
+                uncommitted.push(prefix);
+            }
         }
         for (_, cas) in self.all_by_content() {
             closed = closed.and(cas.dag().flush().await);
@@ -398,7 +499,7 @@ impl Instance {
             closed = closed.and(pins.close().await);
         }
         for disk in &self.disks {
-            closed = closed.and(disk.close().await);
+            closed = closed.and(disk.close(!uncommitted.contains(&disk.prefix)).await);
         }
         if let Some(elsewhere) = &self.elsewhere {
             closed = closed.and(elsewhere.close().await);
@@ -519,6 +620,63 @@ async fn on_disk(
     let journal = Arc::new(FileMedia::open_ahead(journal)?);
     let below = Below { journal, heads, auto_commit, retention, write_through, room: room(&space) };
     Ok(OnDisk { disk, blocks: segments, pins, below, space })
+}
+
+/// Opens what a mount has in a bucket, to write it or to see what another writes.
+async fn in_bucket(
+    config: &Config,
+    data: &DataDir,
+    mount: &BucketMount,
+    (auto_commit, retention): (Option<AutoCommit>, Retention),
+) -> Result<(Mount, Disk, Arc<Pins>)> {
+    let (prefix, env) = (mount.prefix.0, env());
+    let opened = bucket::open(data.path(), mount, &env).await?;
+    let local = mount.local_dir(data.path());
+    let pins = Arc::new(Pins::open(bucket::pins_media(&opened, &local, &env)?, &env).await?);
+    let space = space_of_disk(local);
+    let heads: Arc<dyn Heads> = Arc::new(opened.store.clone());
+    let (journal, auto_commit): (Arc<dyn Media>, _) = if mount.follow {
+        if heads.load(&Name::new(HEAD.as_bytes())?).await?.is_none() {
+            let why = "nothing was committed there yet: start again when there is something to follow";
+            return Err(Error::new(ErrorKind::NotFound, "s3.mount").because(why));
+        }
+        (Arc::new(MemMedia::default()), None)
+    } else {
+        private_dir(&opened.journal)?;
+        (opened.sealed("journal", Arc::new(FileMedia::open_ahead(opened.journal.clone())?), &env), auto_commit)
+    };
+    let below = Below { journal, heads, auto_commit, retention, write_through: mount.is_async, room: room(&space) };
+    let tree = tree_over(dag(opened.blocks.clone(), config), below).await?;
+    let watching = if mount.follow {
+        bucket::follow(tree.clone())
+    } else {
+        bucket::guard(tree.clone(), opened.store.clone(), opened.journal.clone())
+    };
+    let mut made = Mount::content(prefix, pins.clone(), tree, view_options(space, None));
+    if mount.follow {
+        made = Mount::location(prefix, read_only_view(made.vfs().clone()), env);
+    }
+    let kept = Kept::Packs { store: opened.store, near: opened.near, _watching: watching };
+    Ok((made, Disk { prefix, kept }, pins))
+}
+
+/// Opens what a mount has in an SQLite file or on a Redis server.
+async fn in_rows(
+    config: &Config,
+    prefix: Prefix,
+    opened: Result<database::Opened>,
+    (auto_commit, retention, write_through): (Option<AutoCommit>, Retention, bool),
+) -> Result<(Mount, Disk, Arc<Pins>)> {
+    let (opened, env) = (opened?, env());
+    let pins = Pins::open(opened.sealed("pins", media(&opened.local.join("pins"))?, &env), &env).await?;
+    let (pins, journal) = (Arc::new(pins), opened.local.join("journal"));
+    private_dir(&journal)?;
+    let journal = opened.sealed("journal", Arc::new(FileMedia::open_ahead(journal)?), &env);
+    let space = opened.space.clone();
+    let room = room_of_both(&space, &space_of_disk(opened.local.clone()));
+    let below = Below { journal, heads: opened.heads, auto_commit, retention, write_through, room };
+    let made = content(prefix, dag(opened.blocks, config), pins.clone(), below, space, None).await?;
+    Ok((made, Disk { prefix, kept: Kept::Rows(opened.database) }, pins))
 }
 
 async fn tree_over(dag: Dag, below: Below) -> Result<Tree> {

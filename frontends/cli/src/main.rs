@@ -4,11 +4,13 @@
 //! socket, or owns the data directory itself for as long as it takes. Spec: spec/cli.md.
 
 mod args;
+mod bucket;
 mod collector;
 mod commands;
 mod config;
 mod control;
 mod data_dir;
+mod database;
 mod flist;
 mod follower;
 mod host_file;
@@ -36,7 +38,10 @@ use std::{
     ffi::OsStr,
     io,
     process::ExitCode,
-    sync::{Arc, OnceLock, Weak},
+    sync::{
+        Arc, OnceLock, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -162,7 +167,13 @@ const CLEAN_UP_WAIT_MAX: Duration = Duration::from_secs(2);
 const CLEAN_UP_POLL: Duration = Duration::from_millis(5);
 
 /// The file system that a command has opened.
-type InUse = Arc<OnceLock<Weak<dyn Vfs>>>;
+type VfsInUse = Arc<OnceLock<Weak<dyn Vfs>>>;
+
+/// What a command has opened.
+struct InUse {
+    vfs: VfsInUse,
+    own: OnceLock<Arc<Own>>,
+}
 
 /// Runs the command; one that SIGINT or SIGTERM interrupts is dropped where it waits, and with it what it has not
 /// finished. A server ends in its own way.
@@ -171,10 +182,10 @@ async fn until_signal(cli: Cli) -> Result<ExitCode> {
         &cli.command,
         Command::Serve(_) | Command::Zdb(Zdb::Serve(_)) | Command::Mount(args::Mount { foreground: true, .. })
     ) {
-        return Box::pin(run(cli, InUse::default())).await;
+        return Box::pin(run(cli, VfsInUse::default())).await;
     }
     let mut signals = Signals::new()?;
-    let in_use = InUse::default();
+    let in_use = VfsInUse::default();
     let mut task = tokio::spawn(run(cli, in_use.clone()));
     let signal = tokio::select! {
         done = &mut task => {
@@ -196,7 +207,19 @@ async fn until_signal(cli: Cli) -> Result<ExitCode> {
     Ok(ExitCode::from(signal.exit_code()))
 }
 
-async fn run(mut cli: Cli, in_use: InUse) -> Result<ExitCode> {
+async fn run(cli: Cli, vfs: VfsInUse) -> Result<ExitCode> {
+    let in_use = InUse { vfs, own: OnceLock::new() };
+    let done = Box::pin(run_in(cli, &in_use)).await;
+    // Also one that failed lets others go on with what they share.
+    if let (Err(_), Some(own)) = (&done, in_use.own.get())
+        && let Err(error) = own.close().await
+    {
+        tracing::debug!("what was opened did not end well: {error:#}");
+    }
+    done
+}
+
+async fn run_in(mut cli: Cli, in_use: &InUse) -> Result<ExitCode> {
     if let Command::Mount(args) = &mut cli.command {
         commands::mount::take_flags(args, &mut cli.global);
     }
@@ -235,8 +258,8 @@ async fn run(mut cli: Cli, in_use: InUse) -> Result<ExitCode> {
             return Box::pin(commands::mount::mount(config, &args, server, output)).await;
         }
         Command::Umount(args) => commands::mount::umount(&args, server(&config).await?).await?,
-        Command::Put(put) => Box::pin(self::put(config, &in_use, &put, output)).await?,
-        Command::Cp(args) => Box::pin(cp(config, &in_use, &args, output)).await?,
+        Command::Put(put) => Box::pin(self::put(config, in_use, &put, output)).await?,
+        Command::Cp(args) => Box::pin(cp(config, in_use, &args, output)).await?,
         Command::Zstor(Zstor::Status { mount }) => {
             let mount = mount.as_deref().map(mount_of).transpose()?;
             commands::zstor::status(&commands::zstor::look(config).await?, mount, output).await?;
@@ -250,16 +273,16 @@ async fn run(mut cli: Cli, in_use: InUse) -> Result<ExitCode> {
             commands::zstor::change_nodes(config, server, node, output).await?;
         }
         Command::Zstor(Zstor::Import(args)) => {
-            Box::pin(zstor_import(config, &in_use, &args, output)).await?;
+            Box::pin(zstor_import(config, in_use, &args, output)).await?;
         }
         Command::Zstor(Zstor::Export(args)) => {
-            Box::pin(zstor_export(config, &in_use, &args, output)).await?;
+            Box::pin(zstor_export(config, in_use, &args, output)).await?;
         }
-        Command::Flist(Flist::Import(args)) => Box::pin(flist_import(config, &in_use, &args, output)).await?,
+        Command::Flist(Flist::Import(args)) => Box::pin(flist_import(config, in_use, &args, output)).await?,
         Command::Flist(
             flist @ (Flist::Create { .. } | Flist::Export { .. } | Flist::Commit { .. } | Flist::Add { .. }),
         ) => {
-            return Box::pin(flist_make(config, &in_use, &flist, output)).await;
+            return Box::pin(flist_make(config, in_use, &flist, output)).await;
         }
         Command::Flist(Flist::Sign { flist, key }) => {
             commands::flist::sign(&flist, &Names::of(&config.data).key(&key)?, output)?;
@@ -267,9 +290,9 @@ async fn run(mut cli: Cli, in_use: InUse) -> Result<ExitCode> {
         Command::Flist(flist) => return commands::flist::flist(&flist, output).await,
         Command::Car(Car::Ls { file }) => commands::car::ls(&file, output).await?,
         Command::Car(Car::Verify { file, whole }) => commands::car::verify(&file, whole, output).await?,
-        Command::Car(Car::Import(args)) => Box::pin(car_import(config, &in_use, &args, output)).await?,
-        Command::Ipfs(Ipfs::Publish(args)) => Box::pin(ipfs_publish(config, &in_use, &args, output)).await?,
-        Command::Name(name) => Box::pin(self::name(config, &in_use, name, output)).await?,
+        Command::Car(Car::Import(args)) => Box::pin(car_import(config, in_use, &args, output)).await?,
+        Command::Ipfs(Ipfs::Publish(args)) => Box::pin(ipfs_publish(config, in_use, &args, output)).await?,
+        Command::Name(name) => Box::pin(self::name(config, in_use, name, output)).await?,
         Command::Reload => {
             let Some(client) = server(&config).await? else {
                 let why = "no server runs with this data directory: the next start reads the configuration";
@@ -285,7 +308,7 @@ async fn run(mut cli: Cli, in_use: InUse) -> Result<ExitCode> {
             output::raw(text.as_bytes())?;
         }
         other => {
-            let namespace = open(config, &in_use).await?;
+            let namespace = open(config, in_use).await?;
             let done = command(other, &*namespace, output).await?;
             namespace.close().await?;
             return Ok(done);
@@ -640,9 +663,15 @@ pub(crate) fn effective(mut source: Source) -> Result<Config> {
         Mount::Local { dir, .. } => dir.iter_mut().collect(),
         Mount::Zstor(zstor) => {
             let nodes = zstor.nodes.iter_mut().flatten();
-            let dirs = nodes.flat_map(|node| node.dir.iter_mut().chain(&mut node.password_file));
+            let dirs = nodes.flat_map(|node| {
+                let credentials = node.s3.as_mut().and_then(|bucket| bucket.credentials.as_mut());
+                node.dir.iter_mut().chain(&mut node.password_file).chain(credentials)
+            });
             dirs.chain(&mut zstor.key).collect::<Vec<_>>()
         }
+        Mount::S3(bucket) => bucket.files_mut().collect(),
+        Mount::Sqlite(mount) => mount.files_mut().collect(),
+        Mount::Redis(mount) => mount.files_mut().collect(),
         Mount::Flist(flist) => flist.dir.iter_mut().collect(),
         Mount::Mem { .. } | Mount::Ipfs { .. } | Mount::Overlay(_) => Vec::new(),
     });
@@ -662,14 +691,28 @@ const CONNECT_POLL: Duration = Duration::from_millis(50);
 
 /// Who does the work.
 enum Opened {
-    Own(Box<(Instance, DataDir)>),
+    Own(Arc<Own>),
     Server(Client),
+}
+
+/// The stores, by a process that owns them.
+struct Own {
+    instance: Instance,
+    is_closed: AtomicBool,
+    _data: DataDir,
+}
+
+impl Own {
+    /// Ends the work with them; does nothing the second time.
+    async fn close(&self) -> Result<()> {
+        if self.is_closed.swap(true, Ordering::Relaxed) { Ok(()) } else { self.instance.close().await }
+    }
 }
 
 impl Opened {
     async fn close(&self) -> Result<()> {
         match self {
-            Self::Own(own) => own.0.close().await,
+            Self::Own(own) => own.close().await,
             Self::Server(_) => Ok(()),
         }
     }
@@ -679,7 +722,7 @@ impl std::ops::Deref for Opened {
     type Target = dyn Namespace;
     fn deref(&self) -> &Self::Target {
         match self {
-            Self::Own(own) => &own.0,
+            Self::Own(own) => &own.instance,
             Self::Server(client) => client,
         }
     }
@@ -692,8 +735,10 @@ async fn open(config: Config, in_use: &InUse) -> Result<Opened> {
             // A command leaves it to a server, or to `commit`, when to commit what it wrote: the journal keeps it.
             Access::Owner(data) => {
                 let instance = Box::pin(Instance::open(config, &data, None)).await?;
-                in_use.set(Arc::downgrade(&instance.vfs)).ok();
-                return Ok(Opened::Own(Box::new((instance, data))));
+                in_use.vfs.set(Arc::downgrade(&instance.vfs)).ok();
+                let own = Arc::new(Own { instance, is_closed: AtomicBool::new(false), _data: data });
+                in_use.own.set(own.clone()).ok();
+                return Ok(Opened::Own(own));
             }
             Access::Server(holder) => {
                 let socket = holder.socket.ok_or_else(|| Error::new(ErrorKind::Internal, "main.open"))?;

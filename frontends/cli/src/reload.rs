@@ -135,6 +135,9 @@ fn of_prefix(mount: &mut Mount, prefix: Prefix) -> Option<&mut ZstorMount> {
         Mount::Mem { .. }
         | Mount::Local { .. }
         | Mount::Ipfs { .. }
+        | Mount::S3(_)
+        | Mount::Sqlite(_)
+        | Mount::Redis(_)
         | Mount::Flist(_)
         | Mount::Overlay(_)
         | Mount::Zstor(_) => None,
@@ -147,6 +150,9 @@ fn zstor_mount(config: &Config, prefix: Prefix) -> Option<&ZstorMount> {
         Mount::Mem { .. }
         | Mount::Local { .. }
         | Mount::Ipfs { .. }
+        | Mount::S3(_)
+        | Mount::Sqlite(_)
+        | Mount::Redis(_)
         | Mount::Flist(_)
         | Mount::Overlay(_)
         | Mount::Zstor(_) => None,

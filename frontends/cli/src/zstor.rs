@@ -16,6 +16,7 @@ use muxfs_zstor::{Access, KeyRing, Node, Password, Place, RootKey, ZdbPlace, Zst
 use zeroize::Zeroizing;
 
 use crate::{
+    bucket,
     config::{self, ZstorMount, ZstorNode},
     data_dir::private_dir,
     host_file::read_password_file,
@@ -49,8 +50,9 @@ pub(crate) fn nodes(data: &Path, mount: &ZstorMount) -> Vec<Node> {
         return (0..u16::from(mount.data) + u16::from(mount.parity)).map(node).collect();
     };
     let node = |node: &ZstorNode| {
-        let place = match (&node.zdb, &node.namespace) {
-            (Some(zdb), Some(namespace)) => Place::Zdb(ZdbPlace {
+        let place = match (&node.zdb, &node.namespace, &node.s3) {
+            (_, _, Some(bucket)) => Place::S3(bucket.node()),
+            (Some(zdb), Some(namespace), None) => Place::Zdb(ZdbPlace {
                 address: zdb.0.clone(),
                 namespace: namespace.clone(),
                 password: node.password.clone().map(|password| password.0),
@@ -64,12 +66,15 @@ pub(crate) fn nodes(data: &Path, mount: &ZstorMount) -> Vec<Node> {
     named.iter().map(node).collect()
 }
 
-/// The same with the passwords that are in files.
+/// The same with the passwords, and the keys of buckets, that are in files.
 pub(crate) fn nodes_with_passwords(data: &Path, mount: &ZstorMount) -> Result<Vec<Node>> {
     let mut nodes = nodes(data, mount);
     for (node, named) in nodes.iter_mut().zip(mount.nodes.iter().flatten()) {
         if let (Place::Zdb(place), Some(file)) = (&mut node.place, &named.password_file) {
             place.password = Some(password(file)?);
+        }
+        if let (Place::S3(place), Some(bucket)) = (&mut node.place, &named.s3) {
+            *place = bucket.asked_by(data, mount.prefix.0.as_str())?;
         }
     }
     Ok(nodes)
@@ -142,10 +147,14 @@ fn find_keys(data: &Path, mount: &ZstorMount) -> Result<Option<KeyRing>> {
 fn changeable_key_file(data: &Path, mount: &ZstorMount, all: &[config::Mount]) -> Option<PathBuf> {
     let file = key_file(data, mount);
     let place = |file: &Path| fs::canonicalize(file).unwrap_or_else(|_absent| file.to_owned());
+    let is_it = |key: Option<&Path>| key.is_some_and(|key| place(key) == place(&file));
     let is_of_another = all.iter().any(|other| match other {
         config::Mount::Zstor(other) => {
             other.prefix.0 != mount.prefix.0 && place(&key_file(data, other)) == place(&file)
         }
+        config::Mount::S3(other) => is_it(other.key.as_deref()),
+        config::Mount::Sqlite(other) => is_it(other.key.as_deref()),
+        config::Mount::Redis(other) => is_it(other.key.as_deref()),
         config::Mount::Local { .. }
         | config::Mount::Mem { .. }
         | config::Mount::Ipfs { .. }
@@ -176,7 +185,7 @@ fn no_key(data: &Path, mount: &ZstorMount) -> Error {
 pub(crate) async fn is_made(data: &Path, mount: &ZstorMount) -> bool {
     // Whoever cannot ask a server takes it to have something.
     let nodes = nodes_with_passwords(data, mount).unwrap_or_else(|_error| nodes(data, mount));
-    holds_data(&nodes, &local_dir(data, mount)).await
+    holds_data(&nodes, &local_dir(data, mount), &crate::instance::env()).await
 }
 
 /// Opens the store of a mount; makes it, and its key, at the first start.
@@ -186,6 +195,10 @@ pub(crate) async fn is_made(data: &Path, mount: &ZstorMount) -> bool {
 pub(crate) async fn open(data: &Path, mount: &ZstorMount, all: &[config::Mount], env: &Env) -> Result<Zstor> {
     let local = local_dir(data, mount);
     private_dir(&local)?;
+    let has_buckets = nodes(data, mount).iter().any(|node| matches!(node.place, Place::S3(_)));
+    if has_buckets {
+        bucket::writer(&local, env)?;
+    }
     let keys = match find_keys(data, mount)? {
         Some(keys) => keys,
         None if is_made(data, mount).await => return Err(no_key(data, mount)),
@@ -205,7 +218,12 @@ pub(crate) async fn open(data: &Path, mount: &ZstorMount, all: &[config::Mount],
     };
     let key_file = changeable_key_file(data, mount, all);
     let options = ZstorOptions { key_file, ..options(data, mount, Access::Write)? };
-    Zstor::open(&options, keys, &local, env).await
+    let store = Zstor::open(&options, keys, &local, env).await?;
+    if has_buckets {
+        // Next time it would throw out whoever took over from this one.
+        bucket::has_taken_over(&local)?;
+    }
+    Ok(store)
 }
 
 /// Opens a store that is there, for who looks and changes nothing.

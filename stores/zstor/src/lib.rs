@@ -18,6 +18,7 @@
 //!
 //! This crate knows `muxfs`, files through `muxfs-local`, and no frontend. Spec: spec/zstor.md.
 
+mod bucket;
 mod calls;
 mod dir;
 mod distinct;
@@ -40,6 +41,7 @@ pub mod v2;
 mod zdb;
 
 pub use crate::{
+    bucket::BucketPlace,
     heads::NodeHeads,
     key::RootKey,
     node::{Node, OpenNode, Place, SegmentsOptionsOf},

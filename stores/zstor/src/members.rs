@@ -178,12 +178,12 @@ impl Zstor {
                 return Err(one_place(other.name(), &node.name, store.place()));
             }
         }
-        let is_namespace = matches!(node.place, Place::Zdb(_));
+        let is_no_disk = node.place.dir().is_none();
         match look {
             Look::Marked => {}
             Look::Offered => store.take().await?,
             // There is no disk that might not be mounted.
-            Look::Unmarked if is_namespace => store.take().await?,
+            Look::Unmarked if is_no_disk => store.take().await?,
             look => {
                 let why = store.refusal(&look).unwrap_or_default();
                 return Err(Error::new(ErrorKind::Unavailable, OP).because(why));

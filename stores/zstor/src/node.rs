@@ -1,4 +1,5 @@
-//! Nodes: where shards are. A directory ([`dir`](crate::dir)) or a namespace of a 0-db server ([`zdb`](crate::zdb)).
+//! Nodes: where shards are. A directory ([`dir`](crate::dir)), a namespace of a 0-db server ([`zdb`](crate::zdb)), or a bucket of S3
+//! ([`bucket`](crate::bucket)).
 
 use std::{
     fmt,
@@ -9,12 +10,14 @@ use std::{
 
 use async_trait::async_trait;
 use muxfs::{
-    BlockStore, Error, ErrorKind, Result,
+    BlockStore, Env, Error, ErrorKind, Result,
     block::{Segments, SegmentsOptions},
 };
+use muxfs_s3::S3Store;
 use tokio::sync::mpsc::unbounded_channel;
 
 use crate::{
+    bucket::{BucketNode, BucketPlace},
     mark::{Found, Mark, StoreId},
     space::DiskRoom,
     store::Access,
@@ -46,6 +49,8 @@ pub enum Place {
     },
     /// A namespace of a 0-db server.
     Zdb(ZdbPlace),
+    /// A bucket of S3.
+    S3(BucketPlace),
 }
 
 impl Place {
@@ -53,7 +58,7 @@ impl Place {
     pub fn dir(&self) -> Option<&Path> {
         match self {
             Self::Dir { path, .. } => Some(path),
-            Self::Zdb(_) => None,
+            Self::Zdb(_) | Self::S3(_) => None,
         }
     }
 
@@ -66,6 +71,11 @@ impl Place {
             (Self::Zdb(place), Self::Zdb(other)) => {
                 place.address == other.address && place.namespace == other.namespace
             }
+            (Self::S3(place), Self::S3(other)) => {
+                let prefix = |place: &BucketPlace| place.place.prefix.trim_matches('/').to_owned();
+                let (one, other_one) = (&place.place, &other.place);
+                one.endpoint == other_one.endpoint && one.bucket == other_one.bucket && prefix(place) == prefix(other)
+            }
             _ => false,
         }
     }
@@ -76,6 +86,7 @@ impl fmt::Display for Place {
         match self {
             Self::Dir { path, .. } => write!(f, "{}", path.display()),
             Self::Zdb(place) => write!(f, "{place}"),
+            Self::S3(place) => write!(f, "{place}"),
         }
     }
 }
@@ -158,6 +169,10 @@ pub(crate) trait NodeStore: BlockStore {
     fn segments(&self) -> Option<Arc<Segments>> {
         None
     }
+    /// Its blocks, where they are in packs.
+    fn packs(&self) -> Option<S3Store> {
+        None
+    }
     /// Makes all durable; it does not come back.
     async fn close(&self) -> Result<()>;
 }
@@ -169,7 +184,7 @@ impl Node {
     }
 
     /// Whether something of a store is known to be there, or may be where nobody answers.
-    pub(crate) async fn has_mark(&self) -> bool {
+    pub(crate) async fn has_mark(&self, env: &Env) -> bool {
         match &self.place {
             Place::Dir { path, .. } => {
                 !matches!(Mark::find(&path.join("muxfs-node")), Ok(Found::Nothing | Found::Empty))
@@ -178,6 +193,11 @@ impl Node {
                 let (opened, _) = unbounded_channel();
                 let zdb = Zdb::new(&self.name, place, (StoreId::default(), Access::Look), opened);
                 !matches!(zdb.look().await.0, Look::Unmarked | Look::Offered)
+            }
+            Place::S3(place) => {
+                let (opened, _) = unbounded_channel();
+                let bucket = BucketNode::of(&self.name, place, (StoreId::default(), Access::Look), env, opened);
+                !matches!(bucket.look().await.0, Look::Unmarked | Look::Offered)
             }
         }
     }
@@ -230,6 +250,11 @@ impl OpenNode {
     /// Its shards; `None` while it is lost, and where a server keeps them.
     pub fn segments(&self) -> Option<Arc<Segments>> {
         self.store.segments()
+    }
+
+    /// Its shards in a bucket; `None` while it is lost, and where they are elsewhere.
+    pub fn packs(&self) -> Option<S3Store> {
+        self.store.packs()
     }
 
     /// Whether it is there, and nothing was ever kept there.

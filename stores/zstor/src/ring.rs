@@ -237,6 +237,11 @@ impl KeyRing {
         self.all().map(RootKey::for_files).chain(former).collect()
     }
 
+    /// The key for a part of what a mount of kind `s3` keeps.
+    pub fn for_bucket(&self, part: &str) -> SecretKey {
+        self.newest.of(&format!("bucket {part}"))
+    }
+
     /// The keys for one use, the newest, and from newer to older.
     pub(crate) fn of(&self, purpose: &str) -> (SecretKey, Vec<SecretKey>) {
         (self.newest.of(purpose), self.older.iter().map(|key| key.of(purpose)).collect())

@@ -23,6 +23,7 @@ use tokio::sync::{Mutex as AsyncMutex, mpsc::unbounded_channel, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
+    bucket::BucketNode,
     dir::{Dir, How, open_files},
     distinct::Distinct,
     heads::{HeadsOptions, NodeHeads},
@@ -102,11 +103,11 @@ pub(crate) fn has_parts(local: &Path, parts: &[&str]) -> bool {
 /// Whether there is something that only its key can read: in `local`, the directory that a mount has for itself, or on a
 /// node. What must be asked before a key is made.
 ///
-/// Of a 0-db server that does not answer nobody knows: it is taken to have something.
-pub async fn holds_data(nodes: &[Node], local: &Path) -> bool {
+/// Of a 0-db server, or a bucket, that does not answer nobody knows: it is taken to have something.
+pub async fn holds_data(nodes: &[Node], local: &Path, env: &Env) -> bool {
     local.join(MADE).exists()
         || has_parts(local, &PARTS)
-        || join_all(nodes.iter().map(Node::has_mark)).await.contains(&true)
+        || join_all(nodes.iter().map(|node| node.has_mark(env))).await.contains(&true)
 }
 
 /// An open store.
@@ -447,6 +448,7 @@ pub(crate) fn new_store(Node { name, place, .. }: &Node, how: &How) -> Arc<dyn N
     match place {
         Place::Dir { path, is_made } => Dir::new(name, path, *is_made, how.clone()),
         Place::Zdb(place) => Zdb::new(name, place, (how.store, how.access), how.opened.clone()),
+        Place::S3(place) => BucketNode::new(name, place, how),
     }
 }
 

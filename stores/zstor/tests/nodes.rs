@@ -490,7 +490,7 @@ async fn another_machine_finds_the_blocks_and_makes_no_node_anew() {
     fs::remove_dir_all(world.local()).expect("removed");
     fs::create_dir(world.local()).expect("made");
     fs::remove_dir_all(world.node(0)).expect("removed");
-    assert!(holds_data(&world.options().nodes, &world.local()).await);
+    assert!(holds_data(&world.options().nodes, &world.local(), &muxfs::testing::env()).await);
     // A collection would remove every block, since no name led to any.
     let error = world.try_open(7).await.expect_err("the names are elsewhere");
     assert_eq!(error.kind(), ErrorKind::NotFound);
@@ -505,7 +505,7 @@ async fn another_machine_finds_the_blocks_and_makes_no_node_anew() {
 #[tokio::test]
 async fn a_first_start_that_was_broken_off_goes_on() {
     let world = World::new();
-    assert!(!holds_data(&world.options().nodes, &world.local()).await);
+    assert!(!holds_data(&world.options().nodes, &world.local(), &muxfs::testing::env()).await);
     world.open().await.close().await.expect("closed");
     // As a crash leaves it that came before the last two were made: no head is anywhere.
     fs::remove_dir_all(world.local()).expect("removed");

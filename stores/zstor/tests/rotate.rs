@@ -75,12 +75,27 @@ impl World {
     }
 
     async fn open(&self) -> Zstor {
+        self.open_with(&self.local(), &self.ring()).await
+    }
+
+    /// With all nodes. What was dropped without an end has its directories until its calls have ended.
+    async fn open_with(&self, local: &Path, keys: &KeyRing) -> Zstor {
         let begun = Instant::now();
         loop {
-            match self.open_in(&self.local(), &self.ring()).await {
+            match self.open_in(local, keys).await {
                 Ok(zstor) if zstor.nodes().iter().all(|node| node.lost().is_none()) => return zstor,
                 Ok(_) => assert!(begun.elapsed() < PATIENCE, "a node is lost"),
-                // What was dropped without an end has its directories until its calls have ended.
+                Err(error) => assert!(begun.elapsed() < PATIENCE, "{error:#}"),
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    async fn media(&self, part: &str) -> Arc<FileMedia> {
+        let begun = Instant::now();
+        loop {
+            match FileMedia::open(self.local().join(part)) {
+                Ok(media) => return Arc::new(media),
                 Err(error) => assert!(begun.elapsed() < PATIENCE, "{error:#}"),
             }
             tokio::task::yield_now().await;
@@ -89,9 +104,9 @@ impl World {
 
     /// What a mount seals besides.
     async fn beside(&self, zstor: &Zstor) -> (Pins, LogHeads) {
-        let media = |part: &str| Arc::new(FileMedia::open(self.local().join(part)).expect("opens"));
-        let pins = Pins::open(zstor.sealed("pins", media("pins")), &self.env()).await.expect("opens");
-        let journal = LogHeads::open(zstor.sealed("journal", media("journal")), &self.env()).await.expect("opens");
+        let pins = Pins::open(zstor.sealed("pins", self.media("pins").await), &self.env()).await.expect("opens");
+        let journal = zstor.sealed("journal", self.media("journal").await);
+        let journal = LogHeads::open(journal, &self.env()).await.expect("opens");
         (pins, journal)
     }
 }
@@ -172,7 +187,7 @@ async fn all_is_there_whatever_stops_the_moving() {
     assert!(!newest.has_older());
     for (keys, local) in [(&newest, world.local()), (&both, world.path("another")), (&newest, world.path("third"))] {
         fs::create_dir_all(&local).expect("made");
-        let zstor = world.open_in(&local, keys).await.expect("opens");
+        let zstor = world.open_with(&local, keys).await;
         check(&zstor, BLOCK_COUNT + 1).await;
         let listed: Vec<_> = zstor.blocks().keys().try_collect().await.expect("all keys are known");
         assert!((0..=BLOCK_COUNT).all(|n| listed.contains(&key(n))));

@@ -123,6 +123,9 @@ async fn begin_and_tell(instance: &Instance, options: &Rotate, out: &Out) -> Res
         Mount::Mem { .. }
         | Mount::Local { .. }
         | Mount::Ipfs { .. }
+        | Mount::S3(_)
+        | Mount::Sqlite(_)
+        | Mount::Redis(_)
         | Mount::Flist(_)
         | Mount::Overlay(_)
         | Mount::Zstor(_) => None,

@@ -22,10 +22,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::put::host;
 use crate::{
-    args, collector,
+    args,
+    bucket::BucketMount,
+    collector,
     config::{self, Config, Mount, OverlayMount, Source, Squash, ZstorMount},
     control,
     data_dir::{DataDir, private_dir},
+    database::{RedisMount, SqliteMount},
     follower,
     host_file::{Mode, replace},
     http_token, hub,
@@ -144,7 +147,7 @@ async fn run(
     let ftp =
         start_ftp(&instance, &config.ftp, &data, unsynced.clone()).await.map_err(|error| taken(error, "--ftp"))?;
     let http = start_http(&instance, &config, &data, unsynced.clone(), recorder.clone()).await?;
-    let is_tree = |mount: &Mount| matches!(mount, Mount::Ipfs { .. } | Mount::Zstor(_));
+    let is_tree = |mount: &Mount| matches!(mount, Mount::Ipfs { .. } | Mount::Zstor(_) | Mount::S3(_));
     let ordered = fsids(&*instance.vfs, &config, is_tree).await?;
     let s3 = s3::start(&instance, &config, (unsynced, ordered)).await.map_err(|error| taken(error, "--s3"))?;
     for point in &config.fuse.mounts {
@@ -293,6 +296,9 @@ fn is_async(mount: &Mount) -> bool {
         mount,
         Mount::Ipfs { is_async: true, .. }
             | Mount::Zstor(ZstorMount { is_async: true, .. })
+            | Mount::S3(BucketMount { is_async: true, .. })
+            | Mount::Sqlite(SqliteMount { is_async: true, .. })
+            | Mount::Redis(RedisMount { is_async: true, .. })
             | Mount::Overlay(OverlayMount { is_async: true, .. })
     )
 }
@@ -446,6 +452,9 @@ fn greeting(config: &Config, ready: &Ready) -> String {
                 let dir = config.data.join("mounts").join(overlay.prefix.0.as_str());
                 format!("read and written over {}, what is changed in {}", overlay.over.0, dir.display())
             }
+            Mount::S3(bucket) => bucket.described(),
+            Mount::Sqlite(mount) => mount.described(&config.data),
+            Mount::Redis(mount) => mount.described(),
             Mount::Zstor(zstor) => {
                 let (nodes, key) = (zstor::nodes(&config.data, zstor), zstor::key_file(&config.data, zstor));
                 format!(
@@ -476,7 +485,9 @@ fn greeting(config: &Config, ready: &Ready) -> String {
         lines.push(format!("  curl   curl {who}-T FILE ftp://{host}:{port}/local/"));
     }
     if let Some(addr) = ready.http {
-        let of_content = config.mount.iter().find(|mount| matches!(mount, Mount::Ipfs { .. } | Mount::Zstor(_)));
+        let of_content = config.mount.iter().find(|mount| {
+            matches!(mount, Mount::Ipfs { .. } | Mount::Zstor(_) | Mount::S3(_) | Mount::Sqlite(_) | Mount::Redis(_))
+        });
         let prefix = of_content.map_or("ipfs".to_owned(), |mount| mount.prefix().to_string());
         let (host, port) = (connect_host(addr.ip()), addr.port());
         lines.push(format!("HTTP on {addr}"));

@@ -3,6 +3,7 @@
 //! Each test owns a data directory, starts `muxfs` as a process and speaks to it as a client would.
 
 mod browser;
+mod bucket;
 mod car;
 mod care;
 mod cluster;
@@ -11,6 +12,7 @@ mod collecting;
 mod commands;
 mod copies;
 mod cp;
+mod database;
 mod doctor;
 mod flist;
 mod helia;

@@ -26,7 +26,9 @@ use muxfs_zstor::OpenNode;
 
 use super::{Finding, Findings, place_of};
 use crate::{
+    bucket,
     config::{Config, FlistMount, Mount, ZstorMount},
+    database,
     instance::{HEAD, Instance, env},
     output::{bytes, count},
     zstor,
@@ -83,6 +85,13 @@ pub(super) async fn offline(config: &Config, out: &Findings) {
                     out.tell(Finding::ok("blocks", &format!("/{}", mount.prefix()), NOTHING_YET)).await;
                 }
             }
+            Mount::S3(mount) => {
+                for finding in bucket::look(&config.data, mount).await {
+                    out.tell(finding).await;
+                }
+            }
+            Mount::Sqlite(mount) => out.tell(database::look_sqlite(&config.data, mount).await).await,
+            Mount::Redis(mount) => out.tell(database::look_redis(mount, &env()).await).await,
             Mount::Zstor(mount) => {
                 if zstor::is_made(&config.data, mount).await {
                     closed_zstor(config, mount, out).await;

@@ -141,6 +141,9 @@ fn private(config: &Config) -> Vec<Finding> {
     let named = [config.ftp.users.as_ref(), of_http, config.ftp.tls_key.as_ref()];
     let keys = config.mount.iter().filter_map(|mount| match mount {
         Mount::Zstor(zstor) => Some(zstor::key_file(data, zstor)),
+        Mount::S3(bucket) => bucket.key.clone(),
+        Mount::Sqlite(mount) => mount.key.clone(),
+        Mount::Redis(mount) => mount.key.clone(),
         _ => None,
     });
     let paths = in_data.iter().map(|name| data.join(name)).chain(named.into_iter().flatten().cloned()).chain(keys);
@@ -191,6 +194,8 @@ fn segments(config: &Config) -> Vec<Finding> {
         let blocks = |dir: &Path| ["blocks", "index"].map(|part| dir.join(part));
         match mount {
             Mount::Mem { .. } | Mount::Local { .. } | Mount::Flist(_) => Vec::new(),
+            Mount::S3(_) => vec![dir.join("pins")],
+            Mount::Sqlite(_) | Mount::Redis(_) => vec![dir.join("pins"), dir.join("journal")],
             Mount::Ipfs { .. } | Mount::Overlay(_) => blocks(&dir).into_iter().chain(besides).collect(),
             Mount::Zstor(zstor) => {
                 let nodes = zstor::nodes(&config.data, zstor).into_iter();

@@ -109,7 +109,14 @@ pub(crate) async fn plan_of(instance: &Instance, mount: Option<Prefix>, lose: &[
 fn mounts(config: &Config) -> Vec<(Prefix, &ZstorMount)> {
     let mounts = config.mount.iter().filter_map(|mount| match mount {
         Mount::Zstor(mount) => Some((mount.prefix.0, mount)),
-        Mount::Mem { .. } | Mount::Local { .. } | Mount::Ipfs { .. } | Mount::Flist(_) | Mount::Overlay(_) => None,
+        Mount::Mem { .. }
+        | Mount::Local { .. }
+        | Mount::Ipfs { .. }
+        | Mount::S3(_)
+        | Mount::Sqlite(_)
+        | Mount::Redis(_)
+        | Mount::Flist(_)
+        | Mount::Overlay(_) => None,
     });
     mounts.collect()
 }

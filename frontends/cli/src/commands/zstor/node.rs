@@ -65,7 +65,14 @@ pub(crate) async fn change_nodes(
     let config = crate::effective(config.source)?;
     let mounts = config.mount.iter().filter_map(|mount| match mount {
         Mount::Zstor(mount) => Some((mount.prefix.0, mount)),
-        Mount::Mem { .. } | Mount::Local { .. } | Mount::Ipfs { .. } | Mount::Flist(_) | Mount::Overlay(_) => None,
+        Mount::Mem { .. }
+        | Mount::Local { .. }
+        | Mount::Ipfs { .. }
+        | Mount::S3(_)
+        | Mount::Sqlite(_)
+        | Mount::Redis(_)
+        | Mount::Flist(_)
+        | Mount::Overlay(_) => None,
     });
     let (prefix, mount) = chosen_one(mounts.collect(), chosen)?;
     let names: Vec<String> = zstor::nodes(&config.data, mount).into_iter().map(|node| node.name).collect();

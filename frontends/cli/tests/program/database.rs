@@ -1,0 +1,143 @@
+//! Mounts in an SQLite file and on a Redis server, through the program.
+
+#[path = "../../../../stores/redis/tests/server/mod.rs"]
+mod server;
+
+use std::{
+    fs,
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
+    path::Path,
+};
+
+use muxfs_redis::RedisAddress;
+
+use crate::{World, assert_same_tree};
+use server::Server as Redis;
+
+/// A server that syncs before each reply, and lets in who knows the word.
+const REDIS: &[&str] = &["--appendonly", "yes", "--appendfsync", "always", "--requirepass", "open sesame"];
+
+fn port(redis: &Redis) -> u16 {
+    match redis.address() {
+        RedisAddress::Tcp(_, port) => port,
+        RedisAddress::Unix(_) => panic!("a port"),
+    }
+}
+
+/// A file that only its owner reads.
+fn private(file: &Path, text: &str) {
+    let made = fs::File::options().write(true).create_new(true).mode(0o600).open(file).expect("made");
+    made.set_permissions(fs::Permissions::from_mode(0o600)).expect("set");
+    fs::write(file, text).expect("written");
+}
+
+/// A machine with an example, but for where things are.
+fn machine(example: &str, places: &[(&str, &str)]) -> World {
+    let world = World::by_default();
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/configs").join(example);
+    let mut text = fs::read_to_string(file).expect("read");
+    let (etc, lib) = (world.path("etc").display().to_string(), world.path("lib").display().to_string());
+    for dir in [&etc, &lib] {
+        fs::create_dir(dir).expect("made");
+    }
+    for (from, to) in [("/etc/muxfs", &*etc), ("/var/lib/muxfs", &*lib)].into_iter().chain(places.iter().copied()) {
+        text = text.replace(from, to);
+    }
+    let config = world.path("config.toml");
+    fs::write(&config, text).expect("written");
+    private(&world.path("etc/redis.password"), "open sesame\n");
+    World { config: Some(config), ..world }
+}
+
+fn new_key(world: &World, name: &str) {
+    world.ok(&["key", "new", world.path("etc").join(name).to_str().expect("UTF-8")]);
+}
+
+fn put(world: &World, text: &str, name: &str) {
+    let file = world.path("file");
+    fs::write(&file, text).expect("written");
+    world.ok(&["put", file.to_str().expect("UTF-8"), name]);
+}
+
+/// What `ls` says where nothing can be opened.
+fn refused(world: &World, path: &str) -> String {
+    let output = world.run(&["ls", path]);
+    assert!(!output.status.success(), "it was not refused");
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// What is synced and what is committed survives `kill -9`; garbage goes; pins stay; the configuration is printed as it can be read.
+fn a_tree_lives_there(world: &World, mount: &str) {
+    let at = |name: &str| format!("{mount}/{name}");
+    let server = world.serve(&[]);
+    let tree = world.tree();
+    world.ok(&["put", "-r", tree.to_str().expect("UTF-8"), &at("tree")]);
+    world.ok(&["commit", "-m", "one", mount]);
+    put(world, "synced", &at("synced"));
+    server.kill();
+
+    let server = world.serve(&[]);
+    assert_eq!(world.ok(&["cat", &at("synced")]), "synced");
+    world.ok(&["get", &at("tree"), world.path("back").to_str().expect("UTF-8")]);
+    assert_same_tree(&tree, &world.path("back"));
+    fs::write(world.path("file"), "garbage").expect("written");
+    let garbage = world.ok(&["put", world.path("file").to_str().expect("UTF-8"), mount]);
+    fs::write(world.path("file"), "pinned").expect("written");
+    let pinned = world.ok(&["put", world.path("file").to_str().expect("UTF-8"), mount]);
+    world.ok(&["rm", garbage.trim()]);
+    world.ok(&["gc", mount]);
+    assert_eq!(world.ok(&["cat", pinned.trim()]), "pinned");
+    world.ok(&["commit", "-m", "two", mount]);
+    assert_eq!(server.terminate(), Some(0));
+
+    assert_eq!(world.ok(&["cat", &at("synced")]), "synced");
+    let printed = world.ok(&["config"]);
+    fs::write(world.config.as_ref().expect("named"), &printed).expect("written");
+    assert_eq!(world.ok(&["config"]), printed);
+    assert_eq!(world.ok(&["cat", pinned.trim()]), "pinned");
+    let found = world.ok(&["doctor"]);
+    assert!(found.contains(mount) || found.contains("sqlite") || found.contains("redis"), "{found}");
+}
+
+#[test]
+fn a_tree_in_an_sqlite_file() {
+    let world = machine("sqlite.toml", &[]);
+    let told = refused(&world, "/q");
+    assert!(told.contains("q.key") && told.contains("muxfs key new"), "{told}");
+    new_key(&world, "q.key");
+    a_tree_lives_there(&world, "/q");
+    let bytes = fs::read(world.path("lib/q.sqlite")).expect("read");
+    assert!(!bytes.windows(6).any(|bytes| bytes == b"synced"), "it is encrypted");
+
+    // Another data directory has neither journal nor pins of it.
+    let other = machine("sqlite.toml", &[]);
+    fs::copy(world.path("etc/q.key"), other.path("etc/q.key")).expect("copied");
+    fs::copy(world.path("lib/q.sqlite"), other.path("lib/q.sqlite")).expect("copied");
+    let told = refused(&other, "/q");
+    assert!(told.contains("another data directory"), "{told}");
+}
+
+#[tokio::test]
+async fn a_tree_on_a_redis_server() {
+    let Some(mut redis) = Redis::start(REDIS) else { return };
+    let address = format!("127.0.0.1:{}", port(&redis));
+    let places = [("127.0.0.1:6379", &*address)];
+    let world = machine("redis.toml", &places);
+    new_key(&world, "r.key");
+    a_tree_lives_there(&world, "/r");
+
+    let other = machine("redis.toml", &places);
+    fs::copy(world.path("etc/r.key"), other.path("etc/r.key")).expect("copied");
+    let told = refused(&other, "/r");
+    assert!(told.contains("another data directory") || told.contains("writes there"), "{told}");
+    fs::write(other.path("etc/redis.password"), "shut\n").expect("written");
+    let told = refused(&other, "/r");
+    assert!(told.contains("WRONGPASS"), "{told}");
+
+    // A server that dies and comes back has all of it.
+    redis.kill();
+    let told = refused(&world, "/r");
+    assert!(told.contains("unavailable"), "{told}");
+    assert!(redis.run(), "it starts again");
+    assert_eq!(world.ok(&["cat", "/r/synced"]), "synced");
+}

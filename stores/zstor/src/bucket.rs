@@ -1,0 +1,401 @@
+//! A bucket of S3 as a node: shards in packs there, the mark of the node beside them.
+//!
+//! Whose fence the bucket has is the one machine that writes there; who only looks follows. Where another machine has taken over the
+//! node is lost for this one. Spec: spec/zstor.md #buckets.
+
+use std::{
+    fmt,
+    ops::Range,
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream::BoxStream};
+use muxfs::{BlockKey, BlockStore, Env, Error, ErrorKind, Name, Result, block::PROBE_KEY, heads::Heads as _};
+use muxfs_s3::{Bucket, S3Access, S3Credentials, S3Limits, S3Options, S3Place, S3Store};
+use tokio::sync::{Mutex as AsyncMutex, mpsc::UnboundedSender};
+
+use crate::{
+    dir::How,
+    files::lost,
+    mark::{Found, Mark, StoreId},
+    node::{Look, NodeStore},
+    space::DiskRoom,
+    store::Access,
+};
+
+/// Where the mark is: no shard's key, as it does not end in the number of a slot.
+const MARK_KEY: &[u8] = b"muxfs-node";
+/// A call of a bucket is over in so long, that others go on without it.
+const CALL_TIME_MAX: Duration = Duration::from_secs(8);
+const ATTEMPT_TIME_MAX: Duration = Duration::from_secs(4);
+/// A bucket tells no end of its room, in bytes.
+const ROOM: u64 = 1 << 50;
+
+/// A bucket, or what is below a prefix of one, and who asks it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BucketPlace {
+    /// Where it is.
+    pub place: S3Place,
+    /// Who we are there; nobody is asked without.
+    pub me: Option<S3Credentials>,
+    /// As [`S3Options::writer`].
+    pub writer: String,
+    /// As [`S3Options::host`].
+    pub host: String,
+    /// As [`S3Options::kept`].
+    pub kept: Option<PathBuf>,
+    /// Whether somebody said that whoever wrote there before is gone.
+    pub takes_over: bool,
+}
+
+impl fmt::Display for BucketPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.place)?;
+        if self.place.prefix.is_empty() { Ok(()) } else { write!(f, "/{}", self.place.prefix) }
+    }
+}
+
+/// A node that is a bucket.
+pub(crate) struct BucketNode {
+    name: String,
+    place: BucketPlace,
+    described: String,
+    store: StoreId,
+    access: Access,
+    env: Env,
+    opened: UnboundedSender<String>,
+    state: Mutex<State>,
+    /// Whoever holds it opens it.
+    opening: AsyncMutex<()>,
+    is_closed: AtomicBool,
+}
+
+enum State {
+    Open(S3Store),
+    Lost(String),
+}
+
+impl fmt::Debug for BucketNode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "BucketNode({})", self.place)
+    }
+}
+
+impl BucketNode {
+    pub(crate) fn new(name: &str, place: &BucketPlace, how: &How) -> Arc<Self> {
+        Self::of(name, place, (how.store, how.access), &how.env, how.opened.clone())
+    }
+
+    pub(crate) fn of(
+        name: &str,
+        place: &BucketPlace,
+        (store, access): (StoreId, Access),
+        env: &Env,
+        opened: UnboundedSender<String>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            name: name.into(),
+            described: place.to_string(),
+            place: place.clone(),
+            store,
+            access,
+            env: env.clone(),
+            opened,
+            state: Mutex::new(State::Lost("it was not looked for yet".into())),
+            opening: AsyncMutex::default(),
+            is_closed: AtomicBool::new(false),
+        })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn expected(&self) -> Mark {
+        Mark::new(self.store, &self.name)
+    }
+
+    fn bucket(&self) -> Result<Arc<Bucket>> {
+        let nobody = || Error::new(ErrorKind::InvalidArgument, "zstor.bucket").because("nobody says who we are there");
+        let me = self.place.me.as_ref().ok_or_else(nobody)?;
+        let limits = S3Limits { attempt_max: ATTEMPT_TIME_MAX, call_max: CALL_TIME_MAX, ..S3Limits::default() };
+        self.place.place.open(me, limits, &self.env).map(Arc::new)
+    }
+
+    async fn open_store(&self, access: S3Access) -> Result<S3Store> {
+        let BucketPlace { writer, host, kept, .. } = self.place.clone();
+        let options = S3Options { access, host, kept, ..S3Options::new(writer) };
+        S3Store::open(self.bucket()?, options).await
+    }
+
+    /// To write there, or to look.
+    fn access(&self) -> S3Access {
+        match self.access {
+            Access::Look => S3Access::Follow,
+            Access::Write if self.place.takes_over => S3Access::TakeOver,
+            Access::Write => S3Access::Write,
+        }
+    }
+
+    /// What is open.
+    fn open_now(&self) -> Result<S3Store> {
+        match &*self.state() {
+            State::Open(store) => Ok(store.clone()),
+            State::Lost(why) => Err(lost(why)),
+        }
+    }
+
+    fn judge(&self, found: Found) -> Look {
+        Look::of(found, &self.expected())
+    }
+
+    /// Gives on what a call said; one that was passed over is lost.
+    fn told<T>(&self, told: Result<T>) -> Result<T> {
+        if let Err(error) = &told
+            && error.kind() == ErrorKind::Denied
+            && error.op() == "s3.write"
+        {
+            self.lose(&format!("{error:#}"));
+        }
+        told
+    }
+
+    /// Whether it answers, and this is still who writes there.
+    async fn probe(&self) -> Result<()> {
+        let open = self.open_now();
+        if let Ok(store) = open {
+            let asked = async {
+                store.flush().await?;
+                store.load(&Name::new(b"probe")?).await.map(drop)
+            };
+            return self.told(asked.await);
+        }
+        if self.is_closed.load(Ordering::Relaxed) {
+            return open.map(drop);
+        }
+        let (look, _) = self.look().await;
+        if let Some(why) = self.refusal(&look) {
+            self.lose(&why);
+            return Err(lost(&why));
+        }
+        if look == Look::Offered {
+            self.take().await?;
+        }
+        self.open().await?;
+        tracing::info!(node = self.name, place = %self.place, "a node is back");
+        Ok(())
+    }
+
+    fn check_key(key: &BlockKey) -> Result<()> {
+        if key.as_bytes() == MARK_KEY {
+            let why = "this key is taken: the mark of the node is there";
+            return Err(Error::new(ErrorKind::InvalidArgument, "zstor.bucket").because(why));
+        }
+        Ok(())
+    }
+
+    fn check_access(&self) -> Result<()> {
+        match self.access {
+            Access::Write => Ok(()),
+            Access::Look => {
+                Err(Error::new(ErrorKind::ReadOnly, "zstor.bucket").because("it was opened to be looked at"))
+            }
+        }
+    }
+
+    /// Its store, for who writes a shard.
+    fn to_write(&self, key: &BlockKey) -> Result<S3Store> {
+        Self::check_key(key)?;
+        self.check_access()?;
+        self.open_now()
+    }
+}
+
+fn mark_key() -> Result<BlockKey> {
+    BlockKey::new(MARK_KEY)
+}
+
+async fn mark_in(store: &S3Store) -> Result<Found> {
+    Ok(store.get(&mark_key()?).await?.map_or(Found::Nothing, |text| Mark::parse(&text)))
+}
+
+#[async_trait]
+impl NodeStore for BucketNode {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn place(&self) -> &str {
+        &self.described
+    }
+
+    async fn look(&self) -> (Look, Option<(u64, u64)>) {
+        let look = async {
+            let store = match self.open_now() {
+                Ok(store) => store,
+                Err(_) => self.open_store(S3Access::Follow).await?,
+            };
+            Ok::<_, Error>(self.judge(mark_in(&store).await?))
+        };
+        match look.await {
+            Ok(look) => (look, None),
+            // The bucket is there, and nothing was ever put there.
+            Err(error) if error.kind() == ErrorKind::NotFound && error.op() == "s3.open" => (Look::Unmarked, None),
+            Err(error) => (Look::Lost(format!("{error:#}")), None),
+        }
+    }
+
+    fn refusal(&self, look: &Look) -> Option<String> {
+        let unmarked = || "it was emptied: bring its objects back; or name it anew, under another name".into();
+        look.refusal(self.access, unmarked)
+    }
+
+    async fn take(&self) -> Result<()> {
+        let taken = async {
+            let store = self.open_store(self.access()).await?;
+            let taken = match mark_in(&store).await? {
+                Found::Nothing | Found::Empty => {
+                    let text = Bytes::from(self.expected().to_text());
+                    store.put(&mark_key()?, text).await
+                }
+                Found::Mark(found) if found == self.expected() => Ok(()),
+                Found::Mark(_) | Found::Other(_) => {
+                    let why = "another node is there: each has a bucket, or a prefix in one, of its own";
+                    Err(Error::new(ErrorKind::Exists, "zstor.take_node").because(why))
+                }
+            };
+            // It is opened next.
+            taken.and(store.close().await)
+        };
+        taken.await.map_err(|error| error.at(&self.place))
+    }
+
+    async fn open(&self) -> Result<()> {
+        let Ok(_turn) = self.opening.try_lock() else { return Err(lost("it is being opened")) };
+        let opened = async {
+            let store = self.open_store(self.access()).await?;
+            match self.judge(mark_in(&store).await?) {
+                Look::Marked => Ok(store),
+                look => Err(lost(&self.refusal(&look).unwrap_or_else(|| "it was emptied".into()))),
+            }
+        };
+        match opened.await {
+            Ok(store) => {
+                *self.state() = State::Open(store);
+                // Nobody may listen any more.
+                self.opened.send(self.name.clone()).ok();
+                Ok(())
+            }
+            Err(error) => {
+                self.lose(&format!("{error:#}"));
+                Err(error)
+            }
+        }
+    }
+
+    fn lose(&self, why: &str) {
+        let before = std::mem::replace(&mut *self.state(), State::Lost(why.to_owned()));
+        if matches!(before, State::Open(_)) {
+            tracing::error!(node = self.name, place = %self.place, "a node is lost until it is back: {why}");
+        }
+    }
+
+    fn lost(&self) -> Option<String> {
+        match &*self.state() {
+            State::Open(_) => None,
+            State::Lost(why) => Some(why.clone()),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        // The mark is one.
+        self.open_now().is_ok_and(|store| store.usage().block_count <= 1)
+    }
+
+    async fn len(&self) -> Result<u64> {
+        Ok(self.open_now().map_or(0, |store| store.usage().live_len + store.usage().dead_len))
+    }
+
+    fn ask_room(self: Arc<Self>) {}
+
+    fn room(&self, _deadline: Instant) -> Option<DiskRoom> {
+        let usage = self.open_now().ok()?.usage();
+        let free = ROOM.saturating_sub(usage.live_len + usage.dead_len);
+        let disk = 1 << 63 | u64::from(crc32c::crc32c(self.described.as_bytes()));
+        Some(DiskRoom { disk, total: ROOM, free })
+    }
+
+    fn packs(&self) -> Option<S3Store> {
+        self.open_now().ok()
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.is_closed.store(true, Ordering::Relaxed);
+        let Ok(store) = self.open_now() else { return Ok(()) };
+        match store.close().await {
+            // It was said when it was found, and others have what it lacks.
+            Err(error) if matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Denied) => {
+                tracing::warn!(node = self.name, cause = format!("{error:#}"), "a bucket was not told of the end");
+                Ok(())
+            }
+            closed => closed,
+        }
+    }
+}
+
+#[async_trait]
+impl BlockStore for BucketNode {
+    async fn get(&self, key: &BlockKey) -> Result<Option<Bytes>> {
+        Self::check_key(key)?;
+        self.told(self.open_now()?.get(key).await)
+    }
+
+    async fn get_range(&self, key: &BlockKey, range: Range<usize>) -> Result<Option<Bytes>> {
+        Self::check_key(key)?;
+        self.told(self.open_now()?.get_range(key, range).await)
+    }
+
+    async fn put(&self, key: &BlockKey, block: Bytes) -> Result<()> {
+        self.told(self.to_write(key)?.put(key, block).await)
+    }
+
+    async fn delete(&self, key: &BlockKey) -> Result<()> {
+        self.told(self.to_write(key)?.delete(key).await)
+    }
+
+    async fn has(&self, key: &BlockKey) -> Result<bool> {
+        if key.as_bytes() == PROBE_KEY {
+            return self.probe().await.map(|()| false);
+        }
+        Self::check_key(key)?;
+        self.told(self.open_now()?.has(key).await)
+    }
+
+    async fn block_len(&self, key: &BlockKey) -> Result<Option<u64>> {
+        Self::check_key(key)?;
+        self.told(self.open_now()?.block_len(key).await)
+    }
+
+    async fn flush(&self) -> Result<()> {
+        self.told(self.open_now()?.flush().await)
+    }
+
+    fn keys(&self) -> BoxStream<'_, Result<BlockKey>> {
+        let listed = async {
+            let store = self.open_now()?;
+            // All of them are in memory.
+            let keys: Vec<BlockKey> = store.keys().try_collect().await?;
+            Ok::<_, Error>(futures_util::stream::iter(
+                keys.into_iter().filter(|key| key.as_bytes() != MARK_KEY).map(Ok),
+            ))
+        };
+        futures_util::stream::once(listed).try_flatten().boxed()
+    }
+}
