@@ -3,15 +3,25 @@
 use std::{path::Path, sync::Arc};
 
 use muxfs::{BlockStore, Env, Result, block::Segments};
-use muxfs_flist::{Chunks, ChunksOptions, Signers};
+use muxfs_flist::{Chunks, ChunksOptions, Signers, SourceUrl};
 
-use crate::{config::FlistMount, sources::near};
+use crate::{bucket::credentials_of_environment, config::FlistMount, sources::near};
+
+/// The same addresses; those of buckets that leave open who asks are asked with the key that the environment has, if any.
+pub(crate) fn with_key<'a>(urls: impl IntoIterator<Item = &'a SourceUrl>) -> Vec<SourceUrl> {
+    let key = credentials_of_environment();
+    let with_key = |url: &SourceUrl| match &key {
+        Some(key) => url.clone().with_key(key),
+        None => url.clone(),
+    };
+    urls.into_iter().map(with_key).collect()
+}
 
 /// Who gives the chunks of a mount, and what is kept of them below `data`. Nobody is asked. Where the cache cannot be
 /// opened, that is told, and nothing is kept.
 pub(crate) async fn chunks(data: &Path, mount: &FlistMount, env: &Env) -> Result<(Arc<Chunks>, Option<Arc<Segments>>)> {
     let dir = data.join("cache/flist").join(mount.prefix.0.as_str());
-    let sources = mount.sources.iter().map(|source| source.0.clone()).collect();
+    let sources = with_key(mount.sources.iter().map(|source| &source.0));
     let options = ChunksOptions { sources, follow: mount.follow, kept: None };
     if mount.cache.0 > 0 {
         let opened = async {

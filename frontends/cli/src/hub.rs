@@ -29,6 +29,7 @@ use crate::{
     commands::{self, put::host},
     config::{self, Config, HubFormat},
     data_dir::private_dir,
+    flist::with_key,
 };
 
 /// So many flists stay open for who looks into them.
@@ -65,9 +66,10 @@ pub(crate) async fn open(hub: &config::Hub, config: &Config, data: &Path) -> Res
     }
     let scratch = data.join("scratch");
     private_dir(&scratch)?;
-    let urls = |sources: &[config::FlistSource]| sources.iter().map(|source| source.0.clone()).collect::<Vec<_>>();
-    let (stores, routes) = (urls(&hub.stores), urls(&hub.routes));
-    let sources = [stores.clone(), urls(&hub.sources)].concat();
+    let asked = |sources: &[config::FlistSource]| with_key(sources.iter().map(|source| &source.0));
+    let stores = asked(&hub.stores);
+    let sources = [stores.clone(), asked(&hub.sources)].concat();
+    let routes: Vec<SourceUrl> = hub.routes.iter().map(|source| source.0.clone()).collect();
     let told = if routes.is_empty() { &stores } else { &routes };
     let options = HubOptions {
         dir,

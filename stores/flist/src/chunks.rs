@@ -19,10 +19,11 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::{
     Flist, Inode,
+    address::SourceUrl,
     chunk::Chunk,
     memory::{Memory, Want},
     metadata::Route,
-    source::{Source, SourceUrl},
+    source::Source,
 };
 
 /// How long a chunk may take, from all sources together and with all waiting.
@@ -78,7 +79,7 @@ impl Chunks {
     /// Reads as `options` say. Nobody is asked yet.
     ///
     /// # Errors
-    /// Those of what is kept.
+    /// Those of what is kept; `InvalidArgument` for an address that is none.
     pub async fn open(options: ChunksOptions) -> Result<Self> {
         let wanted = Arc::new(Wanted::default());
         let stored: Arc<dyn BlockStore> = match options.kept {
@@ -90,7 +91,7 @@ impl Chunks {
         };
         let count = std::num::NonZeroUsize::new(SOURCE_COUNT_MAX).unwrap_or(std::num::NonZeroUsize::MIN);
         Ok(Self {
-            first: options.sources.into_iter().map(Source::new).collect(),
+            first: options.sources.into_iter().map(Source::new).collect::<Result<_>>()?,
             follows: options.follow,
             known: Mutex::new(LruCache::new(count)),
             wanted,
@@ -135,7 +136,7 @@ impl Chunks {
         self.get(sources, *chunk, usize::try_from(left).unwrap_or(usize::MAX)).await.map(Some)
     }
 
-    /// Whether a source says that it has a chunk. Nothing is fetched of directories and 0-db servers, and nothing verified.
+    /// Whether a source says that it has a chunk. Nothing is fetched but of HTTP servers, and nothing verified.
     ///
     /// # Errors
     /// `Unavailable` where none has it, and one that may is out of reach; it names the chunk.
@@ -170,7 +171,10 @@ impl Chunks {
                 Ok(url) => {
                     let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
                     let name = format!("{:02x}-{:02x}={}", route.first, route.last, route.url);
-                    sources.all.push(known.get_or_insert(name, || Source::new(url)).clone());
+                    match known.try_get_or_insert(name, || Source::new(url)) {
+                        Ok(source) => sources.all.push(source.clone()),
+                        Err(error) => sources.left_out.push(format!("a route of the flist: {error:#}")),
+                    }
                 }
             }
         }
@@ -337,16 +341,24 @@ impl Sources {
                 Err(error) => error,
             };
             tracing::debug!(source = %source.url(), chunk = chunk.hex(), "a source fails: {error:#}");
-            // One that is out of reach might have the right one.
-            let is_worse = failed.as_ref().is_none_or(|failed| failed.kind() == ErrorKind::Corrupt);
-            if is_worse {
+            // One that is out of reach might have the right one; one that refuses to tell gives none whoever asks again.
+            let weight = |error: &Error| match error.kind() {
+                ErrorKind::Denied | ErrorKind::NotFound => 0,
+                ErrorKind::Corrupt => 1,
+                _ => 2,
+            };
+            if failed.as_ref().is_none_or(|failed| weight(failed) < weight(&error)) {
                 failed = Some(error);
             }
         }
         match failed {
             None => Ok(None),
             Some(error) => {
-                let kind = if error.kind() == ErrorKind::Corrupt { ErrorKind::Corrupt } else { ErrorKind::Unavailable };
+                let kind = match error.kind() {
+                    ErrorKind::Denied | ErrorKind::NotFound => ErrorKind::Io,
+                    ErrorKind::Corrupt => ErrorKind::Corrupt,
+                    _ => ErrorKind::Unavailable,
+                };
                 Err(Error::new(kind, OP).because(error))
             }
         }

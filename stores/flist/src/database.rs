@@ -37,7 +37,12 @@ const HEAP_LEN_MAX: i64 = 512 << 20;
 /// What a schema that is read has.
 const SCHEMA_SQL: [&[u8]; 5] =
     [b"CREATE TABLE ", b"CREATE INDEX ", b"CREATE UNIQUE INDEX ", b"CREATE VIEW ", b"CREATE TRIGGER "];
-/// Of the first page, behind the header of the file: what kind it is and how many entries of the schema it has.
+/// Of the header of the file: how long a page is, which change of it this is, how many pages it has, and at which change they were counted.
+const PAGE_LEN_AT: usize = 16;
+const CHANGE_AT: usize = 24;
+const PAGE_COUNT_AT: usize = 28;
+const COUNTED_CHANGE_AT: usize = 92;
+/// Of the first page, behind it: what kind it is and how many entries of the schema it has.
 const PAGE_KIND_AT: usize = 100;
 const ENTRY_COUNT_AT: usize = 103;
 const HEAD_LEN: usize = 108;
@@ -183,7 +188,9 @@ fn check_head(path: &Path) -> Result<()> {
     let failed = |error: io::Error| Error::new(ErrorKind::Io, OP).because(error);
     let refuse = |why: String| Err(Error::new(ErrorKind::Corrupt, OP).because(why));
     let mut head = Vec::new();
-    File::open(path).map_err(failed)?.take(HEAD_LEN as u64).read_to_end(&mut head).map_err(failed)?;
+    let file = File::open(path).map_err(failed)?;
+    let len = file.metadata().map_err(failed)?.len();
+    file.take(HEAD_LEN as u64).read_to_end(&mut head).map_err(failed)?;
     let (Some(kind), Some([high, low])) = (head.get(PAGE_KIND_AT), head.get(ENTRY_COUNT_AT..ENTRY_COUNT_AT + 2)) else {
         return refuse(format!("it has {} bytes, and is no database", head.len()));
     };
@@ -192,7 +199,22 @@ fn check_head(path: &Path) -> Result<()> {
             "its schema is not the {SCHEMA_COUNT_MAX} entries at most, on its first page, that are read"
         ));
     }
+    if let Some(told) = len_told(&head).filter(|told| *told > len) {
+        return refuse(format!("it is cut off, or being written: it has {len} bytes of {told}"));
+    }
     Ok(())
+}
+
+/// How long a database says that it is, in bytes, where what it says counts.
+fn len_told(head: &[u8]) -> Option<u64> {
+    let word = |at: usize| head.get(at..at + 4).and_then(|word| word.try_into().ok()).map(u32::from_be_bytes);
+    let page_len = match head.get(PAGE_LEN_AT..PAGE_LEN_AT + 2)? {
+        [0, 1] => 1 << 16,
+        len => u64::from(u16::from_be_bytes(len.try_into().ok()?)),
+    };
+    // Who does not know of the count leaves another change with it.
+    let is_count_of_this_change = word(CHANGE_AT)? == word(COUNTED_CHANGE_AT)?;
+    is_count_of_this_change.then_some(u64::from(word(PAGE_COUNT_AT)?) * page_len)
 }
 
 /// What SQLite's error means to a caller.

@@ -5,8 +5,9 @@
 
 use std::{
     fmt,
-    fs::File,
+    fs::{File, Metadata},
     io::{self, Read as _, Seek as _, Write as _},
+    os::unix::fs::MetadataExt as _,
     path::Path,
 };
 
@@ -132,7 +133,7 @@ impl Flist {
     /// # Errors
     /// Those of [`Flist::open`]; `TooLarge`.
     pub fn open_within(path: &Path, scratch: &Path, len_max: u64) -> Result<Self> {
-        Self::open_as(path, scratch, len_max, None, &AllValues::default())
+        Self::open_as(path, scratch, len_max, (None, false), &AllValues::default())
     }
 
     /// Opens the flist at `path` where one of the keys of `signers` signed it, and nothing of any other. What is read is a
@@ -144,24 +145,24 @@ impl Flist {
         Self::open_among(path, scratch, Some(signers), &AllValues::default())
     }
 
-    /// The same of one that remembers its directories with others, signed where there are `signers`.
+    /// The same of one that remembers its directories with others, signed where there are `signers`; a copy is read in any case.
     ///
     /// # Errors
-    /// Those of [`Flist::open_signed`].
+    /// Those of [`Flist::open_signed`]; `Unavailable` where it was written to meanwhile.
     pub(crate) fn open_among(
         path: &Path,
         scratch: &Path,
         signers: Option<&Signers>,
         values: &AllValues,
     ) -> Result<Self> {
-        Self::open_as(path, scratch, FLIST_LEN_MAX, signers, values)
+        Self::open_as(path, scratch, FLIST_LEN_MAX, (signers, true), values)
     }
 
     fn open_as(
         path: &Path,
         scratch: &Path,
         len_max: u64,
-        signers: Option<&Signers>,
+        (signers, is_copied): (Option<&Signers>, bool),
         values: &AllValues,
     ) -> Result<Self> {
         let named = |error: Error| error.at(path.display());
@@ -170,25 +171,33 @@ impl Flist {
             named(Error::new(kind, OP).because(error))
         };
         let refuse = |kind, why: String| Err(named(Error::new(kind, OP).because(why)));
-        let about = std::fs::metadata(path).map_err(failed)?;
-        if !about.is_file() {
+        // A pipe would not open before somebody writes to it.
+        if !std::fs::metadata(path).map_err(failed)?.is_file() {
             return refuse(ErrorKind::InvalidArgument, "it is no file".into());
         }
+        let found = File::open(path).map_err(failed)?;
+        let about = found.metadata().map_err(failed)?;
         if about.len() > len_max {
             return refuse(
                 ErrorKind::TooLarge,
                 format!("it has {} bytes, and {len_max} at most are read", about.len()),
             );
         }
-        let mut file = File::open(path).map_err(failed)?;
-        let copy = signers.map(|signers| signers.copy(&file, path, scratch, len_max)).transpose()?;
-        if let Some(copy) = &copy {
-            file = copy.reopen().map_err(failed)?;
-        }
-        let id = id_of(&mut file).map_err(failed)?;
-        file.rewind().map_err(failed)?;
         let mut magic = Vec::new();
-        (&mut file).take(SQLITE_MAGIC.len() as u64).read_to_end(&mut magic).map_err(failed)?;
+        (&found).take(SQLITE_MAGIC.len() as u64).read_to_end(&mut magic).map_err(failed)?;
+        (&found).rewind().map_err(failed)?;
+        let copy = match signers {
+            Some(signers) => Some(signers.copy(&found, path, scratch, len_max)?),
+            // What is packed is unpacked.
+            None if is_copied && magic == SQLITE_MAGIC => Some(copied(&found, scratch, len_max).map_err(named)?),
+            None => None,
+        };
+        let mut file = match &copy {
+            Some(copy) => copy.reopen(),
+            None => found.try_clone(),
+        }
+        .map_err(failed)?;
+        let id = id_of(&mut file).map_err(failed)?;
         file.rewind().map_err(failed)?;
         let name = path.display().to_string();
         let database = if magic == SQLITE_MAGIC {
@@ -207,6 +216,10 @@ impl Flist {
                 return refuse(ErrorKind::Corrupt, why.into());
             }
         };
+        // What was read in the meantime may be of two flists.
+        if is_copied && stamp(&found.metadata().map_err(failed)?) != stamp(&about) {
+            return refuse(ErrorKind::Unavailable, "it was written to while it was read".into());
+        }
         Ok(Self { id, tables })
     }
 
@@ -345,6 +358,22 @@ pub(crate) fn id_of(file: &mut File) -> io::Result<FlistId> {
         hasher.update(read);
     }
     Ok(FlistId(*hasher.finalize().as_bytes().first_chunk().unwrap_or(&[0; 16])))
+}
+
+/// What tells a file from what it was, and from the one that replaced it: device, inode, length, and when it changed.
+pub(crate) type Stamp = (u64, u64, u64, i64, i64);
+
+pub(crate) fn stamp(about: &Metadata) -> Stamp {
+    (about.dev(), about.ino(), about.len(), about.ctime(), about.ctime_nsec())
+}
+
+/// Copies into a file of a scratch directory, which takes no room where the file system can share it.
+fn copied(mut from: &File, scratch: &Path, len_max: u64) -> Result<NamedTempFile> {
+    let failed = |error: io::Error| scratch_failed(scratch, &error);
+    let mut file = tempfile::Builder::new().prefix("flist-").tempfile_in(scratch).map_err(failed)?;
+    io::copy(&mut from.take(len_max), file.as_file_mut()).map_err(failed)?;
+    from.rewind().map_err(failed)?;
+    Ok(file)
 }
 
 /// Unpacks into a file of a scratch directory that others may write to: it has a name that nobody foresees, is its owner's

@@ -5,7 +5,8 @@
 //!
 //! ```text
 //!   FlistVfs ----> Flist, and Chunks: in memory, on disk, or from each source in turn
-//!                                '---> source     a directory, 0-db (muxfs-zstor), HTTP (muxfs-ipfs)
+//!                                '---> source     a directory, 0-db (muxfs-zstor), S3 (muxfs-s3), HTTP (muxfs-ipfs)
+//!                                         '---> address
 //!   Flist ---> archive     gzip of tar: where the database of an .flist is
 //!     |------> profile     what a start touches
 //!     |------> sign        who made it
@@ -31,6 +32,7 @@
 //!
 //! Spec: spec/flist.md.
 
+mod address;
 mod archive;
 mod capnp;
 mod chunk;
@@ -52,12 +54,12 @@ pub mod write;
 mod zflist;
 
 pub use crate::{
+    address::SourceUrl,
     chunk::{CHUNK_LEN_MAX, Chunk, STORED_LEN_MAX},
     chunks::{Chunks, ChunksOptions, Sources},
     flist::{DEPTH_MAX, Dir, FLIST_LEN_MAX, Flist, FlistId, Format},
     inode::{Entry, Inode, NodeId},
     metadata::Route,
     sign::{Signers, sign, signature_path},
-    source::SourceUrl,
-    vfs::{FlistVfs, KeptFlists, Profiles, flist_file, has_kept, kept_file, node_of_handle},
+    vfs::{FlistVfs, KeptFlists, Profiles, flist_file, kept_file, node_of_handle},
 };

@@ -3,9 +3,9 @@
 use muxfs::{Error, ErrorKind, Result};
 
 use crate::{
+    address::{Address, SourceUrl},
     chunk::hex,
     database::Database,
-    source::{Address, SourceUrl},
 };
 
 /// So many pairs are read, of so many bytes together.

@@ -71,7 +71,13 @@ impl Signers {
     /// `Corrupt` where there is no signature of any of them, or a wrong one; `NotFound`, `Io`. They name `path`.
     pub fn verify(&self, path: &Path) -> Result<IpnsName> {
         let digest = digest(path)?;
-        self.check(path, &digest).cloned()
+        self.check(path, &signature_path(path), &digest).cloned()
+    }
+
+    /// The same where the signatures are in another file.
+    pub(crate) fn verify_beside(&self, path: &Path, signatures: &Path) -> Result<()> {
+        let digest = digest(path)?;
+        self.check(path, signatures, &digest).map(drop)
     }
 
     /// Copies a file of at most `len_max` bytes, which is called `path`, into one of `scratch` and checks what was copied: what is
@@ -81,14 +87,13 @@ impl Signers {
         let mut copy = tempfile::Builder::new().prefix("flist-").tempfile_in(scratch).map_err(failed)?;
         let digest = digest_of(from.take(len_max), |piece| copy.write_all(piece)).map_err(failed)?;
         copy.flush().map_err(failed)?;
-        self.check(path, &digest)?;
+        self.check(path, &signature_path(path), &digest)?;
         Ok(copy)
     }
 
-    fn check(&self, path: &Path, digest: &[u8; 32]) -> Result<&IpnsName> {
+    fn check(&self, path: &Path, beside: &Path, digest: &[u8; 32]) -> Result<&IpnsName> {
         let refuse = |why: String| Err(Error::new(ErrorKind::Corrupt, OP).at(path.display()).because(why));
-        let beside = signature_path(path);
-        let Some(lines) = read(&beside)? else {
+        let Some(lines) = read(beside)? else {
             return refuse(format!("it is not signed: there is no {}", beside.display()));
         };
         let message = [SIGNED, digest].concat();

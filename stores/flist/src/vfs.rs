@@ -3,7 +3,8 @@
 //! An flist is opened when somebody looks below its name, a directory of it is read when somebody looks into it, and a
 //! chunk is fetched when somebody reads it; what is open, listed or read stays for a while in bounded memory. Numbers are
 //! derived, from the name of the flist and the node, so a restart changes none; a handle names both, so it is good after
-//! one. An flist that is replaced by another is another: what was open of the old one answers until it is let go.
+//! one. An flist that is replaced by another is another: what was open of the old one answers until it is let go. One that is
+//! written to in its place is shown as it was, until it is whole.
 //! Spec: spec/flist.md #mount.
 
 mod files;
@@ -18,6 +19,7 @@ use std::{
     num::NonZeroUsize,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::SystemTime,
 };
 
 use async_trait::async_trait;
@@ -37,7 +39,7 @@ use self::{
 };
 pub use self::{
     handle::node_of_handle,
-    kept::{KeptFlists, has_kept, kept_file},
+    kept::{KeptFlists, kept_file},
     places::flist_file,
     starts::Profiles,
 };
@@ -92,15 +94,15 @@ impl Open {
     }
 }
 
-/// What an open flist is found by: its repository, where there are several, and its name.
-type Key = (Option<Name>, Name);
+/// What an open flist is found by: the path of the directory that shows it, where there are several, and its name.
+type Key = (Vec<Name>, Name);
 
 /// A read-only [`Vfs`] of the flists in a directory of the host.
 #[derive(Debug)]
 pub struct FlistVfs {
     places: Places,
-    /// The names of repositories, where there are several; by their numbers.
-    repositories: Option<Mutex<LruCache<Ino, Name>>>,
+    /// The paths of repositories, and of directories in them, where there are any; by their numbers.
+    repositories: Option<Mutex<LruCache<Ino, Vec<Name>>>>,
     scratch: PathBuf,
     /// Whose signature an flist has to have, if any.
     signers: Option<Arc<Signers>>,
@@ -183,7 +185,7 @@ impl FlistVfs {
         let (there, name_there) = (places.clone(), name.clone());
         let place = blocking(move || there.find(&name_there)).await?;
         let place = place.ok_or_else(|| Error::new(ErrorKind::NotFound, "flist.lookup").at(name))?;
-        self.open_at((places.repository().cloned(), name.clone()), place).await
+        self.open_at((places.path().to_vec(), name.clone()), place).await
     }
 
     /// The flist at a place, open under a name.
@@ -198,7 +200,8 @@ impl FlistVfs {
             return Ok(open.clone());
         }
         if let Some((_, kind, why)) = lock(&self.refused).get(name).filter(|(there, ..)| *there == place) {
-            return Err(Error::new(*kind, "flist.open").because(why.clone()));
+            let error = Error::new(*kind, "flist.open").because(why.clone());
+            return self.before(name, &place).ok_or(error);
         }
         let (scratch, chunks, there) = (self.scratch.clone(), self.chunks.clone(), place.clone());
         let (signers, profiles, values) = (self.signers.clone(), self.profiles, self.values.clone());
@@ -217,13 +220,21 @@ impl FlistVfs {
             Ok((opened, turn))
         });
         let (opened, _turn) = opened.await?;
-        let open = opened.inspect_err(|error| {
-            if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::TooLarge) {
-                // It takes as long to find out as to open a good one, and will be so again.
-                let refused = (place.clone(), error.kind(), format!("{error:#}"));
-                lock(&self.refused).put(name.clone(), refused);
+        let open = match opened {
+            Ok(open) => open,
+            Err(error) => {
+                let is_bad = matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::TooLarge);
+                if is_bad {
+                    // It takes as long to find out as to open a good one, and will be so again.
+                    let refused = (place.clone(), error.kind(), format!("{error:#}"));
+                    lock(&self.refused).put(name.clone(), refused);
+                }
+                let before = self.before(name, &place).filter(|_| is_bad || error.kind() == ErrorKind::Unavailable);
+                let Some(before) = before else { return Err(error) };
+                tracing::warn!("an flist is being written to in its place, and is shown as it was: {error:#}");
+                return Ok(before);
             }
-        })?;
+        };
         *lock(&open.start) = Start::begin(self.profiles, &open, &self.files);
         // What is dropped of an old one is closed with its last node.
         let pushed = lock(&self.open).push(name.clone(), open.clone());
@@ -231,6 +242,13 @@ impl FlistVfs {
             lock(&self.nodes).forget(&old);
         }
         Ok(open)
+    }
+
+    /// What was open of a file that is written to in its place. Where signatures count, what is signed now does.
+    fn before(&self, name: &Key, place: &Place) -> Option<Arc<Open>> {
+        let open = lock(&self.open).get(name).cloned()?;
+        let is_shown = self.signers.is_none() && place.is_being_written(&open.place, SystemTime::now());
+        is_shown.then_some(open)
     }
 
     fn known(&self, ino: Ino) -> Result<Known> {
@@ -320,13 +338,7 @@ impl Vfs for FlistVfs {
 
     async fn lookup(&self, dir: Ino, name: &Name) -> Result<Attr> {
         if let Some(places) = self.places_of(dir).await? {
-            return self.adopt_root(self.flist(&places, name).await?).await;
-        }
-        if dir == ROOT {
-            let (places, there) = (self.places.clone(), name.clone());
-            let found = blocking(move || places.find_repository(&there)).await?;
-            found.ok_or_else(|| Error::new(ErrorKind::NotFound, "flist.lookup").at(name))?;
-            return self.repository_attr(name).await;
+            return self.lookup_in(places, name).await;
         }
         let known = self.known(dir)?;
         let dir = self.dir(&known).await?;
@@ -335,15 +347,13 @@ impl Vfs for FlistVfs {
     }
 
     async fn parent(&self, dir: Ino) -> Result<Attr> {
-        if dir == ROOT || is_repository(dir) {
-            return self.root_attr().await;
+        if let Some(places) = self.places_of(dir).await? {
+            let above = places.path().split_last().map_or(&[][..], |(_, above)| above);
+            return self.dir_attr(self.places_at(above.to_vec()).await?).await;
         }
         let known = self.known(dir)?;
         if known.inode.id == NodeId::Root {
-            return match &known.open.place.repository {
-                Some(repository) => self.repository_attr(repository).await,
-                None => self.root_attr().await,
-            };
+            return self.dir_attr(self.places_at(known.open.place.shelf.clone()).await?).await;
         }
         let node = known.inode.id;
         let above = known.open.query(move |flist| flist.inode(flist.parent(node)?)?.ok_or_else(stale));
@@ -351,11 +361,8 @@ impl Vfs for FlistVfs {
     }
 
     async fn getattr(&self, ino: Ino) -> Result<Attr> {
-        if ino == ROOT {
-            return self.root_attr().await;
-        }
-        if is_repository(ino) {
-            return self.repository_of(ino).await;
+        if let Some(places) = self.places_of(ino).await? {
+            return self.dir_attr(places).await;
         }
         Ok(Self::attr(ino, &self.known(ino)?.inode))
     }
@@ -364,9 +371,6 @@ impl Vfs for FlistVfs {
         let count = count.clamp(1, PAGE_COUNT_MAX);
         if let Some(places) = self.places_of(dir).await? {
             return self.list_places(places, after, count, listing).await;
-        }
-        if dir == ROOT {
-            return self.list_repositories(after, count, listing).await;
         }
         let known = self.known(dir)?;
         let dir = self.dir(&known).await?;
@@ -436,7 +440,7 @@ impl Vfs for FlistVfs {
         let NodeName { repository, place, id, node } = match handle::decode(handle)? {
             Named::Top => return self.root_attr().await,
             Named::Repository(digest) => {
-                return self.repository_of(nodes::repository_number(digest)).await;
+                return self.getattr(nodes::repository_number(digest)).await;
             }
             Named::Node(node) => node,
         };

@@ -71,7 +71,7 @@ pub(crate) enum Flist {
     /// the same bytes. Of an image the layers are put over each other, and its entrypoint, environ, port, volume, workdir
     /// and user are in the metadata. An flist of a path of the namespace is made by export.
     #[command(
-        after_help = "Examples:\n  muxfs flist create ./rootfs -o app.flist --store dir:///srv/chunks\n  docker save alpine > alpine.tar && muxfs flist create alpine.tar -o alpine.fl --store zdb://10.0.0.1:9900/flist\n  muxfs flist create root.tar.zst -o root.fl --store 00-7f=dir:///disk1 --store 80-ff=dir:///disk2 --route https://hub.example/chunks\n  muxfs flist create ./rootfs -o app.fl --store muxfs:/zstor/chunks"
+        after_help = "Examples:\n  muxfs flist create ./rootfs -o app.flist --store dir:///srv/chunks\n  docker save alpine > alpine.tar && muxfs flist create alpine.tar -o alpine.fl --store zdb://10.0.0.1:9900/flist\n  muxfs flist create root.tar.zst -o root.fl --store 00-7f=dir:///disk1 --store 80-ff=dir:///disk2 --route https://hub.example/chunks\n  muxfs flist create ./rootfs -o app.fl --store muxfs:/zstor/chunks\n  muxfs flist create ./rootfs -o app.fl --store 's3s://s3.example.org/chunks?region=eu-1'"
     )]
     Create {
         #[command(flatten)]
@@ -271,8 +271,9 @@ pub(crate) struct FlistPath {
 #[derive(Debug, Args)]
 #[allow(clippy::doc_markdown, reason = "these comments are the help, where brackets would show")]
 pub(crate) struct FlistSources {
-    /// Who is asked first for chunks, in order: dir:///DIR, zdb://[:PASSWORD@]HOST[:9900][/NAMESPACE], https://HOST/PATH;
-    /// with 00-7f= in front those whose ids begin so
+    /// Who is asked first for chunks, in order: dir:///DIR, zdb://[:PASSWORD@]HOST[:9900][/NAMESPACE],
+    /// s3://[KEY:SECRET@]HOST[:80]/BUCKET[/PREFIX][?region=REGION] (s3s:// over TLS), https://HOST/PATH; with 00-7f= in front those
+    /// whose ids begin so. A bucket without KEY:SECRET@ is asked with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, if they are set
     #[arg(long = "source", value_name = "URL", value_parser = source)]
     pub(crate) sources: Vec<SourceUrl>,
     /// Then ask the servers that the flist itself names, at most 16, be they on the internet, this network or this machine
@@ -284,11 +285,12 @@ pub(crate) struct FlistSources {
 #[derive(Debug, Args)]
 #[allow(clippy::doc_markdown, reason = "these comments are the help, where brackets would show")]
 pub(crate) struct FlistMaking {
-    /// Where chunks go: dir:///DIR or zdb://[:PASSWORD@]HOST[:9900][/NAMESPACE], with 00-7f= in front those whose ids begin so; or
-    /// muxfs:/PATH of the namespace. Several that have the same ids each get all of them
+    /// Where chunks go: dir:///DIR, zdb://[:PASSWORD@]HOST[:9900][/NAMESPACE] or s3://[KEY:SECRET@]HOST[:80]/BUCKET[/PREFIX] (s3s://
+    /// over TLS), with 00-7f= in front those whose ids begin so; or muxfs:/PATH of the namespace. Several that have the same ids
+    /// each get all of them. A bucket without KEY:SECRET@ is asked with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY
     #[arg(long = "store", value_name = "URL", value_parser = store, required = true)]
     pub(crate) stores: Vec<FlistStore>,
-    /// Where the flist says that its chunks are [default: the stores, without passwords]
+    /// Where the flist says that its chunks are [default: the stores, without passwords and keys]
     #[arg(long = "route", value_name = "URL", value_parser = route)]
     pub(crate) routes: Vec<SourceUrl>,
     /// Set a pair of its metadata
@@ -337,7 +339,7 @@ fn octal(text: &str) -> Result<u32, String> {
 fn route(text: &str) -> Result<SourceUrl, String> {
     let url = source(text)?;
     if url.has_password() {
-        return Err("whoever has the flist would read the password: name the address without it".into());
+        return Err("whoever has the flist would read the password, or the key: name the address without it".into());
     }
     Ok(url)
 }

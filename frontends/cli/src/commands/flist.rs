@@ -24,6 +24,7 @@ use super::list::{mode, shown, utc};
 use crate::{
     args::{self, FlistPath, FlistSources},
     exit_code,
+    flist::with_key,
     namespace::{Stat, seconds, to_text},
     output::{self, Output, count, told},
 };
@@ -240,7 +241,7 @@ fn shown_lines(text: &str) -> Vec<u8> {
 }
 
 async fn chunks_of(flist: &Flist, sources: &FlistSources) -> Result<(Chunks, Arc<Sources>)> {
-    let options = ChunksOptions { sources: sources.sources.clone(), follow: sources.follow, kept: None };
+    let options = ChunksOptions { sources: with_key(&sources.sources), follow: sources.follow, kept: None };
     let chunks = Chunks::open(options).await?;
     let sources = chunks.sources_of(flist)?;
     Ok((chunks, sources))

@@ -1,5 +1,5 @@
 //! Flists: looked into by commands, mounted by a server and read over every frontend, their chunks from a directory, a 0-db
-//! server, a web server; and a source that is gone.
+//! server, a web server, a bucket; and a source that is gone.
 
 use std::{
     fs,
@@ -320,6 +320,58 @@ fn web_server(dir: PathBuf) -> SocketAddr {
         }
     });
     addr
+}
+
+/// Made into a bucket with the key of the environment, which is in no flist, and mounted with that of the configuration; then the
+/// bucket is gone.
+#[test]
+fn chunks_are_in_a_bucket() {
+    let there = World::new();
+    let config = there.path("without-zstor.toml");
+    let before = fs::read_to_string(&config).expect("read");
+    fs::write(&config, format!("{before}\n[s3]\nroot = \"/ipfs\"\n")).expect("written");
+    let made = there.ok(&["s3", "key", "add", "ann"]);
+    let secret = made.lines().find_map(|line| line.strip_prefix("aws_secret_access_key = ")).expect("a secret");
+    let buckets = there.serve(&["--s3", "127.0.0.1:0"]);
+    fs::create_dir(there.path("empty")).expect("made");
+    there.ok(&["put", "-r", text(&there.path("empty")), "/ipfs/chunks"]);
+    let place = format!("{}/chunks", buckets.addr("s3"));
+    let (open, mine) = (format!("s3://{place}"), format!("s3://ann:{secret}@{place}"));
+
+    let world = with_flists(&format!("sources = [\"{mine}\"]\ncache = 0"));
+    let root = world.path("rootfs");
+    fs::create_dir(&root).expect("made");
+    fs::write(root.join("long"), vec![7; 700_000]).expect("written");
+    fs::write(root.join("other"), "other").expect("written");
+    let flist = world.path("flists/app.fl");
+    let args = ["flist", "create", text(&root), "-o", text(&flist), "--store", &open];
+    let told = world.fails(&args, 6);
+    assert!(told.contains("AWS_ACCESS_KEY_ID"), "{told}");
+    let with_key = |args: &[&str]| {
+        let mut command = world.command_for(args);
+        command.env("AWS_ACCESS_KEY_ID", "ann").env("AWS_SECRET_ACCESS_KEY", secret).args(args);
+        command.output().expect("the program runs")
+    };
+    let output = with_key(&args);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(world.ok(&["flist", "metadata", text(&flist)]).ends_with(&format!("route 00-ff {open}")));
+    let cat = ["flist", "cat", "--source", &open, text(&flist), "/other"];
+    assert_eq!(with_key(&cat).stdout, b"other");
+    assert!(world.fails(&cat, 1).contains("AWS_ACCESS_KEY_ID"));
+    assert!(
+        with_key(&["flist", "cat", "--follow", text(&flist), "/other"]).stdout.is_empty(),
+        "a flist chose the server"
+    );
+    let wrong = ["flist", "create", text(&root), "-o", text(&flist), "--store", &open, "--route", &mine];
+    assert!(world.fails(&wrong, 2).contains("would read"));
+    assert!(!world.ok(&["config"]).contains(secret));
+
+    let server = world.serve(&[]);
+    assert!(over_http(server.addr("http"), "/flist/app/long") == vec![7; 700_000]);
+    drop(buckets);
+    let told = world.fails(&["cat", "/flist/app/other"], 5);
+    assert!(told.contains("s3://chunks at http://127.0.0.1") && !told.contains(secret), "{told}");
+    drop(server);
 }
 
 /// Made of a directory, read over every command, changed, exported again: the same tree.

@@ -265,6 +265,74 @@ fn archives_become_flists() {
     assert_eq!(server.terminate(), Some(0));
 }
 
+/// Each thing that the client of 0-hub can ask for, as it asks; the program itself, where `MUXFS_ZFLIST` names it.
+#[test]
+fn zflist_is_a_client() {
+    let Some(zflist) = std::env::var_os("MUXFS_ZFLIST") else {
+        muxfs::testing::skip("MUXFS_ZFLIST names no program zflist");
+        return;
+    };
+    let world = with_hub("");
+    let tokens = ["alice", "bob"].map(|user| world.ok(&["hub", "user", "add", user]));
+    fs::create_dir(world.path("root")).expect("made");
+    fs::write(world.path("root/motd"), "hello").expect("written");
+    let store = format!("dir://{}", text(&world.path("chunks")));
+    let create = |name: &str| {
+        let file = world.path(name);
+        world.ok(&["flist", "create", text(&world.path("root")), "-o", text(&file), "--store", &store]);
+        file
+    };
+    let (app, other) = (create("app.flist"), create("other.flist"));
+    let archive = world.path("made.tar.gz");
+    let tar = Command::new("tar").args(["-czf", text(&archive), "-C", text(&world.path("root")), "."]).status();
+    assert!(tar.expect("tar runs").success());
+    let server = world.serve(&[]);
+    fs::create_dir(world.path("work")).expect("made");
+    let hub = |user: usize, args: &[&str]| {
+        let mut command = Command::new(&zflist);
+        command.arg(world.path("work")).arg("hub").args(args).env("ZFLIST_HUB_TOKEN", &tokens[user]);
+        let output = command.env("ZFLIST_HUB", format!("http://{}", server.addr("http"))).output().expect("it runs");
+        (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    for (user, args, told) in [
+        (0, &["login"][..], ""),
+        (0, &["username"], "alice"),
+        (0, &["upload", text(&app)], ""),
+        (0, &["upload", text(&other)], ""),
+        (0, &["upload", text(&archive)], ""),
+        (0, &["symlink", "app.flist", "latest.flist"], ""),
+        (0, &["readlink", "alice/latest.flist"], "app.flist"),
+        (0, &["rename", "other.flist", "second.flist"], ""),
+        (0, &["merge", "merged.flist", "alice/app.flist", "alice/second.flist"], ""),
+        (1, &["promote", "alice/app.flist", "mine.flist"], ""),
+        (1, &["crosslink", "linked.flist", "alice", "app.flist"], ""),
+        (1, &["readlink", "bob/linked.flist"], "../alice/app.flist"),
+        (1, &["tag", "v1", "app.flist", "alice", "app.flist"], ""),
+        (1, &["tag", "v1", "too.flist", "alice", "made.flist"], ""),
+        (0, &["crosstag", "stable", "bob", "v1"], ""),
+        (0, &["taglink", "alice/stable"], "bob/tags/v1"),
+        (1, &["untag", "v1", "too.flist", "alice", "made.flist"], ""),
+        (0, &["delete", "second.flist"], ""),
+    ] {
+        let (is_done, found) = hub(user, args);
+        assert!(is_done && found.contains(told), "{args:?}: {found}");
+    }
+    assert!(!hub(0, &["delete", "second.flist"]).0, "it is gone");
+    for path in [
+        "alice/app",
+        "alice/latest",
+        "alice/made",
+        "alice/merged",
+        "bob/mine",
+        "bob/linked",
+        "bob/tags/v1/app",
+        "alice/stable/app",
+    ] {
+        assert_eq!(world.ok(&["cat", &format!("/users/{path}/motd")]), "hello", "{path}");
+    }
+    assert_eq!(server.terminate(), Some(0));
+}
+
 /// Without a word where chunks are nothing is taken, since nothing could be read.
 #[test]
 fn without_stores_nothing_is_taken() {

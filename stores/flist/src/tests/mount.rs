@@ -4,33 +4,29 @@
 
 use std::{fs, sync::Arc, time::Duration};
 
-use futures_util::StreamExt as _;
 use muxfs::{
-    BlockKey, BlockStore as _, ErrorKind, FileKind, Name, SecretKey,
-    block::Mem,
+    ErrorKind, FileKind, Name, SecretKey,
     ipns::NameKey,
-    testing::{
-        fault::Dice,
-        vfs::{SpecimenNode, specimen},
-    },
+    testing::vfs::{SpecimenNode, specimen},
     vfs::{Cookie, Lease, Listing, Vfs, ext, narrow::subtree},
 };
 
 use super::made::{What, World};
-use crate::{
-    Chunks, ChunksOptions, FlistVfs, KeptFlists, Profiles, Signers, has_kept, kept_file, node_of_handle, sign,
-    signature_path,
-};
+use crate::{Chunks, ChunksOptions, FlistVfs, Profiles, Signers, sign, signature_path};
 
-fn name(text: &str) -> Name {
+pub(super) fn name(text: &str) -> Name {
     Name::new(text.as_bytes()).expect("a name")
 }
 
-async fn mounted(world: &World) -> Arc<FlistVfs> {
+pub(super) async fn mounted(world: &World) -> Arc<FlistVfs> {
     mounted_with(world, Profiles::default()).await
 }
 
-async fn chunks_of(world: &World) -> Arc<Chunks> {
+pub(super) async fn mounted_dyn(world: &World) -> Arc<dyn Vfs> {
+    mounted(world).await
+}
+
+pub(super) async fn chunks_of(world: &World) -> Arc<Chunks> {
     let source = format!("dir://{}", world.path("chunks").display()).parse().expect("an address");
     let options = ChunksOptions { sources: vec![source], ..ChunksOptions::default() };
     Arc::new(Chunks::open(options).await.expect("opens"))
@@ -63,11 +59,11 @@ async fn specimen_of(make: fn(&World)) -> (Arc<dyn Vfs>, World) {
 muxfs::vfs_read_laws!(laws_of_flist, specimen_of(|world| world.flist("x.flist", &specimen_nodes(), |_| {})));
 muxfs::vfs_read_laws!(laws_of_fl, specimen_of(|world| world.fl("x.fl", &specimen_nodes(), |_| {})));
 
-fn file(data: &[u8]) -> Vec<(String, What)> {
+pub(super) fn file(data: &[u8]) -> Vec<(String, What)> {
     vec![("file".into(), What::File(data.to_vec()))]
 }
 
-async fn read(vfs: &Arc<dyn Vfs>, flist: &str) -> muxfs::Result<Vec<u8>> {
+pub(super) async fn read(vfs: &Arc<dyn Vfs>, flist: &str) -> muxfs::Result<Vec<u8>> {
     let (lease, _) = ext::walk(vfs, vfs.root(), &[name(flist), name("file")]).await?;
     Ok(ext::read_to_end(&**vfs, lease.ino(), 1 << 20).await?.to_vec())
 }
@@ -124,210 +120,6 @@ async fn a_page_opens_some_flists_and_the_next_one_goes_on() {
     assert_eq!(lens, [32, 32, 32, 4]);
     let expected: Vec<_> = names.entries.into_iter().map(|entry| (entry.name, entry.ino)).collect();
     assert_eq!(listed, expected, "all of them, in order, with the numbers that were told before");
-}
-
-/// Who starts a program reads it in any order, a page after the other, each of which would be waited for.
-#[tokio::test]
-async fn a_program_comes_whole_when_its_beginning_is_read() {
-    let world = World::new();
-    let mut dice = Dice::new(5);
-    let mut node = |name: &str, first: &[u8]| {
-        let data = [first, &dice.bytes(4 * (512 << 10))].concat();
-        (name.to_owned(), What::File(data))
-    };
-    world.fl("a.fl", &[node("script", b"#!/bin/sh"), node("program", b"\x7fELF")], |_| {});
-    let kept = Arc::new(Mem::default());
-    let source = format!("dir://{}", world.path("chunks").display()).parse().expect("an address");
-    let options = ChunksOptions { sources: vec![source], kept: Some((kept.clone(), 1 << 30)), follow: false };
-    let chunks = Arc::new(Chunks::open(options).await.expect("opens"));
-    let vfs: Arc<dyn Vfs> = Arc::new(FlistVfs::new(world.path("flists"), world.path("scratch"), chunks, (7, 8)));
-    let read = async |file: &str, offset| {
-        let (node, _) = ext::walk(&vfs, vfs.root(), &[name("a"), name(file)]).await.expect("there");
-        vfs.read(node.ino(), offset, 100).await.expect("read");
-    };
-    read("script", 0).await;
-    // Not its beginning.
-    read("program", 9).await;
-    assert_eq!(kept.keys().count().await, 2, "what was read");
-    read("program", 0).await;
-    while kept.keys().count().await < 6 {
-        tokio::task::yield_now().await;
-    }
-    let flist = world.open("a.fl").expect("opens");
-    let root = flist.dir(&flist.root().expect("a root")).expect("read");
-    let program = root.find(&name("program")).expect("there").1.inode.id;
-    for chunk in flist.chunks(program, 0, 10).expect("told").1 {
-        assert!(kept.has(&BlockKey::new(chunk.id()).expect("short")).await.expect("told"), "of nothing else");
-    }
-}
-
-/// As a hub has them: a directory for each of its users, with symlinks to the flists of others.
-#[tokio::test]
-async fn repositories_are_directories_of_flists() {
-    let world = World::new();
-    let flists = world.path("flists");
-    for dir in ["alice", "bob", ".hidden"] {
-        fs::create_dir(flists.join(dir)).expect("made");
-    }
-    world.fl("alice/a.fl", &file(b"one"), |_| {});
-    world.flist("bob/a.flist", &file(b"two"), |_| {});
-    world.fl("top.fl", &file(b"no"), |_| {});
-    world.fl(".hidden/a.fl", &file(b"no"), |_| {});
-    std::os::unix::fs::symlink("../alice/a.fl", flists.join("bob/other.fl")).expect("linked");
-    std::os::unix::fs::symlink("alice", flists.join("link")).expect("linked");
-    let open = async || {
-        let vfs = FlistVfs::new(flists.clone(), world.path("scratch"), chunks_of(&world).await, (7, 8));
-        let vfs: Arc<dyn Vfs> = Arc::new(vfs.of_repositories());
-        vfs
-    };
-    let walk = async |vfs: &Arc<dyn Vfs>, path: &str| {
-        let names: Vec<Name> = path.split('/').map(name).collect();
-        ext::walk(vfs, vfs.root(), &names).await
-    };
-    let vfs = open().await;
-    for (dir, expected) in [(None, &["alice", "bob"][..]), (Some("alice"), &["a"]), (Some("bob"), &["a", "other"])] {
-        let ino = match dir {
-            Some(dir) => vfs.lookup(vfs.root(), &name(dir)).await.expect("there").ino,
-            None => vfs.root(),
-        };
-        let mut found = Vec::new();
-        for listing in [Listing::Names, Listing::Attrs] {
-            let (mut after, mut names) = (Cookie::START, Vec::new());
-            loop {
-                let page = vfs.readdir(ino, after, 1, listing).await.expect("listed");
-                for entry in page.entries {
-                    let attr = vfs.lookup(ino, &entry.name).await.expect("there");
-                    assert_eq!((attr.ino, attr.kind), (entry.ino, FileKind::Dir));
-                    assert_eq!(vfs.parent(attr.ino).await.expect("above").ino, ino);
-                    after = entry.cookie;
-                    names.push(entry.name.to_string());
-                }
-                if page.eof {
-                    break;
-                }
-            }
-            names.sort();
-            found.push(names);
-        }
-        assert_eq!(found, [expected, expected]);
-    }
-    for absent in ["top", "link", ".hidden", "carol", "alice/other"] {
-        let error = walk(&vfs, absent).await.expect_err("not shown");
-        assert_eq!(error.kind(), ErrorKind::NotFound, "{absent}");
-    }
-    let mut all = Vec::new();
-    for (path, data) in [("alice/a/file", "one"), ("bob/a/file", "two"), ("bob/other/file", "one")] {
-        let (lease, attr) = walk(&vfs, path).await.expect("there");
-        assert_eq!(vfs.read(attr.ino, 0, 10).await.expect("read"), data, "{path}");
-        all.push((vfs.handle(lease.ino()).expect("told"), attr.ino, Some(data)));
-    }
-    for path in ["alice", "bob", "bob/other"] {
-        let (lease, attr) = walk(&vfs, path).await.expect("there");
-        all.push((vfs.handle(lease.ino()).expect("told"), attr.ino, None));
-    }
-    let numbers: std::collections::HashSet<_> = all.iter().map(|(_, ino, _)| *ino).collect();
-    assert_eq!(numbers.len(), all.len(), "each has a number of its own");
-    // Over a restart, by a server that never met them.
-    for (handle, ino, data) in &all {
-        let vfs = open().await;
-        let attr = vfs.resolve(handle).await.expect("it is found");
-        assert_eq!((attr.ino, vfs.handle(attr.ino).expect("told")), (*ino, handle.clone()));
-        if let Some(data) = data {
-            assert_eq!(vfs.read(attr.ino, 0, 10).await.expect("read"), *data);
-        }
-    }
-    fs::rename(flists.join("alice"), flists.join("carol")).expect("renamed");
-    for (handle, ino, _) in [&all[0], &all[3]] {
-        assert_eq!(open().await.resolve(handle).await.expect_err("it is gone").kind(), ErrorKind::Stale);
-        if *ino == all[3].1 {
-            assert_eq!(vfs.getattr(*ino).await.expect_err("it is gone").kind(), ErrorKind::Stale);
-        }
-    }
-    // One that is a plain directory of flists knows none of these.
-    let plain: Arc<dyn Vfs> = mounted(&world).await;
-    assert_eq!(walk(&plain, "top/file").await.expect("there").1.size, 2);
-    for (handle, ..) in &all {
-        assert_eq!(plain.resolve(handle).await.expect_err("of another").kind(), ErrorKind::Stale);
-    }
-}
-
-/// Something that lies over an flist holds handles of it over restarts, whatever becomes of the file.
-#[tokio::test]
-async fn a_kept_flist_is_found_by_its_handles_when_it_is_replaced_or_gone() {
-    for format in ["fl", "flist"] {
-        let (world, file_name) = (World::new(), format!("a.{format}"));
-        let path = world.path("flists").join(&file_name);
-        let make = |data: &[u8]| {
-            match format {
-                "fl" => world.fl("new.part", &file(data), |_| {}),
-                _ => world.flist("new.part", &file(data), |_| {}),
-            }
-            fs::rename(world.path("flists").join("new.part"), &path).expect("renamed");
-        };
-        make(b"old");
-        let kept = world.path("kept");
-        let open = async || {
-            let vfs: Arc<dyn Vfs> = Arc::new(KeptFlists::new(mounted(&world).await, kept.clone()));
-            vfs
-        };
-        let vfs = open().await;
-        assert!(!has_kept(&kept));
-        let (root, _) = ext::walk(&vfs, vfs.root(), &[name("a")]).await.expect("there");
-        assert!(!has_kept(&kept), "who looks names up lies over nothing");
-        vfs.getattr(root.ino()).await.expect("known");
-        assert!(has_kept(&kept));
-        let (node, _) = ext::walk(&vfs, root.ino(), &[name("file")]).await.expect("there");
-        let handles = [root.ino(), node.ino()].map(|ino| vfs.handle(ino).expect("told"));
-        let (id, _) = node_of_handle(&handles[1]).expect("its own").expect("a node");
-        drop((root, node));
-        let before = fs::read(&path).expect("there");
-        assert_eq!(fs::read(kept_file(&kept, id).expect("kept")).expect("there"), before);
-        for what in ["it is there", "it was replaced", "it is gone"] {
-            match what {
-                "it was replaced" => make(b"another"),
-                "it is gone" => fs::remove_file(&path).expect("removed"),
-                _ => {}
-            }
-            let vfs = open().await;
-            for handle in &handles {
-                let attr = vfs.resolve(handle).await.unwrap_or_else(|error| panic!("{what}: {error:#}"));
-                assert_eq!(vfs.handle(attr.ino).expect("told"), *handle, "{what}");
-                if attr.kind == FileKind::File {
-                    assert_eq!(vfs.read(attr.ino, 0, 100).await.expect("read"), "old", "{what}");
-                }
-                vfs.release(attr.ino, 1);
-            }
-            let now = vfs.lookup(vfs.root(), &name("a")).await;
-            assert_eq!(now.is_ok(), what != "it is gone", "what is kept is not shown");
-        }
-        // Other bytes under its name are not it.
-        let copy = kept_file(&kept, id).expect("kept");
-        make(b"another");
-        fs::copy(&path, copy).expect("copied");
-        let error = open().await.resolve(&handles[1]).await.expect_err("it is gone");
-        assert_eq!(error.kind(), ErrorKind::Stale);
-    }
-}
-
-/// What was held of the old one answers as before; who looks the name up finds the new one.
-#[tokio::test]
-async fn a_replaced_flist_is_another() {
-    let world = World::new();
-    world.fl("a.fl", &file(b"old"), |_| {});
-    let vfs: Arc<dyn Vfs> = mounted(&world).await;
-    let (old, _) = ext::walk(&vfs, vfs.root(), &[name("a"), name("file")]).await.expect("found");
-    let handle = vfs.handle(old.ino()).expect("a handle");
-    world.fl("b.fl", &file(b"new one"), |_| {});
-    fs::rename(world.path("flists").join("b.fl"), world.path("flists").join("a.fl")).expect("renamed");
-    assert_eq!(read(&vfs, "a").await.expect("read"), b"new one");
-    assert_eq!(vfs.read(old.ino(), 0, 100).await.expect("read"), "old");
-    let again = vfs.resolve(&handle).await.expect("it is held");
-    assert_eq!(again.ino, old.ino());
-    vfs.release(again.ino, 1);
-    drop(old);
-    let vfs: Arc<dyn Vfs> = mounted(&world).await;
-    let error = vfs.resolve(&handle).await.expect_err("it is gone");
-    assert_eq!(error.kind(), ErrorKind::Stale);
 }
 
 /// Also by a handle from before, and whatever was found of it before its signature came or went.

@@ -92,7 +92,8 @@ async fn routes_of_flists_are_followed_where_it_is_allowed() {
         (one.as_str(), true, "where the flist was made"),
         ("dir://relative", true, "full path"),
         ("zdb://127.0.0.1:1", false, "not followed"),
-        ("s3://host/bucket", true, "not read yet"),
+        ("s3://host/bucket", false, "not followed"),
+        ("s3://host", true, "s3://[KEY:SECRET@]HOST"),
     ] {
         let error = get(&chunks(&[], follow).await, &route(url), chunk).await.expect_err(url);
         assert_eq!(error.kind(), ErrorKind::Io);
@@ -178,9 +179,9 @@ async fn a_server_that_never_answers_costs_a_bounded_wait() {
             held.push(stream);
         }
     });
-    for scheme in ["zdb", "http"] {
+    for (scheme, path) in [("zdb", ""), ("http", ""), ("s3", "/bucket")] {
         let (world, [one, _], chunk, stored) = world();
-        let dead = chunks(&[format!("{scheme}://{address}")], true).await;
+        let dead = chunks(&[format!("{scheme}://{address}{path}")], true).await;
         let start = Instant::now();
         let error = get(&dead, &[], chunk).await.expect_err("no answer");
         assert_eq!(error.kind(), ErrorKind::Unavailable);
@@ -191,7 +192,7 @@ async fn a_server_that_never_answers_costs_a_bounded_wait() {
         assert!(format!("{error:#}").contains("a moment ago"), "{error:#}");
         assert!(start.elapsed().is_zero());
         fs::write(world.path("one").join(chunk.hex()), &stored).expect("stored");
-        let both = chunks(&[format!("{scheme}://{address}"), one], true).await;
+        let both = chunks(&[format!("{scheme}://{address}{path}"), one], true).await;
         assert_eq!(get(&both, &[], chunk).await.expect("the other"), PLAIN);
     }
 }

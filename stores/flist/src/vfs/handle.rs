@@ -11,9 +11,10 @@
 //! Where there are repositories:
 //!
 //! ```text
-//! 0    1      tag: 2 a repository; 3 a node of an flist in one
+//! 0    1      tag: 2 a repository, or a directory in one, by its path (alice, alice/tags, alice/tags/v1); 3 a node of an flist in one
 //! 1    2      3: the beginning of BLAKE3 of the name of the repository
-//! 1    8      2: the low 54 bits of the first 64 of the same; 3, from 3 on: the beginning of BLAKE3 of it, a slash, and the name of the flist
+//! 1    8      2: the low 54 bits of the first 64 of BLAKE3 of the path; 3, from 3 on: the beginning of BLAKE3 of the path, a slash, and the name of
+//!             the flist
 //! 11          3: the rest as of 1, from 9 on
 //! ```
 //!

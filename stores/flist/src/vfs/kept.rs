@@ -9,13 +9,13 @@
 //! long as the flist, some megabytes, and has no chunks. Spec: spec/flist.md #kept.
 
 use std::{
-    collections::HashSet,
-    ffi::OsStr,
+    collections::HashMap,
     fs::{self, File},
     io,
-    os::unix::{ffi::OsStrExt as _, fs::PermissionsExt as _},
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -24,32 +24,28 @@ use muxfs::{
     vfs::{Attr, Handle, Ino, Vfs},
 };
 use tempfile::NamedTempFile;
+use tokio::time::Instant;
 
 use super::{
     FlistVfs, Open, blocking,
     handle::{self, Named, NodeName},
     lock,
     nodes::ROOT,
-    places::split,
 };
 use crate::{
-    FlistId,
+    FlistId, Signers,
     chunk::hex,
     flist::{Format, id_of},
     signature_path,
     write::arriving,
 };
 
+/// One that could not be copied is tried again after so long.
+const TRIED_EACH: Duration = Duration::from_mins(1);
+
 /// The copy of an flist in a directory of [`KeptFlists`], if it is there.
 pub fn kept_file(dir: &Path, id: FlistId) -> Option<PathBuf> {
     [Format::Flist, Format::Fl].map(|format| path(dir, id, format)).into_iter().find(|path| path.is_file())
-}
-
-/// Whether a directory of [`KeptFlists`] has a copy of any: an overlay lies over one flist for good.
-pub fn has_kept(dir: &Path) -> bool {
-    let Ok(entries) = fs::read_dir(dir) else { return false };
-    let is_copy = |name: &OsStr| !name.as_bytes().starts_with(b".") && split(name.as_bytes()).is_some();
-    entries.filter_map(io::Result::ok).any(|entry| is_copy(&entry.file_name()))
 }
 
 fn path(dir: &Path, id: FlistId, format: Format) -> PathBuf {
@@ -61,30 +57,45 @@ fn path(dir: &Path, id: FlistId, format: Format) -> PathBuf {
 pub struct KeptFlists {
     flists: Arc<FlistVfs>,
     dir: PathBuf,
-    /// Those that were copied, or could not be.
-    met: Mutex<HashSet<FlistId>>,
+    /// Those that are kept; until when those are left alone that could not be.
+    met: Mutex<HashMap<FlistId, Option<Instant>>>,
+    /// Whoever holds it copies one.
+    turn: tokio::sync::Mutex<()>,
 }
 
 impl KeptFlists {
     /// Keeps flists in `dir`, which is made when there is one.
     pub fn new(flists: Arc<FlistVfs>, dir: PathBuf) -> Self {
-        Self { flists, dir, met: Mutex::default() }
+        Self { flists, dir, met: Mutex::default(), turn: tokio::sync::Mutex::default() }
     }
 
-    /// Copies the flist of a node, unless that was done. Where it cannot be, that is told.
+    /// Copies the flist of a node, unless that was done; who comes meanwhile waits for it. Where it cannot be, that is told, and done
+    /// again later.
     async fn keep(&self, ino: Ino) {
         let Ok(known) = self.flists.known(ino) else { return };
         let open = known.open;
         let id = open.flist.id();
-        if ino == ROOT || !lock(&self.met).insert(id) {
+        let is_met = || match lock(&self.met).get(&id) {
+            Some(None) => true,
+            Some(Some(until)) => Instant::now() < *until,
+            None => false,
+        };
+        if ino == ROOT || is_met() {
             return;
         }
-        let (dir, from) = (self.dir.clone(), open.place.path.clone());
+        let _turn = self.turn.lock().await;
+        if is_met() {
+            return;
+        }
+        let (dir, from, signers) = (self.dir.clone(), open.place.path.clone(), self.flists.signers.clone());
         let failed = |error| Error::new(ErrorKind::Io, "flist.keep").because(error);
-        if let Err(error) = blocking(move || keep(&open, &dir).map_err(failed)).await {
+        let kept = blocking(move || keep(&open, &dir, signers.as_deref()).map_err(failed)).await;
+        if let Err(error) = &kept {
             let why = "an flist that something lies over is not kept: what was not changed is lost when it is replaced";
             tracing::warn!(path = %from.display(), "{why}: {error:#}");
         }
+        let until = kept.is_err().then(|| Instant::now() + TRIED_EACH);
+        lock(&self.met).insert(id, until);
     }
 
     /// The flist of a handle, where it is kept.
@@ -94,13 +105,13 @@ impl KeptFlists {
         let Some(place) = blocking(find).await? else { return Ok(None) };
         // No name that is shown has it.
         let name = Name::new(format!(".{}", hex(&id.0)).as_bytes())?;
-        let open = self.flists.open_at((None, name), place).await?;
+        let open = self.flists.open_at((Vec::new(), name), place).await?;
         Ok((open.flist.id() == id).then_some(open))
     }
 }
 
 /// Copies an open flist and its signatures, durably.
-fn keep(open: &Open, dir: &Path) -> io::Result<()> {
+fn keep(open: &Open, dir: &Path, signers: Option<&Signers>) -> io::Result<()> {
     let (id, from) = (open.flist.id(), &open.place.path);
     if kept_file(dir, id).is_some() {
         return Ok(());
@@ -109,18 +120,31 @@ fn keep(open: &Open, dir: &Path) -> io::Result<()> {
     arriving::sweep(dir, arriving::FLIST);
     let begin = || arriving::begin(dir, arriving::FLIST, &fs::Permissions::from_mode(0o600));
     let to = path(dir, id, open.flist.format());
-    // First, so that an flist that is there is one with its signatures.
-    match begin().and_then(|copy| copy_to(&signature_path(from), copy)) {
-        Ok((copy, _)) => drop(copy.persist(signature_path(&to))?),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error),
-    }
     let (copy, id_there) = copy_to(from, begin()?)?;
     if id_there != id {
         return Err(io::Error::other("it was replaced by another just now"));
     }
+    // In their place first, so that an flist that is there is one with its signatures.
+    match begin().and_then(|copy| copy_to(&signature_path(from), copy)) {
+        Ok((signatures, _)) => {
+            let checked = signers.map(|signers| signers.verify_beside(copy.path(), signatures.path()));
+            checked.transpose().map_err(io::Error::other)?;
+            signatures.persist(signature_path(&to))?;
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound && signers.is_none() => {
+            // What is left of another time would be wrong.
+            match fs::remove_file(signature_path(&to)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        Err(error) => return Err(error),
+    }
     copy.persist(&to)?;
-    File::open(dir)?.sync_all()
+    for dir in [Some(dir), dir.parent()].into_iter().flatten() {
+        File::open(dir)?.sync_all()?;
+    }
+    Ok(())
 }
 
 fn copy_to(from: &Path, mut to: NamedTempFile) -> io::Result<(NamedTempFile, FlistId)> {

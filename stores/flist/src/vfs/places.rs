@@ -1,27 +1,39 @@
 //! The directory of flists: which names it shows, and which files they are.
 //!
-//! Where there are repositories it has directories, each of which is such a directory of flists by itself.
+//! Where there are repositories it has directories, each of which is such a directory of flists by itself, with its tags, and links to
+//! tags, in it. What each of them is called is its path:
+//!
+//! ```text
+//!   DIR/bob                                      bob
+//!   DIR/bob/.tag-v1                              bob/tags/v1
+//!   DIR/carol/stable -> ../bob/.tag-v1           carol/stable
+//! ```
 //!
 //! A name is that of a file less `.flist` or `.fl`. Where two files would have one name, each is shown with its own. Names
 //! that begin with a dot are files that are on their way, and are not shown; what else is there is none of ours.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     ffi::OsStr,
     fs, io,
-    os::unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
+    os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use muxfs::{Error, ErrorKind, Name, Result, vfs::Cookie};
 
-use crate::signature_path;
+use crate::{
+    flist::{Stamp, stamp},
+    signature_path,
+};
 
 /// What the files of flists end with.
 const EXTENSIONS: [&[u8]; 2] = [b".flist", b".fl"];
 /// So many flists are shown.
 const PLACE_COUNT_MAX: usize = 1 << 17;
+/// A file that was written to that lately may be written to still.
+const WRITTEN_LATELY: Duration = Duration::from_mins(1);
 /// Set in every cookie: keeps it clear of 0 to 2.
 const COOKIE_BIT: u64 = 1 << 62;
 
@@ -29,48 +41,69 @@ const COOKIE_BIT: u64 = 1 << 62;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Place {
     pub(super) path: PathBuf,
-    /// The directory that shows it, where there are several.
-    pub(super) repository: Option<Name>,
-    /// The beginning of BLAKE3 of the name of that.
+    /// The path of the directory that shows it, where there are several.
+    pub(super) shelf: Vec<Name>,
+    /// The beginning of BLAKE3 of the name of the repository that has that.
     pub(super) within: Option<[u8; 2]>,
-    /// The beginning of BLAKE3 of the name, with that of the repository and a slash in front.
+    /// The beginning of BLAKE3 of the name, with the path of the directory and a slash in front.
     pub(super) digest: [u8; 8],
-    /// What tells a file from the one that replaced it: device, inode, length, and when it changed.
     stamp: Stamp,
     /// The same of the file of its signatures, where those count and there is one.
     signature: Option<Stamp>,
 }
 
-type Stamp = (u64, u64, u64, i64, i64);
-
-fn stamp(about: &fs::Metadata) -> Stamp {
-    (about.dev(), about.ino(), about.len(), about.ctime(), about.ctime_nsec())
+impl Place {
+    /// Whether it is the same file as that, with other bytes, and may have others yet.
+    pub(super) fn is_being_written(&self, before: &Self, now: SystemTime) -> bool {
+        let ((device, inode, .., seconds, _), (device_before, inode_before, ..)) = (self.stamp, before.stamp);
+        let written = Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
+        let since = now.duration_since(SystemTime::UNIX_EPOCH + written).unwrap_or(Duration::ZERO);
+        (device, inode) == (device_before, inode_before) && self.stamp != before.stamp && since < WRITTEN_LATELY
+    }
 }
 
-/// The file that a directory of flists shows under a name; `None` where it shows none.
+/// The file that a directory of flists shows under a path: a name, or where it has repositories the path of one of those, or of a tag,
+/// and a name. `None` where it shows none.
 ///
 /// # Errors
-/// `Io`.
-pub fn flist_file(dir: &Path, name: &Name) -> Result<Option<PathBuf>> {
-    Ok(Places::new(dir.into()).find(name)?.map(|place| place.path))
+/// `Io`; `Stale` where a directory goes meanwhile.
+pub fn flist_file(dir: &Path, path: &[Name]) -> Result<Option<PathBuf>> {
+    let Some((name, above)) = path.split_last() else { return Ok(None) };
+    let mut places = Places::new(dir.into());
+    for dir in above {
+        let Some(there) = places.find_dir(dir)? else { return Ok(None) };
+        places = there;
+    }
+    Ok(if places.has_flists() || above.is_empty() { places.find(name)?.map(|place| place.path) } else { None })
 }
+
+/// What the directory of the tags of a repository is called,
+const TAGS: &[u8] = b"tags";
+/// and what that of a tag begins with where it lies.
+const TAG: &str = ".tag-";
 
 /// A directory of the host.
 #[derive(Debug, Clone)]
 pub(super) struct Places {
+    /// That of the mount.
+    top: PathBuf,
     dir: PathBuf,
     are_signed: bool,
     /// Which of several directories this is.
-    repository: Option<Name>,
+    path: Vec<Name>,
 }
 
 fn digest_of<const LEN: usize>(bytes: &[u8]) -> [u8; LEN] {
     *blake3::hash(bytes).as_bytes().first_chunk().unwrap_or(&[0; LEN])
 }
 
-/// What a repository has its number and its handle by.
-pub(super) fn repository_digest(name: &Name) -> [u8; 8] {
-    digest_of(name.as_bytes())
+/// What a repository, or a directory in one, has its number and its handle by.
+pub(super) fn path_digest(path: &[Name]) -> [u8; 8] {
+    digest_of(&joined(path))
+}
+
+fn joined(path: &[Name]) -> Vec<u8> {
+    path.iter().map(Name::as_bytes).collect::<Vec<_>>().join(&b'/')
 }
 
 /// What handles of what is in it have of that.
@@ -103,7 +136,7 @@ pub(super) fn after(cookie: Cookie) -> Result<Option<Cookie>> {
 
 impl Places {
     pub(super) fn new(dir: PathBuf) -> Self {
-        Self { dir, are_signed: false, repository: None }
+        Self { top: dir.clone(), dir, are_signed: false, path: Vec::new() }
     }
 
     /// The same, where an flist is another one when its signatures change.
@@ -111,53 +144,167 @@ impl Places {
         Self { are_signed: true, ..self }
     }
 
-    /// A directory in it, as one of flists.
-    pub(super) fn within(&self, repository: &Name) -> Self {
-        let dir = self.dir.join(OsStr::from_bytes(repository.as_bytes()));
-        Self { dir, are_signed: self.are_signed, repository: Some(repository.clone()) }
+    /// A directory of the host, called so in it.
+    fn within(&self, name: &Name, dir: PathBuf) -> Self {
+        let path = self.path.iter().cloned().chain([name.clone()]).collect();
+        Self { top: self.top.clone(), dir, are_signed: self.are_signed, path }
     }
 
-    pub(super) fn repository(&self) -> Option<&Name> {
-        self.repository.as_ref()
+    /// What it is called, from the mount on.
+    pub(super) fn path(&self) -> &[Name] {
+        &self.path
+    }
+
+    /// Whether it has flists, be it a mount without repositories or one of those, and not only directories.
+    pub(super) fn has_flists(&self) -> bool {
+        !matches!(&self.path[..], [] | [_, _]) || matches!(&self.path[..], [_, link] if link.as_bytes() != TAGS)
     }
 
     /// The beginning of the hash of a name in it.
     pub(super) fn digest(&self, name: &Name) -> [u8; 8] {
-        match &self.repository {
-            Some(repository) => digest_of(&[repository.as_bytes(), b"/", name.as_bytes()].concat()),
-            None => digest_of(name.as_bytes()),
+        if self.path.is_empty() {
+            return digest_of(name.as_bytes());
+        }
+        digest_of(&[&joined(&self.path)[..], b"/", name.as_bytes()].concat())
+    }
+
+    fn child(&self, name: &Name) -> PathBuf {
+        self.dir.join(OsStr::from_bytes(name.as_bytes()))
+    }
+
+    /// The directory that it shows under a name, if it does: a repository, the tags of one, a tag, or what a link to a tag leads to. No other
+    /// symlink is followed.
+    pub(super) fn find_dir(&self, name: &Name) -> Result<Option<Self>> {
+        if name.as_bytes().starts_with(b".") {
+            return Ok(None);
+        }
+        let is_tags = name.as_bytes() == TAGS;
+        match &self.path[..] {
+            [] => self.dir_at(name, self.child(name)),
+            [_] if is_tags => Ok(self.has_tags()?.then(|| self.within(name, self.dir.clone()))),
+            [_] => match fs::read_link(self.child(name)) {
+                Ok(target) => match self.tag_of(&target) {
+                    Some(dir) => self.dir_at(name, dir),
+                    None => Ok(None),
+                },
+                // No symlink, or none at all.
+                Err(_) => Ok(None),
+            },
+            [_, tags] if tags.as_bytes() == TAGS => self.dir_at(name, self.tag_dir(name)),
+            _ => Ok(None),
         }
     }
 
-    /// The directory of a name in it, if it is one. No symlink is followed.
-    pub(super) fn find_repository(&self, name: &Name) -> Result<Option<Self>> {
-        let there = self.within(name);
-        match fs::symlink_metadata(&there.dir) {
-            _ if name.as_bytes().starts_with(b".") => Ok(None),
-            Ok(about) => Ok(Some(there).filter(|_| about.is_dir())),
+    fn tag_dir(&self, tag: &Name) -> PathBuf {
+        self.dir.join(OsStr::from_bytes(&[TAG.as_bytes(), tag.as_bytes()].concat()))
+    }
+
+    /// Where a link to a tag leads, as it is written: `../REPOSITORY/.tag-TAG`.
+    fn tag_of(&self, target: &Path) -> Option<PathBuf> {
+        let (repository, tag) = target.to_str()?.strip_prefix("../")?.split_once('/')?;
+        let is_plain = |name: &str| !name.is_empty() && !name.starts_with('.') && !name.contains('/');
+        let repository = Some(self.top.join(repository)).filter(|_| is_plain(repository))?;
+        let is_dir = fs::symlink_metadata(&repository).is_ok_and(|about| about.is_dir());
+        (is_dir && tag.strip_prefix(TAG).is_some_and(is_plain)).then(|| repository.join(tag))
+    }
+
+    /// A directory of the host that is there, and no symlink.
+    fn dir_at(&self, name: &Name, dir: PathBuf) -> Result<Option<Self>> {
+        match fs::symlink_metadata(&dir) {
+            Ok(about) => Ok(about.is_dir().then(|| self.within(name, dir))),
             Err(error) => match error.kind() {
-                io::ErrorKind::NotFound | io::ErrorKind::InvalidFilename => Ok(None),
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::InvalidFilename => Ok(None),
                 _ => Err(self.failed(error)),
             },
         }
     }
 
-    /// The directories in it, in the order of their cookies.
-    pub(super) fn list_repositories(&self) -> Result<Vec<(Cookie, Name)>> {
+    fn has_tags(&self) -> Result<bool> {
+        Ok(!self.tags()?.is_empty())
+    }
+
+    /// The tags of a repository.
+    fn tags(&self) -> Result<Vec<Name>> {
+        self.names("tags", |entry| {
+            let file = entry.file_name();
+            let tag = file.as_bytes().strip_prefix(TAG.as_bytes()).filter(|tag| !tag.starts_with(b"."))?;
+            let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
+            Name::new(tag).ok().filter(|_| is_dir)
+        })
+    }
+
+    /// What an entry of the directory makes a name, of all of them.
+    fn names(&self, what: &str, name: impl Fn(&fs::DirEntry) -> Option<Name>) -> Result<Vec<Name>> {
         let mut names = Vec::new();
         for entry in fs::read_dir(&self.dir).map_err(|error| self.failed(error))? {
-            let entry = entry.map_err(|error| self.failed(error))?;
-            if entry.file_type().is_ok_and(|kind| kind.is_dir())
-                && !entry.file_name().as_bytes().starts_with(b".")
-                && let Ok(name) = Name::new(entry.file_name().as_bytes())
-            {
-                names.push(name);
-            }
+            names.extend(name(&entry.map_err(|error| self.failed(error))?));
             if names.len() > PLACE_COUNT_MAX {
-                return Err(self.too_many("repositories"));
+                return Err(self.too_many(what));
             }
         }
-        Ok(in_order(names.into_iter()))
+        Ok(names)
+    }
+
+    /// The names of the directories that it shows.
+    pub(super) fn dirs(&self) -> Result<Vec<Name>> {
+        let plain = |entry: &fs::DirEntry| {
+            let file = entry.file_name();
+            Name::new(file.as_bytes()).ok().filter(|_| !file.as_bytes().starts_with(b"."))
+        };
+        match &self.path[..] {
+            [] => self.names("repositories", |entry| {
+                plain(entry).filter(|_| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+            }),
+            [_] => {
+                let is_link = |entry: &fs::DirEntry| entry.file_type().is_ok_and(|kind| kind.is_symlink());
+                let mut names = self.names("names", |entry| {
+                    let name = plain(entry).filter(|name| is_link(entry) && name.as_bytes() != TAGS)?;
+                    self.find_dir(&name).ok().flatten().map(|_| name)
+                })?;
+                if self.has_tags()? {
+                    names.push(Name::new(TAGS)?);
+                }
+                Ok(names)
+            }
+            [_, tags] if tags.as_bytes() == TAGS => self.tags(),
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    /// All directories below it that show something, itself first.
+    fn all_below(&self) -> Result<Vec<Self>> {
+        let mut all = vec![self.clone()];
+        for name in self.dirs()? {
+            if let Some(dir) = self.find_dir(&name)? {
+                all.extend(dir.all_below()?);
+            }
+        }
+        Ok(all)
+    }
+
+    /// The directory of a digest of its path, in a mount of repositories.
+    pub(super) fn of_path_digest(&self, is_it: impl Fn(&[Name]) -> bool) -> Result<Option<Self>> {
+        let mut repositories = Vec::new();
+        for name in self.dirs()? {
+            if let Some(dir) = self.find_dir(&name)? {
+                if is_it(&dir.path) {
+                    return Ok(Some(dir));
+                }
+                repositories.push(dir);
+            }
+        }
+        for repository in repositories {
+            match repository.all_below() {
+                Ok(all) => {
+                    if let Some(found) = all.into_iter().find(|dir| is_it(&dir.path)) {
+                        return Ok(Some(found));
+                    }
+                }
+                // It is gone, or may not be read; another may be it.
+                Err(error) => tracing::debug!("a repository is passed over: {error:#}"),
+            }
+        }
+        Ok(None)
     }
 
     fn too_many(&self, what: &str) -> Error {
@@ -166,18 +313,33 @@ impl Places {
     }
 
     fn failed(&self, error: io::Error) -> Error {
-        Error::new(ErrorKind::Io, "flist.places").at(self.dir.display()).because(error)
+        let is_gone = matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory);
+        // The directory of the mount is to be there; one in it may go.
+        let kind = if is_gone && !self.path.is_empty() { ErrorKind::Stale } else { ErrorKind::Io };
+        Error::new(kind, "flist.places").at(self.dir.display()).because(error)
     }
 
-    /// The file of this name, if it is one.
+    /// The file of this name, if it is one. In a repository a symlink is none that leads to elsewhere than a repository.
     fn file(&self, name: &[u8]) -> Result<Option<fs::Metadata>> {
-        match fs::metadata(self.dir.join(OsStr::from_bytes(name))) {
+        let path = self.dir.join(OsStr::from_bytes(name));
+        let is_link = || fs::symlink_metadata(&path).is_ok_and(|about| about.is_symlink());
+        match fs::metadata(&path) {
+            Ok(about) if !self.path.is_empty() && is_link() => Ok(Some(about).filter(|_| self.leads_here(&path))),
             Ok(about) => Ok(Some(about).filter(fs::Metadata::is_file)),
             Err(error) => match error.kind() {
                 io::ErrorKind::NotFound | io::ErrorKind::InvalidFilename | io::ErrorKind::NotADirectory => Ok(None),
                 _ => Err(self.failed(error)),
             },
         }
+    }
+
+    /// Whether a symlink leads to an flist of a repository.
+    fn leads_here(&self, path: &Path) -> bool {
+        let (Ok(real), Ok(top)) = (fs::canonicalize(path), fs::canonicalize(&self.top)) else { return false };
+        let below = real.strip_prefix(&top).map(|below| below.iter().map(OsStr::as_bytes).collect::<Vec<_>>());
+        let is_named = |name: &[u8]| !name.starts_with(b".");
+        let is_one = matches!(below.as_deref(), Ok([repository, file]) if is_named(repository) && is_named(file));
+        is_one && fs::metadata(&real).is_ok_and(|about| about.is_file())
     }
 
     /// Whether there is a file of this name; one that cannot be looked at hides no other.
@@ -189,9 +351,14 @@ impl Places {
         found.is_some()
     }
 
+    /// Whether a directory is shown under a name in a repository: an flist of that name keeps its ending.
+    fn is_dir_name(&self, name: &[u8]) -> bool {
+        self.path.len() == 1 && Name::new(name).is_ok_and(|name| matches!(self.find_dir(&name), Ok(Some(_))))
+    }
+
     /// The file that is shown under a name.
     pub(super) fn find(&self, name: &Name) -> Result<Option<Place>> {
-        if name.as_bytes().starts_with(b".") {
+        if name.as_bytes().starts_with(b".") || self.is_dir_name(name.as_bytes()) {
             return Ok(None);
         }
         let place = |file: Vec<u8>, about: fs::Metadata| {
@@ -209,7 +376,7 @@ impl Places {
         }
         // A name with its extension, where there is another without.
         let Some((stem, other)) = split(name.as_bytes()) else { return Ok(None) };
-        if self.file(&[stem, other].concat())?.is_none() {
+        if self.file(&[stem, other].concat())?.is_none() && !self.is_dir_name(stem) {
             return Ok(None);
         }
         Ok(self.file(name.as_bytes())?.map(|about| place(name.as_bytes().to_vec(), about)))
@@ -224,12 +391,31 @@ impl Places {
     fn place(&self, path: PathBuf, digest: [u8; 8], about: &fs::Metadata) -> Place {
         // What cannot be looked at is told by who reads it.
         let signature = self.are_signed.then(|| fs::metadata(signature_path(&path)).ok()).flatten();
-        let (repository, within) = (self.repository.clone(), self.repository.as_ref().map(repository_beginning));
-        Place { path, repository, within, digest, stamp: stamp(about), signature: signature.as_ref().map(stamp) }
+        let within = self.path.first().map(repository_beginning);
+        Place {
+            path,
+            shelf: self.path.clone(),
+            within,
+            digest,
+            stamp: stamp(about),
+            signature: signature.as_ref().map(stamp),
+        }
     }
 
-    /// The names that are shown, in the order of their cookies.
-    pub(super) fn list(&self) -> Result<Vec<(Cookie, Name)>> {
+    /// All that is shown, in the order of the cookies, and whether it is a directory of flists and no flist.
+    pub(super) fn list_all(&self, has_dirs: bool) -> Result<Vec<(Cookie, Name, bool)>> {
+        let dirs: BTreeSet<Name> = if has_dirs { self.dirs()?.into_iter().collect() } else { BTreeSet::new() };
+        let flists = if self.has_flists() || !has_dirs { self.flists(&dirs)? } else { Vec::new() };
+        let all = in_order(flists.into_iter().chain(dirs.iter().cloned()));
+        let told = |(cookie, name)| {
+            let is_dir = dirs.contains(&name);
+            (cookie, name, is_dir)
+        };
+        Ok(all.into_iter().map(told).collect())
+    }
+
+    /// The names of flists that are shown, where these directories are.
+    fn flists(&self, dirs: &BTreeSet<Name>) -> Result<Vec<Name>> {
         let mut stems: BTreeMap<Vec<u8>, Vec<Vec<u8>>> = BTreeMap::new();
         for entry in fs::read_dir(&self.dir).map_err(|error| self.failed(error))? {
             let file = entry.map_err(|error| self.failed(error))?.file_name();
@@ -243,14 +429,20 @@ impl Places {
                 return Err(self.too_many("flists"));
             }
         }
-        let names = stems.into_iter().flat_map(|(stem, files)| if files.len() == 1 { vec![stem] } else { files });
-        Ok(in_order(names.filter_map(|name| Name::new(&name).ok())))
+        let is_dir = |stem: &[u8]| Name::new(stem).is_ok_and(|name| dirs.contains(&name));
+        let names = stems.into_iter().flat_map(
+            |(stem, files)| {
+                if files.len() == 1 && !is_dir(&stem) { vec![stem] } else { files }
+            },
+        );
+        Ok(names.filter_map(|name| Name::new(&name).ok()).collect())
     }
 
     /// The names that a digest may be of: that which has it, or else those of files that would have it if another file came, or
     /// went, beside them.
     fn names_of_digest(&self, wanted: [u8; 8]) -> Result<Vec<Name>> {
-        let names: Vec<Name> = self.list()?.into_iter().map(|(_, name)| name).collect();
+        let dirs = if self.path.is_empty() { BTreeSet::new() } else { self.dirs()?.into_iter().collect() };
+        let names = self.flists(&dirs)?;
         if let Some(name) = names.iter().find(|name| self.digest(name) == wanted) {
             return Ok(vec![name.clone()]);
         }
@@ -267,15 +459,23 @@ impl Places {
         Ok(self.names_of_digest(wanted)?.into_iter().map(|name| (self.clone(), name)).collect())
     }
 
-    /// The same of a repository whose name has a hash that begins so.
+    /// The same of a repository whose name has a hash that begins so, and of its tags.
     pub(super) fn of_digest_within(&self, beginning: [u8; 2], wanted: [u8; 8]) -> Result<Vec<(Self, Name)>> {
-        let mut found = Vec::new();
-        for (_, repository) in self.list_repositories()? {
-            if repository_beginning(&repository) == beginning {
-                found.extend(self.within(&repository).of_digest(wanted)?);
+        let (mut found, mut unknown) = (Vec::new(), None);
+        for repository in self.dirs()?.into_iter().filter(|name| repository_beginning(name) == beginning) {
+            let within = || {
+                let Some(repository) = self.find_dir(&repository)? else { return Ok(Vec::new()) };
+                let all = repository.all_below()?.into_iter().filter(Self::has_flists);
+                all.map(|places| places.of_digest(wanted)).collect::<Result<Vec<_>>>()
+            };
+            match within() {
+                Ok(names) => found.extend(names.into_iter().flatten()),
+                Err(error) if error.kind() == ErrorKind::Stale => {}
+                // It may be in another.
+                Err(error) => unknown = Some(error),
             }
         }
-        Ok(found)
+        if found.is_empty() { unknown.map_or(Ok(found), Err) } else { Ok(found) }
     }
 
     /// When names last came or went.
@@ -302,6 +502,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_file_is_being_written_where_it_is_the_same_and_young() {
+        let dir = tempfile::TempDir::new().expect("a directory");
+        let places = Places::new(dir.path().into());
+        let place = |text: &str| {
+            fs::write(dir.path().join("a.fl"), text).expect("written");
+            places.find(&Name::new(b"a").expect("a name")).expect("looked up").expect("there")
+        };
+        let (before, after, now) = (place("one"), place("longer"), SystemTime::now());
+        assert!(after.is_being_written(&before, now) && !after.is_being_written(&after, now));
+        assert!(!after.is_being_written(&before, now + Duration::from_secs(62)));
+        fs::rename(dir.path().join("a.fl"), dir.path().join("b.fl")).expect("renamed");
+        assert!(!place("another").is_being_written(&after, now));
+    }
+
+    #[test]
     fn names_are_those_of_files_without_their_extension() {
         let dir = tempfile::TempDir::new().expect("a directory");
         for file in ["a.flist", "b.fl", "c.flist", "c.fl", "d", ".e.fl", ".fl", "f.fl.flist", "g.txt"] {
@@ -311,7 +526,7 @@ mod tests {
         std::os::unix::fs::symlink("i.fl", dir.path().join("i.fl")).expect("a loop");
         let places = Places::new(dir.path().into());
         let mut names: Vec<String> =
-            places.list().expect("listed").into_iter().map(|(_, name)| name.to_string()).collect();
+            places.list_all(false).expect("listed").into_iter().map(|(_, name, _)| name.to_string()).collect();
         names.sort();
         assert_eq!(names, ["a", "b", "c.fl", "c.flist", "f.fl"]);
         let name = |text: &str| Name::new(text.as_bytes()).expect("a name");

@@ -1,19 +1,21 @@
-//! Where chunks are written to: directories, 0-db namespaces, and what else keeps blocks; one or several, by id.
+//! Where chunks are written to: directories, 0-db namespaces, buckets of S3, and what else keeps blocks; one or several, by id.
 //!
 //! A chunk goes to each of them that has ids like its own: to one where they share the ids, to all where they are replicas.
 //! Each is asked first whether it has it. Spec: spec/flist.md #sources, #making.
 
-use std::{fs, path::Path, sync::Arc, time::Duration};
+use std::{fmt, fs, path::Path, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use muxfs::{BlockKey, BlockStore, Error, ErrorKind, Result};
+use muxfs_s3::{Bucket, S3Limits};
 use muxfs_zstor::ZdbValues;
 use tokio::time::timeout;
 
 use super::dir_store::DirStore;
 use crate::{
-    chunk::Chunk,
+    address::{Address, SourceUrl, open_bucket},
+    chunk::{Chunk, hex},
     metadata::Route,
-    source::{Address, SourceUrl},
 };
 
 /// How long a server may take for a chunk.
@@ -36,6 +38,7 @@ struct Store {
 enum Keeps {
     Dir(Arc<DirStore>),
     Zdb(ZdbValues),
+    S3(Bucket),
     Blocks(Arc<dyn BlockStore>),
 }
 
@@ -52,8 +55,9 @@ impl Stores {
                 Address::Zdb { host, port, namespace, password } => {
                     Keeps::Zdb(ZdbValues::new(host, *port, namespace.clone(), password.clone()))
                 }
+                Address::S3 { place, who } => Keeps::S3(open_bucket(place, who, S3Limits::default())?),
                 Address::Http(_) => {
-                    let why = "chunks are written to dir:// and zdb:// alone";
+                    let why = "chunks are written to dir://, zdb:// and s3:// alone";
                     return Err(Error::new(ErrorKind::InvalidArgument, OP).at(url).because(why));
                 }
             };
@@ -148,7 +152,7 @@ impl Stores {
                     let synced = tokio::task::spawn_blocking(move || dir.sync()).await;
                     synced.map_err(|error| Error::new(ErrorKind::Internal, OP).because(error))?;
                 }
-                Keeps::Zdb(_) => {}
+                Keeps::Zdb(_) | Keeps::S3(_) => {}
                 Keeps::Blocks(blocks) => blocks.flush().await?,
             }
         }
@@ -175,11 +179,20 @@ impl Store {
                     }
                     zdb.set(id, stored).await.map(|()| true)
                 };
-                let late = |_elapsed| {
-                    let why = format!("no answer within {STORE_TIME_MAX:?}");
-                    Error::new(ErrorKind::Unavailable, OP).at(zdb).because(why)
+                in_time(zdb, asked).await
+            }
+            Keeps::S3(bucket) => {
+                let name = hex(id);
+                let asked = async {
+                    if bucket.has(&name).await? {
+                        return Ok(false);
+                    }
+                    bucket.put(&name, Bytes::copy_from_slice(stored)).await.map(|()| true)
                 };
-                timeout(STORE_TIME_MAX, asked).await.map_err(late).flatten()
+                in_time(bucket.place(), asked).await.map_err(|error| match &self.url {
+                    Some(url) => url.told(error),
+                    None => error,
+                })
             }
             Keeps::Blocks(blocks) => {
                 let key = BlockKey::new(id)?;
@@ -190,6 +203,15 @@ impl Store {
             }
         }
     }
+}
+
+/// What a server answers, if it does in time.
+async fn in_time<T>(server: impl fmt::Display, asked: impl Future<Output = Result<T>>) -> Result<T> {
+    let late = |_elapsed| {
+        let why = format!("no answer within {STORE_TIME_MAX:?}");
+        Error::new(ErrorKind::Unavailable, OP).at(server).because(why)
+    };
+    timeout(STORE_TIME_MAX, asked).await.map_err(late).flatten()
 }
 
 /// Of what is made, as far as the umask lets it.

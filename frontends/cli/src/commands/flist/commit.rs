@@ -2,10 +2,9 @@
 //! and all of it where the format is to be another.
 
 use std::{
-    ffi::OsStr,
     fs, io,
     ops::Deref,
-    os::unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
@@ -13,7 +12,7 @@ use std::{
 
 use muxfs::{Error, ErrorKind, Name, QfsPath, Result, overlay::Below};
 use muxfs_flist::{
-    Flist, Inode, flist_file, has_kept, kept_file, node_of_handle,
+    Flist, FlistId, Inode, flist_file, kept_file, node_of_handle,
     write::{CreateOptions, Facts, Making, Tree, check_routes, format_of},
 };
 
@@ -58,22 +57,24 @@ fn mounts<'a>(config: &'a Config, path: &QfsPath) -> Result<(&'a OverlayMount, &
 
 /// The files that the flist of an overlay may be in: that of its name, or, where there are by now two of one name, either.
 fn files(config: &Config, overlay: &OverlayMount, flists: &FlistMount) -> Result<Vec<PathBuf>> {
-    let mut dir = flist_dir(&config.data, flists.dir.as_deref());
-    let mut parts = overlay.over.0.parts.iter();
-    if flists.repositories
-        && let Some(repository) = parts.next()
-    {
-        dir.push(OsStr::from_bytes(repository.as_bytes()));
+    let dir = flist_dir(&config.data, flists.dir.as_deref());
+    let parts = &overlay.over.0.parts;
+    // In a repository, or deeper, in a tag.
+    let (first, last) = if flists.repositories { (1, 3) } else { (0, 0) };
+    for (name, above) in (first..=last).filter_map(|at| parts.get(..=at)).filter_map(<[Name]>::split_last) {
+        let with = |extension: &str| Name::new(&[name.as_bytes(), extension.as_bytes()].concat());
+        let names = [Some(name.clone()), with(".flist").ok(), with(".fl").ok()].into_iter().flatten();
+        let found = names.map(|name| flist_file(&dir, &[above, &[name]].concat()));
+        let found: Vec<PathBuf> = found.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
+        if !found.is_empty() {
+            return Ok(found);
+        }
     }
-    let Some(name) = parts.next() else { return Ok(Vec::new()) };
-    let with = |extension: &str| Name::new(&[name.as_bytes(), extension.as_bytes()].concat());
-    let names = [Some(name.clone()), with(".flist").ok(), with(".fl").ok()];
-    let found = names.iter().flatten().map(|name| flist_file(&dir, name));
-    Ok(found.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
+    Ok(Vec::new())
 }
 
 /// Refuses to put an flist in the place of one that an overlay lies over and has not kept: what that did not take over would be gone.
-fn refuse_below(config: &Config, target: &Path) -> Result<()> {
+async fn refuse_below(namespace: &dyn Namespace, config: &Config, target: &Path) -> Result<()> {
     let there = match fs::metadata(target) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         there => there.map_err(|error| host(target, error))?,
@@ -81,7 +82,12 @@ fn refuse_below(config: &Config, target: &Path) -> Result<()> {
     for (overlay, flists) in overlays(config) {
         for file in files(config, overlay, flists)? {
             let is_same = fs::metadata(&file).is_ok_and(|it| (it.dev(), it.ino()) == (there.dev(), there.ino()));
-            if is_same && !has_kept(&kept_flists_dir(&config.data, overlay.prefix.0)) {
+            if !is_same {
+                continue;
+            }
+            let root = QfsPath { prefix: overlay.prefix.0, parts: Vec::new() };
+            let id = base(&namespace.stat(&Place::Path(root)).await?)?;
+            if id.and_then(|id| kept_file(&kept_flists_dir(&config.data, overlay.prefix.0), id)).is_none() {
                 let why = format!(
                     "/{} lies over it and did not keep it, and would lose all that was not changed: give the new flist a name of its own",
                     overlay.prefix.0
@@ -93,6 +99,12 @@ fn refuse_below(config: &Config, target: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Which flist an overlay lies over, by what its root is; `None` where it has not begun.
+fn base(root: &Stat) -> Result<Option<FlistId>> {
+    let Some(below) = &root.below else { return Ok(None) };
+    Ok(node_of_handle(&Below::decode(below)?.handle)?.map(|(id, _)| id))
+}
+
 /// The flist below.
 struct Lower {
     flist: Flist,
@@ -100,23 +112,22 @@ struct Lower {
 
 impl Lower {
     /// The one that an overlay lies over, and no other that has its name by now.
-    fn open(config: &Config, (overlay, flists): (&OverlayMount, &FlistMount), base: &Stat) -> Result<Self> {
+    fn open(config: &Config, (overlay, flists): (&OverlayMount, &FlistMount), root: &Stat) -> Result<Self> {
         let refuse = |kind, why: &str| Err(Error::new(kind, OP).at(&overlay.over.0).because(why));
-        let Some(below) = &base.below else {
+        let Some(id) = base(root)? else {
             return refuse(
                 ErrorKind::NotFound,
                 "the overlay has not begun: the flist that it is to lie over is not there",
             );
         };
-        let id = node_of_handle(&Below::decode(below)?.handle)?.map(|(id, _)| id);
         let mut opened = None;
         for file in files(config, overlay, flists)? {
             match open(&file) {
-                Ok(flist) if Some(flist.id()) == id => return Ok(Self { flist }),
+                Ok(flist) if flist.id() == id => return Ok(Self { flist }),
                 other => opened = Some(opened.unwrap_or(other)),
             }
         }
-        if let Some(file) = id.and_then(|id| kept_file(&kept_flists_dir(&config.data, overlay.prefix.0), id)) {
+        if let Some(file) = kept_file(&kept_flists_dir(&config.data, overlay.prefix.0), id) {
             return open(&file).map(|flist| Self { flist });
         }
         match opened {
@@ -155,7 +166,7 @@ where
     T: Deref<Target = dyn Namespace> + Send + Sync + 'static,
 {
     let mounts = mounts(config, path)?;
-    refuse_below(config, target)?;
+    refuse_below(&***namespace, config, target).await?;
     check_stores_are_not_in(path, making)?;
     let root = namespace.stat(&Place::Path(path.clone())).await?;
     let lower = Lower::open(config, mounts, &root)?;

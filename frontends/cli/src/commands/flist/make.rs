@@ -27,6 +27,7 @@ use super::{OP, change::names, open, walk};
 use crate::{
     args::{self, FlistMaking, FlistStore},
     commands,
+    flist::with_key,
     namespace::{Input, Kind, Namespace, Place, Stat, hex, to_text},
     output::{Output, bytes, count},
 };
@@ -122,7 +123,7 @@ where
             (FlistStore::Path(_), None) => return Err(Error::new(ErrorKind::Internal, OP)),
         }
     }
-    let stores = placed.into_iter().fold(Stores::open(&urls)?, Stores::with_blocks);
+    let stores = placed.into_iter().fold(Stores::open(&with_key(&urls))?, Stores::with_blocks);
     Ok(Arc::new(stores))
 }
 
