@@ -22,6 +22,8 @@ use crate::{
 pub(crate) const HEAD_LEN: usize = 32 << 10;
 
 const MAGIC: &[u8; 8] = b"MUXVAULT";
+/// What stands in the place of a vault that was destroyed; before a head, in that of one that is being destroyed.
+pub(crate) const GONE: &[u8; 8] = b"MUXVGONE";
 const VERSION: u8 = 1;
 
 const VERSION_AT: usize = 8;
@@ -37,6 +39,29 @@ const SUPERBLOCK_AT: usize = SLOT_LEN + 32 + TAG_LEN;
 
 /// How long a superblock is with the zeros behind it, in bytes.
 pub(crate) const SUPERBLOCK_LEN: usize = HEAD_LEN - SUPERBLOCK_AT;
+
+/// What is in the place of a head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Standing<'a> {
+    /// The head of a vault, as far as who has no password can tell.
+    Vault,
+    /// That of a vault that is being destroyed.
+    Going(&'a [u8]),
+    /// There was a vault.
+    Gone,
+    /// Something else, or a damaged head.
+    Other,
+}
+
+/// Tells what is in the place of a head.
+pub(crate) fn standing(bytes: &[u8]) -> Standing<'_> {
+    match bytes.strip_prefix(GONE) {
+        Some([]) => Standing::Gone,
+        Some(head) => Standing::Going(head),
+        None if bytes.starts_with(MAGIC) => Standing::Vault,
+        None => Standing::Other,
+    }
+}
 
 /// What a head begins with: the master key under a password.
 #[derive(Clone, PartialEq, Eq)]

@@ -9,6 +9,7 @@ mod check;
 mod cipher;
 mod compact;
 mod cut;
+mod destroy;
 mod directory;
 mod flush;
 mod head;
@@ -34,6 +35,7 @@ pub use self::{
     check::Checked,
     cipher::Cipher,
     compact::Compacted,
+    destroy::{Destroyed, Unknown},
     pack::{PACK_LEN_MAX, PACK_LEN_MIN},
     password::{Cost, Password},
     shrink::Compression,

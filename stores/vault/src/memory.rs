@@ -9,7 +9,7 @@ use muxfs::{
     heads::{Heads, Swap},
 };
 
-use crate::{superblock::Superblock, wire::Reader};
+use crate::{head::GONE, superblock::Superblock, wire::Reader};
 
 const LEN: usize = 16 + 8 + 32;
 
@@ -39,6 +39,9 @@ fn refuse<T>(why: String) -> Result<T> {
 
 /// The epoch that is remembered, of the same vault.
 fn epoch_of(known: &[u8], superblock: &Superblock, head: &[u8]) -> Result<u64> {
+    if *known == GONE[..] {
+        return refuse("the vault of that name was destroyed, and is there again: somebody put it back".into());
+    }
     if known.len() != LEN {
         return refuse("what is remembered of the vault is damaged".into());
     }
@@ -62,7 +65,7 @@ fn epoch_of(known: &[u8], superblock: &Superblock, head: &[u8]) -> Result<u64> {
 pub(crate) async fn remember(memory: &dyn Heads, name: &Name, superblock: &Superblock, head: &[u8]) -> Result<()> {
     for _ in 0..10 {
         let known = memory.load(name).await?;
-        if let Some((known, _)) = &known
+        if let Some((known, _)) = known.as_ref().filter(|(known, _)| *known != GONE[..])
             && epoch_of(known, superblock, head)? >= superblock.epoch
         {
             return Ok(());
@@ -74,4 +77,27 @@ pub(crate) async fn remember(memory: &dyn Heads, name: &Name, superblock: &Super
         }
     }
     Err(Error::new(ErrorKind::Unavailable, "vault.flush").because("others remember something at the same time"))
+}
+
+/// Whether another vault may be made in the place.
+pub(crate) async fn is_free(memory: &dyn Heads, name: &Name) -> Result<bool> {
+    Ok(memory.load(name).await?.is_none_or(|(known, _)| known == GONE[..]))
+}
+
+/// Remembers that the vault is destroyed, if one was remembered: until another one is made there.
+///
+/// # Errors
+/// `Unavailable` where others remember something at the same time; what the place says.
+pub(crate) async fn forget(memory: &dyn Heads, name: &Name) -> Result<()> {
+    for _ in 0..10 {
+        let Some((known, version)) = memory.load(name).await? else { return Ok(()) };
+        if known == GONE[..] {
+            return Ok(());
+        }
+        match memory.swap(name, Some(&version), Bytes::from_static(GONE)).await? {
+            Swap::Done(_) => return Ok(()),
+            Swap::Lost => {}
+        }
+    }
+    Err(Error::new(ErrorKind::Unavailable, "vault.destroy").because("others remember something at the same time"))
 }

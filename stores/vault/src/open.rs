@@ -18,7 +18,7 @@ use crate::{
     cut::{Cutter, PieceLens},
     directory::Directory,
     flush::{After, Current, Head, padded_count},
-    head::{Slot, reopen, unlock},
+    head::{Slot, Standing, reopen, standing, unlock},
     index::Index,
     keep::Runs,
     keys::{Keys, PACK_NAME_LEN, PackName},
@@ -65,7 +65,7 @@ impl Vault {
     /// ```
     ///
     /// # Errors
-    /// `Exists` where a head is in the place, or one is remembered; `InvalidArgument` for options out of range; what the stores below say.
+    /// `Exists` where a head is in the place, or one is remembered, but of a vault that was destroyed; `InvalidArgument` for options out of range; what the stores below say.
     pub async fn create(place: VaultPlace, password: &Password, options: &VaultOptions) -> Result<Self> {
         const OP: &str = "vault.create";
         let VaultOptions { cipher, compression, pack_len, cost } = *options;
@@ -74,11 +74,19 @@ impl Vault {
             return Err(Error::new(ErrorKind::InvalidArgument, OP).because(why));
         }
         let exists = || Error::new(ErrorKind::Exists, OP).because("there is a vault, or something else, in that place");
-        if place.heads.load(&place.name).await?.is_some() {
-            return Err(exists());
-        }
+        let version = match place.heads.load(&place.name).await? {
+            None => None,
+            Some((bytes, version)) => match standing(&bytes) {
+                Standing::Gone => Some(version),
+                Standing::Going(_) => {
+                    let why = "a vault in that place is being destroyed: that is to be ended first";
+                    return Err(Error::new(ErrorKind::Exists, OP).because(why));
+                }
+                Standing::Vault | Standing::Other => return Err(exists()),
+            },
+        };
         if let Some(memory) = &place.memory
-            && memory.load(&place.name).await?.is_some()
+            && !memory::is_free(&**memory, &place.name).await?
         {
             let why = "another vault is remembered under that name: it is to be forgotten first";
             return Err(Error::new(ErrorKind::Exists, OP).because(why));
@@ -103,7 +111,7 @@ impl Vault {
         };
         let current = Current::new(slot, superblock);
         let state = State::new(pack_len, 0, 0);
-        let inner = Self::assemble(place, keys, current, state, None);
+        let inner = Self::assemble(place, keys, current, state, version);
         let mut head = inner.head.lock().await;
         let mut next = head.current.clone();
         for _ in 0..padded_count(0) {
@@ -160,7 +168,13 @@ impl Vault {
         Err(Error::new(ErrorKind::Unavailable, "vault.open").because("others open it at the same time"))
     }
 
-    fn assemble(place: VaultPlace, keys: Keys, current: Current, state: State, version: Option<Version>) -> Arc<Inner> {
+    pub(crate) fn assemble(
+        place: VaultPlace,
+        keys: Keys,
+        current: Current,
+        state: State,
+        version: Option<Version>,
+    ) -> Arc<Inner> {
         let Superblock { id, pack_len, compression, .. } = current.superblock;
         let recent = Recent::new(place.cache_len, pack_len);
         Arc::new(Inner {
@@ -180,13 +194,21 @@ impl Vault {
 }
 
 async fn load_head(place: &VaultPlace) -> Result<(Bytes, Version)> {
+    let not_found = |why: &'static str| Error::new(ErrorKind::NotFound, "vault.open").because(why);
     let loaded = place.heads.load(&place.name).await?;
-    loaded.ok_or_else(|| Error::new(ErrorKind::NotFound, "vault.open").because("there is no vault in that place"))
+    let (bytes, version) = loaded.ok_or_else(|| not_found("there is no vault in that place"))?;
+    match standing(&bytes) {
+        Standing::Gone => Err(not_found("the vault in that place was destroyed")),
+        Standing::Going(_) => {
+            Err(not_found("the vault in that place is being destroyed, which came to no end: destroy it again"))
+        }
+        Standing::Vault | Standing::Other => Ok((bytes, version)),
+    }
 }
 
 impl Current {
     /// What counts before anything of the index is known.
-    fn new(slot: Slot, superblock: Superblock) -> Self {
+    pub(crate) fn new(slot: Slot, superblock: Superblock) -> Self {
         Self { slot, superblock, runs: Runs::default() }
     }
 
@@ -391,7 +413,7 @@ impl Inner {
     }
 
     /// The packs of this vault in the store below that are none of those.
-    async fn strangers(&self, known: &HashSet<PackName>) -> Result<HashMap<PackName, Trailer>> {
+    pub(crate) async fn strangers(&self, known: &HashSet<PackName>) -> Result<HashMap<PackName, Trailer>> {
         let named = self.place.blocks.keys().filter_map(|key| {
             let named = key.map(|key| {
                 let name: Option<[u8; PACK_NAME_LEN]> = key.as_bytes().try_into().ok();

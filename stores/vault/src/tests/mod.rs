@@ -1,6 +1,7 @@
 //! Tests of the whole: laws, a model, crashes, faults, tampering, and what a store below could learn.
 
 mod crash;
+mod destroying;
 mod faults;
 mod fuzz;
 mod golden;
@@ -9,6 +10,7 @@ mod laws;
 mod model;
 mod passwords;
 mod primitives;
+mod stops;
 mod tampering;
 mod unreadable;
 
