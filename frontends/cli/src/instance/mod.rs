@@ -1,0 +1,270 @@
+//! The stores behind the mounts, opened as the configuration says: what a process has that owns a data directory.
+
+mod disk;
+mod opening;
+mod space;
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::SystemTime,
+};
+
+use muxfs::{
+    Env, Error, ErrorKind, Name, Prefix, Result,
+    block::Segments,
+    cas::Cas,
+    ipns::Records,
+    mux::MuxFs,
+    pins::Pins,
+    tree::{AutoCommit, Tree},
+    vfs::{Fsid, Vfs, union::Slots, watch::Watch},
+};
+use muxfs_local::FileMedia;
+use muxfs_zstor::Zstor;
+
+use self::opening::{Opened, Opening, content_dir};
+pub(crate) use self::{
+    disk::Disk,
+    space::{SpaceFn, segments_options, space_of_disk},
+};
+use crate::{
+    config::{self, Config},
+    data_dir::{DataDir, private_dir},
+    mounts::Mounts,
+    reload::Upkeep,
+    sources::Elsewhere,
+};
+
+/// The name of the head of a mount's tree.
+pub(crate) const HEAD: &str = "main";
+
+/// Every mount, opened.
+#[derive(Debug)]
+pub(crate) struct Instance {
+    pub(crate) mux: MuxFs,
+    /// All mounts, as commands and the frontends of the network see and change them.
+    pub(crate) vfs: Arc<dyn Vfs>,
+    /// Tells the mounts on this machine of each change.
+    pub(crate) watch: Watch,
+    /// Those mounts.
+    pub(crate) mounts: Arc<Mounts>,
+    pub(crate) config: Config,
+    /// The configuration that holds now: of what can change, as it was read last.
+    pub(crate) loaded: tokio::sync::Mutex<Config>,
+    /// Told what a server does by itself.
+    pub(crate) upkeep: tokio::sync::watch::Sender<Upkeep>,
+    /// Whoever holds it verifies everything.
+    pub(crate) verifying: tokio::sync::Mutex<()>,
+    /// The block stores on disk.
+    disks: Vec<Disk>,
+    /// Whether it serves others for as long as it is there, and what it has in RAM is worth something.
+    pub(crate) serves: bool,
+    pins: Vec<Arc<Pins>>,
+    slots: Arc<Slots>,
+    /// Where mounts of kind `ipfs` look for what was not put here.
+    elsewhere: Option<Elsewhere>,
+    /// What mounts of kind `flist` keep of chunks.
+    flist_kept: Vec<Arc<Segments>>,
+    /// The file systems of mounts of kind `overlay`.
+    pub(crate) overlays: Vec<Fsid>,
+}
+impl Instance {
+    /// Opens every mount of `config` over `data`; working trees commit by themselves as `auto_commit` says.
+    ///
+    /// # Errors
+    /// Those of the stores, naming the mount.
+    pub(crate) async fn open(config: Config, data: &DataDir, auto_commit: Option<&AutoCommit>) -> Result<Self> {
+        let slots = Arc::new(Slots::open(media(&data.path().join("slots"))?, &env()).await?);
+        let mut mux = MuxFs::new().with_slots(slots.clone());
+        if let Some(default) = config.default {
+            mux = mux.with_default_write(default.0);
+        }
+        let is_ipfs = |mount: &config::Mount| matches!(mount, config::Mount::Ipfs { .. });
+        let elsewhere = if config.mount.iter().any(is_ipfs) {
+            Box::pin(Elsewhere::open(data.path(), &config.ipfs, &env())).await?
+        } else {
+            None
+        };
+        let (mut disks, mut all_pins, mut flist_kept) = (Vec::new(), Vec::new(), Vec::new());
+        let mut opening = Opening {
+            config: &config,
+            data: data.path(),
+            auto_commit,
+            elsewhere: elsewhere.as_ref(),
+            flists: Vec::new(),
+        };
+        for mount in &config.mount {
+            let Some(Opened { mount, disk, pins, chunks }) = opening.open(mount).await? else { continue };
+            disks.extend(disk);
+            all_pins.extend(pins);
+            flist_kept.extend(chunks);
+            mux.mount(mount)?;
+        }
+        let watch = Watch::new(mux.vfs(&env()).await?);
+        let vfs = watch.view();
+        let outside = fsids(&*vfs, &config, |mount| match mount {
+            config::Mount::Local { .. } | config::Mount::Flist(_) => true,
+            config::Mount::S3(bucket) => bucket.follow,
+            _ => false,
+        })
+        .await?;
+        let overlays = fsids(&*vfs, &config, |mount| matches!(mount, config::Mount::Overlay(_))).await?;
+        Ok(Self {
+            mux,
+            vfs,
+            overlays,
+            mounts: Arc::new(Mounts::new(watch.clone(), outside)),
+            watch,
+            loaded: tokio::sync::Mutex::new(config.clone()),
+            upkeep: tokio::sync::watch::Sender::new(Upkeep::of(&config)),
+            config,
+            verifying: tokio::sync::Mutex::default(),
+            disks,
+            serves: auto_commit.is_some(),
+            pins: all_pins,
+            slots,
+            elsewhere,
+            flist_kept,
+        })
+    }
+
+    /// Who is asked for records of names that are not known here.
+    pub(crate) fn name_sources(&self) -> Vec<Arc<dyn Records>> {
+        self.elsewhere.as_ref().map(|elsewhere| elsewhere.records.clone()).unwrap_or_default()
+    }
+
+    /// The blocks of a mount that has them on disk.
+    pub(crate) fn disk(&self, prefix: Prefix) -> Option<&Disk> {
+        self.disks.iter().find(|disk| disk.prefix == prefix)
+    }
+
+    /// The content-addressed mount at a prefix.
+    ///
+    /// # Errors
+    /// `NotFound` naming the mounts there are; `InvalidArgument` for one that is not content-addressed.
+    pub(crate) fn by_content(&self, prefix: Prefix) -> Result<&Arc<Cas>> {
+        self.mux.mount_at(prefix)?.as_cas().ok_or_else(|| {
+            let named: Vec<String> = self.all_by_content().map(|(prefix, _)| format!("/{prefix}")).collect();
+            Error::new(ErrorKind::InvalidArgument, "mount")
+                .at(format!("/{prefix}"))
+                .because(format!("it is not content-addressed; those that are: {}", named.join(" ")))
+        })
+    }
+
+    /// Every content-addressed mount.
+    pub(crate) fn all_by_content(&self) -> impl Iterator<Item = (Prefix, &Arc<Cas>)> {
+        self.mux.mounts().iter().filter_map(|mount| Some((mount.prefix(), mount.as_cas()?)))
+    }
+
+    /// The stores of all mounts of kind `zstor`.
+    pub(crate) fn zstors(&self) -> impl Iterator<Item = (Prefix, &Zstor)> {
+        self.disks.iter().filter_map(|disk| Some((disk.prefix, disk.zstor()?)))
+    }
+
+    /// The block store of a mount that has one on disk, in the order in which its blocks lie there.
+    pub(crate) fn segments_of(&self, prefix: Prefix) -> Option<&Segments> {
+        self.disk(prefix)?.segments()
+    }
+
+    /// The working tree of a mount.
+    ///
+    /// # Errors
+    /// `NotFound` naming the mounts there are; `InvalidArgument` for one that has none.
+    pub(crate) fn tree(&self, prefix: Prefix) -> Result<&Tree> {
+        self.mux.mount_at(prefix)?.as_tree().ok_or_else(|| {
+            let named: Vec<String> = self.trees().map(|(prefix, _)| format!("/{prefix}")).collect();
+            Error::new(ErrorKind::InvalidArgument, "mount")
+                .at(format!("/{prefix}"))
+                .because(format!("it has no working tree, and no commits; those that have: {}", named.join(" ")))
+        })
+    }
+
+    /// Every working tree.
+    pub(crate) fn trees(&self) -> impl Iterator<Item = (Prefix, &Tree)> {
+        self.mux.mounts().iter().filter_map(|mount| Some((mount.prefix(), mount.as_tree()?)))
+    }
+
+    /// Commits what was written, and makes everything that was put or written durable, and the indexes too, so that the next
+    /// opening has nothing to catch up with; nothing can be put or pinned after it. Without it nothing is lost that was
+    /// durable before. A part that fails keeps no other from its end; the first error is told.
+    pub(crate) async fn close(&self) -> Result<()> {
+        let (mut closed, mut uncommitted) = (Ok(()), Vec::new());
+        for (prefix, tree) in self.trees() {
+            if self.disk(prefix).is_some_and(Disk::is_shared)
+                && let Err(error) = tree.commit("").await
+            {
+                closed = closed.and(Err(error));
+            }
+            closed = closed.and(tree.close().await);
+            // Also what was changed while the rest was being committed.
+            if !tree.is_committed() {
+                uncommitted.push(prefix);
+            }
+        }
+        for (_, cas) in self.all_by_content() {
+            closed = closed.and(cas.dag().flush().await);
+        }
+        closed = closed.and(self.vfs.sync(self.vfs.root()).await);
+        for pins in &self.pins {
+            closed = closed.and(pins.close().await);
+        }
+        for disk in &self.disks {
+            closed = closed.and(disk.close(!uncommitted.contains(&disk.prefix)).await);
+        }
+        if let Some(elsewhere) = &self.elsewhere {
+            closed = closed.and(elsewhere.close().await);
+        }
+        for kept in &self.flist_kept {
+            closed = closed.and(kept.close().await);
+        }
+        closed.and(self.slots.close().await)
+    }
+}
+
+/// The file systems of some mounts.
+pub(crate) async fn fsids(vfs: &dyn Vfs, config: &Config, which: fn(&config::Mount) -> bool) -> Result<Vec<Fsid>> {
+    let mut fsids = Vec::new();
+    for mount in config.mount.iter().filter(|mount| which(mount)) {
+        let name = Name::new(mount.prefix().as_str().as_bytes())?;
+        let attr = vfs.lookup(vfs.root(), &name).await?;
+        vfs.release(attr.ino, 1);
+        fsids.push(attr.fsid);
+    }
+    Ok(fsids)
+}
+
+/// The host directory of a local mount.
+pub(crate) fn local_dir(data: &Path, dir: Option<&Path>) -> PathBuf {
+    dir.map_or_else(|| data.join("local"), Into::into)
+}
+
+/// Where an overlay keeps the flist that it lies over.
+pub(crate) fn kept_flists_dir(data: &Path, prefix: Prefix) -> PathBuf {
+    content_dir(data, prefix).join("flist")
+}
+
+/// The directory of the flists of a mount.
+pub(crate) fn flist_dir(data: &Path, dir: Option<&Path>) -> PathBuf {
+    dir.map_or_else(|| data.join("flists"), Into::into)
+}
+
+/// The clock and the randomness of the host.
+pub(crate) fn env() -> Env {
+    Env {
+        now: Arc::new(SystemTime::now),
+        fill: Arc::new(|buffer| getrandom::fill(buffer).expect("the host gives randomness")),
+    }
+}
+
+/// A number that nobody can predict.
+pub(crate) fn random_u128() -> u128 {
+    let mut bytes = [0; 16];
+    (env().fill)(&mut bytes);
+    u128::from_le_bytes(bytes)
+}
+
+pub(crate) fn media(dir: &Path) -> Result<Arc<FileMedia>> {
+    private_dir(dir)?;
+    FileMedia::open(dir).map(Arc::new)
+}
