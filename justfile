@@ -49,6 +49,7 @@ nightly:
     cargo test --release -p muxfs-s3 --test server -- --nocapture
     MUXFS_WIPE_ROUNDS=100 cargo test --release -p muxfs-cli --test program replaced -- --nocapture
     MUXFS_COHERENCE_ROUNDS=20000 cargo test --release -p muxfs-cli --test program coherence -- --nocapture
+    MUXFS_CRASH_POINTS=400000 cargo test --release -p muxfs --lib crash_at_any_call -- --nocapture
     MUXFS_SIMULATE_SEEDS=100000 cargo test --release --test simulate -- --nocapture
     MUXFS_EXERCISE_STEPS=1500000 cargo test --release -p muxfs --test exercise -- --nocapture
     MUXFS_EXERCISE_STEPS=1500000 cargo test --release -p muxfs-fuse --test mounted exercise:: -- --nocapture
