@@ -10,19 +10,21 @@
 mod open_file;
 #[cfg(test)]
 mod tests;
+mod way;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 pub use self::open_file::OpenFile;
+use self::way::parse;
 use crate::{
     BlockStore, Cid, Error, ErrorKind, FileKind, Name, Result,
     dag::{Dag, DagOptions, GcOptions, GcReport},
     heads::Heads,
     media::Media,
     tree::{History, KeptCommit, Transaction, Tree, TreeOptions, Version},
-    vfs::{Attr, Cookie, FsStat, Ino, Lease, Listing, NewNode, Place, RemoveKind, RenameMode, SetAttr, Vfs},
+    vfs::{Attr, Cookie, FsStat, Lease, Listing, NewNode, Place, RemoveKind, RenameMode, SetAttr, Vfs},
 };
 
 /// How many entries are asked for at a time.
@@ -208,7 +210,7 @@ impl Repo {
     /// # Errors
     /// `NotFound`, `NotDir`, `IsDir`.
     pub async fn open_file(&self, path: impl AsRef<[u8]> + Send) -> Result<OpenFile> {
-        let (file, _) = self.file(path.as_ref(), "repo.open_file").await?;
+        let (file, _) = self.file_at(&parse(path.as_ref())?, "repo.open_file").await?;
         Ok(OpenFile::of_node(Arc::clone(&self.vfs), file, self.step()))
     }
 
@@ -523,88 +525,6 @@ impl Repo {
         chunk_len * (WRITE_LEN / chunk_len).max(1)
     }
 
-    /// Takes over a lease.
-    fn lease(&self, ino: Ino) -> Lease {
-        Lease::adopt(Arc::clone(&self.vfs), ino)
-    }
-
-    fn root(&self) -> Lease {
-        self.vfs.retain(self.vfs.root());
-        self.lease(self.vfs.root())
-    }
-
-    /// The node that names lead to from the root. Nothing else of it is asked, so that a transaction goes by nothing else.
-    async fn walk(&self, names: &[Name]) -> Result<Lease> {
-        let mut at = self.root();
-        for (index, name) in names.iter().enumerate() {
-            self.vfs.expect(at.ino(), names.get(index..).unwrap_or_default());
-            at = self.lease(self.vfs.lookup(at.ino(), name).await?.ino);
-        }
-        Ok(at)
-    }
-
-    /// The directory above the last name.
-    async fn above<'a>(&self, names: &'a [Name], op: &'static str) -> Result<(Lease, &'a Name)> {
-        let (last, above) = names.split_last().ok_or_else(|| {
-            Error::new(ErrorKind::InvalidArgument, op).at("/").because("the root is what it is: name something in it")
-        })?;
-        Ok((self.walk(above).await?, last))
-    }
-
-    /// What names lead to, if anything.
-    async fn lookup(&self, names: &[Name]) -> Result<Option<(Lease, Attr)>> {
-        let Some((last, above)) = names.split_last() else {
-            let root = self.root();
-            let attr = self.vfs.getattr(root.ino()).await?;
-            return Ok(Some((root, attr)));
-        };
-        let found = match self.walk(above).await {
-            Ok(dir) => self.vfs.lookup(dir.ino(), last).await,
-            Err(error) => Err(error),
-        };
-        match found {
-            Ok(attr) => Ok(Some((self.lease(attr.ino), attr))),
-            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotDir) => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
-    async fn file(&self, path: &[u8], op: &'static str) -> Result<(Lease, Attr)> {
-        self.file_at(&parse(path)?, op).await
-    }
-
-    async fn file_at(&self, names: &[Name], op: &'static str) -> Result<(Lease, Attr)> {
-        let Some((last, above)) = names.split_last() else { return Err(Error::new(ErrorKind::IsDir, op).at("/")) };
-        let dir = self.walk(above).await?;
-        let attr = self.vfs.lookup(dir.ino(), last).await?;
-        let file = self.lease(attr.ino);
-        check_file(attr.kind, last, op)?;
-        Ok((file, attr))
-    }
-
-    /// A file without bytes: a new one, or the one that is there.
-    async fn empty_file(&self, names: &[Name], op: &'static str) -> Result<Lease> {
-        let Some((last, above)) = names.split_last() else { return Err(Error::new(ErrorKind::IsDir, op).at("/")) };
-        let dir = self.walk(above).await?;
-        let attr = match self.vfs.lookup(dir.ino(), last).await {
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                match self.vfs.create(dir.ino(), last, NewNode::File, SetAttr::default()).await {
-                    Ok(made) => return Ok(self.lease(made.node.ino)),
-                    // Somebody was faster.
-                    Err(error) if error.kind() == ErrorKind::Exists => self.vfs.lookup(dir.ino(), last).await?,
-                    Err(error) => return Err(error),
-                }
-            }
-            found => found?,
-        };
-        let file = self.lease(attr.ino);
-        check_file(attr.kind, last, op)?;
-        if attr.size > 0 {
-            self.vfs.setattr(file.ino(), SetAttr { size: Some(0), ..SetAttr::default() }).await?;
-        }
-        Ok(file)
-    }
-
     /// Removes what a directory has until a directory in it is met, which is told; `None` when it is empty.
     async fn remove_files(&self, dir: &Lease) -> Result<Option<Name>> {
         loop {
@@ -629,21 +549,4 @@ impl Repo {
         let (dir, name) = self.above(&names, op).await?;
         self.vfs.remove(Place { dir: dir.ino(), name, expect: None }, kind).await.map(drop)
     }
-}
-
-fn check_file(kind: FileKind, name: &Name, op: &'static str) -> Result<()> {
-    match kind {
-        FileKind::File => Ok(()),
-        FileKind::Dir => Err(Error::new(ErrorKind::IsDir, op).at(name)),
-        _ => Err(Error::new(ErrorKind::InvalidArgument, op).at(name).because("only a file has bytes")),
-    }
-}
-
-/// The names of a path, from the root.
-fn parse(path: &[u8]) -> Result<Vec<Name>> {
-    let path = path.strip_prefix(b"/").unwrap_or(path);
-    if path.is_empty() {
-        return Ok(Vec::new());
-    }
-    path.split(|byte| *byte == b'/').map(Name::new).collect()
 }
