@@ -36,6 +36,7 @@ macro_rules! heads_laws {
 pub struct Subject {
     heads: Arc<dyn Heads>,
     reopen: Option<Reopen>,
+    len_max: usize,
 }
 
 type Reopen = Box<dyn Fn() -> BoxFuture<'static, Arc<dyn Heads>> + Send + Sync>;
@@ -48,7 +49,7 @@ impl std::fmt::Debug for Subject {
 
 impl<H: Heads> From<H> for Subject {
     fn from(heads: H) -> Self {
-        Self { heads: Arc::new(heads), reopen: None }
+        Self { heads: Arc::new(heads), reopen: None, len_max: HEAD_LEN_MAX }
     }
 }
 
@@ -69,7 +70,13 @@ impl Subject {
     /// muxfs::heads_laws!(log, subject());
     /// ```
     pub async fn reopening(open: impl Fn() -> BoxFuture<'static, Arc<dyn Heads>> + Send + Sync + 'static) -> Self {
-        Self { heads: open().await, reopen: Some(Box::new(open)) }
+        Self { heads: open().await, reopen: Some(Box::new(open)), len_max: HEAD_LEN_MAX }
+    }
+
+    /// Heads that take less: all of them and their names have at most so many bytes together.
+    #[must_use]
+    pub fn with_len_max(self, len_max: usize) -> Self {
+        Self { len_max, ..self }
     }
 }
 
@@ -157,20 +164,22 @@ pub async fn names_are_apart(subject: Subject) {
 
 /// A head is any bytes, none included, up to its limit; past it `TooLarge`.
 pub async fn heads_are_bytes(subject: Subject) {
-    let heads = &*subject.heads;
+    let (heads, len_max) = (&*subject.heads, subject.len_max);
+    // Where names count, too, that of this one does.
+    let longest = if len_max < HEAD_LEN_MAX { len_max - "main".len() } else { HEAD_LEN_MAX };
     let mut version = None;
-    for bytes in [Bytes::new(), Bytes::from_static(b"\0\xff"), vec![7; HEAD_LEN_MAX].into()] {
+    for bytes in [Bytes::new(), Bytes::from_static(b"\0\xff"), vec![7; longest].into()] {
         version = swap(heads, "main", version.as_ref(), bytes.clone()).await;
         assert_eq!(load(heads, "main").await.expect("it is set").0, bytes);
     }
-    let too_long = vec![0; HEAD_LEN_MAX + 1];
+    let too_long = vec![0; longest + 1];
     let error = heads.swap(&name("main"), version.as_ref(), too_long.into()).await.expect_err("too long");
     assert_eq!(error.kind(), ErrorKind::TooLarge);
 }
 
 /// A swap that was done is there after opening again, with its version.
 pub async fn what_was_swapped_survives_reopening(subject: Subject) {
-    let Subject { mut heads, reopen } = subject;
+    let Subject { mut heads, reopen, .. } = subject;
     let Some(reopen) = reopen else {
         crate::testing::skip(format_args!(
             "what_was_swapped_survives_reopening: {heads:?} is given no way to open again"

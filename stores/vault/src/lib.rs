@@ -13,6 +13,7 @@ mod destroy;
 mod directory;
 mod flush;
 mod head;
+mod heads;
 mod index;
 mod keep;
 mod keys;

@@ -108,6 +108,7 @@ impl Vault {
             packs: BTreeMap::new(),
             retired: BTreeSet::new(),
             covers: Vec::new(),
+            heads: BTreeMap::new(),
         };
         let current = Current::new(slot, superblock);
         let state = State::new(pack_len, 0, 0);

@@ -5,7 +5,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use muxfs::{Error, ErrorKind, Result};
+use bytes::Bytes;
+use muxfs::{Error, ErrorKind, Name, Result};
 use sha2::{Digest as _, Sha256};
 
 use crate::{
@@ -39,6 +40,8 @@ pub(crate) struct Superblock {
     pub(crate) retired: BTreeSet<u64>,
     /// Packs that hold nothing.
     pub(crate) covers: Vec<PackName>,
+    /// What is named by whoever keeps trees in the vault, each with the epoch that set it.
+    pub(crate) heads: BTreeMap<Name, (u64, Bytes)>,
 }
 
 /// What is different for any two sets of packs: so nobody exchanges one for another, whatever becomes of the index.
@@ -67,6 +70,14 @@ impl Superblock {
         put_set(&mut out, &self.retired.iter().copied());
         put_number(&mut out, self.covers.len() as u64);
         out.extend(self.covers.iter().flat_map(|name| name.0));
+        put_number(&mut out, self.heads.len() as u64);
+        for (name, (epoch, head)) in &self.heads {
+            out.push(u8::try_from(name.as_bytes().len()).unwrap_or(u8::MAX));
+            out.extend_from_slice(name.as_bytes());
+            put_number(&mut out, *epoch);
+            put_number(&mut out, head.len() as u64);
+            out.extend_from_slice(head);
+        }
         out
     }
 
@@ -103,8 +114,25 @@ impl Superblock {
         }
         let retired = reader.set_to(through)?;
         let covers = (0..reader.count()?).map(|_| reader.array().map(PackName)).collect::<Result<_>>()?;
+        let heads = Self::decode_heads(&mut reader, epoch)?;
         reader.zeros()?;
-        Ok(Self { id, pack_len, compression, epoch, through, digest, runs, packs, retired, covers })
+        Ok(Self { id, pack_len, compression, epoch, through, digest, runs, packs, retired, covers, heads })
+    }
+
+    fn decode_heads(reader: &mut Reader<'_>, epoch: u64) -> Result<BTreeMap<Name, (u64, Bytes)>> {
+        let mut heads = BTreeMap::new();
+        for _ in 0..reader.count()? {
+            let len = reader.byte()?.into();
+            let name = Name::new(reader.take(len)?).map_err(|_| corrupt("the name of a head is none"))?;
+            let set_in = reader.number_to(epoch)?;
+            let len = reader.count()?;
+            let head = Bytes::copy_from_slice(reader.take(len)?);
+            if heads.last_key_value().is_some_and(|(last, _)| *last >= name) {
+                return Err(corrupt("the heads are in no order"));
+            }
+            heads.insert(name, (set_in, head));
+        }
+        Ok(heads)
     }
 }
 
@@ -122,6 +150,7 @@ pub(crate) fn sample() -> Superblock {
         packs: [(900, name(2)), (901, name(3)), (14, name(4))].into(),
         retired: [3, 4, 5].into(),
         covers: vec![name(5), name(6)],
+        heads: ["a", "b"].map(|n| (Name::new(n.as_bytes()).expect("a name"), (70, n.into()))).into(),
     }
 }
 
@@ -131,7 +160,8 @@ mod tests {
 
     #[test]
     fn what_is_encoded_is_decoded() {
-        for superblock in [sample(), Superblock { runs: Vec::new(), packs: BTreeMap::new(), ..sample() }] {
+        let short = Superblock { runs: Vec::new(), packs: BTreeMap::new(), heads: BTreeMap::new(), ..sample() };
+        for superblock in [sample(), short] {
             let mut bytes = superblock.encode();
             assert!((0..bytes.len()).all(|len| Superblock::decode(&bytes[..len]).is_err()));
             bytes.resize(1000, 0);

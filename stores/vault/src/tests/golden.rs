@@ -9,7 +9,7 @@ use std::{
 };
 
 use multibase::Base;
-use muxfs::testing::skip;
+use muxfs::{heads::Swap, testing::skip};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
@@ -23,7 +23,9 @@ fn vector() -> PathBuf {
 
 fn lines(blocks: &BTreeMap<BlockKey, Bytes>) -> Vec<String> {
     let hex = |bytes: &[u8]| Base::Base16Lower.encode(bytes);
-    blocks.iter().map(|(key, block)| format!("{} {}", hex(key.as_bytes()), hex(&Sha256::digest(block)))).collect()
+    let blocks = blocks.iter().map(|(key, block)| format!("{} {}", hex(key.as_bytes()), hex(&Sha256::digest(block))));
+    let heads = HEADS.iter().map(|(name, head)| format!("head {} {}", hex(name.as_bytes()), hex(head.as_bytes())));
+    blocks.chain(heads).collect()
 }
 
 /// What is below a vault, without what nobody reads.
@@ -77,7 +79,16 @@ async fn made(with_index: bool) -> (World, Vault, BTreeMap<BlockKey, Bytes>) {
     put(&vault, &key(1000), Bytes::new()).await;
     model.insert(key(1000), Bytes::new());
     flush(&vault).await;
+    for (name, head) in HEADS {
+        assert!(matches!(vault.swap(&head_name(name), None, head.into()).await.expect("swap"), Swap::Done(_)));
+    }
     (world, vault, model)
+}
+
+const HEADS: [(&str, &str); 2] = [("main", "the newest"), ("other", "")];
+
+fn head_name(name: &str) -> Name {
+    Name::new(name.as_bytes()).expect("a name")
 }
 
 #[tokio::test]
@@ -95,6 +106,9 @@ async fn a_vault_of_before_is_read() {
     let world = World::of(&objects.collect(), base64(&vector["head"]), 1).await;
     let vault = world.open().await.expect("open");
     assert_eq!(lines(&all(&vault).await.expect("all")), expected);
+    for (name, head) in HEADS {
+        assert_eq!(vault.load(&head_name(name)).await.expect("load").expect("there").0, head);
+    }
     if let Some(read) = read(&file, "correct horse") {
         assert_eq!(read.expect("read"), expected);
     }

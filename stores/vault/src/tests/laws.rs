@@ -1,11 +1,11 @@
-//! The laws of block stores, over vaults of each cipher, of short and of long packs, and of a vault in a vault.
+//! The laws of block stores, over vaults of each cipher and of short and long packs, and those of heads.
 
 use std::sync::Arc;
 
 use muxfs::{
     BlockStore,
     block::{Segments, SegmentsOptions},
-    testing::block_store::Subject,
+    testing::{block_store::Subject, heads::calls_at_once_can_be_put_in_order},
 };
 
 use super::*;
@@ -45,3 +45,37 @@ muxfs::block_store_laws!(
     })
 );
 muxfs::block_store_laws!(on_a_disk, over_segments());
+
+async fn heads() -> muxfs::testing::heads::Subject {
+    let world = World::new(2);
+    world.create(&options()).await;
+    let subject = muxfs::testing::heads::Subject::reopening(move || {
+        let world = world.clone();
+        Box::pin(async move { Arc::new(world.open().await.expect("open")) as Arc<dyn Heads> })
+    });
+    subject.await.with_len_max(crate::heads::HEADS_LEN_MAX)
+}
+
+muxfs::heads_laws!(heads, heads());
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn heads_are_linearizable() {
+    let vault: Arc<dyn Heads> = Arc::new(World::new(3).create(&options()).await);
+    calls_at_once_can_be_put_in_order(vec![vault; 4], 20).await;
+}
+
+/// A tree and its files are in the vault: who has the store and the password has them, on whatever machine.
+#[tokio::test]
+async fn a_tree_in_a_vault_needs_nothing_beside_it() {
+    use muxfs::{media::MemMedia, repo::Repo, tree::TreeOptions};
+    let world = World::new(4);
+    let options = || TreeOptions::new(Name::new(b"tree").expect("a name"), world.env.clone());
+    let vault = Arc::new(world.create(&super::options()).await);
+    let repo = Repo::create(vault.clone(), Arc::new(MemMedia::default()), vault, options()).await.expect("made");
+    repo.write("letter", "dear reader").await.expect("written");
+    repo.close().await.expect("closed");
+    drop(repo);
+    let vault = Arc::new(world.open().await.expect("open"));
+    let repo = Repo::open(vault.clone(), Arc::new(MemMedia::default()), vault, options()).await.expect("open");
+    assert_eq!(repo.read("letter").await.expect("read"), "dear reader");
+}

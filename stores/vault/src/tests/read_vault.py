@@ -147,6 +147,11 @@ class Vault:
         retired = set(reader.numbers())
         for _ in range(reader.number()):
             reader.take(24)
+        self.heads = {}
+        for _ in range(reader.number()):
+            name, epoch = reader.key(), reader.number()
+            need(epoch <= self.epoch and name > max(self.heads, default=b""), "the heads are in no order")
+            self.heads[name] = reader.take(reader.number())
         need(not any(reader.rest()), "something is behind the superblock")
         said = {number: self.directory(number, name) for number, name in named.items()}
         self.packs = dict(named)
@@ -280,6 +285,7 @@ def main():
     try:
         vault = Vault(objects, base64.b64decode(given["head"]), sys.argv[2].encode())
         lines = [f"{key.hex()} {hashlib.sha256(vault.block(key)).hexdigest()}" for key in sorted(vault.blocks)]
+        lines += [f"head {name.hex()} {head.hex()}" for name, head in vault.heads.items()]
     except Bad as bad:
         sys.exit(f"refused: {bad}")
     print("\n".join(lines))
