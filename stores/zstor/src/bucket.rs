@@ -51,7 +51,7 @@ pub struct BucketPlace {
     pub host: String,
     /// As [`S3Options::kept`].
     pub kept: Option<PathBuf>,
-    /// Whether somebody said that whoever wrote there before is gone.
+    /// Whether somebody said that whoever wrote there before is gone: it is thrown out, once.
     pub takes_over: bool,
 }
 
@@ -74,6 +74,8 @@ pub(crate) struct BucketNode {
     state: Mutex<State>,
     /// Whoever holds it opens it.
     opening: AsyncMutex<()>,
+    /// Whether the next opening throws out who writes there. What somebody said of the writer of then is said of no later one.
+    takes_over: AtomicBool,
     is_closed: AtomicBool,
 }
 
@@ -110,6 +112,7 @@ impl BucketNode {
             opened,
             state: Mutex::new(State::Lost("it was not looked for yet".into())),
             opening: AsyncMutex::default(),
+            takes_over: AtomicBool::new(place.takes_over),
             is_closed: AtomicBool::new(false),
         })
     }
@@ -132,14 +135,18 @@ impl BucketNode {
     async fn open_store(&self, access: S3Access) -> Result<S3Store> {
         let BucketPlace { writer, host, kept, .. } = self.place.clone();
         let options = S3Options { access, host, kept, ..S3Options::new(writer) };
-        S3Store::open(self.bucket()?, options).await
+        let store = S3Store::open(self.bucket()?, options).await?;
+        if access == S3Access::TakeOver {
+            self.takes_over.store(false, Ordering::Relaxed);
+        }
+        Ok(store)
     }
 
     /// To write there, or to look.
     fn access(&self) -> S3Access {
         match self.access {
             Access::Look => S3Access::Follow,
-            Access::Write if self.place.takes_over => S3Access::TakeOver,
+            Access::Write if self.takes_over.load(Ordering::Relaxed) => S3Access::TakeOver,
             Access::Write => S3Access::Write,
         }
     }
@@ -397,5 +404,98 @@ impl BlockStore for BucketNode {
             ))
         };
         futures_util::stream::once(listed).try_flatten().boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use muxfs::{
+        testing::wire::working_tree,
+        vfs::{NewNode, SetAttr},
+    };
+    use muxfs_s3_serve::{Key, Keys, Options, Server, serve};
+    use tokio::sync::mpsc::unbounded_channel;
+
+    use super::*;
+
+    const BUCKET: &str = "bucket";
+
+    fn me() -> S3Credentials {
+        S3Credentials { access_key: "mine".into(), secret_key: "the-secret-of-mine".into(), token: None }
+    }
+
+    /// A server of S3 with an empty bucket.
+    async fn server() -> Server {
+        let (vfs, ()) = working_tree().await;
+        let bucket = Name::new(BUCKET.as_bytes()).expect("a name");
+        vfs.create(vfs.root(), &bucket, NewNode::Dir, SetAttr::default()).await.expect("made");
+        let S3Credentials { access_key: id, secret_key: secret, .. } = me();
+        let keys = Keys::new(vec![Key { id, secret, read_only: false, allow: Vec::new() }]).expect("keys");
+        let options = Options { addr: ([127, 0, 0, 1], 0).into(), keys, ..Options::default() };
+        serve(vfs, options).await.expect("listens")
+    }
+
+    /// The node, as a machine has it.
+    fn machine(addr: SocketAddr, writer: &str, takes_over: bool) -> Arc<BucketNode> {
+        let place = S3Place {
+            endpoint: Some(format!("http://{addr}")),
+            bucket: BUCKET.into(),
+            prefix: String::new(),
+            region: None,
+            path_style: None,
+        };
+        let (writer, host) = (writer.to_owned(), writer.to_owned());
+        let place = BucketPlace { place, me: Some(me()), writer, host, kept: None, takes_over };
+        let (opened, _) = unbounded_channel();
+        BucketNode::of("a", &place, (StoreId([1; 16]), Access::Write), &muxfs::testing::env(), opened)
+    }
+
+    fn key(n: u8) -> BlockKey {
+        BlockKey::new(&[n; 34]).expect("a key")
+    }
+
+    /// Somebody said once that the writer of then was gone. As long as the process ran every later one was thrown out, too, by
+    /// the next probe, so that two machines threw out each other for ever.
+    #[tokio::test]
+    async fn who_was_told_to_take_over_does_it_once() {
+        let server = server().await;
+        let first = machine(server.local_addr(), "first", false);
+        first.take().await.expect("taken");
+        first.open().await.expect("opened");
+        let second = machine(server.local_addr(), "second", true);
+        second.open().await.expect("somebody said so");
+        second.probe().await.expect("it writes");
+        let third = machine(server.local_addr(), "third", true);
+        third.open().await.expect("somebody said so");
+        third.put(&key(1), "block".into()).await.expect("put");
+        third.flush().await.expect("flushed");
+        second.put(&key(2), "block".into()).await.expect("it does not know yet");
+        let passed_over = second.flush().await.expect_err("it was passed over");
+        assert_eq!(passed_over.kind(), ErrorKind::Denied, "{passed_over:#}");
+        for _ in 0..3 {
+            second.probe().await.expect_err("another writes there");
+            assert!(second.lost().is_some_and(|why| why.contains("third")), "{:?}", second.lost());
+            third.probe().await.expect("nobody threw it out");
+        }
+        third.close().await.expect("closed");
+        second.probe().await.expect("the third has ended");
+        assert_eq!(second.get(&key(1)).await.expect("read"), Some("block".into()));
+        server.shutdown().await;
+    }
+
+    /// What is away is taken over when it is there.
+    #[tokio::test]
+    async fn who_was_told_to_take_over_waits_for_what_is_away() {
+        let server = server().await;
+        let first = machine(server.local_addr(), "first", false);
+        first.take().await.expect("taken");
+        first.open().await.expect("opened");
+        let away = std::net::TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("an address");
+        let nowhere = machine(away, "second", true);
+        nowhere.open().await.expect_err("nobody is there");
+        assert!(matches!(nowhere.access(), S3Access::TakeOver));
+        server.shutdown().await;
     }
 }
