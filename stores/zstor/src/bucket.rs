@@ -25,13 +25,11 @@ use crate::{
     dir::How,
     files::lost,
     mark::{Found, Mark, StoreId},
-    node::{Look, NodeStore},
+    node::{Look, MARK_KEY, NodeStore, check_key},
     space::DiskRoom,
     store::Access,
 };
 
-/// Where the mark is: no shard's key, as it does not end in the number of a slot.
-const MARK_KEY: &[u8] = b"muxfs-node";
 /// A call of a bucket is over in so long, that others go on without it.
 const CALL_TIME_MAX: Duration = Duration::from_secs(8);
 const ATTEMPT_TIME_MAX: Duration = Duration::from_secs(4);
@@ -187,25 +185,7 @@ impl BucketNode {
         if self.is_closed.load(Ordering::Relaxed) {
             return open.map(drop);
         }
-        let (look, _) = self.look().await;
-        if let Some(why) = self.refusal(&look) {
-            self.lose(&why);
-            return Err(lost(&why));
-        }
-        if look == Look::Offered {
-            self.take().await?;
-        }
-        self.open().await?;
-        tracing::info!(node = self.name, place = %self.place, "a node is back");
-        Ok(())
-    }
-
-    fn check_key(key: &BlockKey) -> Result<()> {
-        if key.as_bytes() == MARK_KEY {
-            let why = "this key is taken: the mark of the node is there";
-            return Err(Error::new(ErrorKind::InvalidArgument, "zstor.bucket").because(why));
-        }
-        Ok(())
+        self.come_back().await
     }
 
     fn check_access(&self) -> Result<()> {
@@ -219,7 +199,7 @@ impl BucketNode {
 
     /// Its store, for who writes a shard.
     fn to_write(&self, key: &BlockKey) -> Result<S3Store> {
-        Self::check_key(key)?;
+        check_key(key)?;
         self.check_access()?;
         self.open_now()
     }
@@ -360,12 +340,12 @@ impl NodeStore for BucketNode {
 #[async_trait]
 impl BlockStore for BucketNode {
     async fn get(&self, key: &BlockKey) -> Result<Option<Bytes>> {
-        Self::check_key(key)?;
+        check_key(key)?;
         self.told(self.open_now()?.get(key).await)
     }
 
     async fn get_range(&self, key: &BlockKey, range: Range<usize>) -> Result<Option<Bytes>> {
-        Self::check_key(key)?;
+        check_key(key)?;
         self.told(self.open_now()?.get_range(key, range).await)
     }
 
@@ -381,12 +361,12 @@ impl BlockStore for BucketNode {
         if key.as_bytes() == PROBE_KEY {
             return self.probe().await.map(|()| false);
         }
-        Self::check_key(key)?;
+        check_key(key)?;
         self.told(self.open_now()?.has(key).await)
     }
 
     async fn block_len(&self, key: &BlockKey) -> Result<Option<u64>> {
-        Self::check_key(key)?;
+        check_key(key)?;
         self.told(self.open_now()?.block_len(key).await)
     }
 

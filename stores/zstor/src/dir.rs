@@ -300,17 +300,7 @@ impl Dir {
         if self.is_closed.load(Ordering::Relaxed) {
             return self.open_now().map(drop);
         }
-        let (look, _) = self.look().await;
-        if let Some(why) = self.refusal(&look) {
-            self.lose(&why);
-            return Err(lost(&why));
-        }
-        if look == Look::Offered {
-            self.take().await?;
-        }
-        self.open().await?;
-        tracing::info!(node = self.name, dir = %self.path.display(), "a node is back");
-        Ok(())
+        self.come_back().await
     }
 
     /// The same, for a call that changes something: what is put into a directory that is gone counts as put until the next

@@ -10,7 +10,7 @@ use std::{
 
 use async_trait::async_trait;
 use muxfs::{
-    BlockStore, Env, Error, ErrorKind, Result,
+    BlockKey, BlockStore, Env, Error, ErrorKind, Result,
     block::{Segments, SegmentsOptions},
 };
 use muxfs_s3::S3Store;
@@ -18,11 +18,24 @@ use tokio::sync::mpsc::unbounded_channel;
 
 use crate::{
     bucket::{BucketNode, BucketPlace},
+    files::lost,
     mark::{Found, Mark, StoreId},
     space::DiskRoom,
     store::Access,
     zdb::{Password, Zdb, ZdbPlace},
 };
+
+/// Where the mark is on a node that has nothing but blocks: no shard's key, as it does not end in the number of a slot.
+pub(crate) const MARK_KEY: &[u8] = b"muxfs-node";
+
+/// Refuses the key of the mark to who asks for shards.
+pub(crate) fn check_key(key: &BlockKey) -> Result<()> {
+    if key.as_bytes() == MARK_KEY {
+        let why = "this key is taken: the mark of the node is there";
+        return Err(Error::new(ErrorKind::InvalidArgument, "zstor.node").because(why));
+    }
+    Ok(())
+}
 
 /// A node, as a configuration names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -153,6 +166,23 @@ pub(crate) trait NodeStore: BlockStore {
     async fn take(&self) -> Result<()>;
     /// Opens what it keeps, unless that is being done.
     async fn open(&self) -> Result<()>;
+    /// Looks for it where it is lost, and opens it if it is there: taken first, where that was asked for.
+    ///
+    /// # Errors
+    /// `Unavailable` with the reason why it stays lost; those of taking and opening.
+    async fn come_back(&self) -> Result<()> {
+        let (look, _) = self.look().await;
+        if let Some(why) = self.refusal(&look) {
+            self.lose(&why);
+            return Err(lost(&why));
+        }
+        if look == Look::Offered {
+            self.take().await?;
+        }
+        self.open().await?;
+        tracing::info!(node = self.name(), place = self.place(), "a node is back");
+        Ok(())
+    }
     /// What is open is not used again.
     fn lose(&self, why: &str);
     /// Why nothing is read or written there, as far as is known.

@@ -41,7 +41,7 @@ use crate::{
     calls::CALL_TIME_MAX,
     files::lost,
     mark::{Found, Mark, StoreId},
-    node::{Look, NodeStore},
+    node::{Look, MARK_KEY, NodeStore, check_key},
     resp::Reply,
     space::DiskRoom,
     store::Access,
@@ -49,8 +49,6 @@ use crate::{
 
 /// So many requests are under way at a time, each on a connection of its own.
 const CONNECTION_COUNT_MAX: usize = 4;
-/// Where the mark is: no shard's key, as it does not end in the number of a slot.
-const MARK_KEY: &[u8] = b"muxfs-node";
 /// A server that could not be reached is tried again after so long, then after twice as long each time.
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 /// But at least so often, where somebody asks.
@@ -263,25 +261,7 @@ impl Zdb {
         if self.state().lost.is_none() || self.is_closed.load(Ordering::Relaxed) {
             return self.number(&[b"EXISTS", MARK_KEY]).await.map(drop);
         }
-        let (look, _) = self.look().await;
-        if let Some(why) = self.refusal(&look) {
-            self.lose(&why);
-            return Err(lost(&why));
-        }
-        if look == Look::Offered {
-            self.take().await?;
-        }
-        self.open().await?;
-        tracing::info!(node = self.name, place = %self.place, "a node is back");
-        Ok(())
-    }
-
-    fn check_key(key: &BlockKey) -> Result<()> {
-        if key.as_bytes() == MARK_KEY {
-            let why = "this key is taken: the mark of the node is there";
-            return Err(Error::new(ErrorKind::InvalidArgument, "zstor.zdb").because(why));
-        }
-        Ok(())
+        self.come_back().await
     }
 
     fn check_access(&self) -> Result<()> {
@@ -452,7 +432,7 @@ impl NodeStore for Zdb {
 #[async_trait]
 impl BlockStore for Zdb {
     async fn get(&self, key: &BlockKey) -> Result<Option<Bytes>> {
-        Self::check_key(key)?;
+        check_key(key)?;
         match self.ask(&[b"GET", key.as_bytes()]).await? {
             Reply::Bulk(block) => Ok(Some(block)),
             Reply::Nil => Ok(None),
@@ -461,7 +441,7 @@ impl BlockStore for Zdb {
     }
 
     async fn put(&self, key: &BlockKey, block: Bytes) -> Result<()> {
-        Self::check_key(key)?;
+        check_key(key)?;
         self.check_access()?;
         if block.len() > BLOCK_LEN_MAX {
             return Err(Error::new(ErrorKind::TooLarge, "zstor.zdb"));
@@ -475,7 +455,7 @@ impl BlockStore for Zdb {
     }
 
     async fn delete(&self, key: &BlockKey) -> Result<()> {
-        Self::check_key(key)?;
+        check_key(key)?;
         self.check_access()?;
         match self.ask(&[b"DEL", key.as_bytes()]).await {
             Ok(Reply::Simple(_)) => Ok(()),
@@ -489,12 +469,12 @@ impl BlockStore for Zdb {
         if key.as_bytes() == PROBE_KEY {
             return self.probe().await.map(|()| false);
         }
-        Self::check_key(key)?;
+        check_key(key)?;
         Ok(self.number(&[b"EXISTS", key.as_bytes()]).await? == Some(1))
     }
 
     async fn block_len(&self, key: &BlockKey) -> Result<Option<u64>> {
-        Self::check_key(key)?;
+        check_key(key)?;
         let len = self.number(&[b"LENGTH", key.as_bytes()]).await?;
         len.map(|len| u64::try_from(len).map_err(|_| nonsense("LENGTH"))).transpose()
     }
