@@ -9,6 +9,7 @@ use super::{
     Commit, Shared, Tree,
     attrs::Attrs,
     commit::{Next, lost},
+    continued::continue_from,
     state::Base,
 };
 use crate::{Error, ErrorKind, Result};
@@ -44,7 +45,9 @@ impl Tree {
         if shared.has_changes() || committer.pending.is_some() {
             return Err(lost());
         }
-        let next = Next { base, history: Vec::new(), through: shared.log.end(), orphans: None };
+        shared.log.rotate()?;
+        let through = continue_from(&shared.log, cid).await?;
+        let next = Next { base, history: Vec::new(), through, orphans: None };
         shared.begin(&mut committer, next).await?;
         // Read when somebody asks for it.
         committer.history = None;

@@ -16,6 +16,7 @@ mod checkout;
 mod commit;
 mod commit_node;
 mod content;
+mod continued;
 mod durable;
 mod extent;
 mod follow;
@@ -417,8 +418,9 @@ impl Tree {
     /// ```
     ///
     /// # Errors
-    /// `Corrupt` or `Unsupported`, naming what, where the head, the commit or the journal cannot be read; and those of
-    /// the stores below.
+    /// `Corrupt` or `Unsupported`, naming what, where the head, the commit or the journal cannot be read; `Denied`, with both
+    /// commits and nothing changed, where the journal has changes that were made on another state than the head's; and those
+    /// of the stores below.
     pub async fn open(dag: Dag, journal: Arc<dyn Media>, heads: Arc<dyn Heads>, options: TreeOptions) -> Result<Self> {
         open::open(dag, journal, heads, options).await
     }

@@ -15,6 +15,7 @@ use super::{
     Commit, ID_LEN, Shared, Tree, TreeOptions,
     attrs::{self, Attrs, Change, Changes, InodeChange, NodeCache},
     commit::{Committer, Pending},
+    continued::{self, Continued},
     inode::Meta,
     layer::Layer,
     ops::new_meta,
@@ -43,9 +44,11 @@ pub(super) async fn open(
     heads: Arc<dyn Heads>,
     options: TreeOptions,
 ) -> Result<Tree> {
-    let (head, version) = match heads.load(&options.head).await? {
-        Some((bytes, version)) => (Head::decode(&bytes).map_err(|error| error.at(&options.head))?, version),
-        None => create(&dag, &*heads, &options).await?,
+    let (head, version) = if let Some((bytes, version)) = heads.load(&options.head).await? {
+        (Head::decode(&bytes).map_err(|error| error.at(&options.head))?, version)
+    } else {
+        continued::check_without_head(&journal, &options).await?;
+        create(&dag, &*heads, &options).await?
     };
     let commit = Commit::get(&dag, &head.commit).await.map_err(|error| error.at(head.commit))?;
     let Some(attrs) = commit.attrs else {
@@ -60,6 +63,18 @@ pub(super) async fn open(
         replay.record(pos, &record).map_err(|error| error.at(pos))
     })
     .await?;
+    if let Some(on) = replay.continued.other() {
+        match replay.continued.left_count() {
+            0 => {
+                continued::begin_anew(&log, base.cid).await?;
+                replay = fresh();
+            }
+            count => return Err(continued::refusal(&dag, &options.head, (on, count), &base).await),
+        }
+    } else if replay.continued.is_empty() {
+        continued::continue_from(&log, base.cid).await?;
+        replay = fresh();
+    }
     let mut undone = false;
     if let Some(cut) = first_absent(&dag, &replay.unflushed()).await? {
         // No sync covered that record, nor any after it.
@@ -125,19 +140,22 @@ struct Replay {
     unflushed: Vec<(LogPos, Cid)>,
     /// Nothing from here on counts.
     cut: Option<LogPos>,
+    continued: Continued,
 }
 
 impl Replay {
     fn new(state: State) -> Self {
-        let (usage, counted) = Default::default();
-        Self { state, frozen: Vec::new(), usage, counted, unflushed: Vec::new(), cut: None }
+        let (usage, counted, continued) = Default::default();
+        Self { state, frozen: Vec::new(), usage, counted, unflushed: Vec::new(), cut: None, continued }
     }
 
     /// Applies one record.
     fn record(&mut self, pos: LogPos, record: &log::Record) -> Result<()> {
         let is_cut = self.cut.is_some_and(|cut| pos >= cut);
         let state = &mut self.state;
-        match Record::decode(record)? {
+        let decoded = Record::decode(record)?;
+        self.continued.note(pos, &decoded, &state.base);
+        match decoded {
             // What the head names was made, wherever its record is: only changes can be undone.
             Record::Change { .. } | Record::Flush { .. } | Record::Freeze if is_cut => {}
             Record::Change { effects, usage, .. } => {

@@ -3,6 +3,7 @@
 mod check;
 mod collected;
 mod collide;
+mod continued;
 mod crash;
 mod durable;
 mod found;
