@@ -135,7 +135,7 @@ impl Inner {
     ///
     /// # Errors
     /// `Corrupt` where something of it is damaged: then it stays, and what was moved counts where it is now.
-    async fn empty(self: &Arc<Self>, number: u64) -> Result<bool> {
+    pub(crate) async fn empty(self: &Arc<Self>, number: u64) -> Result<bool> {
         let emptied = self.try_empty(number).await;
         match &emptied {
             // Another emptied it meanwhile, and it is gone.
@@ -154,7 +154,7 @@ impl Inner {
 
     async fn try_empty(self: &Arc<Self>, number: u64) -> Result<bool> {
         let Some(name) = self.state().names.get(&number).copied() else { return Ok(false) };
-        let loaded = self.load_whole(&name).await?;
+        let loaded = self.load_whole(number, &name).await?;
         for _ in 0..EMPTY_COUNT_MAX {
             for at in 0..loaded.places.len() {
                 self.move_piece(number, &loaded, at)?;
@@ -226,10 +226,10 @@ impl Inner {
         Ok(false)
     }
 
-    /// A pack of data, all of it, with what its directory says.
-    pub(crate) async fn load_whole(&self, name: &PackName) -> Result<Loaded> {
+    /// The pack of data of a number, all of it, with what its directory says.
+    pub(crate) async fn load_whole(&self, number: u64, name: &PackName) -> Result<Loaded> {
+        let key = self.keys_of(number).pack(name);
         let pack = self.load_object(name).await?;
-        let key = self.keys.pack(name);
         let opened = Opened::whole(&key, &pack, self.pack_len)?;
         if opened.trailer.kind != Kind::Data {
             return Err(corrupt("a pack is not what it is said to be"));

@@ -86,15 +86,15 @@ impl Cutter {
 mod tests {
     use std::collections::HashSet;
 
-    use muxfs::{SecretKey, testing::fault::Dice};
+    use muxfs::testing::fault::Dice;
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{cipher::Cipher, keys::Keys};
+    use crate::keys::Secret;
 
     fn cutter(key: u8, pack_len: u32) -> Cutter {
-        let keys = Keys::new(Cipher::default(), SecretKey::new([key; 32]));
-        Cutter::new(keys.gear(), PieceLens::of_packs(pack_len))
+        let seed = Secret::new([key; 32]);
+        Cutter::new(seed.gear(), PieceLens::of_packs(pack_len))
     }
 
     fn check(cutter: &Cutter, block: &[u8]) -> Vec<Range<usize>> {

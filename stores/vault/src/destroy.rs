@@ -71,8 +71,9 @@ impl Vault {
         if sealed.len() == bytes.len() {
             version = mark(&place, &version, [GONE, &sealed[..]].concat().into()).await?;
         }
-        let state = State::new(superblock.pack_len, superblock.epoch, superblock.through);
-        let inner = Self::assemble(place, keys, Current::new(slot, superblock), state, Some(version.clone()));
+        let state = State::of(&superblock);
+        let current = Current::new(slot, superblock, Arc::new(keys));
+        let inner = Self::assemble(place, current, state, Some(version.clone()));
         let packs = inner.delete_own().await?;
         mark(&inner.place, &version, Bytes::from_static(GONE)).await?;
         forget(&inner.place).await?;
@@ -181,11 +182,14 @@ async fn delete(place: &VaultPlace, keys: Vec<BlockKey>) -> Result<u64> {
 impl Inner {
     /// Deletes every object of this vault: what the head and the index name, and what says of itself that it is one.
     async fn delete_own(self: &Arc<Self>) -> Result<u64> {
-        let superblock = self.head.lock().await.current.superblock.clone();
+        let (superblock, index_keys) = {
+            let head = self.head.lock().await;
+            (head.current.superblock.clone(), head.current.index_keys())
+        };
         let mut index: BTreeSet<PackName> = superblock.runs.iter().copied().collect();
         let mut packs: BTreeSet<PackName> = superblock.packs.values().chain(&superblock.covers).copied().collect();
         for last in &superblock.runs {
-            match self.load_run(last, superblock.through).await {
+            match self.load_run(&index_keys, last, superblock.through).await {
                 Ok((objects, entries)) => {
                     index.extend(objects);
                     packs.extend(entries.into_iter().map(|entry| entry.name));

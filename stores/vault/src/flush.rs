@@ -4,7 +4,10 @@
 //! The swap is the one moment at which something changes for whoever opens the vault. It also keeps two writers apart: whoever
 //! finds another superblock than his own in the place has been passed over. Spec: spec/vault.md #flush.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::HashSet,
+    sync::{Arc, PoisonError},
+};
 
 use bytes::Bytes;
 use futures_util::{FutureExt as _, StreamExt as _, stream};
@@ -15,12 +18,12 @@ use muxfs::{
 
 use crate::{
     head::{self, Slot},
-    keep::Runs,
-    keys::PackName,
-    memory,
+    keep::{Indexed, Runs},
+    keys::{PackName, Ring},
+    memory::{self, Seen},
     pack::{self, Kind},
     password::{Cost, Password},
-    state::Work,
+    state::{Failure, Work},
     superblock::{Superblock, digest},
     vault::{Inner, Vault, blocking},
 };
@@ -42,6 +45,7 @@ pub(crate) struct Current {
     pub(crate) superblock: Superblock,
     /// What is in the index.
     pub(crate) runs: Runs,
+    pub(crate) ring: Ring,
 }
 
 /// The place where a vault changes.
@@ -104,11 +108,17 @@ impl Inner {
         let mut after = After { kept: Vec::new(), tail: Some((through, name)), doomed, changed };
         self.sent(through - 1).await?;
         let inner = Arc::clone(self);
-        let tail = blocking(move || tail.seal(&inner.keys, &name, epoch, inner.pack_len)).await??;
+        let tail = blocking(move || tail.seal(&inner.keys_of(through), &name, epoch, inner.pack_len)).await??;
         self.put_object(&name, tail).await?;
         let mut next = head.current.clone();
-        self.keep_index(&mut next.runs, &names, through, &unreadable, epoch, &mut after).await?;
+        let indexed = Indexed { keys: head.current.index_keys(), names: &names, through, but: &unreadable, epoch };
+        self.keep_index(&mut next.runs, indexed, &mut after).await?;
         let superblock = &mut next.superblock;
+        if let Some(older) = superblock.older.as_mut().filter(|older| older.with_index) {
+            // The runs are others by now.
+            older.with_index = false;
+            after.doomed.extend(std::mem::take(&mut superblock.covers));
+        }
         let needed = names.len() + next.runs.object_count();
         let cover_count = padded_count(needed) - needed;
         let mut covers = std::mem::take(&mut superblock.covers);
@@ -133,7 +143,7 @@ impl Inner {
         let name = self.state().draw(&self.place.env);
         let inner = Arc::clone(self);
         let sealed = blocking(move || {
-            let key = inner.keys.pack(&name);
+            let key = inner.ring().newest.pack(&name);
             pack::seal(&key, inner.pack_len, (Kind::Cover, 0, epoch), std::iter::empty(), &[])
         });
         self.put_object(&name, sealed.await??).await?;
@@ -145,7 +155,7 @@ impl Inner {
     /// # Errors
     /// `Unavailable` where the swap did not happen, though nobody else wrote the head; `Denied` where somebody did.
     pub(crate) async fn swap(self: &Arc<Self>, head: &mut Head, next: Current, after: After) -> Result<()> {
-        let bytes = head::encode(&next.slot, &next.superblock, &self.keys, &self.place.env)?;
+        let bytes = head::encode(&next.slot, &next.superblock, &next.ring.newest, &self.place.env)?;
         head.tried = Some(Tried { bytes: bytes.clone(), next, after });
         match self.place.heads.swap(&self.place.name, head.version.as_ref(), bytes).await? {
             Swap::Done(version) => self.done(head, version).await,
@@ -164,9 +174,11 @@ impl Inner {
         let Some(Tried { bytes, next, after }) = head.tried.take() else { return Ok(()) };
         let After { kept, tail, doomed, changed } = after;
         (head.version, head.current) = (Some(version), next);
+        *self.ring.write().unwrap_or_else(PoisonError::into_inner) = head.current.ring.clone();
         {
             let mut state = self.state();
             state.epoch = head.current.superblock.epoch;
+            state.release();
             state.flushed(changed);
             state.doomed.retain(|name| !doomed.contains(name));
             // One that was full before it counted is to go with the next one.
@@ -175,8 +187,11 @@ impl Inner {
                 state.doomed.remove(name);
             }
         }
+        self.go_on();
+        let Current { superblock, ring, .. } = &head.current;
+        let seen = Seen { superblock, head: &bytes, keys: &ring.newest };
         let remembered = match &self.place.memory {
-            Some(memory) => memory::remember(&**memory, &self.place.name, &head.current.superblock, &bytes).await,
+            Some(memory) => memory::remember(&**memory, &self.place.name, seen).await,
             None => Ok(()),
         };
         let delete = |name| async move { (name, self.place.blocks.delete(&Self::pack_key(&name)).await) }.boxed();
@@ -201,6 +216,8 @@ impl Inner {
             Some((bytes, version)) if bytes == tried.bytes => self.done(head, version).await.map(|()| true),
             loaded if loaded.as_ref().map(|(_, version)| version) == head.version.as_ref() => {
                 head.tried = None;
+                self.state().release();
+                self.go_on();
                 Ok(false)
             }
             _ => {
@@ -210,9 +227,19 @@ impl Inner {
         }
     }
 
+    /// Puts what waited until it was known what counts.
+    fn go_on(self: &Arc<Self>) {
+        self.send_waiting();
+        self.changed.send_modify(|count| *count += 1);
+    }
+
     fn fence(&self) {
         let why = "another program has opened this vault to write: it is to be opened again before anything is read or written from here";
-        self.state().fenced = Some(why.into());
+        let mut state = self.state();
+        state.fenced = Some(why.into());
+        state.fail_hold(Failure::passed_over());
+        drop(state);
+        self.changed.send_modify(|count| *count += 1);
     }
 
     /// Asks whether the vault is another's, where packs are not there that should be.
@@ -241,7 +268,7 @@ impl Inner {
 impl Vault {
     /// Lets another password open the vault from now on, and this one no more. Nothing but the head is written; durable when it
     /// returns. Whoever has kept an older head can open that with the older password, for as long as the packs of then
-    /// are there, and reads what is there with its master key.
+    /// are there, and reads what is there with its master key: [`rekey`](Self::rekey) takes that back.
     ///
     /// # Errors
     /// `InvalidArgument` for a cost out of range; `Denied`, and what the place of the head says.
@@ -253,10 +280,15 @@ impl Vault {
         self.inner.flush_detached().await?;
         let (inner, password) = (Arc::clone(&self.inner), password.clone());
         let changed = tokio::spawn(async move {
-            let made = Arc::clone(&inner);
-            let slot = blocking(move || Slot::new(&made.keys, &password, cost, &made.place.env)).await?;
+            let keys = inner.ring().newest;
+            let (made_of, env) = (Arc::clone(&keys), inner.place.env.clone());
+            let slot = blocking(move || Slot::new(&made_of, &password, cost, &env)).await?;
             let mut head = inner.head.lock().await;
             inner.settle(&mut head).await?;
+            if !Arc::ptr_eq(&keys, &head.current.ring.newest) {
+                let error = Error::new(ErrorKind::Unavailable, "vault.passwd");
+                return Err(error.because("the master key was replaced at the same time: try again"));
+            }
             let mut next = head.current.clone();
             next.slot = slot;
             next.superblock.epoch += 1;

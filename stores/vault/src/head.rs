@@ -6,14 +6,14 @@
 
 use bytes::Bytes;
 use muxfs::{
-    Env, Error, ErrorKind, Result, SecretKey,
+    Env, Error, ErrorKind, Result,
     cipher::{TAG_LEN, Tag},
 };
 use zeroize::Zeroizing;
 
 use crate::{
     cipher::{Cipher, ObjectKey},
-    keys::{Keys, derive},
+    keys::{Keys, Secret, derive},
     password::{Cost, Password},
     superblock::Superblock,
 };
@@ -90,6 +90,12 @@ impl Slot {
         Self(slot)
     }
 
+    /// Whether it is that password which opens it. Takes as long as it costs to try one.
+    pub(crate) fn is_opened_by(&self, password: &Password) -> bool {
+        let wrapping = Wrapping::new(password, self.cost(), &array(&self.0, SALT_AT));
+        wrapping.is_checked_by(&array(&self.0, CHECK_AT))
+    }
+
     /// How dear it is to try a password; what it says, whoever wrote that.
     pub(crate) fn cost(&self) -> Cost {
         Cost {
@@ -115,6 +121,11 @@ impl Wrapping {
         derive(&*stretched, b"check of the password", &mut *check);
         Self { key, check }
     }
+
+    /// Takes as long whether it is.
+    fn is_checked_by(&self, check: &[u8; 32]) -> bool {
+        self.check.iter().zip(check).fold(0, |differs, (one, other)| differs | (one ^ other)) == 0
+    }
 }
 
 fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
@@ -136,7 +147,7 @@ pub(crate) fn encode(slot: &Slot, superblock: &Superblock, keys: &Keys, env: &En
     let mut salt = [0; 32];
     (env.fill)(&mut salt);
     let tag = keys.superblock(&salt).seal(0, &slot.0, &mut plain);
-    Ok([&slot.0[..], &salt, &tag, &plain].concat().into())
+    Ok([&slot.0[..], &salt, &tag, &plain[..]].concat().into())
 }
 
 /// Opens a head with a password. Takes as long as it costs to try one, whatever the head is.
@@ -155,13 +166,12 @@ pub(crate) fn unlock(head: &[u8], password: &Password) -> Result<(Slot, Keys, Su
     let mut is_good = said.is_valid() && head.len() == HEAD_LEN && slot.0.starts_with(MAGIC) && version == VERSION;
     let cost = if said.is_valid() { said } else { Cost::default() };
     let wrapping = Wrapping::new(password, cost, &array(&slot.0, SALT_AT));
-    let check: [u8; 32] = array(&slot.0, CHECK_AT);
-    is_good &= wrapping.check.iter().zip(check).fold(0, |differs, (one, other)| differs | (one ^ other)) == 0;
+    is_good &= wrapping.is_checked_by(&array(&slot.0, CHECK_AT));
     let cipher = Cipher::of_number(slot.0[CIPHER_AT]);
     let mut master = Zeroizing::new(array::<32>(&slot.0, WRAPPED_AT));
     let tag: Tag = array(&slot.0, WRAPPED_AT + 32);
     is_good &= ObjectKey::new(cipher, &wrapping.key).open(0, &slot.0[..WRAPPED_AT], &mut *master, &tag);
-    let keys = Keys::new(cipher, SecretKey::new(*master));
+    let keys = Keys::new(cipher, Secret::new(*master));
     let superblock = open_superblock(head, &slot, &keys);
     match superblock {
         Ok(superblock) if is_good => Ok((slot, keys, superblock)),
@@ -183,7 +193,7 @@ pub(crate) fn reopen(head: &[u8], slot: &Slot, keys: &Keys) -> Result<Superblock
 }
 
 fn open_superblock(head: &[u8], slot: &Slot, keys: &Keys) -> Result<Superblock> {
-    let mut plain = head.get(SUPERBLOCK_AT..).unwrap_or_default().to_vec();
+    let mut plain = Zeroizing::new(head.get(SUPERBLOCK_AT..).unwrap_or_default().to_vec());
     let key = keys.superblock(&array(head, SLOT_LEN));
     let tag: Tag = array(head, SLOT_LEN + 32);
     if !key.open(0, &slot.0, &mut plain, &tag) || head.len() != HEAD_LEN {

@@ -14,7 +14,7 @@ use muxfs::{ErrorKind, Result};
 
 use crate::{
     flush::After,
-    keys::PackName,
+    keys::{Keys, PackName},
     open::AHEAD_COUNT,
     pack::{self, Kind},
     runs::{Divider, Entry, Parts, Run, decode, encode},
@@ -59,6 +59,14 @@ impl Runs {
         self.runs.iter().any(|run| run.names.contains_key(&number))
     }
 
+    /// The packs that are in no run, and may be in one.
+    fn fresh(&self, names: &BTreeMap<u64, PackName>, through: u64, but: &BTreeSet<u64>) -> Vec<u64> {
+        let is_fresh = |number: &u64| {
+            *number != through && !but.contains(number) && !self.skipped.contains(number) && !self.has(*number)
+        };
+        names.keys().copied().filter(is_fresh).collect()
+    }
+
     /// The packs that are to be in a new run, and which runs it takes the place of; `None` if all is well as it is.
     fn plan(
         &self,
@@ -66,10 +74,7 @@ impl Runs {
         through: u64,
         but: &BTreeSet<u64>,
     ) -> Option<(Vec<u64>, Vec<usize>)> {
-        let is_fresh = |number: &u64| {
-            *number != through && !but.contains(number) && !self.skipped.contains(number) && !self.has(*number)
-        };
-        let fresh: Vec<u64> = names.keys().copied().filter(is_fresh).collect();
+        let fresh = self.fresh(names, through, but);
         let stale_of = |run: &Run| run.names.keys().filter(|number| !names.contains_key(number)).count();
         let counts: Vec<_> = self.runs.iter().map(|run| (run.names.len(), stale_of(run))).collect();
         let mut merged: BTreeSet<usize> = BTreeSet::new();
@@ -105,24 +110,41 @@ impl Runs {
     }
 }
 
+/// What an index is kept for.
+pub(crate) struct Indexed<'a> {
+    /// What the runs are under that there are.
+    pub(crate) keys: Arc<Keys>,
+    /// The packs of data that count,
+    pub(crate) names: &'a BTreeMap<u64, PackName>,
+    /// the last of them,
+    pub(crate) through: u64,
+    /// and those of which nobody knows what they say.
+    pub(crate) but: &'a BTreeSet<u64>,
+    pub(crate) epoch: u64,
+}
+
 impl Inner {
-    /// Puts a run, where it is time, and notes what it takes the place of.
+    /// Puts a run, where it is time, or where those that there are are under an older key; notes what it takes the place of.
     pub(crate) async fn keep_index(
         self: &Arc<Self>,
         runs: &mut Runs,
-        names: &BTreeMap<u64, PackName>,
-        through: u64,
-        unreadable: &BTreeSet<u64>,
-        epoch: u64,
+        kept: Indexed<'_>,
         after: &mut After,
     ) -> Result<()> {
-        let Some((mut fresh, merged)) = runs.plan(names, through, unreadable) else { return Ok(()) };
+        let Indexed { keys, names, through, but, epoch } = kept;
+        let plan = if Arc::ptr_eq(&keys, &self.ring().newest) {
+            runs.plan(names, through, but)
+        } else {
+            let fresh = runs.fresh(names, through, but);
+            (!runs.runs.is_empty()).then(|| (fresh, (0..runs.runs.len()).collect()))
+        };
+        let Some((mut fresh, merged)) = plan else { return Ok(()) };
         let mut entries = BTreeMap::new();
         for n in merged.into_iter().rev() {
             let run = runs.runs.remove(n);
             after.doomed.extend(run.objects.iter().copied());
             let counts = |number: &u64| names.contains_key(number);
-            match self.load_run(run.objects.last().expect("a run is in one pack at least"), through).await {
+            match self.load_run(&keys, run.objects.last().expect("a run is in one pack at least"), through).await {
                 Ok((_, read)) => {
                     entries.extend(
                         read.into_iter().filter(|entry| counts(&entry.number)).map(|entry| (entry.number, entry)),
@@ -139,7 +161,7 @@ impl Inner {
             let name = names.get(&number).copied();
             async move {
                 let Some(name) = name else { return (number, None) };
-                let loaded = self.load_directory(&name).await;
+                let loaded = self.load_directory(number, &name).await;
                 (
                     number,
                     Some(loaded.map(|(trailer, mut directory)| {
@@ -187,7 +209,7 @@ impl Inner {
                     let is_naming = !before.is_empty();
                     let directory = Parts { parts: filled.parts, before }.encode();
                     let items = filled.items.iter().map(Vec::as_slice);
-                    let key = inner.keys.pack(&name);
+                    let key = inner.ring().newest.pack(&name);
                     let sealed = pack::seal(&key, inner.pack_len, (Kind::Index, 0, epoch), items, &directory);
                     sealed.map(|sealed| (sealed, is_naming))
                 });
@@ -209,12 +231,17 @@ impl Inner {
     ///
     /// # Errors
     /// `Corrupt` where any of it is damaged or gone.
-    pub(crate) async fn load_run(&self, last: &PackName, through: u64) -> Result<(Vec<PackName>, Vec<Entry>)> {
+    pub(crate) async fn load_run(
+        &self,
+        keys: &Keys,
+        last: &PackName,
+        through: u64,
+    ) -> Result<(Vec<PackName>, Vec<Entry>)> {
         let (mut parts, mut objects, mut met) = (Vec::new(), Vec::new(), HashSet::new());
         let mut at = Some(*last);
         while let Some(name) = at {
-            let (before, own) = self.load_parts(&name).await?;
-            let load = |name: PackName| async move { self.load_parts(&name).await }.boxed();
+            let (before, own) = self.load_parts(keys, &name).await?;
+            let load = |name: PackName| async move { self.load_parts(keys, &name).await }.boxed();
             let others: Vec<PackName> = before.iter().skip(1).copied().collect();
             let mut loaded = stream::iter(others.clone()).map(load).buffered(AHEAD_COUNT).boxed();
             let mut group = Vec::new();

@@ -1,16 +1,20 @@
-//! The keys of a vault: one for each purpose, all of them made of the master key, and one for each object under those.
+//! The keys of a vault: one for each purpose, made of the master key, and one for each object under those; and secrets that stay
+//! when the master key is another.
 //!
 //! HKDF-SHA-256 makes them (RFC 5869), with the purpose, or what is random in an object, as its info. So what a key seals is
 //! one object, and nothing that is made of one tells anything of another. Spec: spec/vault.md #keys.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use hkdf::Hkdf;
 use muxfs::{Env, SecretKey};
 use sha2::Sha256;
 use zeroize::{Zeroize as _, Zeroizing};
 
-use crate::cipher::{Cipher, ObjectKey};
+use crate::{
+    cipher::{Cipher, ObjectKey},
+    superblock::Superblock,
+};
 
 const SALT: &[u8] = b"muxfs vault 1";
 
@@ -59,13 +63,69 @@ impl fmt::Display for PackName {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct PieceId(pub(crate) [u8; 16]);
 
-/// All keys of an open vault. Zeroed when dropped, never printed.
+/// A secret that a superblock keeps. Zeroed when dropped, never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Secret(Zeroizing<[u8; 32]>);
+
+impl Secret {
+    pub(crate) fn new(bytes: [u8; 32]) -> Self {
+        Self(Zeroizing::new(bytes))
+    }
+
+    pub(crate) fn draw(env: &Env) -> Self {
+        let mut secret = Zeroizing::new([0; 32]);
+        (env.fill)(&mut *secret);
+        Self(secret)
+    }
+
+    pub(crate) fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    /// What hashes pieces into their names, where it is the seed of a vault.
+    pub(crate) fn names_of_pieces(&self) -> SecretKey {
+        derive_key(self.as_bytes(), b"names of pieces")
+    }
+
+    /// The table that cuts are made by, where it is the seed of a vault.
+    pub(crate) fn gear(&self) -> Box<[u64; 256]> {
+        let mut bytes = Zeroizing::new([0; 2048]);
+        derive(self.as_bytes(), b"cuts", &mut *bytes);
+        let mut gear = Box::new([0; 256]);
+        for (number, bytes) in gear.iter_mut().zip(bytes.as_chunks().0) {
+            *number = u64::from_le_bytes(*bytes);
+        }
+        gear
+    }
+
+    /// For what stands above a vault and keeps something beside it.
+    pub(crate) fn above(&self, purpose: &str) -> SecretKey {
+        derive_key(self.as_bytes(), format!("beside: {purpose}").as_bytes())
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
+/// What a piece of these bytes is called.
+pub(crate) fn piece_id(names_of_pieces: &SecretKey, bytes: &[u8]) -> PieceId {
+    let mut id = [0; 16];
+    names_of_pieces.derive(&[bytes], &mut id);
+    PieceId(id)
+}
+
+/// How long the name of a master key is, in bytes.
+pub(crate) const KEYS_ID_LEN: usize = 16;
+
+/// A master key, and what is made of it. Zeroed when dropped, never printed.
 pub(crate) struct Keys {
     cipher: Cipher,
-    master: SecretKey,
+    master: Secret,
     superblocks: SecretKey,
     packs: SecretKey,
-    pieces: SecretKey,
 }
 
 impl fmt::Debug for Keys {
@@ -75,18 +135,25 @@ impl fmt::Debug for Keys {
 }
 
 impl Keys {
-    pub(crate) fn new(cipher: Cipher, master: SecretKey) -> Self {
+    pub(crate) fn new(cipher: Cipher, master: Secret) -> Self {
         let of = |purpose| derive_key(master.as_bytes(), purpose);
-        let (superblocks, packs, pieces) = (of(b"superblocks"), of(b"packs"), of(b"names of pieces"));
-        Self { cipher, master, superblocks, packs, pieces }
+        let (superblocks, packs) = (of(b"superblocks"), of(b"packs"));
+        Self { cipher, master, superblocks, packs }
     }
 
     pub(crate) fn cipher(&self) -> Cipher {
         self.cipher
     }
 
-    pub(crate) fn master(&self) -> &SecretKey {
+    pub(crate) fn master(&self) -> &Secret {
         &self.master
+    }
+
+    /// What tells master keys apart, and nothing of them.
+    pub(crate) fn id(&self) -> [u8; KEYS_ID_LEN] {
+        let mut id = [0; KEYS_ID_LEN];
+        derive(self.master.as_bytes(), b"name of the master key", &mut id);
+        id
     }
 
     /// What seals the pack of a name.
@@ -98,27 +165,35 @@ impl Keys {
     pub(crate) fn superblock(&self, salt: &[u8; 32]) -> ObjectKey {
         ObjectKey::new(self.cipher, derive_key(self.superblocks.as_bytes(), salt).as_bytes())
     }
+}
 
-    /// What a piece of these bytes is called.
-    pub(crate) fn piece_id(&self, bytes: &[u8]) -> PieceId {
-        let mut id = [0; 16];
-        self.pieces.derive(&[bytes], &mut id);
-        PieceId(id)
+/// The keys of an open vault: while it is rekeyed those of before, too, for the packs of data up to a number.
+///
+/// Which of them a pack is under is never tried out: whoever stole the older one could put a pack of his own in the place of a newer.
+#[derive(Debug, Clone)]
+pub(crate) struct Ring {
+    pub(crate) newest: Arc<Keys>,
+    pub(crate) older: Option<(Arc<Keys>, u64)>,
+    /// For what is beside the vault.
+    pub(crate) beside: Secret,
+    pub(crate) older_beside: Option<Secret>,
+}
+
+impl Ring {
+    pub(crate) fn new(newest: Arc<Keys>, superblock: &Superblock) -> Self {
+        let older = superblock.older.as_ref().map(|older| {
+            let keys = Keys::new(newest.cipher(), older.master.clone());
+            (Arc::new(keys), older.through)
+        });
+        let (beside, older_beside) = (superblock.beside.clone(), superblock.older_beside.clone());
+        Self { newest, older, beside, older_beside }
     }
 
-    /// For what stands above a vault and keeps something beside it.
-    pub(crate) fn above(&self, purpose: &str) -> SecretKey {
-        derive_key(self.master.as_bytes(), format!("beside: {purpose}").as_bytes())
-    }
-
-    /// The table that cuts are made by.
-    pub(crate) fn gear(&self) -> Box<[u64; 256]> {
-        let mut bytes = Zeroizing::new([0; 2048]);
-        derive(self.master.as_bytes(), b"cuts", &mut *bytes);
-        let mut gear = Box::new([0; 256]);
-        for (number, bytes) in gear.iter_mut().zip(bytes.as_chunks().0) {
-            *number = u64::from_le_bytes(*bytes);
+    /// Those of a pack of data.
+    pub(crate) fn of(&self, number: u64) -> &Arc<Keys> {
+        match &self.older {
+            Some((older, through)) if number <= *through => older,
+            _ => &self.newest,
         }
-        gear
     }
 }

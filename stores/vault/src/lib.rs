@@ -23,6 +23,7 @@ mod pack;
 mod password;
 mod put;
 mod read;
+mod rekey;
 mod runs;
 mod shrink;
 mod state;
@@ -39,6 +40,7 @@ pub use self::{
     destroy::{Destroyed, Unknown},
     pack::{PACK_LEN_MAX, PACK_LEN_MIN},
     password::{Cost, Password},
+    rekey::Rekeyed,
     shrink::Compression,
     vault::{Vault, VaultAbout, VaultOptions, VaultPlace, VaultUsage},
 };

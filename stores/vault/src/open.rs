@@ -5,14 +5,13 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, RwLock},
 };
 
 use bytes::Bytes;
 use futures_util::{FutureExt as _, StreamExt as _, stream};
-use muxfs::{Error, ErrorKind, Result, SecretKey, heads::Version};
+use muxfs::{Error, ErrorKind, Result, heads::Version};
 use tokio::sync::{Mutex as AsyncMutex, watch};
-use zeroize::Zeroizing;
 
 use crate::{
     cut::{Cutter, PieceLens},
@@ -21,8 +20,8 @@ use crate::{
     head::{Slot, Standing, reopen, standing, unlock},
     index::Index,
     keep::Runs,
-    keys::{Keys, PACK_NAME_LEN, PackName},
-    memory,
+    keys::{Keys, PACK_NAME_LEN, PackName, Ring, Secret},
+    memory::{self, Seen},
     pack::{Kind, Opened, PACK_LEN_MAX, PACK_LEN_MIN, TAG, TRAILER_LEN, Trailer, open_item},
     password::Password,
     read::{CELL_LEN, Recent},
@@ -91,16 +90,20 @@ impl Vault {
             let why = "another vault is remembered under that name: it is to be forgotten first";
             return Err(Error::new(ErrorKind::Exists, OP).because(why));
         }
-        let (mut master, mut id) = (Zeroizing::new([0; 32]), [0; 16]);
-        (place.env.fill)(&mut *master);
+        let mut id = [0; 16];
         (place.env.fill)(&mut id);
-        let keys = Keys::new(cipher, SecretKey::new(*master));
+        let keys = Keys::new(cipher, Secret::draw(&place.env));
         let (password, env) = (password.clone(), place.env.clone());
         let (slot, keys) = blocking(move || (Slot::new(&keys, &password, cost, &env), keys)).await?;
         let superblock = Superblock {
             id,
             pack_len,
             compression,
+            seed: Secret::draw(&place.env),
+            beside: Secret::draw(&place.env),
+            older_beside: None,
+            past: Vec::new(),
+            older: None,
             epoch: 1,
             through: 0,
             digest: digest(&BTreeMap::new()),
@@ -110,9 +113,9 @@ impl Vault {
             covers: Vec::new(),
             heads: BTreeMap::new(),
         };
-        let current = Current::new(slot, superblock);
+        let current = Current::new(slot, superblock, Arc::new(keys));
         let state = State::new(pack_len, 0, 0);
-        let inner = Self::assemble(place, keys, current, state, version);
+        let inner = Self::assemble(place, current, state, version);
         let mut head = inner.head.lock().await;
         let mut next = head.current.clone();
         for _ in 0..padded_count(0) {
@@ -139,15 +142,15 @@ impl Vault {
         let (mut bytes, mut version) = load_head(&place).await?;
         let (tried, password) = (bytes.clone(), password.clone());
         let (slot, keys, mut superblock) = blocking(move || unlock(&tried, &password)).await??;
-        let mut keys = Some(keys);
+        let keys = Arc::new(keys);
         for _ in 0..OPEN_COUNT_MAX {
             if let Some(memory) = &place.memory {
-                memory::check(&**memory, &place.name, &superblock, &bytes).await?;
+                let seen = Seen { superblock: &superblock, head: &bytes, keys: &keys };
+                memory::check(&**memory, &place.name, seen).await?;
             }
-            let with = keys.take().ok_or_else(|| Error::new(ErrorKind::Internal, "vault.open"))?;
-            let current = Current::new(slot.clone(), superblock);
-            let state = State::new(current.superblock.pack_len, current.superblock.epoch, current.superblock.through);
-            let inner = Self::assemble(place.clone(), with, current, state, Some(version));
+            let current = Current::new(slot.clone(), superblock, Arc::clone(&keys));
+            let state = State::of(&current.superblock);
+            let inner = Self::assemble(place.clone(), current, state, Some(version));
             match inner.begin().await {
                 Ok(()) => return Ok(Self { inner }),
                 Err(error) if error.kind() != ErrorKind::Denied && error.kind() != ErrorKind::Corrupt => {
@@ -160,31 +163,25 @@ impl Vault {
                     }
                     // Another flushed, or opened it, between.
                     (bytes, version) = (again, now);
-                    let inner = Arc::into_inner(inner).ok_or_else(|| Error::new(ErrorKind::Internal, "vault.open"))?;
-                    superblock = reopen(&bytes, &slot, &inner.keys)?;
-                    keys = Some(inner.keys);
+                    superblock = reopen(&bytes, &slot, &keys)?;
                 }
             }
         }
         Err(Error::new(ErrorKind::Unavailable, "vault.open").because("others open it at the same time"))
     }
 
-    pub(crate) fn assemble(
-        place: VaultPlace,
-        keys: Keys,
-        current: Current,
-        state: State,
-        version: Option<Version>,
-    ) -> Arc<Inner> {
-        let Superblock { id, pack_len, compression, .. } = current.superblock;
+    pub(crate) fn assemble(place: VaultPlace, current: Current, state: State, version: Option<Version>) -> Arc<Inner> {
+        let Superblock { id, pack_len, compression, ref seed, .. } = current.superblock;
         let recent = Recent::new(place.cache_len, pack_len);
         Arc::new(Inner {
-            cutter: Cutter::new(keys.gear(), PieceLens::of_packs(pack_len)),
+            cutter: Cutter::new(seed.gear(), PieceLens::of_packs(pack_len)),
+            names_of_pieces: seed.names_of_pieces(),
+            cipher: current.ring.newest.cipher(),
+            ring: RwLock::new(current.ring.clone()),
             shrinker: Shrinker::new(compression),
             id,
             pack_len,
             place,
-            keys,
             state: Mutex::new(state),
             head: AsyncMutex::new(Head::new(version, current)),
             recent: Mutex::new(recent),
@@ -209,8 +206,17 @@ async fn load_head(place: &VaultPlace) -> Result<(Bytes, Version)> {
 
 impl Current {
     /// What counts before anything of the index is known.
-    pub(crate) fn new(slot: Slot, superblock: Superblock) -> Self {
-        Self { slot, superblock, runs: Runs::default() }
+    pub(crate) fn new(slot: Slot, superblock: Superblock, keys: Arc<Keys>) -> Self {
+        let ring = Ring::new(keys, &superblock);
+        Self { slot, superblock, runs: Runs::default(), ring }
+    }
+
+    /// The keys that index and covers are under.
+    pub(crate) fn index_keys(&self) -> Arc<Keys> {
+        match (&self.superblock.older, &self.ring.older) {
+            (Some(said), Some((older, _))) if said.with_index => Arc::clone(older),
+            _ => Arc::clone(&self.ring.newest),
+        }
     }
 
     /// The packs of data that count, as far as the index that could be read names them.
@@ -222,10 +228,17 @@ impl Current {
     }
 }
 
+/// A pack of this vault that nobody names.
+pub(crate) struct Stranger {
+    trailer: Trailer,
+    /// Whether it is under a key that is being replaced.
+    pub(crate) is_older: bool,
+}
+
 /// What an opening found.
 struct Found {
     /// Packs of this vault that nobody names.
-    strangers: HashMap<PackName, Trailer>,
+    strangers: HashMap<PackName, Stranger>,
     /// What of the index could not be read.
     is_lost: bool,
 }
@@ -256,10 +269,10 @@ impl Inner {
 
     /// Reads what there is.
     async fn look(self: &Arc<Self>, current: &mut Current) -> Result<Found> {
-        let superblock = current.superblock.clone();
+        let (superblock, index_keys) = (current.superblock.clone(), current.index_keys());
         let (mut runs, mut entries, mut is_lost) = (Vec::new(), BTreeMap::new(), false);
         for last in &superblock.runs {
-            match self.load_run(last, superblock.through).await {
+            match self.load_run(&index_keys, last, superblock.through).await {
                 Ok((objects, read)) => {
                     let names = read.iter().map(|entry| (entry.number, entry.name)).collect();
                     runs.push(Arc::new(Run { objects, names }));
@@ -284,7 +297,7 @@ impl Inner {
             names.values().chain(&superblock.covers).chain(runs).chain(&superblock.runs).copied().collect()
         };
         let mut strangers = self.strangers(&known).await?;
-        let newest = strangers.values().map(|trailer| trailer.epoch).max().unwrap_or(0);
+        let newest = strangers.values().map(|stranger| stranger.trailer.epoch).max().unwrap_or(0);
         let epoch = superblock.epoch;
         if newest > epoch + 1 {
             let why =
@@ -296,7 +309,7 @@ impl Inner {
                 return Err(corrupt("the index of the vault has other packs than the head says"));
             }
             names = self.found_again(&superblock, names, &strangers).await?;
-            strangers.retain(|name, trailer| names.get(&trailer.number) != Some(name));
+            strangers.retain(|name, stranger| names.get(&stranger.trailer.number) != Some(name));
         }
         self.follow_all(names, entries).await?;
         Ok(Found { strangers, is_lost })
@@ -309,9 +322,9 @@ impl Inner {
         // Boxed, since the compiler proves no stream of borrowing futures to be sendable.
         let read = |(number, name): (u64, PackName)| {
             async move {
-                let directory = match self.load_directory(&name).await {
+                let directory = match self.load_directory(number, &name).await {
                     // Or it only came so: whether it can be read matters for as long as the vault is open.
-                    Err(error) if error.kind() == ErrorKind::Corrupt => self.load_directory(&name).await,
+                    Err(error) if error.kind() == ErrorKind::Corrupt => self.load_directory(number, &name).await,
                     directory => directory,
                 };
                 (number, directory)
@@ -361,10 +374,10 @@ impl Inner {
         &self,
         superblock: &Superblock,
         known: BTreeMap<u64, PackName>,
-        strangers: &HashMap<PackName, Trailer>,
+        strangers: &HashMap<PackName, Stranger>,
     ) -> Result<BTreeMap<u64, PackName>> {
         let live = match superblock.packs.get(&superblock.through) {
-            Some(name) => match self.load_directory(name).await {
+            Some(name) => match self.load_directory(superblock.through, name).await {
                 Ok((_, directory)) => directory.live,
                 Err(error) if error.kind() == ErrorKind::Corrupt => None,
                 Err(error) => return Err(error),
@@ -372,11 +385,13 @@ impl Inner {
             None => None,
         };
         let mut found: BTreeMap<u64, Vec<(PackName, Trailer)>> = BTreeMap::new();
-        for (name, trailer) in strangers {
+        let older_through = superblock.older.as_ref().map(|older| older.through);
+        for (name, Stranger { trailer, is_older }) in strangers {
             let Trailer { kind, number, epoch, .. } = *trailer;
             let counted = live.as_ref().map_or(!superblock.retired.contains(&number), |live| live.contains(&number));
             let is_old = number <= superblock.through && epoch <= superblock.epoch;
-            if kind == Kind::Data && counted && is_old && !known.contains_key(&number) {
+            let is_under_its_key = *is_older == (Some(number) <= older_through);
+            if kind == Kind::Data && is_under_its_key && counted && is_old && !known.contains_key(&number) {
                 found.entry(number).or_default().push((*name, *trailer));
             }
         }
@@ -414,7 +429,8 @@ impl Inner {
     }
 
     /// The packs of this vault in the store below that are none of those.
-    pub(crate) async fn strangers(&self, known: &HashSet<PackName>) -> Result<HashMap<PackName, Trailer>> {
+    pub(crate) async fn strangers(&self, known: &HashSet<PackName>) -> Result<HashMap<PackName, Stranger>> {
+        let ring = self.ring();
         let named = self.place.blocks.keys().filter_map(|key| {
             let named = key.map(|key| {
                 let name: Option<[u8; PACK_NAME_LEN]> = key.as_bytes().try_into().ok();
@@ -423,18 +439,19 @@ impl Inner {
             std::future::ready(named.transpose())
         });
         let load = |name: Result<PackName>| {
+            let ring = &ring;
             async move {
                 let name = name?;
-                Ok::<_, Error>((name, self.load_trailer(&name).await))
+                Ok::<_, Error>((name, self.load_stranger(ring, &name).await))
             }
             .boxed()
         };
         let mut trailers = named.map(load).buffer_unordered(AHEAD_COUNT).boxed();
         let mut strangers = HashMap::new();
         while let Some(loaded) = trailers.next().await {
-            let (name, trailer) = loaded?;
-            match trailer {
-                Ok(trailer) => drop(strangers.insert(name, trailer)),
+            let (name, stranger) = loaded?;
+            match stranger {
+                Ok(stranger) => drop(strangers.insert(name, stranger)),
                 // Somebody else's, or so damaged that nobody can tell.
                 Err(error) if error.kind() == ErrorKind::Corrupt => {}
                 Err(error) => return Err(error),
@@ -445,9 +462,15 @@ impl Inner {
     }
 
     /// The trailer of a pack, and no more of it: it may be somebody else's.
-    async fn load_trailer(&self, name: &PackName) -> Result<Trailer> {
+    async fn load_stranger(&self, ring: &Ring, name: &PackName) -> Result<Stranger> {
         let end = self.load_end(name, TRAILER_LEN).await?;
-        Trailer::open(&self.keys.pack(name), &end, self.pack_len)
+        match (Trailer::open(&ring.newest.pack(name), &end, self.pack_len), &ring.older) {
+            (Err(error), Some((older, _))) if error.kind() == ErrorKind::Corrupt => {
+                let trailer = Trailer::open(&older.pack(name), &end, self.pack_len)?;
+                Ok(Stranger { trailer, is_older: true })
+            }
+            (trailer, _) => Ok(Stranger { trailer: trailer?, is_older: false }),
+        }
     }
 
     async fn load_end(&self, name: &PackName, len: u32) -> Result<Bytes> {
@@ -456,13 +479,14 @@ impl Inner {
         if end.len() == len as usize { Ok(end) } else { Err(corrupt("a pack is not as long as those of this vault")) }
     }
 
-    /// What the directory of a pack of data says.
+    /// What the directory of the pack of data of a number says.
     ///
     /// # Errors
     /// `Corrupt` where it is damaged or gone.
-    pub(crate) async fn load_directory(&self, name: &PackName) -> Result<(Trailer, Directory)> {
+    pub(crate) async fn load_directory(&self, number: u64, name: &PackName) -> Result<(Trailer, Directory)> {
         let mut end = self.load_end(name, CELL_LEN).await?;
-        let trailer = Trailer::open(&self.keys.pack(name), &end, self.pack_len)?;
+        let key = self.keys_of(number).pack(name);
+        let trailer = Trailer::open(&key, &end, self.pack_len)?;
         let len = self.pack_len - trailer.directory_at(self.pack_len);
         if len as usize > end.len() {
             end = self.load_end(name, len.next_multiple_of(CELL_LEN)).await?;
@@ -470,14 +494,14 @@ impl Inner {
         if trailer.kind != Kind::Data {
             return Err(corrupt("a pack is not what it is said to be"));
         }
-        let directory = Opened::directory(&self.keys.pack(name), &trailer, &end, self.pack_len)?;
+        let directory = Opened::directory(&key, &trailer, &end, self.pack_len)?;
         Ok((trailer, Directory::decode(&directory)?))
     }
 
     /// What a pack of the index holds, and which packs come before it.
-    pub(crate) async fn load_parts(&self, name: &PackName) -> Result<(Vec<PackName>, Vec<u8>)> {
+    pub(crate) async fn load_parts(&self, keys: &Keys, name: &PackName) -> Result<(Vec<PackName>, Vec<u8>)> {
         let pack = self.load_object(name).await?;
-        let key = self.keys.pack(name);
+        let key = keys.pack(name);
         let opened = Opened::whole(&key, &pack, self.pack_len)?;
         if opened.trailer.kind != Kind::Index {
             return Err(corrupt("a pack is not what it is said to be"));

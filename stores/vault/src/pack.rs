@@ -211,18 +211,16 @@ impl Opened {
 
 #[cfg(test)]
 mod tests {
-    use muxfs::SecretKey;
-
     use super::*;
     use crate::{
         cipher::Cipher,
-        keys::{Keys, PackName},
+        keys::{Keys, PackName, Secret},
     };
 
     const LEN: u32 = PACK_LEN_MIN;
 
     fn key(cipher: Cipher, name: u8) -> ObjectKey {
-        Keys::new(cipher, SecretKey::new([1; 32])).pack(&PackName([name; 24]))
+        Keys::new(cipher, Secret::new([1; 32])).pack(&PackName([name; 24]))
     }
 
     fn sample(key: &ObjectKey) -> Bytes {

@@ -49,7 +49,7 @@ impl Inner {
             .cutter
             .cut(block)
             .filter_map(|range| block.get(range))
-            .map(|bytes| (self.keys.piece_id(bytes), bytes))
+            .map(|bytes| (self.piece_id(bytes), bytes))
             .collect();
         let mut kept: HashMap<PieceId, Kept> = HashMap::new();
         loop {
@@ -90,8 +90,10 @@ impl Inner {
     pub(crate) fn send_waiting(self: &Arc<Self>) {
         let waiting: Vec<_> = {
             let mut state = self.state();
+            let held: Vec<u64> = state.sealed.keys().copied().filter(|number| state.is_held(*number)).collect();
             let waiting = state.sealed.iter_mut().filter(|(_, sealed)| matches!(sealed.sending, Sending::Waiting));
             waiting
+                .filter(|(number, _)| !held.contains(number))
                 .map(|(number, sealed)| {
                     sealed.sending = Sending::Going;
                     (*number, sealed.name, sealed.epoch, sealed.content.clone())
@@ -127,6 +129,9 @@ impl Inner {
                 if let Some(Sending::Failed(failure)) = going.find(|sending| matches!(sending, Sending::Failed(_))) {
                     return Err(failure.clone().into());
                 }
+                if let Some(failure) = state.held_up(through) {
+                    return Err(failure.into());
+                }
             }
             // Its sender is in here, so it never ends.
             changed.changed().await.ok();
@@ -157,7 +162,8 @@ impl Sender {
             Content::Encrypted(pack) => pack,
             Content::Filled(pack) => {
                 let (sealing, name) = (Arc::clone(inner), *name);
-                let sealed = blocking(move || pack.seal(&sealing.keys, &name, epoch, sealing.pack_len)).await??;
+                let sealed = blocking(move || pack.seal(&sealing.keys_of(pack.number), &name, epoch, sealing.pack_len))
+                    .await??;
                 if let Some(pack) = inner.state().sealed.get_mut(&self.number) {
                     pack.content = Content::Encrypted(sealed.clone());
                 }

@@ -16,7 +16,7 @@ use tokio::sync::OnceCell;
 
 use crate::{
     index::Place,
-    keys::{PackName, PieceId},
+    keys::{Keys, PackName, PieceId},
     pack::{TAG, open_item},
     state::{Source, State},
     vault::{Inner, blocking},
@@ -50,6 +50,8 @@ struct Found {
     id: PieceId,
     place: Place,
     source: Source,
+    /// Of its pack, while that counted.
+    keys: Arc<Keys>,
     /// What of the piece is wanted.
     wanted: Range<usize>,
 }
@@ -129,7 +131,8 @@ impl Inner {
                 break;
             };
             let wanted = wanted.start - piece.start..wanted.end - piece.start;
-            found.push(Found { id: *id, place, source, wanted });
+            let keys = self.keys_of(place.number);
+            found.push(Found { id: *id, place, source, keys, wanted });
         }
         if let Some(lost) = lost {
             // Whoever puts the block again replaces it.
@@ -175,7 +178,7 @@ impl Inner {
     fn join(&self, gathered: &[Gathered], len: usize) -> Result<Bytes> {
         let (mut out, mut scratch) = (Vec::with_capacity(len), Vec::new());
         for Gathered { found, name, cells, begin } in gathered {
-            let key = name.map(|name| self.keys.pack(&name));
+            let key = name.zip(found.first()).map(|(name, first)| first.keys.pack(&name));
             for piece in found {
                 let opened = match &key {
                     None => self.take(piece, cells, &mut out),

@@ -18,6 +18,7 @@ use crate::{
     keys::{Keys, PackName, PieceId},
     pack::{self, Kind, OVERHEAD_LEN, TAG},
     shrink::Compression,
+    superblock::Superblock,
     wire::put_set,
 };
 
@@ -125,6 +126,10 @@ impl Failure {
     pub(crate) fn cut_off() -> Self {
         Self { kind: ErrorKind::Internal, why: "what put a pack was cut off".into() }
     }
+
+    pub(crate) fn passed_over() -> Self {
+        Self { kind: ErrorKind::Denied, why: "another program has opened this vault to write".into() }
+    }
 }
 
 impl From<Failure> for Error {
@@ -160,6 +165,14 @@ pub(crate) struct Work {
     pub(crate) unreadable: BTreeSet<u64>,
 }
 
+/// Packs behind a number wait until it is known whether another master key is the vault's.
+#[derive(Debug)]
+struct Hold {
+    through: u64,
+    /// Why it is not known for now.
+    failure: Option<Failure>,
+}
+
 /// What a vault has in memory.
 #[derive(Debug)]
 pub(crate) struct State {
@@ -183,6 +196,8 @@ pub(crate) struct State {
     pub(crate) fenced: Option<String>,
     /// Why nothing can be written.
     pub(crate) read_only: Option<String>,
+    /// Packs that are not put yet, since nobody knows under which key they are to be.
+    hold: Option<Hold>,
     /// Counts the changes, and how many of them the superblock has.
     changed: u64,
     flushed: u64,
@@ -203,9 +218,54 @@ impl State {
             epoch,
             fenced: None,
             read_only: None,
+            hold: None,
             changed: 0,
             flushed: 0,
         }
+    }
+
+    /// What there is before anything was read. Numbers go on behind all that were under an older key.
+    pub(crate) fn of(superblock: &Superblock) -> Self {
+        let older = superblock.older.as_ref().map_or(0, |older| older.through);
+        Self::new(superblock.pack_len, superblock.epoch, superblock.through.max(older))
+    }
+
+    /// Has what is put from now on wait, in packs of higher numbers than it tells.
+    pub(crate) fn hold(&mut self, env: &Env) -> u64 {
+        if !self.open.is_empty() || self.names.contains_key(&self.open.number) {
+            self.seal_open(env);
+        }
+        let through = self.open.number - 1;
+        self.hold = Some(Hold { through, failure: None });
+        self.touch();
+        through
+    }
+
+    /// Tells those who wait why they are not to.
+    pub(crate) fn fail_hold(&mut self, failure: Failure) {
+        if let Some(hold) = &mut self.hold {
+            hold.failure = Some(failure);
+        }
+    }
+
+    pub(crate) fn release(&mut self) {
+        self.hold = None;
+    }
+
+    /// Whether a pack waits.
+    pub(crate) fn is_held(&self, number: u64) -> bool {
+        self.hold.as_ref().is_some_and(|hold| number > hold.through)
+    }
+
+    /// Why some pack up to a number is not put, as far as is known.
+    pub(crate) fn held_up(&self, through: u64) -> Option<Failure> {
+        self.hold.as_ref().filter(|hold| through > hold.through).and_then(|hold| hold.failure.clone())
+    }
+
+    /// The packs of data up to a number.
+    pub(crate) fn numbers_to(&self, through: u64) -> Vec<u64> {
+        let below = self.names.range(..=through).map(|(number, _)| *number);
+        below.chain(self.sealed.range(..=through).map(|(number, _)| *number)).collect()
     }
 
     /// Whether anything is to be flushed.

@@ -8,15 +8,29 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use muxfs::{Error, ErrorKind, Name, Result};
 use sha2::{Digest as _, Sha256};
+use zeroize::Zeroizing;
 
 use crate::{
-    keys::{PACK_NAME_LEN, PackName},
+    head::SUPERBLOCK_LEN,
+    keys::{KEYS_ID_LEN, PACK_NAME_LEN, PackName, Secret},
     pack::{PACK_LEN_MAX, PACK_LEN_MIN},
     shrink::Compression,
     wire::{Reader, corrupt, put_number, put_set},
 };
 
 const VERSION: u8 = 1;
+/// So many master keys of before are known by their names.
+pub(crate) const PAST_COUNT_MAX: usize = 64;
+
+/// A master key that is being replaced.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Older {
+    pub(crate) master: Secret,
+    /// Packs of data up to this number are under it, all others under the newest.
+    pub(crate) through: u64,
+    /// Whether index and covers are, too.
+    pub(crate) with_index: bool,
+}
 
 /// What is current.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +40,15 @@ pub(crate) struct Superblock {
     /// A power of two, [`PACK_LEN_MIN`] to [`PACK_LEN_MAX`].
     pub(crate) pack_len: u32,
     pub(crate) compression: Compression,
+    /// What names of pieces and cuts are made of.
+    pub(crate) seed: Secret,
+    /// What keys are made of for what is beside the vault,
+    pub(crate) beside: Secret,
+    /// and were before.
+    pub(crate) older_beside: Option<Secret>,
+    /// The names of master keys of before, the newest last.
+    pub(crate) past: Vec<[u8; KEYS_ID_LEN]>,
+    pub(crate) older: Option<Older>,
     /// Ascends with each superblock of the vault.
     pub(crate) epoch: u64,
     /// The highest number of a pack of data that counts.
@@ -55,11 +78,26 @@ pub(crate) fn digest(names: &BTreeMap<u64, PackName>) -> [u8; 32] {
 }
 
 impl Superblock {
-    pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut out = vec![VERSION];
+    pub(crate) fn encode(&self) -> Zeroizing<Vec<u8>> {
+        let mut out = Zeroizing::new(Vec::with_capacity(SUPERBLOCK_LEN));
+        out.push(VERSION);
         out.extend_from_slice(&self.id);
         out.push(u8::try_from(self.pack_len.trailing_zeros()).unwrap_or(u8::MAX));
         out.push(self.compression.number());
+        out.extend_from_slice(self.seed.as_bytes());
+        out.extend_from_slice(self.beside.as_bytes());
+        out.push(self.older_beside.is_some().into());
+        out.extend(self.older_beside.iter().flat_map(Secret::as_bytes));
+        put_number(&mut out, self.past.len() as u64);
+        out.extend(self.past.as_flattened());
+        match &self.older {
+            None => out.push(0),
+            Some(Older { master, through, with_index }) => {
+                out.push(if *with_index { 2 } else { 1 });
+                out.extend_from_slice(master.as_bytes());
+                put_number(&mut out, *through);
+            }
+        }
         put_number(&mut out, self.epoch);
         put_number(&mut out, self.through);
         out.extend_from_slice(&self.digest);
@@ -101,6 +139,21 @@ impl Superblock {
             return Err(corrupt("its packs are longer or shorter than any"));
         }
         let compression = Compression::of_number(reader.byte()?)?;
+        let (seed, beside) = (Secret::new(reader.array()?), Secret::new(reader.array()?));
+        let older_beside = match reader.byte()? {
+            0 => None,
+            1 => Some(Secret::new(reader.array()?)),
+            _ => return Err(corrupt("a superblock says what none does")),
+        };
+        let past = (0..reader.count()?).map(|_| reader.array()).collect::<Result<_>>()?;
+        let older = match reader.byte()? {
+            0 => None,
+            kind @ 1..=2 => {
+                let master = Secret::new(reader.array()?);
+                Some(Older { master, through: reader.number_to(u64::MAX - 1)?, with_index: kind == 2 })
+            }
+            _ => return Err(corrupt("a superblock says what none does")),
+        };
         let (epoch, through) = (reader.number()?, reader.number_to(u64::MAX - 1)?);
         let digest = reader.array()?;
         let runs = (0..reader.count()?).map(|_| reader.array().map(PackName)).collect::<Result<_>>()?;
@@ -116,7 +169,24 @@ impl Superblock {
         let covers = (0..reader.count()?).map(|_| reader.array().map(PackName)).collect::<Result<_>>()?;
         let heads = Self::decode_heads(&mut reader, epoch)?;
         reader.zeros()?;
-        Ok(Self { id, pack_len, compression, epoch, through, digest, runs, packs, retired, covers, heads })
+        Ok(Self {
+            id,
+            pack_len,
+            compression,
+            seed,
+            beside,
+            older_beside,
+            past,
+            older,
+            epoch,
+            through,
+            digest,
+            runs,
+            packs,
+            retired,
+            covers,
+            heads,
+        })
     }
 
     fn decode_heads(reader: &mut Reader<'_>, epoch: u64) -> Result<BTreeMap<Name, (u64, Bytes)>> {
@@ -143,6 +213,11 @@ pub(crate) fn sample() -> Superblock {
         id: [4; 16],
         pack_len: PACK_LEN_MIN,
         compression: Compression::Lz4,
+        seed: Secret::new([5; 32]),
+        beside: Secret::new([6; 32]),
+        older_beside: Some(Secret::new([7; 32])),
+        past: vec![[8; 16], [9; 16]],
+        older: Some(Older { master: Secret::new([10; 32]), through: 900, with_index: true }),
         epoch: 77,
         through: 901,
         digest: [9; 32],
@@ -161,7 +236,8 @@ mod tests {
     #[test]
     fn what_is_encoded_is_decoded() {
         let short = Superblock { runs: Vec::new(), packs: BTreeMap::new(), heads: BTreeMap::new(), ..sample() };
-        for superblock in [sample(), short] {
+        let settled = Superblock { older: None, older_beside: None, past: Vec::new(), ..sample() };
+        for superblock in [sample(), short, settled] {
             let mut bytes = superblock.encode();
             assert!((0..bytes.len()).all(|len| Superblock::decode(&bytes[..len]).is_err()));
             bytes.resize(1000, 0);

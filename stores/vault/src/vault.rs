@@ -7,7 +7,7 @@
 use std::{
     fmt,
     ops::Range,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
 };
 
 use async_trait::async_trait;
@@ -26,7 +26,7 @@ use crate::{
     cipher::Cipher,
     cut::Cutter,
     flush::Head,
-    keys::{Keys, PackName},
+    keys::{Keys, PackName, PieceId, Ring, piece_id},
     pack::PACK_LEN_MAX,
     password::Cost,
     read::Recent,
@@ -109,7 +109,9 @@ impl fmt::Debug for Vault {
 
 pub(crate) struct Inner {
     pub(crate) place: VaultPlace,
-    pub(crate) keys: Keys,
+    pub(crate) ring: RwLock<Ring>,
+    pub(crate) cipher: Cipher,
+    pub(crate) names_of_pieces: SecretKey,
     pub(crate) id: [u8; 16],
     pub(crate) pack_len: u32,
     pub(crate) cutter: Cutter,
@@ -133,6 +135,21 @@ impl Inner {
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         // Each step is whole before anything that could panic.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The keys of now.
+    pub(crate) fn ring(&self) -> Ring {
+        self.ring.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The keys of a pack of data. As long as the pack counts, or is to, they are there.
+    pub(crate) fn keys_of(&self, number: u64) -> Arc<Keys> {
+        Arc::clone(self.ring.read().unwrap_or_else(PoisonError::into_inner).of(number))
+    }
+
+    /// What a piece of these bytes is called.
+    pub(crate) fn piece_id(&self, bytes: &[u8]) -> PieceId {
+        piece_id(&self.names_of_pieces, bytes)
     }
 
     /// # Errors
@@ -202,8 +219,8 @@ impl Vault {
 
     /// What it is.
     pub fn about(&self) -> VaultAbout {
-        let Inner { id, keys, shrinker, pack_len, .. } = &*self.inner;
-        let (cipher, compression) = (keys.cipher(), shrinker.compression());
+        let Inner { id, cipher, shrinker, pack_len, .. } = &*self.inner;
+        let (cipher, compression) = (*cipher, shrinker.compression());
         VaultAbout { id: *id, cipher, compression, pack_len: *pack_len, epoch: self.inner.state().epoch }
     }
 
@@ -220,9 +237,15 @@ impl Vault {
     }
 
     /// A key for what is kept beside a vault and belongs to it, as the journal of a tree: another one for each purpose, the same
-    /// whatever the password is.
+    /// whatever the password is, and the master key; another one after [`renew_key`](Self::renew_key) alone.
     pub fn key(&self, purpose: &str) -> SecretKey {
-        self.inner.keys.above(purpose)
+        self.inner.ring().beside.above(purpose)
+    }
+
+    /// What [`key`](Self::key) was before it was renewed, for what is not sealed anew yet; `None` where there is none, or it is
+    /// forgotten.
+    pub fn older_key(&self, purpose: &str) -> Option<SecretKey> {
+        self.inner.ring().older_beside.map(|beside| beside.above(purpose))
     }
 }
 

@@ -86,8 +86,14 @@ async fn live(disks: &Disks, model: &mut Model, seed: u64) -> Result<()> {
         model.trying.clone_from(&now);
         vault.flush().await?;
         model.flushed = now;
+        if round == 1 {
+            vault.rekey(&password()).await?;
+        }
     }
     vault.compact().await?;
+    while !vault.rekey_some(u64::from(PACK_LEN_MIN)).await?.is_done {
+        assert_eq!(all(&vault).await?.len(), model.flushed.len());
+    }
     let damaged = vault.check().await?.damaged;
     assert_eq!(damaged, Vec::<String>::new());
     Ok(())

@@ -64,6 +64,18 @@ async fn what_a_vault_made_goes_and_nothing_else() {
     assert_eq!(none.kind(), ErrorKind::NotFound);
 }
 
+/// So it is amid a rekey, with packs under each of two keys.
+#[tokio::test]
+async fn what_is_under_an_older_key_goes_too() {
+    let world = sample().await;
+    let vault = world.open().await.expect("open");
+    assert!(vault.rekey(&password()).await.expect("begun"));
+    assert!(!vault.rekey_some(1).await.expect("goes on").is_done);
+    drop(vault);
+    Vault::destroy(world.place(), &password()).await.expect("destroyed");
+    check_free(&world).await;
+}
+
 /// Damage keeps no pack that the head or the index names.
 #[tokio::test]
 async fn what_is_damaged_goes_too() {

@@ -4,13 +4,13 @@
 //! Good ones, damaged; one seed is one input. `MUXFS_FUZZ_INPUTS` says how many, `MUXFS_FUZZ_SEED` where they begin. Behind a
 //! tag nobody writes who has not the key: these are read as if somebody did.
 
-use muxfs::{SecretKey, testing::fuzz::inputs};
+use muxfs::testing::fuzz::inputs;
 
 use super::*;
 use crate::{
     directory::{self, Directory},
     head,
-    keys::{Keys, PackName},
+    keys::{Keys, PackName, Secret},
     pack::{self, Kind, Opened, PACK_LEN_MAX},
     runs::{self, Parts},
     superblock::{self, Superblock},
@@ -104,7 +104,7 @@ fn indexes() {
 
 #[test]
 fn packs() {
-    let keys = Keys::new(Cipher::Aes256Gcm, SecretKey::new([1; 32]));
+    let keys = Keys::new(Cipher::Aes256Gcm, Secret::new([1; 32]));
     let name = PackName([3; 24]);
     let good =
         pack::seal(&keys.pack(&name), PACK_LEN_MIN, (Kind::Data, 1, 1), [&b"item"[..]].into_iter(), b"directory")
@@ -122,7 +122,7 @@ fn packs() {
 /// A trailer that says anything, under the right key.
 #[test]
 fn trailers() {
-    let keys = Keys::new(Cipher::Aes256Gcm, SecretKey::new([1; 32]));
+    let keys = Keys::new(Cipher::Aes256Gcm, Secret::new([1; 32]));
     let name = PackName([3; 24]);
     inputs(COUNT, MEMORY_LEN_MAX, &["read", "refused"], move |dice| {
         let mut plain = [0; 32];

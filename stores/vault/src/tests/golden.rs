@@ -13,12 +13,24 @@ use muxfs::{heads::Swap, testing::skip};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use super::*;
+use super::{stops::Stops, *};
+use crate::head::unlock;
 
 const READER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/tests/read_vault.py");
 
-fn vector() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../spec/vectors/vault.json")
+/// A vault, and one amid a rekey.
+const VECTORS: [(&str, Rekey); 2] = [("vault.json", Rekey::None), ("vault-rekey.json", Rekey::Half)];
+
+/// How far a vault is rekeyed.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Rekey {
+    None,
+    Half,
+    Done,
+}
+
+fn vector(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../spec/vectors").join(name)
 }
 
 fn lines(blocks: &BTreeMap<BlockKey, Bytes>) -> Vec<String> {
@@ -29,9 +41,9 @@ fn lines(blocks: &BTreeMap<BlockKey, Bytes>) -> Vec<String> {
 }
 
 /// What is below a vault, without what nobody reads.
-async fn told(world: &World, vault: &Vault) -> Value {
+async fn told(world: &World) -> Value {
     let mut objects = world.objects().await;
-    for cover in &vault.inner.head.lock().await.current.superblock.covers {
+    for cover in unlock(&world.head().await, &password()).expect("good").2.covers {
         objects.remove(&BlockKey::new(&cover.0).expect("a key"));
     }
     let base64 = |bytes: &[u8]| Base::Base64Pad.encode(bytes);
@@ -58,7 +70,7 @@ fn read(vault: &Path, password: &str) -> Option<Result<Vec<String>, String>> {
     })
 }
 
-async fn made(with_index: bool) -> (World, Vault, BTreeMap<BlockKey, Bytes>) {
+async fn made(with_index: bool, rekey: Rekey) -> (World, Vault, BTreeMap<BlockKey, Bytes>) {
     let (world, mut model) = (World::new(21), BTreeMap::new());
     let cost = Cost { memory_kib: 64, passes: 2, lanes: 2 };
     let vault = world.create(&VaultOptions { compression: Compression::Lz4, cost, ..options() }).await;
@@ -67,6 +79,12 @@ async fn made(with_index: bool) -> (World, Vault, BTreeMap<BlockKey, Bytes>) {
         let bytes = if with_index { Dice::new(n as u64).bytes(55_000) } else { block(n % 6, n * 1500).to_vec() };
         put(&vault, &key(n), bytes.clone().into()).await;
         model.insert(key(n), Bytes::from(bytes));
+        if rekey != Rekey::None && n == count / 2 {
+            assert!(vault.rekey(&password()).await.expect("begun"));
+        }
+        if rekey == Rekey::Half && n == count * 3 / 4 && with_index {
+            assert!(!vault.rekey_some(1).await.expect("goes on").is_done);
+        }
         if n % 4 == 3 {
             vault.delete(&key(n / 2)).await.expect("delete");
             model.remove(&key(n / 2));
@@ -76,6 +94,7 @@ async fn made(with_index: bool) -> (World, Vault, BTreeMap<BlockKey, Bytes>) {
     if with_index {
         vault.compact().await.expect("compact");
     }
+    while rekey == Rekey::Done && !vault.rekey_some(1 << 20).await.expect("goes on").is_done {}
     put(&vault, &key(1000), Bytes::new()).await;
     model.insert(key(1000), Bytes::new());
     flush(&vault).await;
@@ -93,58 +112,92 @@ fn head_name(name: &str) -> Name {
 
 #[tokio::test]
 async fn a_vault_of_before_is_read() {
-    let file = vector();
-    let text = fs::read_to_string(&file).expect("the vector");
-    let vector: Value = serde_json::from_str(&text).expect("JSON");
-    let expected: Vec<&str> = vector["blocks"].as_array().expect("a list").iter().filter_map(Value::as_str).collect();
-    assert!(expected.len() > 4, "there are blocks");
-    let base64 = |value: &Value| Bytes::from(Base::Base64Pad.decode(value.as_str().expect("text")).expect("base64"));
-    let objects = vector["objects"].as_object().expect("objects").iter().map(|(name, object)| {
-        let name = Base::Base16Lower.decode(name).expect("base16");
-        (BlockKey::new(&name).expect("a key"), base64(object))
-    });
-    let world = World::of(&objects.collect(), base64(&vector["head"]), 1).await;
-    let vault = world.open().await.expect("open");
-    assert_eq!(lines(&all(&vault).await.expect("all")), expected);
-    for (name, head) in HEADS {
-        assert_eq!(vault.load(&head_name(name)).await.expect("load").expect("there").0, head);
+    for (file, rekey) in VECTORS {
+        let file = vector(file);
+        let text = fs::read_to_string(&file).expect("the vector");
+        let vector: Value = serde_json::from_str(&text).expect("JSON");
+        let expected: Vec<&str> =
+            vector["blocks"].as_array().expect("a list").iter().filter_map(Value::as_str).collect();
+        assert!(expected.len() > 4, "there are blocks");
+        let base64 =
+            |value: &Value| Bytes::from(Base::Base64Pad.decode(value.as_str().expect("text")).expect("base64"));
+        let objects = vector["objects"].as_object().expect("objects").iter().map(|(name, object)| {
+            let name = Base::Base16Lower.decode(name).expect("base16");
+            (BlockKey::new(&name).expect("a key"), base64(object))
+        });
+        let world = World::of(&objects.collect(), base64(&vector["head"]), 1).await;
+        let vault = world.open().await.expect("open");
+        assert_eq!(lines(&all(&vault).await.expect("all")), expected);
+        for (name, head) in HEADS {
+            assert_eq!(vault.load(&head_name(name)).await.expect("load").expect("there").0, head);
+        }
+        assert_eq!(vault.rekey_left().is_some(), rekey == Rekey::Half);
+        if let Some(read) = read(&file, "correct horse") {
+            assert_eq!(read.expect("read"), expected);
+        }
     }
-    if let Some(read) = read(&file, "correct horse") {
-        assert_eq!(read.expect("read"), expected);
+}
+
+/// Reads a vault with the independent reader, which is to find these blocks, and no other password good and no damage.
+fn check_reader(told: &Value, model: &BTreeMap<BlockKey, Bytes>, step: usize) {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    fs::write(file.path(), told.to_string()).expect("written");
+    let Some(found) = read(file.path(), "correct horse") else { return };
+    assert_eq!(found.expect("read"), lines(model));
+    let refused = read(file.path(), "correct horsf").expect("it runs").expect_err("a wrong password");
+    assert!(refused.contains("the password is wrong"), "{refused}");
+    // Each pack matters: with another byte in it nothing is read.
+    for name in told["objects"].as_object().expect("objects").keys().step_by(step) {
+        let mut damaged = told.clone();
+        let object = damaged["objects"][name].as_str().expect("text");
+        let other = if object.as_bytes()[1000] == b'A' { "B" } else { "A" };
+        damaged["objects"][name] = format!("{}{other}{}", &object[..1000], &object[1001..]).into();
+        fs::write(file.path(), damaged.to_string()).expect("written");
+        let found = read(file.path(), "correct horse").expect("it runs");
+        assert!(found.is_err(), "a changed byte is not seen");
     }
 }
 
 #[tokio::test]
 async fn an_independent_reader_reads_what_is_made_now() {
-    for with_index in [false, true] {
-        let (world, vault, model) = made(with_index).await;
-        let told = told(&world, &vault).await;
-        assert_eq!(with_index, !vault.inner.head.lock().await.current.runs.runs.is_empty());
-        let file = tempfile::NamedTempFile::new().expect("a file");
-        fs::write(file.path(), told.to_string()).expect("written");
-        let Some(found) = read(file.path(), "correct horse") else { return };
-        assert_eq!(found.expect("read"), lines(&model));
-        let refused = read(file.path(), "correct horsf").expect("it runs").expect_err("a wrong password");
-        assert!(refused.contains("the password is wrong"), "{refused}");
-        // Each pack matters: with another byte in it nothing is read.
-        for name in told["objects"].as_object().expect("objects").keys().step_by(if with_index { 9 } else { 1 }) {
-            let mut damaged = told.clone();
-            let object = damaged["objects"][name].as_str().expect("text");
-            let other = if object.as_bytes()[1000] == b'A' { "B" } else { "A" };
-            damaged["objects"][name] = format!("{}{other}{}", &object[..1000], &object[1001..]).into();
-            fs::write(file.path(), damaged.to_string()).expect("written");
-            let found = read(file.path(), "correct horse").expect("it runs");
-            assert!(found.is_err(), "a changed byte is not seen");
+    for rekey in [Rekey::None, Rekey::Half, Rekey::Done] {
+        for with_index in [false, true] {
+            let (world, vault, model) = made(with_index, rekey).await;
+            assert_eq!(with_index, !vault.inner.head.lock().await.current.runs.runs.is_empty());
+            assert_eq!(vault.rekey_left().is_some(), rekey == Rekey::Half);
+            check_reader(&told(&world).await, &model, if with_index { 9 } else { 1 });
         }
     }
 }
 
-/// Writes the vector anew: only where a format is new.
+/// Also where a rekey was stopped at its beginning, and index and covers are still under the older key.
+#[tokio::test]
+async fn an_independent_reader_reads_what_a_crash_leaves_of_a_rekey() {
+    let (whole, vault, model) = made(true, Rekey::None).await;
+    drop(vault);
+    let (objects, head) = (whole.objects().await, whole.head().await);
+    for at in 0.. {
+        let (world, stops) = (World::of(&objects, head.clone(), 7).await, Stops::new(at, true, false));
+        if let Ok(vault) = Vault::open(stops.place(&world), &password()).await {
+            vault.rekey(&password()).await.expect_err("it is stopped");
+        }
+        let superblock = unlock(&world.head().await, &password()).expect("good").2;
+        if superblock.older.is_some_and(|older| older.with_index) {
+            check_reader(&told(&world).await, &model, 30);
+            break;
+        }
+    }
+}
+
+/// Writes the vectors anew: only where a format is new.
 #[tokio::test]
 #[ignore = "for who makes another format"]
-async fn make_the_vector() {
-    let (world, vault, model) = made(false).await;
-    let mut told = told(&world, &vault).await;
-    told["blocks"] = lines(&model).into();
-    fs::write(vector(), serde_json::to_string_pretty(&told).expect("JSON") + "\n").expect("written");
+async fn make_the_vectors() {
+    for (file, rekey) in VECTORS {
+        let (world, vault, model) = made(false, rekey).await;
+        drop(vault);
+        let mut told = told(&world).await;
+        told["blocks"] = lines(&model).into();
+        fs::write(vector(file), serde_json::to_string_pretty(&told).expect("JSON") + "\n").expect("written");
+    }
 }

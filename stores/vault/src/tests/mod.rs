@@ -10,6 +10,7 @@ mod laws;
 mod model;
 mod passwords;
 mod primitives;
+mod rekeying;
 mod stops;
 mod tampering;
 mod unreadable;

@@ -139,6 +139,16 @@ class Vault:
         reader.take(16)
         self.pack_len = 1 << reader.byte()
         reader.byte()
+        reader.take(64)
+        more = reader.byte()
+        need(more < 2, "what is beside has other keys than there are")
+        reader.take(32 * more)
+        for _ in range(reader.number()):
+            reader.take(16)
+        older = reader.byte()
+        need(older < 3, "the older key is of an unknown kind")
+        self.older, self.older_through = (reader.take(32), reader.number()) if older else (None, -1)
+        index_key = self.older if older == 2 else self.master
         self.epoch, self.through = reader.number(), reader.number()
         digest = reader.take(32)
         runs = [reader.take(24) for _ in range(reader.number())]
@@ -156,7 +166,7 @@ class Vault:
         said = {number: self.directory(number, name) for number, name in named.items()}
         self.packs = dict(named)
         for last in runs:
-            for number, name, items_end, directory in self.read_run(last):
+            for number, name, items_end, directory in self.read_run(index_key, last):
                 need(number <= self.through and (number in named or number not in self.packs), "a run has what another has")
                 if number in retired or number in named:
                     continue
@@ -180,10 +190,13 @@ class Vault:
         names = sorted(self.packs.items())
         return hashlib.sha256(b"".join(number.to_bytes(8, "little") + name for number, name in names)).digest()
 
-    def open_pack(self, name, kind):
+    def master_of(self, number):
+        return self.older if number <= self.older_through else self.master
+
+    def open_pack(self, master, name, kind):
         pack = self.objects.get(name)
         need(pack is not None and len(pack) == self.pack_len, "a pack is missing, or not as long as it should be")
-        key = derive(derive(self.master, b"packs"), name)
+        key = derive(derive(master, b"packs"), name)
         end = self.pack_len - 48
         trailer = Reader(opened(key, end, pack[end : end + 32], pack[end + 32 :]))
         need(trailer.take(4) == bytes([1, kind, 0, 0]), "a pack is of another kind")
@@ -204,21 +217,21 @@ class Vault:
             at += length + 16
         need(at == items_end, "items end elsewhere")
 
-    def read_parts(self, name):
-        key, pack, items_end, _, reader = self.open_pack(name, 2)
+    def read_parts(self, master, name):
+        key, pack, items_end, _, reader = self.open_pack(master, name, 2)
         parts = [(reader.byte(), reader.number(), reader.number()) for _ in range(reader.number())]
         before = [reader.take(24) for _ in range(reader.number())]
         need(not reader.rest(), "something is behind the directory")
         kept = self.items(key, pack, items_end, [part[1] for part in parts])
         return before, b"".join(expand(how, item, length) for (how, _, length), (_, item) in zip(parts, list(kept)))
 
-    def read_run(self, last):
+    def read_run(self, master, last):
         parts, at = [], last
         while at:
-            before, own = self.read_parts(at)
+            before, own = self.read_parts(master, at)
             group = []
             for name in before[1:]:
-                more, part = self.read_parts(name)
+                more, part = self.read_parts(master, name)
                 need(not more, "another pack than the first names more")
                 group.append(part)
             parts[:0] = [*group, own]
@@ -231,7 +244,7 @@ class Vault:
         return entries
 
     def directory(self, number, name):
-        key, pack, items_end, said, reader = self.open_pack(name, 1)
+        key, pack, items_end, said, reader = self.open_pack(self.master_of(number), name, 1)
         need(said == number, "a pack is in the place of another")
         # Each item is what its tag says, whether it counts or not.
         whole = Reader(reader.data)
@@ -273,7 +286,7 @@ class Vault:
             name = self.packs[number]
             pack = self.objects[name]
             sealed, tag = pack[at : at + kept], pack[at + kept : at + kept + 16]
-            out += expand(how, opened(derive(derive(self.master, b"packs"), name), at, sealed, tag), piece_len)
+            out += expand(how, opened(derive(derive(self.master_of(number), b"packs"), name), at, sealed, tag), piece_len)
         need(len(out) == length, "a block is not as long as it was")
         return out
 

@@ -4,6 +4,14 @@
 use muxfs::ErrorKind;
 
 use super::*;
+use crate::{
+    keys::{Keys, Secret},
+    memory::Seen,
+};
+
+fn keys(n: u8) -> Keys {
+    Keys::new(Cipher::Aes256Gcm, Secret::new([n; 32]))
+}
 
 /// A vault of several flushes, with its index, its objects, its head and what is in it.
 struct Sample {
@@ -21,6 +29,11 @@ struct Sample {
 
 /// With `count` blocks, of which as many are deleted as are left: enough of them for an index.
 async fn sample_of(count: usize) -> Sample {
+    sample_with(count, false).await
+}
+
+/// The same; rekeyed in part, if that is asked for.
+async fn sample_with(count: usize, is_rekeyed: bool) -> Sample {
     let world = World::new(1);
     let mut vault = world.create(&VaultOptions { compression: Compression::Lz4, ..options() }).await;
     let (mut model, mut gone, mut history) = (BTreeMap::new(), Vec::new(), BTreeMap::new());
@@ -43,6 +56,10 @@ async fn sample_of(count: usize) -> Sample {
             flush(&vault).await;
             drop(vault);
             vault = world.open().await.expect("open");
+        }
+        if is_rekeyed && n == count * 3 / 4 {
+            assert!(vault.rekey(&password()).await.expect("begun"));
+            assert!(!vault.rekey_some(1).await.expect("goes on").is_done);
         }
     }
     older_head = if count > 4 { world.head().await } else { older_head };
@@ -96,7 +113,25 @@ async fn is_found(world: &World, Sample { model, gone, .. }: &Sample) -> bool {
 
 #[tokio::test]
 async fn what_is_changed_is_found() {
-    let sample = sample().await;
+    check_changes(sample().await).await;
+}
+
+/// So it is while there are two master keys.
+#[tokio::test]
+async fn what_is_changed_is_found_amid_a_rekey() {
+    let sample = sample_with(12, true).await;
+    let (_, _, superblock) = crate::head::unlock(&sample.head, &password()).expect("good");
+    let through = superblock.older.expect("it is under way").through;
+    let world = World::of(&sample.objects, sample.head.clone(), 2).await;
+    let left = world.open().await.expect("open").rekey_left().expect("it is under way");
+    assert!(
+        left > 0 && superblock.through > through && !sample.index.is_empty(),
+        "there are packs of each kind under each"
+    );
+    check_changes(sample).await;
+}
+
+async fn check_changes(sample: Sample) {
     let Sample { objects, head, index, .. } = &sample;
     assert!(!is_found(&World::of(objects, head.clone(), 2).await, &sample).await, "nothing was changed yet");
     // One that is of the index alone costs time alone; then all is as it was.
@@ -270,16 +305,20 @@ async fn an_older_head_is_found() {
 #[tokio::test]
 async fn what_is_remembered_never_goes_back() {
     let memory = MemHeads::default();
+    let keys = keys(1);
     let superblock = |epoch| crate::superblock::Superblock { epoch, ..crate::superblock::sample() };
     for (epoch, head, is_good) in [(5, "five", true), (7, "seven", true), (6, "six", true), (7, "another", false)] {
-        let remembered = crate::memory::remember(&memory, &name(), &superblock(epoch), head.as_bytes()).await;
+        let seen = Seen { superblock: &superblock(epoch), head: head.as_bytes(), keys: &keys };
+        let remembered = crate::memory::remember(&memory, &name(), seen).await;
         assert_eq!(remembered.is_ok(), is_good, "{head}");
         let newest = if epoch == 5 { 5 } else { 7 };
-        let older = crate::memory::check(&memory, &name(), &superblock(newest - 1), b"older").await;
+        let seen = Seen { superblock: &superblock(newest - 1), head: b"older", keys: &keys };
+        let older = crate::memory::check(&memory, &name(), seen).await;
         assert_eq!(older.expect_err("rolled back").kind(), ErrorKind::Corrupt);
     }
     let other = crate::superblock::Superblock { id: [1; 16], ..superblock(9) };
-    assert!(crate::memory::remember(&memory, &name(), &other, b"another vault").await.is_err());
+    let seen = Seen { superblock: &other, head: b"another vault", keys: &keys };
+    assert!(crate::memory::remember(&memory, &name(), seen).await.is_err());
 }
 
 /// Two that go on from one state are told apart by who saw one of them.
@@ -293,8 +332,9 @@ async fn a_fork_is_found() {
         drop(Vault::open(place, &password()).await.expect("opens"));
         if seed == 6 {
             let bytes = world.head().await;
-            let (_, _, superblock) = crate::head::unlock(&bytes, &password()).expect("good");
-            let known = crate::memory::check(&*memory, &name(), &superblock, &bytes).await;
+            let (_, keys, superblock) = crate::head::unlock(&bytes, &password()).expect("good");
+            let seen = Seen { superblock: &superblock, head: &bytes, keys: &keys };
+            let known = crate::memory::check(&*memory, &name(), seen).await;
             assert_eq!(known.expect_err("another of the same epoch").kind(), ErrorKind::Corrupt);
         }
     }
