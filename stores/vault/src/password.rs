@@ -66,6 +66,12 @@ impl Default for Cost {
     }
 }
 
+#[cfg(test)]
+thread_local! {
+    /// What was paid on this thread.
+    pub(crate) static PAID: std::cell::RefCell<Vec<Cost>> = const { std::cell::RefCell::new(Vec::new()) };
+}
+
 impl Cost {
     /// What can be paid, and is a cost at all: anything else in a header was never written there by this program.
     pub(crate) fn is_valid(self) -> bool {
@@ -107,6 +113,8 @@ impl Cost {
 
     /// What a password gives with a salt. Takes its time: not for a thread that serves others.
     pub(crate) fn derive(self, password: &[u8], salt: &[u8]) -> Zeroizing<[u8; 32]> {
+        #[cfg(test)]
+        PAID.with_borrow_mut(|paid| paid.push(self));
         let Self { memory_kib, passes, lanes } = self;
         let params = Params::new(memory_kib, passes, lanes.into(), Some(32)).expect("a cost is checked before");
         let mut derived = Zeroizing::new([0; 32]);

@@ -9,7 +9,7 @@ use muxfs::{
     testing::fault::{BlockCall, Faulty},
 };
 
-use super::*;
+use super::{stops::Stops, *};
 
 fn over(faulty: &Arc<Faulty<Mem>>, heads: Arc<dyn Heads>) -> VaultPlace {
     place(faulty.clone(), heads, Clock::default().env(1))
@@ -398,4 +398,146 @@ async fn an_opening_beside_a_flush_finds_the_newer_state() {
     assert_eq!(all(&vault).await.expect("all"), BTreeMap::from([(key(5), bytes(5))]));
     put(&vault, &key(100), bytes(100)).await;
     flush(&vault).await;
+}
+
+/// Each call of the stores below fails once, before it is done or after: it is told, tried again by the next one, and nothing is lost
+/// or left behind.
+#[tokio::test]
+async fn a_call_that_fails_once_costs_nothing() {
+    let whole = World::new(1);
+    let vault = whole.create(&VaultOptions { compression: Compression::None, ..options() }).await;
+    let mut model = BTreeMap::new();
+    for n in 0..6 {
+        put(&vault, &key(n), block(n, 50_000)).await;
+        model.insert(key(n), block(n, 50_000));
+        flush(&vault).await;
+    }
+    drop(vault);
+    let (objects, head) = (whole.objects().await, whole.head().await);
+    for is_done in [false, true] {
+        for at in 0.. {
+            let (world, stops) = (World::of(&objects, head.clone(), 7).await, Stops::new(at, false, is_done));
+            let vault = match Vault::open(stops.place(&world), &password()).await {
+                Ok(vault) => vault,
+                Err(_) => Vault::open(stops.place(&world), &password()).await.expect("the second time"),
+            };
+            let (mut model, mut failures) = (model.clone(), 0);
+            for n in 10..14 {
+                while let Err(error) = vault.put(&key(n), block(n, 90_000)).await {
+                    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:#}");
+                    failures += 1;
+                    assert!(failures < 3, "call {at}: {error:#}");
+                }
+                model.insert(key(n), block(n, 90_000));
+            }
+            vault.delete(&key(0)).await.expect("delete");
+            model.remove(&key(0));
+            while let Err(error) = vault.flush().await {
+                assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:#}");
+                failures += 1;
+                assert!(failures < 3, "call {at}: {error:#}");
+            }
+            if let Err(error) = vault.compact().await {
+                assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:#}");
+                vault.compact().await.expect("the second time");
+            }
+            if all(&vault).await.is_err() {
+                assert_eq!(all(&vault).await.expect("the second time"), model);
+            }
+            let checked = match vault.check().await {
+                Ok(checked) => checked,
+                Err(_) => vault.check().await.expect("the second time"),
+            };
+            assert_eq!(checked.damaged, Vec::<String>::new(), "call {at}");
+            put(&vault, &key(1000), Bytes::new()).await;
+            model.insert(key(1000), Bytes::new());
+            if vault.flush().await.is_err() {
+                flush(&vault).await;
+            }
+            let is_over = !stops.happened();
+            if !is_over {
+                // What could not be deleted is by the next one.
+                put(&vault, &key(1001), Bytes::new()).await;
+                model.insert(key(1001), Bytes::new());
+                flush(&vault).await;
+            }
+            assert_eq!(world.blocks.block_count(), counted(&vault).await, "call {at} leaves objects behind");
+            drop(vault);
+            assert_eq!(all(&world.open().await.expect("open")).await.expect("all"), model, "call {at}");
+            if is_over {
+                break;
+            }
+        }
+    }
+}
+
+/// A store with room for so many objects.
+#[derive(Debug, Default)]
+struct Small {
+    inner: Mem,
+    room: std::sync::atomic::AtomicUsize,
+}
+
+#[async_trait]
+impl BlockStore for Small {
+    async fn get(&self, key: &BlockKey) -> Result<Option<Bytes>> {
+        self.inner.get(key).await
+    }
+
+    async fn put(&self, key: &BlockKey, block: Bytes) -> Result<()> {
+        if self.inner.block_count() >= self.room.load(std::sync::atomic::Ordering::SeqCst) {
+            return Err(muxfs::Error::new(ErrorKind::NoSpace, "test.put"));
+        }
+        self.inner.put(key, block).await
+    }
+
+    async fn delete(&self, key: &BlockKey) -> Result<()> {
+        self.inner.delete(key).await
+    }
+
+    fn keys(&self) -> futures_util::stream::BoxStream<'_, Result<BlockKey>> {
+        self.inner.keys()
+    }
+}
+
+/// A store that fills up, wherever in a flush that is: it is told, what was flushed is there, for who opens it anew too, and with
+/// more room all goes on.
+#[tokio::test]
+async fn a_store_that_fills_up_loses_nothing() {
+    for room in 4..24 {
+        let (store, heads) = (Arc::new(Small::default()), Arc::new(MemHeads::default()));
+        store.room.store(room, std::sync::atomic::Ordering::SeqCst);
+        let place = place(store.clone(), heads, Clock::default().env(1));
+        let options = VaultOptions { compression: Compression::None, ..options() };
+        let vault = Vault::create(place.clone(), &password(), &options).await.expect("made");
+        let (mut model, mut flushed, mut n) = (BTreeMap::new(), BTreeMap::new(), 0);
+        let full = loop {
+            let bytes = Bytes::from(Dice::new(n as u64).bytes(30_000));
+            let done = match vault.put(&key(n), bytes.clone()).await {
+                Ok(()) => {
+                    model.insert(key(n), bytes);
+                    vault.flush().await
+                }
+                refused => refused,
+            };
+            match done {
+                Ok(()) => flushed.clone_from(&model),
+                Err(error) => break error,
+            }
+            n += 1;
+            assert!(n < 100, "it never fills up");
+        };
+        assert_eq!(full.kind(), ErrorKind::NoSpace, "{full:#}");
+        assert_eq!(all(&vault).await.expect("all"), model, "what was taken is there");
+        if room % 2 == 0 {
+            store.room.store(room + 8, std::sync::atomic::Ordering::SeqCst);
+            flush(&vault).await;
+            flushed = model;
+            assert_eq!(store.inner.block_count(), counted(&vault).await, "nothing is left behind");
+        }
+        drop(vault);
+        let vault = Vault::open(place, &password()).await.expect("open");
+        assert_eq!(all(&vault).await.expect("all"), flushed, "what was flushed is there");
+        assert_eq!(vault.check().await.expect("check").damaged, Vec::<String>::new());
+    }
 }

@@ -90,3 +90,24 @@ async fn between_flushes_the_number_of_objects_is_of_a_class() {
         assert!(seen(&world).await.iter().all(|lens| *lens == (24, PACK_LEN_MIN as usize)));
     }
 }
+
+/// There are few objects more than data takes: what is not filled, covers and the index.
+#[tokio::test]
+async fn there_are_few_objects_more_than_data_takes() {
+    for count in [1, 20, 100, 400, 1000] {
+        let world = World::new(1);
+        let vault = world.create(&VaultOptions { compression: Compression::None, ..options() }).await;
+        let mut len = 0;
+        for n in 0..count {
+            let bytes = Dice::new(n as u64).bytes(1 + n * 7919 % 9000);
+            len += bytes.len();
+            put(&vault, &key(n), bytes.into()).await;
+            if n % 50 == 0 {
+                flush(&vault).await;
+            }
+        }
+        flush(&vault).await;
+        let (objects, packs) = (world.blocks.block_count(), len.div_ceil(PACK_LEN_MIN as usize));
+        assert!(objects <= packs + 8, "{objects} objects for {len} bytes, which are {packs} packs");
+    }
+}

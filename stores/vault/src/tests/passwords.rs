@@ -2,14 +2,25 @@
 
 use muxfs::ErrorKind;
 
-use super::*;
-use crate::head::unlock;
+use super::{stops::Stops, *};
+use crate::{head::unlock, password::PAID};
 
 /// Where a slot says how much memory a try takes: flipped high, a test would take half a GiB.
 const MEMORY: std::ops::Range<usize> = 12..16;
 
+/// How a head is refused; and that it takes as much work, whatever is wrong: one try, at what it says, or else what a new one costs.
 fn told(head: &[u8], password: &Password) -> (ErrorKind, String) {
+    PAID.take();
     let error = unlock(head, password).err().expect("refused");
+    let paid = PAID.take();
+    if error.kind() != ErrorKind::Unsupported {
+        let said = head.get(11..20).map_or(Cost::default(), |said| Cost {
+            lanes: said[0],
+            memory_kib: u32::from_le_bytes(said[1..5].try_into().expect("four")),
+            passes: u32::from_le_bytes(said[5..].try_into().expect("four")),
+        });
+        assert_eq!(paid, [if said.is_valid() { said } else { Cost::default() }], "{error:#}");
+    }
     (error.kind(), format!("{error:#}"))
 }
 
@@ -99,4 +110,64 @@ async fn what_is_there_is_not_made_again() {
         let made = Vault::create(World::new(3).place(), &password(), &options).await;
         assert_eq!(made.expect_err("out of range").kind(), ErrorKind::InvalidArgument);
     }
+}
+
+/// Stopped at any call, before it is done or after: one of the two passwords opens the vault, and all is in it.
+#[tokio::test]
+async fn of_a_change_that_is_stopped_one_password_opens() {
+    let other = Password::new("battery staple").expect("a password");
+    let whole = World::new(1);
+    let vault = whole.create(&options()).await;
+    put(&vault, &key(1), block(1, 100_000)).await;
+    flush(&vault).await;
+    drop(vault);
+    let (objects, head) = (whole.objects().await, whole.head().await);
+    let mut opened_by = [0, 0];
+    for is_done in [false, true] {
+        for at in 0.. {
+            let (world, stops) = (World::of(&objects, head.clone(), 7).await, Stops::new(at, true, is_done));
+            let changed = async {
+                let vault = Vault::open(stops.place(&world), &password()).await?;
+                vault.put(&key(2), block(2, 1000)).await?;
+                vault.change_password(&other, CHEAP).await
+            };
+            let changed = changed.await;
+            let world = World { env: Clock::default().env(1000 + at), ..world };
+            let [first, second] = [world.open().await, Vault::open(world.place(), &other).await].map(muxfs::Result::ok);
+            assert!(first.is_some() != second.is_some(), "stopped at {at}: one of them");
+            assert!(changed.is_err() || second.is_some(), "a password that was changed is the other one");
+            opened_by[usize::from(second.is_some())] += 1;
+            let vault = first.or(second).expect("one of them");
+            let found = all(&vault).await.expect("all");
+            assert_eq!(found.get(&key(1)), Some(&block(1, 100_000)));
+            assert!(changed.is_err() || found.len() == 2);
+            if changed.is_ok() {
+                assert!(!stops.happened());
+                break;
+            }
+        }
+    }
+    assert!(opened_by.iter().all(|count| *count > 1), "{opened_by:?}");
+}
+
+/// The head of before, put back alone, opens with the password of before; but packs that are newer tell, and who remembers does.
+#[tokio::test]
+async fn an_old_head_lets_no_old_password_in_unseen() {
+    let (world, memory) = (World::new(1), Arc::new(MemHeads::default()));
+    let place = VaultPlace { memory: Some(memory.clone()), ..world.place() };
+    let vault = Vault::create(place, &password(), &options()).await.expect("made");
+    put(&vault, &key(1), block(1, 1000)).await;
+    flush(&vault).await;
+    let old_head = world.head().await;
+    let other = Password::new("battery staple").expect("a password");
+    vault.change_password(&other, CHEAP).await.expect("changed");
+    let put_back = World::of(&world.objects().await, old_head.clone(), 2).await;
+    let place = VaultPlace { memory: Some(memory), ..put_back.place() };
+    let refused = Vault::open(place, &password()).await.expect_err("it is remembered");
+    assert_eq!(refused.kind(), ErrorKind::Corrupt, "{refused:#}");
+    put(&vault, &key(2), block(2, 1000)).await;
+    flush(&vault).await;
+    let put_back = World::of(&world.objects().await, old_head, 3).await;
+    let refused = put_back.open().await.expect_err("there are newer packs");
+    assert_eq!(refused.kind(), ErrorKind::Corrupt, "{refused:#}");
 }
