@@ -182,8 +182,8 @@ impl Frontend {
             if bytes.is_empty() {
                 break;
             }
-            hashing.update(&bytes);
             at += bytes.len() as u64;
+            hashing.give(&self.hashers, bytes).await.map_err(failed)?;
         }
         let hashed = hashing.finish();
         let mtime = nanos(tree.vfs.getattr(work.file.ino()).await.map_err(failed)?.mtime);
