@@ -158,10 +158,9 @@ async fn len_on(disk: Option<&Disk>) -> Result<Option<u64>> {
 
 /// Gives the room of what is dead back, and tells how many segments went.
 async fn compact(disk: &Disk) -> Result<u64> {
-    let mut segments_removed = 0;
+    let mut segments_removed = disk.compact_others().await?;
     for _ in 0..POSTPONED_COUNT_MAX {
         let mut postponed = false;
-        segments_removed += disk.compact_others().await?;
         for segments in disk.all_segments() {
             let report = segments.compact().await?;
             segments_removed += report.segments_removed;
