@@ -23,6 +23,7 @@ use crate::{
     database::{RedisMount, SqliteMount},
     mounts::MountPoint,
     s3::S3,
+    zstor,
 };
 
 /// Where NFS listens if nothing else is said.
@@ -127,6 +128,30 @@ impl Mount {
             Self::Redis(mount) => mount.prefix.0,
             Self::Flist(flist) => flist.prefix.0,
             Self::Overlay(overlay) => overlay.prefix.0,
+        }
+    }
+
+    /// It, where it is one of kind `zstor`.
+    pub(crate) fn as_zstor(&self) -> Option<&ZstorMount> {
+        if let Self::Zstor(zstor) = self { Some(zstor) } else { None }
+    }
+
+    /// Whether it has content by CID and a tree over it, kept when the server stops.
+    pub(crate) fn is_content(&self) -> bool {
+        match self {
+            Self::Ipfs { .. } | Self::Zstor(_) | Self::S3(_) | Self::Sqlite(_) | Self::Redis(_) => true,
+            Self::Mem { .. } | Self::Local { .. } | Self::Flist(_) | Self::Overlay(_) => false,
+        }
+    }
+
+    /// The file of the key that all is encrypted with, where there is one.
+    pub(crate) fn key_file(&self, data: &Path) -> Option<PathBuf> {
+        match self {
+            Self::Zstor(zstor) => Some(zstor::key_file(data, zstor)),
+            Self::S3(bucket) => bucket.key.clone(),
+            Self::Sqlite(mount) => mount.key.clone(),
+            Self::Redis(mount) => mount.key.clone(),
+            Self::Mem { .. } | Self::Local { .. } | Self::Ipfs { .. } | Self::Flist(_) | Self::Overlay(_) => None,
         }
     }
 }
@@ -733,6 +758,16 @@ impl Default for Config {
 }
 
 impl Config {
+    /// Its mounts of kind `zstor`.
+    pub(crate) fn zstors(&self) -> impl Iterator<Item = &ZstorMount> {
+        self.mount.iter().filter_map(Mount::as_zstor)
+    }
+
+    /// That of a prefix.
+    pub(crate) fn zstor(&self, prefix: Prefix) -> Option<&ZstorMount> {
+        self.zstors().find(|mount| mount.prefix.0 == prefix)
+    }
+
     /// Reads a file, or takes the defaults where there is none.
     ///
     /// # Errors

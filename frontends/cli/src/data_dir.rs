@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use muxfs::{Error, ErrorKind, Result};
+use muxfs::{Error, ErrorKind, Prefix, Result};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
@@ -195,6 +195,11 @@ fn io(path: &Path, error: std::io::Error) -> Error {
         _ => ErrorKind::Io,
     };
     Error::new(kind, "data.open").at(path.display()).because(error)
+}
+
+/// The directory of what a mount has on this disk: all of it, or what it keeps beside its blocks.
+pub(crate) fn content_dir(data: &Path, prefix: Prefix) -> PathBuf {
+    data.join("mounts").join(prefix.as_str())
 }
 
 /// Makes a directory below the data directory that only its owner can read.

@@ -8,14 +8,14 @@ use std::{
     sync::Arc,
 };
 
-use muxfs::{Error, ErrorKind, Prefix, Result};
+use muxfs::{Error, ErrorKind, Result};
 use muxfs_zstor::Node;
 use serde::{Deserialize, Serialize};
 use tokio::signal::unix::Signal;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::{Config, Gc, Mount, Scrub, ZstorMount},
+    config::{Config, Gc, Mount, Scrub},
     control::Failure,
     instance::Instance,
     zstor,
@@ -96,7 +96,7 @@ pub(crate) async fn reload(instance: &Instance) -> Result<Reloaded> {
     let restart = takes_restart(&loaded, &config)?;
     let mut named = Vec::new();
     for (prefix, store) in instance.zstors() {
-        let Some(new) = zstor_mount(&config, prefix) else { continue };
+        let Some(new) = config.zstor(prefix) else { continue };
         named.push((prefix, store, new, zstor::nodes_with_passwords(&config.data, new)?));
     }
     let (mut changed, mut refused) = (Vec::new(), Vec::new());
@@ -112,7 +112,7 @@ pub(crate) async fn reload(instance: &Instance) -> Result<Reloaded> {
             refused.push(Refused { mount: prefix.to_string(), failure: Failure::from(&error) });
             continue;
         }
-        if let Some(now) = loaded.mount.iter_mut().find_map(|mount| of_prefix(mount, prefix)) {
+        if let Some(Mount::Zstor(now)) = loaded.mount.iter_mut().find(|mount| mount.prefix() == prefix) {
             now.nodes.clone_from(&new.nodes);
         }
         changed.push(format!("the nodes of /{prefix}"));
@@ -127,36 +127,6 @@ pub(crate) async fn reload(instance: &Instance) -> Result<Reloaded> {
         tracing::warn!("these changes of the configuration take a restart: {}", restart.join(", "));
     }
     Ok(Reloaded { changed, restart, refused })
-}
-
-fn of_prefix(mount: &mut Mount, prefix: Prefix) -> Option<&mut ZstorMount> {
-    match mount {
-        Mount::Zstor(mount) if mount.prefix.0 == prefix => Some(mount),
-        Mount::Mem { .. }
-        | Mount::Local { .. }
-        | Mount::Ipfs { .. }
-        | Mount::S3(_)
-        | Mount::Sqlite(_)
-        | Mount::Redis(_)
-        | Mount::Flist(_)
-        | Mount::Overlay(_)
-        | Mount::Zstor(_) => None,
-    }
-}
-
-fn zstor_mount(config: &Config, prefix: Prefix) -> Option<&ZstorMount> {
-    config.mount.iter().find_map(|mount| match mount {
-        Mount::Zstor(mount) if mount.prefix.0 == prefix => Some(mount),
-        Mount::Mem { .. }
-        | Mount::Local { .. }
-        | Mount::Ipfs { .. }
-        | Mount::S3(_)
-        | Mount::Sqlite(_)
-        | Mount::Redis(_)
-        | Mount::Flist(_)
-        | Mount::Overlay(_)
-        | Mount::Zstor(_) => None,
-    })
 }
 
 fn table<T: Serialize>(part: &T) -> Result<toml::Table> {

@@ -14,7 +14,6 @@ use tokio::sync::mpsc;
 
 use crate::{
     commands::zstor::chosen_one,
-    config::Mount,
     instance::{Instance, env},
     namespace::Namespace,
     output::{Output, bytes, count},
@@ -118,18 +117,7 @@ async fn begin_and_tell(instance: &Instance, options: &Rotate, out: &Out) -> Res
     let named = options.mount.as_deref().map(Prefix::new).transpose()?;
     let (prefix, store) = chosen_one(instance.zstors().collect(), named)?;
     let drawn = store.rotate().await.map_err(|error| error.at(format!("/{prefix}")))?;
-    let file = instance.config.mount.iter().find_map(|mount| match mount {
-        Mount::Zstor(mount) if mount.prefix.0 == prefix => Some(key_file(&instance.config.data, mount)),
-        Mount::Mem { .. }
-        | Mount::Local { .. }
-        | Mount::Ipfs { .. }
-        | Mount::S3(_)
-        | Mount::Sqlite(_)
-        | Mount::Redis(_)
-        | Mount::Flist(_)
-        | Mount::Overlay(_)
-        | Mount::Zstor(_) => None,
-    });
+    let file = instance.config.zstor(prefix).map(|mount| key_file(&instance.config.data, mount));
     let file = file.unwrap_or_default().display().to_string();
     let mount = prefix.to_string();
     out.send(Ok(Rotating::Begun { mount: mount.clone(), file: file.clone(), drawn })).await.map_err(gone)?;

@@ -27,7 +27,7 @@ use crate::{
     collector,
     config::{self, Config, Mount, OverlayMount, Source, Squash, ZstorMount},
     control,
-    data_dir::{DataDir, private_dir},
+    data_dir::{DataDir, content_dir, private_dir},
     database::{RedisMount, SqliteMount},
     follower,
     host_file::{Mode, replace},
@@ -147,8 +147,7 @@ async fn run(
     let ftp =
         start_ftp(&instance, &config.ftp, &data, unsynced.clone()).await.map_err(|error| taken(error, "--ftp"))?;
     let http = start_http(&instance, &config, &data, unsynced.clone(), recorder.clone()).await?;
-    let is_tree = |mount: &Mount| matches!(mount, Mount::Ipfs { .. } | Mount::Zstor(_) | Mount::S3(_));
-    let ordered = fsids(&*instance.vfs, &config, is_tree).await?;
+    let ordered = fsids(&*instance.vfs, &config, Mount::is_content).await?;
     let s3 = s3::start(&instance, &config, (unsynced, ordered)).await.map_err(|error| taken(error, "--s3"))?;
     for point in &config.fuse.mounts {
         instance.mounts.mount(point).await?;
@@ -437,7 +436,7 @@ fn greeting(config: &Config, ready: &Ready) -> String {
                 format!("{}, read{}", dir.display(), if *read_only { " only" } else { " and written in place" })
             }
             Mount::Ipfs { prefix, .. } => {
-                let dir = config.data.join("mounts").join(prefix.0.as_str());
+                let dir = content_dir(&config.data, prefix.0);
                 let others = match config.ipfs.sources.as_slice() {
                     [] => String::new(),
                     [source] => format!("; what is not there from {}", source.url),
@@ -449,7 +448,7 @@ fn greeting(config: &Config, ready: &Ready) -> String {
                 format!("the flists in {}, read only", flist_dir(&config.data, flist.dir.as_deref()).display())
             }
             Mount::Overlay(overlay) => {
-                let dir = config.data.join("mounts").join(overlay.prefix.0.as_str());
+                let dir = content_dir(&config.data, overlay.prefix.0);
                 format!("read and written over {}, what is changed in {}", overlay.over.0, dir.display())
             }
             Mount::S3(bucket) => bucket.described(),
@@ -485,9 +484,7 @@ fn greeting(config: &Config, ready: &Ready) -> String {
         lines.push(format!("  curl   curl {who}-T FILE ftp://{host}:{port}/local/"));
     }
     if let Some(addr) = ready.http {
-        let of_content = config.mount.iter().find(|mount| {
-            matches!(mount, Mount::Ipfs { .. } | Mount::Zstor(_) | Mount::S3(_) | Mount::Sqlite(_) | Mount::Redis(_))
-        });
+        let of_content = config.mount.iter().find(|mount| mount.is_content());
         let prefix = of_content.map_or("ipfs".to_owned(), |mount| mount.prefix().to_string());
         let (host, port) = (connect_host(addr.ip()), addr.port());
         lines.push(format!("HTTP on {addr}"));

@@ -28,6 +28,7 @@ use super::{Finding, Findings, place_of};
 use crate::{
     bucket,
     config::{Config, FlistMount, Mount, ZstorMount},
+    data_dir::content_dir,
     database,
     instance::{HEAD, Instance, env},
     output::{bytes, count},
@@ -78,7 +79,7 @@ pub(super) async fn offline(config: &Config, out: &Findings) {
                 }
             }
             Mount::Ipfs { .. } | Mount::Overlay(_) => {
-                let dir = config.data.join("mounts").join(mount.prefix().as_str());
+                let dir = content_dir(&config.data, mount.prefix());
                 if dir.exists() {
                     closed_mount(config, mount.prefix(), &dir, out).await;
                 } else {
@@ -155,7 +156,7 @@ async fn closed_zstor(config: &Config, mount: &ZstorMount, out: &Findings) {
     };
     nodes(&place, &store.nodes(), out).await;
     let has_blocks = store.nodes().iter().filter_map(OpenNode::segments).any(|node| node.stats().block_count > 0);
-    let dir = zstor::local_dir(&config.data, mount);
+    let dir = content_dir(&config.data, mount.prefix.0);
     let sealed = |part: &str| Ok(store.sealed(part, over(&dir.join(part))?));
     let heads = Ok(store.heads().clone() as Arc<dyn Heads>);
     besides(config, (prefix, &dir), (store.blocks().clone(), has_blocks), heads, &sealed, out).await;

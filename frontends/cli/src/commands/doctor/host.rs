@@ -14,6 +14,7 @@ use super::{Finding, Findings};
 use crate::{
     commands::{list::utc, verify_all::last_done},
     config::{Config, Mount},
+    data_dir::content_dir,
     output::{ago, bytes, count},
     zstor,
 };
@@ -139,13 +140,7 @@ fn private(config: &Config) -> Vec<Finding> {
     // FTP and HTTP may read one.
     let of_http = config.http.users.as_ref().filter(|users| config.ftp.users.as_ref() != Some(users));
     let named = [config.ftp.users.as_ref(), of_http, config.ftp.tls_key.as_ref()];
-    let keys = config.mount.iter().filter_map(|mount| match mount {
-        Mount::Zstor(zstor) => Some(zstor::key_file(data, zstor)),
-        Mount::S3(bucket) => bucket.key.clone(),
-        Mount::Sqlite(mount) => mount.key.clone(),
-        Mount::Redis(mount) => mount.key.clone(),
-        _ => None,
-    });
+    let keys = config.mount.iter().filter_map(|mount| mount.key_file(data));
     let paths = in_data.iter().map(|name| data.join(name)).chain(named.into_iter().flatten().cloned()).chain(keys);
     let mut findings: Vec<Finding> = paths.filter_map(|path| permissions(&path)).collect();
     if findings.is_empty() {
@@ -189,7 +184,7 @@ fn permissions(path: &Path) -> Option<Finding> {
 /// The files of logs: which there are, of which format, and what does not belong there.
 fn segments(config: &Config) -> Vec<Finding> {
     let dirs = config.mount.iter().flat_map(|mount| {
-        let dir = config.data.join("mounts").join(mount.prefix().as_str());
+        let dir = content_dir(&config.data, mount.prefix());
         let besides = ["pins", "journal", "heads"].map(|part| dir.join(part));
         let blocks = |dir: &Path| ["blocks", "index"].map(|part| dir.join(part));
         match mount {

@@ -10,9 +10,9 @@ use muxfs::{Error, ErrorKind, Prefix, Result};
 
 use super::{Plan, Status, chosen, chosen_one, status::Beside};
 use crate::{
-    config::{Config, Mount, ZstorMount},
+    config::{Config, ZstorMount},
     control::Client,
-    data_dir::{DataDir, Peek},
+    data_dir::{DataDir, Peek, content_dir},
     instance::{Instance, env},
     namespace::Namespace as _,
     zstor,
@@ -73,7 +73,7 @@ impl Looker {
         let mut all = Vec::new();
         for (prefix, mount) in chosen(mounts(config), mount)? {
             let store = open(config, mount).await?;
-            let uncommitted_bytes = len_below(&zstor::local_dir(&config.data, mount).join("journal"));
+            let uncommitted_bytes = len_below(&content_dir(&config.data, mount.prefix.0).join("journal"));
             all.push(Status::of(prefix, &store, Beside { served: false, uncommitted_bytes }).await);
         }
         Ok(all)
@@ -107,18 +107,7 @@ pub(crate) async fn plan_of(instance: &Instance, mount: Option<Prefix>, lose: &[
 }
 
 fn mounts(config: &Config) -> Vec<(Prefix, &ZstorMount)> {
-    let mounts = config.mount.iter().filter_map(|mount| match mount {
-        Mount::Zstor(mount) => Some((mount.prefix.0, mount)),
-        Mount::Mem { .. }
-        | Mount::Local { .. }
-        | Mount::Ipfs { .. }
-        | Mount::S3(_)
-        | Mount::Sqlite(_)
-        | Mount::Redis(_)
-        | Mount::Flist(_)
-        | Mount::Overlay(_) => None,
-    });
-    mounts.collect()
+    config.zstors().map(|mount| (mount.prefix.0, mount)).collect()
 }
 
 async fn open(config: &Config, mount: &ZstorMount) -> Result<muxfs_zstor::Zstor> {

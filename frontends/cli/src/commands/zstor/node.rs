@@ -63,17 +63,7 @@ pub(crate) async fn change_nodes(
     let editing = Editing::begin(&file).await?;
     // As whoever changed it before left it.
     let config = crate::effective(config.source)?;
-    let mounts = config.mount.iter().filter_map(|mount| match mount {
-        Mount::Zstor(mount) => Some((mount.prefix.0, mount)),
-        Mount::Mem { .. }
-        | Mount::Local { .. }
-        | Mount::Ipfs { .. }
-        | Mount::S3(_)
-        | Mount::Sqlite(_)
-        | Mount::Redis(_)
-        | Mount::Flist(_)
-        | Mount::Overlay(_) => None,
-    });
+    let mounts = config.zstors().map(|mount| (mount.prefix.0, mount));
     let (prefix, mount) = chosen_one(mounts.collect(), chosen)?;
     let names: Vec<String> = zstor::nodes(&config.data, mount).into_iter().map(|node| node.name).collect();
     let before = fs::read_to_string(&file).map_err(|error| host(&file, error))?;
@@ -122,8 +112,7 @@ pub(crate) async fn change_nodes(
         write(&edit.text())?;
         // Whatever it is that a start would refuse.
         let config = crate::effective(config.source.clone())?;
-        let mount = config.mount.iter().find(|mount| mount.prefix() == prefix);
-        if let Some(Mount::Zstor(mount)) = mount {
+        if let Some(mount) = config.zstor(prefix) {
             zstor::check(&config.data, mount)?;
         }
         match &server {
@@ -453,11 +442,8 @@ nodes = [
 
     fn edit(text: &str) -> Edit {
         let config = Config::parse(text).expect("a configuration");
-        let mount = config.mount.iter().find_map(|mount| match mount {
-            Mount::Zstor(mount) => Some(mount.clone()),
-            _ => None,
-        });
-        Edit::new(text, Prefix::new("zstor").expect("a prefix"), Path::new("/d"), &mount.expect("one")).expect("it can")
+        let mount = config.zstors().next().expect("one");
+        Edit::new(text, Prefix::new("zstor").expect("a prefix"), Path::new("/d"), mount).expect("it can")
     }
 
     fn node() -> NewNode {
