@@ -8,26 +8,28 @@ use std::{
 };
 
 use muxfs::{
-    BlockStore, Env, Error, ErrorKind, Name, Result,
-    block::{Cache, Encrypt, Fallback, Mem, Segments},
+    BlockStore, Env, Error, ErrorKind, Name, Prefix, Result,
+    block::{Cache, Fallback, Mem, Segments},
     dag::{Dag, DagOptions},
     heads::Heads as _,
-    media::{Media, MemMedia, SealedMedia},
+    media::MemMedia,
     tree::{Tree, TreeOptions, uncommitted_count},
 };
 use muxfs_s3::{Bucket, S3Access, S3Credentials, S3Limits, S3Options, S3Place, S3Store};
-use muxfs_zstor::{BucketPlace, KeyRing};
+use muxfs_zstor::BucketPlace;
 use serde::{Deserialize, Serialize};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     commands::{doctor::Finding, put::host},
     config::{ByteCount, PrefixText},
-    data_dir::private_dir,
+    data_dir::{content_dir, private_dir},
     host_file::{Mode, read_password_file, replace},
     instance::{HEAD, media},
     output::count,
+    sealing::Sealing,
     sources::near,
+    writer::{self, hostname},
 };
 
 const OP: &str = "s3.mount";
@@ -35,8 +37,6 @@ const OP: &str = "s3.mount";
 const TAKE_OVER: &str = "take-over";
 /// Is there until somebody has said which content is to stay that another machine pinned.
 const PINS_LOST: &str = "pins-lost";
-/// The file of who writes: as long as it is the same directory, the same.
-const WRITER: &str = "writer";
 /// How often somebody who follows looks for a commit.
 const FOLLOW_EVERY: Duration = Duration::from_secs(2);
 /// How often somebody who writes looks whether another machine has taken over.
@@ -121,19 +121,13 @@ impl BucketAt {
     ///
     /// # Errors
     /// Those of the files.
-    pub(crate) fn asked_by(&self, data: &Path, prefix: &str) -> Result<BucketPlace> {
-        let local = data.join("mounts").join(prefix);
-        let writer = known_writer(&local)?.unwrap_or_else(|| "nobody".into());
-        let (me, kept) = (Some(credentials(self.credentials.as_deref())?), data.join("cache/s3").join(prefix));
+    pub(crate) fn asked_by(&self, data: &Path, prefix: Prefix) -> Result<BucketPlace> {
+        let local = content_dir(data, prefix);
+        let writer = writer::known(&local)?.unwrap_or_else(|| "nobody".into());
+        let (me, kept) = (Some(credentials(self.credentials.as_deref())?), data.join("cache/s3").join(prefix.as_str()));
         let takes_over = local.join(TAKE_OVER).exists();
         Ok(BucketPlace { me, writer, kept: Some(kept.join("packs")), takes_over, ..self.node() })
     }
-}
-
-/// What others are told of this machine.
-fn hostname() -> String {
-    let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    hostname.chars().filter(|c| !c.is_control()).take(60).collect()
 }
 
 /// Why there can be no bucket.
@@ -158,7 +152,7 @@ impl BucketMount {
 
     /// Where a mount keeps what it has besides its blocks.
     pub(crate) fn local_dir(&self, data: &Path) -> PathBuf {
-        data.join("mounts").join(self.prefix.0.as_str())
+        content_dir(data, self.prefix.0)
     }
 
     /// Its files that the configuration names.
@@ -197,17 +191,7 @@ pub(crate) struct Opened {
     pub(crate) near: Option<Arc<Segments>>,
     /// Where the journal is.
     pub(crate) journal: PathBuf,
-    keys: Option<KeyRing>,
-}
-
-impl Opened {
-    /// What a mount keeps beside its blocks, encrypted where these are.
-    pub(crate) fn sealed(&self, part: &str, media: Arc<dyn Media>, env: &Env) -> Arc<dyn Media> {
-        match &self.keys {
-            Some(keys) => Arc::new(SealedMedia::new(media, keys.for_bucket(part), env.clone())),
-            None => media,
-        }
-    }
+    pub(crate) sealing: Sealing,
 }
 
 /// Who the environment says that we are, by the names that the AWS tools have for it.
@@ -243,59 +227,15 @@ fn credentials(file: Option<&Path>) -> Result<S3Credentials> {
     Err(Error::new(ErrorKind::InvalidArgument, OP).at(file.display()).because(why))
 }
 
-/// Who this data directory is to others, if that was drawn.
-fn known_writer(dir: &Path) -> Result<Option<String>> {
-    let file = dir.join(WRITER);
-    match fs::read_to_string(&file) {
-        Ok(text) if text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit()) => Ok(Some(text)),
-        Ok(_) => {
-            let why = "it is damaged: bring it back from a backup; or remove it, and this machine is another one to the bucket";
-            Err(Error::new(ErrorKind::Corrupt, OP).at(file.display()).because(why))
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(host(&file, error)),
-    }
-}
-
-/// Who this data directory is to others; drawn once.
-pub(crate) fn writer(dir: &Path, env: &Env) -> Result<String> {
-    if let Some(known) = known_writer(dir)? {
-        return Ok(known);
-    }
-    let (file, text) = (dir.join(WRITER), env.random_id());
-    replace(&file, text.as_bytes(), Mode::Given(0o600)).map_err(|error| host(&file, error))?;
-    Ok(text)
-}
-
-/// The keys of a mount; `None` where nothing is encrypted.
-fn keys(mount: &BucketMount) -> Result<Option<KeyRing>> {
-    let Some(file) = &mount.key else { return Ok(None) };
-    let ring = KeyRing::load(file)?;
-    if ring.as_ref().is_some_and(KeyRing::has_older) {
-        let why = "muxfs key rotate is replacing this key for another mount, and nothing in a bucket is encrypted anew: put the key that the \
-                   bucket was made with into a file of its own";
-        return Err(Error::new(ErrorKind::BadKey, OP).at(file.display()).because(why));
-    }
-    ring.map(Some).ok_or_else(|| {
-        let why =
-            "the key is missing: bring it back from where you keep a copy; for a new bucket, muxfs key new makes one";
-        Error::new(ErrorKind::BadKey, OP).at(file.display()).because(why)
-    })
-}
-
 /// Finds out whether what is there can be read with this key, or with none, while the machine that wrote it may still go on.
-async fn check_key(bucket: &Arc<Bucket>, mount: &BucketMount, keys: Option<&KeyRing>, kept: &Path) -> Result<()> {
+async fn check_key(bucket: &Arc<Bucket>, mount: &BucketMount, sealing: &Sealing, kept: &Path) -> Result<()> {
     let options = S3Options { access: S3Access::Follow, kept: Some(kept.into()), ..S3Options::new("nobody") };
     let store = match S3Store::open(Arc::clone(bucket), options).await {
         Err(error) if error.kind() == ErrorKind::NotFound && error.op() == "s3.open" => return Ok(()),
         store => store?,
     };
-    let (head, mut blocks): (_, Arc<dyn BlockStore>) = (Name::new(HEAD.as_bytes())?, Arc::new(store.clone()));
-    if let Some(keys) = keys {
-        let encrypt = Encrypt::new(blocks, keys.for_bucket("blocks"));
-        encrypt.check_key().await.map_err(|error| error.at(mount.place()))?;
-        blocks = Arc::new(encrypt);
-    }
+    let head = Name::new(HEAD.as_bytes())?;
+    let blocks = sealing.blocks(Arc::new(store.clone())).await.map_err(|error| error.at(mount.place()))?;
     if store.load(&head).await?.is_none() {
         return Ok(());
     }
@@ -325,7 +265,7 @@ pub(crate) async fn open(data: &Path, mount: &BucketMount, env: &Env) -> Result<
     let (local, cache) = (mount.local_dir(data), data.join("cache/s3").join(mount.prefix.0.as_str()));
     private_dir(&local)?;
     private_dir(&cache)?;
-    let (keys, me) = (keys(mount)?, credentials(mount.credentials.as_deref())?);
+    let (sealing, me) = (Sealing::load(mount.key.as_deref())?, credentials(mount.credentials.as_deref())?);
     let bucket = Arc::new(mount.place().open(&me, S3Limits::default(), env)?);
     let take_over = local.join(TAKE_OVER);
     let access = match (mount.follow, take_over.exists()) {
@@ -333,10 +273,10 @@ pub(crate) async fn open(data: &Path, mount: &BucketMount, env: &Env) -> Result<
         (false, true) => S3Access::TakeOver,
         (false, false) => S3Access::Write,
     };
-    let (me, packs) = (writer(&local, env)?, cache.join("packs"));
+    let (me, packs) = (writer::known_or_drawn(&local, env)?, cache.join("packs"));
     // Who cannot read what is there throws nobody out.
     if !mount.follow && S3Store::last_writer(&bucket).await?.is_some_and(|last| last != me) {
-        check_key(&bucket, mount, keys.as_ref(), &packs).await?;
+        check_key(&bucket, mount, &sealing, &packs).await?;
     }
     let options = S3Options { access, host: hostname(), kept: Some(packs), ..S3Options::new(me) };
     let store = S3Store::open(bucket, options).await.map_err(|error| match (error.kind(), error.op()) {
@@ -357,7 +297,7 @@ pub(crate) async fn open(data: &Path, mount: &BucketMount, env: &Env) -> Result<
             replace(&pins_lost, b"", Mode::Given(0o600)).map_err(|error| host(&pins_lost, error))?;
         }
         store.keep_all_while(pins_lost);
-        for (dir, count) in set_aside(&local, &journal, keys.as_ref(), env).await {
+        for (dir, count) in set_aside(&local, &journal, &sealing, env).await {
             tracing::warn!(dir = %dir.display(), count, "{LEFT_BEHIND}");
         }
         has_taken_over(&local)?;
@@ -381,16 +321,12 @@ pub(crate) async fn open(data: &Path, mount: &BucketMount, env: &Env) -> Result<
             }
         }
     }
-    if let Some(keys) = &keys {
-        let encrypt = Encrypt::new(blocks, keys.for_bucket("blocks"));
-        encrypt.check_key().await.map_err(|error| error.at(mount.place()))?;
-        blocks = Arc::new(encrypt);
-    }
+    blocks = sealing.blocks(blocks).await.map_err(|error| error.at(mount.place()))?;
     if mount.follow {
         // What a view makes of its own, as an empty directory, has to be somewhere.
         blocks = Arc::new(Fallback::new(Arc::new(Mem::default()), vec![blocks]));
     }
-    Ok(Opened { store, blocks, near, journal, keys })
+    Ok(Opened { store, blocks, near, journal, sealing })
 }
 
 /// What is in a journal that was set aside.
@@ -398,18 +334,12 @@ const LEFT_BEHIND: &str = "another machine took over before the changes in this 
                            played over what that one did. Keep it for as long as they may be missed, then remove it";
 
 /// The journals of before another machine took over that hold what was not committed, and how many changes.
-async fn set_aside(local: &Path, current: &Path, keys: Option<&KeyRing>, env: &Env) -> Vec<(PathBuf, u64)> {
+async fn set_aside(local: &Path, current: &Path, sealing: &Sealing, env: &Env) -> Vec<(PathBuf, u64)> {
     let entries = fs::read_dir(local).into_iter().flatten().flatten().map(|entry| entry.path());
     let is_journal = |dir: &PathBuf| dir.file_name().is_some_and(|name| name.to_string_lossy().starts_with("journal-"));
     let mut left = Vec::new();
     for dir in entries.filter(is_journal).filter(|dir| dir != current && dir.is_dir()) {
-        let counted = async {
-            let mut kept: Arc<dyn Media> = media(&dir)?;
-            if let Some(keys) = keys {
-                kept = Arc::new(SealedMedia::new(kept, keys.for_bucket("journal"), env.clone()));
-            }
-            uncommitted_count(kept, env).await
-        };
+        let counted = async { uncommitted_count(sealing.media("journal", media(&dir)?, env), env).await };
         match counted.await {
             Ok(0) => {}
             Ok(count) => left.push((dir, count)),
@@ -457,29 +387,24 @@ pub(crate) fn follow(tree: Tree) -> AbortOnDropHandle<()> {
     }))
 }
 
-/// The pins of a mount, encrypted as its journal is.
-pub(crate) fn pins_media(opened: &Opened, local: &Path, env: &Env) -> Result<Arc<dyn Media>> {
-    Ok(opened.sealed("pins", media(&local.join("pins"))?, env))
-}
-
 /// Looks at the bucket of a mount, and changes nothing there.
 pub(crate) async fn look(data: &Path, mount: &BucketMount) -> Vec<Finding> {
     const CHECK: &str = "bucket";
     let (env, place) = (crate::instance::env(), mount.place());
     let look = async {
-        let keys = keys(mount)?;
+        let sealing = Sealing::load(mount.key.as_deref())?;
         let bucket =
             Arc::new(mount.place().open(&credentials(mount.credentials.as_deref())?, S3Limits::default(), &env)?);
         let kept = Some(data.join("cache/s3").join(mount.prefix.0.as_str()).join("packs")).filter(|dir| dir.is_dir());
         let store =
             S3Store::open(bucket, S3Options { access: S3Access::Follow, kept, ..S3Options::new("doctor") }).await?;
-        Ok::<_, Error>((store, keys))
+        Ok::<_, Error>((store, sealing))
     };
     let found = match look.await {
-        Ok((store, keys)) => {
+        Ok((store, sealing)) => {
             let local = mount.local_dir(data);
             let current = local.join(journal_name(&store));
-            let left = set_aside(&local, &current, keys.as_ref(), &env).await;
+            let left = set_aside(&local, &current, &sealing, &env).await;
             let usage = store.usage();
             let found =
                 format!("{} blocks in {} packs", count(usage.block_count as u64), count(usage.pack_count as u64));

@@ -4,7 +4,6 @@
 //! a head beside that of the tree.
 
 use std::{
-    fs, io,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -12,27 +11,25 @@ use std::{
 use bytes::Bytes;
 use muxfs::{
     BlockStore, Env, Error, ErrorKind, Name, Result,
-    block::{Encrypt, SegmentsStats},
+    block::SegmentsStats,
     heads::{Heads, Swap},
-    media::{Media, SealedMedia},
 };
 use muxfs_redis::{RedisAddress, RedisOptions, RedisStore};
 use muxfs_sqlite::{SqliteOptions, SqliteStore};
-use muxfs_zstor::{KeyRing, Password};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::{
-    commands::{doctor::Finding, put::host},
+    commands::doctor::Finding,
     config::PrefixText,
-    data_dir::private_dir,
-    host_file::{Mode, read_password_file, replace},
+    data_dir::{content_dir, private_dir},
+    host_file::read_password,
     instance::{SpaceFn, space_of_disk},
     output::count,
+    sealing::Sealing,
+    writer::{self, hostname},
 };
 
 const OP: &str = "database.mount";
-/// The file of who writes: as long as it is the same directory, the same.
-const WRITER: &str = "writer";
 /// The head that says which data directory that is.
 const WRITER_HEAD: &[u8] = b"writer";
 /// So much of its disk an SQLite file leaves to its log, and to what deletions write, in bytes.
@@ -107,7 +104,7 @@ fn encrypted(key: Option<&PathBuf>) -> String {
 impl SqliteMount {
     /// The file of the blocks.
     pub(crate) fn path(&self, data: &Path) -> PathBuf {
-        self.file.clone().unwrap_or_else(|| local_dir(data, self.prefix).join("blocks.sqlite"))
+        self.file.clone().unwrap_or_else(|| content_dir(data, self.prefix.0).join("blocks.sqlite"))
     }
 
     /// Its files that the configuration names.
@@ -138,47 +135,16 @@ impl RedisMount {
     }
 
     fn options(&self, writer: String) -> Result<RedisOptions> {
-        let password = self.password_file.as_deref().map(password).transpose()?;
-        let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let password = self.password_file.as_deref().map(|file| read_password(file, OP)).transpose()?;
         Ok(RedisOptions {
             database: self.database,
             user: self.user.clone(),
             password,
             prefix: self.below.clone(),
             allow_eviction: self.allow_eviction,
-            host: hostname.chars().filter(|c| !c.is_control()).take(60).collect(),
+            host: hostname(),
             ..RedisOptions::new(self.server.0.clone(), writer)
         })
-    }
-}
-
-/// What a file of a password has in its first line.
-fn password(file: &Path) -> Result<Password> {
-    let bytes = read_password_file(file, OP, |error| host(file, error))?;
-    let text = std::str::from_utf8(&bytes).map_err(|error| host(file, io::Error::other(error)))?;
-    Ok(Password::new(text.lines().next().unwrap_or_default()))
-}
-
-/// Where a mount keeps what it has besides its blocks.
-pub(crate) fn local_dir(data: &Path, prefix: PrefixText) -> PathBuf {
-    data.join("mounts").join(prefix.0.as_str())
-}
-
-/// Who this data directory is to others; drawn once.
-fn writer(dir: &Path, env: &Env) -> Result<String> {
-    let file = dir.join(WRITER);
-    match fs::read_to_string(&file) {
-        Ok(text) if text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit()) => Ok(text),
-        Ok(_) => {
-            let why = "it is damaged: bring it back from a backup";
-            Err(Error::new(ErrorKind::Corrupt, OP).at(file.display()).because(why))
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let text = env.random_id();
-            replace(&file, text.as_bytes(), Mode::Given(0o600)).map_err(|error| host(&file, error))?;
-            Ok(text)
-        }
-        Err(error) => Err(host(&file, error)),
     }
 }
 
@@ -248,17 +214,7 @@ pub(crate) struct Opened {
     pub(crate) local: PathBuf,
     /// What it has room for.
     pub(crate) space: SpaceFn,
-    keys: Option<KeyRing>,
-}
-
-impl Opened {
-    /// What a mount keeps beside its blocks, encrypted where these are.
-    pub(crate) fn sealed(&self, part: &str, media: Arc<dyn Media>, env: &Env) -> Arc<dyn Media> {
-        match &self.keys {
-            Some(keys) => Arc::new(SealedMedia::new(media, keys.for_bucket(part), env.clone())),
-            None => media,
-        }
-    }
+    pub(crate) sealing: Sealing,
 }
 
 /// Opens the file of a mount.
@@ -266,7 +222,7 @@ impl Opened {
 /// # Errors
 /// Those of the key; those of [`SqliteStore::open`]; `Denied` where another data directory has it.
 pub(crate) async fn open_sqlite(data: &Path, mount: &SqliteMount, env: &Env) -> Result<Opened> {
-    let (local, keys) = (local_dir(data, mount.prefix), keys(mount.key.as_deref())?);
+    let (local, sealing) = (content_dir(data, mount.prefix.0), Sealing::load(mount.key.as_deref())?);
     private_dir(&local)?;
     let path = mount.path(data);
     let space = space_of_disk(path.parent().unwrap_or(&local).to_owned());
@@ -274,7 +230,7 @@ pub(crate) async fn open_sqlite(data: &Path, mount: &SqliteMount, env: &Env) -> 
     let is_full = move || of_disk().is_ok_and(|space| space.bytes_free < RESERVE_LEN.min(space.bytes_total / 2));
     let options = SqliteOptions { is_full: Some(Arc::new(is_full)), ..SqliteOptions::default() };
     let database = Database::Sqlite(SqliteStore::open(path, options).await?);
-    opened(database, local, space, keys, env).await
+    opened(database, local, space, sealing, env).await
 }
 
 /// Opens what a mount has on a server.
@@ -282,45 +238,24 @@ pub(crate) async fn open_sqlite(data: &Path, mount: &SqliteMount, env: &Env) -> 
 /// # Errors
 /// Those of the key and the password; those of [`RedisStore::open`]; `Denied` where another data directory has it.
 pub(crate) async fn open_redis(data: &Path, mount: &RedisMount, env: &Env) -> Result<Opened> {
-    let (local, keys) = (local_dir(data, mount.prefix), keys(mount.key.as_deref())?);
+    let (local, sealing) = (content_dir(data, mount.prefix.0), Sealing::load(mount.key.as_deref())?);
     private_dir(&local)?;
-    let options = mount.options(writer(&local, env)?)?;
+    let options = mount.options(writer::known_or_drawn(&local, env)?)?;
     let database = Database::Redis(RedisStore::open(options, env).await?);
     // The journal is here; what a server has room for is not told in time.
     let space = space_of_disk(local.clone());
-    opened(database, local, space, keys, env).await
+    opened(database, local, space, sealing, env).await
 }
 
-/// The keys of a mount; `None` where nothing is encrypted.
-fn keys(file: Option<&Path>) -> Result<Option<KeyRing>> {
-    let Some(file) = file else { return Ok(None) };
-    KeyRing::load(file)?.map(Some).ok_or_else(|| {
-        let why =
-            "the key is missing: bring it back from where you keep a copy; for a new store, muxfs key new makes one";
-        Error::new(ErrorKind::BadKey, OP).at(file.display()).because(why)
-    })
-}
-
-async fn opened(
-    database: Database,
-    local: PathBuf,
-    space: SpaceFn,
-    keys: Option<KeyRing>,
-    env: &Env,
-) -> Result<Opened> {
+async fn opened(database: Database, local: PathBuf, space: SpaceFn, sealing: Sealing, env: &Env) -> Result<Opened> {
     let heads = database.heads();
     let begin = async {
-        let mut blocks = database.blocks();
-        if let Some(keys) = &keys {
-            let encrypt = Encrypt::new(blocks, keys.for_bucket("blocks"));
-            encrypt.check_key().await?;
-            blocks = Arc::new(encrypt);
-        }
-        claim(&*heads, writer(&local, env)?).await?;
+        let blocks = sealing.blocks(database.blocks()).await?;
+        claim(&*heads, writer::known_or_drawn(&local, env)?).await?;
         Ok(blocks)
     };
     match begin.await {
-        Ok(blocks) => Ok(Opened { database, blocks, heads, local, space, keys }),
+        Ok(blocks) => Ok(Opened { database, blocks, heads, local, space, sealing }),
         Err(error) => {
             // Whose it is may begin; that this one could not end there says nothing more.
             database.close().await.ok();

@@ -16,6 +16,7 @@ use std::{
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream, stream::BoxStream};
 use muxfs::{Error, ErrorKind, Result, dag::ReadAt};
+use muxfs_zstor::Password;
 use rustix::{
     fs::{FlockOperation, OFlags, flock},
     io::Errno,
@@ -105,6 +106,16 @@ pub(crate) fn read_password_file(
         return Err(Error::new(ErrorKind::Denied, op).at(file.display()).because(why));
     }
     fs::read(file).map(Zeroizing::new).map_err(failed)
+}
+
+/// What a file of a password has in its first line.
+///
+/// # Errors
+/// As [`read_password_file`]; `Io` where it is no text.
+pub(crate) fn read_password(file: &Path, op: &'static str) -> Result<Password> {
+    let bytes = read_password_file(file, op, |error| host(file, error))?;
+    let text = std::str::from_utf8(&bytes).map_err(|error| host(file, io::Error::other(error)))?;
+    Ok(Password::new(text.lines().next().unwrap_or_default()))
 }
 
 /// Holds the lock of the directory that a file is in, for who reads, edits and replaces that file: each version of it is

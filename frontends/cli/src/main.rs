@@ -30,8 +30,10 @@ mod reporter;
 mod restore;
 mod s3;
 mod scrubber;
+mod sealing;
 mod signals;
 mod sources;
+mod writer;
 mod zstor;
 
 use std::{

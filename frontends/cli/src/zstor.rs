@@ -12,21 +12,17 @@ use muxfs::{
     Env, Error, ErrorKind, Result,
     block::{Erasure, ErasureNode, ErasureOptions, Nowhere, SegmentsOptions},
 };
-use muxfs_zstor::{Access, KeyRing, Node, Password, Place, RootKey, ZdbPlace, Zstor, ZstorOptions, holds_data};
+use muxfs_zstor::{Access, KeyRing, Node, Place, RootKey, ZdbPlace, Zstor, ZstorOptions, holds_data};
 use zeroize::Zeroizing;
 
 use crate::{
     bucket,
     config::{self, ZstorMount, ZstorNode},
-    data_dir::private_dir,
-    host_file::read_password_file,
+    data_dir::{content_dir, private_dir},
+    host_file::read_password,
     instance::{segments_options, space_of_disk},
+    writer,
 };
-
-/// Where a mount keeps what it has besides its blocks.
-pub(crate) fn local_dir(data: &Path, mount: &ZstorMount) -> PathBuf {
-    data.join("mounts").join(mount.prefix.0.as_str())
-}
 
 /// The file of the key.
 pub(crate) fn key_file(data: &Path, mount: &ZstorMount) -> PathBuf {
@@ -71,22 +67,13 @@ pub(crate) fn nodes_with_passwords(data: &Path, mount: &ZstorMount) -> Result<Ve
     let mut nodes = nodes(data, mount);
     for (node, named) in nodes.iter_mut().zip(mount.nodes.iter().flatten()) {
         if let (Place::Zdb(place), Some(file)) = (&mut node.place, &named.password_file) {
-            place.password = Some(password(file)?);
+            place.password = Some(read_password(file, "zstor.password")?);
         }
         if let (Place::S3(place), Some(bucket)) = (&mut node.place, &named.s3) {
-            *place = bucket.asked_by(data, mount.prefix.0.as_str())?;
+            *place = bucket.asked_by(data, mount.prefix.0)?;
         }
     }
     Ok(nodes)
-}
-
-/// What a file of a password has in its first line.
-fn password(file: &Path) -> Result<Password> {
-    const OP: &str = "zstor.password";
-    let failed = |error: std::io::Error| Error::new(ErrorKind::Io, OP).at(file.display()).because(error);
-    let bytes = read_password_file(file, OP, failed)?;
-    let text = std::str::from_utf8(&bytes).map_err(|error| failed(std::io::Error::other(error)))?;
-    Ok(Password::new(text.lines().next().unwrap_or_default()))
 }
 
 fn options(data: &Path, mount: &ZstorMount, access: Access) -> Result<ZstorOptions> {
@@ -147,26 +134,16 @@ fn find_keys(data: &Path, mount: &ZstorMount) -> Result<Option<KeyRing>> {
 fn changeable_key_file(data: &Path, mount: &ZstorMount, all: &[config::Mount]) -> Option<PathBuf> {
     let file = key_file(data, mount);
     let place = |file: &Path| fs::canonicalize(file).unwrap_or_else(|_absent| file.to_owned());
-    let is_it = |key: Option<&Path>| key.is_some_and(|key| place(key) == place(&file));
-    let is_of_another = all.iter().any(|other| match other {
-        config::Mount::Zstor(other) => {
-            other.prefix.0 != mount.prefix.0 && place(&key_file(data, other)) == place(&file)
-        }
-        config::Mount::S3(other) => is_it(other.key.as_deref()),
-        config::Mount::Sqlite(other) => is_it(other.key.as_deref()),
-        config::Mount::Redis(other) => is_it(other.key.as_deref()),
-        config::Mount::Local { .. }
-        | config::Mount::Mem { .. }
-        | config::Mount::Ipfs { .. }
-        | config::Mount::Flist(_)
-        | config::Mount::Overlay(_) => false,
+    let is_of_another = all.iter().filter(|other| other.prefix() != mount.prefix.0).any(|other| {
+        let key = other.key_file(data);
+        key.is_some_and(|key| place(&key) == place(&file))
     });
     let is_given = std::env::var_os(key_variable(mount)).is_some();
     (!is_of_another && !is_given).then_some(file)
 }
 
 fn no_key(data: &Path, mount: &ZstorMount) -> Error {
-    let (file, local) = (key_file(data, mount), local_dir(data, mount));
+    let (file, local) = (key_file(data, mount), content_dir(data, mount.prefix.0));
     let nodes: Vec<String> = nodes(data, mount).into_iter().map(|node| node.place.to_string()).collect();
     let why = format!(
         "the key of /{} is missing, and without it everything there is lost: each name and each byte, on every node and in {}. \
@@ -185,7 +162,7 @@ fn no_key(data: &Path, mount: &ZstorMount) -> Error {
 pub(crate) async fn is_made(data: &Path, mount: &ZstorMount) -> bool {
     // Whoever cannot ask a server takes it to have something.
     let nodes = nodes_with_passwords(data, mount).unwrap_or_else(|_error| nodes(data, mount));
-    holds_data(&nodes, &local_dir(data, mount), &crate::instance::env()).await
+    holds_data(&nodes, &content_dir(data, mount.prefix.0), &crate::instance::env()).await
 }
 
 /// Opens the store of a mount; makes it, and its key, at the first start.
@@ -193,11 +170,11 @@ pub(crate) async fn is_made(data: &Path, mount: &ZstorMount) -> bool {
 /// # Errors
 /// `BadKey` if its key is missing or wrong; else those of [`KeyRing`] and [`Zstor::open`].
 pub(crate) async fn open(data: &Path, mount: &ZstorMount, all: &[config::Mount], env: &Env) -> Result<Zstor> {
-    let local = local_dir(data, mount);
+    let local = content_dir(data, mount.prefix.0);
     private_dir(&local)?;
     let has_buckets = nodes(data, mount).iter().any(|node| matches!(node.place, Place::S3(_)));
     if has_buckets {
-        bucket::writer(&local, env)?;
+        writer::known_or_drawn(&local, env)?;
     }
     let keys = match find_keys(data, mount)? {
         Some(keys) => keys,
@@ -232,7 +209,7 @@ pub(crate) async fn open(data: &Path, mount: &ZstorMount, all: &[config::Mount],
 /// As [`open`].
 pub(crate) async fn look(data: &Path, mount: &ZstorMount, env: &Env) -> Result<Zstor> {
     let keys = find_keys(data, mount)?.ok_or_else(|| no_key(data, mount))?;
-    Zstor::open(&options(data, mount, Access::Look)?, keys, &local_dir(data, mount), env).await
+    Zstor::open(&options(data, mount, Access::Look)?, keys, &content_dir(data, mount.prefix.0), env).await
 }
 
 /// Opens what there is of a store, however many nodes are lost, for who asks how it does.
@@ -241,5 +218,5 @@ pub(crate) async fn look(data: &Path, mount: &ZstorMount, env: &Env) -> Result<Z
 /// As [`look`], except that no node has to be there.
 pub(crate) async fn look_at_nodes(data: &Path, mount: &ZstorMount, env: &Env) -> Result<Zstor> {
     let keys = find_keys(data, mount)?.ok_or_else(|| no_key(data, mount))?;
-    Zstor::look(&options(data, mount, Access::Look)?, keys, &local_dir(data, mount), env).await
+    Zstor::look(&options(data, mount, Access::Look)?, keys, &content_dir(data, mount.prefix.0), env).await
 }

@@ -23,14 +23,14 @@ use muxfs::{
 use muxfs_local::FileMedia;
 use muxfs_zstor::Zstor;
 
-use self::opening::{Opened, Opening, content_dir};
+use self::opening::{Opened, Opening};
 pub(crate) use self::{
     disk::Disk,
     space::{SpaceFn, segments_options, space_of_disk},
 };
 use crate::{
     config::{self, Config},
-    data_dir::{DataDir, private_dir},
+    data_dir::{DataDir, content_dir, private_dir},
     mounts::Mounts,
     reload::Upkeep,
     sources::Elsewhere,

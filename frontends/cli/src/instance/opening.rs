@@ -1,9 +1,6 @@
 //! How each kind of mount is opened: one function a kind, over what a working tree takes anywhere.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{path::Path, sync::Arc};
 
 use muxfs::{
     BlockStore, Error, ErrorKind, Name, Prefix, Result,
@@ -30,7 +27,7 @@ use crate::{
     bucket::{self, BucketMount},
     commands::put::host,
     config::{self, ByteCount, Config, FlistMount, OverlayMount, ZstorMount},
-    data_dir::private_dir,
+    data_dir::{content_dir, private_dir},
     database, flist, overlay,
     sources::Elsewhere,
     zstor,
@@ -231,7 +228,7 @@ impl Opening<'_> {
         let (prefix, env) = (mount.prefix.0, env());
         let opened = bucket::open(self.data, mount, &env).await?;
         let local = mount.local_dir(self.data);
-        let pins = Arc::new(Pins::open(bucket::pins_media(&opened, &local, &env)?, &env).await?);
+        let pins = Arc::new(Pins::open(opened.sealing.media("pins", media(&local.join("pins"))?, &env), &env).await?);
         let space = space_of_disk(local);
         let heads: Arc<dyn Heads> = Arc::new(opened.store.clone());
         let mut commits = self.commits(mount.is_async);
@@ -243,8 +240,7 @@ impl Opening<'_> {
             commits.auto = None;
             Arc::new(MemMedia::default())
         } else {
-            private_dir(&opened.journal)?;
-            opened.sealed("journal", Arc::new(FileMedia::open_ahead(opened.journal.clone())?), &env)
+            opened.sealing.media("journal", journal_in(&opened.journal)?, &env)
         };
         let below = Below { journal, heads, commits, room: room(&space) };
         let tree = tree_over(self.dag(opened.blocks.clone()), below).await?;
@@ -265,8 +261,9 @@ impl Opening<'_> {
     async fn rows(&self, prefix: Prefix, opened: Result<database::Opened>, is_async: bool) -> Result<Opened> {
         let open = async {
             let (opened, env) = (opened?, env());
-            let pins = Pins::open(opened.sealed("pins", media(&opened.local.join("pins"))?, &env), &env).await?;
-            let journal = opened.sealed("journal", journal(&opened.local)?, &env);
+            let pins = opened.sealing.media("pins", media(&opened.local.join("pins"))?, &env);
+            let pins = Pins::open(pins, &env).await?;
+            let journal = opened.sealing.media("journal", journal(&opened.local)?, &env);
             let (pins, space) = (Arc::new(pins), opened.space.clone());
             let room = room_of_both(&space, &space_of_disk(opened.local.clone()));
             let below = Below { journal, heads: opened.heads, commits: self.commits(is_async), room };
@@ -278,7 +275,7 @@ impl Opening<'_> {
 
     /// Opens what a mount has in shards on nodes.
     async fn zstor(&self, mount: &ZstorMount) -> Result<Opened> {
-        let (prefix, dir, env) = (mount.prefix.0, zstor::local_dir(self.data, mount), env());
+        let (prefix, dir, env) = (mount.prefix.0, content_dir(self.data, mount.prefix.0), env());
         let opened = zstor::open(self.data, mount, &self.config.mount, &env).await;
         let store = opened.map_err(|error| error.at(format!("/{prefix}")))?;
         let pins = Arc::new(Pins::open(store.sealed("pins", media(&dir.join("pins"))?), &env).await?);
@@ -308,15 +305,13 @@ fn named_dir(dir: &Path) -> Result<()> {
     }
 }
 
-/// The directory of what a mount has on local disk.
-pub(super) fn content_dir(data: &Path, prefix: Prefix) -> PathBuf {
-    data.join("mounts").join(prefix.as_str())
-}
-
 /// The journal of a mount that has `dir`.
 fn journal(dir: &Path) -> Result<Arc<dyn Media>> {
-    let journal = dir.join("journal");
-    private_dir(&journal)?;
+    journal_in(&dir.join("journal"))
+}
+
+fn journal_in(journal: &Path) -> Result<Arc<dyn Media>> {
+    private_dir(journal)?;
     Ok(Arc::new(FileMedia::open_ahead(journal)?))
 }
 

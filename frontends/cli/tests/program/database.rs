@@ -115,6 +115,16 @@ fn a_tree_in_an_sqlite_file() {
     fs::copy(world.path("lib/q.sqlite"), other.path("lib/q.sqlite")).expect("copied");
     let told = refused(&other, "/q");
     assert!(told.contains("another data directory"), "{told}");
+
+    // A key that is being replaced for another mount: what is there would be encrypted with one key, what comes with another.
+    new_key(&world, "newer.key");
+    let line = |name: &str| {
+        let text = fs::read_to_string(world.path("etc").join(name)).expect("read");
+        text.lines().find(|line| line.starts_with("muxfs-key 1")).expect("a key").replace("key 1", "key 2")
+    };
+    fs::write(world.path("etc/q.key"), format!("{}\n{}\n", line("newer.key"), line("q.key"))).expect("written");
+    let told = refused(&world, "/q");
+    assert!(told.contains("into a file of its own"), "{told}");
 }
 
 #[tokio::test]
