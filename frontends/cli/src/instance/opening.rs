@@ -243,7 +243,8 @@ impl Opening<'_> {
             opened.sealing.media("journal", journal_in(&opened.journal)?, &env)
         };
         let below = Below { journal, heads, commits, room: room(&space) };
-        let tree = tree_over(self.dag(opened.blocks.clone()), below).await?;
+        let tree = tree_over(self.dag(opened.blocks.clone()), below).await;
+        let tree = tree.map_err(|error| at_journal(error, &opened.journal))?;
         let watching = if mount.follow {
             bucket::follow(tree.clone())
         } else {
@@ -267,7 +268,8 @@ impl Opening<'_> {
             let (pins, space) = (Arc::new(pins), opened.space.clone());
             let room = room_of_both(&space, &space_of_disk(opened.local.clone()));
             let below = Below { journal, heads: opened.heads, commits: self.commits(is_async), room };
-            let mount = content(prefix, self.dag(opened.blocks), pins.clone(), below, space, None).await?;
+            let mount = content(prefix, self.dag(opened.blocks), pins.clone(), below, space, None).await;
+            let mount = mount.map_err(|error| at_journal(error, &opened.local.join("journal")))?;
             Ok(Opened::on_disk(mount, Disk { prefix, kept: Kept::Rows(opened.database) }, pins))
         };
         open.await.map_err(|error: Error| error.at(format!("/{prefix}")))
@@ -313,6 +315,11 @@ fn journal(dir: &Path) -> Result<Arc<dyn Media>> {
 fn journal_in(journal: &Path) -> Result<Arc<dyn Media>> {
     private_dir(journal)?;
     Ok(Arc::new(FileMedia::open_ahead(journal)?))
+}
+
+/// Says where the journal is that is not played.
+fn at_journal(error: Error, journal: &Path) -> Error {
+    if error.op() == "tree.journal" { error.at(journal.display()) } else { error }
 }
 
 async fn tree_over(dag: Dag, below: Below) -> Result<Tree> {

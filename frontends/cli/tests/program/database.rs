@@ -127,6 +127,47 @@ fn a_tree_in_an_sqlite_file() {
     assert!(told.contains("into a file of its own"), "{told}");
 }
 
+/// The file is put back from a backup, and the journal beside it is that of later: it was played over what it did not belong to.
+#[test]
+fn a_file_that_is_put_back_alone_is_refused() {
+    let world = machine("sqlite.toml", &[]);
+    new_key(&world, "q.key");
+    put(&world, "one", "/q/one");
+    let (lib, later, journal) = (world.path("lib"), world.path("later"), world.path("data/mounts/q/journal"));
+    let earlier = fs::read(lib.join("q.sqlite")).expect("read");
+    let server = world.serve(&[]);
+    put(&world, "two", "/q/two");
+    world.ok(&["commit", "-m", "two", "/q"]);
+    put(&world, "three", "/q/three");
+    server.kill();
+
+    let put_back = || {
+        fs::create_dir(&lib).expect("made");
+        fs::write(lib.join("q.sqlite"), &earlier).expect("written");
+    };
+    fs::rename(&lib, &later).expect("moved");
+    put_back();
+    for _ in 0..2 {
+        let told = refused(&world, "/q");
+        assert!(told.contains("were made on the commit") && told.contains("aside"), "{told}");
+        assert!(told.contains(journal.to_str().expect("UTF-8")), "{told}");
+    }
+    // What it says is what helps: the file that belongs to the journal, or the journal aside.
+    fs::remove_dir_all(&lib).expect("removed");
+    fs::rename(&later, &lib).expect("moved");
+    assert_eq!(world.ok(&["cat", "/q/three"]), "three");
+    let server = world.serve(&[]);
+    put(&world, "four", "/q/four");
+    server.kill();
+    fs::remove_dir_all(&lib).expect("removed");
+    put_back();
+    let told = refused(&world, "/q");
+    assert!(told.contains("aside"), "{told}");
+    fs::rename(&journal, world.path("aside")).expect("moved");
+    assert_eq!(world.ok(&["cat", "/q/one"]), "one");
+    assert!(refused(&world, "/q/two").contains("not found"));
+}
+
 #[tokio::test]
 async fn a_tree_on_a_redis_server() {
     let Some(mut redis) = Redis::start(REDIS) else { return };
