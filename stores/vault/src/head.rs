@@ -150,6 +150,12 @@ pub(crate) fn encode(slot: &Slot, superblock: &Superblock, keys: &Keys, env: &En
     Ok([&slot.0[..], &salt, &tag, &plain[..]].concat().into())
 }
 
+/// What stands in a head in clear: the cipher, and how dear it is to try a password; as whoever wrote it says.
+pub(crate) fn in_clear(head: &[u8]) -> (Cipher, Cost) {
+    let slot = Slot(array(head, 0));
+    (Cipher::of_number(slot.0[CIPHER_AT]), slot.cost())
+}
+
 /// Opens a head with a password. Takes as long as it costs to try one, whatever the head is.
 ///
 /// # Errors

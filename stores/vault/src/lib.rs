@@ -25,6 +25,7 @@ mod put;
 mod read;
 mod rekey;
 mod runs;
+mod seen;
 mod shrink;
 mod state;
 mod superblock;
@@ -41,6 +42,7 @@ pub use self::{
     pack::{PACK_LEN_MAX, PACK_LEN_MIN},
     password::{Cost, Password},
     rekey::Rekeyed,
+    seen::Seen,
     shrink::Compression,
     vault::{Vault, VaultAbout, VaultOptions, VaultPlace, VaultUsage},
 };

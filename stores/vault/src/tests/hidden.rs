@@ -111,3 +111,18 @@ async fn there_are_few_objects_more_than_data_takes() {
         assert!(objects <= packs + 8, "{objects} objects for {len} bytes, which are {packs} packs");
     }
 }
+
+/// Without the password there is the number of packs, in fours, and what it costs to try one: whatever is in them.
+#[tokio::test]
+async fn what_is_seen_from_outside() {
+    let world = World::new(5);
+    let refused = Vault::seen(&world.place()).await.expect_err("nothing is there");
+    assert_eq!(refused.kind(), muxfs::ErrorKind::NotFound);
+    let vault = world.create(&options()).await;
+    world.blocks.put(&key(7), block(7, 100)).await.expect("somebody else's");
+    let seen = Vault::seen(&world.place()).await.expect("seen");
+    assert_eq!((seen.cipher, seen.cost, seen.object_count), (Cipher::Aes256Gcm, CHEAP, 4));
+    vault.put(&key(1), block(1, 1000)).await.expect("put");
+    vault.flush().await.expect("flushed");
+    assert_eq!(Vault::seen(&world.place()).await.expect("seen").object_count % 4, 0);
+}
