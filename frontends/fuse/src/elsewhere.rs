@@ -25,6 +25,11 @@ impl Mounted {
         match self.0 {}
     }
 
+    /// How long nothing has been asked.
+    pub fn idle(&self) -> std::time::Duration {
+        match self.0 {}
+    }
+
     /// Waits until it is unmounted.
     pub async fn wait(&self) -> Result<()> {
         match self.0 {}

@@ -98,6 +98,7 @@ impl Kernel {
             // A reply that is dropped is EIO.
             return;
         }
+        self.shared.is_asked();
         let mut work = Box::pin(work);
         // What it starts belongs to the runtime; and a bug in one answer must not end the loop, and with it the mount.
         let _runtime = self.shared.runtime.enter();

@@ -4,7 +4,10 @@ use std::{
     io,
     num::NonZeroUsize,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -68,10 +71,35 @@ pub(crate) struct Shared {
     pub(crate) own: mpsc::UnboundedSender<Change>,
     /// Nothing is answered any more.
     pub(crate) abandoned: CancellationToken,
+    /// When something was asked last.
+    asked: Arc<Asked>,
     room: Arc<Semaphore>,
 }
 
+/// When the kernel asked something last.
+#[derive(Debug)]
+struct Asked {
+    begun: Instant,
+    /// In milliseconds from there.
+    after: AtomicU64,
+}
+
+impl Asked {
+    fn now() -> Self {
+        Self { begun: Instant::now(), after: AtomicU64::new(0) }
+    }
+
+    fn elapsed_ms(&self) -> u64 {
+        u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
 impl Shared {
+    /// Notes that something is asked now.
+    pub(crate) fn is_asked(&self) {
+        self.asked.after.store(self.asked.elapsed_ms(), Ordering::Relaxed);
+    }
+
     /// Room for a request of `len` bytes; waits until there is.
     pub(crate) fn room(&self, len: u32) -> Option<OwnedSemaphorePermit> {
         let units = (1 + len.div_ceil(UNIT_LEN)).min(UNIT_COUNT);
@@ -126,6 +154,7 @@ pub struct Mounted {
     /// The session is over: what is at `dir` now is another's.
     left: CancellationToken,
     abandoned: CancellationToken,
+    asked: Arc<Asked>,
     ended: watch::Receiver<Option<Arc<Result<()>>>>,
 }
 
@@ -173,7 +202,7 @@ pub async fn mount(watch: &Watch, dir: impl AsRef<Path>, mut options: Options) -
     let room = Arc::new(Semaphore::new(UNIT_COUNT as usize));
     let runtime = Handle::current();
     let passthrough = Passthrough::new();
-    let abandoned = CancellationToken::new();
+    let (abandoned, asked) = (CancellationToken::new(), Arc::new(Asked::now()));
     let shared = Arc::new(Shared {
         vfs,
         nodes,
@@ -183,6 +212,7 @@ pub async fn mount(watch: &Watch, dir: impl AsRef<Path>, mut options: Options) -
         runtime: runtime.clone(),
         own,
         abandoned: abandoned.clone(),
+        asked: asked.clone(),
         room,
     });
     let kernel = Kernel::new(shared.clone());
@@ -234,7 +264,7 @@ pub async fn mount(watch: &Watch, dir: impl AsRef<Path>, mut options: Options) -
         let served = served.map_err(|error| Error::new(ErrorKind::Io, "fuse.session").because(error));
         ended.send_replace(Some(Arc::new(served.and(synced))));
     });
-    Ok(Mounted { dir, passes_through, left, abandoned, ended: receiver })
+    Ok(Mounted { dir, passes_through, left, abandoned, asked, ended: receiver })
 }
 
 fn bug(error: impl Into<muxfs::BoxError>) -> Error {
@@ -258,6 +288,12 @@ impl Mounted {
     /// Whether the kernel reads and writes host files by itself.
     pub fn passes_through(&self) -> bool {
         self.passes_through
+    }
+
+    /// How long nothing has been asked of it. What the kernel answers by itself, from what it was told before, is not counted.
+    pub fn idle(&self) -> Duration {
+        let after = self.asked.after.load(Ordering::Relaxed);
+        Duration::from_millis(self.asked.elapsed_ms().saturating_sub(after))
     }
 
     /// Waits until it is unmounted, by whomever, and everything that was written is durable.
