@@ -7,6 +7,7 @@ mod hub;
 mod ipfs;
 mod name;
 mod s3;
+mod vault;
 mod zdb;
 mod zstor;
 
@@ -22,6 +23,7 @@ pub(crate) use self::{
     ipfs::{Ipfs, IpfsPublish},
     name::{Name, NamePublish},
     s3::{S3, S3Key, S3KeyAdd},
+    vault::{Vault, VaultCreate, VaultOpen, VaultPasswd, VaultPlaceArgs},
     zdb::{NodeMode, NodeSync, Zdb, ZdbImport, ZdbServe},
     zstor::{Zstor, ZstorExport, ZstorImport, ZstorNode},
 };
@@ -118,6 +120,9 @@ pub(crate) struct Global {
     /// The host directory at /local, which must be there [default: DATA/local, made where absent]
     #[arg(long, global = true, value_name = "DIR")]
     pub(crate) local: Option<PathBuf>,
+    /// The open file descriptor whose first line is the password of a vault, where nothing else says it [default: asked on the terminal]
+    #[arg(long, global = true, value_name = "N")]
+    pub(crate) password_fd: Option<u32>,
     /// Print results as JSON, one value a line
     #[arg(long, global = true)]
     pub(crate) json: bool,
@@ -312,6 +317,9 @@ pub(crate) enum Command {
     /// Run a storage node that speaks the protocol of 0-db, for /zstor, zstor and others
     #[command(subcommand)]
     Zdb(Zdb),
+    /// Make vaults and look after them: trees in a store that learns nothing of them
+    #[command(subcommand)]
+    Vault(Vault),
     /// Make keys, and put another in the place of that of /zstor
     #[command(subcommand)]
     Key(Key),

@@ -23,6 +23,7 @@ use crate::{
     database::{RedisMount, SqliteMount},
     mounts::MountPoint,
     s3::S3,
+    vault::VaultMount,
     zstor,
 };
 
@@ -75,6 +76,8 @@ pub(crate) struct Source {
     pub(crate) mounts: Vec<MountPoint>,
     /// Whether those are all that is served: whatever the file says, nothing listens, and nothing else is mounted.
     pub(crate) is_mount_alone: bool,
+    /// The file descriptor that gives the password of vaults of which nothing else says it.
+    pub(crate) password_fd: Option<u32>,
 }
 
 /// One mount: a prefix and the kind of store behind it.
@@ -112,6 +115,8 @@ pub(crate) enum Mount {
     Sqlite(SqliteMount),
     /// Blocks on a Redis server.
     Redis(RedisMount),
+    /// Blocks in a vault, which is in any store that learns nothing of them.
+    Vault(VaultMount),
     /// A directory of flists, read as they are, their chunks from elsewhere.
     Flist(FlistMount),
     /// A working tree over an flist.
@@ -126,6 +131,7 @@ impl Mount {
             Self::S3(bucket) => bucket.prefix.0,
             Self::Sqlite(mount) => mount.prefix.0,
             Self::Redis(mount) => mount.prefix.0,
+            Self::Vault(mount) => mount.prefix.0,
             Self::Flist(flist) => flist.prefix.0,
             Self::Overlay(overlay) => overlay.prefix.0,
         }
@@ -139,18 +145,21 @@ impl Mount {
     /// Whether it has content by CID and a tree over it, kept when the server stops.
     pub(crate) fn is_content(&self) -> bool {
         match self {
-            Self::Ipfs { .. } | Self::Zstor(_) | Self::S3(_) | Self::Sqlite(_) | Self::Redis(_) => true,
+            Self::Ipfs { .. } | Self::Zstor(_) | Self::S3(_) | Self::Sqlite(_) | Self::Redis(_) | Self::Vault(_) => {
+                true
+            }
             Self::Mem { .. } | Self::Local { .. } | Self::Flist(_) | Self::Overlay(_) => false,
         }
     }
 
-    /// The file of the key that all is encrypted with, where there is one.
+    /// The file of the key, or of the password, that all is encrypted with, where there is one.
     pub(crate) fn key_file(&self, data: &Path) -> Option<PathBuf> {
         match self {
             Self::Zstor(zstor) => Some(zstor::key_file(data, zstor)),
             Self::S3(bucket) => bucket.key.clone(),
             Self::Sqlite(mount) => mount.key.clone(),
             Self::Redis(mount) => mount.key.clone(),
+            Self::Vault(mount) => mount.password_file.clone().or_else(|| mount.key_file.clone()),
             Self::Mem { .. } | Self::Local { .. } | Self::Ipfs { .. } | Self::Flist(_) | Self::Overlay(_) => None,
         }
     }
@@ -815,6 +824,11 @@ impl Config {
             {
                 return refuse(format!("mount: {why}"));
             }
+            if let Mount::Vault(vault) = mount
+                && let Some(why) = vault.fault()
+            {
+                return refuse(format!("mount: {why}"));
+            }
             if let Mount::Overlay(overlay) = mount
                 && let Some(why) = overlay.fault(self.mount.get(..at).unwrap_or_default())
             {
@@ -1220,7 +1234,7 @@ mod tests {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/configs");
         let is_whole = |path: &PathBuf| {
             let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-            name.starts_with("zstor-") || name == "flists.toml" || name == "hub.toml"
+            name.starts_with("zstor-") || name == "flists.toml" || name == "hub.toml" || name == "vault.toml"
         };
         let entries = fs::read_dir(dir).expect("listed").map(|entry| entry.expect("an entry").path());
         let examples: Vec<_> = entries.filter(is_whole).collect();

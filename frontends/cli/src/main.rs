@@ -33,6 +33,7 @@ mod scrubber;
 mod sealing;
 mod signals;
 mod sources;
+mod vault;
 mod writer;
 mod zstor;
 
@@ -182,7 +183,10 @@ struct InUse {
 async fn until_signal(cli: Cli) -> Result<ExitCode> {
     if matches!(
         &cli.command,
-        Command::Serve(_) | Command::Zdb(Zdb::Serve(_)) | Command::Mount(args::Mount { foreground: true, .. })
+        Command::Serve(_)
+            | Command::Zdb(Zdb::Serve(_))
+            | Command::Mount(args::Mount { foreground: true, .. })
+            | Command::Vault(args::Vault::Open(_))
     ) {
         return Box::pin(run(cli, VfsInUse::default())).await;
     }
@@ -230,8 +234,9 @@ async fn run_in(mut cli: Cli, in_use: &InUse) -> Result<ExitCode> {
     if let Command::Zdb(command) = cli.command {
         return Box::pin(commands::zdb::zdb(cli.global.data.as_deref(), command, output)).await;
     }
-    let Global { config: file, data, local, .. } = &cli.global;
-    let source = Source { file: file.clone(), data: data.clone(), local: local.clone(), ..Source::default() };
+    let Global { config: file, data, local, password_fd, .. } = &cli.global;
+    let (file, data, local, password_fd) = (file.clone(), data.clone(), local.clone(), *password_fd);
+    let source = Source { file, data, local, password_fd, ..Source::default() };
     let config = effective(source);
     if let Command::Doctor = cli.command {
         return commands::doctor::doctor(config, output).await;
@@ -254,6 +259,7 @@ async fn run_in(mut cli: Cli, in_use: &InUse) -> Result<ExitCode> {
         }
         Command::S3(command) => s3::command(&config, &command, output).await?,
         Command::Hub(hub) => commands::hub::hub(&hub, &config, output).await?,
+        Command::Vault(command) => return Box::pin(commands::vault::vault(command, config, output)).await,
         Command::Serve(args) => Box::pin(commands::serve::serve(config, &args, output)).await?,
         Command::Mount(args) => {
             let server = server(&config).await?;
@@ -424,6 +430,7 @@ async fn command(command: Command, namespace: &dyn Namespace, output: Output) ->
         | Command::Http(_)
         | Command::S3(_)
         | Command::Hub(_)
+        | Command::Vault(_)
         | Command::Completions { .. } => {
             return Err(Error::new(ErrorKind::Internal, "main.command").because("this command needs no namespace"));
         }
@@ -674,6 +681,7 @@ pub(crate) fn effective(mut source: Source) -> Result<Config> {
         Mount::S3(bucket) => bucket.files_mut().collect(),
         Mount::Sqlite(mount) => mount.files_mut().collect(),
         Mount::Redis(mount) => mount.files_mut().collect(),
+        Mount::Vault(mount) => mount.files_mut().collect(),
         Mount::Flist(flist) => flist.dir.iter_mut().collect(),
         Mount::Mem { .. } | Mount::Ipfs { .. } | Mount::Overlay(_) => Vec::new(),
     });

@@ -194,6 +194,17 @@ impl Mounts {
         }
     }
 
+    /// Waits until no program has asked anything of any mount for so long.
+    pub(crate) async fn idle_for(&self, idle: Duration) {
+        loop {
+            let since = self.lock().iter().map(|mounted| mounted.idle()).min().unwrap_or_default();
+            match idle.checked_sub(since) {
+                None | Some(Duration::ZERO) => return,
+                Some(left) => tokio::time::sleep(left).await,
+            }
+        }
+    }
+
     /// Takes all mounts away. Programs that use one keep it for a moment, and lose it then.
     pub(crate) async fn close(&self) {
         self.count.send_modify(|count| count.closed = true);

@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use muxfs::{Error, ErrorKind, Result};
+use muxfs::{Error, ErrorKind, Prefix, Result};
 use muxfs_zstor::Node;
 use serde::{Deserialize, Serialize};
 use tokio::signal::unix::Signal;

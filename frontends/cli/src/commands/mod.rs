@@ -20,6 +20,7 @@ pub(crate) mod put;
 pub(crate) mod read;
 pub(crate) mod remove;
 pub(crate) mod serve;
+pub(crate) mod vault;
 pub(crate) mod verify;
 pub(crate) mod verify_all;
 pub(crate) mod zdb;

@@ -25,7 +25,7 @@ use crate::{
     args,
     bucket::BucketMount,
     collector,
-    config::{self, Config, Mount, OverlayMount, Source, Squash, ZstorMount},
+    config::{self, Config, Mount, OverlayMount, Source, Span, Squash, ZstorMount},
     control,
     data_dir::{DataDir, content_dir, private_dir},
     database::{RedisMount, SqliteMount},
@@ -42,6 +42,7 @@ use crate::{
     s3, scrubber,
     signals::{Signals, hangup},
     sources::names_among,
+    vault::VaultMount,
     zstor,
 };
 
@@ -113,15 +114,28 @@ pub(crate) async fn serve_mounts(
     ready: impl FnOnce() -> Result<()>,
     output: Output,
 ) -> Result<()> {
-    Box::pin(run(config, data, Signals::new()?, Until::Unmounted, |_, _| ready(), output)).await
+    Box::pin(run(config, data, Signals::new()?, Until::Unmounted { idle: None }, |_, _| ready(), output)).await
+}
+
+/// The same, until nothing has used them for `idle`, if that is said.
+pub(crate) async fn serve_until_idle(
+    config: Config,
+    data: DataDir,
+    idle: Option<Duration>,
+    ready: impl FnOnce() -> Result<()>,
+    output: Output,
+) -> Result<()> {
+    Box::pin(run(config, data, Signals::new()?, Until::Unmounted { idle }, |_, _| ready(), output)).await
 }
 
 /// What ends a server, besides a signal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Until {
     Signal,
-    /// Nothing of it is mounted on this machine any more.
-    Unmounted,
+    /// Nothing of it is mounted on this machine any more, or nothing has used it for so long.
+    Unmounted {
+        idle: Option<Duration>,
+    },
 }
 
 async fn run(
@@ -185,7 +199,11 @@ async fn run(
 
     let by = tokio::select! {
         by = signals.next() => Some(by),
-        () = instance.mounts.all_ended(), if until == Until::Unmounted => None,
+        () = instance.mounts.all_ended(), if matches!(until, Until::Unmounted { .. }) => None,
+        idle = idle_for(&instance, until) => {
+            output.notice(&format!("muxfs: nothing used it for {}: it is locked", Span(idle)));
+            None
+        }
     };
     if let Some(by) = by {
         output.notice(&format!("muxfs: {}: finishing what is under way; once more ends at once", by.name()));
@@ -217,6 +235,13 @@ async fn run(
     // Last: no command can mount any more.
     instance.mounts.close().await;
     instance.close().await
+}
+
+/// Waits until nothing has used the mounts for as long as is said, and tells how long that is; for ever where nothing is.
+async fn idle_for(instance: &Instance, until: Until) -> Duration {
+    let Until::Unmounted { idle: Some(idle) } = until else { return std::future::pending().await };
+    instance.mounts.idle_for(idle).await;
+    idle
 }
 
 /// Takes as many open files as the system grants without asking: connections and cached files need one each.
@@ -298,6 +323,7 @@ fn is_async(mount: &Mount) -> bool {
             | Mount::S3(BucketMount { is_async: true, .. })
             | Mount::Sqlite(SqliteMount { is_async: true, .. })
             | Mount::Redis(RedisMount { is_async: true, .. })
+            | Mount::Vault(VaultMount { is_async: true, .. })
             | Mount::Overlay(OverlayMount { is_async: true, .. })
     )
 }
@@ -454,6 +480,7 @@ fn greeting(config: &Config, ready: &Ready) -> String {
             Mount::S3(bucket) => bucket.described(),
             Mount::Sqlite(mount) => mount.described(&config.data),
             Mount::Redis(mount) => mount.described(),
+            Mount::Vault(mount) => mount.described(&config.data),
             Mount::Zstor(zstor) => {
                 let (nodes, key) = (zstor::nodes(&config.data, zstor), zstor::key_file(&config.data, zstor));
                 format!(

@@ -12,7 +12,7 @@ use muxfs_s3::S3Store;
 use muxfs_zstor::{OpenNode, Zstor};
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::database::Database;
+use crate::{database::Database, vault::OpenVault};
 
 /// The blocks of a mount on disk.
 #[derive(Debug)]
@@ -41,6 +41,8 @@ pub(super) enum Kept {
     },
     /// In an SQLite file, or on a Redis server.
     Rows(Database),
+    /// In a vault, which is in any store.
+    Vault(Box<OpenVault>),
 }
 
 impl Disk {
@@ -60,6 +62,7 @@ impl Disk {
             }
             Kept::Packs { store, .. } => len = store.usage().live_len + store.usage().dead_len,
             Kept::Rows(database) => len = database.len().await?,
+            Kept::Vault(vault) => len = vault.len().await?,
         }
         Ok(len)
     }
@@ -69,6 +72,7 @@ impl Disk {
         match &self.kept {
             Kept::Whole { segments, .. } => vec![segments.clone()],
             Kept::Shards(zstor) => zstor.nodes().iter().filter_map(OpenNode::segments).collect(),
+            Kept::Vault(vault) => vault.below().segments().cloned().into_iter().collect(),
             Kept::Packs { .. } | Kept::Rows(_) => Vec::new(),
         }
     }
@@ -77,6 +81,7 @@ impl Disk {
     pub(crate) fn stats(&self) -> SegmentsStats {
         let packs = match &self.kept {
             Kept::Rows(database) => return database.stats(),
+            Kept::Vault(vault) => return vault.stats(),
             Kept::Whole { .. } => Vec::new(),
             Kept::Shards(zstor) => zstor.nodes().iter().filter_map(OpenNode::packs).collect(),
             Kept::Packs { store, .. } => vec![store.clone()],
@@ -97,7 +102,7 @@ impl Disk {
     /// The store of blocks in shards.
     pub(super) fn zstor(&self) -> Option<&Zstor> {
         match &self.kept {
-            Kept::Whole { .. } | Kept::Packs { .. } | Kept::Rows(_) => None,
+            Kept::Whole { .. } | Kept::Packs { .. } | Kept::Rows(_) | Kept::Vault(_) => None,
             Kept::Shards(zstor) => Some(zstor),
         }
     }
@@ -106,7 +111,7 @@ impl Disk {
     pub(super) fn segments(&self) -> Option<&Segments> {
         match &self.kept {
             Kept::Whole { segments, .. } => Some(segments),
-            Kept::Shards(_) | Kept::Packs { .. } | Kept::Rows(_) => None,
+            Kept::Shards(_) | Kept::Packs { .. } | Kept::Rows(_) | Kept::Vault(_) => None,
         }
     }
 
@@ -120,6 +125,7 @@ impl Disk {
         match &self.kept {
             Kept::Packs { store, .. } => store.compact().await.map(|done| done.objects_deleted),
             Kept::Rows(database) => database.compact().await.map(|()| 0),
+            Kept::Vault(vault) => vault.compact().await,
             Kept::Whole { .. } => Ok(0),
             Kept::Shards(zstor) => {
                 let mut deleted = 0;
@@ -146,7 +152,11 @@ impl Disk {
 
     /// Whether another machine may go on where this one ends.
     pub(super) fn is_shared(&self) -> bool {
-        matches!(self.kept, Kept::Packs { .. })
+        match &self.kept {
+            Kept::Packs { .. } => true,
+            Kept::Vault(vault) => vault.is_lent(),
+            Kept::Whole { .. } | Kept::Shards(_) | Kept::Rows(_) => false,
+        }
     }
 
     /// Ends the work with it; of what is shared others are told so only if `is_all_there`: nothing is left here alone.
@@ -155,6 +165,7 @@ impl Disk {
             Kept::Whole { segments, .. } => segments.close().await,
             Kept::Shards(zstor) => zstor.close().await,
             Kept::Rows(database) => database.close().await,
+            Kept::Vault(vault) => vault.close(is_all_there).await,
             Kept::Packs { store, near, .. } => {
                 let closed = if is_all_there { store.close().await } else { store.flush().await };
                 match near {

@@ -8,7 +8,7 @@ use muxfs::{
     cas_view::{CasViewOptions, Space},
     dag::{Dag, DagOptions, Profile},
     heads::{Heads, LogHeads, MemHeads},
-    media::{Media, MemMedia},
+    media::{Media, MemMedia, SealedMedia},
     mux::Mount,
     pins::Pins,
     tree::{AutoCommit, Retention, Tree, TreeOptions},
@@ -30,6 +30,7 @@ use crate::{
     data_dir::{content_dir, private_dir},
     database, flist, overlay,
     sources::Elsewhere,
+    vault::{self, VaultMount, Way},
     zstor,
 };
 
@@ -113,6 +114,9 @@ impl Opening<'_> {
             config::Mount::Redis(mount) => {
                 let opened = database::open_redis(self.data, mount, &env()).await;
                 Box::pin(self.rows(mount.prefix.0, opened, mount.is_async)).await?
+            }
+            config::Mount::Vault(mount) => {
+                Box::pin(self.vault(mount)).await.map_err(|error| error.at(format!("/{}", mount.prefix.0)))?
             }
             config::Mount::Zstor(mount) => {
                 if let Err(error) = StripeCode::new(mount.data, mount.parity)
@@ -273,6 +277,28 @@ impl Opening<'_> {
             Ok(Opened::on_disk(mount, Disk { prefix, kept: Kept::Rows(opened.database) }, pins))
         };
         open.await.map_err(|error: Error| error.at(format!("/{prefix}")))
+    }
+
+    /// Opens what a mount has in a vault, to write it or to read what was committed last.
+    async fn vault(&self, mount: &VaultMount) -> Result<Opened> {
+        let (prefix, env) = (mount.prefix.0, env());
+        let opened = vault::open(self.config, mount, &env).await?;
+        let mut commits = self.commits(mount.is_async);
+        let journal: Arc<dyn Media> = if let Some((dir, key)) = opened.journal {
+            private_dir(&dir)?;
+            Arc::new(SealedMedia::new(Arc::new(FileMedia::open_ahead(dir)?), key, env.clone()))
+        } else {
+            commits.auto = None;
+            Arc::new(MemMedia::default())
+        };
+        let (space, pins, vault) = (opened.space, opened.pins, opened.vault);
+        let room = room_of_both(&space, &space_of_disk(opened.local));
+        let below = Below { journal, heads: vault.vault.clone(), commits, room };
+        let mut made = content(prefix, self.dag(vault.vault.clone()), pins.clone(), below, space, None).await?;
+        if mount.way == Way::Read {
+            made = Mount::location(prefix, read_only_view(made.vfs().clone()), env);
+        }
+        Ok(Opened::on_disk(made, Disk { prefix, kept: Kept::Vault(Box::new(vault)) }, pins))
     }
 
     /// Opens what a mount has in shards on nodes.

@@ -33,6 +33,7 @@ mod sealed;
 mod serving;
 mod sources;
 mod trees;
+mod vault;
 mod verify;
 mod webdav;
 mod zdb;

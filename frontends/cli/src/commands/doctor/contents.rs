@@ -32,7 +32,7 @@ use crate::{
     database,
     instance::{HEAD, Instance, env},
     output::{bytes, count},
-    zstor,
+    vault, zstor,
 };
 
 /// A clock that is behind by less is no reason to speak.
@@ -93,6 +93,7 @@ pub(super) async fn offline(config: &Config, out: &Findings) {
             }
             Mount::Sqlite(mount) => out.tell(database::look_sqlite(&config.data, mount).await).await,
             Mount::Redis(mount) => out.tell(database::look_redis(mount, &env()).await).await,
+            Mount::Vault(mount) => out.tell(vault::look(&config.data, mount, &env()).await).await,
             Mount::Zstor(mount) => {
                 if zstor::is_made(&config.data, mount).await {
                     closed_zstor(config, mount, out).await;

@@ -16,6 +16,7 @@ use crate::{
     config::{Config, Mount},
     data_dir::content_dir,
     output::{ago, bytes, count},
+    vault::VaultStore,
     zstor,
 };
 
@@ -191,6 +192,13 @@ fn segments(config: &Config) -> Vec<Finding> {
             Mount::Mem { .. } | Mount::Local { .. } | Mount::Flist(_) => Vec::new(),
             Mount::S3(_) => vec![dir.join("pins")],
             Mount::Sqlite(_) | Mount::Redis(_) => vec![dir.join("pins"), dir.join("journal")],
+            Mount::Vault(mount) => {
+                let below = match mount.place(&config.data) {
+                    VaultStore::Dir(dir) => ["blocks", "index", "heads"].map(|part| dir.join(part)).to_vec(),
+                    VaultStore::Sqlite(_) | VaultStore::Redis(_) | VaultStore::S3(_) => Vec::new(),
+                };
+                ["pins", "memory"].map(|part| dir.join(part)).into_iter().chain(below).collect()
+            }
             Mount::Ipfs { .. } | Mount::Overlay(_) => blocks(&dir).into_iter().chain(besides).collect(),
             Mount::Zstor(zstor) => {
                 let nodes = zstor::nodes(&config.data, zstor).into_iter();

@@ -1,0 +1,116 @@
+//! Who has the journal and the pins that belong to a vault: said by a head in it, so that no other data directory goes on from
+//! an older state, or collects what is pinned elsewhere.
+
+use bytes::Bytes;
+use muxfs::{
+    Error, ErrorKind, Name, Result,
+    heads::{Heads, Swap},
+};
+use serde::{Deserialize, Serialize};
+
+const OP: &str = "vault.claim";
+const NAME: &[u8] = b"writer";
+/// All heads of a vault have some KiB together: so much of the place is told, in characters.
+const PLACE_LEN_MAX: usize = 200;
+
+/// Who has a vault.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Claim {
+    /// Ascends whenever another data directory takes it.
+    pub(crate) generation: u64,
+    /// Which data directory.
+    writer: String,
+    /// Where that is, for people.
+    place: String,
+    /// Whether nothing is there any more that is not in the vault.
+    is_given_back: bool,
+}
+
+impl Claim {
+    /// Says that the data directory `writer`, at `place`, has the vault from now on.
+    ///
+    /// # Errors
+    /// `Denied` where another has, but with `takes_over`.
+    pub(crate) async fn take(heads: &dyn Heads, writer: &str, place: &str, takes_over: bool) -> Result<Self> {
+        let name = Name::new(NAME)?;
+        loop {
+            let (known, version) = match heads.load(&name).await? {
+                Some((bytes, version)) => (Some(Self::decode(&bytes)?), Some(version)),
+                None => (None, None),
+            };
+            let generation = match known {
+                Some(known) if known.writer == writer && !known.is_given_back => return Ok(known),
+                Some(known) if known.writer == writer => known.generation,
+                Some(known) if known.is_given_back || takes_over => known.generation + 1,
+                Some(known) => {
+                    let why = format!(
+                        "{} has the journal and the pins of this vault: open it with that one. Where that is lost, make an empty file \
+                         take-over in the directory mounts/PREFIX of this one: what was not committed there is given up then",
+                        known.place
+                    );
+                    return Err(Error::new(ErrorKind::Denied, OP).because(why));
+                }
+                None => 1,
+            };
+            let claim = Self {
+                generation,
+                writer: writer.into(),
+                place: place.chars().take(PLACE_LEN_MAX).collect(),
+                is_given_back: false,
+            };
+            if let Swap::Done(_) = heads.swap(&name, version.as_ref(), claim.encode()?).await? {
+                return Ok(claim);
+            }
+        }
+    }
+
+    /// Says that others may have the vault: nothing is in this data directory alone.
+    ///
+    /// # Errors
+    /// Those of the heads.
+    pub(crate) async fn give_back(&self, heads: &dyn Heads) -> Result<()> {
+        let name = Name::new(NAME)?;
+        match heads.load(&name).await? {
+            Some((bytes, version)) if Self::decode(&bytes)? == *self => {
+                let given_back = Self { is_given_back: true, ..self.clone() };
+                // Whoever was faster has it.
+                heads.swap(&name, Some(&version), given_back.encode()?).await.map(|_| ())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn encode(&self) -> Result<Bytes> {
+        let text = serde_json::to_vec(self).map_err(|error| Error::new(ErrorKind::Internal, OP).because(error))?;
+        Ok(text.into())
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self> {
+        serde_json::from_slice(bytes).map_err(|error| Error::new(ErrorKind::Corrupt, OP).because(error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use muxfs::heads::MemHeads;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn one_has_it_until_it_is_given_back_or_taken_over() {
+        let heads = MemHeads::default();
+        let take = async |writer, takes_over| Claim::take(&heads, writer, "here", takes_over).await;
+        let first = take("one", false).await.expect("nobody has it");
+        assert_eq!(take("one", false).await.expect("the same"), first);
+        assert_eq!(take("two", false).await.expect_err("one has it").kind(), ErrorKind::Denied);
+        first.give_back(&heads).await.expect("given back");
+        assert_eq!(take("one", false).await.expect("again").generation, 1, "its journal is the newest");
+        first.give_back(&heads).await.expect("given back");
+        let second = take("two", false).await.expect("given back");
+        assert_eq!(second.generation, 2, "the journal of another is none of this one's");
+        assert_eq!(take("one", false).await.expect_err("two has it").kind(), ErrorKind::Denied);
+        assert_eq!(take("one", true).await.expect("taken over").generation, 3);
+        second.give_back(&heads).await.expect("nothing to give back");
+        assert_eq!(take("two", false).await.expect_err("one has it").kind(), ErrorKind::Denied);
+    }
+}

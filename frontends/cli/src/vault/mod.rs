@@ -1,0 +1,293 @@
+//! Mounts of kind `vault`, and vaults by the place where they are: a working tree in a [`Vault`], which is in any store.
+//!
+//! The head of the tree is in the vault, so that the store learns nothing of it and cannot give an older one; the journal and the pins
+//! are in the data directory, under keys of the vault. What state was seen last is remembered there, too. Spec: spec/vault.md
+//! #the-mount.
+
+mod claim;
+pub(crate) mod password;
+mod place;
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use muxfs::{
+    BlockStore as _, Env, Prefix, Result, SecretKey,
+    block::SegmentsStats,
+    heads::LogHeads,
+    media::{Media, SealedMedia},
+    pins::Pins,
+};
+use muxfs_vault::{Vault, VaultPlace};
+use serde::{Deserialize, Serialize};
+
+pub(crate) use self::place::{Below, OpenStore, VaultStore, Want};
+use self::{claim::Claim, password::PasswordFrom, place::head};
+use crate::{
+    bucket,
+    commands::{doctor::Finding, put::host},
+    config::{Config, PrefixText},
+    data_dir::private_dir,
+    instance::{SpaceFn, media},
+    writer,
+};
+
+/// Says that the data directory that has the journal is lost; an empty file in the mount's directory.
+const TAKE_OVER: &str = "take-over";
+/// What the directory of a journal begins with.
+const JOURNAL: &str = "journal-";
+
+/// A vault, and the working tree in it. Spec: spec/vault.md #the-mount.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct VaultMount {
+    pub(crate) prefix: PrefixText,
+    /// Where its objects are; the directory `DATA/mounts/PREFIX/store` where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) store: Option<VaultStore>,
+    /// A file with the password in its first line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) password_file: Option<PathBuf>,
+    /// A file that is the password, all of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) key_file: Option<PathBuf>,
+    /// A variable of the environment that has the password.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) password_env: Option<String>,
+    /// As of an `ipfs` mount.
+    #[serde(rename = "async", default)]
+    pub(crate) is_async: bool,
+    #[serde(skip)]
+    pub(crate) way: Way,
+}
+
+/// What a vault is opened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Way {
+    /// To be this data directory's.
+    #[default]
+    Kept,
+    /// To be anybody's again at the end, with everything committed.
+    Lent,
+    /// To read what was committed last.
+    Read,
+}
+
+impl VaultMount {
+    /// Its files that the configuration names.
+    pub(crate) fn files_mut(&mut self) -> impl Iterator<Item = &mut PathBuf> {
+        let store = self.store.iter_mut().flat_map(VaultStore::files_mut);
+        store.chain(&mut self.password_file).chain(&mut self.key_file)
+    }
+
+    /// Why it cannot be.
+    pub(crate) fn fault(&self) -> Option<String> {
+        let prefix = self.prefix.0;
+        let said = [self.password_file.is_some(), self.key_file.is_some(), self.password_env.is_some()];
+        if said.into_iter().filter(|is| *is).count() > 1 {
+            return Some(format!("/{prefix}: password_file, key_file and password_env: one of them"));
+        }
+        self.store.as_ref().and_then(VaultStore::fault).map(|why| format!("/{prefix}: {why}"))
+    }
+
+    /// Where its objects are.
+    pub(crate) fn place(&self, data: &Path) -> VaultStore {
+        self.store.clone().unwrap_or_else(|| VaultStore::Dir(self.local_dir(data).join("store")))
+    }
+
+    /// Where it keeps what is not in the vault.
+    pub(crate) fn local_dir(&self, data: &Path) -> PathBuf {
+        data.join("mounts").join(self.prefix.0.as_str())
+    }
+
+    /// Where its password comes from.
+    pub(crate) fn password(&self, config: &Config) -> PasswordFrom {
+        let (file, key_file, env) = (self.password_file.clone(), self.key_file.clone(), self.password_env.clone());
+        let descriptor = config.source.password_fd;
+        PasswordFrom { file, key_file, env, descriptor }
+    }
+
+    /// What it is, for people.
+    pub(crate) fn described(&self, data: &Path) -> String {
+        format!("read and written, a vault in {}", self.place(data))
+    }
+
+    /// What it is called where somebody is asked for its password.
+    fn name(&self, data: &Path) -> String {
+        match self.way {
+            Way::Kept => format!("/{}", self.prefix.0),
+            Way::Lent | Way::Read => self.place(data).to_string(),
+        }
+    }
+}
+
+/// The place of a vault in an open store; what was seen of it is remembered in `local`.
+///
+/// # Errors
+/// Those of the directory.
+pub(crate) async fn place_in(store: &OpenStore, local: &Path, env: &Env) -> Result<VaultPlace> {
+    let memory = LogHeads::open(media(&local.join("memory"))?, env).await?;
+    let place = VaultPlace::new(store.blocks.clone(), store.heads.clone(), head()?, env.clone());
+    Ok(VaultPlace { memory: Some(Arc::new(memory)), ..place })
+}
+
+/// An open vault, as a mount has it.
+#[derive(Debug)]
+pub(crate) struct OpenVault {
+    pub(crate) vault: Arc<Vault>,
+    below: Below,
+    /// To be given back at the end.
+    lent: Option<(Claim, Arc<Pins>)>,
+}
+
+/// What a mount is made of, besides.
+pub(crate) struct Parts {
+    pub(crate) vault: OpenVault,
+    pub(crate) pins: Arc<Pins>,
+    /// Where the journal is, and what seals it; `None` where nothing is written.
+    pub(crate) journal: Option<(PathBuf, SecretKey)>,
+    pub(crate) space: SpaceFn,
+    pub(crate) local: PathBuf,
+}
+
+/// Opens the vault of a mount.
+///
+/// # Errors
+/// `NotFound` where it was never made; `BadKey` for a wrong password; `Denied` where another data directory has its journal; those of the
+/// stores.
+pub(crate) async fn open(config: &Config, mount: &VaultMount, env: &Env) -> Result<Parts> {
+    let (data, prefix) = (config.data.as_path(), mount.prefix.0);
+    let local = mount.local_dir(data);
+    let store = mount.place(data).open(data, prefix, Want::Vault, env).await?;
+    let begin = async {
+        private_dir(&local)?;
+        let password = mount.password(config).known(&mount.name(data)).await?;
+        password::forbid_dumps();
+        let vault = Arc::new(Vault::open(place_in(&store, &local, env).await?, &password).await?);
+        let pins: Arc<dyn Media> =
+            Arc::new(SealedMedia::new(media(&local.join("pins"))?, vault.key("pins"), env.clone()));
+        let pins = Arc::new(Pins::open(pins, env).await?);
+        if mount.way == Way::Read {
+            return Ok((vault, pins, None, None));
+        }
+        let take_over = local.join(TAKE_OVER);
+        let claim = Claim::take(&*vault, &writer::known_or_drawn(&local, env)?, &who(data), take_over.exists()).await?;
+        bucket::has_taken_over(&local)?;
+        let journal = local.join(format!("{JOURNAL}{}", claim.generation));
+        if mount.way == Way::Lent {
+            // What was there when it was given back is in the vault.
+            remove_journals(&local, Some(&journal))?;
+        }
+        let key = vault.key("journal");
+        let lent = (mount.way == Way::Lent).then(|| (claim, pins.clone()));
+        Ok((vault, pins, Some((journal, key)), lent))
+    };
+    match begin.await {
+        Ok((vault, pins, journal, lent)) => {
+            let vault = OpenVault { vault, below: store.below, lent };
+            Ok(Parts { vault, pins, journal, space: store.space, local })
+        }
+        Err(error) => {
+            // Whose it is may begin.
+            store.below.close().await.ok();
+            Err(error)
+        }
+    }
+}
+
+/// Who has a data directory, for people elsewhere.
+fn who(data: &Path) -> String {
+    format!("{} on {}", data.display(), writer::hostname())
+}
+
+/// Removes the journals of a mount, but one.
+fn remove_journals(local: &Path, but: Option<&Path>) -> Result<()> {
+    for entry in fs::read_dir(local).map_err(|error| host(local, error))? {
+        let path = entry.map_err(|error| host(local, error))?.path();
+        let is_journal = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(JOURNAL));
+        if is_journal && Some(path.as_path()) != but {
+            fs::remove_dir_all(&path).map_err(|error| host(&path, error))?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes what a mount has of a vault that was destroyed: journal, pins, and what is remembered.
+///
+/// # Errors
+/// The disk's.
+pub(crate) fn forget(local: &Path) -> Result<()> {
+    if !local.exists() {
+        return Ok(());
+    }
+    remove_journals(local, None)?;
+    for part in ["pins", "memory"] {
+        let path = local.join(part);
+        match fs::remove_dir_all(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(host(&path, error)),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+impl OpenVault {
+    /// What its store takes, in bytes.
+    pub(crate) async fn len(&self) -> Result<u64> {
+        self.below.len().await
+    }
+
+    /// What it holds: pieces as they are kept; dead is what of its packs is neither.
+    pub(crate) fn stats(&self) -> SegmentsStats {
+        let usage = self.vault.usage();
+        let dead_len = usage.len.saturating_sub(usage.live_len) + self.below.dead_len();
+        SegmentsStats { block_count: usage.block_count, live_len: usage.live_len, dead_len }
+    }
+
+    /// What its objects are in.
+    pub(crate) fn below(&self) -> &Below {
+        &self.below
+    }
+
+    /// Gives the room of what is dead back, in the vault and then in its store; how many objects went.
+    pub(crate) async fn compact(&self) -> Result<u64> {
+        let done = self.vault.compact().await?;
+        Ok(done.packs + self.below.compact().await?)
+    }
+
+    /// Whether others may open it when this process ends.
+    pub(crate) fn is_lent(&self) -> bool {
+        self.lent.is_some()
+    }
+
+    /// Ends the work with it; it is given back only if `is_all_there`: nothing is in this data directory alone.
+    pub(crate) async fn close(&self, is_all_there: bool) -> Result<()> {
+        let given_back = match &self.lent {
+            // Whoever collected its garbage elsewhere would not know of them.
+            Some((claim, pins)) if is_all_there && pins.count() == 0 => claim.give_back(&*self.vault).await,
+            _ => Ok(()),
+        };
+        given_back.and(self.vault.flush().await).and(self.below.close().await)
+    }
+}
+
+/// Looks whether there is a vault, and changes nothing; its password is not asked for.
+pub(crate) async fn look(data: &Path, mount: &VaultMount, env: &Env) -> Finding {
+    const CHECK: &str = "vault";
+    let (store, prefix): (_, Prefix) = (mount.place(data), mount.prefix.0);
+    match store.has_vault(data, prefix, env).await {
+        Ok(true) => {
+            let found =
+                format!("a vault is there; muxfs vault check /{prefix} asks for its password and reads all of it");
+            Finding::ok(CHECK, &store, found)
+        }
+        Ok(false) => {
+            let advice = format!("make it: muxfs vault create /{prefix}; or mount the disk that has it");
+            Finding::error(CHECK, &store, "there is no vault", advice)
+        }
+        Err(error) => Finding::error(CHECK, &store, format!("{error:#}"), "mend what is said; nothing was changed"),
+    }
+}

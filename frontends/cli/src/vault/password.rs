@@ -1,0 +1,228 @@
+//! Where the password of a vault comes from: a file, the environment, a file descriptor, or whoever sits at the terminal.
+//!
+//! On a terminal nothing is shown while it is typed, also where the command is interrupted meanwhile.
+
+use std::{
+    fs::{self, File},
+    io::{self, BufRead as _, BufReader, Read as _, Write as _},
+    os::unix::ffi::OsStrExt as _,
+    path::{Path, PathBuf},
+};
+
+use muxfs::{Error, ErrorKind, Result};
+use muxfs_vault::Password;
+use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcsetattr};
+use zeroize::Zeroizing;
+
+use crate::{commands::put::host, host_file::read_password_file};
+
+const OP: &str = "vault.password";
+/// The longest line that is read, and one byte more than the longest password.
+const LINE_LEN_MAX: u64 = (64 << 10) + 1;
+
+/// Where to take a password from; the terminal where nothing is said.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct PasswordFrom {
+    /// The first line of a file that only its owner may read.
+    pub(crate) file: Option<PathBuf>,
+    /// All of such a file.
+    pub(crate) key_file: Option<PathBuf>,
+    /// A variable of the environment.
+    pub(crate) env: Option<String>,
+    /// The first line of what a descriptor gives.
+    pub(crate) descriptor: Option<u32>,
+}
+
+impl PasswordFrom {
+    /// The password that was chosen before.
+    ///
+    /// # Errors
+    /// `Denied` for a file that others may read; `BadKey` where there is nobody to ask; `InvalidArgument` for an empty one.
+    pub(crate) async fn known(&self, what: &str) -> Result<Password> {
+        match self.told()? {
+            Some(password) => Ok(password),
+            None => Password::new(asked(&format!("Password of {what}: ")).await?.to_vec()),
+        }
+    }
+
+    /// A new password, which is typed twice.
+    ///
+    /// # Errors
+    /// As [`known`](Self::known), and `InvalidArgument` where it was typed in two ways.
+    pub(crate) async fn new_one(&self, what: &str) -> Result<Password> {
+        if let Some(password) = self.told()? {
+            return Ok(password);
+        }
+        let first = asked(&format!("New password of {what}: ")).await?;
+        let second = asked("The same again: ").await?;
+        if first != second {
+            return Err(
+                Error::new(ErrorKind::InvalidArgument, OP).because("the two are not the same: nothing was done")
+            );
+        }
+        Password::new(first.to_vec())
+    }
+
+    fn told(&self) -> Result<Option<Password>> {
+        let bytes = if let Some(file) = &self.file {
+            first_line(file, OP)?
+        } else if let Some(file) = &self.key_file {
+            read_password_file(file, OP, |error| host(file, error))?
+        } else if let Some(name) = &self.env {
+            let value = std::env::var_os(name).ok_or_else(|| {
+                let why = "the environment has no such variable, which is to have the password of the vault";
+                Error::new(ErrorKind::BadKey, OP).at(name).because(why)
+            })?;
+            Zeroizing::new(value.as_bytes().to_vec())
+        } else if let Some(descriptor) = self.descriptor {
+            let at = PathBuf::from(format!("/dev/fd/{descriptor}"));
+            line_of(File::open(&at).map_err(|error| host(&at, error))?, &at)?
+        } else {
+            return Ok(None);
+        };
+        Password::new(bytes.to_vec()).map(Some)
+    }
+}
+
+/// The first line of a file that has a password, without its end.
+///
+/// # Errors
+/// `Denied` where others than its owner may read it.
+fn first_line(file: &Path, op: &'static str) -> Result<Zeroizing<Vec<u8>>> {
+    let mut bytes = read_password_file(file, op, |error| host(file, error))?;
+    let len = bytes.iter().position(|byte| *byte == b'\n').unwrap_or(bytes.len());
+    bytes.truncate(len);
+    if bytes.last() == Some(&b'\r') {
+        bytes.pop();
+    }
+    Ok(bytes)
+}
+
+fn line_of(file: File, at: &Path) -> Result<Zeroizing<Vec<u8>>> {
+    let mut line = Zeroizing::new(Vec::new());
+    BufReader::new(file.take(LINE_LEN_MAX)).read_until(b'\n', &mut line).map_err(|error| host(at, error))?;
+    while line.last().is_some_and(|byte| matches!(byte, b'\n' | b'\r')) {
+        line.pop();
+    }
+    Ok(line)
+}
+
+/// Asks whoever sits at the terminal.
+async fn asked(prompt: &str) -> Result<Zeroizing<Vec<u8>>> {
+    let failed = |error: io::Error| Error::new(ErrorKind::Io, OP).at("/dev/tty").because(error);
+    let Ok(tty) = fs::File::options().read(true).write(true).open("/dev/tty") else {
+        let why = "there is no terminal to ask for the password of the vault: name it with --password-file, --password-env, --key-file or \
+                   --password-fd, or in the configuration with password_file, password_env or key_file";
+        return Err(Error::new(ErrorKind::BadKey, OP).because(why));
+    };
+    let reading = tty.try_clone().map_err(failed)?;
+    let hidden = Hidden::begin(tty).map_err(failed)?;
+    (&hidden.tty).write_all(prompt.as_bytes()).map_err(failed)?;
+    let typed = tokio::task::spawn_blocking(move || typed(reading)).await;
+    (&hidden.tty).write_all(b"\n").map_err(failed)?;
+    drop(hidden);
+    let typed = typed.map_err(|error| Error::new(ErrorKind::Internal, OP).because(error))?.map_err(failed)?;
+    typed.ok_or_else(|| Error::new(ErrorKind::BadKey, OP).because("no password was given"))
+}
+
+/// A line as it is typed; `None` where whoever types gives up.
+fn typed(mut tty: impl io::Read) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
+    const INTERRUPT: u8 = 3;
+    const END: u8 = 4;
+    const BACKSPACE: u8 = 8;
+    const KILL: u8 = 21;
+    const DELETE: u8 = 127;
+    // Whole, so that nothing is copied while it grows.
+    let mut line = Zeroizing::new(Vec::with_capacity(4096));
+    let mut byte = [0];
+    // One at a time, as they are typed.
+    while tty.read(&mut byte)? == 1 {
+        match byte[0] {
+            b'\n' | b'\r' => return Ok(Some(line)),
+            INTERRUPT => return Ok(None),
+            END if line.is_empty() => return Ok(None),
+            BACKSPACE | DELETE => {
+                // The last character, however many bytes it has.
+                while line.pop().is_some_and(|byte| byte & 0xc0 == 0x80) {}
+            }
+            KILL => line.clear(),
+            byte => line.push(byte),
+        }
+    }
+    Ok((!line.is_empty()).then_some(line))
+}
+
+/// A terminal that shows nothing of what is typed, until this is dropped.
+struct Hidden {
+    tty: File,
+    before: Termios,
+}
+
+impl Hidden {
+    fn begin(tty: File) -> io::Result<Self> {
+        let before = tcgetattr(&tty)?;
+        let mut hidden = before.clone();
+        hidden.local_modes.remove(LocalModes::ECHO | LocalModes::ICANON | LocalModes::ISIG);
+        hidden.special_codes[SpecialCodeIndex::VMIN] = 1;
+        hidden.special_codes[SpecialCodeIndex::VTIME] = 0;
+        tcsetattr(&tty, OptionalActions::Flush, &hidden)?;
+        Ok(Self { tty, before })
+    }
+}
+
+impl Drop for Hidden {
+    fn drop(&mut self) {
+        if let Err(error) = tcsetattr(&self.tty, OptionalActions::Now, &self.before) {
+            tracing::warn!(%error, "the terminal may not show what is typed: stty sane");
+        }
+    }
+}
+
+/// Lets nothing of this process be written to a disk when it crashes, nor be read by other processes of its user.
+///
+/// What cannot be had is told: the vault is opened in any case.
+pub(crate) fn forbid_dumps() {
+    use rustix::process::{Resource, Rlimit, setrlimit};
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    if let Err(error) = setrlimit(Resource::Core, none) {
+        tracing::warn!(%error, "a crash may write the keys of the vault into a core file");
+    }
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable) {
+        tracing::warn!(%error, "other processes of this user may read the keys of the vault");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_line_is_typed_and_mended() {
+        let line = |keys: &[u8]| typed(keys).expect("read").map(|line| line.to_vec());
+        assert_eq!(line(b"secret\nmore").as_deref(), Some(&b"secret"[..]));
+        assert_eq!(line(b"secrex\x7ft\r").as_deref(), Some(&b"secret"[..]));
+        assert_eq!(line("ä\x7fb\n".as_bytes()).as_deref(), Some(&b"b"[..]), "a character is one");
+        assert_eq!(line(b"wrong\x15right\n").as_deref(), Some(&b"right"[..]));
+        assert_eq!(line(b"secret\x03\n"), None);
+        assert_eq!(line(b"\x04"), None);
+        assert_eq!(line(b""), None);
+    }
+
+    #[test]
+    fn a_password_is_the_first_line_of_a_file_and_a_key_all_of_it() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = dir.path().join("password");
+        fs::write(&file, "correct horse\r\nbattery\n").expect("written");
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("set");
+        assert_eq!(*first_line(&file, OP).expect("read"), b"correct horse");
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).expect("set");
+        assert_eq!(first_line(&file, OP).expect_err("others read it").kind(), ErrorKind::Denied);
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("set");
+        let from = PasswordFrom { key_file: Some(file), ..PasswordFrom::default() };
+        assert!(from.told().expect("read").is_some());
+        assert!(PasswordFrom::default().told().expect("nothing to read").is_none(), "somebody is asked");
+    }
+}

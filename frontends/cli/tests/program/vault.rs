@@ -1,0 +1,300 @@
+//! Vaults through the program: a mount of kind `vault`, and the commands that make one, open it alone and look after it.
+
+use std::{
+    fs,
+    io::Write as _,
+    os::unix::fs::{FileExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::Instant,
+};
+
+use crate::{PATIENCE, World, assert_same_tree};
+
+const PASSWORD: &str = "correct horse";
+/// What a store may not show: what is in a file, and what a file is called.
+const SECRET: &str = "nobody is to read these words";
+const NAME: &str = "name-that-nobody-is-to-see";
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("UTF-8")
+}
+
+/// A file that only its owner reads.
+fn private(file: &Path, text: &str) {
+    fs::write(file, text).expect("written");
+    fs::set_permissions(file, fs::Permissions::from_mode(0o600)).expect("set");
+}
+
+/// A machine with the example, but for where things are, and small packs.
+fn machine() -> World {
+    let world = World::by_default();
+    for dir in ["etc", "srv"] {
+        fs::create_dir(world.path(dir)).expect("made");
+    }
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/configs/vault.toml");
+    let example = fs::read_to_string(example).expect("read");
+    let places = [("/etc/muxfs", world.path("etc")), ("/srv", world.path("srv"))];
+    let text = places.iter().fold(example, |text, (from, to)| text.replace(from, to.to_str().expect("UTF-8")));
+    let config = world.path("config.toml");
+    fs::write(&config, text).expect("written");
+    private(&world.path("etc/v.password"), &format!("{PASSWORD}\n"));
+    World { config: Some(config), ..world }
+}
+
+fn create(world: &World, vault: &str) -> String {
+    let file = world.path("etc/v.password");
+    let small = ["--pack-size", "64KiB", "--unlock-time", "0s"];
+    let args = [&["vault", "create", "--password-file", text(&file)], &small[..], &[vault]].concat();
+    world.ok(&args)
+}
+
+/// The arguments of a command with the password.
+fn with_password(world: &World, command: &str, rest: &[&str]) -> Vec<String> {
+    let file = world.path("etc/v.password");
+    let args = [&["vault", command, "--password-file", text(&file)], rest].concat();
+    args.into_iter().map(Into::into).collect()
+}
+
+fn strs(args: &[String]) -> Vec<&str> {
+    args.iter().map(String::as_str).collect()
+}
+
+fn put(world: &World, what: &str, name: &str) {
+    let file = world.path("file");
+    fs::write(&file, what).expect("written");
+    world.ok(&["put", text(&file), name]);
+}
+
+/// Every file below a directory.
+fn files(dir: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).expect("listed") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() { found.extend(files(&path)) } else { found.push(path) }
+    }
+    found
+}
+
+fn copy_dir(from: &Path, to: &Path) {
+    let copied = Command::new("cp").arg("-a").arg(from).arg(to).status();
+    assert!(copied.expect("cp runs").success());
+}
+
+/// Nothing that was put is readable below a directory, nor what it is called; so much is there.
+fn shows_nothing(dir: &Path) -> u64 {
+    let mut len = 0;
+    for file in files(dir) {
+        let bytes = fs::read(&file).expect("read");
+        len += bytes.len() as u64;
+        for secret in [SECRET, NAME, PASSWORD] {
+            let is_there = bytes.windows(secret.len()).any(|window| window == secret.as_bytes());
+            assert!(!is_there, "{secret:?} is in {}", file.display());
+        }
+    }
+    len
+}
+
+#[test]
+fn a_mount_keeps_all_of_it_and_its_store_learns_nothing() {
+    let world = machine();
+    let told = world.fails(&["ls", "/v"], 3);
+    assert!(told.contains("muxfs vault create"), "{told}");
+    let told = world.run(&["doctor"]);
+    assert!(String::from_utf8_lossy(&told.stdout).contains("muxfs vault create /v"), "{told:?}");
+    assert!(create(&world, "/v").starts_with("vault "));
+    let told = world.fails(&strs(&with_password(&world, "create", &["/v"])), 1);
+    assert!(told.contains("already"), "{told}");
+
+    // Over FTP, and by a command; what is acknowledged survives kill -9.
+    let server = world.serve(&[]);
+    let tree = world.tree();
+    world.ok(&["put", "-r", text(&tree), "/v/tree"]);
+    let mut ftp = suppaftp::FtpStream::connect(server.addr("ftp")).expect("connected");
+    ftp.login("anyone", "x").expect("loopback takes any name");
+    ftp.cwd("/v").expect("there");
+    ftp.put_file(NAME, &mut SECRET.as_bytes()).expect("stored");
+    ftp.quit().expect("left");
+    world.ok(&["commit", "-m", "one", "/v"]);
+    put(&world, SECRET, "/v/later");
+    let told = world.fails(&strs(&with_password(&world, "info", &["/v"])), 5);
+    assert!(!told.is_empty());
+    server.kill();
+
+    let server = world.serve(&[]);
+    assert_eq!(world.ok(&["cat", &format!("/v/{NAME}")]), SECRET);
+    assert_eq!(world.ok(&["cat", "/v/later"]), SECRET);
+    world.ok(&["get", "/v/tree", text(&world.path("back"))]);
+    assert_same_tree(&tree, &world.path("back"));
+    fs::write(world.path("file"), "garbage").expect("written");
+    let garbage = world.ok(&["put", text(&world.path("file")), "/v"]);
+    fs::write(world.path("file"), "pinned").expect("written");
+    let pinned = world.ok(&["put", text(&world.path("file")), "/v"]);
+    world.ok(&["rm", garbage.trim()]);
+    world.ok(&["gc", "/v"]);
+    assert_eq!(world.ok(&["cat", pinned.trim()]), "pinned");
+    world.ok(&["verify", "--all", "/v"]);
+    world.ok(&["commit", "-m", "two", "/v"]);
+    assert_eq!(server.terminate(), Some(0));
+
+    assert_eq!(world.ok(&["cat", "/v/later"]), SECRET);
+    assert_eq!(world.ok(&["cat", pinned.trim()]), "pinned");
+    let printed = world.ok(&["config"]);
+    fs::write(world.config.as_ref().expect("named"), &printed).expect("written");
+    assert_eq!(world.ok(&["config"]), printed);
+    world.ok(&["doctor"]);
+    assert!(shows_nothing(&world.path("srv")) > 3_000_000 / 100, "it is there");
+    shows_nothing(&world.path("data/mounts/v"));
+
+    // Elsewhere, with nothing but the store and the password, all that was committed is there; but not to be written while
+    // this data directory has what belongs to it.
+    let other = machine();
+    copy_dir(&world.path("srv/vault"), &other.path("srv/vault"));
+    copy_dir(&world.path("srv/vault"), &world.path("older"));
+    let told = other.fails(&["ls", "/v"], 6);
+    assert!(told.contains("has the journal"), "{told}");
+    let dest = other.path("exported");
+    other.ok(&strs(&with_password(&other, "export", &["/v", text(&dest)])));
+    assert_same_tree(&tree, &dest.join("tree"));
+    assert_eq!(fs::read_to_string(dest.join("later")).expect("read"), SECRET);
+    fs::write(other.path("data/mounts/v/take-over"), "").expect("written");
+    assert_eq!(other.ok(&["cat", "/v/later"]), SECRET);
+
+    // An older state of the whole store is refused where a newer one was seen.
+    put(&world, "newer", "/v/newer");
+    world.ok(&["commit", "/v"]);
+    let store = world.path("srv/vault");
+    fs::remove_dir_all(&store).expect("removed");
+    copy_dir(&world.path("older"), &store);
+    let told = world.fails(&["ls", "/v"], 4);
+    assert!(told.contains("epoch"), "{told}");
+}
+
+#[test]
+fn a_password_is_changed_and_a_wrong_one_opens_nothing() {
+    let world = machine();
+    create(&world, "/v");
+    put(&world, "kept", "/v/kept");
+    let wrong = world.path("etc/wrong");
+    private(&wrong, "wrong\n");
+    let told = world.fails(&["vault", "info", "--password-file", text(&wrong), "/v"], 6);
+    assert!(told.contains("the password is wrong"), "{told}");
+    let told = world.fails(&["vault", "info", "--password-env", "NOT_SET_AT_ALL", "/v"], 6);
+    assert!(told.contains("NOT_SET_AT_ALL"), "{told}");
+
+    private(&world.path("etc/new"), "battery staple\n");
+    let new = world.path("etc/new");
+    let rest = ["--new-password-file", text(&new), "--unlock-time", "0s", "/v"];
+    world.ok(&strs(&with_password(&world, "passwd", &rest)));
+    let told = world.fails(&["cat", "/v/kept"], 6);
+    assert!(told.contains("the password is wrong"), "{told}");
+    private(&world.path("etc/v.password"), "battery staple\n");
+    assert_eq!(world.ok(&["cat", "/v/kept"]), "kept");
+
+    // By a descriptor, and by the environment.
+    let output = world.fed(&["vault", "info", "--password-fd", "0", "/v"], b"battery staple\n");
+    assert!(output.status.success(), "{output:?}");
+    let mut command = world.command();
+    command.args(["--json", "vault", "info", "--password-env", "OF_THE_VAULT", "/v"]);
+    let output = command.env("OF_THE_VAULT", "battery staple").output().expect("it runs");
+    assert!(output.status.success(), "{output:?}");
+    let info: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!((info["pack_len"].as_u64(), info["cipher"].as_str()), (Some(64 << 10), Some("AES-256-GCM")));
+    assert!(info["live_len"].as_u64() > Some(0) && info["epoch"].as_u64() > Some(1), "{info}");
+    let sealed = world.ok(&["vault", "info", "--sealed", "/v"]);
+    assert!(sealed.contains("64 MiB of memory") && !sealed.contains("epoch"), "{sealed}");
+}
+
+#[test]
+fn check_finds_a_flipped_bit_and_destroy_removes_everything() {
+    let world = machine();
+    let vault = world.path("srv/by-place");
+    create(&world, text(&vault));
+    let told = world.ok(&strs(&with_password(&world, "check", &[text(&vault)])));
+    assert!(told.contains("are whole"), "{told}");
+    // In the middle of the longest file of objects: records of the store below are checked first, so damage of any kind is found.
+    let of_blocks = files(&vault.join("blocks"));
+    let longest = of_blocks.iter().max_by_key(|file| fs::metadata(file).expect("there").len()).expect("there is one");
+    let file = fs::File::options().read(true).write(true).open(longest).expect("opened");
+    let (at, mut byte) = (100_000, [0]);
+    file.read_exact_at(&mut byte, at).expect("read");
+    file.write_all_at(&[byte[0] ^ 4], at).expect("written");
+    let told = world.fails(&strs(&with_password(&world, "check", &[text(&vault)])), 4);
+    assert!(told.contains("damaged"), "{told}");
+    file.write_all_at(&byte, at).expect("mended");
+    world.ok(&strs(&with_password(&world, "check", &[text(&vault)])));
+
+    let told = world.fails(&strs(&with_password(&world, "destroy", &[text(&vault)])), 2);
+    assert!(told.contains("--yes"), "{told}");
+    let told = world.ok(&strs(&with_password(&world, "destroy", &["--yes", text(&vault)])));
+    assert!(told.contains("is destroyed"), "{told}");
+    assert!(!vault.exists(), "nothing is left of it");
+    world.fails(&strs(&with_password(&world, "info", &[text(&vault)])), 3);
+
+    // A directory with something in it is nobody's vault; a new one takes the place of one that was destroyed.
+    fs::create_dir(&vault).expect("made");
+    fs::write(vault.join("mine"), "").expect("written");
+    let told = world.fails(&strs(&with_password(&world, "create", &[text(&vault)])), 1);
+    assert!(told.contains("something in it"), "{told}");
+    fs::remove_file(vault.join("mine")).expect("removed");
+    create(&world, text(&vault));
+
+    let file = format!("sqlite:{}", text(&world.path("srv/vault.sqlite")));
+    create(&world, &file);
+    world.ok(&strs(&with_password(&world, "check", &[&file])));
+    world.ok(&strs(&with_password(&world, "destroy", &["--yes", &file])));
+    world.fails(&strs(&with_password(&world, "check", &[&file])), 3);
+    create(&world, &file);
+}
+
+/// Opens a vault alone, and waits until it answers.
+fn opened(world: &World, vault: &Path, dir: &Path, more: &[&str]) -> std::process::Child {
+    let args = with_password(world, "open", &[more, &[text(vault), text(dir)]].concat());
+    let mut child = world.command().args(args).stdout(Stdio::piped()).spawn().expect("the program runs");
+    let mut told = String::new();
+    let stdout = child.stdout.as_mut().expect("piped");
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(stdout), &mut told).expect("read");
+    assert!(told.contains("is open at"), "{told}");
+    child
+}
+
+fn ended(mut child: std::process::Child) -> Option<i32> {
+    let begun = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().expect("a child") {
+            return status.code();
+        }
+        assert!(begun.elapsed() < PATIENCE, "it does not end");
+        std::thread::yield_now();
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn one_is_opened_alone_and_locks_itself() {
+    let world = machine();
+    let Some(dir) = world.mount_dir() else { return };
+    let vault = world.path("srv/alone");
+    create(&world, text(&vault));
+    let child = opened(&world, &vault, &dir, &[]);
+    let mut file = fs::File::create_new(dir.join(NAME)).expect("made");
+    file.write_all(SECRET.as_bytes()).expect("written");
+    drop(file);
+    let told = world.fails(&strs(&with_password(&world, "info", &[text(&vault)])), 5);
+    assert!(!told.is_empty());
+    let core = fs::read_to_string(format!("/proc/{}/limits", child.id())).expect("read");
+    let core = core.lines().find(|line| line.starts_with("Max core file size")).expect("it is told").to_owned();
+    assert_eq!(core.split_whitespace().nth(4), Some("0"), "{core}");
+    rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::TERM)
+        .expect("signalled");
+    assert_eq!(ended(child), Some(0));
+    assert!(!dir.join(NAME).exists(), "it is taken away");
+    shows_nothing(&world.path("srv"));
+
+    // Another data directory goes on, since the first left nothing behind.
+    fs::remove_dir_all(world.path("data/vaults")).expect("removed");
+    let child = opened(&world, &vault, &dir, &["--lock-after", "2s"]);
+    assert_eq!(fs::read_to_string(dir.join(NAME)).expect("read"), SECRET);
+    assert_eq!(ended(child), Some(0), "nothing used it");
+    assert!(!dir.join(NAME).exists(), "it is locked");
+}
