@@ -30,7 +30,7 @@ use crate::{
     bucket,
     commands::{doctor::Finding, put::host},
     config::{Config, PrefixText},
-    data_dir::private_dir,
+    data_dir::{content_dir, private_dir},
     instance::{SpaceFn, media},
     writer,
 };
@@ -100,7 +100,7 @@ impl VaultMount {
 
     /// Where it keeps what is not in the vault.
     pub(crate) fn local_dir(&self, data: &Path) -> PathBuf {
-        data.join("mounts").join(self.prefix.0.as_str())
+        content_dir(data, self.prefix.0)
     }
 
     /// Where its password comes from.
