@@ -188,7 +188,10 @@ async fn a_journal_that_does_not_say_it_is_played() {
     tree.sync(tree.root()).await.expect("synced");
     drop(tree);
     let (mut records, env) = (Vec::new(), testing::env());
-    let collect = |_, record| Ok::<_, Error>(records.push(record));
+    let collect = |_, record| {
+        records.push(record);
+        Ok::<_, Error>(())
+    };
     Log::open(ground.journal.clone(), LogOptions::new("journal", &env), collect).await.expect("read");
     let journal = Arc::new(MemMedia::default());
     let log = Log::open(journal.clone(), LogOptions::new("journal", &env), |_, _| Ok(())).await.expect("open");
