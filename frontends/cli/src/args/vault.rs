@@ -29,6 +29,15 @@ pub(crate) enum Vault {
     /// Who has the older password, and a copy of the header of before, still opens what was there then.
     #[command(after_help = PASSWD)]
     Passwd(VaultPasswd),
+    /// Put another master key in the place of that of a vault, and everything in it under that
+    ///
+    /// Whoever knows the older one, and not the password, can read nothing any more of what is there when it is done. Where
+    /// somebody knew the password, too, change that first. Every pack is written again; what was interrupted goes on when it
+    /// is called again. Journal and pins, which are on this machine, stay under the keys that they have.
+    #[command(
+        after_help = "Examples:\n  muxfs vault passwd /srv/vault && muxfs vault rekey /srv/vault\n  muxfs vault rekey --password-file v.password /v"
+    )]
+    Rekey(VaultPlaceArgs),
     /// Tell what a vault is, and how much is in it
     #[command(
         after_help = "Examples:\n  muxfs vault info /srv/vault\n  muxfs vault info --sealed /srv/vault     what anybody sees, without the password\n  muxfs --json vault info /v"

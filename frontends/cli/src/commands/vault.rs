@@ -26,6 +26,9 @@ use crate::{
     vault::{self, OpenStore, VaultMount, VaultStore, Want, Way, password::PasswordFrom},
 };
 
+/// So much is put under another master key between two looks at how far it is, in bytes.
+const REKEY_LEN: u64 = 64 << 20;
+
 /// What a vault is mounted as that is named by its place.
 const PREFIX: &str = "vault";
 
@@ -35,6 +38,7 @@ pub(crate) async fn vault(command: args::Vault, config: Config, output: Output) 
         args::Vault::Create(args) => create(&config, &args, output).await?,
         args::Vault::Open(args) => Box::pin(open(&config, &args, output)).await?,
         args::Vault::Passwd(args) => passwd(&config, &args, output).await?,
+        args::Vault::Rekey(place) => rekey(&config, &place, output).await?,
         args::Vault::Info { place, sealed } => info(&config, &place, sealed, output).await?,
         args::Vault::Check(place) => return check(&config, &place, output).await,
         args::Vault::Export { place, dest } => Box::pin(export(&config, &place, &dest, output)).await?,
@@ -244,6 +248,37 @@ async fn passwd(config: &Config, args: &args::VaultPasswd, output: Output) -> Re
     closing(store, changed).await?;
     let value = json!({ "vault": target.name });
     output.result(format!("{} has another password", target.name).as_bytes(), &value)
+}
+
+async fn rekey(config: &Config, args: &args::VaultPlaceArgs, output: Output) -> Result<()> {
+    let target = Target::of(config, args, Way::Kept)?;
+    let _data = target.own()?;
+    let store = target.store(Want::Vault).await?;
+    let replace = async {
+        let password = target.password.known(&target.name).await?;
+        vault::password::forbid_dumps();
+        let vault = Vault::open(target.place(&store).await?, &password).await?;
+        let begun = vault.rekey(&password).await?;
+        if !begun {
+            output.notice("The master key was being replaced already: that goes on.");
+        }
+        let pack_len = u64::from(vault.about().pack_len);
+        let progress = output.progress(vault.rekey_left().map(|packs| packs * pack_len));
+        let mut packs = 0;
+        loop {
+            let done = vault.rekey_some(REKEY_LEN).await?;
+            packs += done.packs;
+            progress.add_bytes(done.packs * pack_len);
+            if done.is_done {
+                return Ok(packs);
+            }
+        }
+    };
+    let replaced = replace.await.map_err(|error: Error| error.at(&target.name));
+    let packs = closing(store, replaced).await?;
+    let value = json!({ "vault": target.name, "packs": packs });
+    let text = format!("{} has another master key: {} packs were put again", target.name, count(packs));
+    output.result(text.as_bytes(), &value)
 }
 
 async fn info(config: &Config, args: &args::VaultPlaceArgs, sealed: bool, output: Output) -> Result<()> {

@@ -190,6 +190,10 @@ fn a_password_is_changed_and_a_wrong_one_opens_nothing() {
     assert!(told.contains("the password is wrong"), "{told}");
     private(&world.path("etc/v.password"), "battery staple\n");
     assert_eq!(world.ok(&["cat", "/v/kept"]), "kept");
+    let told = world.ok(&strs(&with_password(&world, "rekey", &["/v"])));
+    assert!(told.contains("another master key"), "{told}");
+    assert_eq!(world.ok(&["cat", "/v/kept"]), "kept");
+    world.fails(&["vault", "rekey", "--password-file", text(&wrong), "/v"], 6);
 
     // By a descriptor, and by the environment.
     let output = world.fed(&["vault", "info", "--password-fd", "0", "/v"], b"battery staple\n");
