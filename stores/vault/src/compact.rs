@@ -188,6 +188,11 @@ impl Inner {
         let begin = offset as usize;
         let sealed = loaded.pack.get(begin..begin + (piece.kept_len + TAG) as usize).unwrap_or_default();
         let bytes = Bytes::copy_from_slice(open_item(&loaded.key, offset, &mut sealed.to_vec())?);
+        // Whoever knows an older master key can have put others there, with a tag that fits.
+        let may_be_forged = self.ring().older.is_some_and(|(_, through)| number <= through);
+        if may_be_forged && self.piece_id(&self.shrinker.piece(piece.how, &bytes, piece.len)?) != piece.id {
+            return Err(corrupt("a piece is not what it is called"));
+        }
         let mut state = self.state();
         if is_live(&state) {
             state.add_piece(&Kept { id: piece.id, how: piece.how, len: piece.len, bytes }, &self.place.env);
@@ -209,7 +214,8 @@ impl Inner {
                     }
                 }
                 Op::Delete { key, number: of } => {
-                    if *of != number && state.index.packs().contains_key(of) {
+                    // One that means a later pack is not what was put here.
+                    if *of < number && state.index.packs().contains_key(of) {
                         state.add_deletion(key, *of, &self.place.env);
                     }
                 }

@@ -228,7 +228,7 @@ impl Inner {
     }
 
     /// Puts what waited until it was known what counts.
-    fn go_on(self: &Arc<Self>) {
+    pub(crate) fn go_on(self: &Arc<Self>) {
         self.send_waiting();
         self.changed.send_modify(|count| *count += 1);
     }

@@ -11,6 +11,7 @@ use crate::{
     keys::PieceId,
     pack::TAG,
     shrink::Compression,
+    wire::corrupt,
 };
 
 /// Where a piece is, and how.
@@ -206,6 +207,9 @@ impl Index {
         for op in &directory.ops {
             made.push(match op {
                 Op::Put { key, len, pieces } => (key, Ok((*len, directory.ids(pieces)?))),
+                Op::Delete { number: of, .. } if *of > number => {
+                    return Err(corrupt("a pack deletes what a later one says"));
+                }
                 Op::Delete { key, number } => (key, Err((*number, op.encoded_len()))),
             });
         }
@@ -282,6 +286,16 @@ mod tests {
                 let blocks = index.blocks().values().filter(|block| block.number == number).count() as u64;
                 assert_eq!(index.usage(number), Usage { live_len: live * 100, block_count: blocks }, "step {step}");
             }
+        }
+    }
+
+    #[test]
+    fn a_pack_deletes_nothing_that_a_later_one_says() {
+        let key = BlockKey::new(b"k").expect("a key");
+        for (of, is_good) in [(6, true), (7, true), (8, false)] {
+            let ops = vec![Op::Delete { key: key.clone(), number: of }];
+            let directory = Directory { live: None, pieces: Vec::new(), ops };
+            assert_eq!(Index::default().follow(7, &directory, 0).is_ok(), is_good, "{of}");
         }
     }
 }

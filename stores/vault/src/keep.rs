@@ -132,11 +132,10 @@ impl Inner {
         after: &mut After,
     ) -> Result<()> {
         let Indexed { keys, names, through, but, epoch } = kept;
-        let plan = if Arc::ptr_eq(&keys, &self.ring().newest) {
+        let plan = if runs.runs.is_empty() || Arc::ptr_eq(&keys, &self.ring().newest) {
             runs.plan(names, through, but)
         } else {
-            let fresh = runs.fresh(names, through, but);
-            (!runs.runs.is_empty()).then(|| (fresh, (0..runs.runs.len()).collect()))
+            Some((runs.fresh(names, through, but), (0..runs.runs.len()).collect()))
         };
         let Some((mut fresh, merged)) = plan else { return Ok(()) };
         let mut entries = BTreeMap::new();

@@ -149,12 +149,19 @@ impl Inner {
     /// Swaps while packs wait for what becomes of it.
     async fn swap_held(self: &Arc<Self>, head: &mut Head, next: Current) -> Result<()> {
         let swapped = self.swap(head, next, After::default()).await;
-        if let Err(error) = &swapped
-            && self.settle(head).await.is_err()
-        {
-            let failure = error.into();
-            self.state().fail_hold(failure);
-            self.changed.send_modify(|count| *count += 1);
+        if let Err(error) = &swapped {
+            match self.settle(head).await {
+                Ok(true) => {}
+                // Also where it was not even tried.
+                Ok(false) => {
+                    self.state().release();
+                    self.go_on();
+                }
+                Err(_) => {
+                    self.state().fail_hold(error.into());
+                    self.changed.send_modify(|count| *count += 1);
+                }
+            }
         }
         swapped
     }

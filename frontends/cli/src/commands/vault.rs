@@ -11,6 +11,7 @@ use std::{
     process::ExitCode,
 };
 
+use futures_util::TryStreamExt as _;
 use muxfs::{Error, ErrorKind, Prefix, QfsPath, Result};
 use muxfs_vault::{Cost, Vault, VaultOptions, VaultPlace};
 use serde_json::json;
@@ -23,7 +24,7 @@ use crate::{
     instance::{Instance, env},
     mounts::MountPoint,
     output::{Output, bytes, count},
-    vault::{self, OpenStore, VaultMount, VaultStore, Want, Way, password::PasswordFrom},
+    vault::{self, LOCK, OpenStore, VaultMount, VaultStore, Want, Way, password::PasswordFrom},
 };
 
 /// So much is put under another master key between two looks at how far it is, in bytes.
@@ -373,15 +374,20 @@ async fn destroy(config: &Config, args: &args::VaultPlaceArgs, yes: bool, output
         let destroyed = Vault::destroy(target.place(&store).await?, &password).await;
         let destroyed = destroyed.map_err(|error| error.at(&target.name))?;
         store.below.compact().await?;
-        Ok(destroyed)
+        Ok((destroyed, store.blocks.keys().try_next().await?.is_none()))
     };
     let destroyed = destroy.await;
-    let destroyed = closing(store, destroyed).await?;
+    let lock = store.below.keep_lock().map_err(|error| host(&target.local(), error));
+    let (destroyed, is_empty) = closing(store, destroyed).await?;
     vault::forget(&target.local())?;
     let place = target.mount.place(&target.config.data);
-    if let VaultStore::Dir(dir) = &place {
+    // What somebody else keeps there stays.
+    if let VaultStore::Dir(dir) = &place
+        && is_empty
+    {
         remove_store(dir)?;
     }
+    drop(lock?);
     let value = json!({ "vault": target.name, "objects": destroyed.packs });
     let text = format!("{} is destroyed: {} objects are gone from {place}", target.name, count(destroyed.packs));
     output.result(text.as_bytes(), &value)
@@ -397,7 +403,7 @@ fn remove_store(dir: &Path) -> Result<()> {
         let path = dir.join(part);
         fs::remove_dir_all(&path).or_else(|error| failed(&path, error))?;
     }
-    let lock = dir.join("lock");
+    let lock = dir.join(LOCK);
     fs::remove_file(&lock).or_else(|error| failed(&lock, error))?;
     // Somebody else's files stay, and with them the directory.
     fs::remove_dir(dir).ok();

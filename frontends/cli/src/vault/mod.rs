@@ -20,11 +20,12 @@ use muxfs::{
     heads::LogHeads,
     media::{Media, SealedMedia},
     pins::Pins,
+    tree::uncommitted_count,
 };
 use muxfs_vault::{Vault, VaultPlace};
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::place::{Below, OpenStore, VaultStore, Want};
+pub(crate) use self::place::{Below, LOCK, OpenStore, VaultStore, Want};
 use self::{claim::Claim, password::PasswordFrom, place::head};
 use crate::{
     bucket,
@@ -177,11 +178,8 @@ pub(crate) async fn open(config: &Config, mount: &VaultMount, env: &Env) -> Resu
         let claim = Claim::take(&*vault, &writer::known_or_drawn(&local, env)?, &who(data), take_over.exists()).await?;
         bucket::has_taken_over(&local)?;
         let journal = local.join(format!("{JOURNAL}{}", claim.generation));
-        if mount.way == Way::Lent {
-            // What was there when it was given back is in the vault.
-            remove_journals(&local, Some(&journal))?;
-        }
         let key = vault.key("journal");
+        set_aside(&local, &journal, &key, (mount.way, env)).await?;
         let lent = (mount.way == Way::Lent).then(|| (claim, pins.clone()));
         Ok((vault, pins, Some((journal, key)), lent))
     };
@@ -203,19 +201,42 @@ fn who(data: &Path) -> String {
     format!("{} on {}", data.display(), writer::hostname())
 }
 
-/// Removes the journals of a mount, but one.
-fn remove_journals(local: &Path, but: Option<&Path>) -> Result<()> {
-    for entry in fs::read_dir(local).map_err(|error| host(local, error))? {
-        let path = entry.map_err(|error| host(local, error))?.path();
-        let is_journal = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(JOURNAL));
-        if is_journal && Some(path.as_path()) != but {
-            fs::remove_dir_all(&path).map_err(|error| host(&path, error))?;
+/// Looks at the journals of before another data directory had the vault: tells of what no commit has, and of a vault that is lent
+/// removes those that have nothing.
+async fn set_aside(local: &Path, current: &Path, key: &SecretKey, (way, env): (Way, &Env)) -> Result<()> {
+    for dir in journals(local)?.into_iter().filter(|dir| dir != current) {
+        let sealed = SealedMedia::new(media(&dir)?, key.clone(), env.clone());
+        match uncommitted_count(Arc::new(sealed), env).await {
+            Ok(0) if way == Way::Lent => fs::remove_dir_all(&dir).map_err(|error| host(&dir, error))?,
+            Ok(0) => {}
+            Ok(count) => tracing::warn!(
+                dir = %dir.display(),
+                count,
+                "another data directory took the vault over before the changes in this journal were committed: they are nowhere else, and \
+                 are not played over what that one did. Keep it for as long as they may be missed, then remove it"
+            ),
+            Err(error) => tracing::warn!(
+                dir = %dir.display(),
+                "a journal of before another data directory took the vault over cannot be read: {error:#}"
+            ),
         }
     }
     Ok(())
 }
 
-/// Removes what a mount has of a vault that was destroyed: journal, pins, and what is remembered.
+/// The journals of a mount.
+fn journals(local: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(local).map_err(|error| host(local, error))? {
+        let path = entry.map_err(|error| host(local, error))?.path();
+        if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(JOURNAL)) {
+            found.push(path);
+        }
+    }
+    Ok(found)
+}
+
+/// Removes what a mount has of a vault that was destroyed: journals and pins. That it was destroyed stays remembered.
 ///
 /// # Errors
 /// The disk's.
@@ -223,9 +244,7 @@ pub(crate) fn forget(local: &Path) -> Result<()> {
     if !local.exists() {
         return Ok(());
     }
-    remove_journals(local, None)?;
-    for part in ["pins", "memory"] {
-        let path = local.join(part);
+    for path in journals(local)?.into_iter().chain([local.join("pins")]) {
         match fs::remove_dir_all(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(host(&path, error)),
             _ => {}
@@ -289,5 +308,50 @@ pub(crate) async fn look(data: &Path, mount: &VaultMount, env: &Env) -> Finding 
             Finding::error(CHECK, &store, "there is no vault", advice)
         }
         Err(error) => Finding::error(CHECK, &store, format!("{error:#}"), "mend what is said; nothing was changed"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use muxfs::{
+        ErrorKind, Name,
+        block::Mem,
+        dag::{Dag, DagOptions},
+        heads::MemHeads,
+        tree::{Tree, TreeOptions},
+        vfs::{NewNode, SetAttr, Vfs as _},
+    };
+
+    use super::*;
+
+    /// It was removed, though another data directory took the vault over before it was committed.
+    #[tokio::test]
+    async fn a_journal_of_what_no_commit_has_is_kept() {
+        let (dir, env, key) =
+            (tempfile::tempdir().expect("a directory"), crate::instance::env(), SecretKey::new([7; 32]));
+        let (local, name) = (dir.path(), |text: &str| Name::new(text.as_bytes()).expect("a name"));
+        for (journal, commits) in [("journal-1", false), ("journal-2", true)] {
+            let media = media(&local.join(journal)).expect("made");
+            let media = Arc::new(SealedMedia::new(media, key.clone(), env.clone()));
+            let dag = Dag::new(Arc::new(Mem::default()), DagOptions::default());
+            let options = TreeOptions::new(name("main"), env.clone());
+            let tree = Tree::open(dag, media, Arc::new(MemHeads::default()), options).await.expect("opened");
+            let made = tree.create(tree.root(), &name("made"), NewNode::Dir, SetAttr::default()).await.expect("made");
+            tree.release(made.node.ino, 1);
+            tree.sync(tree.root()).await.expect("synced");
+            if commits {
+                tree.commit("").await.expect("committed");
+                tree.close().await.expect("closed");
+            }
+        }
+        let current = local.join("journal-3");
+        loop {
+            match set_aside(local, &current, &key, (Way::Lent, &env)).await {
+                // Its calls have not ended.
+                Err(error) if error.kind() == ErrorKind::Unavailable => tokio::task::yield_now().await,
+                looked => break looked.expect("looked at"),
+            }
+        }
+        assert!(local.join("journal-1").exists() && !local.join("journal-2").exists());
     }
 }

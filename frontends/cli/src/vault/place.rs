@@ -22,8 +22,9 @@ use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use super::TAKE_OVER;
 use crate::{
-    bucket::{self, BucketAt},
+    bucket::BucketAt,
     commands::put::host,
     data_dir::{content_dir, private_dir},
     database::{Database, RedisAddressText},
@@ -33,6 +34,8 @@ use crate::{
 };
 
 const OP: &str = "vault.place";
+/// What whoever has the vault in a directory open has locked.
+pub(crate) const LOCK: &str = "lock";
 /// The name of the head of a vault in its store.
 const HEAD: &[u8] = b"vault";
 /// So much of its disk an SQLite file leaves to its log, in bytes.
@@ -135,11 +138,11 @@ impl VaultStore {
 
     /// A name for the place, which is the same each time.
     pub(crate) fn id(&self) -> String {
-        let path = match self {
-            Self::Dir(path) | Self::Sqlite(path) => fs::canonicalize(path).unwrap_or_else(|_absent| path.clone()),
-            Self::Redis(_) | Self::S3(_) => PathBuf::new(),
+        let text = match self {
+            Self::Dir(path) => format!("dir {}", canonical(path).display()),
+            Self::Sqlite(path) => format!("sqlite {}", canonical(path).display()),
+            Self::Redis(_) | Self::S3(_) => self.to_string(),
         };
-        let text = format!("{self} {}", path.display());
         Cid::v1_sha256(Codec::Raw, Sha256::digest(text.as_bytes()).into()).to_string()
     }
 
@@ -186,7 +189,10 @@ impl VaultStore {
             }
             Self::Redis(redis) => {
                 private_dir(&local)?;
-                let store = RedisStore::open(redis.options(writer::known_or_drawn(&local, env)?)?, env).await?;
+                let options = redis.options(writer::known_or_drawn(&local, env)?)?;
+                let takes_over = local.join(TAKE_OVER).exists();
+                let access = if takes_over { RedisAccess::TakeOver } else { RedisAccess::Write };
+                let store = RedisStore::open(RedisOptions { access, ..options }, env).await?;
                 let (blocks, heads) = (Arc::new(store.clone()), Arc::new(store.clone()));
                 let space = space_of_disk(local);
                 OpenStore { below: Below::Rows(Database::Redis(store)), blocks, heads, space }
@@ -195,7 +201,6 @@ impl VaultStore {
                 private_dir(&local)?;
                 writer::known_or_drawn(&local, env)?;
                 let store = open_bucket(at.asked_by(data, prefix)?, None, env).await?;
-                bucket::has_taken_over(&local)?;
                 let (blocks, heads) = (Arc::new(store.clone()), Arc::new(store.clone()));
                 OpenStore { below: Below::Packs(store), blocks, heads, space: space_of_disk(local) }
             }
@@ -258,6 +263,19 @@ impl VaultStore {
     }
 }
 
+/// A path without symlinks, as far as it is there.
+fn canonical(path: &Path) -> PathBuf {
+    let (mut there, mut rest) = (path, Vec::new());
+    loop {
+        if let Ok(found) = fs::canonicalize(there) {
+            return rest.iter().rev().fold(found, |path, part| path.join(part));
+        }
+        let (Some(above), Some(name)) = (there.parent(), there.file_name()) else { return path.to_owned() };
+        rest.push(name);
+        there = above;
+    }
+}
+
 /// What the head of a vault is called.
 pub(crate) fn head() -> Result<Name> {
     Name::new(HEAD)
@@ -274,8 +292,12 @@ async fn open_bucket(asked: BucketPlace, access: Option<S3Access>, env: &Env) ->
 async fn open_dir(dir: &Path, want: Want, env: &Env) -> Result<OpenStore> {
     let refuse = |kind, why: &str| Err(Error::new(kind, OP).at(dir.display()).because(why));
     match (fs::read_dir(dir), want) {
-        (Ok(mut entries), Want::Nothing) => {
-            if !dir.join("heads").exists() && entries.next().is_some() {
+        (Ok(entries), Want::Nothing) => {
+            let is_other =
+                |entry: &io::Result<fs::DirEntry>| entry.as_ref().map_or(true, |entry| entry.file_name() != LOCK);
+            // One that was a vault has both; what has heads alone is the directory of some mount.
+            let was_vault = dir.join("heads").exists() && dir.join(LOCK).exists();
+            if !was_vault && entries.into_iter().any(|entry| is_other(&entry)) {
                 return refuse(
                     ErrorKind::Exists,
                     "the directory has something in it: a vault takes an empty one, or a new one",
@@ -287,7 +309,7 @@ async fn open_dir(dir: &Path, want: Want, env: &Env) -> Result<OpenStore> {
         (Err(error), _) if error.kind() != io::ErrorKind::NotFound => return Err(host(dir, error)),
         _ => return Err(VaultStore::Dir(dir.into()).absent()),
     }
-    let at = dir.join("lock");
+    let at = dir.join(LOCK);
     let lock = File::options().write(true).create(true).truncate(false).open(&at).map_err(|error| host(&at, error))?;
     match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}
@@ -301,7 +323,7 @@ async fn open_dir(dir: &Path, want: Want, env: &Env) -> Result<OpenStore> {
     let segments = Segments::open(blocks.clone(), index.clone(), segments_options(&space, 1), env).await?;
     let heads = Arc::new(LogHeads::open(media(&dir.join("heads"))?, env).await?);
     let segments = Arc::new(segments);
-    let below = Below::Whole { segments: segments.clone(), media: [blocks, index], _lock: lock };
+    let below = Below::Whole { segments: segments.clone(), media: [blocks, index], lock };
     Ok(OpenStore { below, blocks: segments, heads, space })
 }
 
@@ -317,7 +339,7 @@ pub(crate) struct OpenStore {
 /// What the objects of a vault are in.
 #[derive(Debug)]
 pub(crate) enum Below {
-    Whole { segments: Arc<Segments>, media: [Arc<FileMedia>; 2], _lock: File },
+    Whole { segments: Arc<Segments>, media: [Arc<FileMedia>; 2], lock: File },
     Rows(Database),
     Packs(S3Store),
 }
@@ -347,6 +369,17 @@ impl Below {
                 dead_len
             }
             Self::Packs(store) => store.usage().dead_len,
+        }
+    }
+
+    /// Keeps others away from the directory of a vault for as long as it is there, also when the store is closed.
+    ///
+    /// # Errors
+    /// The system's.
+    pub(crate) fn keep_lock(&self) -> io::Result<Option<File>> {
+        match self {
+            Self::Whole { lock, .. } => lock.try_clone().map(Some),
+            Self::Rows(_) | Self::Packs(_) => Ok(None),
         }
     }
 

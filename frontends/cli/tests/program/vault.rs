@@ -241,6 +241,10 @@ fn check_finds_a_flipped_bit_and_destroy_removes_everything() {
     let told = world.fails(&strs(&with_password(&world, "create", &[text(&vault)])), 1);
     assert!(told.contains("something in it"), "{told}");
     fs::remove_file(vault.join("mine")).expect("removed");
+    // Nor that of another mount, which looks like one.
+    fs::create_dir(vault.join("heads")).expect("made");
+    world.fails(&strs(&with_password(&world, "create", &[text(&vault)])), 1);
+    fs::remove_dir(vault.join("heads")).expect("removed");
     create(&world, text(&vault));
 
     let file = format!("sqlite:{}", text(&world.path("srv/vault.sqlite")));
