@@ -133,6 +133,7 @@ fn a_file_that_is_put_back_alone_is_refused() {
     let world = machine("sqlite.toml", &[]);
     new_key(&world, "q.key");
     put(&world, "one", "/q/one");
+    world.ok(&["commit", "-m", "one", "/q"]);
     let (lib, later, journal) = (world.path("lib"), world.path("later"), world.path("data/mounts/q/journal"));
     let earlier = fs::read(lib.join("q.sqlite")).expect("read");
     let server = world.serve(&[]);
