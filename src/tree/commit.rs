@@ -316,10 +316,11 @@ impl Shared {
 
     /// Freezes what changed.
     pub(super) async fn freeze(&self, committer: &mut Committer, note: &str) -> Result<()> {
-        // So that the segments before can go once the commit is made.
-        self.log.rotate()?;
         self.log.ready().await?;
         let mut state = self.lock();
+        // So that the segments before can go once the commit is made. No change comes between the two: what is kept then begins by
+        // saying what it continues.
+        self.log.rotate()?;
         let placed = self.log.push(Log::prepare(Record::Freeze.encode())?)?;
         let State { next_ino, inode_count, used, .. } = *state;
         state.frozen = Some(Arc::new(std::mem::take(&mut state.active)));

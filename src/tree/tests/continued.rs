@@ -14,7 +14,7 @@ use crate::{
         self,
         fault::{Crash, CrashMedia},
     },
-    tree::{Tree, uncommitted_count},
+    tree::{Tree, record::Record, uncommitted_count},
     vfs::{NewNode, SetAttr, Vfs as _},
 };
 
@@ -214,6 +214,40 @@ async fn a_journal_that_does_not_say_it_is_played() {
     let other = Ground::new();
     drop(with_changes(&other, "there").await);
     assert_refused(&Ground { journal: earlier.journal, ..other }, &["knows nothing"]).await;
+}
+
+/// Changes of others beside a commit: the journal still begins by saying what it continues.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn changes_beside_a_commit_come_after_what_it_continues() {
+    let ground = Ground::new();
+    for round in 0..200 {
+        let tree = ground.open().await;
+        let writers: Vec<_> = (0..3)
+            .map(|writer| {
+                let tree = tree.clone();
+                tokio::spawn(async move {
+                    for n in 0..20 {
+                        make(&tree, tree.root(), &format!("{round} {writer} {n}"), NewNode::Dir).await;
+                    }
+                })
+            })
+            .collect();
+        make(&tree, tree.root(), &format!("{round}"), NewNode::Dir).await;
+        tree.commit("").await.expect("committed");
+        for writer in writers {
+            writer.await.expect("no panic");
+        }
+        tree.sync(tree.root()).await.expect("synced");
+        drop(tree);
+        let (mut first, env) = (None, testing::env());
+        let collect = |_, record: crate::log::Record| {
+            first.get_or_insert(Record::decode(&record)?);
+            Ok::<_, Error>(())
+        };
+        let journal = copy(&ground.journal).await.expect("copied");
+        Log::open(journal, LogOptions::new("journal", &env), collect).await.expect("read");
+        assert!(matches!(first, Some(Record::Freeze)), "round {round}: it begins with {first:?}");
+    }
 }
 
 /// The machine stops at each call of the disk of the journal, also while one is tied to another head: whatever is found then opens over
