@@ -90,10 +90,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::keys::Secret;
+    use crate::secret::Secret;
 
     fn cutter(key: u8, pack_len: u32) -> Cutter {
-        let seed = Secret::new([key; 32]);
+        let seed = Secret::new(&[key; 32]);
         Cutter::new(seed.gear(), PieceLens::of_packs(pack_len))
     }
 

@@ -13,8 +13,9 @@ use zeroize::Zeroizing;
 
 use crate::{
     cipher::{Cipher, ObjectKey},
-    keys::{Keys, Secret, derive},
+    keys::{Keys, derive},
     password::{Cost, Password},
+    secret::Secret,
     superblock::Superblock,
 };
 
@@ -177,7 +178,7 @@ pub(crate) fn unlock(head: &[u8], password: &Password) -> Result<(Slot, Keys, Su
     let mut master = Zeroizing::new(array::<32>(&slot.0, WRAPPED_AT));
     let tag: Tag = array(&slot.0, WRAPPED_AT + 32);
     is_good &= ObjectKey::new(cipher, &wrapping.key).open(0, &slot.0[..WRAPPED_AT], &mut *master, &tag);
-    let keys = Keys::new(cipher, Secret::new(*master));
+    let keys = Keys::new(cipher, Secret::new(&master));
     let superblock = open_superblock(head, &slot, &keys);
     match superblock {
         Ok(superblock) if is_good => Ok((slot, keys, superblock)),

@@ -13,6 +13,7 @@ use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::{
     cipher::{Cipher, ObjectKey},
+    secret::Secret,
     superblock::Superblock,
 };
 
@@ -63,23 +64,10 @@ impl fmt::Display for PackName {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct PieceId(pub(crate) [u8; 16]);
 
-/// A secret that a superblock keeps. Zeroed when dropped, never printed.
-#[derive(Clone, PartialEq, Eq)]
-pub(crate) struct Secret(Zeroizing<[u8; 32]>);
-
 impl Secret {
-    pub(crate) fn new(bytes: [u8; 32]) -> Self {
-        Self(Zeroizing::new(bytes))
-    }
-
-    pub(crate) fn draw(env: &Env) -> Self {
-        let mut secret = Zeroizing::new([0; 32]);
-        (env.fill)(&mut *secret);
-        Self(secret)
-    }
-
-    pub(crate) fn as_bytes(&self) -> &[u8; 32] {
-        &self.0
+    /// The secret that HKDF makes of this one for some use.
+    fn derive(&self, info: &[u8]) -> Self {
+        Self::filled(|to| derive(self.as_bytes(), info, to))
     }
 
     /// What hashes pieces into their names, where it is the seed of a vault.
@@ -104,12 +92,6 @@ impl Secret {
     }
 }
 
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secret(..)")
-    }
-}
-
 /// What a piece of these bytes is called.
 pub(crate) fn piece_id(names_of_pieces: &SecretKey, bytes: &[u8]) -> PieceId {
     let mut id = [0; 16];
@@ -124,8 +106,8 @@ pub(crate) const KEYS_ID_LEN: usize = 16;
 pub(crate) struct Keys {
     cipher: Cipher,
     master: Secret,
-    superblocks: SecretKey,
-    packs: SecretKey,
+    superblocks: Secret,
+    packs: Secret,
 }
 
 impl fmt::Debug for Keys {
@@ -136,8 +118,7 @@ impl fmt::Debug for Keys {
 
 impl Keys {
     pub(crate) fn new(cipher: Cipher, master: Secret) -> Self {
-        let of = |purpose| derive_key(master.as_bytes(), purpose);
-        let (superblocks, packs) = (of(b"superblocks"), of(b"packs"));
+        let (superblocks, packs) = (master.derive(b"superblocks"), master.derive(b"packs"));
         Self { cipher, master, superblocks, packs }
     }
 

@@ -25,6 +25,7 @@ mod put;
 mod read;
 mod rekey;
 mod runs;
+mod secret;
 mod seen;
 mod shrink;
 mod state;

@@ -214,13 +214,14 @@ mod tests {
     use super::*;
     use crate::{
         cipher::Cipher,
-        keys::{Keys, PackName, Secret},
+        keys::{Keys, PackName},
+        secret::Secret,
     };
 
     const LEN: u32 = PACK_LEN_MIN;
 
     fn key(cipher: Cipher, name: u8) -> ObjectKey {
-        Keys::new(cipher, Secret::new([1; 32])).pack(&PackName([name; 24]))
+        Keys::new(cipher, Secret::new(&[1; 32])).pack(&PackName([name; 24]))
     }
 
     fn sample(key: &ObjectKey) -> Bytes {

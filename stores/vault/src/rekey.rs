@@ -12,8 +12,9 @@ use muxfs::{Error, ErrorKind, Result};
 use crate::{
     flush::{After, Current, Head},
     head::Slot,
-    keys::{Keys, Secret},
+    keys::Keys,
     password::Password,
+    secret::Secret,
     superblock::{Older, PAST_COUNT_MAX},
     vault::{Inner, Vault, blocking},
 };

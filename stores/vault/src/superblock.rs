@@ -12,8 +12,9 @@ use zeroize::Zeroizing;
 
 use crate::{
     head::SUPERBLOCK_LEN,
-    keys::{KEYS_ID_LEN, PACK_NAME_LEN, PackName, Secret},
+    keys::{KEYS_ID_LEN, PACK_NAME_LEN, PackName},
     pack::{PACK_LEN_MAX, PACK_LEN_MIN},
+    secret::Secret,
     shrink::Compression,
     wire::{Reader, corrupt, put_number, put_set},
 };
@@ -139,17 +140,17 @@ impl Superblock {
             return Err(corrupt("its packs are longer or shorter than any"));
         }
         let compression = Compression::of_number(reader.byte()?)?;
-        let (seed, beside) = (Secret::new(reader.array()?), Secret::new(reader.array()?));
+        let (seed, beside) = (Secret::new(&reader.array()?), Secret::new(&reader.array()?));
         let older_beside = match reader.byte()? {
             0 => None,
-            1 => Some(Secret::new(reader.array()?)),
+            1 => Some(Secret::new(&reader.array()?)),
             _ => return Err(corrupt("a superblock says what none does")),
         };
         let past = (0..reader.count()?).map(|_| reader.array()).collect::<Result<_>>()?;
         let older = match reader.byte()? {
             0 => None,
             kind @ 1..=2 => {
-                let master = Secret::new(reader.array()?);
+                let master = Secret::new(&reader.array()?);
                 Some(Older { master, through: reader.number_to(u64::MAX - 1)?, with_index: kind == 2 })
             }
             _ => return Err(corrupt("a superblock says what none does")),
@@ -213,11 +214,11 @@ pub(crate) fn sample() -> Superblock {
         id: [4; 16],
         pack_len: PACK_LEN_MIN,
         compression: Compression::Lz4,
-        seed: Secret::new([5; 32]),
-        beside: Secret::new([6; 32]),
-        older_beside: Some(Secret::new([7; 32])),
+        seed: Secret::new(&[5; 32]),
+        beside: Secret::new(&[6; 32]),
+        older_beside: Some(Secret::new(&[7; 32])),
         past: vec![[8; 16], [9; 16]],
-        older: Some(Older { master: Secret::new([10; 32]), through: 900, with_index: true }),
+        older: Some(Older { master: Secret::new(&[10; 32]), through: 900, with_index: true }),
         epoch: 77,
         through: 901,
         digest: [9; 32],

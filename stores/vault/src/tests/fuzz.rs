@@ -10,9 +10,10 @@ use super::*;
 use crate::{
     directory::{self, Directory},
     head,
-    keys::{Keys, PackName, Secret},
+    keys::{Keys, PackName},
     pack::{self, Kind, Opened, PACK_LEN_MAX},
     runs::{self, Parts},
+    secret::Secret,
     superblock::{self, Superblock},
 };
 
@@ -104,7 +105,7 @@ fn indexes() {
 
 #[test]
 fn packs() {
-    let keys = Keys::new(Cipher::Aes256Gcm, Secret::new([1; 32]));
+    let keys = Keys::new(Cipher::Aes256Gcm, Secret::new(&[1; 32]));
     let name = PackName([3; 24]);
     let good =
         pack::seal(&keys.pack(&name), PACK_LEN_MIN, (Kind::Data, 1, 1), [&b"item"[..]].into_iter(), b"directory")
@@ -122,7 +123,7 @@ fn packs() {
 /// A trailer that says anything, under the right key.
 #[test]
 fn trailers() {
-    let keys = Keys::new(Cipher::Aes256Gcm, Secret::new([1; 32]));
+    let keys = Keys::new(Cipher::Aes256Gcm, Secret::new(&[1; 32]));
     let name = PackName([3; 24]);
     inputs(COUNT, MEMORY_LEN_MAX, &["read", "refused"], move |dice| {
         let mut plain = [0; 32];

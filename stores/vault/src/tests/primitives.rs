@@ -4,7 +4,8 @@ use super::*;
 use crate::{
     cipher::ObjectKey,
     cut::{Cutter, PieceLens},
-    keys::{Keys, PackName, Secret, derive},
+    keys::{Keys, PackName, derive},
+    secret::Secret,
 };
 
 fn unhex(text: &str) -> Vec<u8> {
@@ -81,7 +82,7 @@ fn keys_are_those_of_the_format() {
     assert_eq!(hex(&key), "4360266a13a68c61d612f8257f9cc5692cbe8235ad0aa8536ad9082b26dbb50f");
     let mut pack = [0; 32];
     derive(&key, &[9; 24], &mut pack);
-    let keys = Keys::new(Cipher::Aes256Gcm, Secret::new([7; 32]));
+    let keys = Keys::new(Cipher::Aes256Gcm, Secret::new(&[7; 32]));
     let (mut one, mut other) = (*b"some bytes", *b"some bytes");
     let tags = [
         keys.pack(&PackName([9; 24])).seal(5, &[], &mut one),
@@ -89,7 +90,7 @@ fn keys_are_those_of_the_format() {
     ];
     assert_eq!((one, tags[0]), (other, tags[1]));
     assert_eq!(hex(&pack), "78167e8696a605e6099c7dee375dc93f0a1891b4b74e8480d85c222fbeee68f5");
-    let gear = Secret::new([7; 32]).gear();
+    let gear = Secret::new(&[7; 32]).gear();
     assert_eq!(format!("{:016x} {:016x}", gear[0], gear[255]), "441e1d42f010dc41 bd25417d1cd96af1");
     derive(&[7; 32], b"names of pieces", &mut key);
     assert_eq!(hex(&key), "6125c2c5eca36c5df349f019c9b2493e11980823a6ec54e24819ee6efe3a0415");
@@ -98,7 +99,7 @@ fn keys_are_those_of_the_format() {
 /// Cuts are a part of the format only in so far as pieces come again; these say when they no more do.
 #[test]
 fn cuts_stay_where_they_are() {
-    let cutter = Cutter::new(Secret::new([7; 32]).gear(), PieceLens::of_packs(PACK_LEN_MIN));
+    let cutter = Cutter::new(Secret::new(&[7; 32]).gear(), PieceLens::of_packs(PACK_LEN_MIN));
     let mut state = 1_u32;
     let bytes: Vec<u8> = std::iter::repeat_with(|| {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);

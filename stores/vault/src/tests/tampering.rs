@@ -4,13 +4,10 @@
 use muxfs::ErrorKind;
 
 use super::*;
-use crate::{
-    keys::{Keys, Secret},
-    memory::Seen,
-};
+use crate::{keys::Keys, memory::Seen, secret::Secret};
 
 fn keys(n: u8) -> Keys {
-    Keys::new(Cipher::Aes256Gcm, Secret::new([n; 32]))
+    Keys::new(Cipher::Aes256Gcm, Secret::new(&[n; 32]))
 }
 
 /// A vault of several flushes, with its index, its objects, its head and what is in it.
