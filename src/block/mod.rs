@@ -11,6 +11,7 @@ mod encrypt;
 mod erasure;
 mod expected;
 mod fallback;
+mod keeping;
 mod mem;
 mod nowhere;
 mod segments;
@@ -32,6 +33,7 @@ pub use self::{
     },
     expected::Expected,
     fallback::Fallback,
+    keeping::{Keeping, check_pins},
     mem::{Mem, MemOptions},
     nowhere::Nowhere,
     segments::{BuildIndex, CompactReport, IsFull, OnBuildIndex, Segments, SegmentsOptions, SegmentsStats},
@@ -77,7 +79,7 @@ pub type OpenBlock<'a> = &'a (dyn Fn(Bytes) -> Result<Bytes> + Send + Sync);
 
 /// Untrusted bytes under opaque keys. Whoever reads verifies: a store may lose, rot or lie, and is not asked to know.
 ///
-/// Layers (Compress, Encrypt, Erasure, Cache, Fallback) are stores over stores and obey the same laws.
+/// Layers (Compress, Encrypt, Erasure, Cache, Fallback, Keeping) are stores over stores and obey the same laws.
 #[async_trait]
 pub trait BlockStore: Debug + Send + Sync + 'static {
     /// The block, or `None` where it is known to be absent. A store that cannot tell says `Unavailable`, never `None`.

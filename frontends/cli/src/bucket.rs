@@ -24,19 +24,16 @@ use crate::{
     commands::{doctor::Finding, put::host},
     config::{ByteCount, PrefixText},
     data_dir::{content_dir, private_dir},
-    host_file::{Mode, read_password_file, replace},
+    host_file::read_password_file,
     instance::{HEAD, media},
     output::count,
     sealing::Sealing,
     sources::near,
+    take_over,
     writer::{self, hostname},
 };
 
 const OP: &str = "s3.mount";
-/// Says that the machine that wrote before is gone; an empty file in the mount's directory.
-const TAKE_OVER: &str = "take-over";
-/// Is there until somebody has said which content is to stay that another machine pinned.
-const PINS_LOST: &str = "pins-lost";
 /// How often somebody who follows looks for a commit.
 const FOLLOW_EVERY: Duration = Duration::from_secs(2);
 /// How often somebody who writes looks whether another machine has taken over.
@@ -125,7 +122,7 @@ impl BucketAt {
         let local = content_dir(data, prefix);
         let writer = writer::known(&local)?.unwrap_or_else(|| "nobody".into());
         let (me, kept) = (Some(credentials(self.credentials.as_deref())?), data.join("cache/s3").join(prefix.as_str()));
-        let takes_over = local.join(TAKE_OVER).exists();
+        let takes_over = take_over::file(&local).exists();
         Ok(BucketPlace { me, writer, kept: Some(kept.join("packs")), takes_over, ..self.node() })
     }
 }
@@ -134,15 +131,6 @@ impl BucketAt {
 fn fault(place: &S3Place) -> Option<String> {
     let nobody = S3Credentials { access_key: String::new(), secret_key: String::new(), token: None };
     place.open(&nobody, S3Limits::default(), &crate::instance::env()).err().map(|error| format!("{error:#}"))
-}
-
-/// What was taken over needs to be said no more.
-pub(crate) fn has_taken_over(local: &Path) -> Result<()> {
-    let take_over = local.join(TAKE_OVER);
-    match fs::remove_file(&take_over) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(host(&take_over, error)),
-        _ => Ok(()),
-    }
 }
 
 impl BucketMount {
@@ -267,7 +255,7 @@ pub(crate) async fn open(data: &Path, mount: &BucketMount, env: &Env) -> Result<
     private_dir(&cache)?;
     let (sealing, me) = (Sealing::load(mount.key.as_deref())?, credentials(mount.credentials.as_deref())?);
     let bucket = Arc::new(mount.place().open(&me, S3Limits::default(), env)?);
-    let take_over = local.join(TAKE_OVER);
+    let take_over = take_over::file(&local);
     let access = match (mount.follow, take_over.exists()) {
         (true, _) => S3Access::Follow,
         (false, true) => S3Access::TakeOver,
@@ -291,16 +279,13 @@ pub(crate) async fn open(data: &Path, mount: &BucketMount, env: &Env) -> Result<
     })?;
     let journal = local.join(journal_name(&store));
     if !mount.follow {
-        let pins_lost = local.join(PINS_LOST);
-        // Before there is anything that could be collected.
         if store.since() > 1 && !journal.exists() {
-            replace(&pins_lost, b"", Mode::Given(0o600)).map_err(|error| host(&pins_lost, error))?;
+            take_over::lose_pins(&local)?;
         }
-        store.keep_all_while(pins_lost);
         for (dir, count) in set_aside(&local, &journal, &sealing, env).await {
             tracing::warn!(dir = %dir.display(), count, "{LEFT_BEHIND}");
         }
-        has_taken_over(&local)?;
+        take_over::is_over(&local)?;
     }
     let near = match mount.cache.0 {
         0 => None,
@@ -325,6 +310,8 @@ pub(crate) async fn open(data: &Path, mount: &BucketMount, env: &Env) -> Result<
     if mount.follow {
         // What a view makes of its own, as an empty directory, has to be somewhere.
         blocks = Arc::new(Fallback::new(Arc::new(Mem::default()), vec![blocks]));
+    } else {
+        blocks = take_over::keeping(blocks, &local);
     }
     Ok(Opened { store, blocks, near, journal, sealing })
 }

@@ -33,6 +33,7 @@ mod scrubber;
 mod sealing;
 mod signals;
 mod sources;
+mod take_over;
 mod vault;
 mod writer;
 mod zstor;

@@ -16,12 +16,11 @@ use muxfs_zstor::{Access, KeyRing, Node, Place, RootKey, ZdbPlace, Zstor, ZstorO
 use zeroize::Zeroizing;
 
 use crate::{
-    bucket,
     config::{self, ZstorMount, ZstorNode},
     data_dir::{content_dir, private_dir},
     host_file::read_password,
     instance::{segments_options, space_of_disk},
-    writer,
+    take_over, writer,
 };
 
 /// The file of the key.
@@ -198,7 +197,7 @@ pub(crate) async fn open(data: &Path, mount: &ZstorMount, all: &[config::Mount],
     let store = Zstor::open(&options, keys, &local, env).await?;
     if has_buckets {
         // Next time it would throw out whoever took over from this one.
-        bucket::has_taken_over(&local)?;
+        take_over::is_over(&local)?;
     }
     Ok(store)
 }

@@ -8,7 +8,7 @@ use std::{
     fmt,
     ops::Range,
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, atomic::AtomicBool},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -95,7 +95,6 @@ pub(crate) struct Inner {
     pub(crate) kept: Option<Kept>,
     since: u64,
     id: String,
-    keeps_all: OnceLock<PathBuf>,
     log: Mutex<Log>,
     ahead: Mutex<Ahead>,
     /// Goes up whenever a pack was put, or was not.
@@ -147,7 +146,6 @@ impl S3Store {
             kept,
             since,
             id,
-            keeps_all: OnceLock::new(),
             log: Mutex::default(),
             ahead: Mutex::default(),
             changed: watch::Sender::default(),
@@ -193,13 +191,6 @@ impl S3Store {
     /// journal, belongs to a state that went on without it.
     pub fn since(&self) -> u64 {
         self.inner.since
-    }
-
-    /// Refuses deletions, as `Denied`, for as long as there is a file: as where it is not known what is kept. Only the first
-    /// call counts.
-    pub fn keep_all_while(&self, file: PathBuf) {
-        // It is set already.
-        self.inner.keeps_all.set(file).ok();
     }
 
     /// Waits until another machine has taken the writing over, and tells why nothing is written from here any more (`Denied`). Looks
@@ -290,20 +281,6 @@ impl Inner {
         }
         Ok(())
     }
-
-    fn check_deletions(&self) -> Result<()> {
-        match self.keeps_all.get() {
-            Some(file) if !matches!(file.try_exists(), Ok(false)) => {
-                let why = format!(
-                    "another machine wrote here before, whose pins are not known, and what only they keep would go: pin what is to \
-                     stay (muxfs pin add), and remove the file {}",
-                    file.display()
-                );
-                Err(self.bucket.error(ErrorKind::Denied, "s3.delete", "").because(why))
-            }
-            _ => Ok(()),
-        }
-    }
 }
 
 #[async_trait]
@@ -333,7 +310,6 @@ impl BlockStore for S3Store {
     }
 
     async fn delete(&self, key: &BlockKey) -> Result<()> {
-        self.inner.check_deletions()?;
         self.inner.room().await?;
         {
             let mut log = self.inner.log();

@@ -24,7 +24,6 @@ mod dir;
 mod distinct;
 mod files;
 mod heads;
-mod keeping;
 mod key;
 mod mark;
 mod members;

@@ -10,10 +10,10 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use futures_util::{StreamExt as _, future::join_all};
+use futures_util::{FutureExt as _, StreamExt as _, future::join_all};
 use muxfs::{
     BlockStore, Env, Error, ErrorKind, Result,
-    block::{Compress, Encrypt, Erasure, ErasureNode, ErasureOptions, Nowhere, SegmentsOptions},
+    block::{Compress, Encrypt, Erasure, ErasureNode, ErasureOptions, Keeping, Nowhere, SegmentsOptions, check_pins},
     heads::LogHeads,
     media::{Media, MemMedia, OverlayMedia},
     vfs::FsStat,
@@ -27,7 +27,6 @@ use crate::{
     dir::{Dir, How, open_files},
     distinct::Distinct,
     heads::{HeadsOptions, NodeHeads},
-    keeping::Keeping,
     key::failed,
     mark::{Found, Mark},
     members::Members,
@@ -284,7 +283,17 @@ impl Zstor {
         };
         let rotator = Rotator::new(moved, env);
         let blocks: Arc<dyn BlockStore> = Arc::new(Distinct::new(Arc::new(Compress::new(encrypt))));
-        let blocks = Arc::new(Keeping::new(blocks, local.join(PINS_LOST), heads.clone()));
+        let (pins_lost, of_heads) = (local.join(PINS_LOST), heads.clone());
+        // Nor when another machine has taken over, whose blocks nothing here leads to, or for as long as one that comes next may find
+        // other heads than these.
+        let blocks = Arc::new(Keeping::new(blocks, move || {
+            let (pins, heads) = (check_pins(&pins_lost), of_heads.clone());
+            async move {
+                pins?;
+                heads.check_alone().await
+            }
+            .boxed()
+        }));
         let (changing, settling, rotating) = (AsyncMutex::default(), Mutex::new(settling), Mutex::default());
         let erasure = erasure(options);
         Ok(Self {

@@ -294,7 +294,7 @@ impl Opening<'_> {
         let (space, pins, vault) = (opened.space, opened.pins, opened.vault);
         let room = room_of_both(&space, &space_of_disk(opened.local));
         let below = Below { journal, heads: vault.vault.clone(), commits, room };
-        let mut made = content(prefix, self.dag(vault.vault.clone()), pins.clone(), below, space, None).await?;
+        let mut made = content(prefix, self.dag(vault.blocks.clone()), pins.clone(), below, space, None).await?;
         if mount.way == Way::Read {
             made = Mount::location(prefix, read_only_view(made.vfs().clone()), env);
         }

@@ -24,6 +24,9 @@ pub(crate) struct Claim {
     place: String,
     /// Whether nothing is there any more that is not in the vault.
     is_given_back: bool,
+    /// Whether it was taken from one that did not give it back: what that one had pinned nobody knows.
+    #[serde(default)]
+    pub(crate) is_taken_over: bool,
 }
 
 impl Claim {
@@ -38,10 +41,10 @@ impl Claim {
                 Some((bytes, version)) => (Some(Self::decode(&bytes)?), Some(version)),
                 None => (None, None),
             };
-            let generation = match known {
+            let (generation, is_taken_over) = match known {
                 Some(known) if known.writer == writer && !known.is_given_back => return Ok(known),
-                Some(known) if known.writer == writer => known.generation,
-                Some(known) if known.is_given_back || takes_over => known.generation + 1,
+                Some(known) if known.writer == writer => (known.generation, false),
+                Some(known) if known.is_given_back || takes_over => (known.generation + 1, !known.is_given_back),
                 Some(known) => {
                     let why = format!(
                         "{} has the journal and the pins of this vault: open it with that one. Where that is lost, make an empty file \
@@ -50,13 +53,14 @@ impl Claim {
                     );
                     return Err(Error::new(ErrorKind::Denied, OP).because(why));
                 }
-                None => 1,
+                None => (1, false),
             };
             let claim = Self {
                 generation,
                 writer: writer.into(),
                 place: place.chars().take(PLACE_LEN_MAX).collect(),
                 is_given_back: false,
+                is_taken_over,
             };
             if let Swap::Done(_) = heads.swap(&name, version.as_ref(), claim.encode()?).await? {
                 return Ok(claim);
@@ -108,8 +112,11 @@ mod tests {
         first.give_back(&heads).await.expect("given back");
         let second = take("two", false).await.expect("given back");
         assert_eq!(second.generation, 2, "the journal of another is none of this one's");
+        assert!(!second.is_taken_over, "nothing was pinned there");
         assert_eq!(take("one", false).await.expect_err("two has it").kind(), ErrorKind::Denied);
-        assert_eq!(take("one", true).await.expect("taken over").generation, 3);
+        let third = take("one", true).await.expect("taken over");
+        assert_eq!((third.generation, third.is_taken_over), (3, true));
+        assert!(take("one", false).await.expect("the same").is_taken_over, "it may have stopped before it knew");
         second.give_back(&heads).await.expect("nothing to give back");
         assert_eq!(take("two", false).await.expect_err("one has it").kind(), ErrorKind::Denied);
     }

@@ -15,7 +15,7 @@ use std::{
 };
 
 use muxfs::{
-    BlockStore as _, Env, Prefix, Result, SecretKey,
+    BlockStore, Env, Prefix, Result, SecretKey,
     block::SegmentsStats,
     heads::LogHeads,
     media::{Media, SealedMedia},
@@ -28,16 +28,13 @@ use serde::{Deserialize, Serialize};
 pub(crate) use self::place::{Below, LOCK, OpenStore, VaultStore, Want};
 use self::{claim::Claim, password::PasswordFrom, place::head};
 use crate::{
-    bucket,
     commands::{doctor::Finding, put::host},
     config::{Config, PrefixText},
     data_dir::{content_dir, private_dir},
     instance::{SpaceFn, media},
-    writer,
+    take_over, writer,
 };
 
-/// Says that the data directory that has the journal is lost; an empty file in the mount's directory.
-const TAKE_OVER: &str = "take-over";
 /// What the directory of a journal begins with.
 const JOURNAL: &str = "journal-";
 
@@ -139,7 +136,10 @@ pub(crate) async fn place_in(store: &OpenStore, local: &Path, env: &Env) -> Resu
 #[derive(Debug)]
 pub(crate) struct OpenVault {
     pub(crate) vault: Arc<Vault>,
+    /// What is in it, of which nothing is deleted while pins are lost.
+    pub(crate) blocks: Arc<dyn BlockStore>,
     below: Below,
+    local: PathBuf,
     /// To be given back at the end.
     lent: Option<(Claim, Arc<Pins>)>,
 }
@@ -174,10 +174,13 @@ pub(crate) async fn open(config: &Config, mount: &VaultMount, env: &Env) -> Resu
         if mount.way == Way::Read {
             return Ok((vault, pins, None, None));
         }
-        let take_over = local.join(TAKE_OVER);
-        let claim = Claim::take(&*vault, &writer::known_or_drawn(&local, env)?, &who(data), take_over.exists()).await?;
-        bucket::has_taken_over(&local)?;
+        let takes_over = take_over::file(&local).exists();
+        let claim = Claim::take(&*vault, &writer::known_or_drawn(&local, env)?, &who(data), takes_over).await?;
         let journal = local.join(format!("{JOURNAL}{}", claim.generation));
+        if claim.is_taken_over && !journal.exists() {
+            take_over::lose_pins(&local)?;
+        }
+        take_over::is_over(&local)?;
         let key = vault.key("journal");
         set_aside(&local, &journal, &key, (mount.way, env)).await?;
         let lent = (mount.way == Way::Lent).then(|| (claim, pins.clone()));
@@ -185,7 +188,8 @@ pub(crate) async fn open(config: &Config, mount: &VaultMount, env: &Env) -> Resu
     };
     match begin.await {
         Ok((vault, pins, journal, lent)) => {
-            let vault = OpenVault { vault, below: store.below, lent };
+            let blocks = take_over::keeping(vault.clone(), &local);
+            let vault = OpenVault { vault, blocks, below: store.below, lent, local: local.clone() };
             Ok(Parts { vault, pins, journal, space: store.space, local })
         }
         Err(error) => {
@@ -286,7 +290,9 @@ impl OpenVault {
     pub(crate) async fn close(&self, is_all_there: bool) -> Result<()> {
         let given_back = match &self.lent {
             // Whoever collected its garbage elsewhere would not know of them.
-            Some((claim, pins)) if is_all_there && pins.count() == 0 => claim.give_back(&*self.vault).await,
+            Some((claim, pins)) if is_all_there && pins.count() == 0 && !take_over::has_lost_pins(&self.local) => {
+                claim.give_back(&*self.vault).await
+            }
             _ => Ok(()),
         };
         given_back.and(self.vault.flush().await).and(self.below.close().await)

@@ -22,7 +22,6 @@ use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::TAKE_OVER;
 use crate::{
     bucket::BucketAt,
     commands::put::host,
@@ -30,7 +29,7 @@ use crate::{
     database::{Database, RedisAddressText},
     host_file::read_password,
     instance::{SpaceFn, media, segments_options, space_of_disk},
-    writer,
+    take_over, writer,
 };
 
 const OP: &str = "vault.place";
@@ -190,7 +189,7 @@ impl VaultStore {
             Self::Redis(redis) => {
                 private_dir(&local)?;
                 let options = redis.options(writer::known_or_drawn(&local, env)?)?;
-                let takes_over = local.join(TAKE_OVER).exists();
+                let takes_over = take_over::file(&local).exists();
                 let access = if takes_over { RedisAccess::TakeOver } else { RedisAccess::Write };
                 let store = RedisStore::open(RedisOptions { access, ..options }, env).await?;
                 let (blocks, heads) = (Arc::new(store.clone()), Arc::new(store.clone()));

@@ -12,14 +12,14 @@ use muxfs_s3_serve::Key;
 use crate::{PATIENCE, Server, WITHOUT_ZSTOR, World, assert_same_tree, s3::client::Client};
 
 /// A server of S3 with empty buckets, and who may ask it.
-struct Buckets {
+pub(crate) struct Buckets {
     world: World,
-    server: Server,
-    credentials: String,
+    pub(crate) server: Server,
+    pub(crate) credentials: String,
 }
 
 impl Buckets {
-    async fn new(names: &[&str]) -> Self {
+    pub(crate) async fn new(names: &[&str]) -> Self {
         let world = World::new();
         let config = world.path("s3.toml");
         fs::write(&config, format!("{WITHOUT_ZSTOR}\n[s3]\nroot = \"/ipfs\"\n")).expect("written");

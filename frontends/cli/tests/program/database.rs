@@ -1,7 +1,7 @@
 //! Mounts in an SQLite file and on a Redis server, through the program.
 
 #[path = "../../../../stores/redis/tests/server/mod.rs"]
-mod server;
+pub(crate) mod server;
 
 use std::{
     fs,
@@ -15,9 +15,9 @@ use crate::{World, assert_same_tree};
 use server::Server as Redis;
 
 /// A server that syncs before each reply, and lets in who knows the word.
-const REDIS: &[&str] = &["--appendonly", "yes", "--appendfsync", "always", "--requirepass", "open sesame"];
+pub(crate) const REDIS: &[&str] = &["--appendonly", "yes", "--appendfsync", "always", "--requirepass", "open sesame"];
 
-fn port(redis: &Redis) -> u16 {
+pub(crate) fn port(redis: &Redis) -> u16 {
     match redis.address() {
         RedisAddress::Tcp(_, port) => port,
         RedisAddress::Unix(_) => panic!("a port"),

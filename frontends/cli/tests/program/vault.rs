@@ -9,7 +9,11 @@ use std::{
     time::Instant,
 };
 
-use crate::{PATIENCE, World, assert_same_tree};
+use crate::{
+    PATIENCE, World, assert_same_tree,
+    bucket::Buckets,
+    database::{REDIS, port, server::Server as Redis},
+};
 
 const PASSWORD: &str = "correct horse";
 /// What a store may not show: what is in a file, and what a file is called.
@@ -305,4 +309,99 @@ fn one_is_opened_alone_and_locks_itself() {
     assert_eq!(fs::read_to_string(dir.join(NAME)).expect("read"), SECRET);
     assert_eq!(ended(child), Some(0), "nothing used it");
     assert!(!dir.join(NAME).exists(), "it is locked");
+}
+
+/// A machine with a vault of small packs at `/v` in a store that others reach as well.
+fn machine_over(store: &str) -> World {
+    let world = World::by_default();
+    fs::create_dir(world.path("etc")).expect("made");
+    private(&world.path("etc/v.password"), &format!("{PASSWORD}\n"));
+    private(&world.path("etc/redis.password"), "open sesame\n");
+    let (store, etc) = (store.replace("/etc/muxfs", text(&world.path("etc"))), world.path("etc"));
+    let config = world.path("config.toml");
+    let mount = format!(
+        "[[mount]]\nkind = \"vault\"\nprefix = \"v\"\nstore = {{ {store} }}\npassword_file = \"{}\"\n",
+        text(&etc.join("v.password"))
+    );
+    fs::write(&config, mount).expect("written");
+    World { config: Some(config), ..world }
+}
+
+/// What `ls` says where the vault is not opened.
+fn refused(world: &World) -> String {
+    let output = world.run(&["ls", "/v"]);
+    assert!(!output.status.success(), "it was not refused");
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// What was acknowledged survives `kill -9`; another machine is refused, and when somebody says that the first is gone goes on with what
+/// was committed, and deletes nothing that it may have pinned.
+fn machines_take_it_over(one: &World, two: &World) {
+    assert!(refused(one).contains("muxfs vault create"));
+    create(one, "/v");
+    let server = one.serve(&[]);
+    let tree = one.tree();
+    one.ok(&["put", "-r", text(&tree), "/v/tree"]);
+    fs::write(one.path("file"), "pinned").expect("written");
+    let pinned = one.ok(&["put", text(&one.path("file")), "/v"]);
+    one.ok(&["commit", "-m", "one", "/v"]);
+    put(one, SECRET, "/v/synced");
+    server.kill();
+
+    let server = one.serve(&[]);
+    assert_eq!(one.ok(&["cat", "/v/synced"]), SECRET);
+    one.ok(&["gc", "/v"]);
+    one.ok(&["verify", "--all", "/v"]);
+    let told = refused(two);
+    assert!(told.contains("take-over"), "{told}");
+    one.ok(&["commit", "-m", "two", "/v"]);
+    put(one, "nowhere else", "/v/lost");
+    server.kill();
+
+    let local = two.path("data/mounts/v");
+    fs::create_dir_all(&local).expect("made");
+    fs::write(local.join("take-over"), "").expect("written");
+    let server = two.serve(&[]);
+    assert!(!local.join("take-over").exists());
+    assert_eq!(two.ok(&["cat", "/v/synced"]), SECRET);
+    two.ok(&["get", "/v/tree", text(&two.path("back"))]);
+    assert_same_tree(&tree, &two.path("back"));
+    two.fails(&["cat", "/v/lost"], 3);
+    let told = two.fails(&["gc", "/v"], 6);
+    assert!(told.contains("pins-lost"), "{told}");
+    two.ok(&["pin", "add", &pinned]);
+    fs::remove_file(local.join("pins-lost")).expect("there");
+    two.ok(&["gc", "/v"]);
+    assert_eq!(two.ok(&["cat", &pinned]), "pinned");
+    put(two, "two", "/v/two");
+    two.ok(&["commit", "/v"]);
+    assert_eq!(server.terminate(), Some(0));
+    assert!(!local.join("pins-lost").exists(), "it was said once");
+    assert_eq!(two.ok(&["cat", "/v/two"]), "two");
+
+    let told = refused(one);
+    assert!(told.contains("take-over"), "{told}");
+    for world in [one, two] {
+        shows_nothing(&world.path("data/mounts/v"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_in_a_bucket_is_taken_over() {
+    let buckets = Buckets::new(&["bucket"]).await;
+    let place = format!("endpoint = \"http://{}\", bucket = \"bucket\"", buckets.server.addr("s3"));
+    let store = format!("s3 = {{ {place}, below = \"v\", credentials = \"/etc/muxfs/s3\" }}");
+    let machines = [machine_over(&store), machine_over(&store)];
+    for world in &machines {
+        private(&world.path("etc/s3"), &buckets.credentials);
+    }
+    machines_take_it_over(&machines[0], &machines[1]);
+}
+
+#[tokio::test]
+async fn one_on_a_redis_server_is_taken_over() {
+    let Some(redis) = Redis::start(REDIS) else { return };
+    let server = format!("server = \"127.0.0.1:{}\", password_file = \"/etc/muxfs/redis.password\"", port(&redis));
+    let store = format!("redis = {{ {server} }}");
+    machines_take_it_over(&machine_over(&store), &machine_over(&store));
 }

@@ -1,0 +1,55 @@
+//! What the directory of a mount says of other machines: that the one that wrote before is gone, and that its pins are.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use muxfs::{BlockStore, Result, block::Keeping};
+
+use crate::{
+    commands::put::host,
+    host_file::{Mode, replace},
+};
+
+/// Says that the machine that wrote before is gone; an empty file in the mount's directory.
+const TAKE_OVER: &str = "take-over";
+/// Says that there are pins which nobody knows; an empty file in the mount's directory.
+const PINS_LOST: &str = "pins-lost";
+
+/// The file of a mount by which somebody says that the machine which wrote before is gone.
+pub(crate) fn file(local: &Path) -> PathBuf {
+    local.join(TAKE_OVER)
+}
+
+/// What was taken over needs to be said no more.
+///
+/// # Errors
+/// The disk's.
+pub(crate) fn is_over(local: &Path) -> Result<()> {
+    let file = file(local);
+    match fs::remove_file(&file) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(host(&file, error)),
+        _ => Ok(()),
+    }
+}
+
+/// Has everything kept from here on, durably, before there is anything that could be collected.
+///
+/// # Errors
+/// The disk's.
+pub(crate) fn lose_pins(local: &Path) -> Result<()> {
+    let file = local.join(PINS_LOST);
+    replace(&file, b"", Mode::Given(0o600)).map_err(|error| host(&file, error))
+}
+
+/// Whether there are pins that nobody knows.
+pub(crate) fn has_lost_pins(local: &Path) -> bool {
+    local.join(PINS_LOST).exists()
+}
+
+/// The same blocks, of which none is deleted for as long as pins are lost.
+pub(crate) fn keeping(blocks: Arc<dyn BlockStore>, local: &Path) -> Arc<dyn BlockStore> {
+    Arc::new(Keeping::while_there(blocks, local.join(PINS_LOST)))
+}
