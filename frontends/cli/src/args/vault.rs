@@ -85,7 +85,8 @@ Examples:
   muxfs vault create --password-file v.password sqlite:/srv/vault.sqlite
   muxfs vault create --pack-size 64KiB --cipher xchacha20-poly1305 /media/stick/vault
   muxfs key new v.key && muxfs vault create --key-file v.key /v       the key instead of a password
-  pass show vault | muxfs --password-fd 0 vault create /srv/vault";
+  pass show vault | muxfs --password-fd 0 vault create /srv/vault
+  muxfs vault create --password-command 'secret-tool lookup vault private' /srv/vault     from the keyring of the desktop";
 
 const OPEN: &str = "\
 Examples:
@@ -107,14 +108,27 @@ pub(crate) struct VaultPlaceArgs {
     #[arg(value_name = "VAULT")]
     pub(crate) vault: OsString,
     /// A file with the password in its first line
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["key_file", "password_env"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["key_file", "password_env", "password_command"])]
     pub(crate) password_file: Option<PathBuf>,
     /// A file that is the password, all of it
-    #[arg(long, value_name = "FILE", conflicts_with = "password_env")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["password_env", "password_command"])]
     pub(crate) key_file: Option<PathBuf>,
     /// A variable of the environment that has the password
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", conflicts_with = "password_command")]
     pub(crate) password_env: Option<String>,
+    /// What the shell is to run that prints the password in its first line, as what asks the keyring of the system
+    #[arg(long, value_name = "COMMAND")]
+    pub(crate) password_command: Option<String>,
+}
+
+impl VaultPlaceArgs {
+    /// Whether they say where the password comes from.
+    pub(crate) fn has_password(&self) -> bool {
+        self.password_file.is_some()
+            || self.key_file.is_some()
+            || self.password_env.is_some()
+            || self.password_command.is_some()
+    }
 }
 
 /// How a vault is made.
@@ -160,14 +174,17 @@ pub(crate) struct VaultPasswd {
     #[command(flatten)]
     pub(crate) place: VaultPlaceArgs,
     /// A file with the new password in its first line
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["new_key_file", "new_password_env"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["new_key_file", "new_password_env", "new_password_command"])]
     pub(crate) new_password_file: Option<PathBuf>,
     /// A file that is the new password, all of it
-    #[arg(long, value_name = "FILE", conflicts_with = "new_password_env")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["new_password_env", "new_password_command"])]
     pub(crate) new_key_file: Option<PathBuf>,
     /// A variable of the environment that has the new password
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", conflicts_with = "new_password_command")]
     pub(crate) new_password_env: Option<String>,
+    /// What the shell is to run that prints the new password in its first line
+    #[arg(long, value_name = "COMMAND")]
+    pub(crate) new_password_command: Option<String>,
     /// The open file descriptor whose first line is the new password
     #[arg(long, value_name = "N")]
     pub(crate) new_password_fd: Option<u32>,
@@ -179,8 +196,13 @@ pub(crate) struct VaultPasswd {
 impl VaultPasswd {
     /// Where the new password comes from.
     pub(crate) fn new_password(&self) -> PasswordFrom {
-        let (file, key_file) = (self.new_password_file.clone(), self.new_key_file.clone());
-        PasswordFrom { file, key_file, env: self.new_password_env.clone(), descriptor: self.new_password_fd }
+        PasswordFrom {
+            file: self.new_password_file.clone(),
+            key_file: self.new_key_file.clone(),
+            env: self.new_password_env.clone(),
+            command: self.new_password_command.clone(),
+            descriptor: self.new_password_fd,
+        }
     }
 }
 

@@ -69,12 +69,12 @@ impl Target {
             Some(mount) => (config.clone(), mount.clone()),
             None => of_place(config, VaultStore::parse(&args.vault)?)?,
         };
-        if args.password_file.is_some() || args.key_file.is_some() || args.password_env.is_some() {
+        // The descriptor is what remains where nothing is named.
+        if args.has_password() || config.source.password_fd.is_some() {
             mount.password_file.clone_from(&args.password_file);
             mount.key_file.clone_from(&args.key_file);
             mount.password_env.clone_from(&args.password_env);
-        } else if config.source.password_fd.is_some() {
-            (mount.password_file, mount.key_file, mount.password_env) = (None, None, None);
+            mount.password_command.clone_from(&args.password_command);
         }
         mount.way = way;
         config.mount = vec![Mount::Vault(mount.clone())];
@@ -147,6 +147,7 @@ fn of_place(config: &Config, store: VaultStore) -> Result<(Config, VaultMount)> 
         password_file: None,
         key_file: None,
         password_env: None,
+        password_command: None,
         is_async: false,
         way: Way::default(),
     };

@@ -55,6 +55,9 @@ pub(crate) struct VaultMount {
     /// A variable of the environment that has the password.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) password_env: Option<String>,
+    /// What the shell runs that prints the password in its first line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) password_command: Option<String>,
     /// As of an `ipfs` mount.
     #[serde(rename = "async", default)]
     pub(crate) is_async: bool,
@@ -84,9 +87,14 @@ impl VaultMount {
     /// Why it cannot be.
     pub(crate) fn fault(&self) -> Option<String> {
         let prefix = self.prefix.0;
-        let said = [self.password_file.is_some(), self.key_file.is_some(), self.password_env.is_some()];
+        let said = [
+            self.password_file.is_some(),
+            self.key_file.is_some(),
+            self.password_env.is_some(),
+            self.password_command.is_some(),
+        ];
         if said.into_iter().filter(|is| *is).count() > 1 {
-            return Some(format!("/{prefix}: password_file, key_file and password_env: one of them"));
+            return Some(format!("/{prefix}: password_file, key_file, password_env and password_command: one of them"));
         }
         self.store.as_ref().and_then(VaultStore::fault).map(|why| format!("/{prefix}: {why}"))
     }
@@ -103,9 +111,13 @@ impl VaultMount {
 
     /// Where its password comes from.
     pub(crate) fn password(&self, config: &Config) -> PasswordFrom {
-        let (file, key_file, env) = (self.password_file.clone(), self.key_file.clone(), self.password_env.clone());
-        let descriptor = config.source.password_fd;
-        PasswordFrom { file, key_file, env, descriptor }
+        PasswordFrom {
+            file: self.password_file.clone(),
+            key_file: self.key_file.clone(),
+            env: self.password_env.clone(),
+            command: self.password_command.clone(),
+            descriptor: config.source.password_fd,
+        }
     }
 
     /// What it is, for people.

@@ -1,5 +1,6 @@
-//! Where the password of a vault comes from: a file, the environment, a file descriptor, or whoever sits at the terminal.
+//! Where the password of a vault comes from: a file, the environment, a program, a file descriptor, or whoever sits at the terminal.
 //!
+//! A program is how the keyring of a system is asked, each by its own: `secret-tool lookup`, `security find-generic-password -w`, `pass`.
 //! On a terminal nothing is shown while it is typed, also where the command is interrupted meanwhile.
 
 use std::{
@@ -7,6 +8,7 @@ use std::{
     io::{self, BufRead as _, BufReader, Read as _, Write as _},
     os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
+    process::Stdio,
 };
 
 use muxfs::{Error, ErrorKind, Result};
@@ -29,6 +31,8 @@ pub(crate) struct PasswordFrom {
     pub(crate) key_file: Option<PathBuf>,
     /// A variable of the environment.
     pub(crate) env: Option<String>,
+    /// The first line of what the shell prints that runs it.
+    pub(crate) command: Option<String>,
     /// The first line of what a descriptor gives.
     pub(crate) descriptor: Option<u32>,
 }
@@ -39,7 +43,7 @@ impl PasswordFrom {
     /// # Errors
     /// `Denied` for a file that others may read; `BadKey` where there is nobody to ask; `InvalidArgument` for an empty one.
     pub(crate) async fn known(&self, what: &str) -> Result<Password> {
-        match self.told()? {
+        match self.told().await? {
             Some(password) => Ok(password),
             None => Password::new(asked(&format!("Password of {what}: ")).await?.to_vec()),
         }
@@ -50,7 +54,7 @@ impl PasswordFrom {
     /// # Errors
     /// As [`known`](Self::known), and `InvalidArgument` where it was typed in two ways.
     pub(crate) async fn new_one(&self, what: &str) -> Result<Password> {
-        if let Some(password) = self.told()? {
+        if let Some(password) = self.told().await? {
             return Ok(password);
         }
         let first = asked(&format!("New password of {what}: ")).await?;
@@ -63,7 +67,7 @@ impl PasswordFrom {
         Password::new(first.to_vec())
     }
 
-    fn told(&self) -> Result<Option<Password>> {
+    async fn told(&self) -> Result<Option<Password>> {
         let bytes = if let Some(file) = &self.file {
             first_line(file, OP)?
         } else if let Some(file) = &self.key_file {
@@ -74,6 +78,8 @@ impl PasswordFrom {
                 Error::new(ErrorKind::BadKey, OP).at(name).because(why)
             })?;
             Zeroizing::new(value.as_bytes().to_vec())
+        } else if let Some(command) = &self.command {
+            printed(command).await?
         } else if let Some(descriptor) = self.descriptor {
             let at = PathBuf::from(format!("/dev/fd/{descriptor}"));
             line_of(File::open(&at).map_err(|error| host(&at, error))?, &at)?
@@ -90,12 +96,17 @@ impl PasswordFrom {
 /// `Denied` where others than its owner may read it.
 fn first_line(file: &Path, op: &'static str) -> Result<Zeroizing<Vec<u8>>> {
     let mut bytes = read_password_file(file, op, |error| host(file, error))?;
+    cut_line(&mut bytes);
+    Ok(bytes)
+}
+
+/// Leaves the first line, without its end.
+fn cut_line(bytes: &mut Vec<u8>) {
     let len = bytes.iter().position(|byte| *byte == b'\n').unwrap_or(bytes.len());
     bytes.truncate(len);
     if bytes.last() == Some(&b'\r') {
         bytes.pop();
     }
-    Ok(bytes)
 }
 
 fn line_of(file: File, at: &Path) -> Result<Zeroizing<Vec<u8>>> {
@@ -107,12 +118,31 @@ fn line_of(file: File, at: &Path) -> Result<Zeroizing<Vec<u8>>> {
     Ok(line)
 }
 
+/// The first line of what a command of the shell prints; it may ask for something itself.
+async fn printed(command: &str) -> Result<Zeroizing<Vec<u8>>> {
+    let failed = |why: String| Error::new(ErrorKind::BadKey, OP).at(command).because(why);
+    let mut shell = tokio::process::Command::new("/bin/sh");
+    shell.arg("-c").arg(command).stdout(Stdio::piped()).kill_on_drop(true);
+    let ran = shell.spawn().map_err(|error| failed(format!("it cannot be run: {error}")))?.wait_with_output().await;
+    let ran = ran.map_err(|error| failed(format!("what it prints cannot be read: {error}")))?;
+    let mut line = Zeroizing::new(ran.stdout);
+    if !ran.status.success() {
+        return Err(failed(format!("it is to print the password of the vault, and failed: {}", ran.status)));
+    }
+    cut_line(&mut line);
+    if line.is_empty() {
+        return Err(failed("it is to print the password of the vault, and its first line is empty".to_owned()));
+    }
+    Ok(line)
+}
+
 /// Asks whoever sits at the terminal.
 async fn asked(prompt: &str) -> Result<Zeroizing<Vec<u8>>> {
     let failed = |error: io::Error| Error::new(ErrorKind::Io, OP).at("/dev/tty").because(error);
     let Ok(tty) = fs::File::options().read(true).write(true).open("/dev/tty") else {
-        let why = "there is no terminal to ask for the password of the vault: name it with --password-file, --password-env, --key-file or \
-                   --password-fd, or in the configuration with password_file, password_env or key_file";
+        let why = "there is no terminal to ask for the password of the vault: name it with --password-file, --key-file, --password-env, \
+                   --password-command or --password-fd, or in the configuration with password_file, key_file, password_env or \
+                   password_command";
         return Err(Error::new(ErrorKind::BadKey, OP).because(why));
     };
     let reading = tty.try_clone().map_err(failed)?;
@@ -211,8 +241,22 @@ mod tests {
         assert_eq!(line(b""), None);
     }
 
-    #[test]
-    fn a_password_is_the_first_line_of_a_file_and_a_key_all_of_it() {
+    #[tokio::test]
+    async fn a_command_prints_it_or_is_named() {
+        assert_eq!(*printed("echo correct horse; echo battery").await.expect("printed"), b"correct horse");
+        for (command, why) in
+            [("exit 3", "exit status: 3"), ("true", "is empty"), ("echo secret; false", "exit status: 1")]
+        {
+            let error = printed(command).await.expect_err("there is none");
+            let text = format!("{error:#}");
+            assert!(error.kind() == ErrorKind::BadKey && text.contains(why) && text.contains(command), "{text}");
+        }
+        let from = PasswordFrom { command: Some("echo x".into()), ..PasswordFrom::default() };
+        assert!(from.told().await.expect("printed").is_some());
+    }
+
+    #[tokio::test]
+    async fn a_password_is_the_first_line_of_a_file_and_a_key_all_of_it() {
         let dir = tempfile::tempdir().expect("a directory");
         let file = dir.path().join("password");
         fs::write(&file, "correct horse\r\nbattery\n").expect("written");
@@ -222,7 +266,7 @@ mod tests {
         assert_eq!(first_line(&file, OP).expect_err("others read it").kind(), ErrorKind::Denied);
         fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("set");
         let from = PasswordFrom { key_file: Some(file), ..PasswordFrom::default() };
-        assert!(from.told().expect("read").is_some());
-        assert!(PasswordFrom::default().told().expect("nothing to read").is_none(), "somebody is asked");
+        assert!(from.told().await.expect("read").is_some());
+        assert!(PasswordFrom::default().told().await.expect("nothing to read").is_none(), "somebody is asked");
     }
 }

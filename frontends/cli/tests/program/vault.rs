@@ -185,6 +185,9 @@ fn a_password_is_changed_and_a_wrong_one_opens_nothing() {
     assert!(told.contains("the password is wrong"), "{told}");
     let told = world.fails(&["vault", "info", "--password-env", "NOT_SET_AT_ALL", "/v"], 6);
     assert!(told.contains("NOT_SET_AT_ALL"), "{told}");
+    let told = world.fails(&["vault", "info", "--password-command", "echo nothing >&2; false", "/v"], 6);
+    assert!(told.contains("and failed"), "{told}");
+    world.ok(&["vault", "info", "--password-command", &format!("echo {PASSWORD}"), "/v"]);
 
     private(&world.path("etc/new"), "battery staple\n");
     let new = world.path("etc/new");
