@@ -3,7 +3,7 @@
 use std::{
     borrow::Cow,
     collections::{HashMap, HashSet},
-    sync::Arc,
+    sync::{Arc, Weak},
 };
 
 use bytes::Bytes;
@@ -30,12 +30,14 @@ impl Inner {
         if self.state().is_sure_of(key) {
             return Ok(());
         }
+        // As long as whoever asked waits: what a thread adds after that could undo what is asked for later.
+        let caller = Arc::new(());
         if block.len() <= INLINE_LEN_MAX {
-            self.add(key, &block);
+            self.add(key, &block, &Arc::downgrade(&caller));
         } else {
-            let (inner, key) = (Arc::clone(self), key.clone());
+            let (inner, key, caller) = (Arc::clone(self), key.clone(), Arc::downgrade(&caller));
             blocking(move || {
-                inner.add(&key, &block);
+                inner.add(&key, &block, &caller);
                 drop(permit);
             })
             .await?;
@@ -44,7 +46,8 @@ impl Inner {
         Ok(())
     }
 
-    fn add(&self, key: &BlockKey, block: &Bytes) {
+    /// Adds a block, unless its caller is gone by then.
+    fn add(&self, key: &BlockKey, block: &Bytes, caller: &Weak<()>) {
         let pieces: Vec<(PieceId, &[u8])> = self
             .cutter
             .cut(block)
@@ -55,6 +58,9 @@ impl Inner {
         loop {
             let missing: Vec<_> = {
                 let mut state = self.state();
+                if caller.strong_count() == 0 {
+                    return;
+                }
                 // A piece that was there at first may be gone by now, with the pack that had it.
                 let missing = pieces.iter().filter(|(id, _)| !state.has_piece(id) && !kept.contains_key(id));
                 let missing: Vec<_> = missing.copied().collect();
