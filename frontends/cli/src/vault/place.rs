@@ -191,7 +191,8 @@ impl VaultStore {
                 let options = redis.options(writer::known_or_drawn(&local, env)?)?;
                 let takes_over = take_over::file(&local).exists();
                 let access = if takes_over { RedisAccess::TakeOver } else { RedisAccess::Write };
-                let store = RedisStore::open(RedisOptions { access, ..options }, env).await?;
+                let store = RedisStore::open(RedisOptions { access, ..options }, env).await;
+                let store = store.map_err(|error| self.advised(error, &local))?;
                 let (blocks, heads) = (Arc::new(store.clone()), Arc::new(store.clone()));
                 let space = space_of_disk(local);
                 OpenStore { below: Below::Rows(Database::Redis(store)), blocks, heads, space }
@@ -199,7 +200,8 @@ impl VaultStore {
             Self::S3(at) => {
                 private_dir(&local)?;
                 writer::known_or_drawn(&local, env)?;
-                let store = open_bucket(at.asked_by(data, prefix)?, None, env).await?;
+                let store = open_bucket(at.asked_by(data, prefix)?, None, env).await;
+                let store = store.map_err(|error| self.advised(error, &local))?;
                 let (blocks, heads) = (Arc::new(store.clone()), Arc::new(store.clone()));
                 OpenStore { below: Below::Packs(store), blocks, heads, space: space_of_disk(local) }
             }
@@ -214,6 +216,15 @@ impl VaultStore {
         // Why it cannot be used says more than how it ended.
         opened.below.close().await.ok();
         Err(fault)
+    }
+
+    /// Where another machine writes: what to do.
+    fn advised(&self, error: Error, local: &Path) -> Error {
+        if error.kind() != ErrorKind::Denied || !matches!(error.op(), "s3.open" | "redis.open") {
+            return error;
+        }
+        let why = format!("{error:#}. To take over, an empty file {}", take_over::file(local).display());
+        Error::new(ErrorKind::Denied, OP).at(self).because(why)
     }
 
     fn absent(&self) -> Error {

@@ -9,19 +9,14 @@ use std::{
     path::Path,
 };
 
-use muxfs_redis::RedisAddress;
-
 use crate::{World, assert_same_tree};
 use server::Server as Redis;
 
 /// A server that syncs before each reply, and lets in who knows the word.
 pub(crate) const REDIS: &[&str] = &["--appendonly", "yes", "--appendfsync", "always", "--requirepass", "open sesame"];
 
-pub(crate) fn port(redis: &Redis) -> u16 {
-    match redis.address() {
-        RedisAddress::Tcp(_, port) => port,
-        RedisAddress::Unix(_) => panic!("a port"),
-    }
+pub(crate) fn address(redis: &Redis) -> String {
+    redis.address().to_string()
 }
 
 /// A file that only its owner reads.
@@ -99,6 +94,21 @@ fn a_tree_lives_there(world: &World, mount: &str) {
     assert!(found.contains(mount) || found.contains("sqlite") || found.contains("redis"), "{found}");
 }
 
+/// Another data directory goes on with what was committed, when somebody says that the first is lost, and deletes nothing until somebody
+/// says what of its pins is to stay.
+fn it_is_taken_over(other: &World, mount: &str) {
+    let local = other.path("data/mounts").join(&mount[1..]);
+    fs::write(local.join("take-over"), "").expect("written");
+    assert!(!other.ok(&["ls", &format!("{mount}/tree")]).is_empty());
+    assert!(!local.join("take-over").exists(), "it was said once");
+    let told = other.fails(&["gc", mount], 6);
+    assert!(told.contains("pins-lost"), "{told}");
+    fs::remove_file(local.join("pins-lost")).expect("there");
+    other.ok(&["gc", mount]);
+    put(other, "other", &format!("{mount}/other"));
+    assert_eq!(other.ok(&["cat", &format!("{mount}/other")]), "other");
+}
+
 #[test]
 fn a_tree_in_an_sqlite_file() {
     let world = machine("sqlite.toml", &[]);
@@ -115,6 +125,7 @@ fn a_tree_in_an_sqlite_file() {
     fs::copy(world.path("lib/q.sqlite"), other.path("lib/q.sqlite")).expect("copied");
     let told = refused(&other, "/q");
     assert!(told.contains("another data directory"), "{told}");
+    it_is_taken_over(&other, "/q");
 
     // A key that is being replaced for another mount: what is there would be encrypted with one key, what comes with another.
     new_key(&world, "newer.key");
@@ -172,7 +183,7 @@ fn a_file_that_is_put_back_alone_is_refused() {
 #[tokio::test]
 async fn a_tree_on_a_redis_server() {
     let Some(mut redis) = Redis::start(REDIS) else { return };
-    let address = format!("127.0.0.1:{}", port(&redis));
+    let address = address(&redis);
     let places = [("127.0.0.1:6379", &*address)];
     let world = machine("redis.toml", &places);
     new_key(&world, "r.key");
@@ -182,7 +193,8 @@ async fn a_tree_on_a_redis_server() {
     fs::copy(world.path("etc/r.key"), other.path("etc/r.key")).expect("copied");
     let told = refused(&other, "/r");
     assert!(told.contains("another data directory") || told.contains("writes there"), "{told}");
-    fs::write(other.path("etc/redis.password"), "shut\n").expect("written");
+    let password = other.path("etc/redis.password");
+    fs::write(&password, "shut\n").expect("written");
     let told = refused(&other, "/r");
     assert!(told.contains("WRONGPASS"), "{told}");
 
@@ -192,4 +204,10 @@ async fn a_tree_on_a_redis_server() {
     assert!(told.contains("unavailable"), "{told}");
     assert!(redis.run(), "it starts again");
     assert_eq!(world.ok(&["cat", "/r/synced"]), "synced");
+
+    world.ok(&["commit", "-m", "two", "/r"]);
+    fs::write(&password, "open sesame\n").expect("written");
+    it_is_taken_over(&other, "/r");
+    let told = refused(&world, "/r");
+    assert!(told.contains("take-over"), "{told}");
 }
