@@ -167,7 +167,7 @@ fn exit_code(kind: ErrorKind) -> u8 {
 }
 
 /// How long a command that was interrupted may take to remove what it has not finished.
-const CLEAN_UP_WAIT_MAX: Duration = Duration::from_secs(2);
+const CLEAN_UP_WAIT_MAX: Duration = Duration::from_secs(10);
 const CLEAN_UP_POLL: Duration = Duration::from_millis(5);
 
 /// The file system that a command has opened.

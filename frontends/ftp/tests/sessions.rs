@@ -410,7 +410,7 @@ async fn no_more_sessions_than_allowed_and_room_again_when_one_ends() {
 #[tokio::test]
 async fn a_silent_session_and_a_stalled_transfer_end() {
     let fs = model().await;
-    let server = start(fs.clone(), Options { idle_timeout: Duration::from_millis(200), ..options() }).await;
+    let server = start(fs.clone(), Options { idle_timeout: Duration::from_secs(2), ..options() }).await;
     let mut raw = Raw::enter(server.local_addr()).await;
     let _data = raw.begin("STOR f").await;
     assert_eq!(raw.reply().await.0, 426);

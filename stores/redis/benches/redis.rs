@@ -9,6 +9,7 @@ use std::{process::Command, sync::Arc, time::Instant};
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use muxfs::{BlockKey, BlockStore, Result, testing::fault::Dice};
+use muxfs_redis::RedisAddress;
 
 #[path = "../tests/server/mod.rs"]
 mod server;
@@ -80,20 +81,9 @@ async fn ours(server: &Server, count: usize, block: &Bytes) -> Result<[f64; 2]> 
 
 /// What the server's own client reaches; `None` where it is absent.
 fn plain(server: &Server, count: usize, len: usize) -> Option<[f64; 2]> {
+    let RedisAddress::Tcp(host, port) = server.address() else { panic!("a port") };
     let mut command = Command::new("redis-benchmark");
-    command.args([
-        "-h",
-        "127.0.0.1",
-        "-p",
-        &server.port().to_string(),
-        "-t",
-        "set,get",
-        "--csv",
-        "-c",
-        "4",
-        "-r",
-        "1000",
-    ]);
+    command.args(["-h", &host, "-p", &port.to_string(), "-t", "set,get", "--csv", "-c", "4", "-r", "1000"]);
     command.args(["-P", &(AT_ONCE / 4).to_string(), "-n", &count.to_string(), "-d", &len.to_string()]);
     let Ok(output) = command.output() else {
         muxfs::testing::skip("there is no redis-benchmark to compare with");

@@ -155,10 +155,10 @@ async fn errors_say_what_to_do() {
         (error.kind(), format!("{error:#}"))
     };
     let missing = S3Place { bucket: "missing".into(), ..peer.place("") };
-    let (kind, told) = open(&missing, &me(), quick()).await;
+    let (kind, told) = open(&missing, &me(), S3Limits::default()).await;
     assert!(kind == ErrorKind::NotFound && told.contains("s3://missing") && told.contains("make it"), "{told}");
     let stranger = S3Credentials { access_key: "mine".into(), secret_key: "wrong".into(), token: None };
-    let (kind, told) = open(&peer.place(""), &stranger, quick()).await;
+    let (kind, told) = open(&peer.place(""), &stranger, S3Limits::default()).await;
     assert!(kind == ErrorKind::Denied && told.contains("the key may not"), "{told}");
     assert!(!told.contains("wrong"), "{told}");
 

@@ -4,6 +4,8 @@
 //! Method: the laws of blocks over six directories; then directories are removed, emptied, exchanged and marked by hand,
 //! while a store is open and between two openings.
 
+mod released;
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -22,6 +24,8 @@ use muxfs::{
 };
 use muxfs_zstor::{Access, Node, Place, RootKey, Zstor, ZstorOptions, holds_data};
 use tempfile::TempDir;
+
+use released::released;
 
 /// A directory with six nodes and one of the mount's own.
 struct World {
@@ -48,6 +52,11 @@ impl World {
     }
 
     async fn try_open(&self, key: u8) -> Result<Zstor> {
+        released(self.dir.path()).await;
+        self.open_now(key).await
+    }
+
+    async fn open_now(&self, key: u8) -> Result<Zstor> {
         Zstor::open(&self.options(), &RootKey::new([key; 32]), &self.local(), &muxfs::testing::env()).await
     }
 
@@ -141,7 +150,7 @@ async fn until(is_so: impl Fn() -> bool) {
 /// ends.
 async fn again(world: &World) -> Zstor {
     loop {
-        match world.try_open(7).await {
+        match world.open_now(7).await {
             Ok(zstor) if lost(&zstor).is_empty() => return zstor,
             _ => tokio::task::yield_now().await,
         }

@@ -3,6 +3,8 @@
 //! Method: directories are emptied and their files damaged between two openings, passes are dropped after some steps, and
 //! stores are closed, or not.
 
+mod released;
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -14,6 +16,8 @@ use futures_util::FutureExt as _;
 use muxfs::{BlockKey, BlockStore, Cid, ErrorKind, block::BlockShare};
 use muxfs_zstor::{Node, Place, RootKey, ScrubPass, ScrubTotals, Zstor, ZstorOptions};
 use tempfile::TempDir;
+
+use released::released;
 
 const BLOCKS: u64 = 40;
 const NEVER: Duration = Duration::MAX;
@@ -51,6 +55,7 @@ impl World {
             is_drained: false,
         };
         let options = ZstorOptions::new(4, 2, (0..6).map(node).collect());
+        released(self.0.path()).await;
         Zstor::open(&options, &RootKey::new([7; 32]), &self.local(), &muxfs::testing::env()).await.expect("opens")
     }
 

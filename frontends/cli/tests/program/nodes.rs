@@ -112,8 +112,9 @@ fn a_disk_is_exchanged_while_a_server_runs() {
 #[test]
 fn a_server_that_is_killed_while_shards_are_moved_is_followed_by_one_that_goes_on() {
     let world = world();
-    // A second for a third of the tree.
-    edit(&world, "every = \"7d\"", "every = \"7d\"\nmax_rate = \"1MB\"");
+    // Half a minute for the tree, so that it is killed on the way.
+    let (slow, fast) = ("max_rate = \"100kB\"", "max_rate = \"1GB\"");
+    edit(&world, "every = \"7d\"", &format!("every = \"7d\"\n{slow}"));
     let server = world.serve(&[]);
     world.ok(&["put", "-r", world.tree().to_str().expect("UTF-8"), "/zstor/t"]);
     world.ok(&["commit"]);
@@ -133,15 +134,19 @@ fn a_server_that_is_killed_while_shards_are_moved_is_followed_by_one_that_goes_o
     wait_for("some are moved", &|| settling()["moved"].as_u64() > Some(0));
     assert_eq!(settling()["settled"], false, "it is killed on the way");
     server.kill();
+    edit(&world, slow, fast);
     let server = world.serve(&[]);
     is_whole(&world);
     wait_for("a start goes on", &|| settling()["settled"] == true);
+    server.kill();
+    edit(&world, fast, slow);
+    let server = world.serve(&[]);
     world.ok(&["zstor", "node", "drain", "disk0"]);
     wait_for("some are moved", &|| settling()["moved"].as_u64() > Some(0));
     let left = node(&world, "disk0").expect("a node")["blocks_left"].as_u64();
     assert!(left > Some(0), "it is killed on the way");
     server.kill();
-    edit(&world, "max_rate = \"1MB\"", "max_rate = \"1GB\"");
+    edit(&world, slow, fast);
     let server = world.serve(&[]);
     is_whole(&world);
     wait_for("a start goes on", &|| node(&world, "disk0").expect("a node")["blocks_left"] == 0);

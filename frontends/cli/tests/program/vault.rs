@@ -12,7 +12,7 @@ use std::{
 use crate::{
     PATIENCE, World, assert_same_tree,
     bucket::Buckets,
-    database::{REDIS, port, server::Server as Redis},
+    database::{REDIS, address, server::Server as Redis},
 };
 
 const PASSWORD: &str = "correct horse";
@@ -308,7 +308,7 @@ fn one_is_opened_alone_and_locks_itself() {
 
     // Another data directory goes on, since the first left nothing behind.
     fs::remove_dir_all(world.path("data/vaults")).expect("removed");
-    let child = opened(&world, &vault, &dir, &["--lock-after", "2s"]);
+    let child = opened(&world, &vault, &dir, &["--lock-after", "10s"]);
     assert_eq!(fs::read_to_string(dir.join(NAME)).expect("read"), SECRET);
     assert_eq!(ended(child), Some(0), "nothing used it");
     assert!(!dir.join(NAME).exists(), "it is locked");
@@ -404,7 +404,7 @@ async fn one_in_a_bucket_is_taken_over() {
 #[tokio::test]
 async fn one_on_a_redis_server_is_taken_over() {
     let Some(redis) = Redis::start(REDIS) else { return };
-    let server = format!("server = \"127.0.0.1:{}\", password_file = \"/etc/muxfs/redis.password\"", port(&redis));
+    let server = format!("server = \"{}\", password_file = \"/etc/muxfs/redis.password\"", address(&redis));
     let store = format!("redis = {{ {server} }}");
     machines_take_it_over(&machine_over(&store), &machine_over(&store));
 }

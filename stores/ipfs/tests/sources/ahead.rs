@@ -30,7 +30,7 @@ use muxfs::{
     },
     working::WorkingVfs,
 };
-use muxfs_ipfs::{Sources, SourcesOptions};
+use muxfs_ipfs::{Gateway, Sources, SourcesOptions};
 use tokio::time::sleep;
 
 use crate::server::Server;
@@ -234,8 +234,20 @@ async fn file(profile: Profile, leaf_count: usize) -> (Dag, Arc<Mem>, Cid, Vec<u
     (dag, blocks, cid, bytes)
 }
 
+/// Who asks a server that gives this; where a CAR comes late or never, one that soon gives up.
+pub(crate) fn gateway_of(server: &Server, gives: Gives) -> Gateway {
+    match gives {
+        Gives::Silent(_) | Gives::Drip(_) | Gives::Slow(_) => server.hasty_gateway(),
+        _ => server.gateway(),
+    }
+}
+
 fn reading(server: &Server) -> Dag {
-    let sources = Sources::new(Vec::new(), SourcesOptions::default()).and_gateway(Arc::new(server.gateway()));
+    reading_by(server.gateway())
+}
+
+fn reading_by(gateway: Gateway) -> Dag {
+    let sources = Sources::new(Vec::new(), SourcesOptions::default()).and_gateway(Arc::new(gateway));
     Dag::new(Arc::new(Mem::default()), DagOptions::default()).with_elsewhere(Arc::new(sources))
 }
 
@@ -394,7 +406,7 @@ async fn a_path_comes_as_one_car() {
         Gives::Bent(3_000),
     ] {
         let (server, asked) = gateway(dag.clone(), blocks.clone(), gives).await;
-        let dag = reading(&server);
+        let dag = reading_by(gateway_of(&server, gives));
         let begun = Instant::now();
         for _ in 0..5 {
             assert_eq!(dag.resolve(&root, &names).await.expect("it leads there").cid, file, "{gives:?}");
@@ -477,7 +489,7 @@ async fn a_car_that_drips_or_lies_costs_its_gateway_its_place() {
         let (bad, asked) = gateway(dag.clone(), blocks.clone(), gives).await;
         let (good, asked_good) = gateway(dag, blocks, Gives::Status(406)).await;
         let sources = Sources::new(Vec::new(), SourcesOptions::default());
-        let sources = sources.and_gateway(Arc::new(bad.gateway())).and_gateway(Arc::new(good.gateway()));
+        let sources = sources.and_gateway(Arc::new(gateway_of(&bad, gives))).and_gateway(Arc::new(good.gateway()));
         let dag = Dag::new(Arc::new(Mem::default()), DagOptions::default()).with_elsewhere(Arc::new(sources));
         let begun = Instant::now();
         assert!(read(&dag, &cid).await == bytes, "{gives:?}");
@@ -518,7 +530,7 @@ async fn whatever_a_gateway_gives_the_bytes_are_the_same() {
         let (dag, blocks, cid, bytes) = file(Profile::KuboCidV1Legacy, 60).await;
         let (server, asked) = gateway(dag, blocks, gives).await;
         let begun = Instant::now();
-        assert!(read(&reading(&server), &cid).await == bytes, "{gives:?}");
+        assert!(read(&reading_by(gateway_of(&server, gives)), &cid).await == bytes, "{gives:?}");
         assert!(begun.elapsed() < Duration::from_secs(30), "{gives:?}: {:?}", begun.elapsed());
         let cars = asked.cars.load(Ordering::SeqCst);
         assert!((1..=3).contains(&cars), "{gives:?}: {cars} CARs");

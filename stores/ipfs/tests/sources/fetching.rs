@@ -22,7 +22,7 @@ use muxfs::{
     testing::{self, fault::Dice},
 };
 use muxfs_ipfs::{Gateway, HttpOptions, Url};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
 use crate::{
@@ -231,12 +231,20 @@ async fn a_slow_link_is_kept_busy() {
     let bytes = Dice::new(1).bytes(24 << 20);
     let file = far.import(&bytes[..], UnixfsMeta::default()).await.expect("a file");
     let (under_way, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let wanted = Arc::new(AtomicUsize::new(6));
     let server = {
-        let (far, under_way, most) = (far.clone(), under_way.clone(), most.clone());
+        let (far, under_way, most, wanted) = (far.clone(), under_way.clone(), most.clone(), wanted.clone());
         Server::http(move |request| {
-            let (far, under_way, most) = (far.clone(), under_way.clone(), most.clone());
+            let (far, under_way, most, wanted) = (far.clone(), under_way.clone(), most.clone(), wanted.clone());
             async move {
                 most.fetch_max(under_way.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                // The others may be late on a slow machine; what is asked for alone has none.
+                let others = async {
+                    while most.load(Ordering::SeqCst) < wanted.load(Ordering::SeqCst) {
+                        sleep(Duration::from_millis(5)).await;
+                    }
+                };
+                timeout(Duration::from_secs(2), others).await.ok();
                 sleep(Duration::from_millis(50)).await;
                 under_way.fetch_sub(1, Ordering::SeqCst);
                 let cid = asked_for(request.uri().path()).expect("a CID");
@@ -253,6 +261,7 @@ async fn a_slow_link_is_kept_busy() {
     assert_eq!(server.requests(), 25, "each block once");
 
     // As NFS and FUSE ask: a short part after the other.
+    wanted.store(4, Ordering::SeqCst);
     let pins = Arc::new(Pins::open(Arc::new(MemMedia::default()), &testing::env()).await.expect("pins"));
     let mount = Mount::cas(Prefix::new("ipfs").expect("a prefix"), reading(), pins);
     let vfs = mount.vfs();
@@ -266,6 +275,7 @@ async fn a_slow_link_is_kept_busy() {
     assert!((4..=16).contains(&filled), "{filled} at once");
     assert_eq!(server.requests() - before, 24, "each block once, but the root, which is known");
 
+    wanted.store(10, Ordering::SeqCst);
     let (root, _) = tree(&far).await;
     let pins = Arc::new(Pins::open(Arc::new(MemMedia::default()), &testing::env()).await.expect("pins"));
     let mount = Mount::cas(Prefix::new("ipfs").expect("a prefix"), reading(), pins);

@@ -23,7 +23,7 @@ use tokio::io::AsyncWriteExt as _;
 
 use crate::{
     block,
-    server::{Server, answer, hasty},
+    server::{Server, answer},
 };
 
 /// What a node has.
@@ -130,7 +130,7 @@ async fn node() -> (Shared, Server) {
 }
 
 fn kubo(server: &Server) -> Kubo {
-    Kubo::new(server.url(), KuboOptions { http: hasty(), ..KuboOptions::default() })
+    Kubo::new(server.url(), KuboOptions::default())
 }
 
 #[tokio::test]
@@ -139,7 +139,7 @@ async fn blocks_are_read_and_verified() {
     let (key, bytes) = block(1, 1000);
     node.lock().expect("no panic").blocks.insert(key.as_bytes().to_vec(), bytes.clone());
     for network in [false, true] {
-        let kubo = Kubo::new(server.url(), KuboOptions { network, http: hasty(), ..KuboOptions::default() });
+        let kubo = Kubo::new(server.url(), KuboOptions { network, ..KuboOptions::default() });
         assert_eq!(kubo.get(&key).await.expect("get"), Some(bytes.clone()));
         assert!(kubo.has(&key).await.expect("has"));
         let absent = block(2, 10).0;
@@ -162,7 +162,7 @@ async fn a_node_may_want_to_know_who_calls() {
     for (secret, header) in [("bearer:abc", "Bearer abc"), ("basic:user:a:b", "Basic dXNlcjphOmI=")] {
         node.lock().expect("no panic").auth = Some(header);
         let auth = Some(secret.parse().expect("a secret"));
-        let options = KuboOptions { auth, http: hasty(), ..KuboOptions::default() };
+        let options = KuboOptions { auth, ..KuboOptions::default() };
         assert!(!format!("{options:?}").contains("abc"));
         assert_eq!(Kubo::new(server.url(), options).get(&key).await.expect("known"), None);
         let error = kubo(&server).get(&key).await.expect_err("a stranger");
@@ -269,11 +269,12 @@ async fn an_upload_may_be_slow() {
     let root = dag.import(&b"slow"[..], UnixfsMeta::default()).await.expect("a file").cid;
     let car = car::export(&dag, &root, &[], &ExportOptions::default()).await.expect("begun");
     let slow = car.then(|piece| async {
-        tokio::time::sleep(Duration::from_millis(400)).await;
+        tokio::time::sleep(Duration::from_millis(2500)).await;
         piece
     });
     // Longer than this client waits for the answer to anything else.
-    let http = HttpOptions { silence_max: Duration::from_millis(200), ..hasty() };
+    let (silence_max, request_max) = (Duration::from_secs(1), Duration::from_secs(2));
+    let http = HttpOptions { silence_max, request_max, ..HttpOptions::default() };
     let kubo = Kubo::new(server.url(), KuboOptions { http, ..KuboOptions::default() });
     assert_eq!(kubo.import(slow.boxed(), 1).await.expect("imported"), KuboImport { block_count: 1, len: 4 });
     let key = BlockKey::from(&root);

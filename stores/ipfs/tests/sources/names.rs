@@ -18,7 +18,7 @@ use tokio::io::AsyncWriteExt as _;
 
 use crate::{
     block,
-    server::{Server, answer, hasty},
+    server::{Server, answer},
 };
 
 const RECORD_TYPE: &str = "application/vnd.ipfs.ipns-record";
@@ -136,7 +136,7 @@ async fn a_gateway_that_lies_is_not_believed() {
         })
         .await;
         let begun = Instant::now();
-        let error = server.gateway().record(good.name()).await.expect_err("no end");
+        let error = server.hasty_gateway().record(good.name()).await.expect_err("no end");
         assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:#}");
         assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     }
@@ -162,7 +162,7 @@ async fn a_search_that_breaks_off_found_nothing_out() {
             }
         })
         .await;
-        let kubo = Kubo::new(server.url(), KuboOptions { http: hasty(), ..KuboOptions::default() });
+        let kubo = Kubo::new(server.url(), KuboOptions::default());
         let asked = kubo.record(key(1).name()).await;
         assert_eq!(asked.is_ok_and(|found| found.is_none()), is_known_absent, "{end:?}");
     }
@@ -190,7 +190,7 @@ async fn node(says: Says, calls: Arc<Mutex<Vec<(String, Bytes)>>>) -> Server {
 async fn a_kubo_node_gives_records_and_takes_them() {
     let (says, calls) = (Says::default(), Arc::<Mutex<Vec<_>>>::default());
     let server = node(says.clone(), calls.clone()).await;
-    let kubo = |network| Kubo::new(server.url(), KuboOptions { network, http: hasty(), ..KuboOptions::default() });
+    let kubo = |network| Kubo::new(server.url(), KuboOptions { network, ..KuboOptions::default() });
     let say = |status, text: String| *says.lock().expect("no panic") = (status, text);
     let known = record(1, 7);
     let event =

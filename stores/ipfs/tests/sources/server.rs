@@ -105,8 +105,12 @@ impl Server {
         self.text().parse().expect("an address")
     }
 
-    /// A gateway that is waited for as a test has time.
     pub(crate) fn gateway(&self) -> Gateway {
+        Gateway::new(self.url(), HttpOptions::default())
+    }
+
+    /// A gateway that is waited for as a test has time.
+    pub(crate) fn hasty_gateway(&self) -> Gateway {
         Gateway::new(self.url(), hasty())
     }
 

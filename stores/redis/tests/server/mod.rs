@@ -4,11 +4,11 @@
 
 use std::{
     io::Read as _,
-    net::{Ipv4Addr, TcpListener},
+    net::Ipv4Addr,
     process::{Child, Command, Stdio},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU8, Ordering},
+        atomic::{AtomicU8, AtomicU32, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -28,11 +28,24 @@ pub(crate) const ALWAYS: &[&str] = &["--appendonly", "yes", "--appendfsync", "al
 pub(crate) const MEMORY: &[&str] = &["--save", ""];
 /// It starts in less.
 const START_TIME_MAX: Duration = Duration::from_mins(1);
+/// The port of all servers, each at an address of its own; none that connections are made from.
+const PORT: u16 = 16_389;
+/// So many processes have addresses of their own, and so many servers of each.
+const PROCESS_COUNT: u32 = 1 << 15;
+const SERVER_COUNT: u32 = 1 << 8;
+
+/// An address that no other test's server has, so that one which was killed has it again: 127.64.0.0 to 127.191.255.255.
+fn host_of_its_own() -> Ipv4Addr {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let server = COUNT.fetch_add(1, Ordering::Relaxed) % SERVER_COUNT;
+    let at = std::process::id() % PROCESS_COUNT * SERVER_COUNT + server;
+    Ipv4Addr::from(u32::from(Ipv4Addr::new(127, 64, 0, 0)) + at)
+}
 
 /// `redis-server`, ended by its process when it is dropped.
 pub(crate) struct Server {
     dir: TempDir,
-    port: u16,
+    host: Ipv4Addr,
     arguments: Vec<String>,
     child: Option<Child>,
 }
@@ -46,14 +59,13 @@ impl Server {
         }
         let dir = tempfile::tempdir().expect("a directory");
         let arguments = arguments.iter().map(ToString::to_string).collect();
-        // The port may be another's by the time the server takes it.
-        let mut server = Self { dir, port: 0, arguments, child: None };
+        // An address may be that of a server which somebody left behind.
+        let mut server = Self { dir, host: host_of_its_own(), arguments, child: None };
         for _ in 0..10 {
-            server.port =
-                TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port").local_addr().expect("bound").port();
             if server.run() {
                 return Some(server);
             }
+            server.host = host_of_its_own();
         }
         panic!("the server does not start");
     }
@@ -61,7 +73,7 @@ impl Server {
     /// Starts it, or again on what it has; whether it answers.
     pub(crate) fn run(&mut self) -> bool {
         let mut command = Command::new("redis-server");
-        command.args(["--bind", "127.0.0.1", "--daemonize", "no", "--port", &self.port.to_string()]);
+        command.args(["--bind", &self.host.to_string(), "--daemonize", "no", "--port", &PORT.to_string()]);
         command.arg("--dir").arg(self.dir.path()).args(&self.arguments).stdout(Stdio::null()).stderr(Stdio::null());
         let mut child = command.spawn().expect("started");
         let until = Instant::now() + START_TIME_MAX;
@@ -80,7 +92,7 @@ impl Server {
 
     fn answers(&self) -> bool {
         use std::io::Write as _;
-        let Ok(mut stream) = std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)) else { return false };
+        let Ok(mut stream) = std::net::TcpStream::connect((self.host, PORT)) else { return false };
         let mut reply = [0; 5];
         stream.set_read_timeout(Some(Duration::from_secs(1))).expect("set");
         stream.write_all(b"*1\r\n$4\r\nPING\r\n").is_ok()
@@ -97,11 +109,7 @@ impl Server {
     }
 
     pub(crate) fn address(&self) -> RedisAddress {
-        RedisAddress::Tcp("127.0.0.1".into(), self.port)
-    }
-
-    pub(crate) fn port(&self) -> u16 {
-        self.port
+        RedisAddress::Tcp(self.host.to_string(), PORT)
     }
 
     pub(crate) fn options(&self) -> RedisOptions {
@@ -114,7 +122,7 @@ impl Server {
 
     /// Says something to it, as an administrator would, and gives the bytes of the reply.
     pub(crate) async fn say(&self, parts: &[&[u8]]) -> Vec<u8> {
-        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).await.expect("connected");
+        let mut stream = TcpStream::connect((self.host, PORT)).await.expect("connected");
         let (before, long, after) = muxfs_zstor::resp::request(parts);
         stream.write_all(&[&before, long, &after].concat()).await.expect("sent");
         let mut reply = vec![0; 1 << 16];
@@ -163,13 +171,13 @@ impl Way {
         let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
         let address = RedisAddress::Tcp("127.0.0.1".into(), listener.local_addr().expect("bound").port());
         let (spoilt, says, replaces) = (Arc::new(AtomicU8::new(0)), Say::default(), Replace::default());
-        let RedisAddress::Tcp(_, port) = server else { panic!("a port") };
+        let RedisAddress::Tcp(host, port) = server else { panic!("a port") };
         let shared = (spoilt.clone(), says.clone(), replaces.clone());
         let task = tokio::spawn(async move {
             loop {
                 let Ok((client, _)) = listener.accept().await else { return };
-                let shared = shared.clone();
-                drop(tokio::spawn(async move { pass(client, port, shared).await }));
+                let (server, shared) = ((host.clone(), port), shared.clone());
+                drop(tokio::spawn(async move { pass(client, server, shared).await }));
             }
         });
         Self { address, spoilt, says, replaces, task }
@@ -197,9 +205,9 @@ impl Drop for Way {
     }
 }
 
-async fn pass(mut client: TcpStream, port: u16, (spoilt, says, replaces): (Arc<AtomicU8>, Say, Replace)) {
+async fn pass(mut client: TcpStream, server: (String, u16), (spoilt, says, replaces): (Arc<AtomicU8>, Say, Replace)) {
     let is = |what: Spoilt| spoilt.load(Ordering::SeqCst) == what as u8;
-    let Ok(mut server) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await else { return };
+    let Ok(mut server) = TcpStream::connect(server).await else { return };
     let (mut asked, mut said) = (vec![0; 1 << 16], vec![0; 1 << 16]);
     loop {
         tokio::select! {
