@@ -20,6 +20,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::{
     bucket::{BucketAt, BucketMount},
+    data_dir::content_dir,
     database::{RedisMount, SqliteMount},
     mounts::MountPoint,
     s3::S3,
@@ -284,9 +285,66 @@ pub(crate) struct ZstorMount {
     /// Whether nobody asked for it: where the processor cannot do it, there is none.
     #[serde(skip)]
     pub(crate) is_default: bool,
+    /// Whether a vault is on these nodes, and the mount is that of the vault.
+    #[serde(skip)]
+    pub(crate) has_vault: bool,
+}
+
+/// Shards on nodes that have a vault: a [`ZstorMount`] whose nodes and key are named.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ZstorAt {
+    #[serde(default = "ZstorMount::data_default")]
+    data: u8,
+    #[serde(default = "ZstorMount::parity_default")]
+    parity: u8,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    group_max: Option<u8>,
+    pub(crate) key: PathBuf,
+    nodes: Vec<ZstorNode>,
+}
+
+impl ZstorAt {
+    /// The same as a mount, that of the vault.
+    pub(crate) fn mount(&self, prefix: PrefixText) -> ZstorMount {
+        let Self { data, parity, group_max, .. } = *self;
+        let (key, nodes) = (Some(self.key.clone()), Some(self.nodes.clone()));
+        ZstorMount {
+            data,
+            parity,
+            group_max,
+            key,
+            nodes,
+            is_default: false,
+            has_vault: true,
+            ..ZstorMount::new(prefix)
+        }
+    }
+
+    /// Its files that the configuration names.
+    pub(crate) fn files_mut(&mut self) -> impl Iterator<Item = &mut PathBuf> {
+        std::iter::once(&mut self.key).chain(self.nodes.iter_mut().flat_map(ZstorNode::files_mut))
+    }
+
+    /// Why it cannot be.
+    pub(crate) fn fault(&self) -> Option<String> {
+        self.nodes.iter().find_map(ZstorNode::fault)
+    }
+}
+
+impl std::fmt::Display for ZstorAt {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} + {} shards on {} nodes", self.data, self.parity, self.nodes.len())
+    }
 }
 
 impl ZstorMount {
+    /// Where it keeps what is not on the nodes.
+    pub(crate) fn local_dir(&self, data: &Path) -> PathBuf {
+        let dir = content_dir(data, self.prefix.0);
+        if self.has_vault { dir.join("nodes") } else { dir }
+    }
+
     fn data_default() -> u8 {
         4
     }
@@ -297,7 +355,17 @@ impl ZstorMount {
 
     fn new(prefix: PrefixText) -> Self {
         let (data, parity) = (Self::data_default(), Self::parity_default());
-        Self { prefix, data, parity, group_max: None, key: None, is_async: false, nodes: None, is_default: true }
+        Self {
+            prefix,
+            data,
+            parity,
+            group_max: None,
+            key: None,
+            is_async: false,
+            nodes: None,
+            is_default: true,
+            has_vault: false,
+        }
     }
 
     /// Why it cannot be.
@@ -354,6 +422,12 @@ pub(crate) struct ZstorNode {
 }
 
 impl ZstorNode {
+    /// Its files that the configuration names.
+    pub(crate) fn files_mut(&mut self) -> impl Iterator<Item = &mut PathBuf> {
+        let credentials = self.s3.as_mut().and_then(|bucket| bucket.credentials.as_mut());
+        self.dir.iter_mut().chain(&mut self.password_file).chain(credentials)
+    }
+
     /// Why it cannot be.
     fn fault(&self) -> Option<String> {
         let has_password = self.password.is_some() || self.password_file.is_some();

@@ -59,7 +59,7 @@ use crate::{
         Zdb, Zstor, ZstorExport, ZstorImport,
     },
     commands::verify_all::VerifyAll,
-    config::{Config, Listen, Mount, Source},
+    config::{Config, Listen, Mount, Source, ZstorNode},
     control::Client,
     data_dir::{Access, DataDir},
     instance::Instance,
@@ -672,12 +672,8 @@ pub(crate) fn effective(mut source: Source) -> Result<Config> {
     let of_mounts = config.mount.iter_mut().flat_map(|mount| match mount {
         Mount::Local { dir, .. } => dir.iter_mut().collect(),
         Mount::Zstor(zstor) => {
-            let nodes = zstor.nodes.iter_mut().flatten();
-            let dirs = nodes.flat_map(|node| {
-                let credentials = node.s3.as_mut().and_then(|bucket| bucket.credentials.as_mut());
-                node.dir.iter_mut().chain(&mut node.password_file).chain(credentials)
-            });
-            dirs.chain(&mut zstor.key).collect::<Vec<_>>()
+            let files = zstor.nodes.iter_mut().flatten().flat_map(ZstorNode::files_mut);
+            files.chain(&mut zstor.key).collect::<Vec<_>>()
         }
         Mount::S3(bucket) => bucket.files_mut().collect(),
         Mount::Sqlite(mount) => mount.files_mut().collect(),

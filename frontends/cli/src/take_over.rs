@@ -23,16 +23,31 @@ pub(crate) fn file(local: &Path) -> PathBuf {
     local.join(TAKE_OVER)
 }
 
+/// Says that the machine which wrote before is gone, also to what lies below a mount.
+///
+/// # Errors
+/// The disk's.
+pub(crate) fn ask(local: &Path) -> Result<()> {
+    make(&file(local))
+}
+
+fn make(file: &Path) -> Result<()> {
+    replace(file, b"", Mode::Given(0o600)).map_err(|error| host(file, error))
+}
+
+fn remove(file: &Path) -> Result<()> {
+    match fs::remove_file(file) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(host(file, error)),
+        _ => Ok(()),
+    }
+}
+
 /// What was taken over needs to be said no more.
 ///
 /// # Errors
 /// The disk's.
 pub(crate) fn is_over(local: &Path) -> Result<()> {
-    let file = file(local);
-    match fs::remove_file(&file) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(host(&file, error)),
-        _ => Ok(()),
-    }
+    remove(&file(local))
 }
 
 /// Has everything kept from here on, durably, before there is anything that could be collected.
@@ -40,8 +55,15 @@ pub(crate) fn is_over(local: &Path) -> Result<()> {
 /// # Errors
 /// The disk's.
 pub(crate) fn lose_pins(local: &Path) -> Result<()> {
-    let file = local.join(PINS_LOST);
-    replace(&file, b"", Mode::Given(0o600)).map_err(|error| host(&file, error))
+    make(&local.join(PINS_LOST))
+}
+
+/// Has what is to go deleted again, where there are no pins.
+///
+/// # Errors
+/// The disk's.
+pub(crate) fn find_pins(local: &Path) -> Result<()> {
+    remove(&local.join(PINS_LOST))
 }
 
 /// Whether there are pins that nobody knows.

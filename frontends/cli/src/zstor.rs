@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     config::{self, ZstorMount, ZstorNode},
-    data_dir::{content_dir, private_dir},
+    data_dir::private_dir,
     host_file::read_password,
     instance::{segments_options, space_of_disk},
     take_over, writer,
@@ -129,7 +129,7 @@ fn find_keys(data: &Path, mount: &ZstorMount) -> Result<Option<KeyRing>> {
     }
 }
 
-/// The file in which the key of a mount can be replaced: none where the environment has it, or another mount has the same.
+/// The file in which the key of a mount can be replaced: none where the environment has it, another mount has the same, or a vault is there.
 fn changeable_key_file(data: &Path, mount: &ZstorMount, all: &[config::Mount]) -> Option<PathBuf> {
     let file = key_file(data, mount);
     let place = |file: &Path| fs::canonicalize(file).unwrap_or_else(|_absent| file.to_owned());
@@ -138,11 +138,12 @@ fn changeable_key_file(data: &Path, mount: &ZstorMount, all: &[config::Mount]) -
         key.is_some_and(|key| place(&key) == place(&file))
     });
     let is_given = std::env::var_os(key_variable(mount)).is_some();
-    (!is_of_another && !is_given).then_some(file)
+    // What is in a vault has its own keys, which are replaced by `vault rekey`.
+    (!is_of_another && !is_given && !mount.has_vault).then_some(file)
 }
 
 fn no_key(data: &Path, mount: &ZstorMount) -> Error {
-    let (file, local) = (key_file(data, mount), content_dir(data, mount.prefix.0));
+    let (file, local) = (key_file(data, mount), mount.local_dir(data));
     let nodes: Vec<String> = nodes(data, mount).into_iter().map(|node| node.place.to_string()).collect();
     let why = format!(
         "the key of /{} is missing, and without it everything there is lost: each name and each byte, on every node and in {}. \
@@ -161,7 +162,7 @@ fn no_key(data: &Path, mount: &ZstorMount) -> Error {
 pub(crate) async fn is_made(data: &Path, mount: &ZstorMount) -> bool {
     // Whoever cannot ask a server takes it to have something.
     let nodes = nodes_with_passwords(data, mount).unwrap_or_else(|_error| nodes(data, mount));
-    holds_data(&nodes, &content_dir(data, mount.prefix.0), &crate::instance::env()).await
+    holds_data(&nodes, &mount.local_dir(data), &crate::instance::env()).await
 }
 
 /// Opens the store of a mount; makes it, and its key, at the first start.
@@ -169,7 +170,7 @@ pub(crate) async fn is_made(data: &Path, mount: &ZstorMount) -> bool {
 /// # Errors
 /// `BadKey` if its key is missing or wrong; else those of [`KeyRing`] and [`Zstor::open`].
 pub(crate) async fn open(data: &Path, mount: &ZstorMount, all: &[config::Mount], env: &Env) -> Result<Zstor> {
-    let local = content_dir(data, mount.prefix.0);
+    let local = mount.local_dir(data);
     private_dir(&local)?;
     let has_buckets = nodes(data, mount).iter().any(|node| matches!(node.place, Place::S3(_)));
     if has_buckets {
@@ -208,7 +209,7 @@ pub(crate) async fn open(data: &Path, mount: &ZstorMount, all: &[config::Mount],
 /// As [`open`].
 pub(crate) async fn look(data: &Path, mount: &ZstorMount, env: &Env) -> Result<Zstor> {
     let keys = find_keys(data, mount)?.ok_or_else(|| no_key(data, mount))?;
-    Zstor::open(&options(data, mount, Access::Look)?, keys, &content_dir(data, mount.prefix.0), env).await
+    Zstor::open(&options(data, mount, Access::Look)?, keys, &mount.local_dir(data), env).await
 }
 
 /// Opens what there is of a store, however many nodes are lost, for who asks how it does.
@@ -217,5 +218,5 @@ pub(crate) async fn look(data: &Path, mount: &ZstorMount, env: &Env) -> Result<Z
 /// As [`look`], except that no node has to be there.
 pub(crate) async fn look_at_nodes(data: &Path, mount: &ZstorMount, env: &Env) -> Result<Zstor> {
     let keys = find_keys(data, mount)?.ok_or_else(|| no_key(data, mount))?;
-    Zstor::look(&options(data, mount, Access::Look)?, keys, &content_dir(data, mount.prefix.0), env).await
+    Zstor::look(&options(data, mount, Access::Look)?, keys, &mount.local_dir(data), env).await
 }

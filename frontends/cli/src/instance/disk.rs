@@ -72,7 +72,7 @@ impl Disk {
         match &self.kept {
             Kept::Whole { segments, .. } => vec![segments.clone()],
             Kept::Shards(zstor) => zstor.nodes().iter().filter_map(OpenNode::segments).collect(),
-            Kept::Vault(vault) => vault.below().segments().cloned().into_iter().collect(),
+            Kept::Vault(vault) => vault.below().segments(),
             Kept::Packs { .. } | Kept::Rows(_) => Vec::new(),
         }
     }
@@ -102,8 +102,9 @@ impl Disk {
     /// The store of blocks in shards.
     pub(super) fn zstor(&self) -> Option<&Zstor> {
         match &self.kept {
-            Kept::Whole { .. } | Kept::Packs { .. } | Kept::Rows(_) | Kept::Vault(_) => None,
+            Kept::Whole { .. } | Kept::Packs { .. } | Kept::Rows(_) => None,
             Kept::Shards(zstor) => Some(zstor),
+            Kept::Vault(vault) => vault.below().nodes(),
         }
     }
 

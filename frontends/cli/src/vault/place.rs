@@ -17,7 +17,7 @@ use muxfs_local::FileMedia;
 use muxfs_redis::{RedisAccess, RedisOptions, RedisStore};
 use muxfs_s3::{S3Access, S3Limits, S3Options, S3Store};
 use muxfs_sqlite::{SqliteOptions, SqliteStore};
-use muxfs_zstor::BucketPlace;
+use muxfs_zstor::{BucketPlace, OpenNode, Zstor};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -25,11 +25,12 @@ use sha2::{Digest as _, Sha256};
 use crate::{
     bucket::BucketAt,
     commands::put::host,
+    config::{PrefixText, ZstorAt, ZstorMount},
     data_dir::{content_dir, private_dir},
     database::{Database, RedisAddressText},
     host_file::read_password,
     instance::{SpaceFn, media, segments_options, space_of_disk},
-    take_over, writer,
+    take_over, writer, zstor,
 };
 
 const OP: &str = "vault.place";
@@ -41,7 +42,7 @@ const HEAD: &[u8] = b"vault";
 const RESERVE_LEN: u64 = 128 << 20;
 
 /// Where a vault is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum VaultStore {
     /// A directory that is the vault's alone.
@@ -52,6 +53,8 @@ pub(crate) enum VaultStore {
     Redis(RedisAt),
     /// A bucket of S3.
     S3(BucketAt),
+    /// Shards on nodes of its own.
+    Zstor(ZstorAt),
 }
 
 /// A Redis server that has a vault.
@@ -102,6 +105,7 @@ impl std::fmt::Display for VaultStore {
             Self::Sqlite(file) => write!(f, "sqlite:{}", file.display()),
             Self::Redis(redis) => write!(f, "redis://{}/{} below {}", redis.server.0, redis.database, redis.below),
             Self::S3(bucket) => write!(f, "{}", bucket.node()),
+            Self::Zstor(nodes) => write!(f, "{nodes}"),
         }
     }
 }
@@ -140,25 +144,27 @@ impl VaultStore {
         let text = match self {
             Self::Dir(path) => format!("dir {}", canonical(path).display()),
             Self::Sqlite(path) => format!("sqlite {}", canonical(path).display()),
-            Self::Redis(_) | Self::S3(_) => self.to_string(),
+            Self::Redis(_) | Self::S3(_) | Self::Zstor(_) => self.to_string(),
         };
         Cid::v1_sha256(Codec::Raw, Sha256::digest(text.as_bytes()).into()).to_string()
     }
 
     /// The files that the configuration names.
     pub(crate) fn files_mut(&mut self) -> impl Iterator<Item = &mut PathBuf> {
-        match self {
-            Self::Dir(path) | Self::Sqlite(path) => Some(path),
-            Self::Redis(redis) => redis.password_file.as_mut(),
-            Self::S3(bucket) => bucket.credentials.as_mut(),
-        }
-        .into_iter()
+        let (one, nodes) = match self {
+            Self::Dir(path) | Self::Sqlite(path) => (Some(path), None),
+            Self::Redis(redis) => (redis.password_file.as_mut(), None),
+            Self::S3(bucket) => (bucket.credentials.as_mut(), None),
+            Self::Zstor(nodes) => (None, Some(nodes)),
+        };
+        one.into_iter().chain(nodes.into_iter().flat_map(ZstorAt::files_mut))
     }
 
     /// Why it cannot be.
     pub(crate) fn fault(&self) -> Option<String> {
         match self {
             Self::S3(bucket) => bucket.fault(),
+            Self::Zstor(nodes) => nodes.fault(),
             Self::Dir(_) | Self::Sqlite(_) | Self::Redis(_) => None,
         }
     }
@@ -204,6 +210,13 @@ impl VaultStore {
                 let store = store.map_err(|error| self.advised(error, &local))?;
                 let (blocks, heads) = (Arc::new(store.clone()), Arc::new(store.clone()));
                 OpenStore { below: Below::Packs(store), blocks, heads, space: space_of_disk(local) }
+            }
+            Self::Zstor(nodes) => {
+                let mount = nodes.mount(PrefixText(prefix));
+                if want == Want::Vault && !zstor::is_made(data, &mount).await {
+                    return Err(self.absent());
+                }
+                open_nodes(data, &mount, env).await?
             }
         };
         let found = opened.heads.load(&head()?).await;
@@ -268,6 +281,13 @@ impl VaultStore {
                 Err(error) if error.kind() == ErrorKind::NotFound && error.op() == "s3.open" => return Ok(false),
                 store => store?.load(&head).await?,
             },
+            Self::Zstor(nodes) => {
+                let mount = nodes.mount(PrefixText(prefix));
+                if !zstor::is_made(data, &mount).await {
+                    return Ok(false);
+                }
+                zstor::look(data, &mount, env).await?.heads().load(&head).await?
+            }
         };
         Ok(found.is_some())
     }
@@ -297,6 +317,21 @@ async fn open_bucket(asked: BucketPlace, access: Option<S3Access>, env: &Env) ->
     let bucket = Arc::new(place.open(&me, S3Limits::default(), env)?);
     let access = access.unwrap_or(if takes_over { S3Access::TakeOver } else { S3Access::Write });
     S3Store::open(bucket, S3Options { access, host, kept, ..S3Options::new(writer) }).await
+}
+
+async fn open_nodes(data: &Path, mount: &ZstorMount, env: &Env) -> Result<OpenStore> {
+    let local = mount.local_dir(data);
+    private_dir(&content_dir(data, mount.prefix.0))?;
+    private_dir(&local)?;
+    if take_over::file(&content_dir(data, mount.prefix.0)).exists() {
+        take_over::ask(&local)?;
+    }
+    let store = zstor::open(data, mount, &[], env).await?;
+    // Nobody pins anything below a vault, which knows what of it counts.
+    take_over::find_pins(&local)?;
+    let (blocks, heads) = (store.blocks().clone(), store.heads().clone());
+    let space: SpaceFn = Arc::new(store.space());
+    Ok(OpenStore { below: Below::Nodes(Box::new(store)), blocks, heads, space })
 }
 
 async fn open_dir(dir: &Path, want: Want, env: &Env) -> Result<OpenStore> {
@@ -352,6 +387,7 @@ pub(crate) enum Below {
     Whole { segments: Arc<Segments>, media: [Arc<FileMedia>; 2], lock: File },
     Rows(Database),
     Packs(S3Store),
+    Nodes(Box<Zstor>),
 }
 
 impl Below {
@@ -367,6 +403,13 @@ impl Below {
             }
             Self::Rows(database) => database.len().await,
             Self::Packs(store) => Ok(store.usage().live_len + store.usage().dead_len),
+            Self::Nodes(store) => {
+                let mut len = 0;
+                for node in store.nodes() {
+                    len += node.len().await?;
+                }
+                Ok(len)
+            }
         }
     }
 
@@ -379,6 +422,7 @@ impl Below {
                 dead_len
             }
             Self::Packs(store) => store.usage().dead_len,
+            Self::Nodes(_) => self.segments().iter().map(|segments| segments.stats().dead_len).sum(),
         }
     }
 
@@ -389,22 +433,31 @@ impl Below {
     pub(crate) fn keep_lock(&self) -> io::Result<Option<File>> {
         match self {
             Self::Whole { lock, .. } => lock.try_clone().map(Some),
-            Self::Rows(_) | Self::Packs(_) => Ok(None),
+            Self::Rows(_) | Self::Packs(_) | Self::Nodes(_) => Ok(None),
         }
     }
 
-    /// The segments of objects on a disk, which are compacted as others are.
-    pub(crate) fn segments(&self) -> Option<&Arc<Segments>> {
+    /// The segments of objects on disks, which are compacted as others are.
+    pub(crate) fn segments(&self) -> Vec<Arc<Segments>> {
         match self {
-            Self::Whole { segments, .. } => Some(segments),
-            Self::Rows(_) | Self::Packs(_) => None,
+            Self::Whole { segments, .. } => vec![segments.clone()],
+            Self::Rows(_) | Self::Packs(_) => Vec::new(),
+            Self::Nodes(store) => store.nodes().iter().filter_map(OpenNode::segments).collect(),
+        }
+    }
+
+    /// The store that has its objects in shards.
+    pub(crate) fn nodes(&self) -> Option<&Zstor> {
+        match self {
+            Self::Nodes(store) => Some(store),
+            Self::Whole { .. } | Self::Rows(_) | Self::Packs(_) => None,
         }
     }
 
     /// Gives the room of what was deleted back, but of segments.
     pub(crate) async fn compact(&self) -> Result<u64> {
         match self {
-            Self::Whole { .. } => Ok(0),
+            Self::Whole { .. } | Self::Nodes(_) => Ok(0),
             Self::Rows(database) => database.compact().await.map(|()| 0),
             Self::Packs(store) => store.compact().await.map(|done| done.objects_deleted),
         }
@@ -416,6 +469,7 @@ impl Below {
             Self::Whole { segments, .. } => segments.close().await,
             Self::Rows(database) => database.close().await,
             Self::Packs(store) => store.close().await,
+            Self::Nodes(store) => store.close().await,
         }
     }
 }

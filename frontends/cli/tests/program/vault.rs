@@ -408,3 +408,58 @@ async fn one_on_a_redis_server_is_taken_over() {
     let store = format!("redis = {{ {server} }}");
     machines_take_it_over(&machine_over(&store), &machine_over(&store));
 }
+
+/// A node is lost after a `kill -9`, and the machine as well: another one has it all, with the key and the password.
+#[test]
+fn one_on_nodes_outlives_one_of_them_and_its_machine() {
+    let disks = tempfile::tempdir().expect("a directory");
+    let disk = |n: usize| disks.path().join(format!("disk{n}"));
+    let nodes: Vec<_> = (0..5).map(|n| format!("{{ dir = \"{}\" }}", text(&disk(n)))).collect();
+    (0..5).for_each(|n| fs::create_dir(disk(n)).expect("made"));
+    let store =
+        format!("zstor = {{ data = 3, parity = 2, key = \"/etc/muxfs/z.key\", nodes = [{}] }}", nodes.join(", "));
+    let one = machine_over(&store);
+    one.ok(&["key", "new", text(&one.path("etc/z.key"))]);
+    assert!(refused(&one).contains("muxfs vault create"));
+    create(&one, "/v");
+    let server = one.serve(&[]);
+    let tree = one.tree();
+    one.ok(&["put", "-r", text(&tree), "/v/tree"]);
+    put(&one, SECRET, &format!("/v/{NAME}"));
+    let status: serde_json::Value = serde_json::from_str(&one.ok(&["--json", "zstor", "status", "/v"])).expect("JSON");
+    assert_eq!((status["data"].as_u64(), status["parity"].as_u64()), (Some(3), Some(2)), "{status}");
+    one.ok(&["commit", "/v"]);
+    one.ok(&["gc", "/v"]);
+    put(&one, "synced", "/v/synced");
+    server.kill();
+
+    fs::remove_dir_all(disk(1)).expect("lost");
+    assert_eq!(one.ok(&["cat", "/v/synced"]), "synced");
+    one.ok(&["get", "/v/tree", text(&one.path("back"))]);
+    assert_same_tree(&tree, &one.path("back"));
+    one.ok(&["doctor"]);
+    shows_nothing(disks.path());
+    shows_nothing(&one.path("data/mounts/v"));
+
+    // An opening writes, and takes as many nodes as a write does.
+    fs::rename(disk(3), disk(7)).expect("moved");
+    let told = refused(&one);
+    assert!(told.contains("it takes 4"), "{told}");
+    fs::rename(disk(7), disk(3)).expect("back");
+
+    let two = machine_over(&store);
+    fs::copy(one.path("etc/z.key"), two.path("etc/z.key")).expect("copied");
+    let told = refused(&two);
+    assert!(told.contains("take-over"), "{told}");
+    let local = two.path("data/mounts/v");
+    fs::write(local.join("take-over"), "").expect("written");
+    assert_eq!(two.ok(&["cat", &format!("/v/{NAME}")]), SECRET);
+    two.ok(&["get", "/v/tree", text(&two.path("back"))]);
+    assert_same_tree(&tree, &two.path("back"));
+    fs::remove_file(local.join("pins-lost")).expect("it is not known what the first had pinned");
+    // Packs that count no more are deleted on the nodes.
+    put(&two, "two", "/v/two");
+    two.ok(&["commit", "/v"]);
+    two.ok(&["gc", "/v"]);
+    assert_eq!(two.ok(&["cat", "/v/two"]), "two");
+}

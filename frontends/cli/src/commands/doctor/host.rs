@@ -4,7 +4,7 @@ use std::{
     fs, io,
     net::{SocketAddr, TcpListener, TcpStream},
     os::unix::fs::{MetadataExt as _, PermissionsExt as _},
-    path::Path,
+    path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
 
@@ -13,7 +13,7 @@ use rustix::process::{Resource, geteuid, getrlimit};
 use super::{Finding, Findings};
 use crate::{
     commands::{list::utc, verify_all::last_done},
-    config::{Config, Mount},
+    config::{Config, Mount, ZstorMount},
     data_dir::content_dir,
     output::{ago, bytes, count},
     vault::VaultStore,
@@ -195,19 +195,24 @@ fn segments(config: &Config) -> Vec<Finding> {
             Mount::Vault(mount) => {
                 let below = match mount.place(&config.data) {
                     VaultStore::Dir(dir) => ["blocks", "index", "heads"].map(|part| dir.join(part)).to_vec(),
+                    VaultStore::Zstor(nodes) => shards(config, &nodes.mount(mount.prefix)),
                     VaultStore::Sqlite(_) | VaultStore::Redis(_) | VaultStore::S3(_) => Vec::new(),
                 };
                 ["pins", "memory"].map(|part| dir.join(part)).into_iter().chain(below).collect()
             }
             Mount::Ipfs { .. } | Mount::Overlay(_) => blocks(&dir).into_iter().chain(besides).collect(),
-            Mount::Zstor(zstor) => {
-                let nodes = zstor::nodes(&config.data, zstor).into_iter();
-                nodes.filter_map(|node| Some(blocks(node.place.dir()?))).flatten().chain(besides).collect()
-            }
+            Mount::Zstor(zstor) => shards(config, zstor).into_iter().chain(besides).collect(),
         }
     });
     let dirs = dirs.chain([config.data.join("slots")]);
     dirs.filter(|dir| dir.exists()).flat_map(|dir| log_files(&dir)).collect()
+}
+
+/// Where the nodes of a store have logs on this machine.
+fn shards(config: &Config, mount: &ZstorMount) -> Vec<PathBuf> {
+    let nodes = zstor::nodes(&config.data, mount);
+    let dirs = nodes.iter().filter_map(|node| node.place.dir());
+    dirs.flat_map(|dir| ["blocks", "index"].map(|part| dir.join(part))).collect()
 }
 
 fn log_files(dir: &Path) -> Vec<Finding> {
