@@ -14,7 +14,7 @@ use muxfs::{
     block::SegmentsStats,
     heads::{Heads, Swap},
 };
-use muxfs_redis::{RedisAccess, RedisAddress, RedisOptions, RedisStore};
+use muxfs_redis::{RedisAddress, RedisOptions, RedisStore};
 use muxfs_sqlite::{SqliteOptions, SqliteStore};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
@@ -26,7 +26,6 @@ use crate::{
     instance::{SpaceFn, space_of_disk},
     output::count,
     sealing::Sealing,
-    take_over,
     writer::{self, hostname},
 };
 
@@ -242,16 +241,7 @@ pub(crate) async fn open_redis(data: &Path, mount: &RedisMount, env: &Env) -> Re
     let (local, sealing) = (content_dir(data, mount.prefix.0), Sealing::load(mount.key.as_deref())?);
     private_dir(&local)?;
     let options = mount.options(writer::known_or_drawn(&local, env)?)?;
-    let access = if take_over::file(&local).exists() { RedisAccess::TakeOver } else { RedisAccess::Write };
-    let store = RedisStore::open(RedisOptions { access, ..options }, env).await;
-    let store = store.map_err(|error| match (error.kind(), error.op()) {
-        (ErrorKind::Denied, "redis.open") => {
-            let why = format!("{error:#}. To take over, an empty file {}", take_over::file(&local).display());
-            Error::new(ErrorKind::Denied, OP).because(why)
-        }
-        _ => error,
-    })?;
-    let database = Database::Redis(store);
+    let database = Database::Redis(RedisStore::open(options, env).await?);
     // The journal is here; what a server has room for is not told in time.
     let space = space_of_disk(local.clone());
     opened(database, local, space, sealing, env).await
@@ -261,8 +251,8 @@ async fn opened(database: Database, local: PathBuf, space: SpaceFn, sealing: Sea
     let heads = database.heads();
     let begin = async {
         let blocks = sealing.blocks(database.blocks()).await?;
-        claim(&*heads, writer::known_or_drawn(&local, env)?, &local).await?;
-        Ok(take_over::keeping(blocks, &local))
+        claim(&*heads, writer::known_or_drawn(&local, env)?).await?;
+        Ok(blocks)
     };
     match begin.await {
         Ok(blocks) => Ok(Opened { database, blocks, heads, local, space, sealing }),
@@ -277,29 +267,22 @@ async fn opened(database: Database, local: PathBuf, space: SpaceFn, sealing: Sea
 /// Says that this data directory has the journal and the pins of a store.
 ///
 /// # Errors
-/// `Denied` where another has, unless somebody says that it is gone.
-async fn claim(heads: &dyn Heads, me: String, local: &Path) -> Result<()> {
+/// `Denied` where another has.
+async fn claim(heads: &dyn Heads, me: String) -> Result<()> {
     let (name, me) = (Name::new(WRITER_HEAD)?, Bytes::from(me));
-    let take_over = take_over::file(local);
     loop {
-        let version = match heads.load(&name).await? {
-            Some((found, _)) if found == me => return take_over::is_over(local),
-            Some((_, version)) if take_over.exists() => {
-                take_over::lose_pins(local)?;
-                Some(version)
-            }
+        match heads.load(&name).await? {
+            Some((found, _)) if found == me => return Ok(()),
             Some(_) => {
-                let why = format!(
-                    "another data directory has the journal and the pins of what is there: serve it with that one, or move its directory \
-                     mounts/PREFIX here. Where that is lost, make an empty file {}: what was not committed there is given up then",
-                    take_over.display()
-                );
+                let why = "another data directory has the journal and the pins of what is there: serve it with that one, or move its \
+                           directory mounts/PREFIX here";
                 return Err(Error::new(ErrorKind::Denied, OP).because(why));
             }
-            None => None,
-        };
-        if let Swap::Done(_) = heads.swap(&name, version.as_ref(), me.clone()).await? {
-            return take_over::is_over(local);
+            None => {
+                if let Swap::Done(_) = heads.swap(&name, None, me.clone()).await? {
+                    return Ok(());
+                }
+            }
         }
     }
 }

@@ -1,16 +1,18 @@
 //! What the directory of a mount says of other machines: that the one that wrote before is gone, and that its pins are.
 
 use std::{
-    fs, io,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use muxfs::{BlockStore, Result, block::Keeping};
+use muxfs::{
+    BlockStore, Result,
+    block::{Keeping, check_pins},
+};
 
 use crate::{
     commands::put::host,
-    host_file::{Mode, replace},
+    host_file::{self, Mode, replace},
 };
 
 /// Says that the machine that wrote before is gone; an empty file in the mount's directory.
@@ -36,10 +38,7 @@ fn make(file: &Path) -> Result<()> {
 }
 
 fn remove(file: &Path) -> Result<()> {
-    match fs::remove_file(file) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(host(file, error)),
-        _ => Ok(()),
-    }
+    host_file::remove(file).map_err(|error| host(file, error))
 }
 
 /// What was taken over needs to be said no more.
@@ -66,9 +65,18 @@ pub(crate) fn find_pins(local: &Path) -> Result<()> {
     remove(&local.join(PINS_LOST))
 }
 
+/// Forgets what was said of something that is there no more.
+///
+/// # Errors
+/// The disk's.
+pub(crate) fn forget(local: &Path) -> Result<()> {
+    is_over(local).and(find_pins(local))
+}
+
 /// Whether there are pins that nobody knows.
 pub(crate) fn has_lost_pins(local: &Path) -> bool {
-    local.join(PINS_LOST).exists()
+    // Where that cannot be found out it is better to think so.
+    check_pins(&local.join(PINS_LOST)).is_err()
 }
 
 /// The same blocks, of which none is deleted for as long as pins are lost.

@@ -353,6 +353,7 @@ async fn what_is_deleted_does_not_come_back_with_a_node_that_lost_the_deletion()
     zstor.blocks().flush().await.expect("on the others");
     at_full_strength(&zstor, 8).await;
     zstor.close().await.expect("closed");
+    drop(node);
     drop(zstor);
     let zstor = world.open().await;
     for n in 0..3 {

@@ -260,6 +260,7 @@ pub(crate) fn forget(local: &Path) -> Result<()> {
     if !local.exists() {
         return Ok(());
     }
+    take_over::forget(local)?;
     for path in journals(local)?.into_iter().chain([local.join("pins")]) {
         match fs::remove_dir_all(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(host(&path, error)),

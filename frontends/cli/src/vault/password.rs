@@ -118,11 +118,13 @@ fn line_of(file: File, at: &Path) -> Result<Zeroizing<Vec<u8>>> {
     Ok(line)
 }
 
-/// The first line of what a command of the shell prints; it may ask for something itself.
+/// The first line of what a command of the shell prints. It gets no input, which may be what is to be stored: what asks for something
+/// asks the terminal.
 async fn printed(command: &str) -> Result<Zeroizing<Vec<u8>>> {
-    let failed = |why: String| Error::new(ErrorKind::BadKey, OP).at(command).because(why);
+    // It may have a secret in it, and is not told.
+    let failed = |why: String| Error::new(ErrorKind::BadKey, OP).because(format!("the password command: {why}"));
     let mut shell = tokio::process::Command::new("/bin/sh");
-    shell.arg("-c").arg(command).stdout(Stdio::piped()).kill_on_drop(true);
+    shell.arg("-c").arg(command).stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
     let ran = shell.spawn().map_err(|error| failed(format!("it cannot be run: {error}")))?.wait_with_output().await;
     let ran = ran.map_err(|error| failed(format!("what it prints cannot be read: {error}")))?;
     let mut line = Zeroizing::new(ran.stdout);
@@ -249,8 +251,9 @@ mod tests {
         {
             let error = printed(command).await.expect_err("there is none");
             let text = format!("{error:#}");
-            assert!(error.kind() == ErrorKind::BadKey && text.contains(why) && text.contains(command), "{text}");
+            assert!(error.kind() == ErrorKind::BadKey && text.contains(why) && !text.contains("secret"), "{text}");
         }
+        assert_eq!(*printed("cat; echo password").await.expect("printed"), b"password", "it gets no input");
         let from = PasswordFrom { command: Some("echo x".into()), ..PasswordFrom::default() };
         assert!(from.told().await.expect("printed").is_some());
     }

@@ -94,21 +94,6 @@ fn a_tree_lives_there(world: &World, mount: &str) {
     assert!(found.contains(mount) || found.contains("sqlite") || found.contains("redis"), "{found}");
 }
 
-/// Another data directory goes on with what was committed, when somebody says that the first is lost, and deletes nothing until somebody
-/// says what of its pins is to stay.
-fn it_is_taken_over(other: &World, mount: &str) {
-    let local = other.path("data/mounts").join(&mount[1..]);
-    fs::write(local.join("take-over"), "").expect("written");
-    assert!(!other.ok(&["ls", &format!("{mount}/tree")]).is_empty());
-    assert!(!local.join("take-over").exists(), "it was said once");
-    let told = other.fails(&["gc", mount], 6);
-    assert!(told.contains("pins-lost"), "{told}");
-    fs::remove_file(local.join("pins-lost")).expect("there");
-    other.ok(&["gc", mount]);
-    put(other, "other", &format!("{mount}/other"));
-    assert_eq!(other.ok(&["cat", &format!("{mount}/other")]), "other");
-}
-
 #[test]
 fn a_tree_in_an_sqlite_file() {
     let world = machine("sqlite.toml", &[]);
@@ -125,7 +110,6 @@ fn a_tree_in_an_sqlite_file() {
     fs::copy(world.path("lib/q.sqlite"), other.path("lib/q.sqlite")).expect("copied");
     let told = refused(&other, "/q");
     assert!(told.contains("another data directory"), "{told}");
-    it_is_taken_over(&other, "/q");
 
     // A key that is being replaced for another mount: what is there would be encrypted with one key, what comes with another.
     new_key(&world, "newer.key");
@@ -204,10 +188,4 @@ async fn a_tree_on_a_redis_server() {
     assert!(told.contains("unavailable"), "{told}");
     assert!(redis.run(), "it starts again");
     assert_eq!(world.ok(&["cat", "/r/synced"]), "synced");
-
-    world.ok(&["commit", "-m", "two", "/r"]);
-    fs::write(&password, "open sesame\n").expect("written");
-    it_is_taken_over(&other, "/r");
-    let told = refused(&world, "/r");
-    assert!(told.contains("take-over"), "{told}");
 }
