@@ -12,7 +12,7 @@ use muxfs::{
     Env, Error, ErrorKind, Result,
     block::{Erasure, ErasureNode, ErasureOptions, Nowhere, SegmentsOptions},
 };
-use muxfs_zstor::{Access, KeyRing, Node, Place, RootKey, ZdbPlace, Zstor, ZstorOptions, holds_data};
+use muxfs_zstor::{Access, KeyRing, Node, OpenNode, Place, RootKey, ZdbPlace, Zstor, ZstorOptions, holds_data};
 use zeroize::Zeroizing;
 
 use crate::{
@@ -219,4 +219,43 @@ pub(crate) async fn look(data: &Path, mount: &ZstorMount, env: &Env) -> Result<Z
 pub(crate) async fn look_at_nodes(data: &Path, mount: &ZstorMount, env: &Env) -> Result<Zstor> {
     let keys = find_keys(data, mount)?.ok_or_else(|| no_key(data, mount))?;
     Zstor::look(&options(data, mount, Access::Look)?, keys, &mount.local_dir(data), env).await
+}
+
+/// What a store takes on its nodes, in bytes.
+///
+/// # Errors
+/// Those of the nodes.
+pub(crate) async fn len(store: &Zstor) -> Result<u64> {
+    let mut len = 0;
+    for node in store.nodes() {
+        len += node.len().await?;
+    }
+    Ok(len)
+}
+
+/// What is dead of that on nodes that are there.
+pub(crate) fn dead_len(store: &Zstor) -> u64 {
+    let of_node = |node: &OpenNode| {
+        let of_segments = node.segments().map_or(0, |segments| segments.stats().dead_len);
+        of_segments + node.packs().map_or(0, |packs| packs.usage().dead_len)
+    };
+    store.nodes().iter().map(of_node).sum()
+}
+
+/// Gives the room of what is dead in buckets back; how many objects went.
+///
+/// # Errors
+/// Those of the buckets; one that is away is asked the next time.
+pub(crate) async fn compact_packs(store: &Zstor) -> Result<u64> {
+    let mut deleted = 0;
+    for packs in store.nodes().iter().filter_map(OpenNode::packs) {
+        match packs.compact().await {
+            Ok(done) => deleted += done.objects_deleted,
+            Err(error) if error.kind() == ErrorKind::Unavailable => {
+                tracing::warn!("what is dead in a bucket gives its room back later: {error:#}");
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(deleted)
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use muxfs::{
-    BlockStore as _, ErrorKind, Prefix, Result,
+    BlockStore as _, Prefix, Result,
     block::{Segments, SegmentsStats},
     media::Media as _,
 };
@@ -12,7 +12,7 @@ use muxfs_s3::S3Store;
 use muxfs_zstor::{OpenNode, Zstor};
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::{database::Database, vault::OpenVault};
+use crate::{database::Database, vault::OpenVault, zstor};
 
 /// The blocks of a mount on disk.
 #[derive(Debug)]
@@ -55,11 +55,7 @@ impl Disk {
                     len += media.segments().await?.iter().map(|segment| segment.len).sum::<u64>();
                 }
             }
-            Kept::Shards(zstor) => {
-                for node in zstor.nodes() {
-                    len += node.len().await?;
-                }
-            }
+            Kept::Shards(zstor) => len = zstor::len(zstor).await?,
             Kept::Packs { store, .. } => len = store.usage().live_len + store.usage().dead_len,
             Kept::Rows(database) => len = database.len().await?,
             Kept::Vault(vault) => len = vault.len().await?,
@@ -128,20 +124,7 @@ impl Disk {
             Kept::Rows(database) => database.compact().await.map(|()| 0),
             Kept::Vault(vault) => vault.compact().await,
             Kept::Whole { .. } => Ok(0),
-            Kept::Shards(zstor) => {
-                let mut deleted = 0;
-                for store in zstor.nodes().iter().filter_map(OpenNode::packs) {
-                    match store.compact().await {
-                        Ok(done) => deleted += done.objects_deleted,
-                        // It is away, and is asked the next time.
-                        Err(error) if error.kind() == ErrorKind::Unavailable => {
-                            tracing::warn!("what is dead in a bucket gives its room back later: {error:#}");
-                        }
-                        Err(error) => return Err(error),
-                    }
-                }
-                Ok(deleted)
-            }
+            Kept::Shards(zstor) => zstor::compact_packs(zstor).await,
         }
     }
 

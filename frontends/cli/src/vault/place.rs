@@ -403,13 +403,7 @@ impl Below {
             }
             Self::Rows(database) => database.len().await,
             Self::Packs(store) => Ok(store.usage().live_len + store.usage().dead_len),
-            Self::Nodes(store) => {
-                let mut len = 0;
-                for node in store.nodes() {
-                    len += node.len().await?;
-                }
-                Ok(len)
-            }
+            Self::Nodes(store) => zstor::len(store).await,
         }
     }
 
@@ -422,7 +416,7 @@ impl Below {
                 dead_len
             }
             Self::Packs(store) => store.usage().dead_len,
-            Self::Nodes(_) => self.segments().iter().map(|segments| segments.stats().dead_len).sum(),
+            Self::Nodes(store) => zstor::dead_len(store),
         }
     }
 
@@ -457,7 +451,8 @@ impl Below {
     /// Gives the room of what was deleted back, but of segments.
     pub(crate) async fn compact(&self) -> Result<u64> {
         match self {
-            Self::Whole { .. } | Self::Nodes(_) => Ok(0),
+            Self::Whole { .. } => Ok(0),
+            Self::Nodes(store) => zstor::compact_packs(store).await,
             Self::Rows(database) => database.compact().await.map(|()| 0),
             Self::Packs(store) => store.compact().await.map(|done| done.objects_deleted),
         }

@@ -177,8 +177,7 @@ async fn a_tree_on_a_redis_server() {
     fs::copy(world.path("etc/r.key"), other.path("etc/r.key")).expect("copied");
     let told = refused(&other, "/r");
     assert!(told.contains("another data directory") || told.contains("writes there"), "{told}");
-    let password = other.path("etc/redis.password");
-    fs::write(&password, "shut\n").expect("written");
+    fs::write(other.path("etc/redis.password"), "shut\n").expect("written");
     let told = refused(&other, "/r");
     assert!(told.contains("WRONGPASS"), "{told}");
 
