@@ -56,9 +56,9 @@ impl Index {
         self.blocks.len()
     }
 
-    /// Where the blocks of a pack end, in bytes; `None` of one that does not count.
-    pub(crate) fn end_of(&self, number: u64) -> Option<u64> {
-        self.packs.get(&number).map(|usage| usage.len)
+    /// The packs from a number on, ascending, and where the blocks of each end, in bytes.
+    pub(crate) fn ends_from(&self, number: u64) -> impl Iterator<Item = (u64, u64)> + '_ {
+        self.packs.range(number..).map(|(number, usage)| (*number, usage.len))
     }
 
     /// The packs, ascending.

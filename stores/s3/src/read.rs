@@ -7,7 +7,7 @@ use futures_util::FutureExt as _;
 use muxfs::{BlockKey, Error, ErrorKind, Result};
 
 use crate::{
-    ahead::Plan,
+    ahead::{AHEAD_COUNT, Plan},
     index::Location,
     log::{Failure, Found},
     pack::object_name,
@@ -79,19 +79,24 @@ impl Inner {
 
     /// A block out of a window, where its reader reads on; `None` where it is to be asked for alone.
     async fn cut_ahead(self: &Arc<Self>, location: Location) -> Result<Option<Bytes>> {
-        let ends = {
+        let packs: Vec<_> = {
             let log = self.log();
-            let Some(end) = log.index.end_of(location.number) else { return Ok(None) };
             // What is on its way is in memory.
-            let next = location.number + 1;
-            (end, log.index.end_of(next).filter(|_| next <= log.tail))
+            log.index
+                .ends_from(location.number)
+                .take_while(|(number, _)| *number <= log.tail)
+                .take(1 + AHEAD_COUNT)
+                .collect()
         };
+        if packs.first().is_none_or(|(number, _)| *number != location.number) {
+            return Ok(None);
+        }
         let fetch = |number, range| {
             let bucket = Arc::clone(&self.bucket);
             let fetched = async move { bucket.get_range(&object_name(number), range).await };
             fetched.map(|fetched| fetched.map_err(|error| Failure::from(&error))).boxed().shared()
         };
-        let (found, opened) = match self.ahead().plan(&location, ends, fetch) {
+        let (found, opened) = match self.ahead().plan(&location, &packs, fetch) {
             Plan::Alone => return Ok(None),
             Plan::Windows { found, opened } => (found, opened),
         };
