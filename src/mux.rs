@@ -4,9 +4,13 @@
 //! falls back to nothing: a prefix that is not mounted is `NotFound`, whatever the host has of that name.
 //! Spec: spec/qfs.md.
 
+mod later;
+
 use std::sync::Arc;
 
 use futures_util::StreamExt;
+
+pub use self::later::Later;
 
 use crate::{
     Env, Error, ErrorKind, File, Prefix, QfsPath, Result, SecretKey, Source, Store,
@@ -36,6 +40,8 @@ pub struct Mount {
     vfs: Arc<dyn Vfs>,
     cas: Option<Arc<Cas>>,
     tree: Option<Tree>,
+    /// What fills it, where it comes later.
+    later: Option<Later>,
 }
 
 impl Mount {
@@ -72,7 +78,7 @@ impl Mount {
         let reading = options.reading(dag.clone());
         let cas = Arc::new(Cas::new(prefix, dag, pins.clone()).reading_with(reading.clone()));
         let vfs = Arc::new(CasView::new(reading, pins, options));
-        Self { prefix, store: cas.clone(), vfs, cas: Some(cas), tree: None }
+        Self { prefix, store: cas.clone(), vfs, cas: Some(cas), tree: None, later: None }
     }
 
     /// A content-addressed mount with a working tree: its inodes are those of `tree`, with all content by CID and the
@@ -108,7 +114,7 @@ impl Mount {
         let content = CasView::new(reading, pins, options);
         let history = Arc::new(History::new(tree.clone()));
         let vfs = Arc::new(WorkingVfs::new(Arc::new(tree.clone()), content, Some(history)));
-        Self { prefix, store: cas.clone(), vfs, cas: Some(cas), tree: Some(tree) }
+        Self { prefix, store: cas.clone(), vfs, cas: Some(cas), tree: Some(tree), later: None }
     }
 
     /// A content-addressed mount whose working tree lies over something else: its inodes are those of the overlay, with all
@@ -121,7 +127,7 @@ impl Mount {
         let cas = Arc::new(Cas::new(prefix, tree.dag().clone(), pins.clone()).reading_with(reading.clone()));
         let content = CasView::new(reading, pins, options);
         let vfs = Arc::new(WorkingVfs::new(overlay, content, None));
-        Self { prefix, store: cas.clone(), vfs, cas: Some(cas), tree: Some(tree) }
+        Self { prefix, store: cas.clone(), vfs, cas: Some(cas), tree: Some(tree), later: None }
     }
 
     /// A location-addressed mount: any [`Vfs`], which also answers the QFS calls (see [`AsStore`]).
@@ -134,7 +140,14 @@ impl Mount {
     /// # Ok::<(), muxfs::Error>(())
     /// ```
     pub fn location(prefix: Prefix, vfs: Arc<dyn Vfs>, env: Env) -> Self {
-        Self { prefix, store: Arc::new(AsStore::new(prefix, vfs.clone(), env)), vfs, cas: None, tree: None }
+        Self {
+            prefix,
+            store: Arc::new(AsStore::new(prefix, vfs.clone(), env)),
+            vfs,
+            cas: None,
+            tree: None,
+            later: None,
+        }
     }
 
     /// Where it stands.
@@ -152,14 +165,24 @@ impl Mount {
         &self.vfs
     }
 
-    /// What a content-addressed mount has beyond the QFS calls: its [`Dag`] and its pins.
+    /// What a content-addressed mount has beyond the QFS calls: its [`Dag`] and its pins. Of one that comes [`Later`]
+    /// nothing until then.
     pub fn as_cas(&self) -> Option<&Arc<Cas>> {
-        self.cas.as_ref()
+        self.cas.as_ref().or_else(|| self.has_come()?.as_cas())
     }
 
-    /// The working tree of a mount that has one.
+    /// The working tree of a mount that has one. Of one that comes [`Later`] nothing until then.
     pub fn as_tree(&self) -> Option<&Tree> {
-        self.tree.as_ref()
+        self.tree.as_ref().or_else(|| self.has_come()?.as_tree())
+    }
+
+    /// Why nothing of it can be had now: of a mount that comes [`Later`], and has not yet.
+    pub fn absence(&self) -> Option<Error> {
+        self.later.as_ref().filter(|later| later.has_come().is_none()).map(|later| later.away("mux.mount"))
+    }
+
+    fn has_come(&self) -> Option<&Self> {
+        self.later.as_ref()?.has_come()
     }
 
     /// Removes the blocks that neither a pin nor the working tree keeps, nor who reads or writes now: see
@@ -183,16 +206,19 @@ impl Mount {
     /// ```
     ///
     /// # Errors
-    /// `Unsupported` for a location-addressed mount; as [`Dag::collect_garbage`].
+    /// `Unsupported` for a location-addressed mount; that of [`Mount::absence`]; as [`Dag::collect_garbage`].
     pub async fn collect_garbage(&self, options: &GcOptions) -> Result<GcReport> {
-        let Some(cas) = &self.cas else {
+        if let Some(away) = self.absence() {
+            return Err(away);
+        }
+        let Some(cas) = self.as_cas() else {
             let why = "it is not content-addressed: there is nothing to collect";
             return Err(Error::new(ErrorKind::Unsupported, "mux.collect_garbage")
                 .at(QfsPath::mount(self.prefix))
                 .because(why));
         };
         // Every source of roots of the `Dag`: one that is forgotten here is lost.
-        let roots = || match &self.tree {
+        let roots = || match self.as_tree() {
             // The tree tells what it holds at this moment; what moves from it to a pin meanwhile is leased.
             Some(tree) => tree.gc_roots().chain(cas.pins().roots()).boxed(),
             None => cas.pins().roots(),

@@ -64,6 +64,9 @@ pub(crate) fn collect_all(
             // Nobody may be left to read it.
             done.send(Collecting::Done(collected)).await.ok();
         }
+        if mount.is_none() {
+            instance.check_all_there()?;
+        }
         Ok(())
     };
     let failed = stream::once(run).filter_map(async |done: Result<()>| done.err().map(Err));
@@ -79,7 +82,7 @@ fn mounts(instance: &Instance, named: Option<Prefix>) -> Result<Vec<&Mount>> {
     }
     let mounts = instance.mux.mounts().iter().filter(|mount| mount.as_cas().is_some());
     // The RAM of a command is empty.
-    Ok(mounts.filter(|mount| instance.serves || instance.disk(mount.prefix()).is_some()).collect())
+    Ok(mounts.filter(|mount| instance.serves() || instance.disk(mount.prefix()).is_some()).collect())
 }
 
 /// How a run goes about it.

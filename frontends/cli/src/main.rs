@@ -4,6 +4,7 @@
 //! socket, or owns the data directory itself for as long as it takes. Spec: spec/cli.md.
 
 mod args;
+mod arriving;
 mod bucket;
 mod collector;
 mod commands;

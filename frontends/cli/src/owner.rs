@@ -466,12 +466,8 @@ impl Namespace for Instance {
     }
 
     async fn pins(&self, mount: Option<Prefix>) -> Result<Vec<(Prefix, Cid)>> {
-        let mounts = match mount {
-            Some(mount) => vec![(mount, self.by_content(mount)?)],
-            None => self.all_by_content().collect(),
-        };
         let mut pins = Vec::new();
-        for (mount, cas) in mounts {
+        for (mount, cas) in self.named_or_all(mount)? {
             let mut list = cas.pins().list();
             while let Some(cid) = list.try_next().await? {
                 pins.push((mount, cid));

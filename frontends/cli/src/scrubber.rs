@@ -34,7 +34,8 @@ pub(crate) async fn look_after(instance: Arc<Instance>, stop: CancellationToken)
     stop.run_until_cancelled(join_all(all)).await;
 }
 
-async fn look_after_one(prefix: Prefix, store: &Zstor, instance: &Instance) {
+/// Looks after one, for ever.
+pub(crate) async fn look_after_one(prefix: Prefix, store: &Zstor, instance: &Instance) {
     let config = || instance.upkeep.borrow().scrub.clone();
     if let Err(error) = store.scrubber().begin_serving().await {
         tracing::error!(%prefix, error = format!("{error:#}"), "it cannot be noted that a server runs: should it be killed, the next scrub is late");

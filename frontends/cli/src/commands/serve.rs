@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::put::host;
 use crate::{
-    args,
+    args, arriving,
     bucket::BucketMount,
     collector,
     config::{self, Config, Mount, OverlayMount, Source, Span, Squash, ZstorMount},
@@ -173,6 +173,7 @@ async fn run(
         .collect();
     upkeep.push(tokio::spawn(collector::collect_in_time(instance.clone(), stop.clone())));
     upkeep.push(tokio::spawn(scrubber::look_after(instance.clone(), stop.clone())));
+    upkeep.push(tokio::spawn(arriving::look_for(instance.clone(), stop.clone())));
     upkeep.push(tokio::spawn(follower::follow(instance.clone(), Names::of(data.path()), stop.clone())));
     if let Some(hangup) = hangup {
         upkeep.push(tokio::spawn(reload::on_hangup(instance.clone(), hangup, stop.clone())));
@@ -329,7 +330,8 @@ fn is_async(mount: &Mount) -> bool {
 }
 
 /// Commits a working tree whenever it is time, until `stop`; closing commits the rest.
-async fn commit_in_time(prefix: Prefix, tree: Tree, stop: CancellationToken) {
+/// Commits what is due in a working tree until `stop`.
+pub(crate) async fn commit_in_time(prefix: Prefix, tree: Tree, stop: CancellationToken) {
     loop {
         let wait = tree.tick().await.unwrap_or_else(|error| {
             // Nothing is lost: the journal has it.

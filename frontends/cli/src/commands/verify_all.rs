@@ -138,15 +138,9 @@ async fn all_mounts(instance: &Instance, options: &VerifyAll, out: &Out) -> Resu
         Error::new(ErrorKind::Unavailable, "verify.all")
             .because("everything is being verified already: wait for its end")
     })?;
-    let mounts = match &options.mount {
-        Some(mount) => {
-            let mount = Prefix::new(mount)?;
-            vec![(mount, instance.by_content(mount)?)]
-        }
-        None => instance.all_by_content().collect(),
-    };
+    let named = options.mount.as_deref().map(Prefix::new).transpose()?;
     let mut pace = Pace::new(options.rate_max);
-    for (mount, cas) in mounts {
+    for (mount, cas) in instance.named_or_all(named)? {
         let (segments, tree) = (instance.segments_of(mount), instance.tree(mount).ok());
         // What is in RAM goes with the process, and how far it was verified too; of what is encrypted nothing is to be
         // in clear here, and the file has CIDs.

@@ -6,16 +6,16 @@ mod space;
 
 use std::{
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::SystemTime,
 };
 
 use muxfs::{
-    Env, Error, ErrorKind, Name, Prefix, Result,
+    Addressing, Env, Error, ErrorKind, Name, Prefix, Result,
     block::Segments,
     cas::Cas,
     ipns::Records,
-    mux::MuxFs,
+    mux::{Later, MuxFs},
     pins::Pins,
     tree::{AutoCommit, Tree},
     vfs::{Fsid, Vfs, union::Slots, watch::Watch},
@@ -34,6 +34,7 @@ use crate::{
     mounts::Mounts,
     reload::Upkeep,
     sources::Elsewhere,
+    vault::Way,
 };
 
 /// The name of the head of a mount's tree.
@@ -56,21 +57,48 @@ pub(crate) struct Instance {
     pub(crate) upkeep: tokio::sync::watch::Sender<Upkeep>,
     /// Whoever holds it verifies everything.
     pub(crate) verifying: tokio::sync::Mutex<()>,
-    /// The block stores on disk.
-    disks: Vec<Disk>,
-    /// Whether it serves others for as long as it is there, and what it has in RAM is worth something.
-    pub(crate) serves: bool,
-    pins: Vec<Arc<Pins>>,
+    /// What is to be ended with each mount, in their order; nothing yet of one that is away.
+    parts: Vec<OnceLock<Parts>>,
+    /// The mounts that were away at the start.
+    awaited: Vec<Awaited>,
+    /// How working trees commit, in a server.
+    auto_commit: Option<AutoCommit>,
     slots: Arc<Slots>,
     /// Where mounts of kind `ipfs` look for what was not put here.
     elsewhere: Option<Elsewhere>,
-    /// What mounts of kind `flist` keep of chunks.
-    flist_kept: Vec<Arc<Segments>>,
     /// The file systems of mounts of kind `overlay`.
     pub(crate) overlays: Vec<Fsid>,
 }
+
+/// What is to be ended with a mount.
+#[derive(Debug, Default)]
+struct Parts {
+    /// The block store on disk.
+    disk: Option<Disk>,
+    /// Those on disk.
+    pins: Option<Arc<Pins>>,
+    /// What it keeps of chunks.
+    chunks: Option<Arc<Segments>>,
+}
+
+/// A mount whose store was away at the start.
+#[derive(Debug)]
+pub(crate) struct Awaited {
+    later: Later,
+    mount: config::Mount,
+    /// Where its parts go.
+    at: usize,
+}
+
+impl Awaited {
+    pub(crate) fn prefix(&self) -> Prefix {
+        self.mount.prefix()
+    }
+}
+
 impl Instance {
-    /// Opens every mount of `config` over `data`; working trees commit by themselves as `auto_commit` says.
+    /// Opens every mount of `config` over `data`; working trees commit by themselves as `auto_commit` says. A mount whose store
+    /// is away comes later, but for one that is alone.
     ///
     /// # Errors
     /// Those of the stores, naming the mount.
@@ -86,7 +114,7 @@ impl Instance {
         } else {
             None
         };
-        let (mut disks, mut all_pins, mut flist_kept) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut parts, mut awaited) = (Vec::new(), Vec::new());
         let mut opening = Opening {
             config: &config,
             data: data.path(),
@@ -95,11 +123,21 @@ impl Instance {
             flists: Vec::new(),
         };
         for mount in &config.mount {
-            let Some(Opened { mount, disk, pins, chunks }) = opening.open(mount).await? else { continue };
-            disks.extend(disk);
-            all_pins.extend(pins);
-            flist_kept.extend(chunks);
-            mux.mount(mount)?;
+            match opening.open(mount).await {
+                Ok(None) => {}
+                Ok(Some(opened)) => {
+                    mux.mount(opened.mount)?;
+                    parts.push(OnceLock::from(opened.parts));
+                }
+                Err(error) if is_away(&error, mount) && config.mount.len() > 1 => {
+                    tracing::warn!("/{} is away, all else is there: {error:#}", mount.prefix());
+                    let later = Later::new(mount.prefix(), addressing(mount), &error, &env());
+                    mux.mount(later.mount())?;
+                    awaited.push(Awaited { later, mount: mount.clone(), at: parts.len() });
+                    parts.push(OnceLock::new());
+                }
+                Err(error) => return Err(error),
+            }
         }
         let watch = Watch::new(mux.vfs(&env()).await?);
         let vfs = watch.view();
@@ -120,13 +158,74 @@ impl Instance {
             upkeep: tokio::sync::watch::Sender::new(Upkeep::of(&config)),
             config,
             verifying: tokio::sync::Mutex::default(),
-            disks,
-            serves: auto_commit.is_some(),
-            pins: all_pins,
+            parts,
+            awaited,
+            auto_commit: auto_commit.cloned(),
             slots,
             elsewhere,
-            flist_kept,
         })
+    }
+
+    /// The mounts that were away at the start.
+    pub(crate) fn awaited(&self) -> impl Iterator<Item = &Awaited> {
+        self.awaited.iter()
+    }
+
+    /// Opens one that is away, and fills it. For one caller at a time, until it is there.
+    ///
+    /// # Errors
+    /// Those of the stores, naming the mount.
+    pub(crate) async fn open_awaited(&self, awaited: &Awaited) -> Result<()> {
+        let mut opening = Opening {
+            config: &self.config,
+            data: &self.config.data,
+            auto_commit: self.auto_commit.as_ref(),
+            elsewhere: self.elsewhere.as_ref(),
+            flists: Vec::new(),
+        };
+        let opened = opening.open(&awaited.mount).await.inspect_err(|error| awaited.later.still_away(error))?;
+        let (Some(Opened { mount, parts }), Some(place)) = (opened, self.parts.get(awaited.at)) else {
+            return Err(Error::new(ErrorKind::Internal, "mount.await").at(format!("/{}", awaited.prefix())));
+        };
+        // Its parts first: whoever finds the mount finds them.
+        if place.set(parts).is_err() {
+            return Err(Error::new(ErrorKind::Exists, "mount.await").at(format!("/{}", awaited.prefix())));
+        }
+        awaited.later.come(mount)
+    }
+
+    /// The content-addressed mount that is named, or else every one.
+    ///
+    /// # Errors
+    /// As [`Instance::by_content`]; where none is named, as [`Instance::check_all_there`].
+    pub(crate) fn named_or_all(&self, named: Option<Prefix>) -> Result<Vec<(Prefix, &Arc<Cas>)>> {
+        if let Some(prefix) = named {
+            return Ok(vec![(prefix, self.by_content(prefix)?)]);
+        }
+        self.check_all_there()?;
+        Ok(self.all_by_content().collect())
+    }
+
+    /// Checks that no mount is away, for who speaks of all.
+    ///
+    /// # Errors
+    /// Why the first of them is.
+    pub(crate) fn check_all_there(&self) -> Result<()> {
+        self.mux.mounts().iter().find_map(muxfs::Mount::absence).map_or(Ok(()), Err)
+    }
+
+    /// Whether it serves others for as long as it is there, and what it has in RAM is worth something.
+    pub(crate) fn serves(&self) -> bool {
+        self.auto_commit.is_some()
+    }
+
+    fn parts(&self) -> impl Iterator<Item = &Parts> {
+        self.parts.iter().filter_map(OnceLock::get)
+    }
+
+    /// The block stores on disk.
+    fn disks(&self) -> impl Iterator<Item = &Disk> {
+        self.parts().filter_map(|parts| parts.disk.as_ref())
     }
 
     /// Who is asked for records of names that are not known here.
@@ -136,15 +235,20 @@ impl Instance {
 
     /// The blocks of a mount that has them on disk.
     pub(crate) fn disk(&self, prefix: Prefix) -> Option<&Disk> {
-        self.disks.iter().find(|disk| disk.prefix == prefix)
+        self.disks().find(|disk| disk.prefix == prefix)
     }
 
     /// The content-addressed mount at a prefix.
     ///
     /// # Errors
-    /// `NotFound` naming the mounts there are; `InvalidArgument` for one that is not content-addressed.
+    /// `NotFound` naming the mounts there are; `InvalidArgument` for one that is not content-addressed; `Unavailable` for one
+    /// that is away.
     pub(crate) fn by_content(&self, prefix: Prefix) -> Result<&Arc<Cas>> {
-        self.mux.mount_at(prefix)?.as_cas().ok_or_else(|| {
+        let mount = self.mux.mount_at(prefix)?;
+        mount.as_cas().ok_or_else(|| {
+            if let Some(away) = mount.absence() {
+                return away;
+            }
             let named: Vec<String> = self.all_by_content().map(|(prefix, _)| format!("/{prefix}")).collect();
             Error::new(ErrorKind::InvalidArgument, "mount")
                 .at(format!("/{prefix}"))
@@ -159,7 +263,7 @@ impl Instance {
 
     /// The stores of all mounts of kind `zstor`.
     pub(crate) fn zstors(&self) -> impl Iterator<Item = (Prefix, &Zstor)> {
-        self.disks.iter().filter_map(|disk| Some((disk.prefix, disk.zstor()?)))
+        self.disks().filter_map(|disk| Some((disk.prefix, disk.zstor()?)))
     }
 
     /// The block store of a mount that has one on disk, in the order in which its blocks lie there.
@@ -170,9 +274,13 @@ impl Instance {
     /// The working tree of a mount.
     ///
     /// # Errors
-    /// `NotFound` naming the mounts there are; `InvalidArgument` for one that has none.
+    /// `NotFound` naming the mounts there are; `InvalidArgument` for one that has none; `Unavailable` for one that is away.
     pub(crate) fn tree(&self, prefix: Prefix) -> Result<&Tree> {
-        self.mux.mount_at(prefix)?.as_tree().ok_or_else(|| {
+        let mount = self.mux.mount_at(prefix)?;
+        mount.as_tree().ok_or_else(|| {
+            if let Some(away) = mount.absence() {
+                return away;
+            }
             let named: Vec<String> = self.trees().map(|(prefix, _)| format!("/{prefix}")).collect();
             Error::new(ErrorKind::InvalidArgument, "mount")
                 .at(format!("/{prefix}"))
@@ -206,20 +314,37 @@ impl Instance {
             closed = closed.and(cas.dag().flush().await);
         }
         closed = closed.and(self.vfs.sync(self.vfs.root()).await);
-        for pins in &self.pins {
+        for pins in self.parts().filter_map(|parts| parts.pins.as_ref()) {
             closed = closed.and(pins.close().await);
         }
-        for disk in &self.disks {
+        for disk in self.disks() {
             closed = closed.and(disk.close(!uncommitted.contains(&disk.prefix)).await);
         }
         if let Some(elsewhere) = &self.elsewhere {
             closed = closed.and(elsewhere.close().await);
         }
-        for kept in &self.flist_kept {
+        for kept in self.parts().filter_map(|parts| parts.chunks.as_ref()) {
             closed = closed.and(kept.close().await);
         }
         closed.and(self.slots.close().await)
     }
+}
+
+/// Whether a mount could not be opened because what it keeps all in, elsewhere, is not there now.
+fn is_away(error: &Error, mount: &config::Mount) -> bool {
+    use config::Mount::{Redis, S3, Vault, Zstor};
+
+    error.kind() == ErrorKind::Unavailable && matches!(mount, S3(_) | Redis(_) | Vault(_) | Zstor(_))
+}
+
+/// How a mount is addressed that may be away: by content, but for one that is only read.
+fn addressing(mount: &config::Mount) -> Addressing {
+    let is_read = match mount {
+        config::Mount::S3(bucket) => bucket.follow,
+        config::Mount::Vault(vault) => vault.way == Way::Read,
+        _ => false,
+    };
+    if is_read { Addressing::Location } else { Addressing::Content }
 }
 
 /// The file systems of some mounts.

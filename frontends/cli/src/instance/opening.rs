@@ -18,7 +18,7 @@ use muxfs_flist::{FlistVfs, KeptFlists};
 use muxfs_local::{FileMedia, LocalOptions, LocalVfs};
 
 use super::{
-    HEAD,
+    HEAD, Parts,
     disk::{Disk, Kept},
     env, flist_dir, kept_flists_dir, local_dir, media,
     space::{SpaceFn, UNKNOWN, quarter_of_ram, room, room_of_both, segments_options, space_of_disk, space_of_ram},
@@ -37,21 +37,17 @@ use crate::{
 /// A mount, and what is to be ended with it.
 pub(super) struct Opened {
     pub(super) mount: Mount,
-    pub(super) disk: Option<Disk>,
-    /// Those on disk.
-    pub(super) pins: Option<Arc<Pins>>,
-    /// What it keeps of chunks.
-    pub(super) chunks: Option<Arc<Segments>>,
+    pub(super) parts: Parts,
 }
 
 impl Opened {
     /// A mount with nothing of its own to end.
     fn alone(mount: Mount) -> Self {
-        Self { mount, disk: None, pins: None, chunks: None }
+        Self { mount, parts: Parts::default() }
     }
 
     fn on_disk(mount: Mount, disk: Disk, pins: Arc<Pins>) -> Self {
-        Self { disk: Some(disk), pins: Some(pins), ..Self::alone(mount) }
+        Self { mount, parts: Parts { disk: Some(disk), pins: Some(pins), chunks: None } }
     }
 }
 
@@ -172,7 +168,8 @@ impl Opening<'_> {
         }
         let flists = Arc::new(flists);
         self.flists.push((prefix, flists.clone()));
-        Ok(Opened { chunks: kept, ..Opened::alone(Mount::location(prefix, flists, env())) })
+        let mount = Mount::location(prefix, flists, env());
+        Ok(Opened { mount, parts: Parts { chunks: kept, ..Parts::default() } })
     }
 
     async fn overlay(&self, mount: &OverlayMount) -> Result<Opened> {

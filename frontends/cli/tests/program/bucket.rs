@@ -2,12 +2,22 @@
 
 use std::{
     fs,
+    net::SocketAddr,
     os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
     path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use muxfs_s3_serve::Key;
+use tokio::{
+    io::copy_bidirectional,
+    net::{TcpListener, TcpStream},
+};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::{PATIENCE, Server, WITHOUT_ZSTOR, World, assert_same_tree, s3::client::Client};
 
@@ -57,6 +67,30 @@ impl Buckets {
     }
 }
 
+/// A way to a server, shut at first: who comes is not let in.
+struct Door {
+    addr: SocketAddr,
+    is_open: Arc<AtomicBool>,
+    _passing: AbortOnDropHandle<()>,
+}
+
+impl Door {
+    async fn to(server: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let (addr, is_open) = (listener.local_addr().expect("bound"), Arc::new(AtomicBool::new(false)));
+        let opened = is_open.clone();
+        let passing = tokio::spawn(async move {
+            while let Ok((mut client, _)) = listener.accept().await {
+                if opened.load(Ordering::SeqCst) {
+                    let mut server = TcpStream::connect(server).await.expect("it listens");
+                    drop(tokio::spawn(async move { copy_bidirectional(&mut client, &mut server).await }));
+                }
+            }
+        });
+        Self { addr, is_open, _passing: AbortOnDropHandle::new(passing) }
+    }
+}
+
 /// A file that only its owner reads.
 fn private(file: &Path, text: &str) {
     let made = fs::File::options().write(true).create_new(true).mode(0o600).open(file).expect("made");
@@ -75,6 +109,50 @@ fn refused(world: &World) -> String {
     let output = world.run(&["serve", "--quiet", "--nfs", "127.0.0.1:0", "--ftp", "off", "--http", "off"]);
     assert!(!output.status.success(), "it was not refused");
     String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// A server whose bucket is away serves all else, says what is missing, and has it when the bucket comes; one that is for the bucket
+/// alone does not begin.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_is_away_comes_later() {
+    let buckets = Buckets::new(&["bucket"]).await;
+    let door = Door::to(buckets.server.addr("s3")).await;
+    let [alone, one] = ["alone", "one"].map(|below| {
+        let machine = buckets.machine(&format!("bucket = \"bucket\"\nbelow = \"{below}\""));
+        let config = machine.path("bucket.toml");
+        let text = fs::read_to_string(&config).expect("read");
+        let text = text.replace(&buckets.server.addr("s3").to_string(), &door.addr.to_string());
+        let others = if below == "alone" { "" } else { WITHOUT_ZSTOR };
+        fs::write(&config, format!("{others}\n{text}")).expect("written");
+        machine
+    });
+    let alone = tokio::task::spawn_blocking(move || refused(&alone));
+    let server = one.serve(&[]);
+    put(&one, "others are served", "/ipfs/file");
+    assert_eq!(one.ok(&["cat", "/ipfs/file"]), "others are served");
+    assert!(one.ok(&["ls", "/"]).contains('s'));
+    for args in [&["ls", "/s"][..], &["commit", "/s"], &["pin", "ls"], &["verify", "--all"], &["gc"], &["gc", "/s"]] {
+        let told = one.fails(args, 5);
+        assert!(told.contains("/s") && told.contains("away"), "{args:?}: {told}");
+    }
+    one.ok(&["gc", "/ipfs"]);
+    assert!(alone.await.expect("ran").contains("unavailable"));
+
+    door.is_open.store(true, Ordering::SeqCst);
+    let begun = Instant::now();
+    while !one.run(&["ls", "/s"]).status.success() {
+        assert!(begun.elapsed() < PATIENCE, "it did not come");
+        std::thread::yield_now();
+    }
+    put(&one, "it came", "/s/file");
+    one.ok(&["commit", "/s"]);
+    one.ok(&["verify", "--all"]);
+    one.ok(&["gc"]);
+    put(&one, "synced", "/s/synced");
+    server.kill();
+    let server = one.serve(&[]);
+    assert_eq!((one.ok(&["cat", "/s/file"]), one.ok(&["cat", "/s/synced"])), ("it came".into(), "synced".into()));
+    assert_eq!(server.terminate(), Some(0));
 }
 
 /// Synced survives `kill -9` of the machine that writes, committed its loss; one writes, another that comes is told who does, follows

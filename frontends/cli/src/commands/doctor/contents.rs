@@ -44,6 +44,13 @@ const LOST: &str = "muxfs verify --all names what is lost; put that content agai
 
 /// Looks into the mounts that this process has open.
 pub(crate) async fn of_instance(instance: &Instance, out: &Findings) {
+    for mount in instance.mux.mounts() {
+        if let Some(away) = mount.absence() {
+            let advice =
+                "bring back what it keeps all in: it is looked for every 30 seconds by a server, and by each command";
+            out.tell(Finding::error("mount", &format!("/{}", mount.prefix()), format!("{away:#}"), advice)).await;
+        }
+    }
     for (prefix, cas) in instance.all_by_content() {
         let place = format!("/{prefix}");
         if let Some(disk) = instance.disk(prefix) {

@@ -95,7 +95,7 @@ pub(crate) async fn status_of(instance: &Instance, mount: Option<Prefix>) -> Res
     let mut all = Vec::new();
     for (prefix, store) in chosen(instance.zstors().collect(), mount)? {
         let uncommitted_bytes = instance.tree(prefix)?.uncommitted_len();
-        all.push(Status::of(prefix, store, Beside { served: instance.serves, uncommitted_bytes }).await);
+        all.push(Status::of(prefix, store, Beside { served: instance.serves(), uncommitted_bytes }).await);
     }
     Ok(all)
 }
