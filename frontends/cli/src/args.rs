@@ -5,8 +5,12 @@ mod cp;
 mod flist;
 mod hub;
 mod ipfs;
+mod key;
+mod mount;
 mod name;
+mod put;
 mod s3;
+mod serve;
 mod vault;
 mod zdb;
 mod zstor;
@@ -21,13 +25,17 @@ pub(crate) use self::{
     flist::{Flist, FlistImport, FlistMaking, FlistPath, FlistSources, FlistStore},
     hub::{Hub, HubUser},
     ipfs::{Ipfs, IpfsPublish},
+    key::Key,
+    mount::{Mount, Umount},
     name::{Name, NamePublish},
+    put::{Get, Put},
     s3::{S3, S3Key, S3KeyAdd},
+    serve::Serve,
     vault::{Vault, VaultCreate, VaultOpen, VaultPasswd, VaultPlaceArgs},
     zdb::{NodeMode, NodeSync, Zdb, ZdbImport, ZdbServe},
     zstor::{Zstor, ZstorExport, ZstorImport, ZstorNode},
 };
-use crate::config::{ByteCount, Listen, ProfileName};
+use crate::config::ByteCount;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -39,32 +47,6 @@ Exit codes:
   5  unavailable: another program owns the data directory, or a store is out of reach
   6  permission denied, or read-only
   130, 143  interrupted by SIGINT, by SIGTERM";
-
-const MOUNT_HELP: &str = "\
-Arguments:
-  [PREFIX]  What to mount, as /ipfs or /ipfs/photos [default: the whole namespace]
-  <DIR>     The directory of this machine to mount it on
-
-A running server serves the mount, which then ends with it; else a process of its own does, until it is taken away.
-
-Options:
-  ro                  nothing can be changed
-  allow_other         other users too; /etc/fuse.conf must say user_allow_other, except for root
-  uid=N, gid=N        show everything as this user's, this group's
-  prefix=PATH         as PREFIX
-  noexec              no programs are run from it
-  dev, suid           device files and setuid bits mean something; for root
-  writeback_cache     the kernel sends what was written later: for a tree that nobody else changes
-  no_passthrough      the kernel never reads and writes files below /local by itself, as it does for root
-  data=DIR, config=FILE
-                      as --data and --config, for /etc/fstab
-
-Examples:
-  muxfs mount /mnt/x
-  muxfs mount /ipfs ~/photos
-  muxfs mount -f -o ro,allow_other /local /mnt/local
-  mount -t fuse.muxfs /ipfs /mnt/x            (as root; also in /etc/fstab)
-  muxfs umount /mnt/x";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -136,7 +118,7 @@ pub(crate) enum Command {
     /// Serve the namespace over NFS and FTP until Ctrl-C or SIGTERM
     Serve(Serve),
     /// Mount the namespace, or a part of it, on a directory of this machine
-    #[command(after_help = MOUNT_HELP, override_usage = "muxfs mount [OPTIONS] [PREFIX] <DIR>")]
+    #[command(after_help = mount::HELP, override_usage = "muxfs mount [OPTIONS] [PREFIX] <DIR>")]
     Mount(Mount),
     /// Take a mount away, when everything written through it is durable
     #[command(after_help = "Examples:\n  muxfs umount /mnt/x\n  muxfs umount -l /mnt/x")]
@@ -360,92 +342,6 @@ pub(crate) enum Command {
     },
 }
 
-#[derive(Debug, Args)]
-pub(crate) struct Serve {
-    /// Where NFS listens [default: 127.0.0.1:11111]
-    #[arg(long, value_name = "ADDR|off")]
-    pub(crate) nfs: Option<Listen>,
-    /// Where FTP listens [default: 127.0.0.1:2121]
-    #[arg(long, value_name = "ADDR|off")]
-    pub(crate) ftp: Option<Listen>,
-    /// Where HTTP listens [default: 127.0.0.1:8080, if nothing else listens there]
-    #[arg(long, value_name = "ADDR|off")]
-    pub(crate) http: Option<Listen>,
-    /// Where S3 listens, as 127.0.0.1:9000 [default: off]
-    #[arg(long, value_name = "ADDR|off")]
-    pub(crate) s3: Option<Listen>,
-    /// Where metrics are served for Prometheus, at /metrics [default: off]
-    #[arg(long, value_name = "ADDR|off")]
-    pub(crate) metrics: Option<Listen>,
-    /// Mount the namespace on this directory, too; may be given again
-    #[arg(long, value_name = "DIR")]
-    pub(crate) mount: Vec<PathBuf>,
-    /// Written when all frontends accept, with their addresses in JSON; removed at the end
-    #[arg(long, value_name = "FILE")]
-    pub(crate) ready_file: Option<PathBuf>,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Mount {
-    /// What to mount, and where; told in the help by hand, which cannot say that the first of two may be left out
-    #[arg(required = true, num_args = 1..=2, hide = true)]
-    pub(crate) places: Vec<OsString>,
-    /// Words between commas, listed below
-    #[arg(short = 'o', value_name = "OPTIONS")]
-    pub(crate) options: Vec<String>,
-    /// Stay until the mount is taken away, or Ctrl-C or SIGTERM takes it
-    #[arg(short, long)]
-    pub(crate) foreground: bool,
-    /// Tell the command that started this process when it is ready
-    #[arg(long, hide = true)]
-    pub(crate) detached: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Umount {
-    /// Where it is mounted
-    pub(crate) dir: PathBuf,
-    /// Also while programs use it; those keep it until they close what they have open
-    #[arg(short, long)]
-    pub(crate) lazy: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Put {
-    /// A file, a directory with -r, or - for standard input
-    pub(crate) source: PathBuf,
-    /// /ipfs, /mem, /ipfs/<cid> (must hash to it), or a name as /ipfs/name or /local/path [default: the default mount]
-    pub(crate) target: Option<OsString>,
-    /// Put a directory with all that is in it, hidden files included; symlinks are kept, and under a name in a working tree
-    /// modes, times, hard links, holes, extended attributes, pipes and sockets too
-    #[arg(short)]
-    pub(crate) recursive: bool,
-    /// Print the path without storing anything
-    #[arg(long)]
-    pub(crate) only_hash: bool,
-    /// How content becomes a CID, with --only-hash [default: the configured profile]
-    #[arg(long, value_enum, value_name = "P")]
-    pub(crate) profile: Option<ProfileName>,
-    /// Seal the file with the key in this file, so that nobody reads or changes it without; not a directory
-    #[arg(long, value_name = "FILE", conflicts_with = "only_hash")]
-    pub(crate) key_file: Option<PathBuf>,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Get {
-    /// What to copy
-    #[arg(value_name = "PATH")]
-    pub(crate) path: OsString,
-    /// Where to; must not be there
-    pub(crate) dest: PathBuf,
-    /// Overwrite what is there
-    #[arg(short, long)]
-    pub(crate) force: bool,
-    /// Unseal the file with the key in this file
-    #[arg(long, value_name = "FILE")]
-    pub(crate) key_file: Option<PathBuf>,
-}
-
 #[derive(Debug, Subcommand)]
 pub(crate) enum Http {
     /// Print the token: whoever shows it may write, and read where a server listens elsewhere than on loopback
@@ -456,37 +352,6 @@ pub(crate) enum Http {
         after_help = "Examples:\n  curl -u :$(muxfs http token) -T a.txt http://127.0.0.1:8080/ipfs/a.txt\n  rclone config create mux webdav url http://127.0.0.1:8080 vendor other user me pass $(muxfs http token) --obscure"
     )]
     Token,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum Key {
-    /// Draw a key and write it to a file that is not there yet, for its owner alone
-    ///
-    /// For put, get and cat with --key-file. Without the key nobody reads what was sealed with it: keep a copy elsewhere.
-    #[command(after_help = "Examples:\n  muxfs key new mine.key")]
-    New {
-        #[arg(value_name = "FILE")]
-        file: PathBuf,
-    },
-    /// Put a new key in the place of that of /zstor, and all that is there under it, while everything is used
-    ///
-    /// The new key is written to the file of the keys, before those that it takes the place of: copy that file anew, all of
-    /// it and at once, for the copy of before opens the store no more. Then
-    /// everything is read and written again, in the background, by the server or by this command where none runs; whatever
-    /// stops it, the next server goes on. The older key goes from the file when nothing is under it. It has to be in a
-    /// file of its own, not in the environment, and all nodes have to be there for the end of it. What was read and written
-    /// again takes its room twice until garbage is collected, as `muxfs gc` does.
-    #[command(
-        after_help = "Where keys are being replaced already it goes on with that. Ctrl-C leaves the server going on.\n\nExamples:\n  muxfs key rotate\n  muxfs key rotate /zstor --no-wait\n  muxfs zstor status                     how far it is"
-    )]
-    Rotate {
-        /// The mount [default: the one of its kind]
-        #[arg(value_name = "MOUNT")]
-        mount: Option<OsString>,
-        /// Draw the key, and leave all else to the server, or the next one
-        #[arg(long)]
-        no_wait: bool,
-    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -92,7 +92,7 @@ pub(crate) async fn reload(instance: &Instance) -> Result<Reloaded> {
         let why = "the server was started without a configuration file: there is nothing to read again";
         return Err(Error::new(ErrorKind::InvalidArgument, "config.reload").because(why));
     }
-    let config = crate::effective(loaded.source.clone())?;
+    let config = Config::effective(loaded.source.clone())?;
     let restart = takes_restart(&loaded, &config)?;
     let mut named = Vec::new();
     for (prefix, store) in instance.zstors() {

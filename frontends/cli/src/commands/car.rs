@@ -28,10 +28,12 @@ use tokio_util::io::{ReaderStream, StreamReader};
 
 use super::{get::Part, put::host};
 use crate::{
-    args::{self, CarScope},
+    args::{self, CarImport, CarScope},
+    config::Config,
     host_file::HostFile,
     instance::Instance,
     namespace::{Input, Namespace},
+    opened::{InUse, mount_to_write},
     output::{Output, Progress, bytes, count},
 };
 
@@ -429,4 +431,16 @@ pub(crate) async fn import_of(instance: &Instance, mount: Prefix, input: Input, 
         missing_first: report.missing.iter().map(Cid::to_string).collect(),
         unreadable: report.unreadable_count,
     })
+}
+
+/// Carries out `car import`, by whoever owns the data directory.
+pub(crate) async fn run_import(config: Config, in_use: &InUse, args: &CarImport, output: Output) -> Result<()> {
+    let served = in_use.open(config).await?;
+    let mount = super::mount_or_default(&*served, args.into.as_deref()).await?;
+    let target = QfsPath { prefix: mount, parts: Vec::new() };
+    mount_to_write("car.import", &served, &Config::parse(&served.config().await?)?, &target)?;
+    // What was imported before one failed stays.
+    let done = import(&*served, mount, args, output).await;
+    served.close().await?;
+    done
 }

@@ -24,8 +24,11 @@ use serde_json::json;
 use tokio::sync::mpsc;
 
 use crate::{
+    args,
+    config::Config,
     instance::Instance,
     namespace::{Namespace, Place, from_text, to_text},
+    opened::{InUse, mount_to_write},
     output::{Output, bytes, count},
     owner::names_a_place,
 };
@@ -252,4 +255,15 @@ async fn content_of(instance: &Instance, source: &QfsPath) -> Result<Option<(Dag
     }
     let stat = instance.stat(&Place::Path(source.clone())).await?;
     Ok(stat.cid.map(|cid| (cas.dag().clone(), cid)))
+}
+
+/// Carries out the command, by whoever owns the data directory.
+pub(crate) async fn command(config: Config, in_use: &InUse, args: &args::Cp, output: Output) -> Result<()> {
+    let (source, target) = (super::path(&args.source)?, super::path(&args.dest)?);
+    let served = in_use.open(config).await?;
+    mount_to_write("cp", &served, &Config::parse(&served.config().await?)?, &target)?;
+    // What was copied before it failed stays.
+    let done = cp(&*served, &source, &target, output).await;
+    served.close().await?;
+    done
 }

@@ -16,17 +16,20 @@ pub(crate) use self::{
     make::{create, export, needs_namespace},
     signing::sign,
 };
-use muxfs::{Error, ErrorKind, FileKind, Name, Result};
+use muxfs::{Error, ErrorKind, FileKind, Name, QfsPath, Result};
 use muxfs_flist::{Chunks, ChunksOptions, DEPTH_MAX, Entry, Flist, Inode, Sources};
 use serde_json::{Value, json};
 
 use super::list::{mode, shown, utc};
 use crate::{
-    args::{self, FlistPath, FlistSources},
+    args::{self, FlistImport, FlistPath, FlistSources},
+    config::{Config, Mount},
     exit_code,
     flist::with_key,
     namespace::{Stat, seconds, to_text},
+    opened::{InUse, Opened, mount_to_write},
     output::{self, Output, count, told},
+    owner,
 };
 
 const OP: &str = "flist";
@@ -360,6 +363,53 @@ async fn check_file(flist: &Flist, inode: &Inode, reading: Option<&(Chunks, Arc<
         }
     }
     Ok(())
+}
+
+/// Carries out `flist import`, by whoever owns the data directory.
+pub(crate) async fn run_import(config: Config, in_use: &InUse, args: &FlistImport, output: Output) -> Result<()> {
+    let target = args.target.as_deref().map(super::path).transpose()?;
+    let served = in_use.open(config).await?;
+    let target = match target {
+        Some(target) => target,
+        None => QfsPath { prefix: served.default_write().await?, parts: Vec::new() },
+    };
+    let config = Config::parse(&served.config().await?)?;
+    let mount = mount_to_write("flist.import", &served, &config, &target)?;
+    let by_name = owner::names_a_place(&target);
+    let refuse = |why: &str| Err(Error::new(ErrorKind::InvalidArgument, "flist.import").at(&target).because(why));
+    match mount {
+        Some(Mount::Local { .. } | Mount::Flist(_)) => {
+            return refuse(
+                "an flist is imported into a content-addressed mount; read it below /flist to copy it elsewhere",
+            );
+        }
+        _ if !by_name && !target.parts.is_empty() => return refuse("content goes to the mount, by no name of its own"),
+        _ => {}
+    }
+    // What was imported before one failed stays.
+    let done = import(&*served, &args.flist, &args.sources, (&target, by_name), output).await;
+    served.close().await?;
+    done
+}
+
+/// Carries out what makes an flist, of the host or of the namespace.
+pub(crate) async fn run_make(config: Config, in_use: &InUse, flist: &args::Flist, output: Output) -> Result<ExitCode> {
+    if !needs_namespace(flist) {
+        return create::<Opened>(flist, None, output).await;
+    }
+    let served = Arc::new(in_use.open(config).await?);
+    let done = match flist {
+        args::Flist::Export { making, path, output: target } => {
+            export(&served, &super::path(path)?, (making, target), output).await
+        }
+        args::Flist::Commit { making, path, output: target } => {
+            let config = Config::parse(&served.config().await?)?;
+            commit(&served, &config, &super::path(path)?, (making, target), output).await
+        }
+        flist => create(flist, Some(&served), output).await,
+    };
+    served.close().await?;
+    done
 }
 
 #[cfg(test)]

@@ -13,9 +13,12 @@ use serde_json::json;
 use super::car::{Export, Piece};
 use crate::{
     args::{CarScope, IpfsPublish},
+    config::Config,
     instance::random_u128,
     namespace::Namespace,
+    opened::InUse,
     output::{self, Output, count},
+    sources,
 };
 
 /// So many pieces of the CAR wait for the node: it takes them one after the other.
@@ -90,4 +93,13 @@ async fn send(
     let import = node.import(car.boxed(), random_u128());
     let (imported, ()) = futures_util::join!(import, feed);
     imported.map(|imported| imported.block_count)
+}
+
+/// Carries out `ipfs publish`, with what whoever owns the data directory has.
+pub(crate) async fn run_publish(config: Config, in_use: &InUse, args: &IpfsPublish, output: Output) -> Result<()> {
+    let node = sources::publish_node(&config.ipfs, args.to.as_ref())?;
+    let served = in_use.open(config).await?;
+    let done = publish(&*served, &node, args, output).await;
+    served.close().await?;
+    done
 }

@@ -3,6 +3,7 @@
 pub(crate) mod car;
 mod copy_in;
 pub(crate) mod cp;
+mod dispatch;
 pub(crate) mod doctor;
 pub(crate) mod flist;
 pub(crate) mod ftp_user;
@@ -26,10 +27,14 @@ pub(crate) mod verify_all;
 pub(crate) mod zdb;
 pub(crate) mod zstor;
 
-use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _};
+use std::{
+    ffi::{OsStr, OsString},
+    os::unix::ffi::OsStrExt as _,
+};
 
-use muxfs::{Cid, Error, ErrorKind, QfsPath, Result};
+use muxfs::{Cid, Error, ErrorKind, Prefix, QfsPath, Result};
 
+pub(crate) use self::dispatch::run;
 use crate::{
     control::Client,
     namespace::{Namespace, Place},
@@ -71,4 +76,36 @@ pub(crate) async fn root_of(namespace: &dyn Namespace, path: &QfsPath, op: &'sta
             .at(path)
             .because("it has no CID: only content has one, as /ipfs/<cid>")
     })
+}
+
+/// Reads paths from the command line that are not the root.
+fn paths(texts: &[OsString]) -> Result<Vec<QfsPath>> {
+    texts.iter().map(|text| path(text)).collect()
+}
+
+/// The mount that is named, else the default one.
+async fn mount_or_default(namespace: &dyn Namespace, named: Option<&OsStr>) -> Result<Prefix> {
+    match named {
+        Some(mount) => mount_of(mount),
+        None => namespace.default_write().await,
+    }
+}
+
+/// The path that is named, else the default mount.
+async fn path_or_default(namespace: &dyn Namespace, named: Option<&OsStr>) -> Result<QfsPath> {
+    match named {
+        Some(path) => self::path(path),
+        None => Ok(QfsPath { prefix: namespace.default_write().await?, parts: Vec::new() }),
+    }
+}
+
+/// A mount, named as `ipfs` or `/ipfs`.
+fn mount_of(text: &OsStr) -> Result<Prefix> {
+    match text.to_str() {
+        Some(text) if !text.starts_with('/') => Prefix::new(text),
+        _ => match place(text)? {
+            Place::Path(path) if path.parts.is_empty() => Ok(path.prefix),
+            _ => Err(Error::new(ErrorKind::InvalidArgument, "args.mount").because("name a mount, as /ipfs")),
+        },
+    }
 }

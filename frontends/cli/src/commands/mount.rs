@@ -128,7 +128,7 @@ pub(crate) async fn mount(
 
 /// Owns the data directory and serves the mount until it is taken away.
 async fn serve(config: Config, data: DataDir, point: MountPoint, detached: bool, output: Output) -> Result<()> {
-    let config = crate::effective(Source { mounts: vec![point], is_mount_alone: true, ..config.source })?;
+    let config = Config::effective(Source { mounts: vec![point], is_mount_alone: true, ..config.source })?;
     let ready = || if detached { tell_ready() } else { Ok(()) };
     Box::pin(super::serve::serve_mounts(config, data, ready, output)).await
 }

@@ -12,11 +12,12 @@ use zeroize::Zeroizing;
 
 use super::put::host;
 use crate::{
-    args::NamePublish,
-    config::Ipfs,
+    args::{self, NamePublish},
+    config::{Config, Ipfs},
     instance::{env, random_u128},
     names::{Follow, Label, Names, Publication, Push, read_record, read_up_to},
     namespace::Namespace,
+    opened::{InUse, server},
     output::Output,
     sources::{names_among, names_of, records_of},
 };
@@ -252,4 +253,30 @@ pub(crate) async fn accept(names: &Names, name: &IpnsName, file: &Path, output: 
         value.escape_debug().to_string().as_bytes(),
         &json!({ "name": name.to_string(), "value": value, "new": is_newer }),
     )
+}
+
+/// Carries out one of the commands.
+pub(crate) async fn name(config: Config, in_use: &InUse, name: args::Name, output: Output) -> Result<()> {
+    let names = Names::of(&config.data);
+    match name {
+        args::Name::Publish(args) => {
+            let ipfs = config.ipfs.clone();
+            let namespace = in_use.open(config).await?;
+            let done = publish(&names, &*namespace, &args, &ipfs, output).await;
+            namespace.close().await?;
+            done
+        }
+        args::Name::Resolve { name } => {
+            let ipfs = match server(&config).await? {
+                Some(client) => Config::parse(&client.config().await?)?.ipfs,
+                None => config.ipfs,
+            };
+            tell(&names, &ipfs, &name, output).await
+        }
+        args::Name::Ls => ls(&names, output).await,
+        args::Name::New { label } => new(&names, &label, output).await,
+        args::Name::Export { label, file } => export(&names, &label, &file, output),
+        args::Name::Import { label, file } => import(&names, &label, &file, output).await,
+        args::Name::Accept { name, file } => accept(&names, &name, &file, output).await,
+    }
 }

@@ -24,10 +24,14 @@ use serde_json::json;
 use tokio_util::io::{ReaderStream, StreamReader};
 
 use crate::{
+    args,
+    config::{Config, Mount},
     host_file::{HostFile, open_entry},
     instance::env,
     namespace::{Input, Namespace},
+    opened::{InUse, mount_to_write},
     output::{Output, Progress, bytes, count},
+    owner,
 };
 
 /// How many files of a directory are read at once: enough to keep the hashing cores busy, few enough to bound memory.
@@ -343,4 +347,36 @@ pub(crate) fn host(path: &Path, error: io::Error) -> Error {
         _ => ErrorKind::Io,
     };
     Error::new(kind, "host").at(path.display()).because(error)
+}
+
+/// Carries out the command, by whoever owns the data directory.
+pub(crate) async fn run(config: Config, in_use: &InUse, args: &args::Put, output: Output) -> Result<()> {
+    let keys = super::key::of_files(args.key_file.as_deref())?;
+    let job = Job { source: &args.source, recursive: args.recursive, key: keys.first(), output };
+    let target = args.target.as_deref().map(super::path).transpose()?;
+    if args.only_hash {
+        let profile = Profile::from(args.profile.unwrap_or(config.profile));
+        let prefix = target.map_or_else(|| Prefix::new("ipfs"), |target| Ok(target.prefix))?;
+        return only_hash(&job, profile, prefix).await;
+    }
+    let served = in_use.open(config).await?;
+    // A server does the work with its own configuration, whatever this command was given.
+    let config = Config::parse(&served.config().await?)?;
+    if args.profile.is_some_and(|profile| profile != config.profile) {
+        return Err(Error::new(ErrorKind::InvalidArgument, "put.profile").because(
+            "the profile belongs to the whole data directory, so that the same content has the same CID everywhere: set it in the configuration, or use --profile with --only-hash",
+        ));
+    }
+    let target = match target {
+        Some(target) => target,
+        None => QfsPath { prefix: served.default_write().await?, parts: Vec::new() },
+    };
+    let mount = mount_to_write("put", &served, &config, &target)?;
+    let way = match mount {
+        Some(Mount::Local { .. }) => Way::Place { keep: false },
+        _ if owner::names_a_place(&target) => Way::Place { keep: true },
+        _ => Way::Content,
+    };
+    put(&*served, &job, &target, way).await?;
+    served.close().await
 }

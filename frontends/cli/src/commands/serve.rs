@@ -84,7 +84,7 @@ pub(crate) async fn serve(config: Config, args: &args::Serve, output: Output) ->
         let dir = std::path::absolute(dir).map_err(|error| host(dir, error))?;
         source.mounts.push(MountPoint { dir, prefix: None, options: String::new() });
     }
-    let config = crate::effective(source)?;
+    let config = Config::effective(source)?;
     let signals = Signals::new()?;
     let data = DataDir::own(&config.data)?;
     let ready_file = args.ready_file.as_deref();

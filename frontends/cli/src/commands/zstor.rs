@@ -18,7 +18,7 @@ pub(crate) use self::{
     plan::{Plan, plan},
     scrub::{Scrub, Scrubbing, repair, run, scrub},
     status::{Status, status},
-    v2::{Export, Import, cluster, export, import},
+    v2::{run_export, run_import},
 };
 
 /// The mounts of kind `zstor`, or the one that is named.

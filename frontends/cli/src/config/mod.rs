@@ -10,6 +10,7 @@ mod hub;
 mod ipfs;
 mod mount;
 mod server;
+mod source;
 mod text;
 mod zstor;
 
@@ -28,10 +29,11 @@ pub(crate) use self::{
     ipfs::{Ipfs, IpfsSource},
     mount::{Mount, OverlayMount},
     server::{Ftp, Fuse, HTTP_ADDR, Http, Metrics, Nfs, Squash},
+    source::Source,
     text::{ByteCount, Listen, PathText, PrefixText, ProfileName, Span},
     zstor::{ZstorAt, ZstorMount, ZstorNode},
 };
-use crate::{mounts::MountPoint, s3::S3};
+use crate::s3::S3;
 
 /// Everything that can be set. `muxfs config` prints the effective one, as a file that can be read again.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -59,24 +61,6 @@ pub(crate) struct Config {
     /// What it is made of, to make it anew.
     #[serde(skip)]
     pub(crate) source: Source,
-}
-
-/// A file, and the flags that win over it.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Source {
-    pub(crate) file: Option<PathBuf>,
-    pub(crate) data: Option<PathBuf>,
-    pub(crate) local: Option<PathBuf>,
-    pub(crate) nfs: Option<Listen>,
-    pub(crate) ftp: Option<Listen>,
-    pub(crate) http: Option<Listen>,
-    pub(crate) s3: Option<Listen>,
-    pub(crate) metrics: Option<Listen>,
-    pub(crate) mounts: Vec<MountPoint>,
-    /// Whether those are all that is served: whatever the file says, nothing listens, and nothing else is mounted.
-    pub(crate) is_mount_alone: bool,
-    /// The file descriptor that gives the password of vaults of which nothing else says it.
-    pub(crate) password_fd: Option<u32>,
 }
 
 impl Default for Config {

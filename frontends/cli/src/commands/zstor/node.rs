@@ -62,7 +62,7 @@ pub(crate) async fn change_nodes(
     let file = fs::canonicalize(&file).map_err(|error| host(&file, error))?;
     let editing = Editing::begin(&file).await?;
     // As whoever changed it before left it.
-    let config = crate::effective(config.source)?;
+    let config = Config::effective(config.source)?;
     let mounts = config.zstors().map(|mount| (mount.prefix.0, mount));
     let (prefix, mount) = chosen_one(mounts.collect(), chosen)?;
     let names: Vec<String> = zstor::nodes(&config.data, mount).into_iter().map(|node| node.name).collect();
@@ -111,7 +111,7 @@ pub(crate) async fn change_nodes(
     let changed = async {
         write(&edit.text())?;
         // Whatever it is that a start would refuse.
-        let config = crate::effective(config.source.clone())?;
+        let config = Config::effective(config.source.clone())?;
         if let Some(mount) = config.zstor(prefix) {
             zstor::check(&config.data, mount)?;
         }

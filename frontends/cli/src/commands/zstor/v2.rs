@@ -17,7 +17,7 @@ use std::{
 };
 
 use futures_util::{Stream, TryStreamExt as _};
-use muxfs::{Error, ErrorKind, Result};
+use muxfs::{Error, ErrorKind, QfsPath, Result};
 use muxfs_zstor::v2::{Checksum, Checksummer, Cluster, Config, MEMORY_MAX_DEFAULT};
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -27,9 +27,11 @@ pub(crate) use self::{
     import::{Import, import},
 };
 use crate::{
-    commands::put::host,
-    config::ByteCount,
+    args::{ZstorExport, ZstorImport},
+    commands::{self, put::host},
+    config::{self, ByteCount},
     instance::env,
+    opened::{InUse, mount_to_write},
     output::{Output, Progress, bytes, count, told},
 };
 
@@ -159,4 +161,61 @@ async fn checksum_of(pieces: impl Stream<Item = Result<bytes::Bytes>> + Send) ->
 /// The directory that relative paths are in.
 fn current_dir() -> Result<std::path::PathBuf> {
     std::env::current_dir().map_err(|error: io::Error| Error::new(ErrorKind::Io, "zstor.v2.path").because(error))
+}
+
+/// Carries out `zstor import`: what it reads goes to whoever owns the data directory.
+pub(crate) async fn run_import(
+    config: config::Config,
+    in_use: &InUse,
+    args: &ZstorImport,
+    output: Output,
+) -> Result<()> {
+    let job = Import {
+        cluster: cluster(&args.zstor_config)?,
+        paths: &args.paths,
+        all: args.all,
+        paths_from: args.paths_from.as_deref(),
+        force: args.force,
+        memory: args.memory,
+        output,
+    };
+    let target = args.to.as_deref().map(commands::path).transpose()?;
+    let served = in_use.open(config).await?;
+    let target = match target {
+        Some(target) => target,
+        None => QfsPath { prefix: served.default_write().await?, parts: Vec::new() },
+    };
+    mount_to_write("zstor.import", &served, &config::Config::parse(&served.config().await?)?, &target)?;
+    if target.cid().is_some() {
+        return Err(Error::new(ErrorKind::InvalidArgument, "zstor.import")
+            .at(&target)
+            .because("files are imported under names: give a directory by its name, as /ipfs/old"));
+    }
+    // What was imported before one failed stays.
+    let done = import(&*served, &target, &job).await;
+    served.close().await?;
+    done
+}
+
+/// Carries out `zstor export`, with what whoever owns the data directory has.
+pub(crate) async fn run_export(
+    config: config::Config,
+    in_use: &InUse,
+    args: &ZstorExport,
+    output: Output,
+) -> Result<()> {
+    let sources = commands::paths(&args.sources)?;
+    let job = Export {
+        cluster: cluster(&args.zstor_config)?,
+        sources: &sources,
+        recursive: args.recursive,
+        path: args.path.as_deref(),
+        force: args.force,
+        memory: args.memory,
+        output,
+    };
+    let served = in_use.open(config).await?;
+    let done = export(&*served, &job).await;
+    served.close().await?;
+    done
 }
