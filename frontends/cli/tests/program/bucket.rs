@@ -3,7 +3,6 @@
 use std::{
     fs,
     net::SocketAddr,
-    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
     path::Path,
     sync::{
         Arc,
@@ -19,7 +18,7 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::{PATIENCE, Server, WITHOUT_ZSTOR, World, assert_same_tree, s3::client::Client};
+use crate::{PATIENCE, Server, WITHOUT_ZSTOR, World, assert_same_tree, private, put, s3::client::Client};
 
 /// A server of S3 with empty buckets, and who may ask it.
 pub(crate) struct Buckets {
@@ -89,19 +88,6 @@ impl Door {
         });
         Self { addr, is_open, _passing: AbortOnDropHandle::new(passing) }
     }
-}
-
-/// A file that only its owner reads.
-fn private(file: &Path, text: &str) {
-    let made = fs::File::options().write(true).create_new(true).mode(0o600).open(file).expect("made");
-    made.set_permissions(fs::Permissions::from_mode(0o600)).expect("set");
-    fs::write(file, text).expect("written");
-}
-
-fn put(world: &World, text: &str, name: &str) {
-    let file = world.path("file");
-    fs::write(&file, text).expect("written");
-    world.ok(&["put", file.to_str().expect("UTF-8"), name]);
 }
 
 /// What `serve` says that does not begin.

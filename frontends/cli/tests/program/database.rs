@@ -3,13 +3,9 @@
 #[path = "../../../../stores/redis/tests/server/mod.rs"]
 pub(crate) mod server;
 
-use std::{
-    fs,
-    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
-    path::Path,
-};
+use std::{fs, path::Path};
 
-use crate::{World, assert_same_tree};
+use crate::{World, assert_same_tree, private, put};
 use server::Server as Redis;
 
 /// A server that syncs before each reply, and lets in who knows the word.
@@ -17,13 +13,6 @@ pub(crate) const REDIS: &[&str] = &["--appendonly", "yes", "--appendfsync", "alw
 
 pub(crate) fn address(redis: &Redis) -> String {
     redis.address().to_string()
-}
-
-/// A file that only its owner reads.
-fn private(file: &Path, text: &str) {
-    let made = fs::File::options().write(true).create_new(true).mode(0o600).open(file).expect("made");
-    made.set_permissions(fs::Permissions::from_mode(0o600)).expect("set");
-    fs::write(file, text).expect("written");
 }
 
 /// A machine with an example, but for where things are.
@@ -46,12 +35,6 @@ fn machine(example: &str, places: &[(&str, &str)]) -> World {
 
 fn new_key(world: &World, name: &str) {
     world.ok(&["key", "new", world.path("etc").join(name).to_str().expect("UTF-8")]);
-}
-
-fn put(world: &World, text: &str, name: &str) {
-    let file = world.path("file");
-    fs::write(&file, text).expect("written");
-    world.ok(&["put", file.to_str().expect("UTF-8"), name]);
 }
 
 /// What `ls` says where nothing can be opened.

@@ -43,6 +43,7 @@ mod zstor_v2;
 use std::{
     env, fs,
     io::Write as _,
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     time::{Duration, Instant},
@@ -201,6 +202,20 @@ impl World {
 /// The number that the environment sets, else `default`.
 fn number_of(name: &str, default: usize) -> usize {
     env::var(name).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name} is no number: {text}")))
+}
+
+/// A file that only its owner reads.
+fn private(file: &Path, text: &str) {
+    let made = fs::File::options().write(true).create_new(true).mode(0o600).open(file).expect("made");
+    made.set_permissions(fs::Permissions::from_mode(0o600)).expect("set");
+    fs::write(file, text).expect("written");
+}
+
+/// Puts a file with a text.
+fn put(world: &World, text: &str, name: &str) {
+    let file = world.path("file");
+    fs::write(&file, text).expect("written");
+    world.ok(&["put", file.to_str().expect("UTF-8"), name]);
 }
 
 /// Takes a mount away at the end of a test, however it ends: a test that failed leaves none behind.
