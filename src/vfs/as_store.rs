@@ -53,6 +53,8 @@ pub struct AsStore {
     env: Env,
     /// The directories that were looked through for leftovers.
     swept: Mutex<LruCache<Ino, ()>>,
+    /// Whether whoever puts makes it durable.
+    is_lazy: bool,
 }
 
 /// A node that a walk came to, leased for as long as it is held.
@@ -83,7 +85,22 @@ impl AsStore {
     /// ```
     pub fn new(kind: Prefix, vfs: Arc<dyn Vfs>, env: Env) -> Self {
         let swept = NonZeroUsize::new(SWEPT_COUNT_MAX).map_or_else(LruCache::unbounded, LruCache::new);
-        Self { kind, vfs, env, swept: Mutex::new(swept) }
+        Self { kind, vfs, env, swept: Mutex::new(swept), is_lazy: false }
+    }
+
+    /// Leaves it to the caller to make durable what is put: with the next put through another `AsStore`, or
+    /// [`Vfs::sync`] of the root.
+    ///
+    /// For file systems that keep the order of changes, as [`Tree`](crate::tree::Tree) does: after a crash a file is there
+    /// whole or not at all also then. A delete is durable all the same.
+    #[must_use]
+    pub fn lazy(self) -> Self {
+        Self { is_lazy: true, ..self }
+    }
+
+    /// Makes a node durable that was put.
+    async fn sync(&self, ino: Ino) -> Result<()> {
+        if self.is_lazy { Ok(()) } else { self.vfs.sync(ino).await }
     }
 
     fn adopt(&self, attr: Attr) -> At {
@@ -278,7 +295,7 @@ impl AsStore {
     /// A name is durable with its directory, and that one with the directory above: it may be new as well.
     async fn sync_dirs(&self, dirs: &[At]) -> Result<()> {
         for dir in dirs.iter().rev() {
-            self.vfs.sync(dir.ino()).await?;
+            self.sync(dir.ino()).await?;
         }
         Ok(())
     }
@@ -303,7 +320,11 @@ impl AsStore {
         };
         let set = SetAttr { mode: Some(mode), ..SetAttr::default() };
         let unfinished = self.create_unfinished(dir, NewNode::File, set).await?;
-        let written = unfinished.write(source).await;
+        let written = async {
+            unfinished.write(source).await?;
+            self.sync(unfinished.node.ino()).await
+        };
+        let written = written.await;
         self.finish(unfinished, written, name, &dirs).await
     }
 
@@ -413,7 +434,7 @@ impl Unfinished {
                 Error::new(ErrorKind::Io, "as_store.put").because(format!("the source failed: {error}"))
             })?;
             if chunk.is_empty() {
-                return self.vfs.sync(self.node.ino()).await;
+                return Ok(());
             }
             let len = chunk.len() as u64;
             self.vfs.write(self.node.ino(), offset, chunk.into(), false).await?;

@@ -180,6 +180,15 @@ impl Place {
     }
 }
 
+/// When it is durable what is put by place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Durable {
+    /// When the call returns, and with it all that was put before.
+    Now,
+    /// With the next call that says now. A working tree keeps the order: what a crash leaves are the first of the changes.
+    Later,
+}
+
 /// What `import` and `put` read.
 pub(crate) enum Input {
     /// A regular file of the host.
@@ -290,21 +299,21 @@ pub(crate) trait Namespace: Send + Sync {
     /// The bytes of a file, from its beginning.
     fn read<'a>(&'a self, path: &'a QfsPath) -> BoxStream<'a, Result<Bytes>>;
     async fn has(&self, path: &QfsPath) -> Result<bool>;
-    /// Stores a file, durably; by content it is pinned.
-    async fn put(&self, path: &QfsPath, input: Input) -> Result<QfsPath>;
+    /// Stores a file; by content it is pinned, and durable whatever is said.
+    async fn put(&self, path: &QfsPath, input: Input, durable: Durable) -> Result<QfsPath>;
     async fn delete(&self, path: &QfsPath) -> Result<bool>;
     /// Copies from a path to another, in this mount or another: of content the blocks that are missing there.
     fn cp<'a>(&'a self, source: &'a QfsPath, target: &'a QfsPath) -> BoxStream<'a, Result<cp::Copying>>;
-    /// Makes a directory of a location-addressed mount, durably; one that is there stays as it is.
-    async fn put_dir(&self, path: &QfsPath) -> Result<()>;
-    /// Puts a symlink into a location-addressed mount, durably.
-    async fn put_symlink(&self, path: &QfsPath, target: Bytes) -> Result<()>;
-    /// Gives what is at `source` by place one more name, durably; what is there and no directory is replaced.
-    async fn put_link(&self, source: &QfsPath, target: &QfsPath) -> Result<()>;
-    /// Puts a pipe, a socket or a device by place, durably; likewise.
-    async fn put_node(&self, path: &QfsPath, kind: Kind, rdev: (u32, u32)) -> Result<()>;
+    /// Makes a directory of a location-addressed mount; one that is there stays as it is.
+    async fn put_dir(&self, path: &QfsPath, durable: Durable) -> Result<()>;
+    /// Puts a symlink into a location-addressed mount.
+    async fn put_symlink(&self, path: &QfsPath, target: Bytes, durable: Durable) -> Result<()>;
+    /// Gives what is at `source` by place one more name; what is there and no directory is replaced.
+    async fn put_link(&self, source: &QfsPath, target: &QfsPath, durable: Durable) -> Result<()>;
+    /// Puts a pipe, a socket or a device by place; likewise.
+    async fn put_node(&self, path: &QfsPath, kind: Kind, rdev: (u32, u32), durable: Durable) -> Result<()>;
     /// Gives what was put by place what its source had, its time last.
-    async fn keep(&self, path: &QfsPath, kept: &Kept) -> Result<()>;
+    async fn keep(&self, path: &QfsPath, kept: &Kept, durable: Durable) -> Result<()>;
 
     /// Commits what a working tree holds; the head where nothing changed.
     async fn commit(&self, mount: Prefix, note: &str) -> Result<Cid>;

@@ -30,8 +30,8 @@ use crate::{
     },
     instance::{Instance, env},
     namespace::{
-        Collecting, Difference, Finding, Hold, Input, Kept, Kind, Logged, Namespace, Place, Stat, from_text, seconds,
-        time, to_text,
+        Collecting, Difference, Durable, Finding, Hold, Input, Kept, Kind, Logged, Namespace, Place, Stat, from_text,
+        seconds, time, to_text,
     },
     place_node::{self, Putting},
     restore,
@@ -55,7 +55,7 @@ impl Instance {
     }
 
     /// What a path is in, which names a place: a location-addressed mount, or a working tree.
-    pub(crate) async fn by_place(&self, path: &QfsPath) -> Result<AsStore> {
+    pub(crate) async fn by_place(&self, path: &QfsPath, durable: Durable) -> Result<AsStore> {
         let mount = self.mux.mount_at(path.prefix).map_err(|error| error.at(path))?;
         if mount.as_cas().is_some() && !names_a_place(path) {
             return Err(Error::new(ErrorKind::InvalidArgument, "mount")
@@ -65,21 +65,24 @@ impl Instance {
         // Not the mount itself: whoever caches is to hear of it.
         let root = QfsPath { prefix: path.prefix, parts: Vec::new() };
         let (top, _) = self.walk(&Place::Path(root)).await?;
-        Ok(AsStore::new(mount.prefix(), subtree(self.vfs.clone(), top), env()))
+        let store = AsStore::new(mount.prefix(), subtree(self.vfs.clone(), top), env());
+        // Elsewhere a name may come back from a crash without its bytes.
+        let is_lazy = durable == Durable::Later && mount.as_tree().is_some();
+        Ok(if is_lazy { store.lazy() } else { store })
     }
 
     /// Whose QFS calls a path is for. Those of a mount with a working tree are for its content, by CID; what it has by
     /// name is called as in a location-addressed mount.
-    async fn store(&self, path: &QfsPath) -> Result<Arc<dyn Store>> {
+    async fn store(&self, path: &QfsPath, durable: Durable) -> Result<Arc<dyn Store>> {
         let mount = self.mux.mount_at(path.prefix).map_err(|error| error.at(path))?;
         if mount.as_cas().is_none() || mount.as_tree().is_some() && names_a_place(path) {
-            return Ok(Arc::new(self.by_place(path).await?));
+            return Ok(Arc::new(self.by_place(path, durable).await?));
         }
         Ok(mount.store().clone())
     }
 
     /// Puts a node under the last name of a path, whose directory is there.
-    async fn place(&self, path: &QfsPath, putting: Putting) -> Result<()> {
+    async fn place(&self, path: &QfsPath, putting: Putting, durable: Durable) -> Result<()> {
         let Some((name, above)) = path.parts.split_last() else {
             return Err(Error::new(ErrorKind::IsDir, "put.node").at(path));
         };
@@ -88,7 +91,11 @@ impl Instance {
         let mut random = [0; 8];
         (env().fill)(&mut random);
         let put = place_node::put(&self.vfs, (dir.ino(), name), putting, u64::from_be_bytes(random));
-        put.await.map_err(|error| error.at(path))
+        let put = async {
+            put.await?;
+            if durable == Durable::Now { self.vfs.sync(dir.ino()).await } else { Ok(()) }
+        };
+        put.await.map_err(|error: Error| error.at(path))
     }
 
     async fn stat_entry(&self, name: Name, attr: &Attr) -> Result<Stat> {
@@ -186,7 +193,7 @@ impl Namespace for Instance {
                 if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotDir) {
                     return Err(error);
                 }
-                let file = self.store(path).await?.open(path).await?;
+                let file = self.store(path, Durable::Now).await?.open(path).await?;
                 let info = file.info();
                 Ok(Stat {
                     name: info.name.clone(),
@@ -228,7 +235,7 @@ impl Namespace for Instance {
     }
 
     fn read<'a>(&'a self, path: &'a QfsPath) -> BoxStream<'a, Result<Bytes>> {
-        let opened = async move { self.store(path).await?.open(path).await };
+        let opened = async move { self.store(path, Durable::Now).await?.open(path).await };
         let pieces = stream::once(opened).map_ok(|file| {
             let file: Arc<dyn muxfs::File> = file.into();
             let offsets = stream::iter((0..file.info().size.max(1)).step_by(READ_LEN as usize));
@@ -242,43 +249,43 @@ impl Namespace for Instance {
     }
 
     async fn has(&self, path: &QfsPath) -> Result<bool> {
-        self.store(path).await?.has(path).await
+        self.store(path, Durable::Now).await?.has(path).await
     }
 
-    async fn put(&self, path: &QfsPath, input: Input) -> Result<QfsPath> {
+    async fn put(&self, path: &QfsPath, input: Input, durable: Durable) -> Result<QfsPath> {
         let source: Box<dyn tokio::io::AsyncRead + Send + Unpin> = match input {
             Input::File(file) => Box::new(StreamReader::new(file.stream())),
             Input::Stream(stream) => Box::new(StreamReader::new(stream)),
         };
-        self.store(path).await?.put(path, Source::Reader(source)).await
+        self.store(path, durable).await?.put(path, Source::Reader(source)).await
     }
 
     async fn delete(&self, path: &QfsPath) -> Result<bool> {
-        self.store(path).await?.delete(path).await
+        self.store(path, Durable::Now).await?.delete(path).await
     }
 
     fn cp<'a>(&'a self, source: &'a QfsPath, target: &'a QfsPath) -> BoxStream<'a, Result<cp::Copying>> {
         cp::run(self, source, target)
     }
 
-    async fn put_dir(&self, path: &QfsPath) -> Result<()> {
-        self.by_place(path).await?.put_dir(path).await
+    async fn put_dir(&self, path: &QfsPath, durable: Durable) -> Result<()> {
+        self.by_place(path, durable).await?.put_dir(path).await
     }
 
-    async fn put_symlink(&self, path: &QfsPath, target: Bytes) -> Result<()> {
-        self.by_place(path).await?.put_symlink(path, target).await
+    async fn put_symlink(&self, path: &QfsPath, target: Bytes, durable: Durable) -> Result<()> {
+        self.by_place(path, durable).await?.put_symlink(path, target).await
     }
 
-    async fn put_link(&self, source: &QfsPath, target: &QfsPath) -> Result<()> {
+    async fn put_link(&self, source: &QfsPath, target: &QfsPath, durable: Durable) -> Result<()> {
         // Both by place, and in one mount: else the file system below says so.
-        drop(self.by_place(source).await?);
-        drop(self.by_place(target).await?);
+        drop(self.by_place(source, durable).await?);
+        drop(self.by_place(target, durable).await?);
         let (node, _) = self.walk(&Place::Path(source.clone())).await?;
-        self.place(target, Putting::Link(node.ino())).await
+        self.place(target, Putting::Link(node.ino()), durable).await
     }
 
-    async fn put_node(&self, path: &QfsPath, kind: Kind, (major, minor): (u32, u32)) -> Result<()> {
-        drop(self.by_place(path).await?);
+    async fn put_node(&self, path: &QfsPath, kind: Kind, (major, minor): (u32, u32), durable: Durable) -> Result<()> {
+        drop(self.by_place(path, durable).await?);
         let rdev = Rdev { major, minor };
         let node = match kind {
             Kind::Fifo => NewNode::Fifo,
@@ -290,10 +297,10 @@ impl Namespace for Instance {
                 return Err(Error::new(ErrorKind::InvalidArgument, "put.node").at(path).because(why));
             }
         };
-        self.place(path, Putting::Node(node)).await
+        self.place(path, Putting::Node(node), durable).await
     }
 
-    async fn keep(&self, path: &QfsPath, kept: &Kept) -> Result<()> {
+    async fn keep(&self, path: &QfsPath, kept: &Kept, durable: Durable) -> Result<()> {
         let (node, attr) = self.walk(&Place::Path(path.clone())).await?;
         let keep = async {
             for (first, len) in &kept.holes {
@@ -318,7 +325,7 @@ impl Namespace for Instance {
             self.vfs.setattr(node.ino(), SetAttr { mode: kept.mode, mtime, ..SetAttr::default() }).await
         };
         keep.await.map_err(|error: Error| error.at(path))?;
-        self.vfs.sync_inode(node.ino()).await
+        if durable == Durable::Now { self.vfs.sync_inode(node.ino()).await } else { Ok(()) }
     }
 
     async fn commit(&self, mount: Prefix, note: &str) -> Result<Cid> {

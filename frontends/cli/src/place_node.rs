@@ -18,8 +18,8 @@ pub(crate) enum Putting {
     Node(NewNode),
 }
 
-/// Puts it as `name` into `dir`; what is there and no directory is replaced, what is there and the same stays. `random` makes
-/// the name unique under which it is made.
+/// Puts it as `name` into `dir`; what is there and no directory is replaced, what is there and the same stays. It is durable
+/// with the next sync of `dir`. `random` makes the name unique under which it is made.
 ///
 /// # Errors
 /// `IsDir` if a directory is there; those of the file system.
@@ -57,7 +57,7 @@ pub(crate) async fn put(vfs: &Arc<dyn Vfs>, (dir, name): (Ino, &Name), putting: 
         vfs.remove(from, RemoveKind::NonDir).await.ok();
         return Err(error);
     }
-    vfs.sync(dir).await
+    Ok(())
 }
 
 #[cfg(test)]

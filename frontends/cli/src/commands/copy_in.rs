@@ -2,7 +2,8 @@
 //!
 //! Every file appears whole, but a tree is no unit: one that fails half way leaves what was put before, and putting it
 //! again goes over it, past the files that are there whole where times are kept. What the target has beside it stays.
-//! A working tree also gets what a backup would keep: see [`source`].
+//! A working tree also gets what a backup would keep: see [`source`]. And it keeps the order of changes, so that not every
+//! file is made durable for itself, but all that was put, once in [`SYNC_EVERY`] and at the end.
 
 mod source;
 
@@ -13,6 +14,7 @@ use std::{
     os::unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -21,10 +23,32 @@ use muxfs::{ErrorKind, Name, QfsPath, Result, working::HISTORY_NAME};
 use tokio::sync::OnceCell;
 
 use super::put::{Entries, FILES_AT_ONCE, Walk, entries, host};
-use crate::namespace::{Kind, Namespace, Place, Stat};
+use crate::namespace::{Durable, Kind, Namespace, Place, Stat};
 
 /// The nodes of the host that have several names, by device and number, and where the first of them was put.
 type Links = Mutex<HashMap<(u64, u64), Arc<OnceCell<QfsPath>>>>;
+
+/// How much of a copy a crash may undo. A sync takes milliseconds, and in a second thousands of small files are put.
+const SYNC_EVERY: Duration = Duration::from_secs(1);
+
+/// When a copy of many files was made durable last.
+struct Pace(Mutex<Instant>);
+
+impl Pace {
+    fn begin() -> Self {
+        Self(Mutex::new(Instant::now()))
+    }
+
+    /// Whether it is time again.
+    fn next(&self) -> Durable {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.elapsed() < SYNC_EVERY {
+            return Durable::Later;
+        }
+        *last = Instant::now();
+        Durable::Now
+    }
+}
 
 /// Where a copy goes.
 #[derive(Clone, Copy)]
@@ -32,6 +56,8 @@ struct To<'a> {
     namespace: &'a dyn Namespace,
     keep: bool,
     links: &'a Links,
+    /// Of a directory, into what keeps the order of changes.
+    pace: Option<&'a Pace>,
 }
 
 impl To<'_> {
@@ -49,9 +75,14 @@ impl To<'_> {
             return Ok(());
         }
         match source::kept(path, metadata).map_err(|error| host(path, error))? {
-            Some(kept) => self.namespace.keep(target, &kept).await,
+            Some(kept) => self.namespace.keep(target, &kept, self.durable()).await,
             None => Ok(()),
         }
+    }
+
+    /// When the next thing that is put is durable.
+    fn durable(&self) -> Durable {
+        self.pace.map_or(Durable::Now, Pace::next)
     }
 
     async fn there(&self, target: &QfsPath) -> Result<Option<Stat>> {
@@ -77,18 +108,25 @@ impl Walk<'_> {
     ///
     /// With `keep`, what the nodes have beside their bytes too.
     pub(super) async fn copy_in(&self, namespace: &dyn Namespace, target: &QfsPath, keep: bool) -> Result<()> {
-        let (source, links) = (self.job.source, Links::default());
-        let to = To { namespace, keep, links: &links };
+        let (source, links, pace) = (self.job.source, Links::default(), Pace::begin());
+        let to = To { namespace, keep, links: &links, pace: None };
         if source == Path::new("-") {
             let input = self.open(source)?;
-            to.namespace.put(target, input).await.map_err(|error| error.at(source.display()))?;
+            to.namespace.put(target, input, Durable::Now).await.map_err(|error| error.at(source.display()))?;
             self.count(0);
             return Ok(());
         }
         // One that is named is followed.
         let metadata = fs::metadata(source).map_err(|error| host(source, error))?;
         if metadata.is_dir() {
-            return self.copy_dir(to, source.into(), target.clone()).await;
+            let to = To { pace: keep.then_some(&pace), ..to };
+            let copied = self.copy_dir(to, source.into(), target.clone()).await;
+            // Also what one put that fails half way; but where nothing was made, nothing is.
+            if copied.is_err() && !to.there(target).await.is_ok_and(|there| there.is_some()) {
+                return copied;
+            }
+            let settled = namespace.put_dir(target, Durable::Now).await;
+            return copied.and(settled);
         }
         self.copy_file(to, source, &metadata, target).await
     }
@@ -97,7 +135,7 @@ impl Walk<'_> {
         Box::pin(async move {
             // Listed before it is made: a directory that is put into itself is not met again in the copy.
             let Entries { dirs, leaves, others } = entries(&path)?;
-            to.namespace.put_dir(&target).await?;
+            to.namespace.put_dir(&target, to.durable()).await?;
             let (below, at) = (&path, &target);
             let can_be_given = |name: &Name| {
                 let is_taken = to.keep && name.as_bytes() == HISTORY_NAME.as_bytes();
@@ -134,7 +172,7 @@ impl Walk<'_> {
         if first == target || to.there(first).await?.is_none() {
             return Ok(());
         }
-        to.namespace.put_link(first, target).await?;
+        to.namespace.put_link(first, target, to.durable()).await?;
         self.count(0);
         Ok(())
     }
@@ -154,7 +192,7 @@ impl Walk<'_> {
             self.skip(path, "only root copies devices");
             return Ok(());
         }
-        to.namespace.put_node(target, kind, rdev).await?;
+        to.namespace.put_node(target, kind, rdev, to.durable()).await?;
         to.keep(path, metadata, target).await
     }
 
@@ -162,7 +200,7 @@ impl Walk<'_> {
         let link = fs::read_link(path).map_err(|error| host(path, error))?;
         let bytes = Bytes::copy_from_slice(link.as_os_str().as_bytes());
         if !to.keep || to.there(target).await?.is_none_or(|there| there.target.as_ref() != Some(&bytes)) {
-            to.namespace.put_symlink(target, bytes).await?;
+            to.namespace.put_symlink(target, bytes, to.durable()).await?;
         }
         to.keep(path, metadata, target).await
     }
@@ -174,7 +212,7 @@ impl Walk<'_> {
         }
         let input = self.open(path)?;
         let len = input.len_known();
-        to.namespace.put(target, input).await.map_err(|error| error.at(path.display()))?;
+        to.namespace.put(target, input, to.durable()).await.map_err(|error| error.at(path.display()))?;
         to.keep(path, metadata, target).await?;
         self.count(len);
         Ok(())

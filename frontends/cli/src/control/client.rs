@@ -37,8 +37,8 @@ use crate::commands::{
 };
 use crate::mounts::MountPoint;
 use crate::namespace::{
-    Collecting, Difference, EntryText, Finding, Hold, Input, Kept, Kind, LinkText, Logged, Namespace, Place, Stat,
-    from_text, to_text,
+    Collecting, Difference, Durable, EntryText, Finding, Hold, Input, Kept, Kind, LinkText, Logged, Namespace, Place,
+    Stat, from_text, to_text,
 };
 use crate::reload::Reloaded;
 
@@ -248,6 +248,11 @@ fn json<T: DeserializeOwned>(line: &[u8]) -> Result<T> {
     serde_json::from_slice(line).map_err(|error| Error::new(ErrorKind::Internal, "control.line").because(error))
 }
 
+/// Says when it is durable what is put.
+fn later(durable: Durable) -> (&'static str, &'static str) {
+    ("later", if durable == Durable::Later { "true" } else { "false" })
+}
+
 /// A path, as the protocol carries it.
 pub(super) fn path_text(path: &[u8]) -> String {
     to_text(path)
@@ -281,9 +286,9 @@ impl Namespace for Client {
         self.ask(Method::GET, "has", &[("path", &path_text(&path.to_bytes()))], empty()).await
     }
 
-    async fn put(&self, path: &QfsPath, input: Input) -> Result<QfsPath> {
+    async fn put(&self, path: &QfsPath, input: Input, durable: Durable) -> Result<QfsPath> {
         let path = path_text(&path.to_bytes());
-        let put: String = self.ask(Method::POST, "file", &[("path", &path)], streamed(input)).await?;
+        let put: String = self.ask(Method::POST, "file", &[("path", &path), later(durable)], streamed(input)).await?;
         QfsPath::parse(&path_bytes(&put)?)
     }
 
@@ -296,27 +301,28 @@ impl Namespace for Client {
         self.frames(Method::POST, "cp", args).and_then(|line| async move { json(&line) }).boxed()
     }
 
-    async fn put_dir(&self, path: &QfsPath) -> Result<()> {
-        self.ask(Method::POST, "dir", &[("path", &path_text(&path.to_bytes()))], empty()).await
+    async fn put_dir(&self, path: &QfsPath, durable: Durable) -> Result<()> {
+        self.ask(Method::POST, "dir", &[("path", &path_text(&path.to_bytes())), later(durable)], empty()).await
     }
 
-    async fn put_symlink(&self, path: &QfsPath, target: Bytes) -> Result<()> {
-        self.ask(Method::POST, "symlink", &[("path", &path_text(&path.to_bytes()))], whole(target)).await
+    async fn put_symlink(&self, path: &QfsPath, target: Bytes, durable: Durable) -> Result<()> {
+        self.ask(Method::POST, "symlink", &[("path", &path_text(&path.to_bytes())), later(durable)], whole(target))
+            .await
     }
 
-    async fn put_link(&self, source: &QfsPath, target: &QfsPath) -> Result<()> {
+    async fn put_link(&self, source: &QfsPath, target: &QfsPath, durable: Durable) -> Result<()> {
         let (path, target) = (path_text(&source.to_bytes()), path_text(&target.to_bytes()));
-        self.ask(Method::POST, "link", &[("path", &path), ("target", &target)], empty()).await
+        self.ask(Method::POST, "link", &[("path", &path), ("target", &target), later(durable)], empty()).await
     }
 
-    async fn put_node(&self, path: &QfsPath, kind: Kind, rdev: (u32, u32)) -> Result<()> {
+    async fn put_node(&self, path: &QfsPath, kind: Kind, rdev: (u32, u32), durable: Durable) -> Result<()> {
         let body = whole(encode(&(kind, rdev))?);
-        self.ask(Method::POST, "node", &[("path", &path_text(&path.to_bytes()))], body).await
+        self.ask(Method::POST, "node", &[("path", &path_text(&path.to_bytes())), later(durable)], body).await
     }
 
-    async fn keep(&self, path: &QfsPath, kept: &Kept) -> Result<()> {
+    async fn keep(&self, path: &QfsPath, kept: &Kept, durable: Durable) -> Result<()> {
         let body = whole(encode(kept)?);
-        self.ask(Method::POST, "keep", &[("path", &path_text(&path.to_bytes()))], body).await
+        self.ask(Method::POST, "keep", &[("path", &path_text(&path.to_bytes())), later(durable)], body).await
     }
 
     async fn commit(&self, mount: Prefix, note: &str) -> Result<Cid> {

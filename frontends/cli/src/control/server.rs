@@ -34,7 +34,7 @@ use crate::{
     commands::{car, key, verify_all::VerifyAll, zstor},
     instance::Instance,
     mounts::MountPoint,
-    namespace::{EntryText, Input, Kept, LinkText, Logged, Namespace as _, Place},
+    namespace::{Durable, EntryText, Input, Kept, LinkText, Logged, Namespace as _, Place},
     reload::Reloaded,
 };
 
@@ -253,6 +253,32 @@ impl PathArg {
     }
 }
 
+/// Where something is put, and whether it is durable with a later call.
+#[derive(Deserialize)]
+struct PutArg {
+    path: String,
+    #[serde(default)]
+    later: bool,
+}
+
+impl PutArg {
+    fn taken(self) -> Result<(QfsPath, Durable), Error> {
+        Ok((PathArg { path: self.path }.path()?, durable(self.later)))
+    }
+}
+
+fn durable(later: bool) -> Durable {
+    if later { Durable::Later } else { Durable::Now }
+}
+
+#[derive(Deserialize)]
+struct PutLinkArg {
+    path: String,
+    target: String,
+    #[serde(default)]
+    later: bool,
+}
+
 #[derive(Deserialize)]
 struct LinkArg {
     path: String,
@@ -445,8 +471,9 @@ async fn has(State(owner): Owner, Query(arg): Query<PathArg>) -> Answer<bool> {
     Ok(Json(owner.has(&arg.path()?).await?))
 }
 
-async fn put(State(owner): Owner, Query(arg): Query<PathArg>, body: Body) -> Answer<String> {
-    let path = owner.put(&arg.path()?, input(body)).await?;
+async fn put(State(owner): Owner, Query(arg): Query<PutArg>, body: Body) -> Answer<String> {
+    let (path, durable) = arg.taken()?;
+    let path = owner.put(&path, input(body), durable).await?;
     Ok(Json(super::client::path_text(&path.to_bytes())))
 }
 
@@ -461,12 +488,14 @@ async fn cp(State(owner): Owner, Query(arg): Query<LinkArg>) -> Result<Response,
     }))))
 }
 
-async fn put_dir(State(owner): Owner, Query(arg): Query<PathArg>) -> Answer<()> {
-    Ok(Json(owner.put_dir(&arg.path()?).await?))
+async fn put_dir(State(owner): Owner, Query(arg): Query<PutArg>) -> Answer<()> {
+    let (path, durable) = arg.taken()?;
+    Ok(Json(owner.put_dir(&path, durable).await?))
 }
 
-async fn put_symlink(State(owner): Owner, Query(arg): Query<PathArg>, body: Bytes) -> Answer<()> {
-    Ok(Json(owner.put_symlink(&arg.path()?, body).await?))
+async fn put_symlink(State(owner): Owner, Query(arg): Query<PutArg>, body: Bytes) -> Answer<()> {
+    let (path, durable) = arg.taken()?;
+    Ok(Json(owner.put_symlink(&path, body, durable).await?))
 }
 
 async fn import(State(owner): Owner, Query(arg): Query<MountArg>, body: Body) -> Answer<LinkText> {
@@ -523,21 +552,23 @@ async fn pins(State(owner): Owner, Query(arg): Query<MountsArg>) -> Answer<Vec<(
     Ok(Json(pins.into_iter().map(|(mount, cid)| (mount.to_string(), cid.to_string())).collect()))
 }
 
-async fn keep(State(owner): Owner, Query(arg): Query<PathArg>, body: Bytes) -> Answer<()> {
+async fn keep(State(owner): Owner, Query(arg): Query<PutArg>, body: Bytes) -> Answer<()> {
+    let (path, durable) = arg.taken()?;
     let kept: Kept = serde_json::from_slice(&body)
         .map_err(|error| Error::new(ErrorKind::InvalidArgument, "control.keep").because(error))?;
-    Ok(Json(owner.keep(&arg.path()?, &kept).await?))
+    Ok(Json(owner.keep(&path, &kept, durable).await?))
 }
 
-async fn put_link(State(owner): Owner, Query(arg): Query<LinkArg>) -> Answer<()> {
+async fn put_link(State(owner): Owner, Query(arg): Query<PutLinkArg>) -> Answer<()> {
     let (path, target) = (PathArg { path: arg.path }.path()?, PathArg { path: arg.target }.path()?);
-    Ok(Json(owner.put_link(&path, &target).await?))
+    Ok(Json(owner.put_link(&path, &target, durable(arg.later)).await?))
 }
 
-async fn put_node(State(owner): Owner, Query(arg): Query<PathArg>, body: Bytes) -> Answer<()> {
+async fn put_node(State(owner): Owner, Query(arg): Query<PutArg>, body: Bytes) -> Answer<()> {
+    let (path, durable) = arg.taken()?;
     let (kind, rdev) = serde_json::from_slice(&body)
         .map_err(|error| Error::new(ErrorKind::InvalidArgument, "control.node").because(error))?;
-    Ok(Json(owner.put_node(&arg.path()?, kind, rdev).await?))
+    Ok(Json(owner.put_node(&path, kind, rdev, durable).await?))
 }
 
 async fn commit(State(owner): Owner, Query(arg): Query<CommitArg>) -> Answer<String> {

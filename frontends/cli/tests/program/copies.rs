@@ -3,8 +3,9 @@
 use std::{
     fs,
     os::unix::fs::{MetadataExt as _, PermissionsExt as _, lchown, symlink},
+    process::Stdio,
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use muxfs::{
@@ -17,7 +18,7 @@ use muxfs::{
 };
 use muxfs_local::FileMedia;
 
-use crate::World;
+use crate::{PATIENCE, World};
 
 /// Opens the working tree of `/ipfs` as a program of its own would.
 async fn open_tree(world: &World) -> Tree {
@@ -110,5 +111,54 @@ async fn links_holes_pipes_attributes_and_owners_are_kept() {
         }
         drop(tree);
         assert!(!world.ok(&["--json", "doctor"]).contains(r#""level":"error","check":"tree""#));
+    }
+}
+
+/// Files are made durable many at a time. All are when the command says so; and a server that is killed before leaves whole files
+/// or none, over which the same command goes on.
+#[test]
+fn many_files_are_whole_or_absent_after_a_kill_and_there_when_it_was_said() {
+    const COUNT: usize = 1000;
+    let text = |n: usize| format!("file {n}\n").repeat(1 + n % 300);
+    let world = World::new();
+    let source = world.path("source");
+    for dir in 0..10 {
+        fs::create_dir_all(source.join(format!("{dir}"))).expect("made");
+    }
+    for n in 0..COUNT {
+        fs::write(source.join(format!("{}/{n}", n % 10)), text(n)).expect("written");
+    }
+    let put = ["put", "-r", source.to_str().expect("UTF-8"), "/ipfs/copy"];
+
+    let server = world.serve(&[]);
+    let mut under_way = world.command().args(put).stderr(Stdio::null()).spawn().expect("the program runs");
+    let begun = Instant::now();
+    while !world.run(&["has", "/ipfs/copy/1/1"]).status.success() {
+        assert!(begun.elapsed() < PATIENCE, "nothing is put");
+    }
+    server.kill();
+    under_way.wait().expect("a child");
+
+    let server = world.serve(&[]);
+    let left = world.path("left");
+    world.ok(&["get", "/ipfs/copy", left.to_str().expect("UTF-8")]);
+    for dir in fs::read_dir(&left).expect("a directory") {
+        for file in fs::read_dir(dir.expect("an entry").path()).expect("a directory") {
+            let file = file.expect("an entry").path();
+            let name = file.file_name().and_then(|name| name.to_str()).expect("UTF-8");
+            if !name.starts_with(".muxfs-put-") {
+                let n = name.parse().expect("a number");
+                assert!(fs::read_to_string(&file).expect("read") == text(n), "{}", file.display());
+            }
+        }
+    }
+    world.ok(&put);
+    server.kill();
+
+    let _server = world.serve(&[]);
+    world.ok(&["get", "/ipfs/copy", world.path("back").to_str().expect("UTF-8")]);
+    for n in 0..COUNT {
+        let file = world.path("back").join(format!("{}/{n}", n % 10));
+        assert!(fs::read_to_string(&file).expect("there") == text(n), "{}", file.display());
     }
 }

@@ -27,7 +27,7 @@ use super::Told;
 use crate::{
     commands::put::FILES_AT_ONCE,
     instance::Instance,
-    namespace::{Kept, Kind, Namespace as _, Place, Stat, seconds},
+    namespace::{Durable, Kept, Kind, Namespace as _, Place, Stat, seconds},
 };
 
 /// How much of a file is asked for at once, in bytes, and how many such pieces ahead.
@@ -45,7 +45,7 @@ pub(super) async fn put(
     is_tree: bool,
     told: &Arc<Told>,
 ) -> Result<()> {
-    let store = instance.by_place(target).await?;
+    let store = instance.by_place(target, Durable::Now).await?;
     if source.prefix == target.prefix && target.parts.starts_with(&source.parts) {
         let why = "the target is in the source: it would be copied into itself";
         return Err(Error::new(ErrorKind::InvalidArgument, "cp").at(target).because(why));
@@ -299,7 +299,7 @@ impl Placed<'_> {
         let mode = (node.attr.kind != FileKind::Symlink).then_some(node.attr.mode);
         let mtime = seconds(node.attr.mtime);
         let kept = Kept { mode, mtime, owner: None, holes: Vec::new(), xattrs: Vec::new() };
-        self.instance.keep(path, &kept).await
+        self.instance.keep(path, &kept, Durable::Now).await
     }
 }
 

@@ -26,7 +26,7 @@ use serde_json::json;
 use super::{chunks_of, dir_at, open};
 use crate::{
     args::FlistSources,
-    namespace::{Input, Kept, Namespace, seconds},
+    namespace::{Durable, Input, Kept, Namespace, seconds},
     output::{Output, Progress, bytes, count},
 };
 
@@ -148,7 +148,7 @@ impl Import<'_> {
     fn place_dir(&self, target: QfsPath, dir: Inode, depth: usize) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move {
             let entries = dir_at(&self.flist, &dir, depth).map_err(|error| error.at(&target))?;
-            self.namespace.put_dir(&target).await?;
+            self.namespace.put_dir(&target, Durable::Now).await?;
             let (dirs, leaves): (Vec<_>, Vec<_>) =
                 entries.into_iter().partition(|entry| entry.inode.kind == FileKind::Dir);
             let at = &target;
@@ -179,15 +179,15 @@ impl Import<'_> {
             return Ok(());
         }
         match inode.kind {
-            FileKind::File => drop(self.namespace.put(target, self.input(inode)).await?),
-            FileKind::Symlink => self.namespace.put_symlink(target, inode.target.clone()).await?,
+            FileKind::File => drop(self.namespace.put(target, self.input(inode), Durable::Now).await?),
+            FileKind::Symlink => self.namespace.put_symlink(target, inode.target.clone(), Durable::Now).await?,
             FileKind::CharDevice | FileKind::BlockDevice if !self.is_root => {
                 self.skip(&target.to_bytes(), "only root imports devices");
                 return Ok(());
             }
             kind => {
                 let rdev = (inode.rdev.major, inode.rdev.minor);
-                self.namespace.put_node(target, kind.into(), rdev).await?;
+                self.namespace.put_node(target, kind.into(), rdev, Durable::Now).await?;
             }
         }
         self.count();
@@ -203,7 +203,7 @@ impl Import<'_> {
             holes: Vec::new(),
             xattrs: Vec::new(),
         };
-        self.namespace.keep(target, &kept).await
+        self.namespace.keep(target, &kept, Durable::Now).await
     }
 
     fn print(&self, path: &QfsPath) -> Result<()> {

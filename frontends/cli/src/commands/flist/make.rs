@@ -28,7 +28,7 @@ use crate::{
     args::{self, FlistMaking, FlistStore},
     commands,
     flist::with_key,
-    namespace::{Input, Kind, Namespace, Place, Stat, hex, to_text},
+    namespace::{Durable, Input, Kind, Namespace, Place, Stat, hex, to_text},
     output::{Output, bytes, count},
 };
 
@@ -85,11 +85,11 @@ impl<T: Deref<Target = dyn Namespace> + Send + Sync + 'static> BlockStore for Pl
         let is_made =
             |made: &Mutex<HashSet<QfsPath>>| made.lock().unwrap_or_else(PoisonError::into_inner).contains(&dir);
         if !is_made(&self.made) {
-            self.namespace.put_dir(&dir).await?;
+            self.namespace.put_dir(&dir, Durable::Now).await?;
             self.made.lock().unwrap_or_else(PoisonError::into_inner).insert(dir);
         }
         let input = Input::Stream(stream::once(std::future::ready(Ok(block))).boxed());
-        self.namespace.put(&file, input).await.map(drop)
+        self.namespace.put(&file, input, Durable::Now).await.map(drop)
     }
 
     async fn delete(&self, key: &BlockKey) -> Result<()> {
@@ -117,7 +117,7 @@ where
             (FlistStore::Url(url), _) => urls.push(url.clone()),
             (FlistStore::Path(path), Some(namespace)) => {
                 let dir = commands::path(path)?;
-                namespace.put_dir(&dir).await?;
+                namespace.put_dir(&dir, Durable::Now).await?;
                 placed.push(Arc::new(Placed { namespace: namespace.clone(), dir, made: Mutex::default() }));
             }
             (FlistStore::Path(_), None) => return Err(Error::new(ErrorKind::Internal, OP)),

@@ -19,7 +19,7 @@ use super::{Batch, Done, FILES_AT_ONCE, checksum_of, current_dir};
 use crate::{
     commands::put::{entries, host},
     config::ByteCount,
-    namespace::{Input, Kind, Namespace, Place},
+    namespace::{Durable, Input, Kind, Namespace, Place},
     output::Output,
 };
 
@@ -170,7 +170,7 @@ impl Importing<'_> {
         let (len, progress) = (object.len, self.batch.progress.clone());
         let stream = object.stream().inspect_ok(move |piece| progress.add_bytes(piece.len() as u64));
         // All of it was held against its checksum: only now it gets its name, whole.
-        self.namespace.put(&target, Input::Stream(stream.boxed())).await?;
+        self.namespace.put(&target, Input::Stream(stream.boxed()), Durable::Now).await?;
         Ok((target, Some(len)))
     }
 
@@ -180,7 +180,7 @@ impl Importing<'_> {
         for count in 1..path.parts.len() {
             let dir = QfsPath { prefix: path.prefix, parts: path.parts[..count].to_vec() };
             if !dirs.contains(&dir.to_bytes()) {
-                self.namespace.put_dir(&dir).await?;
+                self.namespace.put_dir(&dir, Durable::Now).await?;
                 dirs.insert(dir.to_bytes());
             }
         }
