@@ -33,7 +33,7 @@ pub(crate) enum Vault {
     ///
     /// Whoever knows the older one, and not the password, can read nothing any more of what is there when it is done. Where
     /// somebody knew the password, too, change that first. Every pack is written again; what was interrupted goes on when it
-    /// is called again. Journal and pins, which are on this machine, stay under the keys that they have.
+    /// is called again. Journal and pins, which are on the machine that has the vault open, come under other keys, too.
     #[command(
         after_help = "Examples:\n  muxfs vault passwd /srv/vault && muxfs vault rekey /srv/vault\n  muxfs vault rekey --password-file v.password /v"
     )]

@@ -24,7 +24,7 @@ use crate::{
     instance::{Instance, env},
     mounts::MountPoint,
     output::{Output, bytes, count},
-    vault::{self, LOCK, OpenStore, VaultMount, VaultStore, Want, Way, password::PasswordFrom},
+    vault::{self, LOCK, OpenStore, Renewed, VaultMount, VaultStore, Want, Way, password::PasswordFrom},
 };
 
 /// So much is put under another master key between two looks at how far it is, in bytes.
@@ -264,6 +264,8 @@ async fn rekey(config: &Config, args: &args::VaultPlaceArgs, output: Output) -> 
         if !begun {
             output.notice("The master key was being replaced already: that goes on.");
         }
+        // Before the last pack, so that a rekey which is done has done this.
+        let beside = vault::renew(&vault, &target.local(), &env()).await?;
         let pack_len = u64::from(vault.about().pack_len);
         let progress = output.progress(vault.rekey_left().map(|packs| packs * pack_len));
         let mut packs = 0;
@@ -272,13 +274,23 @@ async fn rekey(config: &Config, args: &args::VaultPlaceArgs, output: Output) -> 
             packs += done.packs;
             progress.add_bytes(done.packs * pack_len);
             if done.is_done {
-                return Ok(packs);
+                return Ok((packs, beside));
             }
         }
     };
     let replaced = replace.await.map_err(|error: Error| error.at(&target.name));
-    let packs = closing(store, replaced).await?;
-    let value = json!({ "vault": target.name, "packs": packs });
+    let (packs, beside) = closing(store, replaced).await?;
+    match &beside {
+        Renewed::Settled => {}
+        Renewed::Elsewhere(place) => output.notice(&format!(
+            "{place} has the journal and the pins of this vault: they come under new keys when it opens the vault there."
+        )),
+        Renewed::Waits(place) => output.notice(&format!(
+            "{place} has the journal and the pins of this vault, which are still under keys of before the rekey before this one: open the \
+             vault there, then rekey it again, so that they come under newer ones."
+        )),
+    }
+    let value = json!({ "vault": target.name, "packs": packs, "is_beside_settled": beside == Renewed::Settled });
     let text = format!("{} has another master key: {} packs were put again", target.name, count(packs));
     output.result(text.as_bytes(), &value)
 }
@@ -291,7 +303,8 @@ async fn info(config: &Config, args: &args::VaultPlaceArgs, sealed: bool, output
         let seen = Vault::seen(&target.place(&store).await?).await?;
         let len = store.below.len().await?;
         let vault = if sealed { None } else { Some(target.open(&store).await?) };
-        Ok((seen, len, vault.map(|vault| (vault.about(), vault.usage()))))
+        let opened = vault.map(|vault| (vault.about(), vault.usage(), vault.rekey_left(), vault::is_settled(&vault)));
+        Ok((seen, len, opened))
     };
     let looked = look.await;
     let (seen, len, opened) = closing(store, looked).await?;
@@ -310,7 +323,7 @@ async fn info(config: &Config, args: &args::VaultPlaceArgs, sealed: bool, output
         "objects": seen.object_count,
         "store_len": len,
     });
-    if let Some((about, usage)) = opened {
+    if let Some((about, usage, rekey_left, is_beside_settled)) = opened {
         lines.extend([
             ("id", hex(about.id)),
             ("compression", about.compression.to_string()),
@@ -318,6 +331,16 @@ async fn info(config: &Config, args: &args::VaultPlaceArgs, sealed: bool, output
             ("live", format!("{} in {} blocks", bytes(usage.live_len), count(usage.block_count))),
             ("epoch", about.epoch.to_string()),
         ]);
+        if let Some(left) = rekey_left {
+            let text = format!("{} packs are under the master key of before: muxfs vault rekey goes on", count(left));
+            lines.push(("rekey", text));
+        }
+        if !is_beside_settled {
+            let text = "journal and pins are under keys of before, until who has them opens the vault";
+            lines.push(("beside", text.to_owned()));
+        }
+        value["rekey_packs_left"] = rekey_left.into();
+        value["is_beside_settled"] = is_beside_settled.into();
         value["id"] = hex(about.id).into();
         value["compression"] = about.compression.to_string().into();
         value["pack_len"] = about.pack_len.into();

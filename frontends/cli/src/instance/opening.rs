@@ -8,7 +8,7 @@ use muxfs::{
     cas_view::{CasViewOptions, Space},
     dag::{Dag, DagOptions, Profile},
     heads::{Heads, LogHeads, MemHeads},
-    media::{Media, MemMedia, SealedMedia},
+    media::{Media, MemMedia},
     mux::Mount,
     pins::Pins,
     tree::{AutoCommit, Retention, Tree, TreeOptions},
@@ -281,13 +281,10 @@ impl Opening<'_> {
         let (prefix, env) = (mount.prefix.0, env());
         let opened = vault::open(self.config, mount, &env).await?;
         let mut commits = self.commits(mount.is_async);
-        let journal: Arc<dyn Media> = if let Some((dir, key)) = opened.journal {
-            private_dir(&dir)?;
-            Arc::new(SealedMedia::new(Arc::new(FileMedia::open_ahead(dir)?), key, env.clone()))
-        } else {
+        let journal = opened.journal.unwrap_or_else(|| {
             commits.auto = None;
             Arc::new(MemMedia::default())
-        };
+        });
         let (space, pins, vault) = (opened.space, opened.pins, opened.vault);
         let room = room_of_both(&space, &space_of_disk(opened.local));
         let below = Below { journal, heads: vault.vault.clone(), commits, room };

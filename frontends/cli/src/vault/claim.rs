@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use muxfs::{
     Error, ErrorKind, Name, Result,
-    heads::{Heads, Swap},
+    heads::{Heads, Swap, Version},
 };
 use serde::{Deserialize, Serialize};
 
@@ -29,43 +29,90 @@ pub(crate) struct Claim {
     pub(crate) is_taken_over: bool,
 }
 
-impl Claim {
-    /// Says that the data directory `writer`, at `place`, has the vault from now on.
+/// What a data directory can have, and has when it takes it.
+#[derive(Debug)]
+pub(crate) struct Offer {
+    pub(crate) claim: Claim,
+    /// Whether it has it already: what is there counts.
+    pub(crate) is_held: bool,
+    known: Option<Version>,
+}
+
+impl Offer {
+    /// Says that this data directory has the vault from now on.
     ///
     /// # Errors
-    /// `Denied` where another has, but with `takes_over`.
-    pub(crate) async fn take(heads: &dyn Heads, writer: &str, place: &str, takes_over: bool) -> Result<Self> {
-        let name = Name::new(NAME)?;
-        loop {
-            let (known, version) = match heads.load(&name).await? {
-                Some((bytes, version)) => (Some(Self::decode(&bytes)?), Some(version)),
-                None => (None, None),
-            };
-            let (generation, is_taken_over) = match known {
-                Some(known) if known.writer == writer && !known.is_given_back => return Ok(known),
-                Some(known) if known.writer == writer => (known.generation, false),
-                Some(known) if known.is_given_back || takes_over => (known.generation + 1, !known.is_given_back),
-                Some(known) => {
-                    let why = format!(
-                        "{} has the journal and the pins of this vault: open it with that one. Where that is lost, make an empty file \
-                         take-over in the directory mounts/PREFIX of this one: what was not committed there is given up then",
-                        known.place
-                    );
-                    return Err(Error::new(ErrorKind::Denied, OP).because(why));
-                }
-                None => (1, false),
-            };
-            let claim = Self {
-                generation,
-                writer: writer.into(),
-                place: place.chars().take(PLACE_LEN_MAX).collect(),
-                is_given_back: false,
-                is_taken_over,
-            };
-            if let Swap::Done(_) = heads.swap(&name, version.as_ref(), claim.encode()?).await? {
-                return Ok(claim);
+    /// `Unavailable` where another was faster; those of the heads.
+    pub(crate) async fn take(self, heads: &dyn Heads) -> Result<Claim> {
+        if !self.is_held {
+            let swapped = heads.swap(&Name::new(NAME)?, self.known.as_ref(), self.claim.encode()?).await?;
+            if !matches!(swapped, Swap::Done(_)) {
+                let why = "another took this vault at the same moment: try again";
+                return Err(Error::new(ErrorKind::Unavailable, OP).because(why));
             }
         }
+        Ok(self.claim)
+    }
+}
+
+impl Claim {
+    /// Who has a vault, or had it last.
+    ///
+    /// # Errors
+    /// Those of the heads; `Corrupt`.
+    pub(crate) async fn load(heads: &dyn Heads) -> Result<Option<Self>> {
+        let found = heads.load(&Name::new(NAME)?).await?;
+        found.map(|(bytes, _)| Self::decode(&bytes)).transpose()
+    }
+
+    /// Whether something is in a data directory alone.
+    pub(crate) fn is_held(&self) -> bool {
+        !self.is_given_back
+    }
+
+    /// Whether it is that of a data directory.
+    pub(crate) fn is_of(&self, writer: &str) -> bool {
+        self.writer == writer
+    }
+
+    /// Where the data directory is, for people.
+    pub(crate) fn place(&self) -> &str {
+        &self.place
+    }
+
+    /// Finds out what the data directory `writer`, at `place`, can have; nothing is written.
+    ///
+    /// # Errors
+    /// `Denied` where another has the vault, but with `takes_over`.
+    pub(crate) async fn offered(heads: &dyn Heads, writer: &str, place: &str, takes_over: bool) -> Result<Offer> {
+        let (known, version) = match heads.load(&Name::new(NAME)?).await? {
+            Some((bytes, version)) => (Some(Self::decode(&bytes)?), Some(version)),
+            None => (None, None),
+        };
+        let (generation, is_taken_over) = match known {
+            Some(known) if known.is_of(writer) && known.is_held() => {
+                return Ok(Offer { claim: known, is_held: true, known: version });
+            }
+            Some(known) if known.is_of(writer) => (known.generation, false),
+            Some(known) if known.is_given_back || takes_over => (known.generation + 1, known.is_held()),
+            Some(known) => {
+                let why = format!(
+                    "{} has the journal and the pins of this vault: open it with that one. Where that is lost, make an empty file \
+                     take-over in the directory mounts/PREFIX of this one: what was not committed there is given up then",
+                    known.place
+                );
+                return Err(Error::new(ErrorKind::Denied, OP).because(why));
+            }
+            None => (1, false),
+        };
+        let claim = Self {
+            generation,
+            writer: writer.into(),
+            place: place.chars().take(PLACE_LEN_MAX).collect(),
+            is_given_back: false,
+            is_taken_over,
+        };
+        Ok(Offer { claim, is_held: false, known: version })
     }
 
     /// Says that others may have the vault: nothing is in this data directory alone.
@@ -103,8 +150,14 @@ mod tests {
     #[tokio::test]
     async fn one_has_it_until_it_is_given_back_or_taken_over() {
         let heads = MemHeads::default();
-        let take = async |writer, takes_over| Claim::take(&heads, writer, "here", takes_over).await;
+        let take =
+            async |writer, takes_over| Claim::offered(&heads, writer, "here", takes_over).await?.take(&heads).await;
+        assert_eq!(Claim::load(&heads).await.expect("loaded"), None);
+        let slower = Claim::offered(&heads, "two", "here", false).await.expect("nobody has it");
         let first = take("one", false).await.expect("nobody has it");
+        assert!(first.is_held() && first.is_of("one") && first.place() == "here");
+        assert_eq!(slower.take(&heads).await.expect_err("one was faster").kind(), ErrorKind::Unavailable);
+        assert_eq!(Claim::load(&heads).await.expect("loaded").as_ref(), Some(&first));
         assert_eq!(take("one", false).await.expect("the same"), first);
         assert_eq!(take("two", false).await.expect_err("one has it").kind(), ErrorKind::Denied);
         first.give_back(&heads).await.expect("given back");

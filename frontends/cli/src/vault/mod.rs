@@ -4,39 +4,38 @@
 //! are in the data directory, under keys of the vault. What state was seen last is remembered there, too. Spec: spec/vault.md
 //! #the-mount.
 
+mod beside;
 mod claim;
 pub(crate) mod password;
 mod place;
 
 use std::{
-    fs, io,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use muxfs::{
-    BlockStore, Env, Prefix, Result, SecretKey,
+    BlockStore, Env, Prefix, Result,
     block::SegmentsStats,
     heads::LogHeads,
-    media::{Media, SealedMedia},
+    media::{Media, MemMedia},
     pins::Pins,
-    tree::uncommitted_count,
 };
 use muxfs_vault::{Vault, VaultPlace};
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::place::{Below, LOCK, OpenStore, VaultStore, Want};
-use self::{claim::Claim, password::PasswordFrom, place::head};
+use self::{beside::Kept, claim::Claim, password::PasswordFrom, place::head};
+pub(crate) use self::{
+    beside::{Renewed, is_settled, renew},
+    place::{Below, LOCK, OpenStore, VaultStore, Want},
+};
 use crate::{
-    commands::{doctor::Finding, put::host},
+    commands::doctor::Finding,
     config::{Config, PrefixText},
     data_dir::{content_dir, private_dir},
     instance::{SpaceFn, media},
     take_over, writer,
 };
-
-/// What the directory of a journal begins with.
-const JOURNAL: &str = "journal-";
 
 /// A vault, and the working tree in it. Spec: spec/vault.md #the-mount.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -160,8 +159,8 @@ pub(crate) struct OpenVault {
 pub(crate) struct Parts {
     pub(crate) vault: OpenVault,
     pub(crate) pins: Arc<Pins>,
-    /// Where the journal is, and what seals it; `None` where nothing is written.
-    pub(crate) journal: Option<(PathBuf, SecretKey)>,
+    /// `None` where nothing is written.
+    pub(crate) journal: Option<Arc<dyn Media>>,
     pub(crate) space: SpaceFn,
     pub(crate) local: PathBuf,
 }
@@ -180,23 +179,25 @@ pub(crate) async fn open(config: &Config, mount: &VaultMount, env: &Env) -> Resu
         let password = mount.password(config).known(&mount.name(data)).await?;
         password::forbid_dumps();
         let vault = Arc::new(Vault::open(place_in(&store, &local, env).await?, &password).await?);
-        let pins: Arc<dyn Media> =
-            Arc::new(SealedMedia::new(media(&local.join("pins"))?, vault.key("pins"), env.clone()));
-        let pins = Arc::new(Pins::open(pins, env).await?);
         if mount.way == Way::Read {
-            return Ok((vault, pins, None, None));
+            let pins = Pins::open(Arc::new(MemMedia::default()), env).await?;
+            return Ok((vault, Arc::new(pins), None, None));
         }
         let takes_over = take_over::file(&local).exists();
-        let claim = Claim::take(&*vault, &writer::known_or_drawn(&local, env)?, &who(data), takes_over).await?;
-        let journal = local.join(format!("{JOURNAL}{}", claim.generation));
-        if claim.is_taken_over && !journal.exists() {
+        let me = writer::known_or_drawn(&local, env)?;
+        let offer = Claim::offered(&*vault, &me, &who(data), takes_over).await?;
+        let dir = beside::journal_dir(&local, offer.claim.generation);
+        if !offer.is_held {
+            beside::clear(&vault, &local, &dir, env).await?;
+        }
+        let claim = offer.take(&*vault).await?;
+        if claim.is_taken_over && !dir.exists() {
             take_over::lose_pins(&local)?;
         }
         take_over::is_over(&local)?;
-        let key = vault.key("journal");
-        set_aside(&local, &journal, &key, (mount.way, env)).await?;
+        let (journal, pins) = open_beside(&vault, &local, &dir, (mount.way, env)).await?;
         let lent = (mount.way == Way::Lent).then(|| (claim, pins.clone()));
-        Ok((vault, pins, Some((journal, key)), lent))
+        Ok((vault, pins, Some(journal), lent))
     };
     match begin.await {
         Ok((vault, pins, journal, lent)) => {
@@ -217,39 +218,25 @@ fn who(data: &Path) -> String {
     format!("{} on {}", data.display(), writer::hostname())
 }
 
-/// Looks at the journals of before another data directory had the vault: tells of what no commit has, and of a vault that is lent
-/// removes those that have nothing.
-async fn set_aside(local: &Path, current: &Path, key: &SecretKey, (way, env): (Way, &Env)) -> Result<()> {
-    for dir in journals(local)?.into_iter().filter(|dir| dir != current) {
-        let sealed = SealedMedia::new(media(&dir)?, key.clone(), env.clone());
-        match uncommitted_count(Arc::new(sealed), env).await {
-            Ok(0) if way == Way::Lent => fs::remove_dir_all(&dir).map_err(|error| host(&dir, error))?,
-            Ok(0) => {}
-            Ok(count) => tracing::warn!(
-                dir = %dir.display(),
-                count,
-                "another data directory took the vault over before the changes in this journal were committed: they are nowhere else, and \
-                 are not played over what that one did. Keep it for as long as they may be missed, then remove it"
-            ),
-            Err(error) => tracing::warn!(
-                dir = %dir.display(),
-                "a journal of before another data directory took the vault over cannot be read: {error:#}"
-            ),
-        }
+/// Opens the journal and the pins, and looks at the journals of before another data directory had the vault.
+async fn open_beside(
+    vault: &Vault,
+    local: &Path,
+    journal: &Path,
+    (way, env): (Way, &Env),
+) -> Result<(Arc<dyn Media>, Arc<Pins>)> {
+    let counting = Kept::counting(vault, local, journal, env)?;
+    let set_aside = Kept::set_aside(vault, local, Some(journal), env)?;
+    if let Err(error) = beside::settle(vault, &counting, &set_aside).await {
+        tracing::warn!(
+            "not all that is beside the vault could be sealed anew: it is read under the keys of before until an opening that can: {error:#}"
+        );
     }
-    Ok(())
-}
-
-/// The journals of a mount.
-fn journals(local: &Path) -> Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(local).map_err(|error| host(local, error))? {
-        let path = entry.map_err(|error| host(local, error))?.path();
-        if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(JOURNAL)) {
-            found.push(path);
-        }
+    for journal in set_aside {
+        journal.look((way, env)).await?;
     }
-    Ok(found)
+    let [journal, pins] = counting;
+    Ok((journal.sealed, Arc::new(Pins::open(pins.sealed, env).await?)))
 }
 
 /// Removes what a mount has of a vault that was destroyed: journals and pins. That it was destroyed stays remembered.
@@ -261,13 +248,7 @@ pub(crate) fn forget(local: &Path) -> Result<()> {
         return Ok(());
     }
     take_over::forget(local)?;
-    for path in journals(local)?.into_iter().chain([local.join("pins")]) {
-        match fs::remove_dir_all(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(host(&path, error)),
-            _ => {}
-        }
-    }
-    Ok(())
+    beside::forget(local)
 }
 
 impl OpenVault {
@@ -327,50 +308,5 @@ pub(crate) async fn look(data: &Path, mount: &VaultMount, env: &Env) -> Finding 
             Finding::error(CHECK, &store, "there is no vault", advice)
         }
         Err(error) => Finding::error(CHECK, &store, format!("{error:#}"), "mend what is said; nothing was changed"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use muxfs::{
-        ErrorKind, Name,
-        block::Mem,
-        dag::{Dag, DagOptions},
-        heads::MemHeads,
-        tree::{Tree, TreeOptions},
-        vfs::{NewNode, SetAttr, Vfs as _},
-    };
-
-    use super::*;
-
-    /// It was removed, though another data directory took the vault over before it was committed.
-    #[tokio::test]
-    async fn a_journal_of_what_no_commit_has_is_kept() {
-        let (dir, env, key) =
-            (tempfile::tempdir().expect("a directory"), crate::instance::env(), SecretKey::new([7; 32]));
-        let (local, name) = (dir.path(), |text: &str| Name::new(text.as_bytes()).expect("a name"));
-        for (journal, commits) in [("journal-1", false), ("journal-2", true)] {
-            let media = media(&local.join(journal)).expect("made");
-            let media = Arc::new(SealedMedia::new(media, key.clone(), env.clone()));
-            let dag = Dag::new(Arc::new(Mem::default()), DagOptions::default());
-            let options = TreeOptions::new(name("main"), env.clone());
-            let tree = Tree::open(dag, media, Arc::new(MemHeads::default()), options).await.expect("opened");
-            let made = tree.create(tree.root(), &name("made"), NewNode::Dir, SetAttr::default()).await.expect("made");
-            tree.release(made.node.ino, 1);
-            tree.sync(tree.root()).await.expect("synced");
-            if commits {
-                tree.commit("").await.expect("committed");
-                tree.close().await.expect("closed");
-            }
-        }
-        let current = local.join("journal-3");
-        loop {
-            match set_aside(local, &current, &key, (Way::Lent, &env)).await {
-                // Its calls have not ended.
-                Err(error) if error.kind() == ErrorKind::Unavailable => tokio::task::yield_now().await,
-                looked => break looked.expect("looked at"),
-            }
-        }
-        assert!(local.join("journal-1").exists() && !local.join("journal-2").exists());
     }
 }

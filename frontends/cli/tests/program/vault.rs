@@ -1,5 +1,7 @@
 //! Vaults through the program: a mount of kind `vault`, and the commands that make one, open it alone and look after it.
 
+mod rekeying;
+
 use std::{
     fs,
     io::Write as _,
