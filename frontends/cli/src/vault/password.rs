@@ -5,8 +5,8 @@
 
 use std::{
     fs::{self, File},
-    io::{self, BufRead as _, BufReader, Read as _, Write as _},
-    os::unix::ffi::OsStrExt as _,
+    io::{self, Read as _, Write as _},
+    os::unix::ffi::OsStringExt as _,
     path::{Path, PathBuf},
     process::Stdio,
 };
@@ -14,13 +14,16 @@ use std::{
 use muxfs::{Error, ErrorKind, Result};
 use muxfs_vault::Password;
 use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcsetattr};
+use tokio::io::AsyncReadExt as _;
 use zeroize::Zeroizing;
 
 use crate::{commands::put::host, host_file::read_password_file};
 
 const OP: &str = "vault.password";
 /// The longest line that is read, and one byte more than the longest password.
-const LINE_LEN_MAX: u64 = (64 << 10) + 1;
+const LINE_LEN_MAX: usize = (64 << 10) + 1;
+/// The most that a command prints.
+const PRINTED_LEN_MAX: usize = 64 << 10;
 
 /// Where to take a password from; the terminal where nothing is said.
 #[derive(Debug, Clone, Default)]
@@ -77,7 +80,7 @@ impl PasswordFrom {
                 let why = "the environment has no such variable, which is to have the password of the vault";
                 Error::new(ErrorKind::BadKey, OP).at(name).because(why)
             })?;
-            Zeroizing::new(value.as_bytes().to_vec())
+            Zeroizing::new(value.into_vec())
         } else if let Some(command) = &self.command {
             printed(command).await?
         } else if let Some(descriptor) = self.descriptor {
@@ -109,13 +112,46 @@ fn cut_line(bytes: &mut Vec<u8>) {
     }
 }
 
-fn line_of(file: File, at: &Path) -> Result<Zeroizing<Vec<u8>>> {
-    let mut line = Zeroizing::new(Vec::new());
-    BufReader::new(file.take(LINE_LEN_MAX)).read_until(b'\n', &mut line).map_err(|error| host(at, error))?;
-    while line.last().is_some_and(|byte| matches!(byte, b'\n' | b'\r')) {
-        line.pop();
+fn line_of(mut file: File, at: &Path) -> Result<Zeroizing<Vec<u8>>> {
+    let mut read = Bounded::new(LINE_LEN_MAX);
+    while !read.has_line() {
+        match file.read(read.free()) {
+            Ok(0) => break,
+            Ok(len) => read.len += len,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(host(at, error)),
+        }
     }
+    let mut line = read.into_bytes();
+    cut_line(&mut line);
     Ok(line)
+}
+
+/// What is read of something that may be endless, in one place from the beginning: a vector that grows leaves copies behind.
+struct Bounded {
+    bytes: Zeroizing<Vec<u8>>,
+    len: usize,
+}
+
+impl Bounded {
+    fn new(len_max: usize) -> Self {
+        Self { bytes: Zeroizing::new(vec![0; len_max]), len: 0 }
+    }
+
+    /// Where more goes; nowhere if it is full.
+    fn free(&mut self) -> &mut [u8] {
+        self.bytes.get_mut(self.len..).unwrap_or_default()
+    }
+
+    fn has_line(&self) -> bool {
+        self.bytes.iter().take(self.len).any(|byte| *byte == b'\n')
+    }
+
+    fn into_bytes(self) -> Zeroizing<Vec<u8>> {
+        let Self { mut bytes, len } = self;
+        bytes.truncate(len);
+        bytes
+    }
 }
 
 /// The first line of what a command of the shell prints. It gets no input, which may be what is to be stored: what asks for something
@@ -123,14 +159,31 @@ fn line_of(file: File, at: &Path) -> Result<Zeroizing<Vec<u8>>> {
 async fn printed(command: &str) -> Result<Zeroizing<Vec<u8>>> {
     // It may have a secret in it, and is not told.
     let failed = |why: String| Error::new(ErrorKind::BadKey, OP).because(format!("the password command: {why}"));
+    let unread = |error: io::Error| failed(format!("what it prints cannot be read: {error}"));
     let mut shell = tokio::process::Command::new("/bin/sh");
     shell.arg("-c").arg(command).stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
-    let ran = shell.spawn().map_err(|error| failed(format!("it cannot be run: {error}")))?.wait_with_output().await;
-    let ran = ran.map_err(|error| failed(format!("what it prints cannot be read: {error}")))?;
-    let mut line = Zeroizing::new(ran.stdout);
-    if !ran.status.success() {
-        return Err(failed(format!("it is to print the password of the vault, and failed: {}", ran.status)));
+    let mut shell = shell.spawn().map_err(|error| failed(format!("it cannot be run: {error}")))?;
+    let mut stdout = shell.stdout.take().ok_or_else(|| unread(io::ErrorKind::BrokenPipe.into()))?;
+    let mut read = Bounded::new(PRINTED_LEN_MAX + 1);
+    loop {
+        match stdout.read(read.free()).await.map_err(unread)? {
+            0 => break,
+            len => read.len += len,
+        }
     }
+    // Whoever prints endlessly is not waited for.
+    if read.len > PRINTED_LEN_MAX {
+        let why = format!(
+            "it prints more than {} KiB: it is to print the password of the vault alone",
+            PRINTED_LEN_MAX >> 10
+        );
+        return Err(failed(why));
+    }
+    let status = shell.wait().await.map_err(unread)?;
+    if !status.success() {
+        return Err(failed(format!("it is to print the password of the vault, and failed: {status}")));
+    }
+    let mut line = read.into_bytes();
     cut_line(&mut line);
     if line.is_empty() {
         return Err(failed("it is to print the password of the vault, and its first line is empty".to_owned()));
@@ -246,13 +299,19 @@ mod tests {
     #[tokio::test]
     async fn a_command_prints_it_or_is_named() {
         assert_eq!(*printed("echo correct horse; echo battery").await.expect("printed"), b"correct horse");
-        for (command, why) in
-            [("exit 3", "exit status: 3"), ("true", "is empty"), ("echo secret; false", "exit status: 1")]
-        {
+        for (command, why) in [
+            ("exit 3", "exit status: 3"),
+            ("true", "is empty"),
+            ("echo secret; false", "exit status: 1"),
+            ("yes secret", "more than 64 KiB"),
+            ("head -c 65537 /dev/zero | tr '\\0' x", "more than 64 KiB"),
+        ] {
             let error = printed(command).await.expect_err("there is none");
             let text = format!("{error:#}");
             assert!(error.kind() == ErrorKind::BadKey && text.contains(why) && !text.contains("secret"), "{text}");
         }
+        let longest = printed("head -c 65536 /dev/zero | tr '\\0' x").await.expect("printed");
+        assert!(longest.len() == PRINTED_LEN_MAX && longest.iter().all(|byte| *byte == b'x'));
         assert_eq!(*printed("cat; echo password").await.expect("printed"), b"password", "it gets no input");
         let from = PasswordFrom { command: Some("echo x".into()), ..PasswordFrom::default() };
         assert!(from.told().await.expect("printed").is_some());
@@ -268,8 +327,16 @@ mod tests {
         fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).expect("set");
         assert_eq!(first_line(&file, OP).expect_err("others read it").kind(), ErrorKind::Denied);
         fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("set");
-        let from = PasswordFrom { key_file: Some(file), ..PasswordFrom::default() };
+        let from = PasswordFrom { key_file: Some(file.clone()), ..PasswordFrom::default() };
         assert!(from.told().await.expect("read").is_some());
         assert!(PasswordFrom::default().told().await.expect("nothing to read").is_none(), "somebody is asked");
+
+        let line = |text: &[u8]| {
+            fs::write(&file, text).expect("written");
+            line_of(File::open(&file).expect("opened"), &file).expect("read").to_vec()
+        };
+        assert_eq!(line(b"correct horse\r\nbattery\n"), b"correct horse");
+        assert_eq!(line(b"correct horse"), b"correct horse");
+        assert_eq!(line("x".repeat(100_000).as_bytes()).len(), LINE_LEN_MAX, "longer than any password");
     }
 }
