@@ -216,12 +216,29 @@ async fn a_journal_that_does_not_say_it_is_played() {
     assert_refused(&Ground { journal: earlier.journal, ..other }, &["knows nothing"]).await;
 }
 
-/// Changes of others beside a commit: the journal still begins by saying what it continues.
+/// Changes of others beside a commit, of names and of bytes: the journal still begins by saying what it continues, and what it says
+/// is there when it is played.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn changes_beside_a_commit_come_after_what_it_continues() {
     let ground = Ground::new();
+    let mut written = None;
     for round in 0..200 {
         let tree = ground.open().await;
+        if let Some(before) = written.replace(format!("{round} bytes")) {
+            let file = tree.lookup(tree.root(), &name(&before)).await.expect("it was synced");
+            let bytes = tree.read(file.ino, 0, 99).await.expect("read");
+            assert_eq!(bytes, (0..20).collect::<Vec<u8>>(), "round {round}");
+            tree.release(file.ino, 1);
+        }
+        let file = make(&tree, tree.root(), &format!("{round} bytes"), NewNode::File).await;
+        let bytes = tokio::spawn({
+            let (tree, ino) = (tree.clone(), file.ino());
+            async move {
+                for n in 0..20_u8 {
+                    tree.write(ino, n.into(), vec![n].into(), false).await.expect("written");
+                }
+            }
+        });
         let writers: Vec<_> = (0..3)
             .map(|writer| {
                 let tree = tree.clone();
@@ -234,11 +251,11 @@ async fn changes_beside_a_commit_come_after_what_it_continues() {
             .collect();
         make(&tree, tree.root(), &format!("{round}"), NewNode::Dir).await;
         tree.commit("").await.expect("committed");
-        for writer in writers {
+        for writer in writers.into_iter().chain([bytes]) {
             writer.await.expect("no panic");
         }
         tree.sync(tree.root()).await.expect("synced");
-        drop(tree);
+        drop((file, tree));
         let (mut first, env) = (None, testing::env());
         let collect = |_, record: crate::log::Record| {
             first.get_or_insert(Record::decode(&record)?);
