@@ -430,6 +430,8 @@ fn one_on_nodes_outlives_one_of_them_and_its_machine() {
     put(&one, SECRET, &format!("/v/{NAME}"));
     let status: serde_json::Value = serde_json::from_str(&one.ok(&["--json", "zstor", "status", "/v"])).expect("JSON");
     assert_eq!((status["data"].as_u64(), status["parity"].as_u64()), (Some(3), Some(2)), "{status}");
+    let told = one.fails(&["zstor", "node", "drain", "--mount", "/v", text(&disk(4))], 2);
+    assert!(told.contains("restart the server"), "{told}");
     one.ok(&["commit", "/v"]);
     one.ok(&["gc", "/v"]);
     put(&one, "synced", "/v/synced");

@@ -23,6 +23,7 @@ use crate::{
     host_file::{Editing, Mode, replace},
     namespace::{Namespace as _, Place},
     output::{Output, count},
+    vault::{VaultMount, VaultStore},
     zstor,
 };
 
@@ -63,6 +64,16 @@ pub(crate) async fn change_nodes(
     let editing = Editing::begin(&file).await?;
     // As whoever changed it before left it.
     let config = Config::effective(config.source)?;
+    if let Some(chosen) = chosen {
+        let is_vault_on_nodes = |mount: &Mount| {
+            mount.prefix() == chosen
+                && matches!(mount, Mount::Vault(VaultMount { store: Some(VaultStore::Zstor(_)), .. }))
+        };
+        if config.mount.iter().any(is_vault_on_nodes) {
+            let why = "its nodes are those of the store of a vault: change them in the configuration file, and restart the server";
+            return Err(Error::new(ErrorKind::InvalidArgument, OP).at(format!("/{chosen}")).because(why));
+        }
+    }
     let mounts = config.zstors().map(|mount| (mount.prefix.0, mount));
     let (prefix, mount) = chosen_one(mounts.collect(), chosen)?;
     let names: Vec<String> = zstor::nodes(&config.data, mount).into_iter().map(|node| node.name).collect();
