@@ -29,9 +29,9 @@ const PINS: &str = "pins";
 pub(crate) enum Renewed {
     /// Everything is under the newest keys, and those of before are forgotten.
     Settled,
-    /// Another data directory, there, has the journal and the pins: they are sealed anew when it opens the vault.
+    /// The data directory there has the journal and the pins: they are sealed anew when it opens the vault.
     Elsewhere(String),
-    /// That one has not come to those of the renewing before, so nothing was renewed.
+    /// It has not come to those of the renewing before, so nothing was renewed.
     Waits(String),
 }
 
@@ -44,7 +44,8 @@ pub(crate) async fn renew(vault: &Vault, local: &Path, env: &Env) -> Result<Rene
     let held = Claim::load(vault).await?.filter(Claim::is_held);
     let me = writer::known_or_drawn(local, env)?;
     match held {
-        Some(claim) if !claim.is_of(&me) => {
+        // Where it was taken and not opened yet, the opening finds out by the journal that nobody knows the pins.
+        Some(claim) if !claim.is_of(&me) || !journal_dir(local, claim.generation).exists() => {
             let place = claim.place().to_owned();
             Ok(if vault.renew_key().await? { Renewed::Elsewhere(place) } else { Renewed::Waits(place) })
         }
@@ -490,6 +491,34 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// It was taken, and stopped before anything was opened: no journal is made, which would say that the pins are known.
+    #[tokio::test]
+    async fn what_was_not_opened_yet_is_left_to_the_opening() {
+        let (dir, env) = (tempfile::tempdir().expect("a directory"), env());
+        let world = World::new(&Crash::never(), u64::MAX, false);
+        let cost = Cost { memory_kib: 8, passes: 1, lanes: 1 };
+        let options = VaultOptions { cost, pack_len: 64 << 10, ..VaultOptions::default() };
+        let vault = Vault::create(world.place(), &password(), &options).await.expect("made");
+        let me = writer::known_or_drawn(dir.path(), &env).expect("drawn");
+        let offer = Claim::offered(&vault, &me, "here", false).await.expect("nobody has it");
+        let claim = offer.take(&vault).await.expect("taken");
+        let journal = journal_dir(dir.path(), claim.generation);
+        let renewed = renew(&vault, dir.path(), &env).await.expect("renewed");
+        assert_eq!(renewed, Renewed::Elsewhere("here".to_owned()));
+        assert!(!journal.exists() && !is_settled(&vault));
+        assert_eq!(renew(&vault, dir.path(), &env).await.expect("asked"), Renewed::Waits("here".to_owned()));
+        drop(Kept::counting(&vault, dir.path(), &journal, &env).expect("opened"));
+        let renewed = loop {
+            match renew(&vault, dir.path(), &env).await {
+                // Its calls have not ended.
+                Err(error) if error.kind() == ErrorKind::Unavailable => tokio::task::yield_now().await,
+                renewed => break renewed.expect("renewed"),
+            }
+        };
+        assert_eq!(renewed, Renewed::Settled);
+        assert!(is_settled(&vault));
     }
 
     /// Somebody else had the vault, and renewed its keys: what was given back before is in nobody's way.
