@@ -2,12 +2,15 @@
 
 mod server;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use futures_util::TryStreamExt as _;
 use muxfs::{
-    BlockKey, BlockStore, ErrorKind, Name,
+    BlockKey, BlockStore, ErrorKind, Name, Result,
     heads::{Heads, Swap, Version},
     testing::{env, fault::Dice},
 };
@@ -15,8 +18,11 @@ use muxfs_redis::{RedisAccess, RedisDurability, RedisOptions, RedisStore};
 use muxfs_zstor::Password;
 use server::{ALWAYS, MEMORY, Server, Spoilt, Way};
 
-/// Long for a server that answers, and soon over.
+/// Long for a server that answers, and soon over. On a machine that stands still it is too short for any: what has to succeed is
+/// tried again.
 const SHORT: Duration = Duration::from_secs(3);
+/// How long to wait for what must happen, on a slow machine.
+const PATIENCE: Duration = Duration::from_mins(3);
 
 fn key(n: usize) -> BlockKey {
     BlockKey::new(format!("key {n}").as_bytes()).expect("a key")
@@ -41,15 +47,25 @@ async fn swap(store: &RedisStore, expected: Option<&Version>, head: &str) -> Ver
     }
 }
 
-/// Asks until it does, as somebody who waits for a server would.
-async fn get_when_back(store: &RedisStore, key: &BlockKey) -> Option<Bytes> {
+/// Asks until there is an answer, as somebody who waits for a server would.
+async fn when_back<T, F: Future<Output = Result<T>>>(ask: impl Fn() -> F) -> T {
+    let begun = Instant::now();
     loop {
-        match store.get(key).await {
+        match ask().await {
             Ok(found) => return found,
             Err(error) => assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:#}"),
         }
+        assert!(begun.elapsed() < PATIENCE, "it does not come back");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+}
+
+async fn get_when_back(store: &RedisStore, key: &BlockKey) -> Option<Bytes> {
+    when_back(|| store.get(key)).await
+}
+
+async fn open_when_back(options: &RedisOptions) -> RedisStore {
+    when_back(|| async { RedisStore::open(options.clone(), &env()).await }).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -110,11 +126,13 @@ async fn a_server_that_lost_what_it_acknowledged_is_found_out_when_it_is_flushed
     server.say(&[b"SAVE"]).await;
     server.kill();
     assert!(server.run());
+    let begun = Instant::now();
     let error = loop {
         let error = store.get(&key(1)).await.expect_err("it is no store any more");
         if format!("{error:#}").contains("mark") {
             break error;
         }
+        assert!(begun.elapsed() < PATIENCE, "{error:#}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     };
     assert_eq!(error.kind(), ErrorKind::Unavailable);
@@ -125,11 +143,11 @@ async fn a_server_that_is_away_is_told_in_time_and_used_when_it_is_back() {
     let Some(server) = Server::start(ALWAYS) else { return };
     let way = Way::to(server.address()).await;
     let options = RedisOptions { address: way.address.clone(), call_time_max: SHORT, ..server.options() };
-    let store = RedisStore::open(options.clone(), &env()).await.expect("open");
-    store.put(&key(1), block(1)).await.expect("put");
+    let store = open_when_back(&options).await;
+    when_back(|| async { store.put(&key(1), block(1)).await }).await;
     for spoilt in [Spoilt::Silent, Spoilt::Cut] {
         way.spoil(spoilt);
-        let began = std::time::Instant::now();
+        let began = Instant::now();
         assert_eq!(store.get(&key(1)).await.expect_err("away").kind(), ErrorKind::Unavailable);
         assert_eq!(store.put(&key(2), block(2)).await.expect_err("away").kind(), ErrorKind::Unavailable);
         assert!(began.elapsed() < SHORT * 20, "{:?}", began.elapsed());
@@ -146,24 +164,27 @@ async fn a_server_that_is_away_is_told_in_time_and_used_when_it_is_back() {
 async fn a_swap_whose_reply_is_lost_is_settled() {
     let Some(server) = Server::start(ALWAYS) else { return };
     let way = Way::to(server.address()).await;
-    let options = RedisOptions { address: way.address.clone(), call_time_max: SHORT, ..server.options() };
-    let store = RedisStore::open(options, &env()).await.expect("open");
+    let options = RedisOptions { address: way.address.clone(), ..server.options() };
+    let store = RedisStore::open(options.clone(), &env()).await.expect("open");
     let first = swap(&store, None, "first").await;
+    store.close().await.expect("closed");
+    let store = open_when_back(&RedisOptions { call_time_max: SHORT, ..options }).await;
     way.spoil(Spoilt::LosesReplies);
     let lost = store.swap(&main_head(), Some(&first), "second".into()).await.expect_err("nobody is told");
     assert_eq!(lost.kind(), ErrorKind::Unavailable);
     assert_eq!(store.load(&main_head()).await.expect_err("not known").kind(), ErrorKind::Unavailable);
     way.spoil(Spoilt::No);
-    let (head, second) = loop {
-        match store.load(&main_head()).await {
-            Ok(found) => break found.expect("it is set"),
-            Err(error) => assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:#}"),
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    };
+    let (head, second) = when_back(|| async { store.load(&main_head()).await }).await.expect("it is set");
     assert_eq!(head, "second");
     assert_ne!(first, second);
-    swap(&store, Some(&second), "third").await;
+    let swapped = when_back(|| async {
+        match store.swap(&main_head(), Some(&second), "third".into()).await? {
+            Swap::Done(_) => Ok(true),
+            // One before it was told of no reply, too.
+            Swap::Lost => Ok(store.load(&main_head()).await?.is_some_and(|(head, _)| head == "third")),
+        }
+    });
+    assert!(swapped.await);
 }
 
 #[tokio::test]
@@ -298,19 +319,14 @@ async fn a_full_server_is_no_space() {
 async fn nonsense_is_an_error() {
     let Some(server) = Server::start(ALWAYS) else { return };
     let way = Way::to(server.address()).await;
-    let options = RedisOptions { address: way.address.clone(), call_time_max: SHORT, ..server.options() };
+    let options = RedisOptions { address: way.address.clone(), ..server.options() };
     let store = RedisStore::open(options.clone(), &env()).await.expect("open");
     store.put(&key(1), block(1)).await.expect("put");
     swap(&store, None, "head").await;
     // What says too little is waited for, many times; a call that fails for that is no error here.
     let options = RedisOptions { call_time_max: SHORT / 5, ..options };
     store.close().await.expect("closed");
-    let store = loop {
-        match RedisStore::open(options.clone(), &env()).await {
-            Ok(store) => break store,
-            Err(error) => assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:#}"),
-        }
-    };
+    let store = open_when_back(&options).await;
     let mut dice = Dice::new(9);
     let mut sayings: Vec<Vec<u8>> = [
         &b"HTTP/1.1 400 Bad Request\r\n\r\n"[..],
@@ -361,9 +377,11 @@ async fn nonsense_is_an_error() {
 }
 
 async fn get_when_well(store: &RedisStore, key: &BlockKey) -> Option<Bytes> {
+    let begun = Instant::now();
     loop {
-        if let Ok(found) = store.get(key).await {
-            return found;
+        match store.get(key).await {
+            Ok(found) => return found,
+            Err(error) => assert!(begun.elapsed() < PATIENCE, "{error:#}"),
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }

@@ -8,7 +8,7 @@ use std::{
     process::{Child, Command, Stdio},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU8, AtomicU32, Ordering},
+        atomic::{AtomicU8, AtomicU16, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -26,26 +26,28 @@ use tokio::{
 pub(crate) const ALWAYS: &[&str] = &["--appendonly", "yes", "--appendfsync", "always"];
 /// A server that loses everything.
 pub(crate) const MEMORY: &[&str] = &["--save", ""];
+/// Where servers and ways to them listen.
+const HOST: Ipv4Addr = Ipv4Addr::LOCALHOST;
 /// It starts in less.
 const START_TIME_MAX: Duration = Duration::from_mins(1);
-/// The port of all servers, each at an address of its own; none that connections are made from.
-const PORT: u16 = 16_389;
-/// So many processes have addresses of their own, and so many servers of each.
-const PROCESS_COUNT: u32 = 1 << 15;
-const SERVER_COUNT: u32 = 1 << 8;
+/// The first port of servers; none of them is one that a system gives to connections, which begin at 32768.
+const PORT_MIN: u16 = 10_000;
+/// So many processes have ports of their own, and so many servers of each.
+const PROCESS_COUNT: u16 = 440;
+const SERVER_COUNT: u16 = 50;
 
-/// An address that no other test's server has, so that one which was killed has it again: 127.64.0.0 to 127.191.255.255.
-fn host_of_its_own() -> Ipv4Addr {
-    static COUNT: AtomicU32 = AtomicU32::new(0);
+/// A port that no server of another test has, as far as can be told: one which was killed is to have it again.
+fn port_of_its_own() -> u16 {
+    static COUNT: AtomicU16 = AtomicU16::new(0);
     let server = COUNT.fetch_add(1, Ordering::Relaxed) % SERVER_COUNT;
-    let at = std::process::id() % PROCESS_COUNT * SERVER_COUNT + server;
-    Ipv4Addr::from(u32::from(Ipv4Addr::new(127, 64, 0, 0)) + at)
+    let process = u16::try_from(std::process::id() % u32::from(PROCESS_COUNT)).expect("less than a port");
+    PORT_MIN + process * SERVER_COUNT + server
 }
 
 /// `redis-server`, ended by its process when it is dropped.
 pub(crate) struct Server {
     dir: TempDir,
-    host: Ipv4Addr,
+    port: u16,
     arguments: Vec<String>,
     child: Option<Child>,
 }
@@ -59,21 +61,25 @@ impl Server {
         }
         let dir = tempfile::tempdir().expect("a directory");
         let arguments = arguments.iter().map(ToString::to_string).collect();
-        // An address may be that of a server which somebody left behind.
-        let mut server = Self { dir, host: host_of_its_own(), arguments, child: None };
-        for _ in 0..10 {
+        // A port may be that of a server which somebody left behind.
+        let mut server = Self { dir, port: port_of_its_own(), arguments, child: None };
+        for _ in 0..SERVER_COUNT {
             if server.run() {
                 return Some(server);
             }
-            server.host = host_of_its_own();
+            server.port = port_of_its_own();
         }
         panic!("the server does not start");
     }
 
     /// Starts it, or again on what it has; whether it answers.
     pub(crate) fn run(&mut self) -> bool {
+        // Else another's might answer before this one finds out that it cannot have the port.
+        if std::net::TcpListener::bind((HOST, self.port)).is_err() {
+            return false;
+        }
         let mut command = Command::new("redis-server");
-        command.args(["--bind", &self.host.to_string(), "--daemonize", "no", "--port", &PORT.to_string()]);
+        command.args(["--bind", &HOST.to_string(), "--daemonize", "no", "--port", &self.port.to_string()]);
         command.arg("--dir").arg(self.dir.path()).args(&self.arguments).stdout(Stdio::null()).stderr(Stdio::null());
         let mut child = command.spawn().expect("started");
         let until = Instant::now() + START_TIME_MAX;
@@ -92,7 +98,7 @@ impl Server {
 
     fn answers(&self) -> bool {
         use std::io::Write as _;
-        let Ok(mut stream) = std::net::TcpStream::connect((self.host, PORT)) else { return false };
+        let Ok(mut stream) = std::net::TcpStream::connect((HOST, self.port)) else { return false };
         let mut reply = [0; 5];
         stream.set_read_timeout(Some(Duration::from_secs(1))).expect("set");
         stream.write_all(b"*1\r\n$4\r\nPING\r\n").is_ok()
@@ -109,7 +115,7 @@ impl Server {
     }
 
     pub(crate) fn address(&self) -> RedisAddress {
-        RedisAddress::Tcp(self.host.to_string(), PORT)
+        RedisAddress::Tcp(HOST.to_string(), self.port)
     }
 
     pub(crate) fn options(&self) -> RedisOptions {
@@ -122,7 +128,7 @@ impl Server {
 
     /// Says something to it, as an administrator would, and gives the bytes of the reply.
     pub(crate) async fn say(&self, parts: &[&[u8]]) -> Vec<u8> {
-        let mut stream = TcpStream::connect((self.host, PORT)).await.expect("connected");
+        let mut stream = TcpStream::connect((HOST, self.port)).await.expect("connected");
         let (before, long, after) = muxfs_zstor::resp::request(parts);
         stream.write_all(&[&before, long, &after].concat()).await.expect("sent");
         let mut reply = vec![0; 1 << 16];
@@ -168,8 +174,8 @@ pub(crate) struct Way {
 
 impl Way {
     pub(crate) async fn to(server: RedisAddress) -> Self {
-        let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
-        let address = RedisAddress::Tcp("127.0.0.1".into(), listener.local_addr().expect("bound").port());
+        let listener = tokio::net::TcpListener::bind((HOST, 0)).await.expect("a port");
+        let address = RedisAddress::Tcp(HOST.to_string(), listener.local_addr().expect("bound").port());
         let (spoilt, says, replaces) = (Arc::new(AtomicU8::new(0)), Say::default(), Replace::default());
         let RedisAddress::Tcp(host, port) = server else { panic!("a port") };
         let shared = (spoilt.clone(), says.clone(), replaces.clone());
