@@ -1,10 +1,7 @@
 //! A copy from a gateway: one CAR of what is below a node of which little is here, and single blocks of the rest. Whatever the
 //! gateway gives, the copy is whole, and only what was missing was put.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Instant};
 
 use futures_util::{StreamExt as _, stream};
 use muxfs::{
@@ -15,7 +12,10 @@ use muxfs::{
 };
 use muxfs_ipfs::{Gateway, HttpOptions, Sources, SourcesOptions};
 
-use crate::ahead::{Gives, gateway, gateway_of, name};
+use crate::{
+    ahead::{Gives, gateway, gateway_of, name},
+    server::PATIENCE,
+};
 
 const DIR_COUNT: usize = 3;
 const FILE_COUNT: usize = 40;
@@ -106,7 +106,7 @@ async fn whatever_a_gateway_gives_a_copy_is_whole() {
         let begun = Instant::now();
         let moved = copy(&empty(), gateway_of(&server, gives), &root).await;
         assert_eq!((moved.block_count, moved.there_count), (count, 0), "{gives:?}");
-        assert!(begun.elapsed() < Duration::from_secs(30), "{gives:?}: {:?}", begun.elapsed());
+        assert!(begun.elapsed() < PATIENCE, "{gives:?}: {:?}", begun.elapsed());
         let (_, cars) = asked.counts();
         assert!((1..=3 + 4).contains(&cars), "{gives:?}: {cars} CARs");
     }

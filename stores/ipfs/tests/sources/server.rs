@@ -6,6 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -18,6 +19,9 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
+
+/// How long what has a limit of seconds may take on a slow machine.
+pub(crate) const PATIENCE: Duration = Duration::from_mins(2);
 
 /// A server; to drop it ends it.
 pub(crate) struct Server {
@@ -125,7 +129,6 @@ impl Server {
 
 /// Short limits, for servers that reach them.
 pub(crate) fn hasty() -> HttpOptions {
-    use std::time::Duration;
     HttpOptions {
         connect_max: Duration::from_secs(2),
         silence_max: Duration::from_millis(300),
