@@ -10,6 +10,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -22,6 +23,8 @@ use muxfs_zstor::{Node, Place, RootKey, Zstor, ZstorOptions};
 use tempfile::TempDir;
 
 const BLOCKS: u8 = 40;
+/// How long to wait for what must happen, on a slow machine.
+const PATIENCE: Duration = Duration::from_mins(5);
 
 struct World(TempDir);
 
@@ -61,13 +64,16 @@ impl World {
     /// Opens it when nobody has its directories any more: what may still be writing in the background has them until it ends.
     async fn open(&self, nodes: Vec<Node>) -> Zstor {
         let (options, env) = (ZstorOptions::new(4, 2, nodes), muxfs::testing::env());
+        let begun = Instant::now();
         loop {
             match Zstor::open(&options, &RootKey::new([7; 32]), &self.local(), &env).await {
                 Ok(zstor) if zstor.nodes().iter().all(|node| node.lost().is_none()) => return zstor,
-                Ok(_) => tokio::task::yield_now().await,
-                Err(error) if error.kind() == ErrorKind::Unavailable => tokio::task::yield_now().await,
-                Err(error) => panic!("{error:#}"),
+                Ok(_) => assert!(begun.elapsed() < PATIENCE, "a node is lost"),
+                Err(error) => {
+                    assert!(error.kind() == ErrorKind::Unavailable && begun.elapsed() < PATIENCE, "{error:#}");
+                }
             }
+            tokio::task::yield_now().await;
         }
     }
 
@@ -98,7 +104,9 @@ async fn assert_readable(zstor: &Zstor) {
 
 /// Waits until everything is where it belongs.
 async fn settled(zstor: &Zstor) {
+    let begun = Instant::now();
     while !zstor.settling().is_settled {
+        assert!(begun.elapsed() < PATIENCE, "it does not settle: {:?}", zstor.settling());
         tokio::task::yield_now().await;
     }
 }

@@ -10,6 +10,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -26,6 +27,9 @@ use muxfs_zstor::{Access, Node, Place, RootKey, Zstor, ZstorOptions, holds_data}
 use tempfile::TempDir;
 
 use released::released;
+
+/// How long to wait for what must happen, on a slow machine.
+const PATIENCE: Duration = Duration::from_mins(5);
 
 /// A directory with six nodes and one of the mount's own.
 struct World {
@@ -125,8 +129,10 @@ fn lost(zstor: &Zstor) -> Vec<String> {
 
 /// Waits until no node is lost and each has a shard of so many blocks, which all have a shard on each.
 async fn at_full_strength(zstor: &Zstor, blocks: usize) {
+    let begun = Instant::now();
     for name in zstor.nodes().iter().map(|node| node.name().to_owned()) {
         while shards_on(zstor, &name).await != Some(blocks) {
+            assert!(begun.elapsed() < PATIENCE, "node {name} has {:?} of {blocks}", shards_on(zstor, &name).await);
             tokio::task::yield_now().await;
         }
     }
@@ -141,7 +147,9 @@ async fn shards_on(zstor: &Zstor, name: &str) -> Option<usize> {
 }
 
 async fn until(is_so: impl Fn() -> bool) {
+    let begun = Instant::now();
     while !is_so() {
+        assert!(begun.elapsed() < PATIENCE, "it does not come to that");
         tokio::task::yield_now().await;
     }
 }
@@ -149,11 +157,14 @@ async fn until(is_so: impl Fn() -> bool) {
 /// Opens the store of a world that was dropped: what may still be writing in the background has its directories until it
 /// ends.
 async fn again(world: &World) -> Zstor {
+    let begun = Instant::now();
     loop {
         match world.open_now(7).await {
             Ok(zstor) if lost(&zstor).is_empty() => return zstor,
-            _ => tokio::task::yield_now().await,
+            Ok(zstor) => assert!(begun.elapsed() < PATIENCE, "lost: {:?}", lost(&zstor)),
+            Err(error) => assert!(begun.elapsed() < PATIENCE, "{error:#}"),
         }
+        tokio::task::yield_now().await;
     }
 }
 

@@ -226,7 +226,9 @@ async fn others_read_put_and_delete_meanwhile() {
     zstor.rotate().await.expect("drawn");
     let mut dice = Dice::new(7);
     let mut gone = 0;
+    let begun = Instant::now();
     while zstor.rotation().borrow().is_under_way || gone < 50 {
+        assert!(begun.elapsed() < PATIENCE, "{:?}", zstor.rotation().borrow());
         let n = gone + dice.roll(usize::try_from(BLOCK_COUNT - gone).expect("small")) as u64;
         assert_eq!(zstor.blocks().get(&key(n)).await.expect("readable"), Some(block(n)));
         if gone < 300 {
