@@ -1,6 +1,9 @@
 //! [`Namespace`] by the process that owns the data directory.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    sync::{Arc, PoisonError},
+    time::SystemTime,
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -12,6 +15,7 @@ use muxfs::{
     Cid, Error, ErrorKind, Name, Prefix, QfsPath, Result, Source, Store,
     dag::{Entry, Link, UnixfsMeta},
     file::FileKind,
+    mux::Mount,
     overlay::{BASE_XATTR, BELOW_XATTR},
     tree::{History, KeptCommit, PathChange},
     vfs::{
@@ -55,28 +59,40 @@ impl Instance {
     }
 
     /// What a path is in, which names a place: a location-addressed mount, or a working tree.
-    pub(crate) async fn by_place(&self, path: &QfsPath, durable: Durable) -> Result<AsStore> {
-        let mount = self.mux.mount_at(path.prefix).map_err(|error| error.at(path))?;
+    pub(crate) async fn by_place(&self, path: &QfsPath, durable: Durable) -> Result<Arc<AsStore>> {
+        let mount = self.there(path)?;
         if mount.as_cas().is_some() && !names_a_place(path) {
             return Err(Error::new(ErrorKind::InvalidArgument, "mount")
                 .at(path)
                 .because("content is named by its CID: name a place in the working tree, as /ipfs/name"));
         }
+        // Elsewhere a name may come back from a crash without its bytes.
+        let is_lazy = durable == Durable::Later && mount.as_tree().is_some();
+        let known = || self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = known().get(&(path.prefix, is_lazy)).cloned();
+        if let Some(store) = found {
+            return Ok(store);
+        }
         // Not the mount itself: whoever caches is to hear of it.
         let root = QfsPath { prefix: path.prefix, parts: Vec::new() };
         let (top, _) = self.walk(&Place::Path(root)).await?;
         let store = AsStore::new(mount.prefix(), subtree(self.vfs.clone(), top), env());
-        // Elsewhere a name may come back from a crash without its bytes.
-        let is_lazy = durable == Durable::Later && mount.as_tree().is_some();
-        Ok(if is_lazy { store.lazy() } else { store })
+        let store = Arc::new(if is_lazy { store.lazy() } else { store });
+        Ok(known().entry((path.prefix, is_lazy)).or_insert(store).clone())
+    }
+
+    /// The mount that a path is in.
+    fn there(&self, path: &QfsPath) -> Result<&Mount> {
+        let mount = self.mux.mount_at(path.prefix).map_err(|error| error.at(path))?;
+        mount.absence().map_or(Ok(mount), Err)
     }
 
     /// Whose QFS calls a path is for. Those of a mount with a working tree are for its content, by CID; what it has by
     /// name is called as in a location-addressed mount.
     async fn store(&self, path: &QfsPath, durable: Durable) -> Result<Arc<dyn Store>> {
-        let mount = self.mux.mount_at(path.prefix).map_err(|error| error.at(path))?;
+        let mount = self.there(path)?;
         if mount.as_cas().is_none() || mount.as_tree().is_some() && names_a_place(path) {
-            return Ok(Arc::new(self.by_place(path, durable).await?));
+            return Ok(self.by_place(path, durable).await?);
         }
         Ok(mount.store().clone())
     }

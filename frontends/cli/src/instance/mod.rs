@@ -5,8 +5,9 @@ mod opening;
 mod space;
 
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
-    sync::{Arc, OnceLock},
+    sync::{Arc, Mutex, OnceLock},
     time::SystemTime,
 };
 
@@ -18,7 +19,7 @@ use muxfs::{
     mux::{Later, MuxFs},
     pins::Pins,
     tree::{AutoCommit, Tree},
-    vfs::{Fsid, Vfs, union::Slots, watch::Watch},
+    vfs::{Fsid, Vfs, as_store::AsStore, union::Slots, watch::Watch},
 };
 use muxfs_local::FileMedia;
 use muxfs_zstor::Zstor;
@@ -68,6 +69,9 @@ pub(crate) struct Instance {
     elsewhere: Option<Elsewhere>,
     /// The file systems of mounts of kind `overlay`.
     pub(crate) overlays: Vec<Fsid>,
+    /// The QFS calls of mounts by place, as they are asked for, and whether who puts makes it durable: each knows which
+    /// directories it looked through.
+    pub(crate) places: Mutex<BTreeMap<(Prefix, bool), Arc<AsStore>>>,
 }
 
 /// What is to be ended with a mount.
@@ -163,6 +167,7 @@ impl Instance {
             auto_commit: auto_commit.cloned(),
             slots,
             elsewhere,
+            places: Mutex::default(),
         })
     }
 

@@ -267,7 +267,7 @@ impl Pieces {
 /// Under a name.
 struct Placed<'a> {
     instance: &'a Instance,
-    store: AsStore,
+    store: Arc<AsStore>,
     target: &'a QfsPath,
     is_tree: bool,
     keeps: bool,
