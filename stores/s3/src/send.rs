@@ -3,8 +3,9 @@
 //!
 //! What an attempt did whose answer was lost is told by the random bytes in what has the number. Spec: spec/s3-store.md #packs.
 
-use std::sync::Arc;
+use std::{panic::AssertUnwindSafe, sync::Arc};
 
+use futures_util::FutureExt as _;
 use muxfs::{Error, ErrorKind, Result};
 use object_store::PutPayload;
 
@@ -108,7 +109,11 @@ impl Inner {
         let Some((id, payload)) = sealed else { return };
         let inner = Arc::clone(self);
         drop(self.tasks.spawn(async move {
-            let placed = inner.place(id, &payload).await;
+            // Who waits is told whatever happens.
+            let placed = AssertUnwindSafe(inner.place(id, &payload)).catch_unwind().await.unwrap_or_else(|_| {
+                let why = "the client of the bucket panicked";
+                Err(inner.bucket.error(ErrorKind::Internal, "s3.put", &object_name(number)).because(why))
+            });
             let counting = {
                 let mut log = inner.log();
                 if let Err(error) = &placed

@@ -197,6 +197,22 @@ async fn dead_blocks_give_their_room_back() {
     check(&open(inner, 2, options("me", 32 << 10)).await.expect("open")).await;
 }
 
+/// The client panics while a pack is put: who waits for it is told, and the next sync puts it again.
+#[tokio::test(start_paused = true)]
+async fn a_panic_keeps_nobody_waiting() {
+    let inner = Arc::new(InMemory::new());
+    let objects = Faulty::new(inner.clone(), 1, Faults::default());
+    let store =
+        S3Store::open(bucket(objects.clone(), 1, S3Limits::default()), options("me", 8 << 20)).await.expect("open");
+    store.put(&key(0), block(0, 700)).await.expect("put");
+    objects.set(|faults| faults.panics = true);
+    let told = tokio::time::timeout(Duration::from_mins(5), store.flush()).await.expect("it ends");
+    assert_eq!(told.expect_err("it panicked").kind(), ErrorKind::Internal);
+    store.flush().await.expect("put again");
+    let again = open(inner, 2, options("me", 8 << 20)).await.expect("open");
+    assert_eq!(again.get(&key(0)).await.expect("get"), Some(block(0, 700)));
+}
+
 /// The server does not answer for a minute: calls fail in their time, and nothing is lost that was put meanwhile.
 #[tokio::test(start_paused = true)]
 async fn a_dead_minute_costs_its_time_and_nothing_else() {

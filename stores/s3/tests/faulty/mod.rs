@@ -35,6 +35,8 @@ pub(crate) struct Faults {
     pub(crate) happens_later: usize,
     /// Calls are never answered.
     pub(crate) hangs: bool,
+    /// The next put or deletion panics.
+    pub(crate) panics: bool,
     /// Listings show nothing that was put since this was set.
     pub(crate) lists: Option<Vec<Path>>,
     /// Puts happen whatever their condition.
@@ -142,7 +144,7 @@ impl Faulty {
     }
 
     async fn call(&self, is_write: bool) -> Result<Fate> {
-        let (fate, yields, hangs) = {
+        let (fate, yields, hangs, panics) = {
             let mut script = self.script.lock().expect("no panic");
             let Script { faults, dice, writes } = &mut *script;
             let now = *writes;
@@ -158,8 +160,10 @@ impl Faulty {
                 _ if is_write && one_in(dice, faults.happens_later) => Ok(Fate::Later(dice.roll(LATE_COUNT_MAX))),
                 _ => Ok(Fate::Happens),
             };
-            (fate, if faults.yields > 0 { dice.roll(faults.yields) } else { 0 }, faults.hangs)
+            let panics = is_write && std::mem::take(&mut faults.panics);
+            (fate, if faults.yields > 0 { dice.roll(faults.yields) } else { 0 }, faults.hangs, panics)
         };
+        assert!(!panics, "a client that panics, as this test wants it to");
         self.late.tick(&self.inner).await;
         for _ in 0..yields {
             tokio::task::yield_now().await;
