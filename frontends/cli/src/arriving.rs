@@ -40,6 +40,11 @@ async fn look_for_one(instance: &Instance, awaited: &Awaited, stop: &Cancellatio
     tracing::info!("/{prefix} is there now");
     // Mounts on this machine keep what its root was.
     instance.watch.everything_changed().await;
+    for point in instance.config.fuse.mounts.iter().filter(|point| point.is_inside(prefix)) {
+        if let Err(error) = instance.mounts.mount(point).await {
+            tracing::error!(dir = %point.dir.display(), "it cannot be mounted: {error:#}");
+        }
+    }
     let committing = async {
         if let Ok(tree) = instance.tree(prefix) {
             commit_in_time(prefix, tree.clone(), stop.clone()).await;

@@ -10,7 +10,7 @@ use std::{
 };
 
 use muxfs::{
-    Error, ErrorKind, Name, Result,
+    Error, ErrorKind, Name, Prefix, Result,
     vfs::{Fsid, watch::Watch},
 };
 use muxfs_fuse::{Mounted, Options};
@@ -34,6 +34,15 @@ pub(crate) struct MountPoint {
     /// Words between commas, as `ro,allow_other`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub(crate) options: String,
+}
+
+impl MountPoint {
+    /// Whether it shows something inside of a mount, and not all of it.
+    pub(crate) fn is_inside(&self, mount: Prefix) -> bool {
+        let shown = self.prefix.as_deref().unwrap_or_default().trim_matches('/');
+        let inside = shown.strip_prefix(mount.as_str()).and_then(|rest| rest.strip_prefix('/'));
+        inside.is_some_and(|rest| !rest.is_empty())
+    }
 }
 
 /// Words that `mount` and `fstab` use for themselves, or that say what is so anyway.

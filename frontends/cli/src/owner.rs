@@ -66,8 +66,7 @@ impl Instance {
                 .at(path)
                 .because("content is named by its CID: name a place in the working tree, as /ipfs/name"));
         }
-        // Elsewhere a name may come back from a crash without its bytes.
-        let is_lazy = durable == Durable::Later && mount.as_tree().is_some();
+        let is_lazy = self.is_lazy(path, durable)?;
         let known = || self.places.lock().unwrap_or_else(PoisonError::into_inner);
         let found = known().get(&(path.prefix, is_lazy)).cloned();
         if let Some(store) = found {
@@ -79,6 +78,12 @@ impl Instance {
         let store = AsStore::new(mount.prefix(), subtree(self.vfs.clone(), top), env());
         let store = Arc::new(if is_lazy { store.lazy() } else { store });
         Ok(known().entry((path.prefix, is_lazy)).or_insert(store).clone())
+    }
+
+    /// Whether what is put at a path is made durable by a later call. Where there is no working tree a name may come back from a
+    /// crash without its bytes.
+    fn is_lazy(&self, path: &QfsPath, durable: Durable) -> Result<bool> {
+        Ok(durable == Durable::Later && self.there(path)?.as_tree().is_some())
     }
 
     /// The mount that a path is in.
@@ -109,7 +114,7 @@ impl Instance {
         let put = place_node::put(&self.vfs, (dir.ino(), name), putting, u64::from_be_bytes(random));
         let put = async {
             put.await?;
-            if durable == Durable::Now { self.vfs.sync(dir.ino()).await } else { Ok(()) }
+            if self.is_lazy(path, durable)? { Ok(()) } else { self.vfs.sync(dir.ino()).await }
         };
         put.await.map_err(|error: Error| error.at(path))
     }
@@ -341,7 +346,7 @@ impl Namespace for Instance {
             self.vfs.setattr(node.ino(), SetAttr { mode: kept.mode, mtime, ..SetAttr::default() }).await
         };
         keep.await.map_err(|error: Error| error.at(path))?;
-        if durable == Durable::Now { self.vfs.sync_inode(node.ino()).await } else { Ok(()) }
+        if self.is_lazy(path, durable)? { Ok(()) } else { self.vfs.sync_inode(node.ino()).await }
     }
 
     async fn commit(&self, mount: Prefix, note: &str) -> Result<Cid> {

@@ -117,6 +117,14 @@ pub(crate) async fn reload(instance: &Instance) -> Result<Reloaded> {
         }
         changed.push(format!("the nodes of /{prefix}"));
     }
+    for awaited in instance.awaited().filter(|awaited| awaited.absence().is_some()) {
+        let prefix = awaited.prefix();
+        if let Some(new) = config.zstor(prefix)
+            && awaited.set_nodes(new)
+        {
+            changed.push(format!("the nodes of /{prefix}, which is away and looked for there"));
+        }
+    }
     let upkeep = Upkeep::of(&config);
     for (key, is_other) in [("gc", upkeep.gc != loaded.gc), ("scrub", upkeep.scrub != loaded.scrub)] {
         changed.extend(is_other.then(|| key.to_owned()));

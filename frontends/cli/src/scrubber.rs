@@ -28,9 +28,12 @@ const LOST_EVERY: Duration = Duration::from_secs(1);
 /// How each node does, is noted so often.
 const NOTE_EVERY: Duration = Duration::from_secs(5);
 
-/// Looks after every mount of kind `zstor` until `stop`.
+/// Looks after every mount of kind `zstor` that was there at the start until `stop`.
 pub(crate) async fn look_after(instance: Arc<Instance>, stop: CancellationToken) {
-    let all = instance.zstors().map(|(prefix, store)| look_after_one(prefix, store, &instance));
+    // One that comes later is looked after from then on.
+    let is_awaited = |prefix| instance.awaited().any(|awaited| awaited.prefix() == prefix);
+    let there = instance.zstors().filter(|(prefix, _)| !is_awaited(*prefix));
+    let all = there.map(|(prefix, store)| look_after_one(prefix, store, &instance));
     stop.run_until_cancelled(join_all(all)).await;
 }
 

@@ -168,6 +168,9 @@ fn headed(mut response: Response<Body>, content_type: &'static str, cache: &'sta
 
 async fn pins(shared: &Shared, prefix: &str) -> Result<Response<Body>, Failure> {
     let mount = Prefix::new(prefix).and_then(|prefix| shared.mux.mount_at(prefix))?;
+    if let Some(away) = mount.absence() {
+        return Err(away.into());
+    }
     let Some(cas) = mount.as_cas() else {
         return Err(Failure::new(StatusCode::NOT_FOUND, "Nothing is pinned where content has no CID.", ""));
     };

@@ -94,7 +94,7 @@ impl Bucket {
 
 impl Buckets {
     /// Looks at the root, and takes away what an earlier server left half done. What cannot be taken away is told and stays: it
-    /// is no object, and keeps nobody from the others.
+    /// is no object, and keeps nobody from the others. Nor does a root that cannot be looked at now.
     pub(crate) async fn open(vfs: Arc<dyn Vfs>, options: &Options) -> Result<Arc<Self>> {
         let tree = Arc::new(Tree {
             vfs,
@@ -105,17 +105,27 @@ impl Buckets {
         });
         let (root, keys) = (options.root.clone(), options.keys.clone());
         let buckets = Self { tree, root, keys, windows: Windows::default(), turns: Turns::default() };
-        let root = buckets.root().await?;
+        match buckets.clear().await {
+            // What it is in may be away: it is asked again with each request.
+            Err(error) if error.kind() == ErrorKind::Unavailable => {
+                tracing::warn!("S3: what was left of uploads is removed by a later start: {error:#}");
+            }
+            cleared => cleared?,
+        }
+        Ok(Arc::new(buckets))
+    }
+
+    async fn clear(&self) -> Result<()> {
+        let root = self.root().await?;
         if !root.is_dir() {
             return Err(Error::new(ErrorKind::NotDir, "s3.root").because("buckets are the directories of a directory"));
         }
-        for (name, bucket) in buckets.all(&root).await? {
-            if let Err(error) = buckets.clear_work(&bucket).await {
+        for (name, bucket) in self.all(&root).await? {
+            if let Err(error) = self.clear_work(&bucket).await {
                 tracing::warn!(%name, %error, "S3: what was left of uploads to a bucket cannot be removed");
             }
         }
-        buckets.remove_leaving(&root).await?;
-        Ok(Arc::new(buckets))
+        self.remove_leaving(&root).await
     }
 
     async fn clear_work(&self, bucket: &Node) -> Result<()> {

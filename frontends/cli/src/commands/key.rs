@@ -115,7 +115,7 @@ pub(crate) fn run<'a>(instance: &'a Instance, options: &Rotate) -> BoxStream<'a,
 async fn begin_and_tell(instance: &Instance, options: &Rotate, out: &Out) -> Result<()> {
     let gone = |error| Error::new(ErrorKind::Internal, "key.rotate").because(error);
     let named = options.mount.as_deref().map(Prefix::new).transpose()?;
-    let (prefix, store) = chosen_one(instance.zstors().collect(), named)?;
+    let (prefix, store) = chosen_one(instance.zstors_there(named)?, named)?;
     let drawn = store.rotate().await.map_err(|error| error.at(format!("/{prefix}")))?;
     let file = instance.config.zstor(prefix).map(|mount| key_file(&instance.config.data, mount));
     let file = file.unwrap_or_default().display().to_string();

@@ -164,7 +164,11 @@ async fn run(
     let ordered = fsids(&*instance.vfs, &config, Mount::is_content).await?;
     let s3 = s3::start(&instance, &config, (unsynced, ordered)).await.map_err(|error| taken(error, "--s3"))?;
     for point in &config.fuse.mounts {
-        instance.mounts.mount(point).await?;
+        if let Some(awaited) = instance.awaited().find(|awaited| point.is_inside(awaited.prefix())) {
+            tracing::warn!(dir = %point.dir.display(), "it is mounted when /{} comes", awaited.prefix());
+        } else {
+            instance.mounts.mount(point).await?;
+        }
     }
     let stop = CancellationToken::new();
     let mut upkeep: Vec<JoinHandle<()>> = instance

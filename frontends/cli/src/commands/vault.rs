@@ -286,8 +286,8 @@ async fn rekey(config: &Config, args: &args::VaultPlaceArgs, output: Output) -> 
             "{place} has the journal and the pins of this vault: they come under new keys when it opens the vault there."
         )),
         Renewed::Waits(place) => output.notice(&format!(
-            "{place} has the journal and the pins of this vault, which are still under keys of before the rekey before this one: open the \
-             vault there, then rekey it again, so that they come under newer ones."
+            "{place} has the journal and the pins of this vault, which may still be under keys of before the rekey before this one: \
+             open the vault there, and rekey it again if muxfs vault info says so then."
         )),
     }
     let value = json!({ "vault": target.name, "packs": packs, "is_beside_settled": beside == Renewed::Settled });

@@ -138,7 +138,7 @@ impl ZstorMount {
 }
 
 /// A node of a [`ZstorMount`].
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ZstorNode {
     /// A directory, which must be there. Either this, `zdb` or `s3`.
@@ -218,7 +218,7 @@ impl<'de> Deserialize<'de> for ZdbAddressText {
 }
 
 /// A password, which is read and never printed.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct PasswordText(pub(crate) Password);
 
 impl<'de> Deserialize<'de> for PasswordText {

@@ -4,7 +4,7 @@ use std::{
     fmt::Write as _,
     os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
-    sync::Mutex,
+    sync::{Mutex, OnceLock},
 };
 
 use async_trait::async_trait;
@@ -52,6 +52,8 @@ const ANSWER_LEN_MAX: usize = 256 << 20;
 pub(crate) struct Client {
     socket: PathBuf,
     idle: Mutex<Vec<SendRequest<Body>>>,
+    /// The process that answered first.
+    server: OnceLock<i32>,
 }
 
 impl Client {
@@ -60,7 +62,7 @@ impl Client {
     /// # Errors
     /// `Unavailable` if nobody answers; `Unsupported` for another protocol; `Denied`.
     pub(crate) async fn connect(socket: PathBuf) -> Result<Self> {
-        let client = Self { socket, idle: Mutex::default() };
+        let client = Self { socket, idle: Mutex::default(), server: OnceLock::new() };
         let hello: Hello = client.ask(Method::GET, "hello", &[], empty()).await?;
         if hello.protocol != PROTOCOL {
             return Err(Error::new(ErrorKind::Unsupported, "control.hello")
@@ -79,6 +81,14 @@ impl Client {
             }
         }
         let stream = UnixStream::connect(&self.socket).await.map_err(|error| self.broken(error))?;
+        // What one was given and had not made durable, the next does not have.
+        if let Some(pid) = stream.peer_cred().ok().and_then(|peer| peer.pid())
+            && *self.server.get_or_init(|| pid) != pid
+        {
+            return Err(self.broken(
+                "the server ended, and another one answers: what was not durable yet may be lost, so begin again",
+            ));
+        }
         let (send, connection) = handshake(TokioIo::new(stream)).await.map_err(|error| self.broken(error))?;
         tokio::spawn(connection);
         Ok(send)

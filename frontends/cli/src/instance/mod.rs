@@ -7,7 +7,7 @@ mod space;
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, OnceLock},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::SystemTime,
 };
 
@@ -30,12 +30,11 @@ pub(crate) use self::{
     space::{SpaceFn, segments_options, space_of_disk},
 };
 use crate::{
-    config::{self, Config},
+    config::{self, Config, ZstorMount},
     data_dir::{DataDir, content_dir, private_dir},
     mounts::Mounts,
     reload::Upkeep,
     sources::Elsewhere,
-    vault::Way,
 };
 
 /// The name of the head of a mount's tree.
@@ -88,15 +87,33 @@ struct Parts {
 /// A mount whose store was away at the start.
 #[derive(Debug)]
 pub(crate) struct Awaited {
+    prefix: Prefix,
     later: Later,
-    mount: config::Mount,
+    /// As the next look opens it.
+    mount: Mutex<config::Mount>,
     /// Where its parts go.
     at: usize,
 }
 
 impl Awaited {
     pub(crate) fn prefix(&self) -> Prefix {
-        self.mount.prefix()
+        self.prefix
+    }
+
+    /// Why it is not there, until it is.
+    pub(crate) fn absence(&self) -> Option<Error> {
+        self.later.mount().absence()
+    }
+
+    /// Has it looked for on other nodes; whether they are others.
+    pub(crate) fn set_nodes(&self, new: &ZstorMount) -> bool {
+        match &mut *self.mount.lock().unwrap_or_else(PoisonError::into_inner) {
+            config::Mount::Zstor(mount) if mount.nodes != new.nodes => {
+                mount.nodes.clone_from(&new.nodes);
+                true
+            }
+            _ => false,
+        }
     }
 }
 
@@ -137,7 +154,8 @@ impl Instance {
                     tracing::warn!("/{} is away, all else is there: {error:#}", mount.prefix());
                     let later = Later::new(mount.prefix(), addressing(mount), &error, &env());
                     mux.mount(later.mount())?;
-                    awaited.push(Awaited { later, mount: mount.clone(), at: parts.len() });
+                    let (prefix, mount) = (mount.prefix(), Mutex::new(mount.clone()));
+                    awaited.push(Awaited { prefix, later, mount, at: parts.len() });
                     parts.push(OnceLock::new());
                 }
                 Err(error) => return Err(error),
@@ -188,7 +206,8 @@ impl Instance {
             elsewhere: self.elsewhere.as_ref(),
             flists: Vec::new(),
         };
-        let opened = opening.open(&awaited.mount).await.inspect_err(|error| awaited.later.still_away(error))?;
+        let mount = awaited.mount.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let opened = opening.open(&mount).await.inspect_err(|error| awaited.later.still_away(error))?;
         let (Some(Opened { mount, parts }), Some(place)) = (opened, self.parts.get(awaited.at)) else {
             return Err(Error::new(ErrorKind::Internal, "mount.await").at(format!("/{}", awaited.prefix())));
         };
@@ -271,6 +290,16 @@ impl Instance {
         self.disks().filter_map(|disk| Some((disk.prefix, disk.zstor()?)))
     }
 
+    /// The same, for who speaks of the one that is named, or else of all.
+    ///
+    /// # Errors
+    /// Why one of those is away.
+    pub(crate) fn zstors_there(&self, named: Option<Prefix>) -> Result<Vec<(Prefix, &Zstor)>> {
+        let is_meant = |prefix| self.config.zstor(prefix).is_some() && named.is_none_or(|named| named == prefix);
+        let away = self.awaited.iter().filter(|awaited| is_meant(awaited.prefix)).find_map(Awaited::absence);
+        away.map_or_else(|| Ok(self.zstors().collect()), Err)
+    }
+
     /// The block store of a mount that has one on disk, in the order in which its blocks lie there.
     pub(crate) fn segments_of(&self, prefix: Prefix) -> Option<&Segments> {
         self.disk(prefix)?.segments()
@@ -337,18 +366,15 @@ impl Instance {
 
 /// Whether a mount could not be opened because what it keeps all in, elsewhere, is not there now.
 fn is_away(error: &Error, mount: &config::Mount) -> bool {
-    use config::Mount::{Redis, S3, Vault, Zstor};
+    use config::Mount::{Redis, S3, Zstor};
 
-    error.kind() == ErrorKind::Unavailable && matches!(mount, S3(_) | Redis(_) | Vault(_) | Zstor(_))
+    // Not a vault: to open it takes its password, and who gave that is not asked again and again.
+    error.kind() == ErrorKind::Unavailable && matches!(mount, S3(_) | Redis(_) | Zstor(_))
 }
 
 /// How a mount is addressed that may be away: by content, but for one that is only read.
 fn addressing(mount: &config::Mount) -> Addressing {
-    let is_read = match mount {
-        config::Mount::S3(bucket) => bucket.follow,
-        config::Mount::Vault(vault) => vault.way == Way::Read,
-        _ => false,
-    };
+    let is_read = matches!(mount, config::Mount::S3(bucket) if bucket.follow);
     if is_read { Addressing::Location } else { Addressing::Content }
 }
 

@@ -237,11 +237,13 @@ fn two_nodes_may_be_removed_and_three_are_named() {
     }
     let server = world.serve(&[]);
     put("/ipfs/others");
-    let told = world.fails(&["ls", "/zstor"], 5);
-    for n in [0, 1, 3] {
-        assert!(told.contains(node(n).to_str().expect("UTF-8")), "{told}");
+    for args in [["ls", "/zstor"], ["zstor", "status"], ["zstor", "scrub"]] {
+        let told = world.fails(&args, 5);
+        for n in [0, 1, 3] {
+            assert!(told.contains(node(n).to_str().expect("UTF-8")), "{args:?}: {told}");
+        }
+        assert!(!told.contains(node(2).to_str().expect("UTF-8")), "{args:?}: {told}");
     }
-    assert!(!told.contains(node(2).to_str().expect("UTF-8")), "{told}");
     for n in [0, 3] {
         fs::rename(aside(n), node(n)).expect("moved back");
     }

@@ -93,7 +93,7 @@ impl Looker {
 /// How the stores do that this process has open.
 pub(crate) async fn status_of(instance: &Instance, mount: Option<Prefix>) -> Result<Vec<Status>> {
     let mut all = Vec::new();
-    for (prefix, store) in chosen(instance.zstors().collect(), mount)? {
+    for (prefix, store) in chosen(instance.zstors_there(mount)?, mount)? {
         let uncommitted_bytes = instance.tree(prefix)?.uncommitted_len();
         all.push(Status::of(prefix, store, Beside { served: instance.serves(), uncommitted_bytes }).await);
     }
@@ -102,7 +102,7 @@ pub(crate) async fn status_of(instance: &Instance, mount: Option<Prefix>) -> Res
 
 /// What would be without some nodes of a store that this process has open.
 pub(crate) async fn plan_of(instance: &Instance, mount: Option<Prefix>, lose: &[String]) -> Result<Plan> {
-    let (prefix, store) = chosen_one(instance.zstors().collect(), mount)?;
+    let (prefix, store) = chosen_one(instance.zstors_there(mount)?, mount)?;
     Ok(Plan::of(prefix, store.plan(lose).await?))
 }
 

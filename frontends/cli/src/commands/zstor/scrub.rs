@@ -157,7 +157,7 @@ pub(crate) fn run<'a>(instance: &'a Instance, options: &Scrub) -> BoxStream<'a, 
 
 async fn all_mounts(instance: &Instance, options: &Scrub, out: &Out) -> Result<()> {
     let named = options.mount.as_deref().map(Prefix::new).transpose()?;
-    for (prefix, store) in chosen(instance.zstors().collect(), named)? {
+    for (prefix, store) in chosen(instance.zstors_there(named)?, named)? {
         let bytes_total = instance.disk(prefix).map_or(0, |disk| disk.stats().live_len);
         one_mount((prefix, store), bytes_total, options, out).await?;
     }

@@ -99,7 +99,7 @@ fn who_has_the_journal_seals_it_anew_when_it_comes() {
     let told = rekeyed(&two);
     assert!(told.contains("when it opens the vault"), "{told}");
     let told = rekeyed(&two);
-    assert!(told.contains("then rekey it again"), "{told}");
+    assert!(told.contains("rekey it again"), "{told}");
     assert_eq!(info(&two)["is_beside_settled"], false);
     assert!(!headers(&one).is_disjoint(&before), "nobody did it yet");
 
