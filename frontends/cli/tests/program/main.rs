@@ -168,7 +168,8 @@ impl World {
             if let Some(status) = child.try_wait().expect("a child") {
                 panic!("the server ended: {status}");
             }
-            assert!(begun.elapsed() < PATIENCE, "the server is not ready");
+            // The store of a mount that is away is waited for, half a minute of a bucket.
+            assert!(begun.elapsed() < 3 * PATIENCE, "the server is not ready");
             std::thread::yield_now();
         }
     }
