@@ -60,13 +60,13 @@ impl Instance {
 
     /// What a path is in, which names a place: a location-addressed mount, or a working tree.
     pub(crate) async fn by_place(&self, path: &QfsPath, durable: Durable) -> Result<Arc<AsStore>> {
-        let mount = self.there(path)?;
+        let mount = self.there(path.prefix).map_err(|error| error.at(path))?;
         if mount.as_cas().is_some() && !names_a_place(path) {
             return Err(Error::new(ErrorKind::InvalidArgument, "mount")
                 .at(path)
                 .because("content is named by its CID: name a place in the working tree, as /ipfs/name"));
         }
-        let is_lazy = self.is_lazy(path, durable)?;
+        let is_lazy = is_lazy(mount, durable);
         let known = || self.places.lock().unwrap_or_else(PoisonError::into_inner);
         let found = known().get(&(path.prefix, is_lazy)).cloned();
         if let Some(store) = found {
@@ -80,22 +80,10 @@ impl Instance {
         Ok(known().entry((path.prefix, is_lazy)).or_insert(store).clone())
     }
 
-    /// Whether what is put at a path is made durable by a later call. Where there is no working tree a name may come back from a
-    /// crash without its bytes.
-    fn is_lazy(&self, path: &QfsPath, durable: Durable) -> Result<bool> {
-        Ok(durable == Durable::Later && self.there(path)?.as_tree().is_some())
-    }
-
-    /// The mount that a path is in.
-    fn there(&self, path: &QfsPath) -> Result<&Mount> {
-        let mount = self.mux.mount_at(path.prefix).map_err(|error| error.at(path))?;
-        mount.absence().map_or(Ok(mount), Err)
-    }
-
     /// Whose QFS calls a path is for. Those of a mount with a working tree are for its content, by CID; what it has by
     /// name is called as in a location-addressed mount.
     async fn store(&self, path: &QfsPath, durable: Durable) -> Result<Arc<dyn Store>> {
-        let mount = self.there(path)?;
+        let mount = self.there(path.prefix).map_err(|error| error.at(path))?;
         if mount.as_cas().is_none() || mount.as_tree().is_some() && names_a_place(path) {
             return Ok(self.by_place(path, durable).await?);
         }
@@ -114,7 +102,7 @@ impl Instance {
         let put = place_node::put(&self.vfs, (dir.ino(), name), putting, u64::from_be_bytes(random));
         let put = async {
             put.await?;
-            if self.is_lazy(path, durable)? { Ok(()) } else { self.vfs.sync(dir.ino()).await }
+            if is_lazy(self.there(path.prefix)?, durable) { Ok(()) } else { self.vfs.sync(dir.ino()).await }
         };
         put.await.map_err(|error: Error| error.at(path))
     }
@@ -170,6 +158,12 @@ impl Instance {
         }
         Ok((stats, next))
     }
+}
+
+/// Whether what is put in a mount is made durable by a later call. Where there is no working tree a name may come back from a crash
+/// without its bytes.
+fn is_lazy(mount: &Mount, durable: Durable) -> bool {
+    durable == Durable::Later && mount.as_tree().is_some()
 }
 
 /// Whether a path in a mount with a working tree names something in that, and not content.
@@ -346,7 +340,7 @@ impl Namespace for Instance {
             self.vfs.setattr(node.ino(), SetAttr { mode: kept.mode, mtime, ..SetAttr::default() }).await
         };
         keep.await.map_err(|error: Error| error.at(path))?;
-        if self.is_lazy(path, durable)? { Ok(()) } else { self.vfs.sync_inode(node.ino()).await }
+        if is_lazy(self.there(path.prefix)?, durable) { Ok(()) } else { self.vfs.sync_inode(node.ino()).await }
     }
 
     async fn commit(&self, mount: Prefix, note: &str) -> Result<Cid> {

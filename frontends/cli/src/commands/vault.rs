@@ -19,7 +19,7 @@ use serde_json::json;
 use super::{get, put::host};
 use crate::{
     args,
-    config::{Config, Listen, Mount, PrefixText, Span},
+    config::{Config, Mount, PrefixText, Span},
     data_dir::{DataDir, private_dir},
     instance::{Instance, env},
     mounts::MountPoint,
@@ -216,15 +216,7 @@ async fn open(config: &Config, args: &args::VaultOpen, output: Output) -> Result
     let prefix = Some(format!("/{}", mount.prefix.0));
     let point = MountPoint { dir, prefix, options: args.options.join(",") };
     point.fuse_options()?;
-    for listen in [
-        &mut config.nfs.listen,
-        &mut config.ftp.listen,
-        &mut config.http.listen,
-        &mut config.s3.listen,
-        &mut config.metrics.listen,
-    ] {
-        *listen = Listen(None);
-    }
+    config.listen_nowhere();
     config.http.hub = None;
     config.fuse.mounts = vec![point.clone()];
     config.check()?;

@@ -102,6 +102,19 @@ impl Config {
         self.zstors().find(|mount| mount.prefix.0 == prefix)
     }
 
+    /// Has nothing listen anywhere.
+    pub(crate) fn listen_nowhere(&mut self) {
+        for listen in [
+            &mut self.nfs.listen,
+            &mut self.ftp.listen,
+            &mut self.http.listen,
+            &mut self.s3.listen,
+            &mut self.metrics.listen,
+        ] {
+            *listen = Listen(None);
+        }
+    }
+
     /// Reads a file, or takes the defaults where there is none.
     ///
     /// # Errors

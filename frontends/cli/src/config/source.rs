@@ -41,15 +41,7 @@ impl Config {
         config.s3.listen = source.s3.unwrap_or(config.s3.listen);
         config.metrics.listen = source.metrics.unwrap_or(config.metrics.listen);
         if source.is_mount_alone {
-            for listen in [
-                &mut config.nfs.listen,
-                &mut config.ftp.listen,
-                &mut config.http.listen,
-                &mut config.s3.listen,
-                &mut config.metrics.listen,
-            ] {
-                *listen = Listen(None);
-            }
+            config.listen_nowhere();
             config.fuse.mounts.clear();
         }
         config.fuse.mounts.extend(source.mounts.iter().cloned());

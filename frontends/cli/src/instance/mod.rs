@@ -16,7 +16,7 @@ use muxfs::{
     block::Segments,
     cas::Cas,
     ipns::Records,
-    mux::{Later, MuxFs},
+    mux::{Later, Mount, MuxFs},
     pins::Pins,
     tree::{AutoCommit, Tree},
     vfs::{Fsid, Vfs, as_store::AsStore, union::Slots, watch::Watch},
@@ -235,7 +235,7 @@ impl Instance {
     /// # Errors
     /// Why the first of them is.
     pub(crate) fn check_all_there(&self) -> Result<()> {
-        self.mux.mounts().iter().find_map(muxfs::Mount::absence).map_or(Ok(()), Err)
+        self.mux.mounts().iter().find_map(Mount::absence).map_or(Ok(()), Err)
     }
 
     /// Whether it serves others for as long as it is there, and what it has in RAM is worth something.
@@ -262,17 +262,22 @@ impl Instance {
         self.disks().find(|disk| disk.prefix == prefix)
     }
 
+    /// The mount at a prefix.
+    ///
+    /// # Errors
+    /// `NotFound` naming the mounts there are; `Unavailable` for one that is away.
+    pub(crate) fn there(&self, prefix: Prefix) -> Result<&Mount> {
+        let mount = self.mux.mount_at(prefix)?;
+        mount.absence().map_or(Ok(mount), Err)
+    }
+
     /// The content-addressed mount at a prefix.
     ///
     /// # Errors
     /// `NotFound` naming the mounts there are; `InvalidArgument` for one that is not content-addressed; `Unavailable` for one
     /// that is away.
     pub(crate) fn by_content(&self, prefix: Prefix) -> Result<&Arc<Cas>> {
-        let mount = self.mux.mount_at(prefix)?;
-        mount.as_cas().ok_or_else(|| {
-            if let Some(away) = mount.absence() {
-                return away;
-            }
+        self.there(prefix)?.as_cas().ok_or_else(|| {
             let named: Vec<String> = self.all_by_content().map(|(prefix, _)| format!("/{prefix}")).collect();
             Error::new(ErrorKind::InvalidArgument, "mount")
                 .at(format!("/{prefix}"))
@@ -310,11 +315,7 @@ impl Instance {
     /// # Errors
     /// `NotFound` naming the mounts there are; `InvalidArgument` for one that has none; `Unavailable` for one that is away.
     pub(crate) fn tree(&self, prefix: Prefix) -> Result<&Tree> {
-        let mount = self.mux.mount_at(prefix)?;
-        mount.as_tree().ok_or_else(|| {
-            if let Some(away) = mount.absence() {
-                return away;
-            }
+        self.there(prefix)?.as_tree().ok_or_else(|| {
             let named: Vec<String> = self.trees().map(|(prefix, _)| format!("/{prefix}")).collect();
             Error::new(ErrorKind::InvalidArgument, "mount")
                 .at(format!("/{prefix}"))
